@@ -1,0 +1,1 @@
+//! Configuration files: raw as written, then valid by construction.

@@ -1,0 +1,1 @@
+//! The control socket: versioned requests and replies over a Unix socket.

@@ -1,0 +1,1 @@
+//! `voicelane demo`: the main job in a world of its own.

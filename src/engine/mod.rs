@@ -1,0 +1,1 @@
+//! The pure engine: (state, packet, now) in, outbox out.

@@ -1,0 +1,1 @@
+//! The longest-prefix-match table.

@@ -1,0 +1,2 @@
+//! The `voicelane` program: parse, dispatch, exit code.
+fn main() {}

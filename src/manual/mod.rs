@@ -1,0 +1,1 @@
+//! The manual for those who carry on.

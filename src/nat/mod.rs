@@ -1,0 +1,1 @@
+//! Mappings, filters and ports (RFC 4787).

@@ -1,0 +1,42 @@
+//! An address and a port.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+/// A transport endpoint: address and port, without the scope and flow label that a socket address carries.
+///
+/// An IPv4-mapped IPv6 address is a different endpoint from the IPv4 address in it: the kernel never puts a mapped
+/// address on a wire, so none is folded here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// The address.
+    pub addr: IpAddr,
+    /// The port, 0 to 65535.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// Joins an address and a port.
+    #[must_use]
+    pub const fn new(addr: IpAddr, port: u16) -> Self {
+        Self { addr, port }
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(addr: SocketAddr) -> Self {
+        Self::new(addr.ip(), addr.port())
+    }
+}
+
+impl From<Endpoint> for SocketAddr {
+    fn from(endpoint: Endpoint) -> Self {
+        Self::new(endpoint.addr, endpoint.port)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        SocketAddr::from(*self).fmt(f)
+    }
+}

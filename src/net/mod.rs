@@ -1,0 +1,20 @@
+//! The words everything else is written in: prefixes, endpoints, five-tuples, sides, code points and ids.
+//!
+//! Nothing here touches a socket, a clock or the kernel. Each type says by its name which of two easily swapped
+//! values it is, so that a mark is never passed for a table and an inside endpoint never for an outside one.
+
+mod dscp;
+mod endpoint;
+mod five_tuple;
+mod id;
+mod port_range;
+mod prefix;
+mod side;
+
+pub use dscp::{Dscp, DscpError, Ecn, TrafficClass, Treatment};
+pub use endpoint::Endpoint;
+pub use five_tuple::{FiveTuple, Protocol, UnknownProtocol};
+pub use id::{Fwmark, IfIndex, MappingId, RouteProtocol, RouteTable, RuleId, RulePriority};
+pub use port_range::{PortRange, PortRangeError};
+pub use prefix::{Family, Prefix, PrefixError};
+pub use side::{Inside, Outside};

@@ -1,0 +1,1 @@
+//! The sockets on the uplink side.

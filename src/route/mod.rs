@@ -1,0 +1,1 @@
+//! Rules, routes and settings of the kernel: what we want, what is there, what to change.

@@ -1,0 +1,1 @@
+//! Packets: validated once, then read without failing.
