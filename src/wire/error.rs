@@ -1,0 +1,141 @@
+//! What can be wrong with a packet that was read, and with one that is to be written.
+
+use etherparse::LenSource;
+use etherparse::err::{self, Layer};
+
+/// Why a packet was not accepted. Each fault is a reason to drop the packet and a label to count it under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum ParseError {
+    /// Neither IPv4 nor IPv6.
+    #[error("the version is neither 4 nor 6")]
+    NotIp,
+    /// Fewer bytes than the IP header or its length field says.
+    #[error("the packet is cut off")]
+    Truncated,
+    /// The IPv4 header length or total length is too small for what it counts.
+    #[error("the IP header's lengths contradict each other")]
+    IpLength,
+    /// The IPv4 header checksum is wrong (RFC 1122 section 3.2.1.2).
+    #[error("the IPv4 header checksum is wrong")]
+    IpChecksum,
+    /// An extension header runs out of the packet or stands in the wrong place (RFC 8200 section 4).
+    #[error("an extension header is malformed")]
+    ExtensionHeader,
+    /// The UDP length is below 8 or beyond the packet.
+    #[error("the UDP length is wrong")]
+    UdpLength,
+    /// The UDP checksum is wrong.
+    #[error("the UDP checksum is wrong")]
+    UdpChecksum,
+    /// UDP without a checksum over IPv6 (RFC 8200 section 8.1).
+    #[error("UDP over IPv6 came without a checksum")]
+    UdpChecksumMissing,
+    /// The TCP header is cut off or its data offset is wrong.
+    #[error("the TCP header is malformed")]
+    TcpHeader,
+    /// The TCP checksum is wrong.
+    #[error("the TCP checksum is wrong")]
+    TcpChecksum,
+    /// The ICMP message is shorter than its header.
+    #[error("the ICMP message is cut off")]
+    IcmpLength,
+    /// The ICMP checksum is wrong.
+    #[error("the ICMP checksum is wrong")]
+    IcmpChecksum,
+}
+
+impl ParseError {
+    /// Every fault.
+    pub const ALL: [Self; 12] = [
+        Self::NotIp,
+        Self::Truncated,
+        Self::IpLength,
+        Self::IpChecksum,
+        Self::ExtensionHeader,
+        Self::UdpLength,
+        Self::UdpChecksum,
+        Self::UdpChecksumMissing,
+        Self::TcpHeader,
+        Self::TcpChecksum,
+        Self::IcmpLength,
+        Self::IcmpChecksum,
+    ];
+
+    /// The name that the fault is counted under.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NotIp => "not_ip",
+            Self::Truncated => "truncated",
+            Self::IpLength => "ip_length",
+            Self::IpChecksum => "ip_checksum",
+            Self::ExtensionHeader => "extension_header",
+            Self::UdpLength => "udp_length",
+            Self::UdpChecksum => "udp_checksum",
+            Self::UdpChecksumMissing => "udp_checksum_missing",
+            Self::TcpHeader => "tcp_header",
+            Self::TcpChecksum => "tcp_checksum",
+            Self::IcmpLength => "icmp_length",
+            Self::IcmpChecksum => "icmp_checksum",
+        }
+    }
+}
+
+impl From<err::ipv4::SliceError> for ParseError {
+    fn from(error: err::ipv4::SliceError) -> Self {
+        use err::ipv4::{HeaderError, SliceError};
+        match error {
+            SliceError::Len(len) if len.len_source == LenSource::Slice => Self::Truncated,
+            SliceError::Len(len) if len.layer == Layer::IpAuthHeader => Self::ExtensionHeader,
+            SliceError::Header(HeaderError::UnexpectedVersion { .. }) => Self::NotIp,
+            SliceError::Len(_)
+            | SliceError::Header(HeaderError::HeaderLengthSmallerThanHeader { .. }) => {
+                Self::IpLength
+            }
+            SliceError::Exts(_) => Self::ExtensionHeader,
+        }
+    }
+}
+
+impl From<err::ipv6::SliceError> for ParseError {
+    fn from(error: err::ipv6::SliceError) -> Self {
+        use err::ipv6::SliceError;
+        match error {
+            SliceError::Len(len) if len.len_source == LenSource::Slice => Self::Truncated,
+            SliceError::Header(_) => Self::NotIp,
+            SliceError::Len(_) | SliceError::Exts(_) => Self::ExtensionHeader,
+        }
+    }
+}
+
+/// Why a packet could not be built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum WriteError {
+    /// The source and the destination are not of one family.
+    #[error("source and destination are of different address families")]
+    MixedFamilies,
+    /// The payload does not fit the length fields: 65507 bytes over IPv4, 65527 over IPv6.
+    #[error("the payload is too long for one packet")]
+    TooLong,
+    /// There is not enough room for the headers before the payload.
+    #[error("no room for the headers before the payload")]
+    NoHeadroom,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn labels_are_distinct_snake_case() {
+        let labels: BTreeSet<_> = ParseError::ALL.map(ParseError::label).into();
+        assert_eq!(labels.len(), ParseError::ALL.len());
+        for label in labels {
+            assert!(
+                label.bytes().all(|c| c.is_ascii_lowercase() || c == b'_'),
+                "{label}"
+            );
+        }
+    }
+}

@@ -1,0 +1,458 @@
+//! A packet, validated once.
+
+use std::net::IpAddr;
+
+use etherparse::{
+    IpNumber, IpPayloadSlice, Ipv4Slice, Ipv6ExtensionSlice, Ipv6Header, Ipv6HeaderSlice, Ipv6Slice,
+};
+
+use super::ip::Addresses;
+use super::{ParseError, checksum, icmp, tcp, udp};
+use crate::net::{Family, TrafficClass};
+
+/// An IPv4 or IPv6 packet in which every length and checksum has been found right.
+///
+/// It borrows the bytes and keeps what the validation found, so that no question to it can fail.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet<'a> {
+    bytes: &'a [u8],
+    addresses: Addresses,
+    traffic_class: TrafficClass,
+    hop_limit: u8,
+    dont_fragment: bool,
+    transport: Transport<'a>,
+}
+
+/// What a packet carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport<'a> {
+    /// A whole UDP datagram.
+    Udp(udp::Datagram<'a>),
+    /// A whole TCP segment.
+    Tcp(tcp::Segment),
+    /// An `ICMPv4` or `ICMPv6` echo request or reply.
+    Echo(icmp::Echo),
+    /// Another `ICMPv4` or `ICMPv6` message.
+    Icmp(icmp::Message),
+    /// A part of a datagram. Its transport header may be missing, and its checksum cannot be verified.
+    Fragment(Fragment),
+    /// A protocol that nobody here speaks, by its IP protocol number; unverified.
+    Other(u8),
+}
+
+/// Which part of which protocol's datagram a fragment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// Whether it is the first one, which starts with the transport header.
+    pub is_first: bool,
+    /// The IP protocol number; over IPv6 certain in the first fragment only (RFC 8200 section 4.5).
+    pub protocol: u8,
+}
+
+impl<'a> Packet<'a> {
+    /// Validates a packet as it was read from a TUN without packet information.
+    ///
+    /// Bytes after the length that the IP header states are cut off. The checksums of the IPv4 header and of unfragmented
+    /// UDP, TCP and ICMP are verified; UDP over IPv4 may come without one (RFC 768). IPv6 jumbograms (RFC 2675) are not
+    /// accepted. An IPv6 fragment header that fragments nothing counts for nothing (RFC 6946).
+    ///
+    /// # Errors
+    /// A [`ParseError`] that says what is wrong; such a packet is to be dropped without an answer.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
+        match bytes.first().map(|first| first >> 4) {
+            Some(4) => Self::parse_v4(bytes),
+            Some(6) => Self::parse_v6(bytes),
+            Some(_) => Err(ParseError::NotIp),
+            None => Err(ParseError::Truncated),
+        }
+    }
+
+    fn parse_v4(bytes: &'a [u8]) -> Result<Self, ParseError> {
+        let ip = Ipv4Slice::from_slice(bytes)?;
+        let header = ip.header();
+        if !checksum::is_right(&checksum::plain(header.slice())) {
+            return Err(ParseError::IpChecksum);
+        }
+        let bytes = &bytes[..usize::from(header.total_len())];
+        let addresses = Addresses::V4 {
+            source: header.source_addr(),
+            destination: header.destination_addr(),
+        };
+        let is_first = header.fragments_offset().value() == 0;
+        Ok(Self {
+            bytes,
+            addresses,
+            traffic_class: TrafficClass::from_octet(bytes[1]),
+            hop_limit: header.ttl(),
+            dont_fragment: header.dont_fragment(),
+            transport: Transport::parse(bytes, addresses, ip.payload(), is_first)?,
+        })
+    }
+
+    fn parse_v6(bytes: &'a [u8]) -> Result<Self, ParseError> {
+        // Without this cut etherparse takes a payload length of zero for "to the end of the slice".
+        let stated = bytes.get(4..6).ok_or(ParseError::Truncated)?;
+        let len = Ipv6Header::LEN + usize::from(u16::from_be_bytes([stated[0], stated[1]]));
+        let bytes = bytes.get(..len).ok_or(ParseError::Truncated)?;
+        let ip = Ipv6Slice::from_slice(bytes)?;
+        let header: Ipv6HeaderSlice<'_> = ip.header();
+        let addresses = Addresses::V6 {
+            source: header.source_addr(),
+            destination: header.destination_addr(),
+        };
+        let is_first = ip.extensions().clone().into_iter().all(|extension| {
+            !matches!(extension, Ipv6ExtensionSlice::Fragment(part) if part.fragment_offset().value() != 0)
+        });
+        Ok(Self {
+            bytes,
+            addresses,
+            traffic_class: TrafficClass::from_octet(header.traffic_class()),
+            hop_limit: header.hop_limit(),
+            dont_fragment: true,
+            transport: Transport::parse(bytes, addresses, ip.payload(), is_first)?,
+        })
+    }
+
+    /// The whole packet, without anything that came after it.
+    #[must_use]
+    pub const fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The source address.
+    #[must_use]
+    pub const fn source(&self) -> IpAddr {
+        self.addresses.source()
+    }
+
+    /// The destination address.
+    #[must_use]
+    pub const fn destination(&self) -> IpAddr {
+        self.addresses.destination()
+    }
+
+    /// The address family of both.
+    #[must_use]
+    pub const fn family(&self) -> Family {
+        self.addresses.family()
+    }
+
+    /// DSCP and ECN.
+    #[must_use]
+    pub const fn traffic_class(&self) -> TrafficClass {
+        self.traffic_class
+    }
+
+    /// The IPv4 time to live or the IPv6 hop limit.
+    #[must_use]
+    pub const fn hop_limit(&self) -> u8 {
+        self.hop_limit
+    }
+
+    /// Whether routers may not fragment the packet: the DF bit; always so over IPv6.
+    #[must_use]
+    pub const fn dont_fragment(&self) -> bool {
+        self.dont_fragment
+    }
+
+    /// What the packet carries.
+    #[must_use]
+    pub const fn transport(&self) -> Transport<'a> {
+        self.transport
+    }
+
+    pub(super) const fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Whether the source is one host's and the destination is not a group's: without that no error and no reset may
+    /// answer the packet (RFC 1122 sections 3.2.2 and 4.2.3.10, RFC 4443 section 2.4 (e)).
+    pub(super) fn is_between_hosts(&self) -> bool {
+        match self.addresses {
+            Addresses::V4 {
+                source,
+                destination,
+            } => {
+                // 0/8 is this network, 240/4 is reserved and ends with the limited broadcast address.
+                let of_no_host = matches!(source.octets()[0], 0 | 127 | 224..);
+                !of_no_host && !destination.is_multicast() && !destination.is_broadcast()
+            }
+            Addresses::V6 {
+                source,
+                destination,
+            } => {
+                let of_no_host =
+                    source.is_unspecified() || source.is_loopback() || source.is_multicast();
+                !of_no_host && !destination.is_multicast()
+            }
+        }
+    }
+}
+
+impl<'a> Transport<'a> {
+    /// Validates the last part of `packet`, the payload of its IP header.
+    fn parse(
+        packet: &'a [u8],
+        addresses: Addresses,
+        ip: &IpPayloadSlice<'_>,
+        is_first: bool,
+    ) -> Result<Self, ParseError> {
+        let offset = packet.len() - ip.payload.len();
+        let segment = &packet[offset..];
+        match (ip.ip_number, addresses.family()) {
+            (IpNumber(protocol), _) if ip.fragmented => {
+                Ok(Self::Fragment(Fragment { is_first, protocol }))
+            }
+            (IpNumber::UDP, _) => udp::Datagram::parse(addresses, segment, offset).map(Self::Udp),
+            (IpNumber::TCP, _) => tcp::Segment::parse(addresses, segment).map(Self::Tcp),
+            (IpNumber::ICMP, Family::V4) | (IpNumber::IPV6_ICMP, Family::V6) => {
+                icmp::parse(addresses, segment)
+            }
+            (IpNumber(other), _) => Ok(Self::Other(other)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{self, Sample};
+    use super::*;
+
+    use etherparse::SlicedPacket;
+    use proptest::prelude::*;
+
+    const UDP: u8 = IpNumber::UDP.0;
+
+    /// Where the transport header of a valid packet starts.
+    fn transport_start(packet: &[u8]) -> usize {
+        let sliced = SlicedPacket::from_ip(packet).expect("a packet");
+        packet.len() - sliced.ip_payload().expect("an IP packet").payload.len()
+    }
+
+    fn of_both_families(change: impl Fn(&mut Sample)) -> [Sample; 2] {
+        let v6 = Addresses::V6 {
+            source: [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(),
+            destination: [0x2001, 0xdb8, 0, 0, 0, 0, 0, 2].into(),
+        };
+        let mut samples = [
+            Sample::default(),
+            Sample {
+                addresses: v6,
+                ..Sample::default()
+            },
+        ];
+        samples.iter_mut().for_each(change);
+        samples
+    }
+
+    fn fault(packet: &[u8]) -> Option<ParseError> {
+        Packet::parse(packet).err()
+    }
+
+    proptest! {
+        #[test]
+        fn a_datagram_reads_as_it_was_built(
+            sample in sample::sample(),
+            after in prop::collection::vec(any::<u8>(), 0..20),
+        ) {
+            let built = sample.udp();
+            let read = [built.as_slice(), &after].concat();
+            let packet = Packet::parse(&read).expect("a packet");
+            prop_assert_eq!(packet.bytes(), &built);
+            prop_assert_eq!(packet.source(), sample.source());
+            prop_assert_eq!(packet.destination(), sample.destination());
+            prop_assert_eq!(packet.traffic_class(), sample.traffic_class);
+            prop_assert_eq!(packet.hop_limit(), sample.hop_limit);
+            prop_assert!(packet.dont_fragment());
+            let Transport::Udp(udp) = packet.transport() else {
+                return Err(TestCaseError::fail("UDP"));
+            };
+            prop_assert_eq!(udp.source_port, sample.source_port);
+            prop_assert_eq!(udp.destination_port, sample.destination_port);
+            prop_assert_eq!(udp.payload, &sample.payload);
+            prop_assert_eq!(&packet.bytes()[udp.payload_range()], &sample.payload);
+        }
+
+        #[test]
+        fn a_cut_packet_is_refused(sample in sample::sample(), cut: prop::sample::Index) {
+            for built in [sample.udp(), sample.tcp(|_| ()), sample.icmp(8, 0, [0; 4])] {
+                prop_assert_eq!(fault(&built[..cut.index(built.len())]), Some(ParseError::Truncated));
+            }
+        }
+
+        /// A flipped bit always changes a ones' complement sum.
+        #[test]
+        fn a_flipped_bit_is_seen(sample in sample::sample(), at: prop::sample::Index, bit in 0..8u8) {
+            for (mut built, expected) in [
+                (sample.udp(), ParseError::UdpChecksum),
+                (sample.tcp(|_| ()), ParseError::TcpChecksum),
+                (sample.icmp(8, 0, [0; 4]), ParseError::IcmpChecksum),
+            ] {
+                let payload = built.len() - sample.payload.len();
+                if !sample.payload.is_empty() {
+                    let at = payload + at.index(sample.payload.len());
+                    built[at] ^= 1 << bit;
+                    prop_assert_eq!(fault(&built), Some(expected));
+                    built[at] ^= 1 << bit;
+                }
+                // The pseudo-header over IPv6, the IP header itself over IPv4.
+                let (addresses, expected) = match sample.addresses {
+                    Addresses::V4 { .. } => (12..20, ParseError::IpChecksum),
+                    Addresses::V6 { .. } => (8..40, expected),
+                };
+                built[addresses.start + at.index(addresses.len())] ^= 1 << bit;
+                prop_assert_eq!(fault(&built), Some(expected));
+            }
+        }
+
+        #[test]
+        fn whatever_is_read_nothing_panics(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..200),
+            version in prop_oneof![Just(None), Just(Some(0x45)), Just(Some(0x60))],
+        ) {
+            if let (Some(version), Some(first)) = (version, bytes.first_mut()) {
+                *first = version;
+            }
+            if let Err(error) = Packet::parse(&bytes) {
+                prop_assert!(!error.label().is_empty());
+            }
+        }
+
+        /// The IPv4 header is made right again after the change, so that what comes after it is looked at.
+        #[test]
+        fn whatever_is_changed_nothing_panics(
+            sample in sample::sample(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        ) {
+            for mut built in [sample.udp(), sample.tcp(|_| ()), sample.icmp(3, 3, [0; 4])] {
+                for (at, value) in &changes {
+                    let at = at.index(built.len().min(80));
+                    built[at] = *value;
+                }
+                let header_len = usize::from(built[0] & 15) * 4;
+                if built[0] >> 4 == 4 && (20..=built.len()).contains(&header_len) {
+                    built[10..12].fill(0);
+                    let field = checksum::field(&checksum::plain(&built[..header_len]));
+                    built[10..12].copy_from_slice(&field);
+                }
+                if let Ok(packet) = Packet::parse(&built) {
+                    prop_assert!(built.starts_with(packet.bytes()));
+                    if let Transport::Udp(udp) = packet.transport() {
+                        prop_assert_eq!(&packet.bytes()[udp.payload_range()], udp.payload);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn a_fragment_is_a_fragment(
+            sample in sample::sample(),
+            offset in 0..0x2000u16,
+            more: bool,
+        ) {
+            let sample = Sample { fragment: (offset, more), ..sample };
+            let built = sample.other(IpNumber::UDP);
+            match Packet::parse(&built) {
+                Ok(packet) if (offset, more) != (0, false) => {
+                    let fragment = Fragment { is_first: offset == 0, protocol: UDP };
+                    prop_assert_eq!(packet.transport(), Transport::Fragment(fragment));
+                    prop_assert_eq!(packet.dont_fragment(), packet.family() == Family::V6);
+                }
+                read => prop_assert_eq!((offset, more), (0, false), "{:?}", read),
+            }
+        }
+    }
+
+    #[test]
+    fn protocols_of_the_other_family_are_other() {
+        for sample in of_both_families(|sample| sample.payload = vec![0; 8]) {
+            let foreign = match sample.addresses {
+                Addresses::V4 { .. } => IpNumber::IPV6_ICMP,
+                Addresses::V6 { .. } => IpNumber::ICMP,
+            };
+            for protocol in [
+                foreign,
+                IpNumber::IGMP,
+                IpNumber::SCTP,
+                IpNumber::ENCAPSULATING_SECURITY_PAYLOAD,
+            ] {
+                let built = sample.other(protocol);
+                let packet = Packet::parse(&built).expect("a packet");
+                assert_eq!(packet.transport(), Transport::Other(protocol.0));
+            }
+        }
+    }
+
+    #[test]
+    fn faults_are_told_apart() {
+        assert_eq!(fault(&[]), Some(ParseError::Truncated));
+        for version in [0, 1, 5, 7, 15] {
+            assert_eq!(fault(&[version << 4; 40]), Some(ParseError::NotIp));
+        }
+        for sample in of_both_families(|sample| sample.payload = vec![0; 30]) {
+            let mut tcp = sample.tcp(|_| ());
+            let start = transport_start(&tcp);
+            tcp[start + 12] = 0x40;
+            assert_eq!(fault(&tcp), Some(ParseError::TcpHeader), "data offset 4");
+            tcp[start + 12] = 0xf0;
+            assert_eq!(fault(&tcp), Some(ParseError::TcpHeader), "data offset 15");
+        }
+        for sample in of_both_families(|sample| sample.payload = vec![0; 7]) {
+            let icmp = match sample.addresses {
+                Addresses::V4 { .. } => IpNumber::ICMP,
+                Addresses::V6 { .. } => IpNumber::IPV6_ICMP,
+            };
+            assert_eq!(fault(&sample.other(icmp)), Some(ParseError::IcmpLength));
+            assert_eq!(
+                fault(&sample.other(IpNumber::UDP)),
+                Some(ParseError::UdpLength)
+            );
+            assert_eq!(
+                fault(&sample.other(IpNumber::TCP)),
+                Some(ParseError::TcpHeader)
+            );
+        }
+        let [v4, v6] = of_both_families(|_| ());
+        let mut short_header = v4.udp();
+        short_header[0] = 0x44;
+        assert_eq!(fault(&short_header), Some(ParseError::IpLength));
+        let mut short_total = v4.udp();
+        short_total[2..4].copy_from_slice(&[0, 19]);
+        assert_eq!(fault(&short_total), Some(ParseError::IpLength));
+        for (protocol, payload) in [
+            (
+                IpNumber::IPV6_HEADER_HOP_BY_HOP,
+                vec![UDP, 9, 0, 0, 0, 0, 0, 0],
+            ),
+            (
+                IpNumber::IPV6_DESTINATION_OPTIONS,
+                vec![0, 0, 0, 0, 0, 0, 0, 0],
+            ),
+            (IpNumber::IPV6_FRAGMENTATION_HEADER, vec![UDP, 0, 0]),
+            (IpNumber::IPV6_ROUTE_HEADER, vec![]),
+        ] {
+            let mut built = Sample {
+                payload,
+                ..v6.clone()
+            }
+            .other(IpNumber::UDP);
+            built[6] = protocol.0;
+            assert_eq!(
+                fault(&built),
+                Some(ParseError::ExtensionHeader),
+                "{protocol:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_payload_length_of_zero_is_not_the_rest_of_the_buffer() {
+        let [_, v6] = of_both_families(|_| ());
+        let mut built = v6.udp();
+        built[4..6].fill(0);
+        assert_eq!(fault(&built), Some(ParseError::UdpLength));
+        built[6] = IpNumber::IPV6_NO_NEXT_HEADER.0;
+        let packet = Packet::parse(&built).expect("a packet that carries nothing");
+        assert_eq!(packet.bytes().len(), 40);
+    }
+}
