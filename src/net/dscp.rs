@@ -43,6 +43,8 @@ const NAMES: [(&str, u8); 24] = [
 impl Dscp {
     /// Default forwarding: unmarked traffic (RFC 2474 section 4.1).
     pub const DF: Self = Self(0);
+    /// Class selector 5, the signalling class (RFC 4594 section 4.2).
+    pub const CS5: Self = Self(40);
     /// Expedited forwarding, the voice class (RFC 3246; RFC 8837 section 5 for WebRTC audio).
     pub const EF: Self = Self(46);
 

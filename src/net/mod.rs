@@ -9,6 +9,7 @@ mod five_tuple;
 mod id;
 mod port_range;
 mod prefix;
+mod role;
 mod side;
 
 pub use dscp::{Dscp, DscpError, Ecn, TrafficClass, Treatment};
@@ -17,4 +18,5 @@ pub use five_tuple::{FiveTuple, Protocol, UnknownProtocol};
 pub use id::{Fwmark, IfIndex, MappingId, RouteProtocol, RouteTable, RuleId, RulePriority};
 pub use port_range::{PortRange, PortRangeError};
 pub use prefix::{Family, Prefix, PrefixError};
+pub use role::{Role, UnknownRole};
 pub use side::{Inside, Outside};
