@@ -1,0 +1,254 @@
+//! One service of the policy: what it is, where its servers are, how its packets are treated.
+
+use jiff::civil::Date;
+use toml::de::DeValue;
+
+use super::fault::{Fault, Place};
+use super::problem::Problem;
+use super::raw::{At, Findings, Section, boolean, choice, date, text};
+use super::space;
+use crate::net::{Dscp, PortRange, PortRangeError, Prefix, Protocol, Role};
+
+/// A service, valid by construction: prefixes and ports are never empty, `valid_from` lies before `valid_until`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its name, unique in the configuration.
+    pub name: String,
+    /// What it is, in a sentence.
+    pub description: String,
+    /// The part that it plays in a call.
+    pub role: Role,
+    /// Its transport.
+    pub protocol: Protocol,
+    /// Where its servers are.
+    pub prefixes: Vec<Prefix>,
+    /// The ports that its servers listen on.
+    pub ports: Vec<PortRange>,
+    /// The code point of its packets.
+    pub dscp: Dscp,
+    /// Whether it is switched on.
+    pub enabled: bool,
+    /// The first day on which it is active.
+    pub valid_from: Option<Date>,
+    /// The first day on which it is no longer active.
+    pub valid_until: Option<Date>,
+    /// Where the vendor publishes these figures.
+    pub source: Option<String>,
+}
+
+impl Service {
+    /// Whether there is a day on which both services are active.
+    fn meets(&self, other: &Self) -> bool {
+        let before = |end: Option<Date>, start: Option<Date>| {
+            end.zip(start).is_some_and(|(end, start)| end <= start)
+        };
+        !before(self.valid_until, other.valid_from) && !before(other.valid_until, self.valid_from)
+    }
+
+    /// A prefix and port range of this service that the other treats differently on some day.
+    fn contradiction(&self, other: &Self) -> Option<Problem> {
+        let alike = self.dscp == other.dscp || self.protocol != other.protocol;
+        if alike || !self.enabled || !other.enabled || !self.meets(other) {
+            return None;
+        }
+        let prefix = self
+            .prefixes
+            .iter()
+            .find(|mine| other.prefixes.iter().any(|its| its.overlaps(**mine)))?;
+        let ports = self
+            .ports
+            .iter()
+            .find(|mine| other.ports.iter().any(|its| its.overlaps(**mine)))?;
+        Some(Problem::Contradiction {
+            other: other.name.clone(),
+            prefix: *prefix,
+            ports: *ports,
+            mine: self.dscp,
+            theirs: other.dscp,
+        })
+    }
+}
+
+/// A service as far as it could be read, with the places that later faults point to.
+pub(super) struct Draft {
+    /// Its name, if it has a usable one.
+    pub(super) name: Option<At<String>>,
+    /// The service, if all of it could be read.
+    pub(super) service: Option<Service>,
+    /// Its DSCP, or its header when it names none.
+    treatment: At<()>,
+}
+
+impl Draft {
+    /// Reads one `[[service]]`.
+    pub(super) fn read(section: &mut Section<'_>, findings: &mut Findings) -> Self {
+        let name = section.required(findings, "name", "name = \"lab-media\"", service_name);
+        findings.service = name.as_ref().map(|name| name.value.clone());
+        let header = At {
+            value: (),
+            place: section.place(findings),
+            key: section.key("dscp"),
+        };
+
+        let sentence = text("a string");
+        let description = section.optional(findings, "description", &sentence);
+        let source = section.optional(findings, "source", &sentence);
+        let role = section.required(
+            findings,
+            "role",
+            "role = \"media\"",
+            choice::<Role>(
+                &["media", "test", "media-fallback", "signalling"],
+                "a role, such as \"media\"",
+            ),
+        );
+        let protocol = section.required(
+            findings,
+            "protocol",
+            "protocol = \"udp\"",
+            choice::<Protocol>(&["udp", "tcp"], "\"udp\" or \"tcp\""),
+        );
+        let allowed = section.optional(findings, "allow_special_purpose", boolean);
+        let allowed = allowed.is_some_and(|allowed| allowed.value);
+        let prefixes = section.filled(
+            findings,
+            "prefixes",
+            (
+                "prefixes = [\"168.86.128.0/18\"]",
+                "a list of prefixes, such as [\"168.86.128.0/18\"]",
+            ),
+            |value| prefix(value, allowed),
+        );
+        let ports = section.filled(
+            findings,
+            "ports",
+            (
+                "ports = [\"10000-60000\"]",
+                "a list of ports, such as [3478, \"10000-60000\"]",
+            ),
+            ports,
+        );
+        let dscp = section.optional(findings, "dscp", dscp);
+        let enabled = section.optional(findings, "enabled", boolean);
+        let valid_from = section.optional(findings, "valid_from", date);
+        let valid_until = section.optional(findings, "valid_until", date);
+        if let (Some(from), Some(until)) = (&valid_from, &valid_until)
+            && from.value >= until.value
+        {
+            let problem = Problem::NeverValid {
+                from: from.value,
+                until: until.value,
+            };
+            let fault = until.fault(findings.service.as_deref(), problem);
+            findings.faults.push(fault);
+        }
+        findings.service = None;
+
+        let treatment = match &dscp {
+            Some(dscp) => At {
+                value: (),
+                place: dscp.place.clone(),
+                key: dscp.key.clone(),
+            },
+            None => header,
+        };
+        let service = match (&name, role, protocol, prefixes, ports) {
+            (Some(name), Some(role), Some(protocol), Some(prefixes), Some(ports)) => {
+                Some(Service {
+                    name: name.value.clone(),
+                    description: description.map(|text| text.value).unwrap_or_default(),
+                    role: role.value,
+                    protocol: protocol.value,
+                    prefixes,
+                    ports,
+                    dscp: dscp.map_or(role.value.dscp(), |dscp| dscp.value),
+                    enabled: enabled.is_none_or(|enabled| enabled.value),
+                    valid_from: valid_from.map(|date| date.value),
+                    valid_until: valid_until.map(|date| date.value),
+                    source: source.map(|text| text.value),
+                })
+            }
+            _ => None,
+        };
+        Self {
+            name,
+            service,
+            treatment,
+        }
+    }
+
+    /// Where the service begins to exist: its name.
+    pub(super) fn place(&self) -> Place {
+        self.name
+            .as_ref()
+            .map_or_else(|| self.treatment.place.clone(), |name| name.place.clone())
+    }
+
+    /// The fault of this service that a contradiction with an earlier one is.
+    pub(super) fn contradiction(&self, earlier: &Self) -> Option<Fault> {
+        let (mine, other) = (self.service.as_ref()?, earlier.service.as_ref()?);
+        let problem = mine.contradiction(other)?;
+        Some(Fault {
+            related: Some(earlier.treatment.place.clone()),
+            ..self.treatment.fault(Some(&mine.name), problem)
+        })
+    }
+}
+
+fn service_name(value: &DeValue<'_>) -> Result<String, Problem> {
+    let name = text("a string")(value)?;
+    let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let fits = (1..=64).contains(&name.len())
+        && name.bytes().all(|c| plain(c) || b"-_.".contains(&c))
+        && name.bytes().next().is_some_and(plain);
+    if fits {
+        Ok(name)
+    } else {
+        Err(Problem::ServiceName)
+    }
+}
+
+fn prefix(value: &DeValue<'_>, allow_special_purpose: bool) -> Result<Prefix, Problem> {
+    let prefix = text("a prefix, such as \"168.86.128.0/18\"")(value)?;
+    space::admit(
+        prefix.parse().map_err(Problem::Prefix)?,
+        allow_special_purpose,
+    )
+}
+
+fn ports(value: &DeValue<'_>) -> Result<PortRange, Problem> {
+    let written = match value {
+        DeValue::Integer(digits) if digits.radix() == 10 => digits.as_str().to_owned(),
+        DeValue::String(range) => range.to_string(),
+        other => {
+            return Err(Problem::Type {
+                found: other.type_str(),
+                expected: "a port such as 3478, or two such as \"10000-60000\"",
+            });
+        }
+    };
+    match written.parse() {
+        Err(PortRangeError::Syntax(_)) if written.bytes().all(|c| c.is_ascii_digit()) => {
+            Err(Problem::Number {
+                least: 1,
+                most: u32::from(u16::MAX),
+                reason: "take the ports from the vendor's list",
+            })
+        }
+        range => range.map_err(Problem::Ports),
+    }
+}
+
+fn dscp(value: &DeValue<'_>) -> Result<Dscp, Problem> {
+    let written = match value {
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::String(name) => name.to_string(),
+        other => {
+            return Err(Problem::Type {
+                found: other.type_str(),
+                expected: "a DSCP, 0 to 63 or a name such as \"EF\"",
+            });
+        }
+    };
+    written.parse().map_err(Problem::Dscp)
+}

@@ -1,0 +1,260 @@
+//! The settings besides the policy: uplink, TUN, routing numbers, NAT, control socket. Each default gives its reason.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use super::problem::Problem;
+use super::raw::{At, Findings, Section, choice, number, text};
+use crate::net::{Fwmark, RouteTable, RulePriority};
+
+/// A network interface's name that the kernel accepts: 1 to 15 letters, digits, '-', '_' and '.'.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct InterfaceName(String);
+
+/// A text that is no interface's name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no interface name: expected 1 to 15 of A-Z, a-z, 0-9, '-', '_' and '.', other than \".\" and \"..\""
+)]
+pub struct InterfaceNameError(String);
+
+impl InterfaceName {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for InterfaceName {
+    type Err = InterfaceNameError;
+
+    /// Narrower than the kernel's own rule (`dev_valid_name`), which lets through `%`, a template for TUN names.
+    fn from_str(name: &str) -> Result<Self, InterfaceNameError> {
+        let fits = (1..=15).contains(&name.len()) && is_word(name) && name != "." && name != "..";
+        if fits {
+            Ok(Self(name.to_owned()))
+        } else {
+            Err(InterfaceNameError(name.to_owned()))
+        }
+    }
+}
+
+impl fmt::Display for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+fn is_word(text: &str) -> bool {
+    text.bytes()
+        .all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c))
+}
+
+/// `[uplink]`: the way out for what leaves the VPN.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uplink {
+    /// The interface; without one the best physical default route is found and followed, as laptops roam.
+    pub interface: Option<InterfaceName>,
+}
+
+/// `[tun]`: where the captured packets enter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tun {
+    /// The interface's name; `voicelane0`, so that `ip link` says whose it is.
+    pub name: InterfaceName,
+}
+
+impl Default for Tun {
+    fn default() -> Self {
+        Self {
+            name: InterfaceName("voicelane0".into()),
+        }
+    }
+}
+
+/// `[route]`: the numbers that tell our rules, tables and sockets from other programs'.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The table of the direct way out; each captured port range takes one table above it. 30316, which no VPN known
+    /// to us uses.
+    pub table: RouteTable,
+    /// The priority of our rules. 100, ahead of every VPN's (the lowest known is strongSwan's 220) and behind 0, where
+    /// a later wg-quick would put its own two in the wrong order.
+    pub priority: RulePriority,
+    /// The mark of our own sockets, within [`Route::MASK`]. 0x76000000, clear of the marks of wg-quick,
+    /// `NetworkManager`, Tailscale, Mullvad and WARP.
+    pub mark: Fwmark,
+}
+
+impl Route {
+    /// The bits of a mark that are ours to set: the upper octet, which Tailscale's mask leaves free.
+    pub const MASK: Fwmark = Fwmark(0xff00_0000);
+}
+
+impl Default for Route {
+    fn default() -> Self {
+        Self {
+            table: RouteTable(30316),
+            priority: RulePriority(100),
+            mark: Fwmark(0x7600_0000),
+        }
+    }
+}
+
+/// Whose answers a mapping lets in (RFC 4787 section 5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Filtering {
+    /// From anyone.
+    EndpointIndependent,
+    /// From addresses that the mapping has sent to: what the RFC recommends where security counts, and what ICE needs.
+    #[default]
+    AddressDependent,
+    /// From endpoints that the mapping has sent to.
+    AddressAndPortDependent,
+}
+
+impl FromStr for Filtering {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "endpoint-independent" => Ok(Self::EndpointIndependent),
+            "address-dependent" => Ok(Self::AddressDependent),
+            "address-and-port-dependent" => Ok(Self::AddressAndPortDependent),
+            _ => Err(()),
+        }
+    }
+}
+
+/// `[nat]`: how a mapping behaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nat {
+    /// How long a mapping lives without an outbound packet, 120 s to a day. 300 s, as RFC 4787 REQ-5 recommends.
+    pub mapping_lifetime: Duration,
+    /// Whose answers it lets in.
+    pub filtering: Filtering,
+}
+
+impl Default for Nat {
+    fn default() -> Self {
+        Self {
+            mapping_lifetime: Duration::from_secs(300),
+            filtering: Filtering::default(),
+        }
+    }
+}
+
+/// `[control]`: who may ask the running service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Control {
+    /// The group that may open the socket; without one only root may (mode 0600).
+    pub group: Option<String>,
+}
+
+/// Reads the tables `[uplink]` and `[tun]`.
+pub(super) fn interfaces(root: &mut Section<'_>, findings: &mut Findings) -> (Uplink, Tun) {
+    let uplink = root.section(findings, "uplink", |section, findings| {
+        section.optional(findings, "interface", interface)
+    });
+    let tun = root.section(findings, "tun", |section, findings| {
+        section.optional(findings, "name", interface)
+    });
+    let name = tun.map_or_else(|| Tun::default().name, |tun| tun.value);
+    if let Some(uplink) = uplink.as_ref().filter(|uplink| uplink.value == name) {
+        findings
+            .faults
+            .push(uplink.fault(None, Problem::UplinkIsTun));
+    }
+    let interface = uplink.map(|uplink| uplink.value);
+    (Uplink { interface }, Tun { name })
+}
+
+/// Reads the table `[route]`; the place of the base table goes with it.
+pub(super) fn route(root: &mut Section<'_>, findings: &mut Findings) -> (Route, Option<At<u32>>) {
+    root.section(findings, "route", |section, findings| {
+        let default = Route::default();
+        let table = section.optional(findings, "table", number(1, u32::MAX, "choose another, e.g. 30316"));
+        let priority = section.optional(
+            findings,
+            "priority",
+            number(
+                1,
+                32_765,
+                "stay ahead of the main table's rule at 32766; at 0, a later wg-quick orders its rules wrongly",
+            ),
+        );
+        let mark = section.optional(findings, "mark", mark);
+        let route = Route {
+            table: table.as_ref().map_or(default.table, |table| RouteTable(table.value)),
+            priority: priority.map_or(default.priority, |priority| RulePriority(priority.value)),
+            mark: mark.map_or(default.mark, |mark| mark.value),
+        };
+        (route, table)
+    })
+}
+
+/// Reads the table `[nat]`.
+pub(super) fn nat(root: &mut Section<'_>, findings: &mut Findings) -> Nat {
+    root.section(findings, "nat", |section, findings| {
+        let lifetime = section.optional(
+            findings,
+            "mapping_lifetime_seconds",
+            number(
+                120,
+                86_400,
+                "a mapping must outlive two minutes of silence (RFC 4787 REQ-5); 300 is recommended",
+            ),
+        );
+        let filtering = section.optional(
+            findings,
+            "filtering",
+            choice(
+                &["endpoint-independent", "address-dependent", "address-and-port-dependent"],
+                "a filtering behaviour, such as \"address-dependent\"",
+            ),
+        );
+        let default = Nat::default();
+        Nat {
+            mapping_lifetime: lifetime.map_or(default.mapping_lifetime, |seconds| {
+                Duration::from_secs(u64::from(seconds.value))
+            }),
+            filtering: filtering.map_or(default.filtering, |filtering| filtering.value),
+        }
+    })
+}
+
+/// Reads the table `[control]`.
+pub(super) fn control(root: &mut Section<'_>, findings: &mut Findings) -> Control {
+    let group = root.section(findings, "control", |section, findings| {
+        section.optional(findings, "group", |value| {
+            let name = text("a group's name, such as \"voicelane\"")(value)?;
+            let fits =
+                (1..=32).contains(&name.len()) && is_word(&name) && !name.starts_with(['-', '.']);
+            if fits {
+                Ok(name)
+            } else {
+                Err(Problem::GroupName)
+            }
+        })
+    });
+    Control {
+        group: group.map(|group| group.value),
+    }
+}
+
+fn interface(value: &DeValue<'_>) -> Result<InterfaceName, Problem> {
+    let name = text("an interface's name, such as \"wlan0\"")(value)?;
+    name.parse().map_err(|_| Problem::InterfaceName)
+}
+
+fn mark(value: &DeValue<'_>) -> Result<Fwmark, Problem> {
+    let mask = Route::MASK.0;
+    match number(0, u32::MAX, "write e.g. 0x76000000")(value) {
+        Ok(mark) if mark == 0 || mark & !mask != 0 => Err(Problem::Mark { mask }),
+        mark => mark.map(Fwmark),
+    }
+}

@@ -1,0 +1,246 @@
+//! What a good file becomes, and how faults are collected and shown; each kind of fault in a file of its own.
+
+mod service;
+mod settings;
+
+use jiff::civil::date;
+
+use super::*;
+use crate::net::{Dscp, Protocol, Role, RouteTable, RulePriority};
+
+const GOOD: &str = "\
+[[service]]
+name = 'lab'
+role = 'media'
+protocol = 'udp'
+prefixes = ['198.18.0.0/15', '2001:db8::/32']
+ports = [3478, '10000-60000']
+dscp = 'EF'
+allow_special_purpose = true
+";
+
+fn faults(text: &str) -> Vec<Fault> {
+    let faults = Config::parse("it.toml", text).expect_err("the file has a fault");
+    faults.list().to_vec()
+}
+
+/// The only fault of a text: line, column, key, value, kind, expectation.
+fn only(text: &str) -> (usize, usize, String, Option<String>, &'static str, String) {
+    let faults = faults(text);
+    let [fault] = faults.as_slice() else {
+        panic!("expected one fault, got {faults:#?}");
+    };
+    let (line, column) = fault.place.line_and_column();
+    let Fault {
+        place,
+        key,
+        problem,
+        ..
+    } = fault;
+    assert_eq!(place.file(), "it.toml");
+    assert!(!problem.advice().is_empty());
+    let value = fault.value().map(str::to_owned);
+    (
+        line,
+        column,
+        key.clone(),
+        value,
+        problem.kind(),
+        problem.expected(),
+    )
+}
+
+#[test]
+fn a_good_file_becomes_what_it_says() {
+    let text = format!(
+        "version = 1\ninclude = []\n[uplink]\ninterface = 'wlan0'\n[tun]\nname = 'voice1'\n\
+         [route]\ntable = 40000\npriority = 90\nmark = 0x01000000\n\
+         [nat]\nmapping_lifetime_seconds = 120\nfiltering = 'endpoint-independent'\n[control]\ngroup = 'staff'\n{GOOD}\
+         valid_from = 2023-09-26\nvalid_until = 2024-01-23\nsource = 'https://example.com'\ndescription = 'Lab'\n"
+    );
+    let config = Config::parse("it.toml", &text).expect("a good file");
+    assert_eq!(
+        config
+            .uplink()
+            .interface
+            .as_ref()
+            .map(InterfaceName::as_str),
+        Some("wlan0")
+    );
+    assert_eq!(config.tun().name.as_str(), "voice1");
+    assert_eq!(config.route().table, RouteTable(40_000));
+    assert_eq!(config.route().priority, RulePriority(90));
+    assert_eq!(config.route().mark.0, 0x0100_0000);
+    assert_eq!(config.nat().mapping_lifetime.as_secs(), 120);
+    assert_eq!(config.nat().filtering, Filtering::EndpointIndependent);
+    assert_eq!(config.control().group.as_deref(), Some("staff"));
+    let [lab] = config.services() else {
+        panic!("one service")
+    };
+    assert_eq!(
+        (lab.role, lab.protocol, lab.dscp),
+        (Role::Media, Protocol::Udp, Dscp::EF)
+    );
+    assert_eq!(lab.prefixes.len(), 2);
+    assert_eq!(
+        lab.ports
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
+        ["3478", "10000-60000"]
+    );
+    assert_eq!(
+        (lab.valid_from, lab.valid_until),
+        (Some(date(2023, 9, 26)), Some(date(2024, 1, 23)))
+    );
+    assert!(lab.enabled);
+}
+
+#[test]
+fn the_example_shows_the_defaults() {
+    let example = include_str!("../../config/voicelane.toml");
+    assert_eq!(
+        Config::parse("voicelane.toml", example).expect("valid"),
+        Config::default()
+    );
+    let uncommented: Vec<_> = example
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(code) if code.starts_with(|c: char| c == '[' || c.is_ascii_lowercase()) => code,
+            _ => line,
+        })
+        .collect();
+    let config =
+        Config::parse("voicelane.toml", &uncommented.join("\n")).expect("every example is valid");
+    assert_eq!(
+        config.services().last().expect("an example").name,
+        "lab-media"
+    );
+    assert!(config.uplink().interface.is_some() && config.control().group.is_some());
+}
+
+#[test]
+fn every_fault_is_reported_at_once() {
+    let text = "\
+version = 1
+inclde = ['talkdesk']
+enable = ['nobody']
+[tun]
+name = 'much-too-long-a-name'
+[nat]
+mapping_lifetime_seconds = 60
+[[service]]
+name = 'a'
+role = 'media'
+protocol = 'udp'
+prefixes = ['10.0.0.1/8', '8.8.8.8/32', 'x']
+ports = [0]
+dscp = 99
+colour = 'blue'
+";
+    let found: Vec<_> = faults(text)
+        .iter()
+        .map(|fault| {
+            (
+                fault.place.line_and_column().0,
+                fault.key.clone(),
+                fault.problem.kind(),
+            )
+        })
+        .collect();
+    let wanted = [
+        (2, "inclde", "unknown-key"),
+        (3, "enable[0]", "unknown-name"),
+        (5, "tun.name", "interface-name"),
+        (7, "nat.mapping_lifetime_seconds", "number"),
+        (12, "service[0].prefixes[0]", "host-bits"),
+        (12, "service[0].prefixes[2]", "prefix"),
+        (13, "service[0].ports[0]", "ports"),
+        (14, "service[0].dscp", "dscp"),
+        (15, "service[0].colour", "unknown-key"),
+    ];
+    assert_eq!(
+        found,
+        wanted.map(|(line, key, kind)| (line, key.to_owned(), kind))
+    );
+}
+
+#[test]
+fn syntax_errors_come_in_the_same_form_and_all_at_once() {
+    let text = "version = 1\n[tun]\nname = voice\n[nat]\nmapping_lifetime_seconds = 60\n\
+                filtering =\n[[service]\nname = 'a'\n";
+    let found: Vec<_> = faults(text)
+        .iter()
+        .map(|fault| (fault.place.line_and_column(), fault.problem.kind()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ((3, 8), "syntax"),
+            ((5, 28), "number"),
+            ((6, 12), "syntax"),
+            ((7, 11), "syntax")
+        ]
+    );
+    assert_eq!(faults(text)[3].problem.expected(), "`]`");
+}
+
+#[test]
+fn a_fault_is_drawn_with_excerpt_caret_and_advice() {
+    let text = format!(
+        "version = 1\n{}",
+        GOOD.replace("198.18.0.0/15", "198.18.7.0/15")
+    );
+    let faults = Config::parse("it.toml", &text).expect_err("host bits");
+    let wanted = "\
+error: service[0].prefixes[0] (service \"lab\"): host bits are set: did you mean 198.18.0.0/15?
+ --> it.toml:6:13
+  |
+6 | prefixes = ['198.18.7.0/15', '2001:db8::/32']
+  |             ^^^^^^^^^^^^^^^ expected an address whose bits beyond the length are zero
+  |
+  = help: write \"198.18.0.0/15\", or a longer prefix if you mean fewer addresses";
+    assert_eq!(faults.render(false), wanted);
+    assert!(faults.render(true).contains("\u{1b}["));
+    assert_eq!(
+        faults.to_string(),
+        "it.toml:6:13: service[0].prefixes[0] (service \"lab\"): host bits are set: did you mean 198.18.0.0/15?; \
+         expected an address whose bits beyond the length are zero; \
+         write \"198.18.0.0/15\", or a longer prefix if you mean fewer addresses"
+    );
+}
+
+#[test]
+fn a_fault_is_data() {
+    let fault =
+        serde_json::to_value(&faults("version = 1\n[nat]\nfiltering = 'adress-dependent'")[0])
+            .expect("plain data");
+    let wanted = serde_json::json!({
+        "kind": "choice",
+        "file": "it.toml",
+        "line": 3,
+        "column": 13,
+        "key": "nat.filtering",
+        "service": null,
+        "value": "'adress-dependent'",
+        "message": "not one of the possible words",
+        "expected": "one of \"endpoint-independent\", \"address-dependent\", \"address-and-port-dependent\"",
+        "advice": "did you mean \"address-dependent\"?",
+        "related": null,
+    });
+    assert_eq!(fault, wanted);
+}
+
+#[test]
+fn columns_count_characters() {
+    let found = only(
+        "version = 1\ntun = { é = 1 }"
+            .replace('é', "\"é\"")
+            .as_str(),
+    );
+    assert_eq!((found.0, found.1, found.4), (2, 9, "unknown-key"));
+    let found = only("version = 1\ntun = { name = 'ok', \"é\" = 1 }");
+    assert_eq!((found.0, found.1), (2, 22));
+    let found = only("version = 1\ninclude = ['é', 'talkdesk']");
+    assert_eq!((found.0, found.1), (2, 12));
+}

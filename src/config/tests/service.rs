@@ -1,0 +1,391 @@
+//! The faults of services.
+
+use super::*;
+
+/// Holds the only fault of `GOOD` with one line exchanged against an expectation.
+#[track_caller]
+fn service_fault(
+    was: &str,
+    now: &str,
+    at: (usize, usize),
+    key: &str,
+    value: &str,
+    kind: &str,
+    expected: &str,
+) {
+    assert!(GOOD.contains(was), "{was}");
+    let found = only(&format!("version = 1\n{}", GOOD.replacen(was, now, 1)));
+    let value = (!value.is_empty()).then(|| value.to_owned());
+    let wanted = (at.0, at.1, format!("service[0].{key}"), value);
+    assert_eq!((found.0, found.1, found.2, found.3), wanted);
+    assert_eq!(found.4, kind);
+    assert!(
+        found.5.contains(expected),
+        "{:?} does not contain {expected:?}",
+        found.5
+    );
+}
+
+#[test]
+fn dscp_defaults_to_what_the_role_needs() {
+    for (role, dscp) in [("media", Dscp::EF), ("signalling", Dscp::CS5)] {
+        let service = GOOD
+            .replace("dscp = 'EF'\n", "")
+            .replace("'media'", &format!("'{role}'"));
+        let config = Config::parse("it.toml", &format!("version = 1\ninclude = []\n{service}"))
+            .expect("valid");
+        assert_eq!(config.services()[0].dscp, dscp);
+    }
+}
+
+#[test]
+fn prefix_faults() {
+    let change = |now, value, kind, expected| {
+        service_fault(
+            "198.18.0.0/15",
+            now,
+            (6, 13),
+            "prefixes[0]",
+            value,
+            kind,
+            expected,
+        );
+    };
+    change(
+        "198.18.0.1/15",
+        "'198.18.0.1/15'",
+        "host-bits",
+        "bits beyond the length are zero",
+    );
+    change("198.18.0.0", "'198.18.0.0'", "prefix", "ADDRESS/LENGTH");
+    change("198.18.0.0/33", "'198.18.0.0/33'", "prefix", "at most 32");
+    change("0.0.0.0/0", "'0.0.0.0/0'", "too-wide", "/12 or longer");
+    change("::/0", "'::/0'", "too-wide", "/32 or longer");
+    change(
+        "224.0.0.0/24",
+        "'224.0.0.0/24'",
+        "special-purpose",
+        "globally reachable",
+    );
+    change(
+        "127.0.0.1/32",
+        "'127.0.0.1/32'",
+        "special-purpose",
+        "globally reachable",
+    );
+    change(
+        "fe80::/64",
+        "'fe80::/64'",
+        "special-purpose",
+        "globally reachable",
+    );
+    service_fault(
+        "'198.18.0.0/15'",
+        "7",
+        (6, 13),
+        "prefixes[0]",
+        "7",
+        "type",
+        "a prefix",
+    );
+    service_fault(
+        "['198.18.0.0/15', '2001:db8::/32']",
+        "'198.18.0.0/15'",
+        (6, 12),
+        "prefixes",
+        "'198.18.0.0/15'",
+        "type",
+        "a list of prefixes",
+    );
+    service_fault(
+        "['198.18.0.0/15', '2001:db8::/32']",
+        "[]",
+        (6, 12),
+        "prefixes",
+        "[]",
+        "empty-list",
+        "a list",
+    );
+}
+
+#[test]
+fn special_purpose_space_needs_a_word() {
+    let text = format!(
+        "version = 1\n{}",
+        GOOD.replace("allow_special_purpose = true\n", "")
+    );
+    let faults = faults(&text);
+    let keys: Vec<_> = faults
+        .iter()
+        .map(|fault| (fault.key.as_str(), fault.problem.kind()))
+        .collect();
+    let kind = "special-purpose";
+    assert_eq!(
+        keys,
+        [
+            ("service[0].prefixes[0]", kind),
+            ("service[0].prefixes[1]", kind)
+        ]
+    );
+    assert!(
+        faults[0].to_string().contains("benchmarking, RFC 2544"),
+        "{}",
+        faults[0]
+    );
+    assert!(
+        faults[1]
+            .problem
+            .advice()
+            .contains("allow_special_purpose = true")
+    );
+}
+
+#[test]
+fn the_right_prefix_is_suggested() {
+    let text = format!(
+        "version = 1\n{}",
+        GOOD.replace("198.18.0.0/15", "168.86.129.0/18")
+    );
+    assert!(
+        faults(&text)[0]
+            .problem
+            .advice()
+            .contains("\"168.86.128.0/18\"")
+    );
+}
+
+#[test]
+fn port_faults() {
+    let change = |now, value, kind, expected| {
+        service_fault("3478", now, (7, 10), "ports[0]", value, kind, expected);
+    };
+    change(
+        "'60000-10000'",
+        "'60000-10000'",
+        "ports",
+        "the lower port first",
+    );
+    change("0", "0", "ports", "1 to 65535");
+    change("'0-5'", "'0-5'", "ports", "1 to 65535");
+    change("65536", "65536", "number", "1 to 65535");
+    change("-1", "-1", "ports", "a port such as");
+    change("'http'", "'http'", "ports", "a port such as");
+    change("true", "true", "type", "a port such as");
+    service_fault(
+        "[3478, '10000-60000']",
+        "[]",
+        (7, 9),
+        "ports",
+        "[]",
+        "empty-list",
+        "a list of ports",
+    );
+}
+
+#[test]
+fn dscp_faults() {
+    for bad in ["64", "'FF'", "-1", "'AF44'"] {
+        service_fault("'EF'", bad, (8, 8), "dscp", bad, "dscp", "0 to 63");
+    }
+    service_fault("'EF'", "1.5", (8, 8), "dscp", "1.5", "type", "0 to 63");
+}
+
+#[test]
+fn word_faults() {
+    service_fault(
+        "'media'",
+        "'medai'",
+        (4, 8),
+        "role",
+        "'medai'",
+        "choice",
+        "\"media-fallback\"",
+    );
+    service_fault(
+        "'udp'",
+        "'sctp'",
+        (5, 12),
+        "protocol",
+        "'sctp'",
+        "choice",
+        "\"udp\", \"tcp\"",
+    );
+    service_fault(
+        "'lab'",
+        "'Lab 1'",
+        (3, 8),
+        "name",
+        "'Lab 1'",
+        "service-name",
+        "1 to 64",
+    );
+    service_fault(
+        "dscp = 'EF'",
+        "enabled = 'yes'",
+        (8, 11),
+        "enabled",
+        "'yes'",
+        "type",
+        "true or false",
+    );
+    service_fault(
+        "dscp =",
+        "dcsp =",
+        (8, 1),
+        "dcsp",
+        "dcsp",
+        "unknown-key",
+        "dscp, enabled",
+    );
+    service_fault(
+        "role = 'media'\n",
+        "",
+        (2, 1),
+        "role",
+        "",
+        "missing-key",
+        "role = \"media\"",
+    );
+}
+
+#[test]
+fn date_faults() {
+    let change = |lines: &str, at, key, value, kind, expected| {
+        service_fault(
+            "dscp = 'EF'\n",
+            &format!("dscp = 'EF'\n{lines}\n"),
+            at,
+            key,
+            value,
+            kind,
+            expected,
+        );
+    };
+    let (key, never) = ("valid_until", "never-valid");
+    change(
+        "valid_from = 2024-01-23\nvalid_until = 2024-01-23",
+        (10, 15),
+        key,
+        "2024-01-23",
+        never,
+        "before",
+    );
+    change(
+        "valid_until = '2024-01-23'",
+        (9, 15),
+        key,
+        "'2024-01-23'",
+        "type",
+        "without quotes",
+    );
+    change(
+        "valid_until = 2024-01-23T10:00:00Z",
+        (9, 15),
+        key,
+        "2024-01-23T10:00:00Z",
+        "type",
+        "without quotes",
+    );
+}
+
+#[test]
+fn duplicates_point_at_both_places() {
+    let text = format!("version = 1\n{GOOD}{GOOD}");
+    let faults = faults(&text);
+    assert_eq!(faults.len(), 1);
+    assert_eq!(
+        (faults[0].problem.kind(), faults[0].place.line_and_column()),
+        ("duplicate-service", (11, 8))
+    );
+    assert_eq!(
+        faults[0].related.as_ref().map(Place::line_and_column),
+        Some((3, 8))
+    );
+    let clash = GOOD.replace("'lab'", "'talkdesk-media'");
+    let found = only(&format!("version = 1\n{clash}"));
+    assert_eq!(found.4, "duplicate-service");
+}
+
+#[test]
+fn contradictions_point_at_both_places() {
+    let other = GOOD
+        .replace("'lab'", "'lab2'")
+        .replace("'EF'", "'AF41'")
+        .replace("'198.18.0.0/15'", "'198.18.7.0/24'");
+    let text = format!("version = 1\n{GOOD}{other}");
+    let found = faults(&text);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    let fault = &found[0];
+    assert_eq!(
+        (fault.problem.kind(), fault.key.as_str()),
+        ("contradiction", "service[1].dscp")
+    );
+    assert_eq!(
+        (fault.place.line_and_column(), fault.value()),
+        ((16, 8), Some("'AF41'"))
+    );
+    assert_eq!(
+        fault.related.as_ref().map(Place::line_and_column),
+        Some((8, 8))
+    );
+    assert!(
+        fault.problem.to_string().contains("198.18.7.0/24 3478"),
+        "{}",
+        fault.problem
+    );
+
+    let resolved = [
+        ("'AF41'", "'EF'"),
+        (
+            "allow_special_purpose",
+            "enabled = false\nallow_special_purpose",
+        ),
+        ("protocol = 'udp'", "protocol = 'tcp'"),
+        ("[3478, '10000-60000']", "[5000]"),
+        ("['198.18.7.0/24', '2001:db8::/32']", "['203.0.113.0/24']"),
+    ];
+    for (was, now) in resolved {
+        assert!(other.contains(was), "{was}");
+        let text = format!("version = 1\n{GOOD}{}", other.replace(was, now));
+        Config::parse("it.toml", &text).unwrap_or_else(|faults| panic!("{faults}"));
+    }
+    let windows = |first: &str, second: &str| {
+        Config::parse(
+            "it.toml",
+            &format!("version = 1\n{GOOD}{first}\n{other}{second}\n"),
+        )
+        .is_ok()
+    };
+    assert!(windows(
+        "valid_until = 2024-01-23",
+        "valid_from = 2024-01-23"
+    ));
+    assert!(windows(
+        "valid_from = 2024-01-23",
+        "valid_until = 2024-01-23"
+    ));
+    assert!(!windows(
+        "valid_until = 2024-01-24",
+        "valid_from = 2024-01-23"
+    ));
+}
+
+#[test]
+fn a_service_may_contradict_a_catalogue() {
+    let text = "version = 1\n[[service]]\nname = 'mine'\nrole = 'media'\nprotocol = 'udp'\n\
+                prefixes = ['168.86.128.0/20']\nports = [20000]\ndscp = 0\n";
+    let faults = faults(text);
+    assert_eq!(faults.len(), 1);
+    assert!(
+        faults[0]
+            .related
+            .as_ref()
+            .is_some_and(|place| place.file().starts_with("talkdesk.toml"))
+    );
+    let text = text.replacen(
+        "version = 1",
+        "version = 1\ndisable = ['talkdesk-media']",
+        1,
+    );
+    assert!(Config::parse("it.toml", &text).is_ok());
+}

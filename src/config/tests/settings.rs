@@ -1,0 +1,185 @@
+//! The faults of everything besides services.
+
+use super::*;
+
+/// Holds the only fault of the lines after `version = 1` against an expectation.
+#[track_caller]
+fn setting_fault(
+    lines: &str,
+    at: (usize, usize),
+    key: &str,
+    value: &str,
+    kind: &str,
+    expected: &str,
+) {
+    let found = only(&format!("version = 1\n{lines}"));
+    assert_eq!(
+        (found.0, found.1, found.2.as_str(), found.3.as_deref()),
+        (at.0, at.1, key, Some(value))
+    );
+    assert_eq!(found.4, kind);
+    assert!(
+        found.5.contains(expected),
+        "{:?} does not contain {expected:?}",
+        found.5
+    );
+}
+
+#[test]
+fn names_that_do_not_exist() {
+    setting_fault(
+        "include = ['talkdsek']",
+        (2, 12),
+        "include[0]",
+        "'talkdsek'",
+        "unknown-name",
+        "\"talkdesk\"",
+    );
+    setting_fault(
+        "enable = ['talkdesk-signaling']",
+        (2, 11),
+        "enable[0]",
+        "'talkdesk-signaling'",
+        "unknown-name",
+        "\"talkdesk-signalling\"",
+    );
+    let advice = faults("version = 1\ndisable = ['talkdesk-medai']")[0]
+        .problem
+        .advice();
+    assert_eq!(advice, "did you mean \"talkdesk-media\"?");
+    setting_fault(
+        "enable = ['talkdesk-media']\ndisable = ['talkdesk-media']",
+        (3, 12),
+        "disable[0]",
+        "'talkdesk-media'",
+        "enabled-and-disabled",
+        "one of the two lists",
+    );
+}
+
+#[test]
+fn setting_faults() {
+    let long = "'a234567890123456'";
+    setting_fault(
+        &format!("[tun]\nname = {long}"),
+        (3, 8),
+        "tun.name",
+        long,
+        "interface-name",
+        "1 to 15",
+    );
+    for bad in ["''", "'a b'", "'a/b'", "'..'", "'tun%d'", "'é'"] {
+        setting_fault(
+            &format!("[tun]\nname = {bad}"),
+            (3, 8),
+            "tun.name",
+            bad,
+            "interface-name",
+            "1 to 15",
+        );
+    }
+    let same = "[uplink]\ninterface = 'voicelane0'";
+    setting_fault(
+        same,
+        (3, 13),
+        "uplink.interface",
+        "'voicelane0'",
+        "uplink-is-tun",
+        "two different",
+    );
+    let lifetime = |bad: &str| {
+        let (lines, key) = (
+            format!("[nat]\nmapping_lifetime_seconds = {bad}"),
+            "nat.mapping_lifetime_seconds",
+        );
+        setting_fault(&lines, (3, 28), key, bad, "number", "120 to 86400");
+    };
+    lifetime("119");
+    lifetime("86401");
+    lifetime("-300");
+    setting_fault(
+        "[nat]\nfiltering = 'none'",
+        (3, 13),
+        "nat.filtering",
+        "'none'",
+        "choice",
+        "address-dependent",
+    );
+    setting_fault(
+        "[control]\ngroup = '-x'",
+        (3, 9),
+        "control.group",
+        "'-x'",
+        "group-name",
+        "1 to 32",
+    );
+    setting_fault(
+        "[route]\npriority = 0",
+        (3, 12),
+        "route.priority",
+        "0",
+        "number",
+        "1 to 32765",
+    );
+    for bad in ["0", "1", "0x76000001"] {
+        setting_fault(
+            &format!("[route]\nmark = {bad}"),
+            (3, 8),
+            "route.mark",
+            bad,
+            "mark",
+            "0xff000000",
+        );
+    }
+    setting_fault(
+        "[route]\nmark = '1'",
+        (3, 8),
+        "route.mark",
+        "'1'",
+        "type",
+        "a whole number",
+    );
+    setting_fault("nat = 5", (2, 7), "nat", "5", "type", "a table");
+    setting_fault("[turn]", (2, 2), "turn", "turn", "unknown-key", "tun");
+}
+
+#[test]
+fn the_table_base_leaves_room() {
+    // The catalogue has three port ranges (one of them retired), so the base and three tables above it are needed.
+    for (base, kind) in [
+        ("0", "number"),
+        ("250", "reserved-table"),
+        ("255", "reserved-table"),
+        ("4294967294", "tables-exhausted"),
+        ("4294967296", "number"),
+    ] {
+        let lines = format!("[route]\ntable = {base}");
+        let expected = match kind {
+            "number" => "1 to 4294967295",
+            "reserved-table" => "without 0, 253, 254 and 255",
+            _ => "at most 4294967292",
+        };
+        setting_fault(&lines, (3, 9), "route.table", base, kind, expected);
+    }
+    for base in ["249", "256", "4294967292"] {
+        assert!(
+            Config::parse("it.toml", &format!("version = 1\n[route]\ntable = {base}")).is_ok(),
+            "{base}"
+        );
+    }
+}
+
+#[test]
+fn version_faults() {
+    let (line, column, key, value, kind, expected) = only("include = []");
+    assert_eq!(
+        (line, column, key.as_str(), value, kind),
+        (1, 1, "version", None, "missing-key")
+    );
+    assert!(expected.contains("version = 1"));
+    let (_, _, _, value, kind, expected) = only("version = 2");
+    assert_eq!(
+        (value.as_deref(), kind, expected.as_str()),
+        (Some("2"), "version", "1")
+    );
+}

@@ -1,0 +1,110 @@
+//! From a configuration and a day to a policy. The only file of the policy that knows the configuration.
+
+use std::collections::BTreeMap;
+
+use jiff::civil::Date;
+
+use super::{Capture, Class, Entry, Policy, Rule, State};
+use crate::config::{Config, Service};
+use crate::lpm::{LookupTable, PrefixTable};
+use crate::net::{PortRange, Prefix, Protocol, RuleId, Treatment};
+
+impl Policy {
+    /// Compiles what is in force on a day.
+    #[must_use]
+    pub fn compile(config: &Config, today: Date) -> Self {
+        let services = config.services().iter().zip(0..=u16::MAX);
+        let rules: Vec<_> = services
+            .map(|(service, id)| rule(service, RuleId(id), today))
+            .collect();
+        let (table, classes) = classify(&rules);
+        let captures = captures(&rules);
+        Self {
+            rules,
+            table,
+            classes,
+            captures,
+        }
+    }
+}
+
+fn rule(service: &Service, id: RuleId, today: Date) -> Rule {
+    let service = service.clone();
+    Rule {
+        id,
+        state: State::on(
+            today,
+            service.enabled,
+            service.valid_from,
+            service.valid_until,
+        ),
+        treatment: Treatment::of(service.dscp),
+        name: service.name,
+        description: service.description,
+        role: service.role,
+        protocol: service.protocol,
+        prefixes: service.prefixes,
+        ports: service.ports,
+        enabled: service.enabled,
+        valid_from: service.valid_from,
+        valid_until: service.valid_until,
+        source: service.source,
+    }
+}
+
+/// Gives each prefix of the active rules its class: the entries of every rule that covers it, the longest prefix
+/// first, then in the order of the rules. A lookup of the longest prefix thus finds all that can match.
+fn classify(rules: &[Rule]) -> (LookupTable<Class>, Vec<Box<[Entry]>>) {
+    let mut holders: BTreeMap<Prefix, Vec<&Rule>> = BTreeMap::new();
+    for rule in rules.iter().filter(|rule| rule.is_active()) {
+        for prefix in &rule.prefixes {
+            holders.entry(*prefix).or_default().push(rule);
+        }
+    }
+    let mut table = PrefixTable::new();
+    let mut classes: Vec<Box<[Entry]>> = Vec::with_capacity(holders.len());
+    // In this order each prefix follows the ones that cover it, which form a stack.
+    let mut covering: Vec<Prefix> = Vec::new();
+    for &prefix in holders.keys() {
+        while covering.pop_if(|outer| !outer.covers(prefix)).is_some() {}
+        covering.push(prefix);
+        let entries = covering.iter().rev().flat_map(|outer| {
+            holders[outer].iter().flat_map(|rule| {
+                rule.ports.iter().map(|ports| Entry {
+                    protocol: rule.protocol,
+                    ports: *ports,
+                    rule: rule.id,
+                    prefix: *outer,
+                    treatment: rule.treatment,
+                })
+            })
+        });
+        let class = u32::try_from(classes.len()).expect("fewer prefixes than a file has bytes");
+        table.insert(prefix, Class(class));
+        classes.push(entries.collect());
+    }
+    (LookupTable::compile(&table), classes)
+}
+
+/// Gathers the prefixes of the active rules by protocol and port range, without those that another covers.
+fn captures(rules: &[Rule]) -> Vec<Capture> {
+    let mut gathered: BTreeMap<(Protocol, PortRange), Vec<Prefix>> = BTreeMap::new();
+    for rule in rules.iter().filter(|rule| rule.is_active()) {
+        for ports in &rule.ports {
+            gathered
+                .entry((rule.protocol, *ports))
+                .or_default()
+                .extend(&rule.prefixes);
+        }
+    }
+    let capture = |((protocol, ports), mut prefixes): (_, Vec<Prefix>)| {
+        prefixes.sort_unstable();
+        prefixes.dedup_by(|next, kept| kept.covers(*next));
+        Capture {
+            protocol,
+            ports,
+            prefixes,
+        }
+    };
+    gathered.into_iter().map(capture).collect()
+}

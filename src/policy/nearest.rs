@@ -1,0 +1,57 @@
+//! Why not: the rule that comes nearest to a packet which stays in the VPN. For people; the data path never asks.
+
+use crate::net::{Endpoint, Prefix, Protocol, RuleId};
+
+use super::{Policy, Rule, State, Why};
+
+/// A rule that names the destination's address, yet does not apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NearMiss {
+    /// The rule.
+    pub rule: RuleId,
+    /// Its prefix that holds the address.
+    pub prefix: Prefix,
+    /// What keeps it from applying.
+    pub reason: Reason,
+}
+
+/// What keeps a rule from applying to a packet to one of its addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Everything matches, but the rule is not active.
+    Inactive(Why),
+    /// The rule is active for other ports.
+    Port,
+    /// The rule is active for the other protocol.
+    Protocol,
+}
+
+impl Policy {
+    /// The rule that a packet in the VPN comes nearest to: one that only its date or a switch keeps from applying,
+    /// else an active one with other ports, else one of the other protocol; among equals the longest prefix.
+    #[must_use]
+    pub fn near_miss(&self, protocol: Protocol, destination: Endpoint) -> Option<NearMiss> {
+        let judged = self.rules().iter().filter_map(|rule| {
+            let prefix = rule.prefix_of(destination.addr)?;
+            let (rank, reason) = distance(rule, protocol, destination.port)?;
+            let miss = NearMiss {
+                rule: rule.id,
+                prefix,
+                reason,
+            };
+            Some(((rank, u8::MAX - prefix.len(), rule.id), miss))
+        });
+        judged.min_by_key(|(order, _)| *order).map(|(_, miss)| miss)
+    }
+}
+
+/// How far a rule of the right address is from applying, 0 the nearest.
+fn distance(rule: &Rule, protocol: Protocol, port: u16) -> Option<(u8, Reason)> {
+    match (rule.state, rule.protocol == protocol, rule.has_port(port)) {
+        (State::Inactive(why @ Why::SwitchedOff), true, true) => Some((0, Reason::Inactive(why))),
+        (State::Inactive(why), true, true) => Some((1, Reason::Inactive(why))),
+        (State::Active, true, false) => Some((2, Reason::Port)),
+        (State::Active, false, _) => Some((3, Reason::Protocol)),
+        _ => None,
+    }
+}
