@@ -1,0 +1,114 @@
+//! Filtering: whose datagrams a mapping lets in (RFC 4787 section 5).
+
+use std::net::IpAddr;
+
+use crate::net::Endpoint;
+
+/// Which remotes may answer through a mapping.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Filtering {
+    /// Any endpoint may send to the mapping once it stands (REQ-8: the most transparent).
+    EndpointIndependent,
+    /// Any port of an address that the inside endpoint has sent to (REQ-8: the more stringent; our default).
+    #[default]
+    AddressDependent,
+    /// Only endpoints that the inside endpoint has sent to.
+    AddressAndPortDependent,
+}
+
+/// The remotes that a mapping has sent to, reduced to what its filtering looks at.
+///
+/// Kept as a sorted list: a call has a handful of contacts, and one cache line finds them.
+#[derive(Clone, Debug, Default)]
+pub struct Contacts {
+    sorted: Vec<(IpAddr, u16)>,
+}
+
+impl Contacts {
+    /// Notes that the inside endpoint has sent to `remote`. Answers whether there was room: at most `limit` contacts.
+    pub fn note(&mut self, filtering: Filtering, remote: Endpoint, limit: usize) -> bool {
+        let Some(key) = key(filtering, remote) else {
+            return true;
+        };
+        match self.sorted.binary_search(&key) {
+            Ok(_) => true,
+            Err(_) if self.sorted.len() >= limit => false,
+            Err(at) => {
+                self.sorted.insert(at, key);
+                true
+            }
+        }
+    }
+
+    /// Whether a datagram from `remote` may enter.
+    #[must_use]
+    pub fn admit(&self, filtering: Filtering, remote: Endpoint) -> bool {
+        key(filtering, remote).is_none_or(|key| self.sorted.binary_search(&key).is_ok())
+    }
+
+    /// The number of contacts, as far as the filtering tells them apart.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sorted.len()
+    }
+
+    /// Whether nothing was sent yet, or the filtering does not care.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sorted.is_empty()
+    }
+}
+
+/// What the filtering compares of a remote; `None` when it compares nothing.
+fn key(filtering: Filtering, remote: Endpoint) -> Option<(IpAddr, u16)> {
+    match filtering {
+        Filtering::EndpointIndependent => None,
+        Filtering::AddressDependent => Some((remote.addr, 0)),
+        Filtering::AddressAndPortDependent => Some((remote.addr, remote.port)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(text: &str) -> Endpoint {
+        text.parse::<std::net::SocketAddr>()
+            .expect("an endpoint")
+            .into()
+    }
+
+    #[test]
+    fn each_filtering_lets_in_its_own() {
+        let (sent, same_address, stranger) = (
+            endpoint("168.86.128.1:3478"),
+            endpoint("168.86.128.1:9"),
+            endpoint("168.86.128.2:3478"),
+        );
+        for (filtering, expected) in [
+            (Filtering::EndpointIndependent, [true, true, true]),
+            (Filtering::AddressDependent, [true, true, false]),
+            (Filtering::AddressAndPortDependent, [true, false, false]),
+        ] {
+            let mut contacts = Contacts::default();
+            assert!(contacts.note(filtering, sent, 8));
+            let admitted =
+                [sent, same_address, stranger].map(|from| contacts.admit(filtering, from));
+            assert_eq!(admitted, expected, "{filtering:?}");
+        }
+    }
+
+    #[test]
+    fn a_full_list_takes_no_more_and_forgets_none() {
+        let mut contacts = Contacts::default();
+        let remote = |n: u16| Endpoint::new("2001:db8::1".parse().expect("an address"), n);
+        let filtering = Filtering::AddressAndPortDependent;
+        assert!((1..=4).all(|n| contacts.note(filtering, remote(n), 4)));
+        assert!(!contacts.note(filtering, remote(5), 4));
+        assert!(
+            contacts.note(filtering, remote(1), 4),
+            "a known contact needs no room"
+        );
+        assert!(!contacts.admit(filtering, remote(5)));
+    }
+}

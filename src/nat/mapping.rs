@@ -1,0 +1,457 @@
+//! The table of mappings.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::net::{Endpoint, Inside, MappingId, Outside};
+use crate::timer::Timers;
+
+use super::{Contacts, Filtering};
+
+/// How a table behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long a mapping stands without an outbound packet. RFC 4787 REQ-5: at least 2 minutes, 5 recommended.
+    pub lifetime: Duration,
+    /// Which remotes may answer.
+    pub filtering: Filtering,
+    /// What may not be exceeded.
+    pub limits: Limits,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            lifetime: Duration::from_secs(300),
+            filtering: Filtering::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// The bounds of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Mappings in all.
+    pub mappings: usize,
+    /// Contacts of one mapping.
+    pub contacts: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            mappings: 32_768,
+            contacts: 1_024,
+        }
+    }
+}
+
+/// An inside endpoint's way out.
+#[derive(Clone, Debug)]
+pub struct Mapping {
+    /// The application's endpoint.
+    pub inside: Inside<Endpoint>,
+    /// The socket's endpoint, once the relay has opened it.
+    pub outside: Option<Outside<Endpoint>>,
+    /// When the first packet came.
+    pub created: Instant,
+    /// When the last outbound packet came.
+    pub refreshed: Instant,
+    contacts: Contacts,
+}
+
+impl Mapping {
+    /// How many remotes the mapping has sent to, as far as its filtering tells them apart.
+    #[must_use]
+    pub fn contacts(&self) -> usize {
+        self.contacts.len()
+    }
+}
+
+/// What became of an outbound packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapped {
+    /// Its mapping stands already.
+    Known(MappingId),
+    /// A mapping was made for it: its socket is to be opened.
+    New(MappingId),
+}
+
+/// Why an outbound packet got no mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MapError {
+    /// The table is full.
+    #[error("the limit of mappings is reached")]
+    Mappings,
+    /// The mapping has as many contacts as it may.
+    #[error("the limit of remotes of one mapping is reached")]
+    Contacts,
+}
+
+/// Why an inbound datagram was not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The mapping has ended.
+    #[error("the mapping has ended")]
+    NoMapping,
+    /// The inside endpoint has not sent to this remote.
+    #[error("the inside endpoint has not sent to this remote")]
+    Unsolicited,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    generation: u32,
+    mapping: Option<Mapping>,
+}
+
+/// All mappings of one uplink. A mapping that was made must be [opened](Table::opened) or [removed](Table::remove).
+#[derive(Debug)]
+pub struct Table {
+    settings: Settings,
+    /// The inside endpoint is chosen by local programs: the hash is keyed with a secret of the process.
+    by_inside: HashMap<Inside<Endpoint>, MappingId, foldhash::quality::RandomState>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    timers: Timers<MappingId>,
+}
+
+impl Table {
+    /// Makes an empty table.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            by_inside: HashMap::default(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            timers: Timers::default(),
+        }
+    }
+
+    /// Finds or makes the mapping of an outbound packet, and lets `remote` answer through it from now on.
+    ///
+    /// # Errors
+    /// [`MapError`] when a limit is reached; nothing changes then.
+    pub fn map(
+        &mut self,
+        inside: Inside<Endpoint>,
+        remote: Endpoint,
+        now: Instant,
+    ) -> Result<Mapped, MapError> {
+        let Settings {
+            filtering, limits, ..
+        } = self.settings;
+        if let Some(&id) = self.by_inside.get(&inside) {
+            let mapping = self.slots[id.slot as usize]
+                .mapping
+                .as_mut()
+                .expect("an indexed mapping stands");
+            if !mapping.contacts.note(filtering, remote, limits.contacts) {
+                return Err(MapError::Contacts);
+            }
+            mapping.refreshed = now;
+            return Ok(Mapped::Known(id));
+        }
+        if self.by_inside.len() >= limits.mappings {
+            return Err(MapError::Mappings);
+        }
+        let mut contacts = Contacts::default();
+        if !contacts.note(filtering, remote, limits.contacts) {
+            return Err(MapError::Contacts);
+        }
+        let id = self.occupy(Mapping {
+            inside,
+            outside: None,
+            created: now,
+            refreshed: now,
+            contacts,
+        });
+        self.by_inside.insert(inside, id);
+        Ok(Mapped::New(id))
+    }
+
+    /// Decides whether a datagram from `from` may enter through a mapping, and to whom it goes.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the mapping has ended, or its inside endpoint has not asked for this remote.
+    pub fn admit(&self, id: MappingId, from: Endpoint) -> Result<Inside<Endpoint>, Refusal> {
+        let mapping = self.get(id).ok_or(Refusal::NoMapping)?;
+        if mapping.contacts.admit(self.settings.filtering, from) {
+            Ok(mapping.inside)
+        } else {
+            Err(Refusal::Unsolicited)
+        }
+    }
+
+    /// Notes which outside endpoint a mapping's socket got; from here on its lifetime is watched. A mapping that has
+    /// ended meanwhile is left alone.
+    pub fn opened(&mut self, id: MappingId, outside: Outside<Endpoint>) {
+        let Some(slot) = self
+            .slots
+            .get_mut(id.slot as usize)
+            .filter(|slot| slot.generation == id.generation)
+        else {
+            return;
+        };
+        if let Some(mapping) = slot.mapping.as_mut()
+            && mapping.outside.replace(outside).is_none()
+        {
+            self.timers
+                .schedule(id, mapping.refreshed + self.settings.lifetime);
+        }
+    }
+
+    /// Ends a mapping at once; its id names nothing afterwards.
+    pub fn remove(&mut self, id: MappingId) -> Option<Mapping> {
+        let slot = self
+            .slots
+            .get_mut(id.slot as usize)
+            .filter(|slot| slot.generation == id.generation)?;
+        let mapping = slot.mapping.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(id.slot);
+        self.by_inside.remove(&mapping.inside);
+        Some(mapping)
+    }
+
+    /// Ends one mapping whose lifetime is over, if there is one; to be called until it answers `None`.
+    pub fn expire(&mut self, now: Instant) -> Option<(MappingId, Mapping)> {
+        let Self {
+            slots,
+            timers,
+            settings,
+            ..
+        } = self;
+        let id = timers.pop_expired(now, |id| {
+            let slot = slots
+                .get(id.slot as usize)
+                .filter(|slot| slot.generation == id.generation)?;
+            slot.mapping
+                .as_ref()
+                .map(|mapping| mapping.refreshed + settings.lifetime)
+        })?;
+        self.remove(id).map(|mapping| (id, mapping))
+    }
+
+    /// When [`Table::expire`] has something to do next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.poll_timeout()
+    }
+
+    /// The mapping of an id, unless it has ended.
+    #[must_use]
+    pub fn get(&self, id: MappingId) -> Option<&Mapping> {
+        let slot = self.slots.get(id.slot as usize)?;
+        slot.mapping
+            .as_ref()
+            .filter(|_| slot.generation == id.generation)
+    }
+
+    /// All mappings with their ids, in the order of their slots.
+    pub fn iter(&self) -> impl Iterator<Item = (MappingId, &Mapping)> {
+        (0..).zip(&self.slots).filter_map(|(slot, entry)| {
+            let id = MappingId {
+                slot,
+                generation: entry.generation,
+            };
+            entry.mapping.as_ref().map(|mapping| (id, mapping))
+        })
+    }
+
+    /// The number of mappings that stand.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_inside.len()
+    }
+
+    /// Whether no mapping stands.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_inside.is_empty()
+    }
+
+    fn occupy(&mut self, mapping: Mapping) -> MappingId {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            u32::try_from(self.slots.len() - 1).expect("the limit of mappings is far below 2^32")
+        });
+        let entry = &mut self.slots[slot as usize];
+        entry.mapping = Some(mapping);
+        MappingId {
+            slot,
+            generation: entry.generation,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What RFC 4787 says, in the plainest words: no slots, no generations, no timers.
+    #[derive(Default)]
+    struct Model {
+        mappings: BTreeMap<Inside<Endpoint>, (MappingId, Instant, BTreeSet<Endpoint>)>,
+    }
+
+    impl Model {
+        fn admits(
+            &self,
+            filtering: Filtering,
+            id: MappingId,
+            from: Endpoint,
+        ) -> Option<Inside<Endpoint>> {
+            let (inside, (_, _, sent)) =
+                self.mappings.iter().find(|(_, (known, ..))| *known == id)?;
+            let admitted = match filtering {
+                Filtering::EndpointIndependent => true,
+                Filtering::AddressDependent => sent.iter().any(|to| to.addr == from.addr),
+                Filtering::AddressAndPortDependent => sent.contains(&from),
+            };
+            admitted.then_some(*inside)
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Outbound { inside: Endpoint, remote: Endpoint },
+        Inbound { which: usize, from: Endpoint },
+        Wait { seconds: u64 },
+        Fail { which: usize },
+    }
+
+    fn endpoint() -> impl Strategy<Value = Endpoint> {
+        let addr = prop_oneof![
+            Just("10.8.0.2"),
+            Just("192.168.1.10"),
+            Just("2001:db8::2"),
+            Just("2001:db8::3")
+        ];
+        (addr, 1u16..4)
+            .prop_map(|(addr, port)| Endpoint::new(addr.parse().expect("an address"), port))
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (endpoint(), endpoint()).prop_map(|(inside, remote)| Step::Outbound { inside, remote }),
+            4 => (any::<usize>(), endpoint()).prop_map(|(which, from)| Step::Inbound { which, from }),
+            2 => (0u64..200).prop_map(|seconds| Step::Wait { seconds }),
+            1 => any::<usize>().prop_map(|which| Step::Fail { which }),
+        ]
+    }
+
+    fn filtering() -> impl Strategy<Value = Filtering> {
+        prop_oneof![
+            Just(Filtering::EndpointIndependent),
+            Just(Filtering::AddressDependent),
+            Just(Filtering::AddressAndPortDependent),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_table_does_what_the_model_does(filtering in filtering(), steps in prop::collection::vec(step(), 0..80)) {
+            let settings = Settings { filtering, ..Settings::default() };
+            let (mut table, mut model) = (Table::new(settings), Model::default());
+            let mut now = Instant::now();
+            let mut ids = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Outbound { inside, remote } => {
+                        let inside = Inside(inside);
+                        let mapped = table.map(inside, remote, now).expect("the limits are far");
+                        let known = model.mappings.get_mut(&inside);
+                        match (mapped, known) {
+                            (Mapped::Known(id), Some((same, refreshed, sent))) => {
+                                prop_assert_eq!(id, *same, "endpoint-independent mapping");
+                                *refreshed = now;
+                                sent.insert(remote);
+                            }
+                            (Mapped::New(id), None) => {
+                                prop_assert!(!ids.contains(&id), "an id is never used twice");
+                                table.opened(id, Outside(remote));
+                                model.mappings.insert(inside, (id, now, BTreeSet::from([remote])));
+                                ids.push(id);
+                            }
+                            (mapped, known) => prop_assert!(false, "{mapped:?} but {known:?}"),
+                        }
+                    }
+                    Step::Inbound { which, from } => {
+                        let Some(&id) = ids.get(which % ids.len().max(1)) else { continue };
+                        let admitted = table.admit(id, from).ok();
+                        prop_assert_eq!(admitted, model.admits(filtering, id, from));
+                    }
+                    Step::Wait { seconds } => {
+                        now += Duration::from_secs(seconds);
+                        let due = table.poll_timeout();
+                        let mut ended = BTreeSet::new();
+                        while let Some((id, mapping)) = table.expire(now) {
+                            prop_assert!(due.is_some_and(|due| due <= now), "nothing ends before it is due");
+                            ended.insert((id, mapping.inside));
+                        }
+                        let mut expected = BTreeSet::new();
+                        model.mappings.retain(|inside, (id, refreshed, _)| {
+                            let over = *refreshed + settings.lifetime <= now;
+                            if over {
+                                expected.insert((*id, *inside));
+                            }
+                            !over
+                        });
+                        prop_assert_eq!(ended, expected);
+                    }
+                    Step::Fail { which } => {
+                        let Some(&id) = ids.get(which % ids.len().max(1)) else { continue };
+                        let removed = table.remove(id).map(|mapping| mapping.inside);
+                        let known = model.mappings.iter().find(|(_, (known, ..))| *known == id);
+                        let known = known.map(|(inside, _)| *inside);
+                        prop_assert_eq!(removed, known);
+                        model.mappings.retain(|_, (known, ..)| *known != id);
+                    }
+                }
+                prop_assert_eq!(table.len(), model.mappings.len());
+                let listed: BTreeSet<_> = table.iter().map(|(id, mapping)| (mapping.inside, id)).collect();
+                let expected: BTreeSet<_> = model.mappings.iter().map(|(inside, (id, ..))| (*inside, *id)).collect();
+                prop_assert_eq!(listed, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_table_refuses_and_changes_nothing() {
+        let limits = Limits {
+            mappings: 1,
+            contacts: 1,
+        };
+        let mut table = Table::new(Settings {
+            limits,
+            ..Settings::default()
+        });
+        let now = Instant::now();
+        let endpoint = |port| Endpoint::new("192.0.2.1".parse().expect("an address"), port);
+        let other = Endpoint::new("192.0.2.2".parse().expect("an address"), 1);
+        assert!(matches!(
+            table.map(Inside(endpoint(1)), endpoint(9), now),
+            Ok(Mapped::New(_))
+        ));
+        assert_eq!(
+            table.map(Inside(endpoint(2)), endpoint(9), now),
+            Err(MapError::Mappings)
+        );
+        assert_eq!(
+            table.map(Inside(endpoint(1)), other, now),
+            Err(MapError::Contacts)
+        );
+        assert!(matches!(
+            table.map(Inside(endpoint(1)), endpoint(9), now),
+            Ok(Mapped::Known(_))
+        ));
+        assert_eq!(table.len(), 1);
+    }
+}
