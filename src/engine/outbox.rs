@@ -1,0 +1,171 @@
+//! What the engine wants done, in the order in which it is to be done.
+
+use std::net::IpAddr;
+use std::ops::Range;
+
+use crate::net::{Endpoint, Inside, MappingId, Outside, Treatment};
+use crate::wire::{WriteError, icmp};
+
+/// Something to be done to a mapping's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Open the socket of a new mapping, on the inside endpoint's port if that is free.
+    Open {
+        /// The mapping.
+        mapping: MappingId,
+        /// Its inside endpoint: names the address family and the port to preserve.
+        inside: Inside<Endpoint>,
+        /// How its packets are to be treated at first.
+        treatment: Treatment,
+    },
+    /// Close the socket of a mapping that has ended.
+    Close {
+        /// The mapping.
+        mapping: MappingId,
+    },
+}
+
+/// A datagram for a mapping's socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// The mapping.
+    pub mapping: MappingId,
+    /// Where to.
+    pub to: Endpoint,
+    /// How it is to be treated.
+    pub treatment: Treatment,
+    payload: Range<usize>,
+}
+
+/// Something that others may want to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A mapping stands: the policy passed, its socket is bound, its first packet is sent.
+    Established {
+        /// The mapping.
+        mapping: MappingId,
+        /// The application's endpoint.
+        inside: Inside<Endpoint>,
+        /// The socket's endpoint.
+        outside: Outside<Endpoint>,
+    },
+    /// A mapping has ended.
+    Ended {
+        /// The mapping; its id names nothing any more.
+        mapping: MappingId,
+        /// The application's endpoint.
+        inside: Inside<Endpoint>,
+    },
+}
+
+/// Everything that one wake-up produced.
+///
+/// The driver flushes commands, then transmits, then packets, then events, so that a socket is open before its first
+/// datagram. All bytes lie in one arena, which keeps its capacity: a wake-up allocates nothing once the outbox is warm.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    commands: Vec<Command>,
+    transmits: Vec<Transmit>,
+    packets: Vec<Range<usize>>,
+    events: Vec<Event>,
+    arena: Vec<u8>,
+    scratch: Vec<u8>,
+}
+
+impl Outbox {
+    /// What is to be done to sockets.
+    #[must_use]
+    pub fn commands(&self) -> &[Command] {
+        &self.commands
+    }
+
+    /// The datagrams to send, each with its payload.
+    pub fn transmits(&self) -> impl Iterator<Item = (&Transmit, &[u8])> {
+        self.transmits
+            .iter()
+            .map(|transmit| (transmit, &self.arena[transmit.payload.clone()]))
+    }
+
+    /// The packets to write into the TUN.
+    pub fn packets(&self) -> impl Iterator<Item = &[u8]> {
+        self.packets.iter().map(|range| &self.arena[range.clone()])
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    /// Whether there is nothing to flush.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.commands.is_empty()
+            && self.transmits.is_empty()
+            && self.packets.is_empty()
+            && self.events.is_empty()
+    }
+
+    /// Forgets everything and keeps the room.
+    pub fn clear(&mut self) {
+        self.commands.clear();
+        self.transmits.clear();
+        self.packets.clear();
+        self.events.clear();
+        self.arena.clear();
+    }
+
+    pub(super) fn command(&mut self, command: Command) {
+        self.commands.push(command);
+    }
+
+    pub(super) fn event(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    pub(super) fn transmit(
+        &mut self,
+        mapping: MappingId,
+        to: Endpoint,
+        treatment: Treatment,
+        payload: &[u8],
+    ) {
+        let payload = self.store(payload);
+        self.transmits.push(Transmit {
+            mapping,
+            to,
+            treatment,
+            payload,
+        });
+    }
+
+    pub(super) fn packet(&mut self, bytes: &[u8]) {
+        let range = self.store(bytes);
+        self.packets.push(range);
+    }
+
+    /// An empty buffer for the datagram that [`Outbox::icmp`] is to quote.
+    pub(super) fn scratch(&mut self) -> &mut Vec<u8> {
+        self.scratch.clear();
+        &mut self.scratch
+    }
+
+    /// Adds an ICMP error that quotes what was put into the scratch buffer.
+    pub(super) fn icmp(
+        &mut self,
+        error: icmp::Error,
+        from: IpAddr,
+        to: IpAddr,
+    ) -> Result<(), WriteError> {
+        let start = self.arena.len();
+        icmp::write_error(&mut self.arena, error, from, to, &self.scratch)?;
+        self.packets.push(start..self.arena.len());
+        Ok(())
+    }
+
+    fn store(&mut self, bytes: &[u8]) -> Range<usize> {
+        let start = self.arena.len();
+        self.arena.extend_from_slice(bytes);
+        start..self.arena.len()
+    }
+}

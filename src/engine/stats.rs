@@ -1,0 +1,126 @@
+//! What the engine counts, and why it drops.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::net::{Endpoint, Inside, MappingId, Outside};
+use crate::wire::{ParseError, WriteError};
+
+/// Why a packet went no further. Its label names it in status and metrics and never changes its meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// The packet from the TUN is no packet that we can judge.
+    Malformed(ParseError),
+    /// A fragment: its ports cannot be judged.
+    Fragment,
+    /// It came into the TUN and the policy does not relay it.
+    NotInPolicy,
+    /// Its hop limit ended here.
+    HopLimitExceeded,
+    /// The table of mappings is full.
+    TooManyMappings,
+    /// Its mapping has sent to as many remotes as it may.
+    TooManyContacts,
+    /// Its mapping's socket could not be opened.
+    OpenFailed,
+    /// The kernel refused to send it.
+    SendFailed,
+    /// It came for a mapping that has ended.
+    NoMapping,
+    /// It came from a remote that the inside endpoint has not sent to.
+    Unsolicited,
+    /// The TUN's queue is full.
+    TunFull,
+    /// No packet can be made of it.
+    Unwritable(WriteError),
+}
+
+impl DropReason {
+    /// The stable name.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Malformed(fault) => fault.label(),
+            Self::Fragment => "fragment",
+            Self::NotInPolicy => "not_in_policy",
+            Self::HopLimitExceeded => "hop_limit_exceeded",
+            Self::TooManyMappings => "too_many_mappings",
+            Self::TooManyContacts => "too_many_contacts",
+            Self::OpenFailed => "open_failed",
+            Self::SendFailed => "send_failed",
+            Self::NoMapping => "no_mapping",
+            Self::Unsolicited => "unsolicited",
+            Self::TunFull => "tun_full",
+            Self::Unwritable(WriteError::MixedFamilies) => "mixed_families",
+            Self::Unwritable(WriteError::TooLong) => "too_long",
+            Self::Unwritable(WriteError::NoHeadroom) => "no_headroom",
+        }
+    }
+}
+
+/// What went through since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Datagrams handed to sockets.
+    pub packets_out: u64,
+    /// Their payload, in bytes.
+    pub bytes_out: u64,
+    /// Datagrams written into the TUN.
+    pub packets_in: u64,
+    /// Their payload, in bytes.
+    pub bytes_in: u64,
+    /// Packets answered with an ICMP error of our own.
+    pub rejected: u64,
+    /// Errors of the direct path that were passed on to the application.
+    pub errors_returned: u64,
+    /// Packets from the TUN that went no further, by label.
+    pub dropped_out: BTreeMap<&'static str, u64>,
+    /// Datagrams from the uplink that went no further, by label.
+    pub dropped_in: BTreeMap<&'static str, u64>,
+}
+
+impl Counters {
+    pub(super) fn count_out(&mut self, payload: usize) {
+        self.packets_out += 1;
+        self.bytes_out += payload as u64;
+    }
+
+    pub(super) fn count_in(&mut self, payload: usize) {
+        self.packets_in += 1;
+        self.bytes_in += payload as u64;
+    }
+
+    pub(super) fn drop_out(&mut self, reason: DropReason) {
+        *self.dropped_out.entry(reason.label()).or_default() += 1;
+    }
+
+    pub(super) fn drop_in(&mut self, reason: DropReason) {
+        *self.dropped_in.entry(reason.label()).or_default() += 1;
+    }
+}
+
+/// One mapping, as status shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MappingReport {
+    /// The mapping.
+    pub id: MappingId,
+    /// The application's endpoint.
+    pub inside: Inside<Endpoint>,
+    /// The socket's endpoint, once it is open.
+    pub outside: Option<Outside<Endpoint>>,
+    /// How many remotes it has sent to.
+    pub contacts: usize,
+    /// Time since its first packet.
+    pub age: Duration,
+    /// Time since its last outbound packet.
+    pub idle: Duration,
+}
+
+/// The engine at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Every mapping.
+    pub mappings: Vec<MappingReport>,
+    /// What was counted.
+    pub counters: Counters,
+}
