@@ -83,7 +83,7 @@ fn classify(rules: &[Rule]) -> (LookupTable<Class>, Vec<Box<[Entry]>>) {
         table.insert(prefix, Class(class));
         classes.push(entries.collect());
     }
-    (LookupTable::compile(&table), classes)
+    (LookupTable::new(&table), classes)
 }
 
 /// Gathers the prefixes of the active rules by protocol and port range, without those that another covers.

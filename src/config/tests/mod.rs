@@ -98,7 +98,7 @@ fn a_good_file_becomes_what_it_says() {
 
 #[test]
 fn the_example_shows_the_defaults() {
-    let example = include_str!("../../config/voicelane.toml");
+    let example = include_str!("../../../config/voicelane.toml");
     assert_eq!(
         Config::parse("voicelane.toml", example).expect("valid"),
         Config::default()

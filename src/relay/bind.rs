@@ -1,0 +1,251 @@
+//! The one place where a socket for the direct path is made.
+//!
+//! The order matters and is the same for both families:
+//!
+//! 1. `SO_BINDTODEVICE`: the uplink. It outranks every routing rule, and it comes first because a process without
+//!    `CAP_NET_RAW` may set it only on a socket that is bound to no device yet.
+//! 2. `SO_MARK`: selects our direct table, whose next hop is the uplink's own.
+//! 3. A per-socket IPsec policy "allow", both directions, as an IKE daemon sets for its own socket (`IP_XFRM_POLICY`):
+//!    a catch-all policy of an IPsec VPN would swallow the datagrams after routing.
+//! 4. `IP_TOS` / `IPV6_TCLASS`: the DSCP.
+//! 5. `SO_PRIORITY`: after the TOS, which resets it on IPv4 (and never sets it on IPv6).
+//! 6. What tells us of the way back: the error queue, the TOS of received packets.
+//! 7. `bind`, on the inside endpoint's port when that is free (RFC 4787 section 4.2.1).
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::net::{Dscp, Ecn, Endpoint, Family, Fwmark, Inside, Outside, TrafficClass, Treatment};
+
+/// What every socket of the direct path has in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binder {
+    /// The uplink's interface name.
+    pub device: String,
+    /// The uplink's addresses: tried when an application on this machine holds the port on all addresses but these.
+    pub addresses: Vec<IpAddr>,
+    /// The mark that selects the direct table.
+    pub mark: Fwmark,
+}
+
+/// What was being done to a socket when the kernel refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Making it.
+    Create,
+    /// Binding it to the uplink.
+    Device,
+    /// Setting its mark.
+    Mark,
+    /// Exempting it from IPsec policies.
+    IpsecBypass,
+    /// Setting DSCP and priority.
+    Treatment,
+    /// Asking for errors and the TOS of received packets.
+    Reception,
+    /// Binding it to a port.
+    Port,
+    /// Watching it.
+    Watch,
+}
+
+/// A socket could not be made fit for the direct path.
+#[derive(Debug, thiserror::Error)]
+#[error("could not open a socket on {device}: {step:?} failed")]
+pub struct BindError {
+    /// The uplink.
+    pub device: String,
+    /// What was being done.
+    pub step: Step,
+    /// What the kernel said.
+    #[source]
+    pub source: io::Error,
+}
+
+impl Binder {
+    /// Makes the socket of a mapping and tells which outside endpoint it got.
+    ///
+    /// # Errors
+    /// [`BindError`] with the step that failed; no socket is left over.
+    pub fn bind(
+        &self,
+        inside: Inside<Endpoint>,
+        treatment: Treatment,
+    ) -> Result<(Socket, Outside<Endpoint>), BindError> {
+        let at = |step| {
+            move |source| BindError {
+                device: self.device.clone(),
+                step,
+                source,
+            }
+        };
+        let family = Family::of(inside.0.addr);
+        let domain = match family {
+            Family::V4 => Domain::IPV4,
+            Family::V6 => Domain::IPV6,
+        };
+        let kind = Type::DGRAM.nonblocking().cloexec();
+        let socket = Socket::new(domain, kind, Some(Protocol::UDP)).map_err(at(Step::Create))?;
+        socket
+            .bind_device(Some(self.device.as_bytes()))
+            .map_err(at(Step::Device))?;
+        socket.set_mark(self.mark.0).map_err(at(Step::Mark))?;
+        xfrm::bypass(&socket, family).map_err(at(Step::IpsecBypass))?;
+        treat(&socket, family, treatment).map_err(at(Step::Treatment))?;
+        ask_for_reception(&socket, family).map_err(at(Step::Reception))?;
+        self.bind_port(&socket, family, inside.0.port)
+            .map_err(at(Step::Port))?;
+        let local = socket.local_addr().map_err(at(Step::Port))?;
+        let outside = local
+            .as_socket()
+            .expect("an internet socket has an internet address");
+        Ok((socket, Outside(outside.into())))
+    }
+
+    /// Binds to `port` on every address, else on the uplink's own addresses, else to a port of the kernel's choice.
+    ///
+    /// The second try is for the application that sits on this machine: while it holds the port on the VPN's address,
+    /// the port is taken on "every address" but free on the uplink's.
+    fn bind_port(&self, socket: &Socket, family: Family, port: u16) -> io::Result<()> {
+        let any: IpAddr = match family {
+            Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let own = self
+            .addresses
+            .iter()
+            .copied()
+            .filter(|addr| Family::of(*addr) == family);
+        for addr in std::iter::once(any).chain(own) {
+            match socket.bind(&SocketAddr::new(addr, port).into()) {
+                Err(error) if is_about_this_port(&error) => {}
+                done => return done,
+            }
+        }
+        socket.bind(&SocketAddr::new(any, 0).into())
+    }
+}
+
+/// Taken, reserved for root, or the address has just gone: another port or address may do.
+fn is_about_this_port(error: &io::Error) -> bool {
+    use io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
+    matches!(
+        error.kind(),
+        AddrInUse | AddrNotAvailable | PermissionDenied
+    )
+}
+
+/// Marks what the socket sends from now on.
+pub(super) fn treat(socket: &Socket, family: Family, treatment: Treatment) -> io::Result<()> {
+    let octet = u32::from(
+        TrafficClass {
+            dscp: treatment.dscp,
+            ecn: Ecn::NotEct,
+        }
+        .octet(),
+    );
+    match family {
+        Family::V4 => socket.set_tos_v4(octet)?,
+        Family::V6 => socket.set_tclass_v6(octet)?,
+    }
+    debug_assert!(treatment.dscp == Dscp::DF || octet != 0);
+    socket.set_priority(u32::from(treatment.priority))
+}
+
+fn ask_for_reception(socket: &Socket, family: Family) -> io::Result<()> {
+    match family {
+        Family::V4 => {
+            socket.set_recv_tos_v4(true)?;
+            setsockopt(socket, sockopt::Ipv4RecvErr, &true)?;
+        }
+        Family::V6 => {
+            socket.set_only_v6(true)?;
+            socket.set_recv_tclass_v6(true)?;
+            setsockopt(socket, sockopt::Ipv6RecvErr, &true)?;
+        }
+    }
+    Ok(())
+}
+
+/// The per-socket IPsec policy. No crate has this socket option.
+#[allow(unsafe_code)]
+mod xfrm {
+    use std::io;
+    use std::os::fd::AsRawFd;
+
+    use nix::libc;
+    use socket2::Socket;
+
+    use crate::net::Family;
+
+    /// `IP_XFRM_POLICY` (linux/in.h).
+    const IP_XFRM_POLICY: libc::c_int = 17;
+    /// `IPV6_XFRM_POLICY` (linux/in6.h).
+    const IPV6_XFRM_POLICY: libc::c_int = 35;
+    /// `XFRM_POLICY_IN` and `XFRM_POLICY_OUT` (linux/xfrm.h).
+    const DIRECTIONS: [u8; 2] = [0, 1];
+
+    /// `struct xfrm_userpolicy_info` of linux/xfrm.h, of which an "allow everything" policy sets two fields: the
+    /// selector's family and the direction. Action 0 is `XFRM_POLICY_ALLOW`; limits of 0 seconds mean none.
+    #[repr(C)]
+    #[derive(Default)]
+    struct UserPolicyInfo {
+        selector_addresses: [u64; 4],
+        selector_ports: [u16; 4],
+        selector_family: u16,
+        selector_rest: [u8; 14],
+        lifetimes: [u64; 12],
+        priority: u32,
+        index: u32,
+        direction: u8,
+        action: u8,
+        flags: u8,
+        share: u8,
+    }
+
+    const _: () = assert!(
+        size_of::<UserPolicyInfo>() == 168,
+        "the kernel's struct has 168 bytes"
+    );
+    const _: () = assert!(std::mem::offset_of!(UserPolicyInfo, selector_family) == 40);
+    const _: () = assert!(std::mem::offset_of!(UserPolicyInfo, direction) == 160);
+
+    /// Exempts the socket from every IPsec policy, both directions. A kernel without IPsec has nothing to exempt from.
+    pub(super) fn bypass(socket: &Socket, family: Family) -> io::Result<()> {
+        let (level, option, selector_family) = match family {
+            Family::V4 => (libc::IPPROTO_IP, IP_XFRM_POLICY, libc::AF_INET),
+            Family::V6 => (libc::IPPROTO_IPV6, IPV6_XFRM_POLICY, libc::AF_INET6),
+        };
+        let selector_family = u16::try_from(selector_family).expect("address families are small");
+        for direction in DIRECTIONS {
+            let policy = UserPolicyInfo {
+                selector_family,
+                direction,
+                ..UserPolicyInfo::default()
+            };
+            // SAFETY: the pointer and the length name `policy`, plain data that the kernel only reads during the call.
+            let result = unsafe {
+                libc::setsockopt(
+                    socket.as_raw_fd(),
+                    level,
+                    option,
+                    (&raw const policy).cast(),
+                    libc::socklen_t::try_from(size_of::<UserPolicyInfo>()).expect("168 bytes"),
+                )
+            };
+            let unsupported = [libc::ENOPROTOOPT, libc::EOPNOTSUPP];
+            match io::Error::last_os_error() {
+                _ if result == 0 => {}
+                error
+                    if error
+                        .raw_os_error()
+                        .is_some_and(|code| unsupported.contains(&code)) => {}
+                error => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}

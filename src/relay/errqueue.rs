@@ -1,0 +1,93 @@
+//! The error queue of a socket (ip(7), `IP_RECVERR`): what became of datagrams that were sent.
+
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
+
+use nix::libc;
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrLike, recvmsg,
+};
+use socket2::Socket;
+
+use crate::net::{Endpoint, Family};
+use crate::wire::icmp;
+
+/// One entry of the queue.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Whom the datagram was for.
+    pub(super) to: Endpoint,
+    /// Who reported the error; `None` when it was this machine.
+    pub(super) offender: Option<IpAddr>,
+    /// What went wrong.
+    pub(super) error: icmp::Error,
+    /// The number of payload bytes that came back.
+    pub(super) length: usize,
+}
+
+/// Takes the oldest entry that means something to an application; the payload goes to the start of `buffer`.
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`] when the queue is empty.
+pub(super) fn pop(socket: &Socket, family: Family, buffer: &mut [u8]) -> io::Result<Entry> {
+    loop {
+        let entry = match family {
+            Family::V4 => pop_of::<SockaddrIn>(socket, family, buffer)?,
+            Family::V6 => pop_of::<SockaddrIn6>(socket, family, buffer)?,
+        };
+        if let Some(entry) = entry {
+            return Ok(entry);
+        }
+    }
+}
+
+fn pop_of<A>(socket: &Socket, family: Family, buffer: &mut [u8]) -> io::Result<Option<Entry>>
+where
+    A: SockaddrLike + Into<SocketAddr> + Copy,
+{
+    let mut control = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6, u32);
+    let mut iov = [IoSliceMut::new(buffer)];
+    let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+    let message = recvmsg::<A>(socket.as_raw_fd(), &mut iov, Some(&mut control), flags)?;
+    let length = message.bytes;
+    let Some(to) = message.address.map(|addr| Endpoint::from(addr.into())) else {
+        return Ok(None);
+    };
+    for part in message.cmsgs()? {
+        let (report, offender) = match part {
+            ControlMessageOwned::Ipv4RecvErr(report, offender) => (
+                report,
+                offender.map(|addr| SockaddrIn::from(addr).ip().into()),
+            ),
+            ControlMessageOwned::Ipv6RecvErr(report, offender) => (
+                report,
+                offender.map(|addr| SockaddrIn6::from(addr).ip().into()),
+            ),
+            _ => continue,
+        };
+        let offender = offender.filter(|addr: &IpAddr| !addr.is_unspecified());
+        return Ok(read(family, &report).map(|error| Entry {
+            to,
+            offender,
+            error,
+            length,
+        }));
+    }
+    Ok(None)
+}
+
+/// What a report means as an ICMP error; `None` for what no application expects.
+fn read(family: Family, report: &libc::sock_extended_err) -> Option<icmp::Error> {
+    match report.ee_origin {
+        libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6 => {
+            icmp::Error::from_icmp(family, report.ee_type, report.ee_code, report.ee_info)
+        }
+        libc::SO_EE_ORIGIN_LOCAL if report.ee_errno == libc::EMSGSIZE.cast_unsigned() => {
+            Some(icmp::Error::PacketTooBig {
+                mtu: report.ee_info,
+            })
+        }
+        _ => None,
+    }
+}
