@@ -1,0 +1,72 @@
+//! The asking side.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::reply::{Body, Reply};
+use super::request::{Envelope, Request};
+use super::{LARGEST_REPLY, SOCKET};
+
+/// How long the service may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The service gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// No service listens.
+    #[error(
+        "voicelane is not running (nothing listens on {0}): start it with `voicelane run` or its service unit"
+    )]
+    NotRunning(PathBuf),
+    /// The socket is not ours to use.
+    #[error("no permission to use {0}: ask as root or as a member of the group in [control]")]
+    Denied(PathBuf),
+    /// The service refused or failed.
+    #[error("the service answered: {0}")]
+    Refused(String),
+    /// The conversation broke off.
+    #[error("could not talk to the service on {path}")]
+    Io {
+        /// The socket's path.
+        path: PathBuf,
+        /// What happened.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Asks the service whose runtime directory this is, and waits for the answer.
+///
+/// # Errors
+/// [`AskError`], with what to do about it.
+pub fn ask(runtime_dir: &Path, request: Request) -> Result<Reply, AskError> {
+    let path = runtime_dir.join(SOCKET);
+    let reply = converse(&path, request).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            AskError::NotRunning(path.clone())
+        }
+        io::ErrorKind::PermissionDenied => AskError::Denied(path.clone()),
+        _ => AskError::Io {
+            path: path.clone(),
+            source,
+        },
+    })?;
+    match reply.body {
+        Body::Error(why) => Err(AskError::Refused(why)),
+        Body::Status(_) => Ok(reply),
+    }
+}
+
+fn converse(path: &Path, request: Request) -> io::Result<Reply> {
+    let mut stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut line = serde_json::to_vec(&Envelope::new(request))?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut reply = Vec::new();
+    BufReader::new(stream.take(LARGEST_REPLY)).read_until(b'\n', &mut reply)?;
+    Ok(serde_json::from_slice(&reply)?)
+}

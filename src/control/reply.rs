@@ -1,0 +1,104 @@
+//! What the service answers.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::VERSION;
+
+/// A reply as it stands on the wire, and as `--json` prints it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reply {
+    /// The version of the form.
+    pub version: u32,
+    /// The answer.
+    #[serde(flatten)]
+    pub body: Body,
+}
+
+/// The answer, tagged by name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Body {
+    /// To [`super::Request::Status`].
+    Status(Box<Status>),
+    /// The request could not be met: a sentence that says why.
+    Error(String),
+}
+
+impl Reply {
+    /// Wraps an answer.
+    #[must_use]
+    pub const fn new(body: Body) -> Self {
+        Self {
+            version: VERSION,
+            body,
+        }
+    }
+}
+
+/// The state of the service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The program's version.
+    pub program: String,
+    /// Seconds since the service became ready.
+    pub uptime_seconds: u64,
+    /// The TUN's interface name.
+    pub tun: String,
+    /// The way out.
+    pub uplink: UplinkStatus,
+    /// The priority of the capturing rules.
+    pub rule_priority: u32,
+    /// What is not as it should be: a sentence each, with what to do.
+    pub warnings: Vec<String>,
+    /// Every mapping.
+    pub mappings: Vec<MappingStatus>,
+    /// From applications to the internet.
+    pub outbound: TrafficStatus,
+    /// From the internet to applications.
+    pub inbound: TrafficStatus,
+    /// Packets answered with an ICMP error because they may not go out here.
+    pub rejected: u64,
+    /// Errors of the direct path that were passed on to applications.
+    pub errors_returned: u64,
+}
+
+/// The way out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct UplinkStatus {
+    /// Its interface name.
+    pub interface: String,
+    /// The IPv4 next hop, unless there is none or the link needs none.
+    pub gateway_v4: Option<String>,
+    /// The IPv6 next hop, likewise.
+    pub gateway_v6: Option<String>,
+    /// Why this one was chosen.
+    pub why: String,
+}
+
+/// One mapping.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MappingStatus {
+    /// The application's endpoint.
+    pub inside: String,
+    /// The socket's endpoint, once it is open.
+    pub outside: Option<String>,
+    /// How many remotes it has sent to.
+    pub contacts: usize,
+    /// Seconds since its first packet.
+    pub age_seconds: u64,
+    /// Seconds since its last outbound packet.
+    pub idle_seconds: u64,
+}
+
+/// One direction.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TrafficStatus {
+    /// Datagrams that went through.
+    pub packets: u64,
+    /// Their payload in bytes.
+    pub bytes: u64,
+    /// Packets that went no further, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
