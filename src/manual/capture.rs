@@ -1,0 +1,68 @@
+//! How exactly the policy's packets get into the TUN, and how they stay on the direct path.
+//!
+//! # Capture is exact
+//!
+//! For each distinct pair of protocol and port range in the active policy there is one routing table, whose routes are
+//! that pair's prefixes by way of the TUN, and one rule per address family that leads there:
+//!
+//! ```text
+//! 100:  from all iif lo ipproto udp dport 3478        lookup 30317
+//! 100:  from all iif lo ipproto udp dport 10000-60000 lookup 30318
+//! ```
+//!
+//! Rules grow with the number of port ranges, not of prefixes. A single table for all of them would have been smaller,
+//! but would also have caught the port range of one service at the prefixes of another: such packets would have to be
+//! rejected although the VPN would have carried them. So nothing enters the TUN that the policy does not relay, and what
+//! comes in all the same (a program that binds itself to the TUN, a policy that has just changed) is rejected.
+//!
+//! `iif lo` means "sent by this machine". What other machines send through this one stays where it is.
+//!
+//! # The rules' priority is computed
+//!
+//! A rule that is added without a priority gets the one above the second rule of the list (`fib_default_rule_pref` in
+//! net/core/fib_rules.c). wg-quick and others add theirs so, and thus land just ahead of ours when they start later.
+//!
+//! Priority 0 looks like the way out: later rules get 0 too and are placed behind ours. It was tried, and it breaks
+//! wg-quick: its second rule (`table main suppress_prefixlength 0`, which keeps the LAN reachable) is meant to land
+//! *ahead* of its first (`not fwmark 51820 lookup 51820`), and with equal priorities it lands behind. The LAN falls into
+//! the tunnel, printers and name servers with it:
+//!
+//! ```text
+//! 0:  from all lookup local
+//! 0:  from all iif lo ipproto udp dport 10000-60000 lookup 30318
+//! 0:  not from all fwmark 0xca6c lookup 51820
+//! 0:  from all lookup main suppress_prefixlength 0      <- never reached
+//! ```
+//!
+//! So our rules stand at 100 (a setting), and whenever a foreign rule appears ahead of them they move to one below the
+//! lowest foreign priority: new ones are added first, then the old ones removed. For the milliseconds in between, media
+//! goes into the VPN, as it would without us. When the foreign rules go, ours move back, so that a VPN that comes and
+//! goes all day never drives them to the end of the scale.
+//!
+//! # The direct path
+//!
+//! Every socket of the relay is bound to the uplink's interface, which outranks all routing rules, and carries our mark:
+//!
+//! ```text
+//! 99:   from all fwmark 0x76000000/0xff000000 oif wlan0 lookup 30316
+//! ```
+//!
+//! Table 30316 holds nothing but the uplink's default route. Two things depend on it: a VPN that replaced the default
+//! route in `main` has left no next hop there; and a route to the media range that a DHCP server or somebody else
+//! slipped into `main` cannot choose our next hop (TunnelVision, CVE-2024-3661).
+//!
+//! # Settings of the kernel
+//!
+//! | setting | on | why |
+//! |---|---|---|
+//! | `disable_xfrm`, `disable_policy` | the TUN | an IPsec policy that catches everything must catch neither what goes into the TUN nor what we write back |
+//! | `rp_filter` 2 | the TUN | replies arrive from addresses whose route back may be the VPN |
+//! | `rp_filter` 2 | the uplink, only where it is strict | the route back to the media range is our TUN, so strict filtering would drop every reply; the old value is journalled and restored |
+//!
+//! # Addresses that must not be named
+//!
+//! A browser binds its ICE sockets to the VPN's address. wg-quick drops every packet to that address that did not come
+//! through the tunnel, and our replies come through the TUN. We do not edit other programs' firewalls; instead the
+//! engine writes such replies to an *alias* out of ranges that nobody routes (240.0.0.0/4, 100::/64), and a small
+//! nftables table of our own, between the raw and the connection-tracking hook, writes the real address back. The table
+//! belongs to our netlink socket (`NFT_TABLE_F_OWNER`): when the process dies, the kernel removes it.

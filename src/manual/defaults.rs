@@ -1,0 +1,21 @@
+//! Every default with its reason.
+//!
+//! | default | value | reason |
+//! |---|---|---|
+//! | policy | `config/talkdesk.toml`, compiled in | an agent's laptop needs no file |
+//! | media over UDP | on | it is what the vendor asks to keep out of the VPN |
+//! | TCP of the same vendor | off | the vendor's IP allow-listing expects signalling from the VPN's address; one line in `enable` switches it on |
+//! | uplink | found | see [`crate::route::uplink`] |
+//! | TUN name | `voicelane0` | says whose it is |
+//! | TUN MTU | 1500 | what applications expect of a path; the uplink's own MTU answers through the error queue |
+//! | direct table | 30316 (0x766c, "vl") | used by no known program; captures take the numbers above it |
+//! | rule priority | 100, or one below the lowest foreign rule | ahead of every VPN's, see [`super::capture`] |
+//! | mark | 0x76000000, mask 0xff000000 | wg-quick, Tailscale, Mullvad, WARP, sing-box and kube-proxy use lower bits |
+//! | protocol number | 118 ("v") | names our rules and routes in `ip rule` and `ip route`; assigned to nobody in rt_protos |
+//! | mapping lifetime | 300 s | RFC 4787 REQ-5 recommends 5 minutes or more; agents put calls on hold |
+//! | filtering | address-dependent | RFC 4787 REQ-8; a media server may answer from another port, a stranger may not |
+//! | mappings | at most 32,768 | half of the ports of an address; a laptop needs ten |
+//! | contacts of a mapping | at most 1,024 | an ICE agent checks a few dozen candidates |
+//! | priority of EF | `SO_PRIORITY` 6 | interactive voice; needs no capability |
+//! | control socket | 0600 | only root asks, unless IT names a group |
+//! | TUN reads and socket reads | 64 each per wake-up | equal, so that neither direction starves the other |

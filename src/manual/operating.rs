@@ -1,0 +1,26 @@
+//! What is where on a machine, what may go wrong, what to look at.
+//!
+//! # What voicelane leaves on a machine while it runs
+//!
+//! - the TUN `voicelane0`, not persistent;
+//! - rules and routes with protocol 118: `ip rule show`, `ip route show table all proto 118`;
+//! - `rp_filter` of the uplink set to 2 if it was 1, with the old value in the journal;
+//! - an nftables table when a VPN's address needs an alias: `nft list ruleset`;
+//! - the runtime directory: `control.sock` and `state.json`, the journal.
+//!
+//! It all goes on SIGINT and SIGTERM. After SIGKILL the TUN, its routes and the nftables table go at once with the
+//! process; what stays (rules that lead to empty tables, the uplink's setting, the journal) harms nothing, and the next
+//! start or `voicelane cleanup` removes it. Both recognise what is ours by protocol number and table, and touch nothing
+//! else.
+//!
+//! # What does not work is said
+//!
+//! - `voicelane status` ends with warnings: what is not as it should be, and what to do.
+//! - `voicelane explain udp ADDR:PORT` says which rule decides, or which nearly did.
+//! - Drops are counted by reason. The ones that matter most: `not_in_policy` (something enters the TUN that should not),
+//!   `unsolicited` (somebody knocks), `open_failed` and `send_failed` (a firewall, a missing address, no descriptors).
+//!
+//! # Order of things
+//!
+//! Acquire: configuration, policy, uplink, leftovers removed, TUN, a socket proven to open on the uplink, control
+//! socket, settings, routes, rules, ready. Revert in reverse. Rules come last because they are what takes effect.
