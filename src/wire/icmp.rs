@@ -392,6 +392,33 @@ mod tests {
         }
     }
 
+    #[test]
+    fn errors_and_redirects_get_no_answer_and_queries_do() {
+        for (addresses, errors, queries) in [
+            (
+                ["192.0.2.1", "192.0.2.2"],
+                &[3, 4, 5, 11, 12],
+                &[8, 0, 13, 17, 42],
+            ),
+            (
+                ["2001:db8::1", "2001:db8::2"],
+                &[1, 2, 4, 127, 137],
+                &[128, 129, 130, 135, 143],
+            ),
+        ] {
+            let [source, destination] = addresses.map(|text| text.parse().expect("an address"));
+            let addresses = Addresses::new(source, destination).expect("one family");
+            let sample = Sample {
+                addresses,
+                ..Sample::default()
+            };
+            let answered =
+                |kind| may_answer(&Packet::parse(&sample.icmp(kind, 0, [0; 4])).expect("a packet"));
+            assert!(!errors.iter().any(|kind| answered(*kind)), "{source}");
+            assert!(queries.iter().all(|kind| answered(*kind)), "{source}");
+        }
+    }
+
     fn udp_between(source: &str, destination: &str) -> Vec<u8> {
         let addr = |text: &str| text.parse().expect("an address");
         Sample {
