@@ -1,0 +1,304 @@
+//! `voicelane explain`: what happens to a packet, which rule says so, and if none does, which came nearest.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use jiff::civil::Date;
+use serde_json::{Value, json};
+
+use super::check;
+use super::policy::join;
+use crate::net::{Endpoint, Protocol};
+use crate::policy::{Action, NearMiss, Policy, Reason, Rule, Verdict, Why};
+
+/// What `voicelane explain` is asked.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ExplainArgs {
+    /// The transport: udp or tcp
+    pub protocol: Protocol,
+    /// The destination: address and port, an IPv6 address in brackets
+    #[arg(value_name = "ADDR:PORT")]
+    pub destination: SocketAddr,
+    /// The address that the application sends from
+    #[arg(long, value_name = "ADDR")]
+    pub from: Option<IpAddr>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The configuration file; without one, what is compiled in
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The day to answer for; without one, today (UTC)
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    pub date: Option<Date>,
+}
+
+/// Explains a packet and prints the result; `uplink` is the interface that relayed packets would leave by, if known.
+///
+/// # Errors
+/// None today; the type is that of every command. A bad configuration is reported and answered with exit code 2.
+pub fn run(args: &ExplainArgs, uplink: Option<String>) -> anyhow::Result<ExitCode> {
+    let config = match check::load(args.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => return Ok(error.report()),
+    };
+    let date = args.date.unwrap_or_else(super::policy::today);
+    let policy = Policy::compile(&config, date);
+    let explanation = Explanation::of(&policy, args, date, uplink);
+    if args.json {
+        println!("{:#}", explanation.json());
+    } else {
+        println!("{explanation}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A verdict with what a person wants to know about it.
+#[derive(Debug)]
+struct Explanation<'a> {
+    protocol: Protocol,
+    destination: Endpoint,
+    from: Option<IpAddr>,
+    date: Date,
+    verdict: Verdict,
+    rule: Option<&'a Rule>,
+    near: Option<(NearMiss, &'a Rule)>,
+    uplink: Option<String>,
+}
+
+impl<'a> Explanation<'a> {
+    fn of(policy: &'a Policy, args: &ExplainArgs, date: Date, uplink: Option<String>) -> Self {
+        let destination = Endpoint::from(args.destination);
+        let verdict = policy.evaluate(args.protocol, destination);
+        let near = match verdict.action {
+            Action::Relay => None,
+            Action::Tunnel => policy.near_miss(args.protocol, destination),
+        };
+        Self {
+            protocol: args.protocol,
+            destination,
+            from: args.from,
+            date,
+            verdict,
+            rule: verdict.rule.and_then(|id| policy.rule(id)),
+            near: near.and_then(|near| Some((near, policy.rule(near.rule)?))),
+            uplink: uplink.filter(|_| verdict.action == Action::Relay),
+        }
+    }
+
+    fn json(&self) -> Value {
+        let treatment = self.verdict.treatment;
+        json!({
+            "version": 1,
+            "date": self.date,
+            "protocol": self.protocol.to_string(),
+            "destination": self.destination.to_string(),
+            "from": self.from,
+            "action": match self.verdict.action {
+                Action::Relay => "relay",
+                Action::Tunnel => "tunnel",
+            },
+            "rule": self.rule.map(|rule| &rule.name),
+            "role": self.rule.map(|rule| rule.role.name()),
+            "prefix": self.verdict.prefix.map(|prefix| prefix.to_string()),
+            "treatment": self.rule.map(|_| json!({
+                "dscp": treatment.dscp.value(),
+                "dscp_name": treatment.dscp.to_string(),
+                "priority": treatment.priority,
+            })),
+            "uplink": self.uplink,
+            "near": self.near.as_ref().map(|(near, rule)| json!({
+                "rule": rule.name,
+                "prefix": near.prefix.to_string(),
+                "reason": match near.reason {
+                    Reason::Port => "port",
+                    Reason::Protocol => "protocol",
+                    Reason::Inactive(why) => super::policy::why_name(why),
+                },
+                "date": match near.reason {
+                    Reason::Inactive(why) => super::policy::why_date(why),
+                    Reason::Port | Reason::Protocol => None,
+                },
+            })),
+        })
+    }
+}
+
+impl fmt::Display for Explanation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.protocol, self.destination)?;
+        if let Some(from) = self.from {
+            write!(f, " from {from}")?;
+        }
+        let (Some(rule), Some(prefix)) = (self.rule, self.verdict.prefix) else {
+            f.write_str(" stays in the VPN\n")?;
+            return match &self.near {
+                Some((near, rule)) => near_miss(f, near, rule),
+                None => f.write_str("  reason     no rule names this address"),
+            };
+        };
+        let treatment = self.verdict.treatment;
+        f.write_str(" leaves the VPN\n")?;
+        writeln!(f, "  rule       {}: {}", rule.name, rule.description)?;
+        writeln!(f, "  role       {}", rule.role)?;
+        writeln!(f, "  prefix     {prefix}")?;
+        writeln!(f, "  ports      {} {}", rule.protocol, join(&rule.ports))?;
+        let (dscp, value) = (treatment.dscp, treatment.dscp.value());
+        write!(
+            f,
+            "  treatment  DSCP {dscp} ({value}), priority {}",
+            treatment.priority
+        )?;
+        if let Some(uplink) = &self.uplink {
+            write!(f, "\n  uplink     {uplink}")?;
+        }
+        if let Some(source) = &rule.source {
+            write!(f, "\n  source     {source}")?;
+        }
+        Ok(())
+    }
+}
+
+fn near_miss(f: &mut fmt::Formatter<'_>, near: &NearMiss, rule: &Rule) -> fmt::Result {
+    let NearMiss { prefix, reason, .. } = near;
+    let Rule { name, protocol, .. } = rule;
+    write!(f, "  reason     {name} names {prefix}, but ")?;
+    match reason {
+        Reason::Port => write!(f, "only {protocol} ports {}", join(&rule.ports)),
+        Reason::Protocol => write!(f, "only {protocol}"),
+        Reason::Inactive(why @ Why::SwitchedOff) => {
+            write!(
+                f,
+                "is {why}: {}\n  to switch  enable = [\"{name}\"]",
+                rule.description
+            )
+        }
+        Reason::Inactive(why @ Why::NotYetValid { .. }) => write!(f, "is {why}"),
+        Reason::Inactive(why @ Why::Expired { .. }) => write!(f, "{why}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn explain(protocol: Protocol, destination: &str) -> (String, Value) {
+        let policy = Policy::compile(&Config::default(), jiff::civil::date(2024, 6, 1));
+        let args = ExplainArgs {
+            protocol,
+            destination: destination.parse().expect("an endpoint"),
+            from: Some("10.8.0.2".parse().expect("an address")),
+            json: false,
+            config: None,
+            date: None,
+        };
+        let date = jiff::civil::date(2024, 6, 1);
+        let explanation = Explanation::of(&policy, &args, date, Some("wlan0".into()));
+        (explanation.to_string(), explanation.json())
+    }
+
+    #[test]
+    fn media_leave_the_vpn() {
+        let (text, json) = explain(Protocol::Udp, "168.86.130.7:20000");
+        assert_eq!(
+            text,
+            "\
+udp 168.86.130.7:20000 from 10.8.0.2 leaves the VPN
+  rule       talkdesk-media: Conversations voice: RTP of every region's WebRTC gateways
+  role       media
+  prefix     168.86.128.0/18
+  ports      udp 10000-60000
+  treatment  DSCP EF (46), priority 6
+  uplink     wlan0
+  source     https://support.talkdesk.com/hc/en-us/articles/8040747099419"
+        );
+        let wanted = json!({
+            "version": 1,
+            "date": "2024-06-01",
+            "protocol": "udp",
+            "destination": "168.86.130.7:20000",
+            "from": "10.8.0.2",
+            "action": "relay",
+            "rule": "talkdesk-media",
+            "role": "media",
+            "prefix": "168.86.128.0/18",
+            "treatment": {"dscp": 46, "dscp_name": "EF", "priority": 6},
+            "uplink": "wlan0",
+            "near": null,
+        });
+        assert_eq!(json, wanted);
+    }
+
+    #[test]
+    fn what_is_switched_off_says_how_to_switch_it_on() {
+        let (text, json) = explain(Protocol::Tcp, "168.86.130.7:443");
+        assert_eq!(
+            text,
+            "\
+tcp 168.86.130.7:443 from 10.8.0.2 stays in the VPN
+  reason     talkdesk-signalling names 168.86.128.0/18, but is switched off: HTTPS on the global media range. Off: \
+             Talkdesk's IP allow-listing expects TCP 443 from the VPN, so agents could be locked out
+  to switch  enable = [\"talkdesk-signalling\"]"
+        );
+        let near = json!({
+            "rule": "talkdesk-signalling",
+            "prefix": "168.86.128.0/18",
+            "reason": "switched-off",
+            "date": null,
+        });
+        assert_eq!((&json["action"], &json["near"]), (&json!("tunnel"), &near));
+        assert_eq!(
+            (&json["rule"], &json["treatment"], &json["uplink"]),
+            (&Value::Null, &Value::Null, &Value::Null)
+        );
+    }
+
+    #[test]
+    fn other_near_misses_say_what_differs() {
+        let reason = |protocol, destination| {
+            let (text, json) = explain(protocol, destination);
+            let line = text.lines().nth(1).expect("a reason").trim().to_owned();
+            (
+                line,
+                json["near"]["reason"].as_str().map(str::to_owned),
+                json["near"]["date"].clone(),
+            )
+        };
+        assert_eq!(
+            reason(Protocol::Udp, "168.86.130.7:53"),
+            (
+                "reason     talkdesk-media names 168.86.128.0/18, but only udp ports 10000-60000"
+                    .into(),
+                Some("port".into()),
+                Value::Null
+            )
+        );
+        assert_eq!(
+            reason(Protocol::Tcp, "168.86.130.7:20000"),
+            (
+                "reason     talkdesk-media names 168.86.128.0/18, but only udp".into(),
+                Some("protocol".into()),
+                Value::Null
+            )
+        );
+        assert_eq!(
+            reason(Protocol::Udp, "3.122.181.9:15000"),
+            (
+                "reason     talkdesk-retired-germany names 3.122.181.0/24, but expired on 2024-01-23".into(),
+                Some("expired".into()),
+                json!("2024-01-23")
+            )
+        );
+        assert_eq!(
+            reason(Protocol::Udp, "[2606:4700::1111]:53"),
+            (
+                "reason     no rule names this address".into(),
+                None,
+                Value::Null
+            )
+        );
+    }
+}
