@@ -1,0 +1,390 @@
+//! From what is wanted and what is there to what must change: pure, so that every order of events can be tried.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::observed::{Hop, LOCAL, Observed, Route, Rule, Selector};
+use super::uplink::{Gateway, Uplink};
+use crate::net::{
+    Family, Fwmark, IfIndex, PortRange, Prefix, Protocol, RouteProtocol, RouteTable, RulePriority,
+};
+
+/// How many tables, from the base upwards, are ours.
+const TABLES: u32 = 1024;
+/// The metric of our routes. Each table is ours alone, so that it only has to be the same everywhere.
+const METRIC: u32 = 1;
+
+/// The numbers by which the kernel and its administrator know our objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    /// The protocol number on each of our routes and rules.
+    pub protocol: RouteProtocol,
+    /// The table with the uplink's way out; the tables above it hold the captured prefixes.
+    pub table: RouteTable,
+    /// The highest priority number, hence the last place, that our rules take.
+    pub priority: RulePriority,
+    /// The mark of our own sockets.
+    pub mark: Fwmark,
+    /// The bits of a mark that are ours.
+    pub mask: Fwmark,
+}
+
+impl Default for Numbers {
+    fn default() -> Self {
+        Self {
+            protocol: RouteProtocol(118),
+            table: RouteTable(30316),
+            priority: RulePriority(100),
+            mark: Fwmark(0x7600_0000),
+            mask: Fwmark(0xff00_0000),
+        }
+    }
+}
+
+impl Numbers {
+    fn owns_table(&self, table: RouteTable) -> bool {
+        (self.table.0..self.table.0.saturating_add(TABLES)).contains(&table.0)
+    }
+
+    /// Whether a route is ours: our protocol number, in one of our tables.
+    #[must_use]
+    pub fn owns_route(&self, route: &Route) -> bool {
+        route.protocol == self.protocol && self.owns_table(route.table)
+    }
+
+    /// Whether a rule is ours: our protocol number, asking one of our tables, saying nothing that ours never say.
+    ///
+    /// Its priority is not looked at: a leftover of other settings is ours too.
+    #[must_use]
+    pub fn owns_rule(&self, rule: &Rule) -> bool {
+        rule.protocol == self.protocol && self.owns_table(rule.table) && !rule.opaque
+    }
+}
+
+/// Destinations that belong into the TUN, for one protocol and port range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capture {
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// The destination ports.
+    pub ports: PortRange,
+    /// The destination addresses.
+    pub prefixes: Vec<Prefix>,
+}
+
+/// What is to be in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desired {
+    /// Our TUN.
+    pub tun: IfIndex,
+    /// The way out. Without one nothing is captured, and in a family without a gateway nothing of that family:
+    /// better in the VPN than nowhere.
+    pub uplink: Option<Uplink>,
+    /// What to capture.
+    pub captures: Vec<Capture>,
+}
+
+/// One step. Those that add or replace make sure, those that delete do not mind that it is done already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Puts a route in.
+    AddRoute(Route),
+    /// Puts a route in the place of our route with the same table, prefix and metric, without a gap.
+    ReplaceRoute(Route),
+    /// Puts a rule in.
+    AddRule(Rule),
+    /// Takes a rule out, named with all its selectors.
+    DeleteRule(Rule),
+    /// Takes a route out.
+    DeleteRoute(Route),
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddRoute(route) => write!(f, "add {route}"),
+            Self::ReplaceRoute(route) => write!(f, "replace {route}"),
+            Self::AddRule(rule) => write!(f, "add {rule}"),
+            Self::DeleteRule(rule) => write!(f, "delete {rule}"),
+            Self::DeleteRoute(route) => write!(f, "delete {route}"),
+        }
+    }
+}
+
+/// What the plan cannot bring about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Warning {
+    /// A foreign rule sits at priority 0, where nothing gets ahead of it.
+    Behind(Rule),
+    /// A foreign route holds the place of one of ours.
+    Taken(Route),
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Behind(rule) => write!(
+                f,
+                "nothing gets ahead of the {rule}: it may take media first"
+            ),
+            Self::Taken(route) => write!(
+                f,
+                "the place of our {route} is taken: choose another [route] table"
+            ),
+        }
+    }
+}
+
+/// Steps in order, and what they cannot achieve.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// What to do, in this order.
+    pub changes: Vec<Change>,
+    /// What a person should know.
+    pub warnings: Vec<Warning>,
+}
+
+/// More distinct port ranges than there are tables of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the policy has {0} distinct port ranges: at most {max} can be captured", max = TABLES - 1)]
+pub struct TooManyPortRanges(usize);
+
+/// Plans the way from what is observed to what is desired.
+///
+/// Routes come before the rules that ask them, new rules before the end of old ones, and the end of routes last: at no
+/// moment is something captured that was and stays wanted let go, or something captured that neither was nor is
+/// wanted. Objects that are not ours are left alone, and a plan that was carried out is followed by an empty one.
+///
+/// # Errors
+/// [`TooManyPortRanges`].
+pub fn plan(
+    desired: &Desired,
+    numbers: &Numbers,
+    observed: &Observed,
+) -> Result<Plan, TooManyPortRanges> {
+    let (mut routes, mut rules) = wanted(Family::V4, desired, numbers, observed)?;
+    let v6 = wanted(Family::V6, desired, numbers, observed)?;
+    routes.extend(v6.0);
+    rules.extend(v6.1);
+    let (own, foreign): (Vec<_>, Vec<_>) = observed
+        .routes
+        .iter()
+        .partition(|route| numbers.owns_route(route));
+    let taken: BTreeSet<_> = foreign.iter().map(|route| route.key()).collect();
+    let held: BTreeMap<_, _> = own.iter().map(|route| (route.key(), *route)).collect();
+    let own_rules: BTreeSet<_> = observed
+        .rules
+        .iter()
+        .filter(|rule| numbers.owns_rule(rule))
+        .collect();
+
+    let mut plan = Plan {
+        changes: Vec::new(),
+        warnings: if rules.is_empty() {
+            Vec::new()
+        } else {
+            behind(observed, numbers)
+        },
+    };
+    routes.retain(|route| {
+        let free = !taken.contains(&route.key()) || held.get(&route.key()) == Some(&route);
+        if !free {
+            plan.warnings.push(Warning::Taken(route.clone()));
+        }
+        free
+    });
+    for route in &routes {
+        match held.get(&route.key()) {
+            None => plan.changes.push(Change::AddRoute(route.clone())),
+            Some(there) if *there != route => {
+                plan.changes.push(Change::ReplaceRoute(route.clone()))
+            }
+            Some(_) => {}
+        }
+    }
+    let added = rules.iter().filter(|rule| !own_rules.contains(rule));
+    plan.changes.extend(added.cloned().map(Change::AddRule));
+    let ended = own_rules.iter().filter(|rule| !rules.contains(rule));
+    plan.changes
+        .extend(ended.map(|rule| Change::DeleteRule((*rule).clone())));
+    let kept: BTreeSet<_> = routes.iter().map(Route::key).collect();
+    let left = own.iter().filter(|route| !kept.contains(&route.key()));
+    plan.changes
+        .extend(left.map(|route| Change::DeleteRoute((*route).clone())));
+    Ok(plan)
+}
+
+/// Plans the removal of everything that is ours.
+#[must_use]
+pub fn removal(numbers: &Numbers, observed: &Observed) -> Plan {
+    let nothing = Desired {
+        tun: IfIndex(0),
+        uplink: None,
+        captures: Vec::new(),
+    };
+    plan(&nothing, numbers, observed).expect("no port ranges are not too many")
+}
+
+/// Prefixes of one family by what their packets must be: one table each.
+type Groups = BTreeMap<Group, BTreeSet<Prefix>>;
+type Group = (Protocol, PortRange);
+
+/// The routes and rules that one family is to have.
+fn wanted(
+    family: Family,
+    desired: &Desired,
+    numbers: &Numbers,
+    observed: &Observed,
+) -> Result<(Vec<Route>, Vec<Rule>), TooManyPortRanges> {
+    let (mut routes, mut rules) = (Vec::new(), Vec::new());
+    let mut groups = Groups::new();
+    for capture in &desired.captures {
+        let prefixes = capture.prefixes.iter().copied();
+        for prefix in prefixes.filter(|prefix| prefix.family() == family) {
+            let group = (capture.protocol, capture.ports);
+            groups.entry(group).or_default().insert(prefix);
+        }
+    }
+    let way_out = desired
+        .uplink
+        .as_ref()
+        .and_then(|uplink| Some((uplink, uplink.gateway(family)?)));
+    let (Some((uplink, gateway)), false) = (way_out, groups.is_empty()) else {
+        return Ok((routes, rules));
+    };
+    let route = |table, prefix, link, via| Route {
+        table,
+        prefix,
+        metric: METRIC,
+        protocol: numbers.protocol,
+        unicast: true,
+        hops: vec![Hop {
+            link: Some(link),
+            via,
+        }],
+    };
+    let priority = priority(family, numbers, observed);
+    let rule = |table, selector| Rule {
+        family,
+        priority,
+        protocol: numbers.protocol,
+        table,
+        selector,
+        opaque: false,
+    };
+
+    let via = match gateway {
+        Gateway::Via(router) => Some(router),
+        Gateway::OnLink => None,
+    };
+    routes.push(route(numbers.table, everywhere(family), uplink.index, via));
+    let direct = Selector {
+        oif: Some(uplink.name.clone()),
+        mark: Some((numbers.mark, numbers.mask)),
+        ..Selector::default()
+    };
+    rules.push(rule(numbers.table, direct));
+    let tables = tables(family, &groups, numbers, observed)?;
+    for (group, prefixes) in groups {
+        let table = tables[&group];
+        let capture = Selector {
+            iif: Some("lo".to_owned()),
+            protocol: Some(group.0),
+            ports: Some(group.1),
+            ..Selector::default()
+        };
+        rules.push(rule(table, capture));
+        routes.extend(
+            prefixes
+                .into_iter()
+                .map(|prefix| route(table, prefix, desired.tun, None)),
+        );
+    }
+    Ok((routes, rules))
+}
+
+/// Gives each group its table: the one that it has, or else one that nothing is in and nothing asks.
+///
+/// A number that stays while the policy around it changes is what lets a reload add and remove prefixes without
+/// packets of one port range meeting the prefixes of another.
+fn tables(
+    family: Family,
+    groups: &Groups,
+    numbers: &Numbers,
+    observed: &Observed,
+) -> Result<BTreeMap<Group, RouteTable>, TooManyPortRanges> {
+    // Who asks each table: one group of ours and nobody else, or somebody else.
+    let mut asked = BTreeMap::from([(numbers.table, None)]);
+    for rule in observed.rules.iter().filter(|rule| rule.family == family) {
+        let group = match rule.selector {
+            Selector {
+                protocol: Some(protocol),
+                ports: Some(ports),
+                ..
+            } if numbers.owns_rule(rule) => Some((protocol, ports)),
+            _ => None,
+        };
+        let asker = asked.entry(rule.table).or_insert(group);
+        *asker = asker.filter(|asker| Some(*asker) == group);
+    }
+    let routes = observed
+        .routes
+        .iter()
+        .filter(|route| route.family() == family);
+    let foreign = routes.clone().filter(|route| !numbers.owns_route(route));
+    asked.extend(foreign.map(|route| (route.table, None)));
+
+    let mut tables = BTreeMap::new();
+    for (&table, group) in &asked {
+        if let Some(group) = group.filter(|group| groups.contains_key(group)) {
+            tables.entry(group).or_insert(table);
+        }
+    }
+    let filled: BTreeSet<_> = routes.map(|route| route.table).collect();
+    let mut free = (1..TABLES)
+        .map(|above| RouteTable(numbers.table.0.saturating_add(above)))
+        .filter(|table| !asked.contains_key(table) && !filled.contains(table));
+    for group in groups.keys() {
+        if !tables.contains_key(group) {
+            tables.insert(*group, free.next().ok_or(TooManyPortRanges(groups.len()))?);
+        }
+    }
+    Ok(tables)
+}
+
+/// The place of our rules: the configured one, or just ahead of the first foreign rule.
+///
+/// A rule that asks the table of local addresses takes nothing from us, wherever it is; one of another voicelane would
+/// start a race to the top.
+fn priority(family: Family, numbers: &Numbers, observed: &Observed) -> RulePriority {
+    observed
+        .rules
+        .iter()
+        .filter(|rule| rule.family == family && rule.protocol != numbers.protocol)
+        .filter(|rule| rule.priority.0 > 0 && (rule.table != LOCAL || rule.opaque))
+        .map(|rule| RulePriority(rule.priority.0 - 1))
+        .fold(numbers.priority, RulePriority::min)
+}
+
+fn behind(observed: &Observed, numbers: &Numbers) -> Vec<Warning> {
+    observed
+        .rules
+        .iter()
+        .filter(|rule| rule.priority.0 == 0 && rule.table != LOCAL)
+        .filter(|rule| rule.protocol != numbers.protocol)
+        .cloned()
+        .map(Warning::Behind)
+        .collect()
+}
+
+fn everywhere(family: Family) -> Prefix {
+    let unspecified = match family {
+        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    Prefix::new(unspecified, 0).expect("the unspecified address has no host bits")
+}
+
+#[cfg(test)]
+mod tests;

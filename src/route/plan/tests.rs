@@ -1,0 +1,348 @@
+//! The plan against a model of the kernel, from random starts.
+
+use super::super::uplink::Why;
+use super::*;
+use proptest::prelude::*;
+
+const NUMBERS: fn() -> Numbers = Numbers::default;
+
+fn uplink(index: u32, v4: bool, v6: bool) -> Uplink {
+    let via = |on: bool, addr: &str| on.then(|| Gateway::Via(addr.parse().expect("an address")));
+    Uplink {
+        name: format!("eth{index}"),
+        index: IfIndex(index),
+        gateway_v4: via(v4, "192.0.2.1"),
+        gateway_v6: via(v6, "fe80::1"),
+        why: Why::DefaultRoute,
+    }
+}
+
+fn capture(ports: &str, prefixes: &[&str]) -> Capture {
+    Capture {
+        protocol: Protocol::Udp,
+        ports: ports.parse().expect("ports"),
+        prefixes: prefixes
+            .iter()
+            .map(|text| text.parse().expect("a prefix"))
+            .collect(),
+    }
+}
+
+fn desired(captures: &[Capture]) -> Desired {
+    Desired {
+        tun: IfIndex(9),
+        uplink: Some(uplink(2, true, true)),
+        captures: captures.to_vec(),
+    }
+}
+
+fn foreign_rule(priority: u32, table: u32) -> Rule {
+    Rule {
+        family: Family::V4,
+        priority: RulePriority(priority),
+        protocol: RouteProtocol(0),
+        table: RouteTable(table),
+        selector: Selector::default(),
+        opaque: false,
+    }
+}
+
+/// Does what the kernel does with a change, and objects to what the kernel would object to.
+fn apply(state: &mut Observed, change: &Change) -> Result<(), TestCaseError> {
+    let at = |state: &Observed, route: &Route| {
+        state
+            .routes
+            .iter()
+            .position(|there| there.key() == route.key())
+    };
+    match change {
+        Change::AddRoute(route) => {
+            prop_assert_eq!(at(state, route), None, "{} is there", route);
+            state.routes.push(route.clone());
+        }
+        Change::ReplaceRoute(route) => {
+            let at = at(state, route).ok_or_else(|| TestCaseError::fail("nothing to replace"))?;
+            prop_assert!(
+                NUMBERS().owns_route(&state.routes[at]),
+                "replaces a foreign route"
+            );
+            state.routes[at] = route.clone();
+        }
+        Change::AddRule(rule) => {
+            prop_assert!(!state.rules.contains(rule), "{} is there", rule);
+            state.rules.push(rule.clone());
+        }
+        Change::DeleteRule(rule) => {
+            prop_assert!(NUMBERS().owns_rule(rule) && state.rules.contains(rule));
+            state.rules.retain(|there| there != rule);
+        }
+        Change::DeleteRoute(route) => {
+            prop_assert!(NUMBERS().owns_route(route) && state.routes.contains(route));
+            state.routes.retain(|there| there != route);
+        }
+    }
+    Ok(())
+}
+
+type Captured = BTreeSet<(Protocol, PortRange, Prefix)>;
+
+/// What our rules lead into the TUN.
+fn captured(state: &Observed, tun: IfIndex) -> Captured {
+    let rules = state.rules.iter().filter(|rule| NUMBERS().owns_rule(rule));
+    rules
+        .filter_map(|rule| Some((rule, rule.selector.protocol?, rule.selector.ports?)))
+        .flat_map(|(rule, protocol, ports)| {
+            let routes = state.routes.iter().filter(move |route| {
+                route.table == rule.table
+                    && route.family() == rule.family
+                    && route.hops.iter().any(|hop| hop.link == Some(tun))
+            });
+            routes.map(move |route| (protocol, ports, route.prefix))
+        })
+        .collect()
+}
+
+fn named(desired: &Desired) -> Captured {
+    let Some(uplink) = &desired.uplink else {
+        return Captured::new();
+    };
+    let pairs = desired.captures.iter().flat_map(|capture| {
+        let prefixes = capture.prefixes.iter();
+        prefixes.map(move |prefix| (capture.protocol, capture.ports, *prefix))
+    });
+    pairs
+        .filter(|(.., prefix)| uplink.gateway(prefix.family()).is_some())
+        .collect()
+}
+
+fn prefixes() -> impl Strategy<Value = Prefix> {
+    prop::sample::select(vec![
+        "10.0.0.0/8",
+        "10.1.0.0/16",
+        "2001:db8::/32",
+        "2001:db8:1::/48",
+    ])
+    .prop_map(|text| text.parse().expect("a prefix"))
+}
+
+fn port_ranges() -> impl Strategy<Value = PortRange> {
+    prop::sample::select(vec!["3478", "10000-60000", "53"])
+        .prop_map(|text| text.parse().expect("ports"))
+}
+
+fn protocols() -> impl Strategy<Value = Protocol> {
+    prop::sample::select(vec![Protocol::Udp, Protocol::Tcp])
+}
+
+fn makers() -> impl Strategy<Value = RouteProtocol> {
+    prop::sample::select(vec![
+        RouteProtocol(118),
+        RouteProtocol(118),
+        RouteProtocol(3),
+    ])
+}
+
+fn table_numbers() -> impl Strategy<Value = RouteTable> {
+    prop_oneof![6 => 30316u32..30321, 1 => 253u32..256].prop_map(RouteTable)
+}
+
+fn routes() -> impl Strategy<Value = Route> {
+    let defaults = prop::sample::select(vec![everywhere(Family::V4), everywhere(Family::V6)]);
+    let prefixes = prop_oneof![2 => prefixes(), 1 => defaults];
+    (table_numbers(), prefixes, 0u32..3, makers(), 2u32..10).prop_map(
+        |(table, prefix, metric, protocol, link)| Route {
+            table,
+            prefix,
+            metric,
+            protocol,
+            unicast: true,
+            hops: vec![Hop {
+                link: Some(IfIndex(link)),
+                via: None,
+            }],
+        },
+    )
+}
+
+fn rules() -> impl Strategy<Value = Rule> {
+    let group = prop::option::of((protocols(), port_ranges()));
+    let priorities = prop::sample::select(vec![0u32, 1, 2, 60, 99, 100, 32766]);
+    (
+        any::<bool>(),
+        priorities,
+        makers(),
+        table_numbers(),
+        group,
+        any::<bool>(),
+    )
+        .prop_map(|(v6, priority, protocol, table, group, opaque)| Rule {
+            family: if v6 { Family::V6 } else { Family::V4 },
+            priority: RulePriority(priority),
+            protocol,
+            table,
+            selector: Selector {
+                iif: Some("lo".to_owned()),
+                protocol: group.map(|(protocol, _)| protocol),
+                ports: group.map(|(_, ports)| ports),
+                ..Selector::default()
+            },
+            opaque,
+        })
+}
+
+fn states() -> impl Strategy<Value = Observed> {
+    let routes = prop::collection::vec(routes(), 0..12);
+    let rules = prop::collection::btree_set(rules(), 0..12);
+    (routes, rules).prop_map(|(routes, rules)| {
+        let by_key: BTreeMap<_, _> = routes
+            .into_iter()
+            .map(|route| (route.key(), route))
+            .collect();
+        Observed {
+            routes: by_key.into_values().collect(),
+            rules: rules.into_iter().collect(),
+            ..Observed::default()
+        }
+    })
+}
+
+fn desires() -> impl Strategy<Value = Desired> {
+    let capture = (
+        protocols(),
+        port_ranges(),
+        prop::collection::vec(prefixes(), 0..4),
+    )
+        .prop_map(|(protocol, ports, prefixes)| Capture {
+            protocol,
+            ports,
+            prefixes,
+        });
+    let way_out = prop::option::weighted(0.9, (2u32..4, any::<bool>(), any::<bool>()));
+    (7u32..10, way_out, prop::collection::vec(capture, 0..5)).prop_map(
+        |(tun, way_out, captures)| Desired {
+            tun: IfIndex(tun),
+            uplink: way_out.map(|(index, v4, v6)| uplink(index, v4, v6)),
+            captures,
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn every_way_there_is_safe_and_ends(mut state in states(), desires in prop::collection::vec(desires(), 1..4)) {
+        let foreign = |state: &Observed| {
+            let routes = state.routes.iter().filter(|route| !NUMBERS().owns_route(route));
+            let rules = state.rules.iter().filter(|rule| !NUMBERS().owns_rule(rule));
+            (routes.cloned().collect::<BTreeSet<_>>(), rules.cloned().collect::<BTreeSet<_>>())
+        };
+        let others = foreign(&state);
+        for desired in desires {
+            let (before, wanted) = (captured(&state, desired.tun), named(&desired));
+            let steps = plan(&desired, &NUMBERS(), &state).expect("few port ranges");
+            for change in &steps.changes {
+                apply(&mut state, change)?;
+                let now = captured(&state, desired.tun);
+                prop_assert!(before.intersection(&wanted).all(|kept| now.contains(kept)), "let go: {change}");
+                prop_assert!(now.iter().all(|one| before.contains(one) || wanted.contains(one)), "leaked: {change}");
+            }
+            prop_assert_eq!(captured(&state, desired.tun), wanted);
+            prop_assert_eq!(foreign(&state), others.clone());
+            let again = plan(&desired, &NUMBERS(), &state).expect("few port ranges");
+            prop_assert_eq!(again.changes, vec![]);
+            prop_assert_eq!(again.warnings, steps.warnings);
+        }
+        for change in removal(&NUMBERS(), &state).changes {
+            apply(&mut state, &change)?;
+        }
+        prop_assert!(!state.routes.iter().any(|route| NUMBERS().owns_route(route)));
+        prop_assert!(!state.rules.iter().any(|rule| NUMBERS().owns_rule(rule)));
+        prop_assert_eq!(foreign(&state), others);
+    }
+}
+
+#[test]
+fn our_rules_stay_ahead_of_the_first_foreign_one() {
+    let mut state = Observed::default();
+    let priorities = |state: &Observed| {
+        let changes = plan(
+            &desired(&[capture("3478", &["10.0.0.0/8"])]),
+            &NUMBERS(),
+            state,
+        );
+        let changes = changes.expect("one port range").changes.into_iter();
+        let found: BTreeSet<_> = changes
+            .filter_map(|change| match change {
+                Change::AddRule(rule) => Some(rule.priority.0),
+                _ => None,
+            })
+            .collect();
+        found.into_iter().collect::<Vec<_>>()
+    };
+    for (priority, table) in [(0, LOCAL.0), (32766, 254), (32767, 253)] {
+        state.rules.push(foreign_rule(priority, table));
+    }
+    assert_eq!(priorities(&state), [100]);
+    state
+        .rules
+        .extend([foreign_rule(98, 254), foreign_rule(99, 51820)]);
+    assert_eq!(priorities(&state), [97]);
+    state.rules.push(foreign_rule(50, LOCAL.0));
+    state.rules.push(Rule {
+        protocol: NUMBERS().protocol,
+        ..foreign_rule(40, 7)
+    });
+    assert_eq!(
+        priorities(&state),
+        [97],
+        "the local table and another voicelane are no rivals"
+    );
+    state.rules.push(foreign_rule(1, 52));
+    assert_eq!(priorities(&state), [0]);
+}
+
+#[test]
+fn a_foreign_rule_at_the_very_top_is_told() {
+    let top = foreign_rule(0, 52);
+    let state = Observed {
+        rules: vec![foreign_rule(0, LOCAL.0), top.clone()],
+        ..Observed::default()
+    };
+    let plan = plan(
+        &desired(&[capture("3478", &["10.0.0.0/8"])]),
+        &NUMBERS(),
+        &state,
+    );
+    assert_eq!(
+        plan.expect("one port range").warnings,
+        [Warning::Behind(top)]
+    );
+}
+
+#[test]
+fn routes_precede_the_rules_that_ask_them() {
+    let both = desired(&[capture("3478", &["10.0.0.0/8", "2001:db8::/32"])]);
+    let plan = plan(&both, &NUMBERS(), &Observed::default()).expect("one port range");
+    let shown: Vec<_> = plan.changes.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        shown,
+        [
+            "add IPv4 0.0.0.0/0 via 192.0.2.1 dev #2 table 30316 metric 1",
+            "add IPv4 10.0.0.0/8 dev #9 table 30317 metric 1",
+            "add IPv6 ::/0 via fe80::1 dev #2 table 30316 metric 1",
+            "add IPv6 2001:db8::/32 dev #9 table 30317 metric 1",
+            "add IPv4 rule 100: fwmark 0x76000000/0xff000000 oif eth2 lookup 30316",
+            "add IPv4 rule 100: iif lo ipproto udp dport 3478 lookup 30317",
+            "add IPv6 rule 100: fwmark 0x76000000/0xff000000 oif eth2 lookup 30316",
+            "add IPv6 rule 100: iif lo ipproto udp dport 3478 lookup 30317",
+        ]
+    );
+}
+
+#[test]
+fn port_ranges_beyond_the_tables_are_refused() {
+    let captures: Vec<_> = (1..=TABLES)
+        .map(|port| capture(&port.to_string(), &["10.0.0.0/8"]))
+        .collect();
+    let refused = plan(&desired(&captures), &NUMBERS(), &Observed::default());
+    assert_eq!(refused, Err(TooManyPortRanges(1024)));
+}
