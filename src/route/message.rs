@@ -1,0 +1,340 @@
+//! Routes, rules, links and addresses in the kernel's own words and back (rtnetlink(7)).
+
+use std::net::IpAddr;
+
+use netlink_packet_core::Nla;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteScope, RouteType, RouteVia,
+};
+use netlink_packet_route::rule::{
+    RuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange,
+};
+
+use super::observed::{Address, Hop, Link, Route, Rule, Selector};
+use crate::net::{
+    Family, Fwmark, IfIndex, PortRange, Prefix, Protocol, RouteProtocol, RouteTable, RulePriority,
+};
+
+/// Reads a link; none when it has no name.
+pub(super) fn link(message: &LinkMessage) -> Option<Link> {
+    let (mut name, mut kind) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name = Some(text.clone()),
+            LinkAttribute::LinkInfo(infos) => {
+                kind = infos.iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    Some(Link {
+        index: IfIndex(message.header.index),
+        name: name?,
+        kind,
+        hardware: message.header.link_layer_type.into(),
+        up: message.header.flags.contains(LinkFlags::Up),
+        carrier: message.header.flags.contains(LinkFlags::LowerUp),
+    })
+}
+
+/// Reads an address: this end's, where a point-to-point link has two.
+pub(super) fn address(message: &AddressMessage) -> Option<Address> {
+    let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
+        message.attributes.iter().find_map(wanted)
+    };
+    let local = find(|attribute| match attribute {
+        AddressAttribute::Local(addr) => Some(*addr),
+        _ => None,
+    });
+    let only = find(|attribute| match attribute {
+        AddressAttribute::Address(addr) => Some(*addr),
+        _ => None,
+    });
+    Some(Address {
+        link: IfIndex(message.header.index),
+        addr: local.or(only)?,
+    })
+}
+
+fn family(family: AddressFamily) -> Option<Family> {
+    match family {
+        AddressFamily::Inet => Some(Family::V4),
+        AddressFamily::Inet6 => Some(Family::V6),
+        _ => None,
+    }
+}
+
+fn address_family(family: Family) -> AddressFamily {
+    match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    }
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(addr) => Some((*addr).into()),
+        RouteAddress::Inet6(addr) => Some((*addr).into()),
+        _ => None,
+    }
+}
+
+/// The way onwards that a list of attributes describes.
+fn hop(link: Option<u32>, attributes: &[RouteAttribute]) -> Hop {
+    let mut hop = Hop {
+        link: link.map(IfIndex),
+        via: None,
+    };
+    for attribute in attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => hop.link = Some(IfIndex(*index)),
+            RouteAttribute::Gateway(gateway) => hop.via = ip(gateway),
+            RouteAttribute::Via(RouteVia::Inet(addr)) => hop.via = Some((*addr).into()),
+            RouteAttribute::Via(RouteVia::Inet6(addr)) => hop.via = Some((*addr).into()),
+            _ => {}
+        }
+    }
+    hop
+}
+
+/// Reads a route; none when it is of neither family or of the kernel's cache.
+pub(super) fn route(message: &RouteMessage) -> Option<Route> {
+    let header = &message.header;
+    if header.flags.contains(RouteFlags::Cloned) {
+        return None;
+    }
+    let mut destination = match family(header.address_family)? {
+        Family::V4 => IpAddr::from([0; 4]),
+        Family::V6 => IpAddr::from([0; 16]),
+    };
+    let (mut table, mut metric, mut hops) = (u32::from(header.table), 0, Vec::new());
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(addr) => destination = ip(addr)?,
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Priority(number) => metric = *number,
+            RouteAttribute::MultiPath(several) => {
+                let several = several.iter();
+                hops.extend(several.map(|one| hop(Some(one.interface_index), &one.attributes)));
+            }
+            _ => {}
+        }
+    }
+    if hops.is_empty() {
+        hops.push(hop(None, &message.attributes));
+    }
+    Some(Route {
+        table: RouteTable(table),
+        prefix: Prefix::new(destination, header.destination_prefix_length).ok()?,
+        metric,
+        protocol: RouteProtocol(header.protocol.into()),
+        unicast: header.kind == RouteType::Unicast,
+        hops,
+    })
+}
+
+/// Writes a route.
+///
+/// A gateway is taken to be on its link whatever the other routes say: a VPN may have led its network elsewhere.
+pub(super) fn route_message(route: &Route) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = address_family(route.family());
+    message.header.destination_prefix_length = route.prefix.len();
+    message.header.protocol = route.protocol.0.into();
+    message.header.kind = RouteType::Unicast;
+    message.header.scope = RouteScope::Universe;
+    message.attributes = vec![
+        RouteAttribute::Table(route.table.0),
+        RouteAttribute::Destination(route.prefix.first().into()),
+        RouteAttribute::Priority(route.metric),
+    ];
+    for hop in &route.hops {
+        message
+            .attributes
+            .extend(hop.link.map(|link| RouteAttribute::Oif(link.0)));
+        let Some(via) = hop.via else {
+            // A route without a gateway reaches its destinations on the link (rtnetlink(7), rtm_scope).
+            if route.family() == Family::V4 {
+                message.header.scope = RouteScope::Link;
+            }
+            continue;
+        };
+        message.header.flags |= RouteFlags::Onlink;
+        message.attributes.push(match (route.family(), via) {
+            (Family::V4, IpAddr::V6(via)) => RouteAttribute::Via(RouteVia::Inet6(via)),
+            (_, via) => RouteAttribute::Gateway(via.into()),
+        });
+    }
+    message
+}
+
+/// `FRA_SPORT_MASK` and `FRA_DPORT_MASK` (Linux 6.15): a kernel gives them for a rule that names one port.
+const PORT_MASKS: [u16; 2] = [28, 29];
+
+/// Reads a rule; none when it is of neither family.
+pub(super) fn rule(message: &RuleMessage) -> Option<Rule> {
+    let header = &message.header;
+    let said = RuleFlags::Permanent | RuleFlags::IifDetached | RuleFlags::OifDetached;
+    let mut rule = Rule {
+        family: family(header.family)?,
+        priority: RulePriority(0),
+        protocol: RouteProtocol(0),
+        table: RouteTable(header.table.into()),
+        selector: Selector::default(),
+        opaque: header.action != RuleAction::ToTable
+            || !said.contains(header.flags)
+            || (header.src_len, header.dst_len, header.tos) != (0, 0, 0),
+    };
+    let (mut mark, mut mask) = (None, None);
+    for attribute in &message.attributes {
+        let selector = &mut rule.selector;
+        match attribute {
+            RuleAttribute::Priority(number) => rule.priority = RulePriority(*number),
+            RuleAttribute::Protocol(number) => rule.protocol = RouteProtocol((*number).into()),
+            RuleAttribute::Table(number) => rule.table = RouteTable(*number),
+            RuleAttribute::Iifname(name) => selector.iif = Some(name.clone()),
+            RuleAttribute::Oifname(name) => selector.oif = Some(name.clone()),
+            RuleAttribute::FwMark(number) => mark = Some(Fwmark(*number)),
+            RuleAttribute::FwMask(number) => mask = Some(Fwmark(*number)),
+            RuleAttribute::IpProtocol(number) => {
+                let protocols = [Protocol::Udp, Protocol::Tcp];
+                let number = u8::from(*number);
+                selector.protocol = protocols.into_iter().find(|one| one.number() == number);
+                rule.opaque |= selector.protocol.is_none();
+            }
+            RuleAttribute::DestinationPortRange(range) => {
+                selector.ports = PortRange::new(range.start, range.end).ok();
+                rule.opaque |= selector.ports.is_none();
+            }
+            RuleAttribute::SuppressPrefixLen(u32::MAX) => {}
+            RuleAttribute::Other(other) if PORT_MASKS.contains(&other.kind()) => {
+                let mut value = vec![0; other.value_len()];
+                other.emit_value(&mut value);
+                rule.opaque |= value.iter().any(|byte| *byte != 0xff);
+            }
+            _ => rule.opaque = true,
+        }
+    }
+    rule.selector.mark = match (mark, mask) {
+        (None, None) => None,
+        (mark, mask) => Some((mark.unwrap_or(Fwmark(0)), mask.unwrap_or(Fwmark(u32::MAX)))),
+    };
+    Some(rule)
+}
+
+/// Writes a rule with all its selectors: a deletion that names fewer takes the first rule that fits.
+pub(super) fn rule_message(rule: &Rule) -> RuleMessage {
+    let Selector {
+        iif,
+        oif,
+        mark,
+        protocol,
+        ports,
+    } = &rule.selector;
+    let mut message = RuleMessage::default();
+    message.header.family = address_family(rule.family);
+    message.header.action = RuleAction::ToTable;
+    let attributes = &mut message.attributes;
+    attributes.push(RuleAttribute::Priority(rule.priority.0));
+    attributes.push(RuleAttribute::Protocol(rule.protocol.0.into()));
+    attributes.push(RuleAttribute::Table(rule.table.0));
+    attributes.extend(iif.clone().map(RuleAttribute::Iifname));
+    attributes.extend(oif.clone().map(RuleAttribute::Oifname));
+    if let Some((mark, mask)) = mark {
+        attributes.push(RuleAttribute::FwMark(mark.0));
+        attributes.push(RuleAttribute::FwMask(mask.0));
+    }
+    attributes.extend(protocol.map(|protocol| RuleAttribute::IpProtocol(protocol.number().into())));
+    attributes.extend(ports.map(|ports| {
+        RuleAttribute::DestinationPortRange(RulePortRange {
+            start: ports.first(),
+            end: ports.last(),
+        })
+    }));
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let routes = [
+            ("0.0.0.0/0", Some("192.0.2.1")),
+            ("0.0.0.0/0", Some("fe80::1")),
+            ("::/0", Some("fe80::1")),
+            ("10.0.0.0/8", None),
+            ("2001:db8::/32", None),
+        ];
+        for (prefix, via) in routes {
+            let written = Route {
+                table: RouteTable(30316),
+                prefix: prefix.parse().expect("a prefix"),
+                metric: 1,
+                protocol: RouteProtocol(118),
+                unicast: true,
+                hops: vec![Hop {
+                    link: Some(IfIndex(2)),
+                    via: via.map(|via| via.parse().expect("an address")),
+                }],
+            };
+            assert_eq!(route(&route_message(&written)), Some(written));
+        }
+        let selectors = [
+            Selector {
+                oif: Some("eth0".to_owned()),
+                mark: Some((Fwmark(0x7600_0000), Fwmark(0xff00_0000))),
+                ..Selector::default()
+            },
+            Selector {
+                iif: Some("lo".to_owned()),
+                protocol: Some(Protocol::Udp),
+                ports: Some("10000-60000".parse().expect("ports")),
+                ..Selector::default()
+            },
+        ];
+        for (family, selector) in [Family::V4, Family::V6].into_iter().zip(selectors) {
+            let written = Rule {
+                family,
+                priority: RulePriority(97),
+                protocol: RouteProtocol(118),
+                table: RouteTable(30317),
+                selector,
+                opaque: false,
+            };
+            assert_eq!(rule(&rule_message(&written)), Some(written));
+        }
+    }
+
+    #[test]
+    fn a_rule_that_says_more_is_opaque() {
+        let plain = RuleMessage::default;
+        let opaque = |change: fn(&mut RuleMessage)| {
+            let mut message = plain();
+            message.header.family = AddressFamily::Inet;
+            message.header.action = RuleAction::ToTable;
+            change(&mut message);
+            rule(&message).expect("an IPv4 rule").opaque
+        };
+        assert!(!opaque(|_| {}));
+        assert!(!opaque(|m| m
+            .attributes
+            .push(RuleAttribute::SuppressPrefixLen(u32::MAX))));
+        assert!(opaque(|m| m
+            .attributes
+            .push(RuleAttribute::SuppressPrefixLen(0))));
+        assert!(opaque(|m| m.header.flags |= RuleFlags::Invert));
+        assert!(opaque(|m| m.header.action = RuleAction::Unreachable));
+        assert!(opaque(|m| m.header.src_len = 8));
+        assert!(opaque(|m| m
+            .attributes
+            .push(RuleAttribute::IpProtocol(1.into()))));
+    }
+}

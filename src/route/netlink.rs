@@ -1,0 +1,219 @@
+//! The kernel's links, addresses, routes and rules over rtnetlink: read, changed, set up.
+
+use std::io;
+
+use futures_util::{TryStreamExt, future::join};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::route::RouteMessage;
+use nix::errno::Errno;
+use rtnetlink::{Handle, IpVersion, LinkUnspec};
+use tokio::task::JoinHandle;
+
+use super::message;
+use super::observed::Observed;
+use super::plan::Change;
+use crate::net::IfIndex;
+
+/// A failed exchange with the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// The socket could not be opened.
+    #[error("cannot open a netlink socket")]
+    Open(#[source] io::Error),
+    /// A dump failed.
+    #[error("cannot read the kernel's {what}")]
+    Dump {
+        /// What was to be read.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A change was refused.
+    #[error("cannot {change}")]
+    Change {
+        /// What was to change.
+        change: Box<Change>,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A link could not be set up.
+    #[error("cannot set up link #{link}")]
+    Link {
+        /// The link.
+        link: IfIndex,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// The kernel's answer as an error of the system.
+fn answer(error: rtnetlink::Error) -> io::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(error) => error.to_io(),
+        other => io::Error::other(other),
+    }
+}
+
+/// A connection to the routing half of the kernel, in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct Kernel {
+    handle: Handle,
+    connection: JoinHandle<()>,
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl Kernel {
+    /// Opens a connection; its exchange runs as a task of the current tokio runtime.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Open`].
+    pub fn open() -> Result<Self, NetlinkError> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Open)?;
+        Ok(Self {
+            handle,
+            connection: tokio::spawn(connection),
+        })
+    }
+
+    /// Reads links, addresses, routes and rules.
+    ///
+    /// The dumps follow each other: what changes between them is seen by the next observation, to which the change's
+    /// own notice leads (see [`super::watch`]).
+    ///
+    /// # Errors
+    /// [`NetlinkError::Dump`].
+    pub async fn observe(&self) -> Result<Observed, NetlinkError> {
+        let dump = |what| {
+            move |error| NetlinkError::Dump {
+                what,
+                source: answer(error),
+            }
+        };
+        let mut observed = Observed::default();
+        let links = self.handle.link().get().execute();
+        let addresses = self.handle.address().get().execute();
+        let (links, addresses) = join(
+            links.try_collect::<Vec<_>>(),
+            addresses.try_collect::<Vec<_>>(),
+        )
+        .await;
+        observed.links.extend(
+            links
+                .map_err(dump("links"))?
+                .iter()
+                .filter_map(message::link),
+        );
+        let addresses = addresses.map_err(dump("addresses"))?;
+        observed
+            .addresses
+            .extend(addresses.iter().filter_map(message::address));
+        for (version, family) in [
+            (IpVersion::V4, AddressFamily::Inet),
+            (IpVersion::V6, AddressFamily::Inet6),
+        ] {
+            let mut every = RouteMessage::default();
+            every.header.address_family = family;
+            let routes = self.handle.route().get(every).execute();
+            let rules = self.handle.rule().get(version).execute();
+            let (routes, rules) = join(
+                routes.try_collect::<Vec<_>>(),
+                rules.try_collect::<Vec<_>>(),
+            )
+            .await;
+            observed.routes.extend(
+                routes
+                    .map_err(dump("routes"))?
+                    .iter()
+                    .filter_map(message::route),
+            );
+            observed.rules.extend(
+                rules
+                    .map_err(dump("rules"))?
+                    .iter()
+                    .filter_map(message::rule),
+            );
+        }
+        Ok(observed)
+    }
+
+    /// Carries changes out in their order, going on after a failure.
+    ///
+    /// What is to be added and is there already, or to be deleted and is gone, is no failure: the kernel also removes
+    /// routes by itself when their link goes.
+    ///
+    /// # Errors
+    /// Every failed change.
+    pub async fn apply(&self, changes: &[Change]) -> Result<(), Vec<NetlinkError>> {
+        let mut errors = Vec::new();
+        for change in changes {
+            let Err(error) = self.carry_out(change).await else {
+                continue;
+            };
+            let source = answer(error);
+            let done: &[Errno] = match change {
+                Change::AddRoute(_) | Change::AddRule(_) => &[Errno::EEXIST],
+                Change::ReplaceRoute(_) => &[],
+                Change::DeleteRule(_) | Change::DeleteRoute(_) => {
+                    &[Errno::ENOENT, Errno::ESRCH, Errno::ENODEV]
+                }
+            };
+            if !source
+                .raw_os_error()
+                .is_some_and(|code| done.contains(&Errno::from_raw(code)))
+            {
+                errors.push(NetlinkError::Change {
+                    change: Box::new(change.clone()),
+                    source,
+                });
+            }
+        }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors)
+        }
+    }
+
+    async fn carry_out(&self, change: &Change) -> Result<(), rtnetlink::Error> {
+        let (routes, rules) = (self.handle.route(), self.handle.rule());
+        match change {
+            Change::AddRoute(route) => routes.add(message::route_message(route)).execute().await,
+            Change::ReplaceRoute(route) => {
+                routes
+                    .add(message::route_message(route))
+                    .replace()
+                    .execute()
+                    .await
+            }
+            Change::AddRule(rule) => {
+                let mut request = rules.add();
+                *request.message_mut() = message::rule_message(rule);
+                request.execute().await
+            }
+            Change::DeleteRule(rule) => rules.del(message::rule_message(rule)).execute().await,
+            Change::DeleteRoute(route) => routes.del(message::route_message(route)).execute().await,
+        }
+    }
+
+    /// Sets a link's MTU and brings it up.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Link`].
+    pub async fn bring_up(&self, link: IfIndex, mtu: u32) -> Result<(), NetlinkError> {
+        let message = LinkUnspec::new_with_index(link.0).mtu(mtu).up().build();
+        self.handle
+            .link()
+            .set(message)
+            .execute()
+            .await
+            .map_err(|error| NetlinkError::Link {
+                link,
+                source: answer(error),
+            })
+    }
+}
