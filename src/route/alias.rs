@@ -1,0 +1,142 @@
+//! Stand-ins for the addresses of a VPN, where its firewall lets replies to the real ones in by its own link only.
+//!
+//! A browser binds its ICE sockets to the VPN's address. wg-quick drops what comes to that address by another link
+//! (its anti-spoofing rule, in prerouting at priority -300), and our replies come by our TUN. So the engine sends them
+//! to an alias, an address that nobody routes, and [`super::nft::AliasTable`] turns it into the real one right after
+//! that rule and before connection tracking sees the packet.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::observed::{Link, Observed};
+use crate::net::IfIndex;
+
+/// The reserved block 240.0.0.0/4 (RFC 1112 section 4).
+const RESERVED_V4: u32 = 0xf000_0000;
+/// The discard-only prefix 100::/64 (RFC 6666).
+const DISCARD_V6: u128 = 0x0100 << 112;
+
+/// An address and its stand-in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Alias {
+    /// The address that replies are written to.
+    pub alias: IpAddr,
+    /// The address that they arrive at.
+    pub real: IpAddr,
+}
+
+/// Gives each address on a tunnel, our own `tun` apart, an alias.
+///
+/// The alias keeps the low bits of its address: it stays the same while other addresses come and go, so that a reply on
+/// its way never arrives at another address. Only where two addresses share those bits does the greater one move up.
+#[must_use]
+pub fn aliases(observed: &Observed, tun: IfIndex) -> Vec<Alias> {
+    let tunnel = |link: IfIndex| link != tun && observed.link(link).is_some_and(Link::is_tunnel);
+    let real: BTreeSet<_> = observed
+        .addresses
+        .iter()
+        .filter(|address| tunnel(address.link))
+        .map(|address| address.addr)
+        .filter(|addr| !matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local()))
+        .collect();
+    let mut taken = BTreeSet::new();
+    real.into_iter()
+        .map(|real| {
+            let alias = candidates(real).find(|alias| taken.insert(*alias));
+            let alias = alias.expect("a machine has fewer addresses than a block has");
+            Alias { alias, real }
+        })
+        .collect()
+}
+
+/// The aliases that an address may have, the best first.
+fn candidates(real: IpAddr) -> impl Iterator<Item = IpAddr> {
+    (0..).map(move |step: u32| match real {
+        IpAddr::V4(real) => {
+            // 255.255.255.255 is no host's address.
+            let low = real.to_bits().wrapping_add(step) & !RESERVED_V4;
+            Ipv4Addr::from_bits(RESERVED_V4 | low.min(!RESERVED_V4 - 1)).into()
+        }
+        IpAddr::V6(real) => {
+            let low = (real.to_bits() + u128::from(step)) & u128::from(u64::MAX);
+            Ipv6Addr::from_bits(DISCARD_V6 | low).into()
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::observed::Address;
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    fn machine(addresses: &[(u32, &str)]) -> Observed {
+        let link = |index, name: &str, kind: Option<&str>, hardware| Link {
+            index: IfIndex(index),
+            name: name.to_owned(),
+            kind: kind.map(str::to_owned),
+            hardware,
+            up: true,
+            carrier: true,
+        };
+        Observed {
+            links: vec![
+                link(1, "lo", None, 772),
+                link(2, "eth0", None, 1),
+                link(3, "wg0", Some("wireguard"), 0xfffe),
+                link(4, "voicelane0", Some("tun"), 0xfffe),
+            ],
+            addresses: addresses
+                .iter()
+                .map(|&(link, addr)| Address {
+                    link: IfIndex(link),
+                    addr: ip(addr),
+                })
+                .collect(),
+            ..Observed::default()
+        }
+    }
+
+    fn pairs(addresses: &[(u32, &str)]) -> Vec<(IpAddr, IpAddr)> {
+        let aliases = aliases(&machine(addresses), IfIndex(4));
+        aliases
+            .into_iter()
+            .map(|Alias { alias, real }| (real, alias))
+            .collect()
+    }
+
+    #[test]
+    fn addresses_on_foreign_tunnels_have_aliases() {
+        let found = pairs(&[
+            (1, "127.0.0.1"),
+            (2, "192.0.2.2"),
+            (3, "10.8.0.2"),
+            (3, "fe80::2"),
+            (3, "fd00:1:2::3"),
+            (4, "10.9.0.1"),
+        ]);
+        assert_eq!(
+            found,
+            [
+                (ip("10.8.0.2"), ip("250.8.0.2")),
+                (ip("fd00:1:2::3"), ip("100::3")),
+            ]
+        );
+    }
+
+    #[test]
+    fn equal_low_bits_and_the_broadcast_address_are_told_apart() {
+        let found = pairs(&[
+            (3, "10.8.0.2"),
+            (3, "26.8.0.2"),
+            (3, "fd00::3"),
+            (3, "fd01::3"),
+        ]);
+        assert_eq!(found[1].1, ip("250.8.0.3"));
+        assert_eq!(found[3].1, ip("100::4"));
+        assert_eq!(pairs(&[(3, "15.255.255.255")])[0].1, ip("255.255.255.254"));
+    }
+}

@@ -1,0 +1,359 @@
+//! Two small nftables tables over nfnetlink: aliases for a VPN's addresses, and masquerading for the demo's router.
+//!
+//! A table is owned by the socket that made it (`NFT_TABLE_F_OWNER`, Linux 5.12): nobody else can change it, and it goes
+//! with the process, however that ends. Nobody else's table is touched.
+
+use std::io;
+use std::net::IpAddr;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_netfilter::nftables::{
+    ChainAttribute, ChainMessage, ChecksumFlags, ChecksumType, Cmp, DataAttribute,
+    ExpressionAttribute, Expressions, Hook, Immediate, InetHookNumber, ListAttribute, Meta,
+    MetaKey, NfTablesMessage, Operator, Payload, Register, RuleAttribute, RuleMessage,
+    TableAttribute, TableFlags, TableMessage,
+};
+use netlink_packet_netfilter::none::ControlMessage;
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use nix::errno::Errno;
+
+use super::alias::Alias;
+
+/// A table that could not be made or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum NftError {
+    /// This kernel has no nftables, or none whose tables can be owned.
+    #[error("this kernel has no nftables with owned tables (Linux 5.12, CONFIG_NF_TABLES)")]
+    Unsupported(#[source] io::Error),
+    /// The kernel refused.
+    #[error("cannot change the nftables table {table:?}")]
+    Refused {
+        /// The table.
+        table: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// One step of a rule.
+type Expression = ListAttribute<ExpressionAttribute>;
+
+/// `NFNL_SUBSYS_NFTABLES`, which a batch names as its addressee.
+const SUBSYSTEM: u16 = 10;
+/// `NFT_PAYLOAD_NETWORK_HEADER`.
+const NETWORK_HEADER: u32 = 1;
+/// The one chain of each table.
+const CHAIN: &str = "voicelane";
+
+/// Goes on if a property of the packet has this value.
+fn meta_is(key: MetaKey, value: &[u8]) -> [Expression; 2] {
+    let load = Expressions::Meta(vec![
+        Meta::DestinationRegister(Register::Reg1),
+        Meta::Key(key),
+    ]);
+    [load.into(), register_is(value)]
+}
+
+/// Goes on if a property that is an interface's name is this one.
+fn link_is(key: MetaKey, name: &str) -> [Expression; 2] {
+    let mut padded = name.as_bytes().to_vec();
+    padded.resize(nix::libc::IFNAMSIZ, 0);
+    meta_is(key, &padded)
+}
+
+fn register_is(value: &[u8]) -> Expression {
+    Expressions::Cmp(vec![
+        Cmp::SourceRegister(Register::Reg1),
+        Cmp::Op(Operator::Equal),
+        Cmp::Data(DataAttribute::Value(value.to_vec())),
+    ])
+    .into()
+}
+
+/// Where the destination address is, and what must be mended when it changes.
+struct Destination {
+    family: NetfilterProtoFamily,
+    offset: u32,
+    octets: fn(IpAddr) -> Vec<u8>,
+    header_checksum: Option<u32>,
+}
+
+impl Destination {
+    fn of(addr: IpAddr) -> Self {
+        let octets = |addr| match addr {
+            IpAddr::V4(addr) => addr.octets().to_vec(),
+            IpAddr::V6(addr) => addr.octets().to_vec(),
+        };
+        match addr {
+            IpAddr::V4(_) => Self {
+                family: NetfilterProtoFamily::IPv4,
+                offset: 16,
+                octets,
+                header_checksum: Some(10),
+            },
+            IpAddr::V6(_) => Self {
+                family: NetfilterProtoFamily::IPv6,
+                offset: 24,
+                octets,
+                header_checksum: None,
+            },
+        }
+    }
+}
+
+/// Turns the alias into the real address, in the header and in the checksums of UDP, TCP and `ICMPv6` that cover it.
+fn rewrite(alias: &Alias) -> Vec<Expression> {
+    let Destination {
+        family,
+        offset,
+        octets,
+        header_checksum,
+    } = Destination::of(alias.alias);
+    let (from, to) = (octets(alias.alias), octets(alias.real));
+    let length = if family == NetfilterProtoFamily::IPv4 {
+        4
+    } else {
+        16
+    };
+    let place = [
+        Payload::Base(NETWORK_HEADER),
+        Payload::Offset(offset),
+        Payload::Len(length),
+    ];
+
+    let mut load = vec![Payload::DestinationRegister(Register::Reg1)];
+    load.extend(place.clone());
+    let mut store = vec![Payload::SourceRegister(Register::Reg1)];
+    store.extend(place);
+    if let Some(at) = header_checksum {
+        store.extend([
+            Payload::CsumType(ChecksumType::Inet),
+            Payload::CsumOffset(at),
+        ]);
+    }
+    store.push(Payload::CsumFlags(ChecksumFlags::L4PseudoHeader));
+
+    let [family, is_it] = meta_is(MetaKey::Nfproto, &[family.into()]);
+    vec![
+        family,
+        is_it,
+        Expressions::Payload(load).into(),
+        register_is(&from),
+        Expressions::Immediate(vec![
+            Immediate::DestinationRegister(Register::Reg1),
+            Immediate::Data(DataAttribute::Value(to)),
+        ])
+        .into(),
+        Expressions::Payload(store).into(),
+    ]
+}
+
+/// A table of the `inet` family with one chain. It is there as long as this value.
+pub struct Table {
+    socket: Socket,
+    name: String,
+}
+
+impl Table {
+    fn new(
+        name: String,
+        kind: &str,
+        hook: InetHookNumber,
+        priority: i32,
+    ) -> Result<Self, NftError> {
+        let open = || -> io::Result<Socket> {
+            let mut socket = Socket::new(NETLINK_NETFILTER)?;
+            socket.bind_auto()?;
+            socket.set_non_blocking(true)?;
+            Ok(socket)
+        };
+        let table = Self {
+            socket: open().map_err(NftError::Unsupported)?,
+            name,
+        };
+        table.commit(vec![
+            NfTablesMessage::NewTable(TableMessage {
+                attributes: vec![
+                    TableAttribute::Name(table.name.clone()),
+                    TableAttribute::Flags(TableFlags::Owner),
+                ],
+            }),
+            NfTablesMessage::NewChain(ChainMessage {
+                attributes: vec![
+                    ChainAttribute::Table(table.name.clone()),
+                    ChainAttribute::Name(CHAIN.to_owned()),
+                    ChainAttribute::Type(kind.to_owned()),
+                    ChainAttribute::Hook(vec![
+                        Hook::Number(hook.into()),
+                        Hook::Priority(priority.cast_unsigned()),
+                    ]),
+                ],
+            }),
+        ])?;
+        Ok(table)
+    }
+
+    fn rule(&self, expressions: Vec<Expression>) -> NfTablesMessage {
+        NfTablesMessage::NewRule(RuleMessage {
+            attributes: vec![
+                RuleAttribute::Table(self.name.clone()),
+                RuleAttribute::Chain(CHAIN.to_owned()),
+                RuleAttribute::Expressions(expressions),
+            ],
+        })
+    }
+
+    /// A message that takes all rules out of the chain.
+    fn flush(&self) -> NfTablesMessage {
+        NfTablesMessage::DeleteRule(RuleMessage {
+            attributes: vec![
+                RuleAttribute::Table(self.name.clone()),
+                RuleAttribute::Chain(CHAIN.to_owned()),
+            ],
+        })
+    }
+
+    /// Carries messages out together or not at all.
+    fn commit(&self, messages: Vec<NfTablesMessage>) -> Result<(), NftError> {
+        self.exchange(messages)
+            .map_err(|source| match source.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT) => NftError::Unsupported(source),
+                _ => NftError::Refused {
+                    table: self.name.clone(),
+                    source,
+                },
+            })
+    }
+
+    fn exchange(&self, messages: Vec<NfTablesMessage>) -> io::Result<()> {
+        let last = u32::try_from(messages.len()).expect("few messages");
+        let frame = |inner| {
+            (
+                NetfilterProtoFamily::Unspec,
+                SUBSYSTEM,
+                0,
+                NetfilterMessageInner::None(inner),
+            )
+        };
+        let inside = messages.into_iter().map(|message| {
+            let flags = NLM_F_ACK
+                | match message {
+                    NfTablesMessage::NewRule(_) => NLM_F_CREATE | NLM_F_APPEND,
+                    NfTablesMessage::DeleteRule(_) => 0,
+                    _ => NLM_F_CREATE | NLM_F_EXCL,
+                };
+            (
+                NetfilterProtoFamily::Inet,
+                0,
+                flags,
+                NetfilterMessageInner::NfTables(message),
+            )
+        });
+        let batch = std::iter::once(frame(ControlMessage::BatchBegin))
+            .chain(inside)
+            .chain([frame(ControlMessage::BatchEnd)]);
+
+        let mut bytes = Vec::new();
+        for (sequence, (family, resource, flags, inner)) in (0..).zip(batch) {
+            let header = NetfilterHeader::new(family, 0, resource);
+            let mut message = NetlinkMessage::from(NetfilterMessage::new(header, inner));
+            message.header.flags = NLM_F_REQUEST | flags;
+            message.header.sequence_number = sequence;
+            message.finalize();
+            let start = bytes.len();
+            bytes.resize(start + message.buffer_len(), 0);
+            message.serialize(&mut bytes[start..]);
+        }
+        self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+        self.answers(last)
+    }
+
+    /// Reads the answers, all of which are there when the batch has been sent, up to that to message `last`.
+    fn answers(&self, last: u32) -> io::Result<()> {
+        let mut done = false;
+        while !done {
+            let (bytes, _) = self.socket.recv_from_full()?;
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                let answer = NetlinkMessage::<NetfilterMessage>::deserialize(rest)
+                    .map_err(io::Error::other)?;
+                if let NetlinkPayload::Error(error) = &answer.payload {
+                    if error.code.is_some() {
+                        return Err(error.to_io());
+                    }
+                    done |= answer.header.sequence_number == last;
+                }
+                let length = usize::try_from(answer.header.length).expect("32 bits fit");
+                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The aliases in force: packets from our TUN to an alias go to the real address.
+pub struct AliasTable {
+    table: Table,
+    tun: String,
+    present: Vec<Alias>,
+}
+
+impl AliasTable {
+    /// After the raw tables (-300), in which VPNs drop what comes by the wrong link, and before connection tracking
+    /// (-200), which must see the real address.
+    const PRIORITY: i32 = -290;
+
+    /// Makes the table, without an alias.
+    ///
+    /// # Errors
+    /// [`NftError::Unsupported`], with which one can do without; [`NftError::Refused`].
+    pub fn new(tun: &str) -> Result<Self, NftError> {
+        let name = format!("voicelane-{tun}");
+        Ok(Self {
+            table: Table::new(name, "filter", InetHookNumber::PreRouting, Self::PRIORITY)?,
+            tun: tun.to_owned(),
+            present: Vec::new(),
+        })
+    }
+
+    /// Replaces the aliases, all at once.
+    ///
+    /// # Errors
+    /// [`NftError::Refused`]; the former aliases then stay.
+    pub fn set(&mut self, aliases: &[Alias]) -> Result<(), NftError> {
+        if self.present == aliases {
+            return Ok(());
+        }
+        let mut batch = vec![self.table.flush()];
+        batch.extend(aliases.iter().map(|alias| {
+            let mut rule = link_is(MetaKey::Iifname, &self.tun).to_vec();
+            rule.extend(rewrite(alias));
+            self.table.rule(rule)
+        }));
+        self.table.commit(batch)?;
+        self.present = aliases.to_vec();
+        Ok(())
+    }
+}
+
+/// Gives what leaves by `oif` that interface's address, in both families, as long as the table is held.
+///
+/// # Errors
+/// [`NftError`].
+pub fn masquerade(oif: &str) -> Result<Table, NftError> {
+    const SOURCE_NAT: i32 = 100;
+    let name = format!("masquerade-{oif}");
+    let table = Table::new(name, "nat", InetHookNumber::PostRouting, SOURCE_NAT)?;
+    let mut rule = link_is(MetaKey::Oifname, oif).to_vec();
+    rule.push(ListAttribute::Element(vec![ExpressionAttribute::Name(
+        "masq".to_owned(),
+    )]));
+    table.commit(vec![table.rule(rule)])?;
+    Ok(table)
+}
