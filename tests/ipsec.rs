@@ -1,0 +1,88 @@
+//! `IPsec` needs no interface: its policies take packets after routing. One that takes all and has no association to
+//! put them into swallows them; media may not be among them.
+
+#[path = "support/lab/mod.rs"]
+mod lab;
+
+use std::net::SocketAddr;
+
+use lab::addresses as at;
+use lab::caller::{Family, probe, udp};
+use lab::voicelane::Voicelane;
+use lab::{Lab, MEDIA_PORT, Way};
+
+/// Policies for all traffic both ways, at the priorities that strongSwan gives them.
+///
+/// Neighbour discovery is let through, as strongSwan's manual has it: without it no IPv6 host speaks at all.
+fn take_everything(lab: &Lab) {
+    let all = |family: Family, direction, from, to| {
+        let any = family.pick("0.0.0.0/0", "::/0");
+        let priority = family.pick(199_999, 399_999);
+        format!(
+            "xfrm policy add src {any} dst {any} dir {direction} priority {priority} \
+             tmpl src {from} dst {to} proto esp reqid 1 mode tunnel"
+        )
+    };
+    let neighbours = |direction, kind| {
+        format!(
+            "xfrm policy add src ::/0 dst ::/0 proto ipv6-icmp type {kind} dir {direction} priority 100"
+        )
+    };
+    let batch: Vec<_> = Family::BOTH
+        .into_iter()
+        .flat_map(|family| {
+            let (here, there) = (at::LAPTOP.of(family), at::VPN_SERVER.of(family));
+            [
+                all(family, "out", here, there),
+                all(family, "in", there, here),
+            ]
+        })
+        .chain(
+            ["out", "in"]
+                .into_iter()
+                .flat_map(|direction| [135, 136].map(|kind| neighbours(direction, kind))),
+        )
+        .collect();
+    lab.laptop.ip(&batch.join("\n"));
+}
+
+/// Sends without waiting for an answer; a policy may already refuse the sending.
+fn way_of(lab: &Lab, family: Family, to: SocketAddr) -> Way {
+    let payload = probe();
+    let socket = udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0));
+    if let Err(refusal) = socket.send_to(payload.as_bytes(), to) {
+        eprintln!("{to}: {refusal}");
+    }
+    lab.settled_way(&payload)
+}
+
+#[test]
+fn a_policy_that_takes_all_does_not_take_media() {
+    let lab = Lab::new();
+    for family in Family::BOTH {
+        assert_eq!(
+            way_of(&lab, family, at::MEDIA.at(family, MEDIA_PORT)),
+            Way::Direct
+        );
+    }
+    take_everything(&lab);
+    for family in Family::BOTH {
+        for host in [at::MEDIA, at::OTHER] {
+            let way = way_of(&lab, family, host.at(family, MEDIA_PORT));
+            assert_eq!(way, Way::Nowhere, "the policy takes {family:?}");
+        }
+    }
+    let before = lab.laptop.dump();
+    let voicelane = Voicelane::start(&lab.laptop);
+    for family in Family::BOTH {
+        for local in [family.unspecified(), at::LAPTOP.of(family)] {
+            let to = at::MEDIA.at(family, MEDIA_PORT);
+            let (_, payload) = lab.ask(&udp(&lab.laptop, SocketAddr::new(local, 0)), to);
+            lab.assert_media(&payload, to, None);
+        }
+        let way = way_of(&lab, family, at::OTHER.at(family, MEDIA_PORT));
+        assert_eq!(way, Way::Nowhere, "the rest stays with IPsec");
+    }
+    voicelane.stop();
+    assert_eq!(lab.laptop.dump(), before, "something was left behind");
+}

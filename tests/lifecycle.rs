@@ -1,0 +1,114 @@
+//! How voicelane ends: on request, by a fault, or before it begins. What it found is what it leaves.
+
+#[path = "support/lab/mod.rs"]
+mod lab;
+
+use std::net::SocketAddr;
+
+use lab::addresses as at;
+use lab::caller::{Family, udp};
+use lab::voicelane::{CONFIG, Home, TUN, Voicelane};
+use lab::vpn::VpnKind;
+use lab::{Lab, MEDIA_PORT, Way};
+use nix::sys::signal::Signal;
+
+fn assert_media_way(lab: &Lab, way: Way) {
+    for family in Family::BOTH {
+        let socket = udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0));
+        let (taken, _) = lab.ask(&socket, at::MEDIA.at(family, MEDIA_PORT));
+        assert_eq!(taken, way, "{family:?}");
+    }
+}
+
+/// Rules and routes of others that look like ours by half: the same priority, the same protocol number.
+fn plant_lookalikes(lab: &Lab) {
+    lab.laptop
+        .ip("rule add priority 100 fwmark 0x99 lookup 77 protocol 99\n\
+         route add 198.51.100.77/32 dev wlan0 table 77 proto 118\n\
+         route add 198.51.100.78/32 dev wlan0 table 77 proto 99");
+}
+
+#[test]
+fn both_signals_revert_everything() {
+    let lab = Lab::new();
+    plant_lookalikes(&lab);
+    lab.laptop.set("ipv4/conf/wlan0/rp_filter", "1");
+    let before = lab.laptop.dump();
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let voicelane = Voicelane::start(&lab.laptop);
+        assert_ne!(lab.laptop.dump(), before);
+        assert!(voicelane.status().to_string().contains("wlan0"));
+        voicelane.end(signal);
+        assert_eq!(lab.laptop.dump(), before, "{signal}");
+    }
+}
+
+#[test]
+fn after_a_kill_media_is_in_the_vpn_again_and_cleanup_removes_what_is_ours() {
+    let lab = Lab::new();
+    let _vpn = lab.start_vpn(VpnKind::WgQuick);
+    plant_lookalikes(&lab);
+    lab.laptop.set("ipv4/conf/wlan0/rp_filter", "1");
+    let before = lab.laptop.dump();
+
+    let home = Home::new(&lab.laptop, CONFIG);
+    let voicelane = home.start();
+    assert_media_way(&lab, Way::Direct);
+    let home = voicelane.kill();
+    assert_media_way(&lab, Way::Tunnel);
+    assert!(
+        !lab.laptop.run("ip link").contains(TUN),
+        "the TUN goes with the process"
+    );
+    assert_ne!(
+        lab.laptop.dump(),
+        before,
+        "a kill leaves rules: there is something to clean"
+    );
+    let output = home.cleanup();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(
+        lab.laptop.dump(),
+        before,
+        "cleanup removes all of ours and nothing else"
+    );
+    let output = home.cleanup();
+    assert!(
+        output.status.success(),
+        "a second cleanup finds nothing: {output:?}"
+    );
+
+    // The next start finds the leftovers of a second kill by itself.
+    let home = home.start().kill();
+    let voicelane = home.start();
+    assert_media_way(&lab, Way::Direct);
+    voicelane.stop();
+    assert_eq!(lab.laptop.dump(), before);
+    assert_media_way(&lab, Way::Tunnel);
+}
+
+#[test]
+fn a_bad_configuration_touches_nothing() {
+    let lab = Lab::new();
+    let before = lab.laptop.dump();
+    for (fault, named) in [
+        ("ports = [\"60000-10000\"]", "60000-10000"),
+        ("prefixes = [\"0.0.0.0/0\"]", "0.0.0.0/0"),
+    ] {
+        let (key, _) = fault.split_once(" =").expect("it is written so");
+        let good = CONFIG
+            .lines()
+            .find(|line| line.starts_with(key))
+            .expect("the configuration has the key");
+        let home = Home::new(&lab.laptop, &CONFIG.replacen(good, fault, 1));
+        let arguments = home.run_arguments();
+        let output = home.invoke(&arguments.each_ref().map(String::as_str));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(
+            said.contains("config.toml") && said.contains(named),
+            "{said}"
+        );
+        assert_eq!(lab.laptop.dump(), before, "{fault}");
+    }
+}

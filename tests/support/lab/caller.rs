@@ -1,0 +1,120 @@
+//! The application on the laptop: sockets as a browser opens them, and probes that can be told apart on the wire.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::namespace::{Namespace, fresh_number};
+use super::program::PATIENCE;
+
+/// How long a caller waits for an answer.
+pub const ANSWER_TIME: Duration = Duration::from_millis(1500);
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() {
+            Self::V4
+        } else {
+            Self::V6
+        }
+    }
+
+    /// Picks the value of this family.
+    pub fn pick<T>(self, v4: T, v6: T) -> T {
+        match self {
+            Self::V4 => v4,
+            Self::V6 => v6,
+        }
+    }
+
+    /// The address that binds to none in particular.
+    pub fn unspecified(self) -> IpAddr {
+        self.pick(Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into())
+    }
+}
+
+/// A payload of the size of a voice packet with a text that no other packet carries.
+pub fn probe() -> String {
+    format!(
+        "{:-<160}",
+        format!("voicelane-probe-{:08}-", fresh_number())
+    )
+}
+
+/// A UDP socket inside a namespace, bound to an endpoint (port 0: any).
+pub fn udp(namespace: &Namespace, at: SocketAddr) -> UdpSocket {
+    let socket = namespace
+        .enter(|| UdpSocket::bind(at))
+        .unwrap_or_else(|e| panic!("bind {at}: {e}"));
+    socket
+        .set_read_timeout(Some(Duration::from_millis(100)))
+        .expect("it is a socket");
+    socket
+}
+
+/// An ICMP echo socket (icmp(7)): the kernel writes identifier and checksum.
+pub fn icmp(namespace: &Namespace, family: Family) -> Socket {
+    let domain = family.pick(Domain::IPV4, Domain::IPV6);
+    let protocol = family.pick(Protocol::ICMPV4, Protocol::ICMPV6);
+    namespace
+        .enter(|| Socket::new(domain, Type::DGRAM, Some(protocol)))
+        .expect("the lab allows echo sockets")
+}
+
+/// Sends an ICMP echo request with the payload; it is the capture that watches for what becomes of it.
+pub fn ping(socket: &Socket, to: IpAddr, payload: &str) -> io::Result<usize> {
+    const ECHO_REQUEST_V4: u8 = 8;
+    const ECHO_REQUEST_V6: u8 = 128;
+    let kind = Family::of(to).pick(ECHO_REQUEST_V4, ECHO_REQUEST_V6);
+    let mut message = vec![kind, 0, 0, 0, 0, 0, 0, 1];
+    message.extend(payload.as_bytes());
+    socket.send_to(&message, &SocketAddr::new(to, 0).into())
+}
+
+/// Waits for exactly this payload, and says from whom it came; `None` when nothing came in time.
+pub fn answer(socket: &UdpSocket, payload: &str) -> io::Result<Option<SocketAddr>> {
+    let deadline = Instant::now() + ANSWER_TIME;
+    let mut buffer = [0; 2048];
+    while Instant::now() < deadline {
+        match socket.recv_from(&mut buffer) {
+            Ok((length, from)) if &buffer[..length] == payload.as_bytes() => return Ok(Some(from)),
+            Ok(_) => {}
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(None)
+}
+
+/// Sends a probe over TCP, waits for its echo, and gives the payload.
+pub fn tcp_exchange(namespace: &Namespace, to: SocketAddr) -> String {
+    let payload = probe();
+    let mut stream = namespace
+        .enter(|| TcpStream::connect_timeout(&to, PATIENCE))
+        .unwrap_or_else(|e| panic!("tcp {to}: {e}"));
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .expect("it is a socket");
+    let mut echo = vec![0; payload.len()];
+    stream
+        .write_all(payload.as_bytes())
+        .and_then(|()| stream.read_exact(&mut echo))
+        .unwrap_or_else(|e| panic!("tcp {to}: {e}"));
+    assert_eq!(echo, payload.as_bytes());
+    payload
+}

@@ -1,0 +1,192 @@
+//! A captured packet and what its bytes say, read without the product's own parser.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+
+/// Which way a packet passed an interface, seen from the namespace that the interface is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// It arrived.
+    In,
+    /// It left.
+    Out,
+}
+
+/// The transport of a packet, with its ports or its ICMP type and code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// UDP with source and destination port.
+    Udp(u16, u16),
+    /// TCP with source and destination port.
+    Tcp(u16, u16),
+    /// ICMP or `ICMPv6` with type and code.
+    Icmp(u8, u8),
+    /// Anything else, by its protocol number.
+    Other(u8),
+}
+
+/// The headers of a packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Headers {
+    /// Source address.
+    pub from: IpAddr,
+    /// Destination address.
+    pub to: IpAddr,
+    /// The TOS octet or traffic class: DSCP and ECN.
+    pub class: u8,
+    /// The transport header.
+    pub transport: Transport,
+    /// Whether every checksum is right: the IPv4 header's and the transport's.
+    pub checksums: bool,
+}
+
+/// A packet on an interface.
+#[derive(Clone)]
+pub struct Frame {
+    /// When the capture read it.
+    pub at: Instant,
+    /// The interface's name.
+    pub interface: String,
+    /// Which way it went.
+    pub direction: Direction,
+    /// The packet from the IP header on.
+    pub bytes: Vec<u8>,
+    /// What the bytes say.
+    pub headers: Headers,
+}
+
+impl Frame {
+    /// Whether the text occurs in the packet in clear.
+    pub fn carries(&self, text: &str) -> bool {
+        self.bytes
+            .windows(text.len())
+            .any(|window| window == text.as_bytes())
+    }
+
+    /// Whether the packet goes between the two endpoints in this direction.
+    pub fn goes_to(&self, to: SocketAddr) -> bool {
+        let port = match self.headers.transport {
+            Transport::Udp(_, port) | Transport::Tcp(_, port) => Some(port),
+            Transport::Icmp(..) | Transport::Other(_) => None,
+        };
+        self.headers.to == to.ip() && port == Some(to.port())
+    }
+
+    /// The source port, for a packet that has one.
+    pub fn source_port(&self) -> Option<u16> {
+        match self.headers.transport {
+            Transport::Udp(port, _) | Transport::Tcp(port, _) => Some(port),
+            Transport::Icmp(..) | Transport::Other(_) => None,
+        }
+    }
+}
+
+impl Headers {
+    /// The code point, 0 to 63.
+    pub fn dscp(&self) -> u8 {
+        self.class >> 2
+    }
+
+    /// Reads an IP packet; `None` when it is malformed.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let packet = SlicedPacket::from_ip(bytes).ok()?;
+        let net = packet.net?;
+        let (from, to, class, header) = match &net {
+            NetSlice::Ipv4(ip) => (
+                IpAddr::from(ip.header().source()),
+                IpAddr::from(ip.header().destination()),
+                bytes[1],
+                ones_complement(&[ip.header().slice()]) == 0,
+            ),
+            NetSlice::Ipv6(ip) => (
+                IpAddr::from(ip.header().source()),
+                IpAddr::from(ip.header().destination()),
+                ip.header().traffic_class(),
+                true,
+            ),
+            NetSlice::Arp(_) => return None,
+        };
+        let payload = net.ip_payload_ref()?;
+        let transport = match &packet.transport {
+            Some(TransportSlice::Udp(udp)) => {
+                Transport::Udp(udp.source_port(), udp.destination_port())
+            }
+            Some(TransportSlice::Tcp(tcp)) => {
+                Transport::Tcp(tcp.source_port(), tcp.destination_port())
+            }
+            Some(TransportSlice::Icmpv4(icmp)) => Transport::Icmp(icmp.slice()[0], icmp.slice()[1]),
+            Some(TransportSlice::Icmpv6(icmp)) => Transport::Icmp(icmp.slice()[0], icmp.slice()[1]),
+            _ => Transport::Other(payload.ip_number.0),
+        };
+        let body = payload.payload;
+        let carried = match transport {
+            // A UDP checksum of zero is none at all: allowed on IPv4, but neither Linux nor we send it.
+            Transport::Udp(..) if body[6..8] == [0, 0] => false,
+            Transport::Icmp(..) if from.is_ipv4() => ones_complement(&[body]) == 0,
+            Transport::Other(_) => true,
+            _ => {
+                ones_complement(&[
+                    &pseudo_header(from, to, payload.ip_number.0, body.len()),
+                    body,
+                ]) == 0
+            }
+        };
+        Some(Self {
+            from,
+            to,
+            class,
+            transport,
+            checksums: header && carried,
+        })
+    }
+}
+
+/// The pseudo-header that the transports' checksums cover (RFC 768, RFC 9293 section 3.1, RFC 8200 section 8.1).
+fn pseudo_header(from: IpAddr, to: IpAddr, protocol: u8, length: usize) -> Vec<u8> {
+    let mut header = Vec::with_capacity(40);
+    for address in [from, to] {
+        match address {
+            IpAddr::V4(v4) => header.extend(v4.octets()),
+            IpAddr::V6(v6) => header.extend(v6.octets()),
+        }
+    }
+    let length = u32::try_from(length).expect("a packet is below 4 GiB");
+    header.extend(length.to_be_bytes());
+    header.extend([0, 0, 0, protocol]);
+    header
+}
+
+/// The ones' complement of the ones' complement sum of all 16-bit words (RFC 1071): 0 over data with a right checksum.
+/// Every part but the last is of even length.
+fn ones_complement(parts: &[&[u8]]) -> u16 {
+    let words = parts.iter().flat_map(|part| part.chunks(2));
+    let sum: u64 = words
+        .map(|word| u64::from(word[0]) << 8 | word.get(1).copied().map_or(0, u64::from))
+        .sum();
+    let folded = (0..4).fold(sum, |sum, _| (sum & 0xffff) + (sum >> 16));
+    !u16::try_from(folded).expect("four folds leave 16 bits")
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            interface,
+            direction,
+            headers,
+            ..
+        } = self;
+        write!(
+            f,
+            "{interface} {direction:?} {} > {} {:?} dscp {} checksums {} {} bytes",
+            headers.from,
+            headers.to,
+            headers.transport,
+            headers.dscp(),
+            headers.checksums,
+            self.bytes.len()
+        )
+    }
+}

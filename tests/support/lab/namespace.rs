@@ -1,0 +1,248 @@
+//! A network namespace that a test made: entered by threads, given to programs, removed with all that runs in it.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{self, Command, Stdio};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use std::{panic, thread};
+
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+
+/// Where iproute2 keeps the named namespaces.
+const REGISTRY: &str = "/run/netns";
+
+/// What the names of our namespaces begin with, before the process id of their maker.
+const PREFIX: &str = "voicelane-";
+
+/// A number that no other lab of this process has.
+pub fn fresh_number() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Fails the test unless it runs as root and finds its programs, each given with the package that brings it.
+pub fn require(programs: &[(&str, &str)]) {
+    assert!(
+        geteuid().is_root(),
+        "network namespaces need root: run `scripts/check`, or `sudo -E cargo test`"
+    );
+    let path = std::env::var("PATH").unwrap_or_default();
+    let found = |program: &str| {
+        path.split(':')
+            .chain(["/usr/sbin", "/sbin"])
+            .any(|dir| Path::new(dir).join(program).exists())
+    };
+    let missing: Vec<_> = programs
+        .iter()
+        .filter(|(program, _)| !found(program))
+        .map(|(program, package)| format!("{program} (apt-get install {package})"))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "the test needs {}; `scripts/setup` installs all",
+        missing.join(", ")
+    );
+}
+
+/// A named namespace, as `ip netns` knows it.
+pub struct Namespace {
+    name: String,
+    handle: File,
+}
+
+impl Namespace {
+    /// Makes the namespace `voicelane-PID-LAB-ROLE`, its loopback up and without duplicate address detection.
+    pub fn new(lab: u32, role: &str) -> Self {
+        static SWEEP: Once = Once::new();
+        SWEEP.call_once(sweep);
+        let name = format!("{PREFIX}{}-{lab}-{role}", process::id());
+        run(Command::new("ip").args(["netns", "add", &name]), "");
+        let handle = File::open(Path::new(REGISTRY).join(&name)).expect("it was just made");
+        let namespace = Self { name, handle };
+        for scope in ["all", "default"] {
+            namespace.set(&format!("ipv6/conf/{scope}/accept_dad"), "0");
+            namespace.set(&format!("ipv6/conf/{scope}/accept_ra"), "0");
+        }
+        namespace.ip("link set lo up");
+        namespace
+    }
+
+    /// The name, for `ip link ... netns NAME`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs `work` on a thread inside the namespace: a socket that it returns stays there.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    setns(&self.handle, CloneFlags::CLONE_NEWNET).expect("root may enter");
+                    work()
+                })
+                .join()
+                .unwrap_or_else(|cause| panic::resume_unwind(cause))
+        })
+    }
+
+    /// Starts a thread inside the namespace that runs beside the test.
+    pub fn thread(&self, work: impl FnOnce() + Send + 'static) {
+        let handle = self.handle.try_clone().expect("descriptors are free");
+        thread::spawn(move || {
+            setns(handle, CloneFlags::CLONE_NEWNET).expect("root may enter");
+            work();
+        });
+    }
+
+    /// A program to be started inside.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, program]);
+        command
+    }
+
+    /// Runs a command line (words parted by blanks) inside, and gives its output.
+    pub fn run(&self, line: &str) -> String {
+        self.run_with(line, "")
+    }
+
+    /// Runs a command line inside with a text as its input.
+    pub fn run_with(&self, line: &str, input: &str) -> String {
+        let mut words = line.split_whitespace();
+        let program = words.next().expect("a command line has a program");
+        run(self.command(program).args(words), input)
+    }
+
+    /// Runs the lines of an `ip -batch`, all in one process.
+    pub fn ip(&self, batch: &str) {
+        run(
+            Command::new("ip").args(["-n", &self.name, "-batch", "-"]),
+            batch,
+        );
+    }
+
+    /// Loads an nftables ruleset.
+    pub fn nft(&self, ruleset: &str) {
+        self.run_with("nft -f -", ruleset);
+    }
+
+    /// Reads a setting below `/proc/sys/net`.
+    pub fn get(&self, key: &str) -> String {
+        let path = setting(key);
+        self.enter(|| fs::read_to_string(&path))
+            .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+            .trim()
+            .to_owned()
+    }
+
+    /// Writes a setting below `/proc/sys/net`.
+    pub fn set(&self, key: &str, value: &str) {
+        let path = setting(key);
+        self.enter(|| fs::write(&path, value))
+            .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    }
+
+    /// Everything in the namespace that a guest could leave behind: links, addresses, rules, routes, XFRM
+    /// policies, the firewall and the settings. Two equal dumps mean that nothing was left.
+    pub fn dump(&self) -> String {
+        [
+            "ip -o link show",
+            "ip -o addr show",
+            "ip -4 rule show",
+            "ip -6 rule show",
+            "ip -4 route show table all",
+            "ip -6 route show table all",
+            "ip xfrm policy",
+            "nft list ruleset",
+            "sysctl -a --pattern ^net\\.ipv[46]\\.(conf|ip_forward|route|icmp)",
+        ]
+        .map(|line| format!("# {line}\n{}", self.run(line)))
+        .join("\n")
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        remove(&self.name);
+    }
+}
+
+fn setting(key: &str) -> PathBuf {
+    Path::new("/proc/sys/net").join(key)
+}
+
+/// Runs a command to its end; a failure fails the test with all that the command said.
+pub fn run(command: &mut Command, input: &str) -> String {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let mut stdin = child.stdin.take().expect("it is piped");
+    // A program that fails early closes its input: its exit code tells more than the broken pipe.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    let output = child.wait_with_output().expect("it was started");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{input}\n{}{}",
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    text(&output.stdout)
+}
+
+/// Ends what runs in a namespace, then removes it. Used on the way out, so it complains but does not panic.
+fn remove(name: &str) {
+    let guests = || {
+        let inode = fs::metadata(Path::new(REGISTRY).join(name)).map(|meta| meta.ino());
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        entries
+            .filter(|entry| {
+                // Threads of ours may be inside, but the entry tells of the main thread, which is not.
+                let place = fs::metadata(entry.path().join("ns/net")).map(|meta| meta.ino());
+                matches!((&place, &inode), (Ok(place), Ok(inode)) if place == inode)
+            })
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .map(Pid::from_raw)
+            .collect::<Vec<_>>()
+    };
+    // First asked, for wireguard-go removes its control socket then; what is left after a second is killed.
+    for (signal, looks) in [(Signal::SIGTERM, 50), (Signal::SIGKILL, 1)] {
+        for pid in guests() {
+            let _ = kill(pid, signal);
+        }
+        for _ in 0..looks {
+            if guests().is_empty() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+    if let Err(cause) = Command::new("ip").args(["netns", "delete", name]).status() {
+        eprintln!("namespace {name} stays behind: {cause}");
+    }
+}
+
+/// Removes the namespaces of test processes that were killed before they could clean up.
+fn sweep() {
+    for entry in fs::read_dir(REGISTRY).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let maker = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').next())
+            .and_then(|pid| pid.parse::<u32>().ok());
+        if maker.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            remove(&name);
+        }
+    }
+}

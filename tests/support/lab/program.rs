@@ -1,0 +1,115 @@
+//! A program that runs beside a test: its output is kept, and it does not outlive its guard.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long a program may take for a step before the test gives up on it.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Default)]
+struct Log {
+    text: Mutex<String>,
+    grown: Condvar,
+}
+
+/// A running program.
+pub struct Program {
+    name: String,
+    child: Child,
+    log: Arc<Log>,
+}
+
+impl Program {
+    /// Starts the program, keeping what it prints.
+    pub fn start(name: &str, command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let log = Arc::new(Log::default());
+        let stdout: Box<dyn Read + Send> = Box::new(child.stdout.take().expect("it is piped"));
+        let stderr: Box<dyn Read + Send> = Box::new(child.stderr.take().expect("it is piped"));
+        for stream in [stdout, stderr] {
+            let log = Arc::clone(&log);
+            thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    log.text
+                        .lock()
+                        .expect("no reader panics")
+                        .extend([&*line, "\n"]);
+                    log.grown.notify_all();
+                }
+            });
+        }
+        Self {
+            name: name.to_owned(),
+            child,
+            log,
+        }
+    }
+
+    /// All lines so far.
+    pub fn log(&self) -> String {
+        self.log.text.lock().expect("no reader panics").clone()
+    }
+
+    /// Waits until the program has printed `text`.
+    pub fn wait_for(&mut self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let ended = self.child.try_wait().expect("it is our child");
+            let log = self.log.text.lock().expect("no reader panics");
+            if log.contains(text) {
+                return;
+            }
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "{} did not say {text:?} ({ended:?}):\n{log}",
+                self.name
+            );
+            let step = Duration::from_millis(100);
+            drop(self.log.grown.wait_timeout(log, step));
+        }
+    }
+
+    /// Sends a signal and waits for the end.
+    pub fn end(mut self, signal: Signal) -> ExitStatus {
+        kill(self.pid(), signal).expect("it is our child");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{} does not end on {signal}:\n{}",
+                self.name,
+                self.log()
+            );
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("process ids are positive i32"))
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Both fail only when the program has ended, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- {} said:\n{}", self.name, self.log());
+        }
+    }
+}

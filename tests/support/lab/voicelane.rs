@@ -1,0 +1,152 @@
+//! The product, as a black box with a command line.
+
+use std::fs;
+use std::process::Output;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::namespace::Namespace;
+use super::program::Program;
+
+/// Talkdesk as it is compiled in, and its like on IPv6.
+pub const CONFIG: &str = r#"
+version = 1
+include = ["talkdesk"]
+
+[[service]]
+name = "lab-media"
+description = "The lab's media gateways"
+role = "media"
+protocol = "udp"
+prefixes = ["2001:db8:86:4000::/50"]
+ports = ["3478", "10000-60000"]
+dscp = "EF"
+allow_special_purpose = true
+
+[[service]]
+name = "lab-test"
+description = "The lab's network test"
+role = "test"
+protocol = "udp"
+prefixes = ["2001:db8:31::210/128"]
+ports = ["3478"]
+dscp = "EF"
+allow_special_purpose = true
+"#;
+
+/// The TUN's default name.
+pub const TUN: &str = "voicelane0";
+
+/// A running service; it is killed with this value.
+pub struct Voicelane {
+    program: Program,
+    home: Home,
+}
+
+/// Where a service keeps its files: they outlive the service.
+pub struct Home {
+    files: TempDir,
+    namespace: String,
+}
+
+impl Home {
+    /// An empty home with a configuration.
+    pub fn new(namespace: &Namespace, config: &str) -> Self {
+        let files = TempDir::new().expect("the temporary directory is writable");
+        fs::write(files.path().join("config.toml"), config).expect("it was just made");
+        Self {
+            files,
+            namespace: namespace.name().to_owned(),
+        }
+    }
+
+    /// Runs a command of the program to its end.
+    pub fn invoke(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("ip is there")
+    }
+
+    fn command(&self, arguments: &[&str]) -> std::process::Command {
+        let mut command = std::process::Command::new("ip");
+        command
+            .args(["netns", "exec", &self.namespace])
+            .arg(env!("CARGO_BIN_EXE_voicelane"))
+            .args(arguments);
+        command
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.files.path().join(name).display().to_string()
+    }
+
+    /// The arguments of `run` for this home.
+    pub fn run_arguments(&self) -> [String; 5] {
+        [
+            "run".to_owned(),
+            "--config".to_owned(),
+            self.path("config.toml"),
+            "--runtime-dir".to_owned(),
+            self.path("run"),
+        ]
+    }
+
+    /// Starts the service and returns when it is ready.
+    pub fn start(self) -> Voicelane {
+        let arguments = self.run_arguments();
+        let mut program = Program::start(
+            "voicelane",
+            &mut self.command(&arguments.each_ref().map(String::as_str)),
+        );
+        program.wait_for("ready");
+        Voicelane {
+            program,
+            home: self,
+        }
+    }
+
+    /// Removes what a killed service left.
+    pub fn cleanup(&self) -> Output {
+        self.invoke(&["cleanup", "--runtime-dir", &self.path("run")])
+    }
+}
+
+impl Voicelane {
+    /// Starts the service with the lab's configuration and returns when it is ready.
+    pub fn start(namespace: &Namespace) -> Self {
+        Home::new(namespace, CONFIG).start()
+    }
+
+    /// What the service says of itself.
+    pub fn status(&self) -> Value {
+        let run = self.home.path("run");
+        let output = self
+            .home
+            .invoke(&["status", "--json", "--runtime-dir", &run]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        serde_json::from_str(&text).unwrap_or_else(|e| {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            panic!("status: {e}: {text}{errors}")
+        })
+    }
+
+    /// Ends the service as an administrator does.
+    pub fn stop(self) {
+        self.end(Signal::SIGTERM);
+    }
+
+    /// Ends the service by a signal that it obeys.
+    pub fn end(self, signal: Signal) {
+        let status = self.program.end(signal);
+        assert!(
+            status.success(),
+            "voicelane ended on {signal} with {status}"
+        );
+    }
+
+    /// Ends the service as a fault does; what it leaves is there.
+    pub fn kill(self) -> Home {
+        self.program.end(Signal::SIGKILL);
+        self.home
+    }
+}
