@@ -14,7 +14,7 @@ use lab::frame::Direction;
 use lab::program::PATIENCE;
 use lab::voicelane::{TUN, Voicelane};
 use lab::vpn::VpnKind;
-use lab::{Lab, MEDIA_PORT, UPLINK, Way};
+use lab::{Lab, MEDIA_PORT, Way};
 
 /// The setting of the physical link that decides whether answers to media may arrive (RFC 3704).
 const RP_FILTER: &str = "ipv4/conf/wlan0/rp_filter";

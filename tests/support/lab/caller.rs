@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::namespace::{Namespace, fresh_number};
+pub use super::frame::probe;
+use super::namespace::Namespace;
 use super::program::PATIENCE;
 
 /// How long a caller waits for an answer.
@@ -46,14 +47,6 @@ impl Family {
     pub fn unspecified(self) -> IpAddr {
         self.pick(Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into())
     }
-}
-
-/// A payload of the size of a voice packet with a text that no other packet carries.
-pub fn probe() -> String {
-    format!(
-        "{:-<160}",
-        format!("voicelane-probe-{:08}-", fresh_number())
-    )
 }
 
 /// A UDP socket inside a namespace, bound to an endpoint (port 0: any).

@@ -14,8 +14,8 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::frame::{Direction, Frame, Headers};
-use super::namespace::{Namespace, fresh_number};
+use super::frame::{Direction, Frame, probe};
+use super::namespace::Namespace;
 use super::program::PATIENCE;
 
 /// `sll_pkttype` of a packet that this host sends (`PACKET_OUTGOING` of packet(7)).
@@ -66,7 +66,7 @@ impl Capture {
     ///
     /// A marker over the loopback interface goes through the same queue: once it is seen, so is all before it.
     pub fn frames(&self, wanted: impl Fn(&Frame) -> bool) -> Vec<Frame> {
-        let marker = format!("voicelane-marker-{:06}", fresh_number());
+        let marker = probe();
         let own = self.marker.local_addr().expect("it is bound");
         self.marker
             .send_to(marker.as_bytes(), own)
@@ -87,9 +87,9 @@ impl Capture {
         }
     }
 
-    /// All packets up to now that carry the text in clear.
-    pub fn carrying(&self, text: &str) -> Vec<Frame> {
-        self.frames(|frame| frame.interface != "lo" && frame.carries(text))
+    /// All packets up to now that carry the probe in clear, on whichever interface but loopback.
+    pub fn carrying(&self, payload: &str) -> Vec<Frame> {
+        self.frames(|frame| frame.interface != "lo" && frame.carries(payload))
     }
 }
 
@@ -103,26 +103,18 @@ fn read(packets: &OwnedFd, sink: &Weak<Mutex<Vec<Frame>>>) {
         let Ok((length, Some(link))) = received else {
             continue;
         };
-        let bytes = &buffer[..length];
-        let Some(headers) =
-            Headers::parse(bytes).filter(|_| IP.contains(&u16::from_be(link.protocol())))
-        else {
+        if !IP.contains(&u16::from_be(link.protocol())) {
             continue;
-        };
+        }
         let name = names
             .entry(link.ifindex())
             .or_insert_with(|| name_of(link.ifindex()));
-        frames.lock().expect("no reader panics").push(Frame {
-            at: Instant::now(),
-            interface: name.clone(),
-            direction: if link.pkttype() == OUTGOING {
-                Direction::Out
-            } else {
-                Direction::In
-            },
-            bytes: bytes.to_vec(),
-            headers,
-        });
+        let direction = match link.pkttype() {
+            OUTGOING => Direction::Out,
+            _ => Direction::In,
+        };
+        let frame = Frame::parse(name, direction, &buffer[..length]);
+        frames.lock().expect("no reader panics").extend(frame);
     }
 }
 

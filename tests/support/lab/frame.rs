@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
+use super::namespace::fresh_number;
+
 /// Which way a packet passed an interface, seen from the namespace that the interface is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -56,17 +58,44 @@ pub struct Frame {
     pub bytes: Vec<u8>,
     /// What the bytes say.
     pub headers: Headers,
+    /// The name of the probe in it, when there is one in clear.
+    label: Option<String>,
+}
+
+/// What the name of a probe begins with, and its length with the number.
+const LABEL: (&[u8], usize) = (b"voicelane-probe-", 24);
+
+/// A payload of the size of a voice packet with a name that no other packet carries.
+pub fn probe() -> String {
+    format!("{:-<160}", format!("voicelane-probe-{:08}", fresh_number()))
 }
 
 impl Frame {
-    /// Whether the text occurs in the packet in clear.
-    pub fn carries(&self, text: &str) -> bool {
-        self.bytes
-            .windows(text.len())
-            .any(|window| window == text.as_bytes())
+    /// Reads an IP packet; `None` when it is malformed.
+    pub fn parse(interface: &str, direction: Direction, bytes: &[u8]) -> Option<Self> {
+        let (start, length) = LABEL;
+        let label = bytes
+            .windows(length)
+            .find(|window| window.starts_with(start))
+            .map(|window| String::from_utf8_lossy(window).into_owned());
+        Some(Self {
+            at: Instant::now(),
+            interface: interface.to_owned(),
+            direction,
+            bytes: bytes.to_vec(),
+            headers: Headers::parse(bytes)?,
+            label,
+        })
     }
 
-    /// Whether the packet goes between the two endpoints in this direction.
+    /// Whether the packet carries the probe in clear.
+    pub fn carries(&self, payload: &str) -> bool {
+        self.label
+            .as_deref()
+            .is_some_and(|label| payload.starts_with(label))
+    }
+
+    /// Whether the packet is destined for the endpoint.
     pub fn goes_to(&self, to: SocketAddr) -> bool {
         let port = match self.headers.transport {
             Transport::Udp(_, port) | Transport::Tcp(_, port) => Some(port),

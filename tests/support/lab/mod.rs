@@ -171,7 +171,7 @@ impl Lab {
         loop {
             match self.way(payload) {
                 Way::Nowhere if Instant::now() < deadline => {
-                    thread::sleep(Duration::from_millis(5))
+                    thread::sleep(Duration::from_millis(5));
                 }
                 way => return way,
             }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,17 +12,11 @@ use nix::unistd::Pid;
 /// How long a program may take for a step before the test gives up on it.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-#[derive(Default)]
-struct Log {
-    text: Mutex<String>,
-    grown: Condvar,
-}
-
 /// A running program.
 pub struct Program {
     name: String,
     child: Child,
-    log: Arc<Log>,
+    log: Arc<Mutex<String>>,
 }
 
 impl Program {
@@ -34,18 +28,14 @@ impl Program {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|e| panic!("{command:?}: {e}"));
-        let log = Arc::new(Log::default());
+        let log = Arc::new(Mutex::new(String::new()));
         let stdout: Box<dyn Read + Send> = Box::new(child.stdout.take().expect("it is piped"));
         let stderr: Box<dyn Read + Send> = Box::new(child.stderr.take().expect("it is piped"));
         for stream in [stdout, stderr] {
             let log = Arc::clone(&log);
             thread::spawn(move || {
                 for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                    log.text
-                        .lock()
-                        .expect("no reader panics")
-                        .extend([&*line, "\n"]);
-                    log.grown.notify_all();
+                    log.lock().expect("no reader panics").extend([&*line, "\n"]);
                 }
             });
         }
@@ -58,7 +48,7 @@ impl Program {
 
     /// All lines so far.
     pub fn log(&self) -> String {
-        self.log.text.lock().expect("no reader panics").clone()
+        self.log.lock().expect("no reader panics").clone()
     }
 
     /// Waits until the program has printed `text`.
@@ -66,7 +56,7 @@ impl Program {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let ended = self.child.try_wait().expect("it is our child");
-            let log = self.log.text.lock().expect("no reader panics");
+            let log = self.log();
             if log.contains(text) {
                 return;
             }
@@ -75,8 +65,7 @@ impl Program {
                 "{} did not say {text:?} ({ended:?}):\n{log}",
                 self.name
             );
-            let step = Duration::from_millis(100);
-            drop(self.log.grown.wait_timeout(log, step));
+            thread::sleep(Duration::from_millis(10));
         }
     }
 
