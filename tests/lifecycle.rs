@@ -9,7 +9,7 @@ use lab::addresses as at;
 use lab::caller::{Family, udp};
 use lab::voicelane::{CONFIG, Home, TUN, Voicelane};
 use lab::vpn::VpnKind;
-use lab::{Lab, MEDIA_PORT, Way};
+use lab::{Lab, MEDIA_PORT, NOTHING, Way};
 use nix::sys::signal::Signal;
 
 fn assert_media_way(lab: &Lab, way: Way) {
@@ -36,10 +36,10 @@ fn both_signals_revert_everything() {
     let before = lab.laptop.dump();
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let voicelane = Voicelane::start(&lab.laptop);
-        assert_ne!(lab.laptop.dump(), before);
+        assert_ne!(lab.laptop.changes_since(&before), NOTHING);
         assert!(voicelane.status().to_string().contains("wlan0"));
         voicelane.end(signal);
-        assert_eq!(lab.laptop.dump(), before, "{signal}");
+        assert_eq!(lab.laptop.changes_since(&before), NOTHING, "{signal}");
     }
 }
 
@@ -61,15 +61,15 @@ fn after_a_kill_media_is_in_the_vpn_again_and_cleanup_removes_what_is_ours() {
         "the TUN goes with the process"
     );
     assert_ne!(
-        lab.laptop.dump(),
-        before,
+        lab.laptop.changes_since(&before),
+        NOTHING,
         "a kill leaves rules: there is something to clean"
     );
     let output = home.cleanup();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(
-        lab.laptop.dump(),
-        before,
+        lab.laptop.changes_since(&before),
+        NOTHING,
         "cleanup removes all of ours and nothing else"
     );
     let output = home.cleanup();
@@ -83,7 +83,7 @@ fn after_a_kill_media_is_in_the_vpn_again_and_cleanup_removes_what_is_ours() {
     let voicelane = home.start();
     assert_media_way(&lab, Way::Direct);
     voicelane.stop();
-    assert_eq!(lab.laptop.dump(), before);
+    assert_eq!(lab.laptop.changes_since(&before), NOTHING);
     assert_media_way(&lab, Way::Tunnel);
 }
 
@@ -109,6 +109,6 @@ fn a_bad_configuration_touches_nothing() {
             said.contains("config.toml") && said.contains(named),
             "{said}"
         );
-        assert_eq!(lab.laptop.dump(), before, "{fault}");
+        assert_eq!(lab.laptop.changes_since(&before), NOTHING, "{fault}");
     }
 }

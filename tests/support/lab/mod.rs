@@ -41,6 +41,9 @@ use vpn::{Vpn, VpnKind};
 /// The laptop's physical link.
 pub const UPLINK: &str = "wlan0";
 
+/// What has changed when nothing has.
+pub const NOTHING: [&str; 0] = [];
+
 /// A port of the media range, served everywhere.
 pub const MEDIA_PORT: u16 = 20000;
 

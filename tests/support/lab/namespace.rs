@@ -18,7 +18,7 @@ use nix::unistd::{Pid, geteuid};
 const REGISTRY: &str = "/run/netns";
 
 /// What the names of our namespaces begin with, before the process id of their maker.
-const PREFIX: &str = "voicelane-";
+const PREFIX: &str = "vlab-";
 
 /// A number that no other lab of this process has.
 pub fn fresh_number() -> u32 {
@@ -57,7 +57,7 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Makes the namespace `voicelane-PID-LAB-ROLE`, its loopback up and without duplicate address detection.
+    /// Makes the namespace `vlab-PID-LAB-ROLE`, its loopback up and without duplicate address detection.
     pub fn new(lab: u32, role: &str) -> Self {
         static SWEEP: Once = Once::new();
         SWEEP.call_once(sweep);
@@ -149,9 +149,9 @@ impl Namespace {
     }
 
     /// Everything in the namespace that a guest could leave behind: links, addresses, rules, routes, XFRM
-    /// policies, the firewall and the settings. Two equal dumps mean that nothing was left.
-    pub fn dump(&self) -> String {
-        [
+    /// policies, the firewall and the settings.
+    pub fn dump(&self) -> Dump {
+        let lines = [
             "ip -o link show",
             "ip -o addr show",
             "ip -4 rule show",
@@ -162,8 +162,42 @@ impl Namespace {
             "nft list ruleset",
             "sysctl -a --pattern ^net\\.ipv[46]\\.(conf|ip_forward|route|icmp)",
         ]
-        .map(|line| format!("# {line}\n{}", self.run(line)))
-        .join("\n")
+        .iter()
+        .flat_map(|line| {
+            let output = self.run(line);
+            let entries = output.lines().map(|entry| format!("{line}: {entry}"));
+            entries.collect::<Vec<_>>()
+        })
+        .collect();
+        Dump(lines)
+    }
+
+    /// The lines of a dump that went (`-`) and that came (`+`) since an earlier one; none when all is as it was.
+    pub fn changes_since(&self, Dump(before): &Dump) -> Vec<String> {
+        let Dump(now) = self.dump();
+        let without = |sign, all: &[String], others: &[String]| {
+            let lines = all.iter().filter(|line| !others.contains(line));
+            lines
+                .map(|line| format!("{sign} {line}"))
+                .collect::<Vec<_>>()
+        };
+        let mut changes = without('-', before, &now);
+        changes.extend(without('+', &now, before));
+        if changes.is_empty() && *before != now {
+            changes.push("the same lines in another order or number".to_owned());
+        }
+        changes
+    }
+}
+
+/// What a namespace was like at one time, line by line.
+pub struct Dump(Vec<String>);
+
+impl Dump {
+    /// The lines in which one of the texts occurs.
+    pub fn naming(&self, texts: &[&str]) -> Vec<&String> {
+        let named = |line: &&String| texts.iter().any(|text| line.contains(text));
+        self.0.iter().filter(named).collect()
     }
 }
 
