@@ -1,4 +1,32 @@
 //! Rules, routes and settings of the kernel: what we want, what is there, what to change.
+//!
+//! # Theory of operation
+//!
+//! **Capture.** One table per protocol and port range holds the range's prefixes as routes into our TUN, and one rule
+//! per table asks it: `iif lo ipproto udp dport 10000-60000 lookup 30317`. Rules grow with port ranges, not with
+//! prefixes, and nothing but what the policy names enters the TUN. The way out is a table of its own, asked for what
+//! carries our mark and is bound to the uplink: a VPN that replaces the main table's default route does not touch it.
+//!
+//! **Priority.** A VPN that adds rules without a priority gets the places just ahead of the first rule that is there,
+//! hence ahead of ours. So our place is not a number but an order, just ahead of the first foreign rule, and it is
+//! taken anew whenever a rule appears. (Priority 0 would end the race, and put a VPN that starts later at 0 as well:
+//! behind us, but with its own two rules the wrong way round, so that the LAN falls into the tunnel.)
+//!
+//! **Desired, observed, plan.** [`plan::plan`] is a pure function from what is wanted and what is there to ordered
+//! changes; [`netlink`] reads the one and carries out the other. [`watch::Watch`] only says that something changed. So
+//! start, reload, another program's flush, a new network and a restart after a crash are all the same step.
+//!
+//! **Ours** is what bears our protocol number, in or asking a table of our range. Nothing else is ever changed or
+//! deleted, and a deletion names all selectors: one that names none would take the `local` rule with it.
+//!
+//! **Obstacles.** Strict reverse-path filters drop replies: [`sysctl`], with a [`journal`] of what was not ours. IPsec
+//! takes packets after routing: [`sysctl`] and [`xfrm`]. A VPN's firewall drops replies to its address: [`alias`] and
+//! [`nft`].
+//!
+//! **End.** [`Steering::revert`] goes the way back: exemptions, rules, routes, settings. After a kill, the TUN takes its
+//! routes with it, rules ask empty tables, the alias table goes with its socket and exemptions lapse; [`cleanup`]
+//! removes the rest.
+
 pub mod alias;
 pub mod journal;
 mod message;
@@ -10,3 +38,255 @@ pub mod sysctl;
 pub mod uplink;
 pub mod watch;
 pub mod xfrm;
+
+use std::fmt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use crate::net::{Family, IfIndex};
+use alias::Alias;
+use journal::{Entry, Journal, JournalError};
+use netlink::{Kernel, NetlinkError};
+use nft::{AliasTable, NftError};
+use observed::Observed;
+use plan::{Change, Desired, Numbers, TooManyPortRanges, Warning};
+use sysctl::SysctlError;
+use xfrm::{Ipsec, XfrmError};
+
+/// A part of the steering that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SteeringError {
+    /// Links, routes or rules.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// More port ranges than tables.
+    #[error(transparent)]
+    Plan(#[from] TooManyPortRanges),
+    /// A setting of our TUN.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    /// A setting of the uplink, or the record of it.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// IPsec exemptions.
+    #[error(transparent)]
+    Xfrm(#[from] XfrmError),
+    /// Aliases.
+    #[error(transparent)]
+    Nft(#[from] NftError),
+}
+
+/// Everything that failed while the rest was done. Never empty.
+#[derive(Debug)]
+pub struct SteeringErrors(pub Vec<SteeringError>);
+
+impl fmt::Display for SteeringErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, error) in self.0.iter().enumerate() {
+            if n > 0 {
+                f.write_str("; ")?;
+            }
+            error.fmt(f)?;
+            let mut cause = std::error::Error::source(error);
+            while let Some(deeper) = cause {
+                write!(f, ": {deeper}")?;
+                cause = deeper.source();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for SteeringErrors {}
+
+impl<E: Into<SteeringError>> From<E> for SteeringErrors {
+    fn from(error: E) -> Self {
+        Self(vec![error.into()])
+    }
+}
+
+/// Gathers the errors of steps that do not depend on each other.
+#[derive(Default)]
+struct Failures(Vec<SteeringError>);
+
+impl Failures {
+    fn note<T, E: Into<SteeringError>>(&mut self, outcome: Result<T, E>) -> Option<T> {
+        outcome.map_err(|error| self.0.push(error.into())).ok()
+    }
+
+    fn note_all(&mut self, outcome: Result<(), Vec<NetlinkError>>) {
+        self.0
+            .extend(outcome.err().into_iter().flatten().map(SteeringError::from));
+    }
+
+    fn or<T>(self, value: T) -> Result<T, SteeringErrors> {
+        if self.0.is_empty() {
+            Ok(value)
+        } else {
+            Err(SteeringErrors(self.0))
+        }
+    }
+}
+
+/// Our TUN, as its device was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tun {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub index: IfIndex,
+    /// The largest packet that it is to take, in bytes.
+    pub mtu: u32,
+}
+
+/// What a reconciliation did and found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The changes, all carried out. Empty when everything was in place.
+    pub changes: Vec<Change>,
+    /// What a person should know.
+    pub warnings: Vec<Warning>,
+    /// The aliases in force: replies to a `real` address must be written to its `alias`.
+    pub aliases: Vec<Alias>,
+}
+
+/// The hold on the kernel's routing: from [`Steering::open`], with nothing captured, over any number of
+/// [`Steering::reconcile`] to [`Steering::revert`].
+pub struct Steering {
+    kernel: Kernel,
+    ipsec: Option<Ipsec>,
+    journal: Journal,
+    aliases: Result<AliasTable, NftError>,
+    numbers: Numbers,
+    tun: Tun,
+}
+
+impl Steering {
+    /// Prepares our TUN and brings it up. Nothing is captured yet.
+    ///
+    /// # Errors
+    /// [`SteeringError`]. A kernel without nftables is none: see [`Steering::without_aliases`].
+    pub async fn open(
+        runtime_dir: &Path,
+        numbers: Numbers,
+        tun: Tun,
+    ) -> Result<Self, SteeringError> {
+        let (kernel, ipsec) = (Kernel::open()?, Ipsec::open()?);
+        let journal = Journal::open(runtime_dir)?;
+        sysctl::prepare_tun(&tun.name)?;
+        kernel.bring_up(tun.index, tun.mtu).await?;
+        Ok(Self {
+            kernel,
+            ipsec,
+            journal,
+            aliases: AliasTable::new(&tun.name),
+            numbers,
+            tun,
+        })
+    }
+
+    /// Why there are no aliases, if there are none: replies to a VPN's own address may then be dropped by its firewall.
+    #[must_use]
+    pub fn without_aliases(&self) -> Option<&NftError> {
+        self.aliases.as_ref().err()
+    }
+
+    /// Reads what the kernel has, for [`uplink::choose`].
+    ///
+    /// # Errors
+    /// [`NetlinkError::Dump`].
+    pub async fn observe(&self) -> Result<Observed, NetlinkError> {
+        self.kernel.observe().await
+    }
+
+    /// Brings into force what is desired. The first time acquires; every notice of [`watch::Watch`] calls for another.
+    ///
+    /// # Errors
+    /// Everything that failed; what does not depend on it was done all the same.
+    ///
+    /// # Cancel safety
+    /// What was done stays done; the next reconciliation does the rest.
+    pub async fn reconcile(&mut self, desired: &Desired) -> Result<Report, SteeringErrors> {
+        let observed = self.kernel.observe().await?;
+        let plan = plan::plan(desired, &self.numbers, &observed)?;
+        let mut failures = Failures::default();
+        if let Some(uplink) = &desired.uplink {
+            failures.note(sysctl::prepare_uplink(&mut self.journal, &uplink.name));
+        }
+        let mut aliases = Vec::new();
+        if let Ok(table) = &mut self.aliases {
+            aliases = alias::aliases(&observed, self.tun.index);
+            failures.note(table.set(&aliases));
+        }
+        failures.note_all(self.kernel.apply(&plan.changes).await);
+        let captured = desired
+            .uplink
+            .as_ref()
+            .and_then(|uplink| uplink.gateway(Family::V6));
+        let exemptions = captured.map_or_else(Vec::new, |_| xfrm::exemptions(&desired.captures));
+        if let Some(ipsec) = &self.ipsec {
+            failures.note(ipsec.reconcile(&exemptions, SystemTime::now()).await);
+        }
+        failures.or(Report {
+            changes: plan.changes,
+            warnings: plan.warnings,
+            aliases,
+        })
+    }
+
+    /// Takes everything back. The TUN itself is its owner's to close.
+    ///
+    /// # Errors
+    /// Everything that failed; the rest is done. [`cleanup`] can try again.
+    pub async fn revert(mut self) -> Result<(), SteeringErrors> {
+        remove(
+            &self.kernel,
+            self.ipsec.as_ref(),
+            &mut self.journal,
+            &self.numbers,
+        )
+        .await?;
+        Ok(())
+    }
+}
+
+/// What was left of a voicelane that could not revert, and was removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leftovers {
+    /// Rules and routes.
+    pub changes: Vec<Change>,
+    /// The number of IPsec exemptions.
+    pub exemptions: usize,
+    /// Settings that have their former value again.
+    pub settings: Vec<Entry>,
+}
+
+/// Removes what a killed voicelane left: ours, and nothing else. Not for use while one runs with the same numbers.
+///
+/// # Errors
+/// Everything that failed; the rest is done.
+pub async fn cleanup(runtime_dir: &Path, numbers: &Numbers) -> Result<Leftovers, SteeringErrors> {
+    let (kernel, ipsec) = (Kernel::open()?, Ipsec::open()?);
+    let mut journal = Journal::open(runtime_dir)?;
+    remove(&kernel, ipsec.as_ref(), &mut journal, numbers).await
+}
+
+async fn remove(
+    kernel: &Kernel,
+    ipsec: Option<&Ipsec>,
+    journal: &mut Journal,
+    numbers: &Numbers,
+) -> Result<Leftovers, SteeringErrors> {
+    let (mut failures, mut removed) = (Failures::default(), Leftovers::default());
+    if let Some(ipsec) = ipsec {
+        removed.exemptions = failures
+            .note(ipsec.reconcile(&[], SystemTime::now()).await)
+            .unwrap_or_default();
+    }
+    if let Some(observed) = failures.note(kernel.observe().await) {
+        removed.changes = plan::removal(numbers, &observed).changes;
+        failures.note_all(kernel.apply(&removed.changes).await);
+    }
+    removed.settings = failures.note(journal.restore(|_| true)).unwrap_or_default();
+    failures.or(removed)
+}

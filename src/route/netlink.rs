@@ -1,9 +1,11 @@
 //! The kernel's links, addresses, routes and rules over rtnetlink: read, changed, set up.
 
 use std::io;
+use std::net::Ipv4Addr;
 
-use futures_util::{TryStreamExt, future::join};
+use futures_util::TryStreamExt;
 use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::AddressScope;
 use netlink_packet_route::route::RouteMessage;
 use nix::errno::Errno;
 use rtnetlink::{Handle, IpVersion, LinkUnspec};
@@ -13,6 +15,11 @@ use super::message;
 use super::observed::Observed;
 use super::plan::Change;
 use crate::net::IfIndex;
+
+/// The address that no host has (RFC 7600), for our TUN. From a link without an IPv4 address a reverse-path filter, even
+/// a loose one, drops everything whose way back leads elsewhere, and rules with `iif lo` have no part in the way back.
+/// Its scope is the host, so that no socket gets it as its source.
+const DUMMY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
 /// A failed exchange with the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -95,19 +102,27 @@ impl Kernel {
             }
         };
         let mut observed = Observed::default();
-        let links = self.handle.link().get().execute();
-        let addresses = self.handle.address().get().execute();
-        let (links, addresses) = join(
-            links.try_collect::<Vec<_>>(),
-            addresses.try_collect::<Vec<_>>(),
-        )
-        .await;
+        // One after the other: the kernel gives a socket one dump at a time.
+        let links = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_collect::<Vec<_>>()
+            .await;
         observed.links.extend(
             links
                 .map_err(dump("links"))?
                 .iter()
                 .filter_map(message::link),
         );
+        let addresses = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect::<Vec<_>>()
+            .await;
         let addresses = addresses.map_err(dump("addresses"))?;
         observed
             .addresses
@@ -118,19 +133,26 @@ impl Kernel {
         ] {
             let mut every = RouteMessage::default();
             every.header.address_family = family;
-            let routes = self.handle.route().get(every).execute();
-            let rules = self.handle.rule().get(version).execute();
-            let (routes, rules) = join(
-                routes.try_collect::<Vec<_>>(),
-                rules.try_collect::<Vec<_>>(),
-            )
-            .await;
+            let routes = self
+                .handle
+                .route()
+                .get(every)
+                .execute()
+                .try_collect::<Vec<_>>()
+                .await;
             observed.routes.extend(
                 routes
                     .map_err(dump("routes"))?
                     .iter()
                     .filter_map(message::route),
             );
+            let rules = self
+                .handle
+                .rule()
+                .get(version)
+                .execute()
+                .try_collect::<Vec<_>>()
+                .await;
             observed.rules.extend(
                 rules
                     .map_err(dump("rules"))?
@@ -200,20 +222,19 @@ impl Kernel {
         }
     }
 
-    /// Sets a link's MTU and brings it up.
+    /// Sets our TUN's MTU, brings it up and gives it the IPv4 [`DUMMY`] address.
     ///
     /// # Errors
     /// [`NetlinkError::Link`].
-    pub async fn bring_up(&self, link: IfIndex, mtu: u32) -> Result<(), NetlinkError> {
-        let message = LinkUnspec::new_with_index(link.0).mtu(mtu).up().build();
-        self.handle
-            .link()
-            .set(message)
-            .execute()
-            .await
-            .map_err(|error| NetlinkError::Link {
-                link,
-                source: answer(error),
-            })
+    pub async fn bring_up(&self, tun: IfIndex, mtu: u32) -> Result<(), NetlinkError> {
+        let failed = |error| NetlinkError::Link {
+            link: tun,
+            source: answer(error),
+        };
+        let up = LinkUnspec::new_with_index(tun.0).mtu(mtu).up().build();
+        self.handle.link().set(up).execute().await.map_err(failed)?;
+        let mut request = self.handle.address().add(tun.0, DUMMY.into(), 32);
+        request.message_mut().header.scope = AddressScope::Host;
+        request.replace().execute().await.map_err(failed)
     }
 }

@@ -76,82 +76,52 @@ fn register_is(value: &[u8]) -> Expression {
     .into()
 }
 
-/// Where the destination address is, and what must be mended when it changes.
-struct Destination {
-    family: NetfilterProtoFamily,
-    offset: u32,
-    octets: fn(IpAddr) -> Vec<u8>,
-    header_checksum: Option<u32>,
-}
-
-impl Destination {
-    fn of(addr: IpAddr) -> Self {
-        let octets = |addr| match addr {
-            IpAddr::V4(addr) => addr.octets().to_vec(),
-            IpAddr::V6(addr) => addr.octets().to_vec(),
-        };
-        match addr {
-            IpAddr::V4(_) => Self {
-                family: NetfilterProtoFamily::IPv4,
-                offset: 16,
-                octets,
-                header_checksum: Some(10),
-            },
-            IpAddr::V6(_) => Self {
-                family: NetfilterProtoFamily::IPv6,
-                offset: 24,
-                octets,
-                header_checksum: None,
-            },
-        }
-    }
-}
-
 /// Turns the alias into the real address, in the header and in the checksums of UDP, TCP and `ICMPv6` that cover it.
 fn rewrite(alias: &Alias) -> Vec<Expression> {
-    let Destination {
-        family,
-        offset,
-        octets,
-        header_checksum,
-    } = Destination::of(alias.alias);
-    let (from, to) = (octets(alias.alias), octets(alias.real));
-    let length = if family == NetfilterProtoFamily::IPv4 {
-        4
-    } else {
-        16
+    // IPv4 has a checksum in its header too (RFC 791 section 3.1), IPv6 has none.
+    let (family, at, mend_header) = match alias.alias {
+        IpAddr::V4(_) => (
+            NetfilterProtoFamily::IPv4,
+            16,
+            vec![
+                Payload::CsumType(ChecksumType::Inet),
+                Payload::CsumOffset(10),
+            ],
+        ),
+        IpAddr::V6(_) => (NetfilterProtoFamily::IPv6, 24, Vec::new()),
     };
-    let place = [
+    let (from, to) = (octets(alias.alias), octets(alias.real));
+    let destination = [
         Payload::Base(NETWORK_HEADER),
-        Payload::Offset(offset),
-        Payload::Len(length),
+        Payload::Offset(at),
+        Payload::Len(u32::try_from(from.len()).expect("an address is short")),
     ];
-
     let mut load = vec![Payload::DestinationRegister(Register::Reg1)];
-    load.extend(place.clone());
+    load.extend(destination.clone());
     let mut store = vec![Payload::SourceRegister(Register::Reg1)];
-    store.extend(place);
-    if let Some(at) = header_checksum {
-        store.extend([
-            Payload::CsumType(ChecksumType::Inet),
-            Payload::CsumOffset(at),
-        ]);
-    }
+    store.extend(destination);
+    store.extend(mend_header);
     store.push(Payload::CsumFlags(ChecksumFlags::L4PseudoHeader));
 
-    let [family, is_it] = meta_is(MetaKey::Nfproto, &[family.into()]);
-    vec![
-        family,
-        is_it,
-        Expressions::Payload(load).into(),
-        register_is(&from),
+    let mut rule = meta_is(MetaKey::Nfproto, &[family.into()]).to_vec();
+    rule.push(Expressions::Payload(load).into());
+    rule.push(register_is(&from));
+    rule.push(
         Expressions::Immediate(vec![
             Immediate::DestinationRegister(Register::Reg1),
             Immediate::Data(DataAttribute::Value(to)),
         ])
         .into(),
-        Expressions::Payload(store).into(),
-    ]
+    );
+    rule.push(Expressions::Payload(store).into());
+    rule
+}
+
+fn octets(addr: IpAddr) -> Vec<u8> {
+    match addr {
+        IpAddr::V4(addr) => addr.octets().to_vec(),
+        IpAddr::V6(addr) => addr.octets().to_vec(),
+    }
 }
 
 /// A table of the `inet` family with one chain. It is there as long as this value.

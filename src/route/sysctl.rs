@@ -144,7 +144,8 @@ pub fn write(key: &Key, value: &str) -> Result<(), SysctlError> {
 /// - `disable_xfrm`, `disable_policy`: an IPsec VPN's policies take neither what is routed into the TUN nor refuse
 ///   what comes out of it.
 /// - `rp_filter` 2: the kernel uses the greater of this and that of "all", so that 2, loose, is the one value that
-///   keeps "all" = 1, strict, away. ICMP errors come from routers that no route of ours leads to.
+///   keeps "all" = 1, strict, away. ICMP errors come from routers that no route of ours leads to. The loose filter
+///   wants an IPv4 address on the link: see [`super::netlink::Kernel::bring_up`].
 /// - `addr_gen_mode` 1, none: no link-local address, and with it no router or listener discovery on the TUN.
 const TUN: [(Family, &str, &str); 7] = [
     (Family::V4, "disable_xfrm", "1"),

@@ -225,11 +225,15 @@ impl Ipsec {
     }
 
     /// Brings our policies to what is wanted, if there are policies to be exempt from; otherwise removes ours.
-    /// Returns how many were added, renewed or removed.
+    /// Returns how many were added, renewed or removed. What is old is told by `now`.
     ///
     /// # Errors
     /// [`XfrmError`], the first; the rest is tried all the same.
-    pub async fn reconcile(&self, wanted: &[Exemption]) -> Result<usize, XfrmError> {
+    pub async fn reconcile(
+        &self,
+        wanted: &[Exemption],
+        now: SystemTime,
+    ) -> Result<usize, XfrmError> {
         let present = self.dump().await.map_err(XfrmError::Dump)?;
         let wanted = if present.iter().any(is_rival) {
             wanted
@@ -244,7 +248,7 @@ impl Ipsec {
         let mut free = (0..)
             .map(|n| TAG | n << 3)
             .filter(|base| !used.contains(base) && !used.contains(&(base | 1)));
-        let now = SystemTime::now()
+        let now = now
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
 
