@@ -1,2 +1,7 @@
 //! The `voicelane` program: parse, dispatch, exit code.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    voicelane::cli::main()
+}

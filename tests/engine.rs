@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use voicelane::config::Config;
 use voicelane::engine::{Alias, Command, Engine, Event, HEADROOM, Outbox, ReturnedError};
-use voicelane::nat::{Filtering, Limits, Settings};
-use voicelane::net::{Dscp, Ecn, Endpoint, MappingId, Outside, Protocol, TrafficClass};
+use voicelane::nat::{Limits, Settings};
+use voicelane::net::{Dscp, Ecn, Endpoint, Filtering, MappingId, Outside, Protocol, TrafficClass};
 use voicelane::policy::{Action, Policy};
 use voicelane::wire::{Packet, Transport, icmp, udp};
 

@@ -162,8 +162,11 @@ fn what_the_policy_does_not_name_is_rejected_even_when_it_is_forced_in() {
 /// All that the service says it dropped, for whatever reason.
 fn drops(voicelane: &Voicelane) -> u64 {
     let status = voicelane.status();
-    let reasons = status["drops"]
-        .as_object()
-        .expect("drops are listed by reason");
-    reasons.values().filter_map(serde_json::Value::as_u64).sum()
+    let count = |direction: &str| -> u64 {
+        let reasons = status["status"][direction]["drops"]
+            .as_object()
+            .expect("drops are listed by reason");
+        reasons.values().filter_map(serde_json::Value::as_u64).sum()
+    };
+    count("outbound") + count("inbound")
 }

@@ -17,7 +17,7 @@ const BAD_CONFIG: u8 = 2;
 
 /// What `voicelane check` is asked.
 #[derive(Clone, Debug, clap::Args)]
-pub struct CheckArgs {
+pub(super) struct CheckArgs {
     /// The configuration to check; without one, what is compiled in
     pub file: Option<PathBuf>,
     /// Print JSON
@@ -27,7 +27,7 @@ pub struct CheckArgs {
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
-pub enum LoadError {
+pub(super) enum LoadError {
     /// The file cannot be read, or is not UTF-8.
     #[error("cannot read the configuration {}", path.display())]
     Read {
@@ -45,7 +45,7 @@ pub enum LoadError {
 impl LoadError {
     /// Tells a person on stderr; answers the exit code for a bad configuration, 2.
     #[must_use]
-    pub fn report(&self) -> ExitCode {
+    pub(super) fn report(&self) -> ExitCode {
         match self {
             Self::Read { cause, .. } => eprintln!("error: {self}: {cause}"),
             Self::Faulty(faults) => {
@@ -62,7 +62,7 @@ impl LoadError {
 ///
 /// # Errors
 /// [`LoadError`] for a file that cannot be read and for one with faults.
-pub fn load(file: Option<&Path>) -> Result<Config, LoadError> {
+pub(super) fn load(file: Option<&Path>) -> Result<Config, LoadError> {
     let Some(path) = file else {
         return Ok(Config::default());
     };
@@ -76,8 +76,8 @@ pub fn load(file: Option<&Path>) -> Result<Config, LoadError> {
 /// Checks a configuration and prints the result: exit code 0 for a valid one, 2 for a bad one.
 ///
 /// # Errors
-/// None today; the type is that of every command.
-pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+/// When nothing can be printed.
+pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let name = args
         .file
         .as_ref()
@@ -86,9 +86,9 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         Ok(config) => {
             let today = super::policy::today();
             if args.json {
-                println!("{}", valid_json(&name, &config, today));
+                super::print(&format!("{}\n", valid_json(&name, &config, today)))?;
             } else {
-                println!("{}", summary(&name, &config, today));
+                super::print(&format!("{}\n", summary(&name, &config, today)))?;
                 for warning in warnings(&config) {
                     eprintln!("warning: {warning}");
                 }
@@ -96,10 +96,9 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Err(LoadError::Faulty(faults)) if args.json => {
-            println!(
-                "{}",
-                json!({"version": 1, "file": name, "valid": false, "faults": faults.list()})
-            );
+            let faulty =
+                json!({"version": 1, "file": name, "valid": false, "faults": faults.list()});
+            super::print(&format!("{faulty}\n"))?;
             Ok(ExitCode::from(BAD_CONFIG))
         }
         Err(error) => Ok(error.report()),

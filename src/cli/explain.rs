@@ -10,12 +10,13 @@ use serde_json::{Value, json};
 
 use super::check;
 use super::policy::join;
+use crate::config::Config;
 use crate::net::{Endpoint, Protocol};
 use crate::policy::{Action, NearMiss, Policy, Reason, Rule, Verdict, Why};
 
 /// What `voicelane explain` is asked.
 #[derive(Clone, Debug, clap::Args)]
-pub struct ExplainArgs {
+pub(super) struct ExplainArgs {
     /// The transport: udp or tcp
     pub protocol: Protocol,
     /// The destination: address and port, an IPv6 address in brackets
@@ -35,22 +36,25 @@ pub struct ExplainArgs {
     pub date: Option<Date>,
 }
 
-/// Explains a packet and prints the result; `uplink` is the interface that relayed packets would leave by, if known.
+/// Explains a packet and prints the result; `find_uplink` answers which interface relayed packets would leave by.
 ///
 /// # Errors
-/// None today; the type is that of every command. A bad configuration is reported and answered with exit code 2.
-pub fn run(args: &ExplainArgs, uplink: Option<String>) -> anyhow::Result<ExitCode> {
+/// When nothing can be printed. A bad configuration is reported and answered with exit code 2.
+pub(super) fn run(
+    args: &ExplainArgs,
+    find_uplink: impl FnOnce(&Config) -> Option<String>,
+) -> anyhow::Result<ExitCode> {
     let config = match check::load(args.config.as_deref()) {
         Ok(config) => config,
         Err(error) => return Ok(error.report()),
     };
     let date = args.date.unwrap_or_else(super::policy::today);
     let policy = Policy::compile(&config, date);
-    let explanation = Explanation::of(&policy, args, date, uplink);
+    let explanation = Explanation::of(&policy, args, date, find_uplink(&config));
     if args.json {
-        println!("{:#}", explanation.json());
+        super::print(&format!("{:#}\n", explanation.json()))?;
     } else {
-        println!("{explanation}");
+        super::print(&format!("{explanation}\n"))?;
     }
     Ok(ExitCode::SUCCESS)
 }

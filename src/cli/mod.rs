@@ -1,5 +1,97 @@
 //! The command line: one file per command.
+//!
+//! Exit codes: 0 done; 1 failed; 2 the command line or the configuration is wrong, and nothing was touched; 3 the
+//! service is not running (`status`), or the system forbids what the demo needs (`demo`).
 
-pub mod check;
-pub mod explain;
-pub mod policy;
+mod check;
+mod cleanup;
+mod explain;
+mod policy;
+mod run;
+mod status;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tracing::Level;
+
+use crate::daemon;
+
+/// Talkdesk voice media leaves the VPN, marked EF; everything else stays in.
+#[derive(Debug, Parser)]
+#[command(name = "voicelane", version, arg_required_else_help = true)]
+struct Cli {
+    /// How much to log on standard error: error, warn, info, debug or trace.
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        env = "VOICELANE_LOG",
+        default_value = "info"
+    )]
+    log: Level,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service in the foreground (as root or with CAP_NET_ADMIN).
+    Run(run::RunArgs),
+    /// Show what the running service does.
+    Status(status::StatusArgs),
+    /// Tell what happens to a destination, and which rule says so.
+    Explain(explain::ExplainArgs),
+    /// Validate a configuration file.
+    Check(check::CheckArgs),
+    /// Look at the policy.
+    Policy(policy::PolicyArgs),
+    /// Remove what a killed service left behind, and nothing else.
+    Cleanup(cleanup::CleanupArgs),
+}
+
+/// Where the service keeps its control socket and its journal.
+#[derive(Debug, Args)]
+struct RuntimeDir {
+    /// The service's runtime directory.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "VOICELANE_RUNTIME_DIR",
+        default_value = "/run/voicelane"
+    )]
+    runtime_dir: PathBuf,
+}
+
+/// Parses the command line, runs the command, and answers its exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let Cli { log, command } = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_max_level(log)
+        .with_target(false)
+        .with_writer(io::stderr)
+        .init();
+    let outcome = match command {
+        Command::Run(args) => run::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Explain(args) => explain::run(&args, daemon::find_uplink),
+        Command::Check(args) => check::run(&args),
+        Command::Policy(args) => policy::run(&args),
+        Command::Cleanup(args) => cleanup::run(&args),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("voicelane: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Prints to standard output. A reader that has gone (`| head`) is no error.
+fn print(text: &str) -> io::Result<()> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -13,7 +13,7 @@ use crate::policy::{Policy, Rule, State, Why};
 
 /// What `voicelane policy` is asked.
 #[derive(Clone, Debug, clap::Args)]
-pub struct PolicyArgs {
+pub(super) struct PolicyArgs {
     /// What to do with the policy
     #[command(subcommand)]
     pub command: PolicyCommand,
@@ -21,14 +21,14 @@ pub struct PolicyArgs {
 
 /// The commands on a policy.
 #[derive(Clone, Debug, clap::Subcommand)]
-pub enum PolicyCommand {
+pub(super) enum PolicyCommand {
     /// List what is active today, and what is not and why
     Show(ShowArgs),
 }
 
 /// What `voicelane policy show` is asked.
 #[derive(Clone, Debug, clap::Args)]
-pub struct ShowArgs {
+pub(super) struct ShowArgs {
     /// The configuration file; without one, what is compiled in
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -42,15 +42,15 @@ pub struct ShowArgs {
 
 /// Today in UTC, so that a fleet of laptops switches at the same moment.
 #[must_use]
-pub fn today() -> Date {
+pub(super) fn today() -> Date {
     Timestamp::now().to_zoned(TimeZone::UTC).date()
 }
 
 /// Runs a command on the policy.
 ///
 /// # Errors
-/// None today; the type is that of every command. A bad configuration is reported and answered with exit code 2.
-pub fn run(args: &PolicyArgs) -> anyhow::Result<ExitCode> {
+/// When nothing can be printed. A bad configuration is reported and answered with exit code 2.
+pub(super) fn run(args: &PolicyArgs) -> anyhow::Result<ExitCode> {
     let PolicyCommand::Show(args) = &args.command;
     let config = match check::load(args.config.as_deref()) {
         Ok(config) => config,
@@ -59,9 +59,9 @@ pub fn run(args: &PolicyArgs) -> anyhow::Result<ExitCode> {
     let date = args.date.unwrap_or_else(today);
     let policy = Policy::compile(&config, date);
     if args.json {
-        println!("{:#}", show_json(&policy, date));
+        super::print(&format!("{:#}\n", show_json(&policy, date)))?;
     } else {
-        println!("{}", show(&policy, date));
+        super::print(&format!("{}\n", show(&policy, date)))?;
     }
     Ok(ExitCode::SUCCESS)
 }

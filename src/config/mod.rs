@@ -25,9 +25,7 @@ use toml::de::{DeTable, DeValue};
 pub use fault::{Fault, Faults, Place};
 pub use problem::Problem;
 pub use service::Service;
-pub use settings::{
-    Control, Filtering, InterfaceName, InterfaceNameError, Nat, Route, Tun, Uplink,
-};
+pub use settings::{Control, InterfaceName, InterfaceNameError, Nat, Route, Tun, Uplink};
 pub use space::{Block, shortest};
 
 use catalogue::CATALOGUES;

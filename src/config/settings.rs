@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use super::problem::Problem;
 use super::raw::{At, Findings, Section, choice, number, text};
-use crate::net::{Fwmark, RouteTable, RulePriority};
+use crate::net::{Filtering, Fwmark, RouteTable, RulePriority};
 
 /// A network interface's name that the kernel accepts: 1 to 15 letters, digits, '-', '_' and '.'.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -101,31 +101,6 @@ impl Default for Route {
             table: RouteTable(30316),
             priority: RulePriority(100),
             mark: Fwmark(0x7600_0000),
-        }
-    }
-}
-
-/// Whose answers a mapping lets in (RFC 4787 section 5).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Filtering {
-    /// From anyone.
-    EndpointIndependent,
-    /// From addresses that the mapping has sent to: what the RFC recommends where security counts, and what ICE needs.
-    #[default]
-    AddressDependent,
-    /// From endpoints that the mapping has sent to.
-    AddressAndPortDependent,
-}
-
-impl FromStr for Filtering {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        match text {
-            "endpoint-independent" => Ok(Self::EndpointIndependent),
-            "address-dependent" => Ok(Self::AddressDependent),
-            "address-and-port-dependent" => Ok(Self::AddressAndPortDependent),
-            _ => Err(()),
         }
     }
 }

@@ -46,10 +46,10 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// The TUN's interface name.
     pub tun: String,
-    /// The way out.
-    pub uplink: UplinkStatus,
-    /// The priority of the capturing rules.
-    pub rule_priority: u32,
+    /// The way out; without one nothing is captured, and media is in the VPN.
+    pub uplink: Option<UplinkStatus>,
+    /// The priority of the capturing rules, when there are any.
+    pub rule_priority: Option<u32>,
     /// What is not as it should be: a sentence each, with what to do.
     pub warnings: Vec<String>,
     /// Every mapping.
@@ -69,7 +69,7 @@ pub struct Status {
 pub struct UplinkStatus {
     /// Its interface name.
     pub interface: String,
-    /// The IPv4 next hop, unless there is none or the link needs none.
+    /// The IPv4 next hop; without one no IPv4 is captured.
     pub gateway_v4: Option<String>,
     /// The IPv6 next hop, likewise.
     pub gateway_v6: Option<String>,

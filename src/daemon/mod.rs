@@ -1,1 +1,77 @@
 //! The service: lifecycle and the driver loop.
+//!
+//! # Theory of operation
+//!
+//! One thread, two futures. The *driver* owns engine, device and relay and carries packets. The *steward* owns what
+//! surrounds them: it watches the kernel and keeps our rules in force and ahead, follows the calendar, and listens to
+//! signals. It talks to the driver through a mailbox and never touches a packet; neither waits for the other.
+//!
+//! Things are acquired in the order in which it is safe to lose them, and reverted in reverse: rules come last, because
+//! they are what takes effect. See [`crate::manual::operating`].
+
+mod driver;
+mod lifecycle;
+mod situation;
+mod steward;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::config::{Config, InterfaceName};
+use crate::route::netlink::Kernel;
+use crate::route::{self, Leftovers, uplink};
+
+/// What the command line says beside the configuration.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The uplink's interface, instead of the configured or found one.
+    pub uplink: Option<String>,
+    /// The TUN's name, instead of the configured one.
+    pub tun: Option<String>,
+    /// Where the control socket and the journal are.
+    pub runtime_dir: PathBuf,
+}
+
+/// Removes what a killed service left behind: ours, and nothing else.
+///
+/// # Errors
+/// What could not be removed; the rest is.
+pub fn cleanup(config: &Config, runtime_dir: &Path) -> anyhow::Result<Leftovers> {
+    let numbers = lifecycle::numbers(config);
+    Ok(runtime()?.block_on(route::cleanup(runtime_dir, &numbers))?)
+}
+
+/// Finds the uplink that the service would choose now; none when there is none, or none can be seen.
+#[must_use]
+pub fn find_uplink(config: &Config) -> Option<String> {
+    let numbers = lifecycle::numbers(config);
+    let pinned = config
+        .uplink()
+        .interface
+        .as_ref()
+        .map(InterfaceName::as_str);
+    let observed = runtime()
+        .ok()?
+        .block_on(async { Kernel::open()?.observe().await })
+        .ok()?;
+    uplink::choose(&observed, numbers.protocol, pinned)
+        .ok()
+        .map(|uplink| uplink.name)
+}
+
+/// Runs the service until a signal ends it, and reverts everything.
+///
+/// # Errors
+/// What could not be acquired, carried on, or reverted.
+pub fn run(config: &Config, options: &Options) -> anyhow::Result<()> {
+    runtime()?.block_on(lifecycle::live(config, options))
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("could not start the runtime")
+}

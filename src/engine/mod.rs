@@ -40,12 +40,12 @@ const HOP_LIMIT: u8 = 64;
 
 /// An address of this machine that replies must not name on their way in, and the one they carry instead until the
 /// firewall's prerouting has translated it back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Alias {
-    /// The address that the application's socket is bound to.
-    pub real: IpAddr,
     /// The address that is written into the packet.
     pub alias: IpAddr,
+    /// The address that the application's socket is bound to.
+    pub real: IpAddr,
 }
 
 /// What a socket's error queue returned of a datagram that we sent.

@@ -44,7 +44,7 @@
 //! Every socket of the relay is bound to the uplink's interface, which outranks all routing rules, and carries our mark:
 //!
 //! ```text
-//! 99:   from all fwmark 0x76000000/0xff000000 oif wlan0 lookup 30316
+//! 100:  from all fwmark 0x76000000/0xff000000 oif wlan0 lookup 30316
 //! ```
 //!
 //! Table 30316 holds nothing but the uplink's default route. Two things depend on it: a VPN that replaced the default

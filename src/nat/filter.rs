@@ -2,19 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::net::Endpoint;
-
-/// Which remotes may answer through a mapping.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Filtering {
-    /// Any endpoint may send to the mapping once it stands (REQ-8: the most transparent).
-    EndpointIndependent,
-    /// Any port of an address that the inside endpoint has sent to (REQ-8: the more stringent; our default).
-    #[default]
-    AddressDependent,
-    /// Only endpoints that the inside endpoint has sent to.
-    AddressAndPortDependent,
-}
+use crate::net::{Endpoint, Filtering};
 
 /// The remotes that a mapping has sent to, reduced to what its filtering looks at.
 ///

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::net::{Endpoint, Inside, MappingId, Outside};
+use crate::net::{Endpoint, Filtering, Inside, MappingId, Outside};
 use crate::timer::Timers;
 
-use super::{Contacts, Filtering};
+use super::Contacts;
 
 /// How a table behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@
 //!
 //! ```text
 //!   outbound      [`Table::map`]     finds or makes the mapping, notes the remote as a contact, refreshes the lifetime
-//!   inbound       [`Table::admit`]   the remote must be a contact, as far as the [`Filtering`] asks; refreshes nothing
+//!   inbound       [`Table::admit`]   the remote must be a contact, as far as the [`Filtering`](crate::net::Filtering) asks; refreshes nothing
 //!   time          [`Table::expire`]  a mapping without an outbound packet for its lifetime ends (REQ-5, REQ-6)
 //! ```
 //!
@@ -23,5 +23,5 @@
 mod filter;
 mod mapping;
 
-pub use filter::{Contacts, Filtering};
+pub use filter::Contacts;
 pub use mapping::{Limits, MapError, Mapped, Mapping, Refusal, Settings, Table};

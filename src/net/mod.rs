@@ -5,6 +5,7 @@
 
 mod dscp;
 mod endpoint;
+mod filtering;
 mod five_tuple;
 mod id;
 mod port_range;
@@ -14,6 +15,7 @@ mod side;
 
 pub use dscp::{Dscp, DscpError, Ecn, TrafficClass, Treatment};
 pub use endpoint::Endpoint;
+pub use filtering::{Filtering, UnknownFiltering};
 pub use five_tuple::{FiveTuple, Protocol, UnknownProtocol};
 pub use id::{Fwmark, IfIndex, MappingId, RouteProtocol, RouteTable, RuleId, RulePriority};
 pub use port_range::{PortRange, PortRangeError};

@@ -13,7 +13,7 @@
 //! 7. `bind`, on the inside endpoint's port when that is free (RFC 4787 section 4.2.1).
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -110,10 +110,7 @@ impl Binder {
     /// The second try is for the application that sits on this machine: while it holds the port on the VPN's address,
     /// the port is taken on "every address" but free on the uplink's.
     fn bind_port(&self, socket: &Socket, family: Family, port: u16) -> io::Result<()> {
-        let any: IpAddr = match family {
-            Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
-            Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
-        };
+        let any = family.unspecified();
         let own = self
             .addresses
             .iter()

@@ -19,4 +19,4 @@ mod readiness;
 mod udp;
 
 pub use bind::{BindError, Binder, Step};
-pub use udp::{Closed, Received, Relay, SendError};
+pub use udp::{Closed, OpenError, Received, Relay, SendError};

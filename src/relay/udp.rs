@@ -23,6 +23,7 @@ const LARGEST: usize = 65_535;
 #[derive(Debug)]
 struct Binding {
     id: MappingId,
+    inside: Inside<Endpoint>,
     socket: Socket,
     family: Family,
     treatment: Treatment,
@@ -31,7 +32,7 @@ struct Binding {
 /// The sockets of all mappings.
 #[derive(Debug)]
 pub struct Relay {
-    binder: Binder,
+    binder: Option<Binder>,
     bindings: Vec<Option<Binding>>,
     readiness: Readiness,
     buffer: Box<[u8]>,
@@ -62,6 +63,16 @@ pub enum Received<'a> {
         returned: ReturnedError<'a>,
     },
 }
+/// A mapping's socket could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is no uplink to open it on.
+    #[error("there is no uplink")]
+    NoUplink,
+    /// The kernel refused.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+}
 
 /// There is no socket for the mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,16 +91,16 @@ pub enum SendError {
 }
 
 impl Relay {
-    /// Makes a relay without sockets.
+    /// Makes a relay without sockets and without an uplink.
     ///
     /// # Errors
     /// When the kernel gives no epoll set.
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn new(binder: Binder) -> io::Result<Self> {
+    pub fn new() -> io::Result<Self> {
         Ok(Self {
-            binder,
+            binder: None,
             bindings: Vec::new(),
             readiness: Readiness::new()?,
             buffer: vec![0; HEADROOM + LARGEST].into_boxed_slice(),
@@ -100,21 +111,21 @@ impl Relay {
     /// Opens the socket of a mapping.
     ///
     /// # Errors
-    /// [`BindError`]; no socket is left over.
+    /// [`OpenError`]; no socket is left over.
     pub fn open(
         &mut self,
         id: MappingId,
         inside: Inside<Endpoint>,
         treatment: Treatment,
-    ) -> Result<Outside<Endpoint>, BindError> {
-        let (socket, outside) = self.binder.bind(inside, treatment)?;
-        self.readiness
-            .watch(&socket, id)
-            .map_err(|source| BindError {
-                device: self.binder.device.clone(),
-                step: Step::Watch,
-                source,
-            })?;
+    ) -> Result<Outside<Endpoint>, OpenError> {
+        let binder = self.binder.as_ref().ok_or(OpenError::NoUplink)?;
+        let (socket, outside) = binder.bind(inside, treatment)?;
+        let watched = self.readiness.watch(&socket, id);
+        watched.map_err(|source| BindError {
+            device: binder.device.clone(),
+            step: Step::Watch,
+            source,
+        })?;
         let slot = id.slot as usize;
         if self.bindings.len() <= slot {
             self.bindings.resize_with(slot + 1, || None);
@@ -122,11 +133,34 @@ impl Relay {
         let family = Family::of(inside.0.addr);
         self.bindings[slot] = Some(Binding {
             id,
+            inside,
             socket,
             family,
             treatment,
         });
         Ok(outside)
+    }
+
+    /// Moves every mapping to another uplink: a new socket each, on the same port where that is free. Tells `moved`
+    /// what each one came to; who could not be moved has no socket any more.
+    pub fn rebind(
+        &mut self,
+        binder: Binder,
+        mut moved: impl FnMut(MappingId, Result<Outside<Endpoint>, OpenError>),
+    ) {
+        self.binder = Some(binder);
+        for slot in 0..self.bindings.len() {
+            // The old socket is closed first, so that its port is free.
+            if let Some(Binding {
+                id,
+                inside,
+                treatment,
+                ..
+            }) = self.bindings[slot].take()
+            {
+                moved(id, self.open(id, inside, treatment));
+            }
+        }
     }
 
     /// Closes the socket of a mapping, if it has one. Closing takes it out of the epoll set too.

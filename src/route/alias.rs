@@ -9,21 +9,13 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::observed::{Link, Observed};
+use crate::engine::Alias;
 use crate::net::IfIndex;
 
 /// The reserved block 240.0.0.0/4 (RFC 1112 section 4).
 const RESERVED_V4: u32 = 0xf000_0000;
 /// The discard-only prefix 100::/64 (RFC 6666).
 const DISCARD_V6: u128 = 0x0100 << 112;
-
-/// An address and its stand-in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Alias {
-    /// The address that replies are written to.
-    pub alias: IpAddr,
-    /// The address that they arrive at.
-    pub real: IpAddr,
-}
 
 /// Gives each address on a tunnel, our own `tun` apart, an alias.
 ///

@@ -90,19 +90,19 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError`]; the setting is then unchanged.
-    pub fn set(&mut self, key: Key, value: &str) -> Result<(), JournalError> {
-        let present = sysctl::read(&key)?;
+    pub fn set(&mut self, key: &Key, value: &str) -> Result<(), JournalError> {
+        let present = sysctl::read(key)?;
         if present == value {
             return Ok(());
         }
-        self.entries.retain(|entry| entry.key != key);
+        self.entries.retain(|entry| entry.key != *key);
         self.entries.push(Entry {
             key: key.clone(),
             before: present,
             after: value.to_owned(),
         });
         self.save()?;
-        Ok(sysctl::write(&key, value)?)
+        Ok(sysctl::write(key, value)?)
     }
 
     /// Puts back the settings that `wanted` picks and that still have the value that we gave them. Somebody else's

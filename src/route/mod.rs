@@ -43,8 +43,8 @@ use std::fmt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use crate::net::{Family, IfIndex};
-use alias::Alias;
+use crate::engine::Alias;
+use crate::net::{Family, IfIndex, RulePriority};
 use journal::{Entry, Journal, JournalError};
 use netlink::{Kernel, NetlinkError};
 use nft::{AliasTable, NftError};
@@ -146,6 +146,8 @@ pub struct Report {
     pub changes: Vec<Change>,
     /// What a person should know.
     pub warnings: Vec<Warning>,
+    /// The place of our rules, when there are any.
+    pub priority: Option<RulePriority>,
     /// The aliases in force: replies to a `real` address must be written to its `alias`.
     pub aliases: Vec<Alias>,
 }
@@ -230,6 +232,7 @@ impl Steering {
         failures.or(Report {
             changes: plan.changes,
             warnings: plan.warnings,
+            priority: plan.priority,
             aliases,
         })
     }

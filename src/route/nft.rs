@@ -23,7 +23,7 @@ use netlink_packet_netfilter::{
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;
 
-use super::alias::Alias;
+use crate::engine::Alias;
 
 /// A table that could not be made or changed.
 #[derive(Debug, thiserror::Error)]

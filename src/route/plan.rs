@@ -143,6 +143,8 @@ pub struct Plan {
     pub changes: Vec<Change>,
     /// What a person should know.
     pub warnings: Vec<Warning>,
+    /// The place of our rules, when there are any: the one further back, should the families differ.
+    pub priority: Option<RulePriority>,
 }
 
 /// More distinct port ranges than there are tables of ours.
@@ -186,6 +188,7 @@ pub fn plan(
         } else {
             behind(observed, numbers)
         },
+        priority: rules.iter().map(|rule| rule.priority).max(),
     };
     routes.retain(|route| {
         let free = !taken.contains(&route.key()) || held.get(&route.key()) == Some(&route);
@@ -198,7 +201,7 @@ pub fn plan(
         match held.get(&route.key()) {
             None => plan.changes.push(Change::AddRoute(route.clone())),
             Some(there) if *there != route => {
-                plan.changes.push(Change::ReplaceRoute(route.clone()))
+                plan.changes.push(Change::ReplaceRoute(route.clone()));
             }
             Some(_) => {}
         }

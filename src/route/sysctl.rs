@@ -184,7 +184,7 @@ pub fn prepare_uplink(journal: &mut Journal, uplink: &str) -> Result<(), Journal
     journal.restore(|entry| entry.key != filter(uplink))?;
     let (own, all) = (read(&filter(uplink))?, read(&filter("all"))?);
     if own.as_str().max(&all) == "1" {
-        journal.set(filter(uplink), "2")?;
+        journal.set(&filter(uplink), "2")?;
     }
     Ok(())
 }

@@ -72,7 +72,10 @@ fn a_good_file_becomes_what_it_says() {
     assert_eq!(config.route().priority, RulePriority(90));
     assert_eq!(config.route().mark.0, 0x0100_0000);
     assert_eq!(config.nat().mapping_lifetime.as_secs(), 120);
-    assert_eq!(config.nat().filtering, Filtering::EndpointIndependent);
+    assert_eq!(
+        config.nat().filtering,
+        crate::net::Filtering::EndpointIndependent
+    );
     assert_eq!(config.control().group.as_deref(), Some("staff"));
     let [lab] = config.services() else {
         panic!("one service")

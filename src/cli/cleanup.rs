@@ -1,0 +1,54 @@
+//! `voicelane cleanup`: removes what a killed service left behind.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::Args;
+
+use crate::control::{self, Request};
+use crate::daemon;
+use crate::route::Leftovers;
+
+use super::{RuntimeDir, check};
+
+#[derive(Debug, Args)]
+pub(super) struct CleanupArgs {
+    /// The configuration file of the killed service, if it set other tables than the default ones.
+    #[arg(long, value_name = "FILE", env = "VOICELANE_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    runtime: RuntimeDir,
+}
+
+pub(super) fn run(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
+    let config = match check::load(args.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => return Ok(error.report()),
+    };
+    if control::ask(&args.runtime.runtime_dir, Request::Status).is_ok() {
+        bail!("voicelane is running: stop it first, it takes everything back by itself");
+    }
+    let leftovers = daemon::cleanup(&config, &args.runtime.runtime_dir)?;
+    super::print(&text(&leftovers))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(leftovers: &Leftovers) -> String {
+    if *leftovers == Leftovers::default() {
+        return "nothing was left behind\n".to_owned();
+    }
+    let mut out = String::new();
+    let mut line = |what: String| writeln!(out, "{what}").expect("a string takes everything");
+    for change in &leftovers.changes {
+        line(change.to_string());
+    }
+    if leftovers.exemptions > 0 {
+        line(format!("delete {} IPsec exemptions", leftovers.exemptions));
+    }
+    for setting in &leftovers.settings {
+        line(format!("restore {} to {}", setting.key, setting.before));
+    }
+    out
+}

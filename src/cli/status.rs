@@ -1,0 +1,163 @@
+//! `voicelane status`: what the running service does.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::control::{self, AskError, Body, Request, Status, TrafficStatus};
+
+use super::RuntimeDir;
+
+/// The exit code when no service answers.
+const NOT_RUNNING: u8 = 3;
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// Print JSON (version 1) instead of text.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    runtime: RuntimeDir,
+}
+
+pub(super) fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
+    let reply = match control::ask(&args.runtime.runtime_dir, Request::Status) {
+        Ok(reply) => reply,
+        Err(error @ AskError::NotRunning(_)) => {
+            eprintln!("voicelane: {error}");
+            return Ok(ExitCode::from(NOT_RUNNING));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if args.json {
+        super::print(&format!("{}\n", serde_json::to_string_pretty(&reply)?))?;
+    } else if let Body::Status(status) = &reply.body {
+        super::print(&text(status))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(status: &Status) -> String {
+    let mut out = String::new();
+    let mut line = |name: &str, value: String| {
+        writeln!(out, "{name:<10} {value}").expect("a string takes everything");
+    };
+    let uptime = duration(status.uptime_seconds);
+    line("voicelane", format!("{}, up {uptime}", status.program));
+    match &status.uplink {
+        None => line("uplink", "none: media stays in the VPN".to_owned()),
+        Some(uplink) => {
+            line("uplink", format!("{} ({})", uplink.interface, uplink.why));
+            for (family, gateway) in [("IPv4", &uplink.gateway_v4), ("IPv6", &uplink.gateway_v6)] {
+                let gateway = gateway.as_deref().unwrap_or("nothing: it stays in the VPN");
+                line("", format!("{family} by way of {gateway}"));
+            }
+        }
+    }
+    let rules = match status.rule_priority {
+        Some(priority) => format!("rules at priority {priority}"),
+        None => "nothing captured".to_owned(),
+    };
+    line("tun", format!("{}, {rules}", status.tun));
+    line("out", traffic(&status.outbound));
+    line("in", traffic(&status.inbound));
+    line("rejected", status.rejected.to_string());
+    line(
+        "errors",
+        format!("{} passed on to applications", status.errors_returned),
+    );
+    line("mappings", status.mappings.len().to_string());
+    for mapping in &status.mappings {
+        let outside = mapping.outside.as_deref().unwrap_or("opening");
+        let (contacts, idle) = (mapping.contacts, mapping.idle_seconds);
+        line(
+            "",
+            format!(
+                "{} -> {outside}, {contacts} remotes, idle {idle} s",
+                mapping.inside
+            ),
+        );
+    }
+    for warning in &status.warnings {
+        line("warning", warning.clone());
+    }
+    out
+}
+
+fn traffic(traffic: &TrafficStatus) -> String {
+    let drops: Vec<_> = traffic
+        .drops
+        .iter()
+        .map(|(reason, count)| format!("{reason} {count}"))
+        .collect();
+    let drops = if drops.is_empty() {
+        "none".to_owned()
+    } else {
+        drops.join(", ")
+    };
+    format!(
+        "{} packets, {} bytes; dropped: {drops}",
+        traffic.packets, traffic.bytes
+    )
+}
+
+fn duration(seconds: u64) -> String {
+    let (hours, minutes, seconds) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds} s"),
+        (0, _) => format!("{minutes} min {seconds} s"),
+        _ => format!("{hours} h {minutes} min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{MappingStatus, UplinkStatus};
+
+    #[test]
+    fn one_screen_tells_it_all() {
+        let status = Status {
+            program: "0.1.0".to_owned(),
+            uptime_seconds: 3_725,
+            tun: "voicelane0".to_owned(),
+            uplink: Some(UplinkStatus {
+                interface: "wlan0".to_owned(),
+                gateway_v4: Some("192.168.1.1".to_owned()),
+                gateway_v6: None,
+                why: "the default route".to_owned(),
+            }),
+            rule_priority: Some(97),
+            warnings: vec!["mind the gap".to_owned()],
+            mappings: vec![MappingStatus {
+                inside: "10.8.0.2:50000".to_owned(),
+                outside: Some("192.168.1.10:50000".to_owned()),
+                contacts: 2,
+                age_seconds: 9,
+                idle_seconds: 0,
+            }],
+            outbound: TrafficStatus {
+                packets: 3,
+                bytes: 516,
+                drops: [("not_in_policy".to_owned(), 1)].into(),
+            },
+            ..Status::default()
+        };
+        let expected = "\
+voicelane  0.1.0, up 1 h 2 min
+uplink     wlan0 (the default route)
+           IPv4 by way of 192.168.1.1
+           IPv6 by way of nothing: it stays in the VPN
+tun        voicelane0, rules at priority 97
+out        3 packets, 516 bytes; dropped: not_in_policy 1
+in         0 packets, 0 bytes; dropped: none
+rejected   0
+errors     0 passed on to applications
+mappings   1
+           10.8.0.2:50000 -> 192.168.1.10:50000, 2 remotes, idle 0 s
+warning    mind the gap
+";
+        assert_eq!(text(&status), expected);
+    }
+}

@@ -1,0 +1,258 @@
+//! The driver loop: the one owner of engine, device and relay.
+//!
+//! A wake-up goes, in this order: what is due, a batch from the TUN, a batch from the sockets, the flush, a message of
+//! the shell. Each source has the same budget, so that neither direction starves the other under load; what is left
+//! over is still ready at the next wake-up. The clock is read once per wake-up.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use tokio::sync::mpsc;
+use tokio::time::sleep_until;
+use tracing::{debug, info, trace};
+
+use crate::control::{Body, Pending, Request};
+use crate::engine::{Alias, Command, Engine, Event, Outbox};
+use crate::policy::Policy;
+use crate::relay::{Binder, Received, Relay, SendError};
+use crate::tun::Device;
+
+use super::situation::{Situation, Troubles};
+
+/// Packets per source and wake-up.
+const BUDGET: usize = 64;
+
+/// The largest IP packet.
+const LARGEST: usize = 65_535;
+
+/// What the shell tells the driver.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// Somebody asks.
+    Request(Pending),
+    /// Addresses that replies must not name have changed.
+    Aliases(Vec<Alias>),
+    /// Media leaves by another uplink from now on.
+    Uplink(Binder),
+    /// Another policy is in force from now on.
+    Policy(Arc<Policy>),
+    /// What surrounds the data path has changed.
+    Situation(Box<Situation>),
+}
+
+/// Engine, device and relay, and the buffers between them.
+pub(super) struct Driver<D> {
+    engine: Engine,
+    device: D,
+    relay: Relay,
+    outbox: Outbox,
+    packet: Box<[u8]>,
+    situation: Situation,
+    troubles: Troubles,
+}
+
+impl<D: Device> Driver<D> {
+    pub(super) fn new(engine: Engine, device: D, relay: Relay, situation: Situation) -> Self {
+        Self {
+            engine,
+            device,
+            relay,
+            outbox: Outbox::default(),
+            packet: vec![0; LARGEST].into_boxed_slice(),
+            situation,
+            troubles: Troubles::default(),
+        }
+    }
+
+    /// Carries packets until the device is lost or the shell is gone.
+    ///
+    /// # Errors
+    /// When the device or the epoll set fails: nothing can be carried any more.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses at most the packets of one wake-up.
+    pub(super) async fn run(&mut self, mailbox: &mut mpsc::Receiver<Message>) -> io::Result<()> {
+        loop {
+            let due = self.engine.poll_timeout();
+            let timeout = async {
+                match due {
+                    Some(due) => sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let message = tokio::select! {
+                ready = self.device.readable() => ready.map(|()| None)?,
+                ready = self.relay.readable() => ready.map(|()| None)?,
+                () = timeout => None,
+                message = mailbox.recv() => match message {
+                    Some(message) => Some(message),
+                    None => return Ok(()),
+                },
+            };
+            let now = Instant::now();
+            if due.is_some_and(|due| due <= now) {
+                self.engine.handle_timeout(now, &mut self.outbox);
+            }
+            self.take_from_device(now)?;
+            self.take_from_relay()?;
+            self.flush();
+            if let Some(message) = message {
+                self.obey(message, now);
+            }
+        }
+    }
+
+    fn take_from_device(&mut self, now: Instant) -> io::Result<()> {
+        for _ in 0..BUDGET {
+            match self.device.try_recv(&mut self.packet) {
+                Ok(length) => self
+                    .engine
+                    .handle_tun(&self.packet[..length], now, &mut self.outbox),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn take_from_relay(&mut self) -> io::Result<()> {
+        let Self {
+            engine,
+            relay,
+            outbox,
+            ..
+        } = self;
+        relay.receive(BUDGET, |received| match received {
+            Received::Datagram { mapping, from, traffic_class, buffer, payload } => {
+                engine.handle_datagram(mapping, from, traffic_class, buffer, payload, outbox);
+            }
+            Received::Error { mapping, returned } => {
+                debug!(%mapping, to = %returned.to, error = ?returned.error, "the path returned an error");
+                engine.handle_error(mapping, &returned, outbox);
+            }
+        })?;
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        if self.outbox.is_empty() {
+            return;
+        }
+        for at in 0..self.outbox.commands().len() {
+            self.execute(self.outbox.commands()[at]);
+        }
+        for (transmit, payload) in self.outbox.transmits() {
+            match self
+                .relay
+                .send(transmit.mapping, transmit.to, transmit.treatment, payload)
+            {
+                // Without a socket: it could not be opened, which is counted already.
+                Ok(()) | Err(SendError::Closed(_)) => {}
+                Err(SendError::Refused(error)) => {
+                    self.troubles.send_refused(&error);
+                    self.engine.handle_send_failed();
+                }
+            }
+        }
+        for packet in self.outbox.packets() {
+            if let Err(error) = self.device.try_send(packet) {
+                trace!(%error, "could not write a packet into the TUN");
+                self.engine.handle_delivery_failed();
+            }
+        }
+        for event in self.outbox.events() {
+            match event {
+                Event::Established {
+                    mapping,
+                    inside,
+                    outside,
+                } => {
+                    debug!(%mapping, %inside, %outside, "mapping established");
+                }
+                Event::Ended { mapping, inside } => debug!(%mapping, %inside, "mapping ended"),
+            }
+        }
+        self.outbox.clear();
+    }
+
+    fn execute(&mut self, command: Command) {
+        match command {
+            Command::Open {
+                mapping,
+                inside,
+                treatment,
+            } => match self.relay.open(mapping, inside, treatment) {
+                Ok(outside) => self
+                    .engine
+                    .handle_opened(mapping, outside, &mut self.outbox),
+                Err(error) => {
+                    debug!(%mapping, %error, "could not open a socket");
+                    self.troubles.open_failed(error);
+                    self.engine.handle_open_failed(mapping);
+                }
+            },
+            Command::Close { mapping } => self.relay.close(mapping),
+        }
+    }
+
+    /// Moves every mapping's socket to another uplink. The application notices no more than that its address outside
+    /// has changed, which ICE is made for.
+    fn follow(&mut self, binder: Binder) {
+        let Self {
+            engine,
+            relay,
+            outbox,
+            troubles,
+            ..
+        } = self;
+        *troubles = Troubles::default();
+        relay.rebind(binder, |mapping, moved| match moved {
+            Ok(outside) => engine.handle_opened(mapping, outside, outbox),
+            Err(error) => {
+                troubles.open_failed(error);
+                engine.handle_open_failed(mapping);
+            }
+        });
+        self.flush();
+    }
+
+    fn obey(&mut self, message: Message, now: Instant) {
+        match message {
+            Message::Request(Pending {
+                request: Request::Status,
+                reply,
+            }) => {
+                let status = self
+                    .situation
+                    .status(&self.engine.snapshot(now), &self.troubles, now);
+                // A peer that hung up meanwhile wants no answer.
+                let _ = reply.send(Body::Status(Box::new(status)));
+            }
+            Message::Uplink(binder) => self.follow(binder),
+            Message::Policy(policy) => self.engine.handle_policy(policy),
+            Message::Aliases(aliases) => self.engine.handle_aliases(aliases),
+            Message::Situation(situation) => {
+                if situation.warnings != self.situation.warnings {
+                    info!(warnings = ?situation.warnings, "the situation changed");
+                }
+                self.situation = *situation;
+            }
+        }
+    }
+}
+
+/// What a refused send most likely means, and what to do.
+pub(super) fn advice_on_send(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EPERM => {
+            "a firewall on this machine (a VPN's kill switch, most likely) forbids it: ask IT to let the policy's ranges out"
+        }
+        Errno::ENETUNREACH | Errno::EHOSTUNREACH => "the uplink has no route: is its network down?",
+        Errno::ENOBUFS => "the uplink's queue is full: the link is slower than what is sent",
+        Errno::EADDRNOTAVAIL | Errno::EINVAL => "the uplink's address has gone: restart voicelane",
+        Errno::ENODEV | Errno::ENXIO | Errno::ENETDOWN => "the uplink has gone: restart voicelane",
+        _ => "see the kernel's word for it",
+    }
+}

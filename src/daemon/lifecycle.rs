@@ -1,0 +1,136 @@
+//! The order of things: what is acquired when, and that it is taken back.
+
+use std::fs;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use nix::net::if_::if_nametoindex;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use crate::config::{self, Config};
+use crate::control::{Access, Server};
+use crate::engine::Engine;
+use crate::nat;
+use crate::net::IfIndex;
+use crate::policy::Policy;
+use crate::relay::Relay;
+use crate::route::plan::Numbers;
+use crate::route::{self, Steering};
+use crate::tun::Tun;
+
+use super::Options;
+use super::driver::{Driver, Message};
+use super::situation::Situation;
+use super::steward::{Charge, Steward, today};
+
+/// The TUN's MTU in bytes: what applications expect of a path. The uplink's own answers through the error queue.
+const MTU: u32 = 1_500;
+
+/// Messages that may wait for the driver; senders wait when there are more.
+const MAILBOX: usize = 64;
+
+/// Acquires, lives, reverts.
+pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<()> {
+    let compiled_for = today();
+    let policy = Arc::new(Policy::compile(config, compiled_for));
+    let numbers = numbers(config);
+    let name = options.tun.as_deref().unwrap_or(config.tun().name.as_str());
+
+    let runtime_dir = &options.runtime_dir;
+    fs::create_dir_all(runtime_dir).with_context(|| {
+        format!(
+            "could not make the runtime directory {}",
+            runtime_dir.display()
+        )
+    })?;
+    // The TUN comes first: who holds its name is the one voicelane here, and may remove what a dead one left.
+    let tun = Tun::open(name)?;
+    let index = if_nametoindex(tun.name()).context("the TUN has gone")?;
+    let access = Access::of_group(config.control().group.as_deref())?;
+    let leftovers = route::cleanup(runtime_dir, &numbers).await?;
+    if leftovers != route::Leftovers::default() {
+        info!(
+            rules_and_routes = leftovers.changes.len(),
+            "removed what a killed voicelane left behind"
+        );
+    }
+
+    let (driver_sender, mut mailbox) = mpsc::channel(MAILBOX);
+    let server = Server::listen(runtime_dir, access)?;
+    let (requests, mut pending) = mpsc::channel(MAILBOX);
+    tokio::spawn(server.serve(requests));
+    let forward = driver_sender.clone();
+    tokio::spawn(async move {
+        while let Some(request) = pending.recv().await {
+            if forward.send(Message::Request(request)).await.is_err() {
+                return;
+            }
+        }
+    });
+
+    let steered = route::Tun {
+        name: tun.name().to_owned(),
+        index: IfIndex(index),
+        mtu: MTU,
+    };
+    let steering = Steering::open(runtime_dir, numbers, steered).await?;
+    let charge = Charge {
+        config: config.clone(),
+        pinned: options
+            .uplink
+            .clone()
+            .or_else(|| config.uplink().interface.as_ref().map(ToString::to_string)),
+        mark: numbers.mark,
+        protocol: numbers.protocol,
+        tun: tun.name().to_owned(),
+        tun_index: IfIndex(index),
+    };
+    let engine = Engine::new(Arc::clone(&policy), nat_settings(config.nat()));
+    let situation = Situation::of_tun(tun.name());
+    let relay = Relay::new().context("could not make an epoll set")?;
+    let mut driver = Driver::new(engine, tun, relay, situation);
+    let mut steward = Steward::new(charge, steering, driver_sender, policy, compiled_for)?;
+
+    let outcome = tokio::select! {
+        carried = driver.run(&mut mailbox) => match carried {
+            Ok(()) => Err(anyhow!("the driver ended by itself")),
+            Err(error) => Err(error).context("the TUN was lost: did another program delete it?"),
+        },
+        attended = steward.attend() => attended,
+    };
+    if outcome.is_ok() {
+        info!("a signal came: reverting");
+    }
+    let reverted = steward
+        .revert()
+        .await
+        .context("could not take everything back: run `voicelane cleanup`");
+    match (outcome, reverted) {
+        (Err(error), Err(revert)) => {
+            warn!("{revert:#}");
+            Err(error)
+        }
+        (outcome, reverted) => outcome.and(reverted),
+    }
+}
+
+/// The numbers of our rules and routes.
+pub(crate) fn numbers(config: &Config) -> Numbers {
+    let route = config.route();
+    Numbers {
+        table: route.table,
+        priority: route.priority,
+        mark: route.mark,
+        mask: config::Route::MASK,
+        ..Numbers::default()
+    }
+}
+
+fn nat_settings(nat: &config::Nat) -> nat::Settings {
+    nat::Settings {
+        lifetime: nat.mapping_lifetime,
+        filtering: nat.filtering,
+        ..nat::Settings::default()
+    }
+}
