@@ -14,13 +14,16 @@ use crate::net::IfIndex;
 
 /// The reserved block 240.0.0.0/4 (RFC 1112 section 4).
 const RESERVED_V4: u32 = 0xf000_0000;
-/// The discard-only prefix 100::/64 (RFC 6666).
+/// The discard-only prefix `100::/64` (RFC 6666).
 const DISCARD_V6: u128 = 0x0100 << 112;
 
 /// Gives each address on a tunnel, our own `tun` apart, an alias.
 ///
 /// The alias keeps the low bits of its address: it stays the same while other addresses come and go, so that a reply on
 /// its way never arrives at another address. Only where two addresses share those bits does the greater one move up.
+///
+/// # Panics
+/// Never: a machine has fewer addresses than the smaller block, of 2^28, has.
 #[must_use]
 pub fn aliases(observed: &Observed, tun: IfIndex) -> Vec<Alias> {
     let tunnel = |link: IfIndex| link != tun && observed.link(link).is_some_and(Link::is_tunnel);

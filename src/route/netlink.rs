@@ -222,7 +222,8 @@ impl Kernel {
         }
     }
 
-    /// Sets our TUN's MTU, brings it up and gives it the IPv4 [`DUMMY`] address.
+    /// Sets our TUN's MTU, brings it up and gives it the IPv4 address that no host has: without one the
+    /// kernel would drop replies.
     ///
     /// # Errors
     /// [`NetlinkError::Link`].

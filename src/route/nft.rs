@@ -76,7 +76,7 @@ fn register_is(value: &[u8]) -> Expression {
     .into()
 }
 
-/// Turns the alias into the real address, in the header and in the checksums of UDP, TCP and `ICMPv6` that cover it.
+/// Turns the alias into the real address, in the header and in the checksums of UDP, TCP and ICMPv6 that cover it.
 fn rewrite(alias: &Alias) -> Vec<Expression> {
     // IPv4 has a checksum in its header too (RFC 791 section 3.1), IPv6 has none.
     let (family, at, mend_header) = match alias.alias {

@@ -221,12 +221,18 @@ pub fn plan(
 /// Plans the removal of everything that is ours.
 #[must_use]
 pub fn removal(numbers: &Numbers, observed: &Observed) -> Plan {
-    let nothing = Desired {
-        tun: IfIndex(0),
-        uplink: None,
-        captures: Vec::new(),
-    };
-    plan(&nothing, numbers, observed).expect("no port ranges are not too many")
+    let rules = observed.rules.iter().filter(|rule| numbers.owns_rule(rule));
+    let routes = observed
+        .routes
+        .iter()
+        .filter(|route| numbers.owns_route(route));
+    let rules = rules.cloned().map(Change::DeleteRule);
+    Plan {
+        changes: rules
+            .chain(routes.cloned().map(Change::DeleteRoute))
+            .collect(),
+        warnings: Vec::new(),
+    }
 }
 
 /// Prefixes of one family by what their packets must be: one table each.

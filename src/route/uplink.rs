@@ -340,8 +340,8 @@ mod tests {
         }
     }
 
-    fn via(addr: &str) -> Option<Gateway> {
-        Some(Gateway::Via(addr.parse().expect("an address")))
+    fn via(addr: &str) -> Gateway {
+        Gateway::Via(addr.parse().expect("an address"))
     }
 
     #[test]
@@ -356,7 +356,7 @@ mod tests {
             (uplink.name.as_str(), uplink.why),
             ("eth0", Why::DefaultRoute)
         );
-        assert_eq!(uplink.gateway_v4, via("198.51.100.1"));
+        assert_eq!(uplink.gateway_v4, Some(via("198.51.100.1")));
         observed.links[0].carrier = false;
         assert_eq!(
             choose(&observed, OWN, None).expect("an uplink").name,
@@ -378,7 +378,7 @@ mod tests {
         );
         assert_eq!(
             (uplink.gateway_v4, uplink.gateway_v6),
-            (via("192.0.2.1"), None)
+            (Some(via("192.0.2.1")), None)
         );
     }
 
@@ -397,7 +397,7 @@ mod tests {
         );
         assert_eq!(
             (uplink.gateway_v4, uplink.gateway_v6),
-            (None, via("fe80::1"))
+            (None, Some(via("fe80::1")))
         );
     }
 
@@ -411,7 +411,7 @@ mod tests {
         let uplink = choose(&observed, OWN, None).expect("an uplink");
         assert_eq!(
             (uplink.name.as_str(), uplink.gateway_v6),
-            ("eth0", via("fe80::2"))
+            ("eth0", Some(via("fe80::2")))
         );
     }
 

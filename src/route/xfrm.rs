@@ -11,7 +11,7 @@
 //! crash too. When a lease grows old the kernel sends a notice, [`super::watch::Watch`] tells it, and the
 //! reconciliation that follows renews. Our policies are known by their index, which carries a tag of our own.
 //!
-//! What cannot be won: a foreign policy with priority 0 that was there first, and `ICMPv6` errors, which a policy that
+//! What cannot be won: a foreign policy with priority 0 that was there first, and ICMPv6 errors, which a policy that
 //! catches everything inward drops.
 
 use std::fmt;
