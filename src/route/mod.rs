@@ -287,7 +287,7 @@ async fn remove(
             .unwrap_or_default();
     }
     if let Some(observed) = failures.note(kernel.observe().await) {
-        removed.changes = plan::removal(numbers, &observed).changes;
+        removed.changes = plan::removal(numbers, &observed);
         failures.note_all(kernel.apply(&removed.changes).await);
     }
     removed.settings = failures.note(journal.restore(|_| true)).unwrap_or_default();

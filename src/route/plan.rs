@@ -220,19 +220,16 @@ pub fn plan(
 
 /// Plans the removal of everything that is ours.
 #[must_use]
-pub fn removal(numbers: &Numbers, observed: &Observed) -> Plan {
+pub fn removal(numbers: &Numbers, observed: &Observed) -> Vec<Change> {
     let rules = observed.rules.iter().filter(|rule| numbers.owns_rule(rule));
     let routes = observed
         .routes
         .iter()
         .filter(|route| numbers.owns_route(route));
     let rules = rules.cloned().map(Change::DeleteRule);
-    Plan {
-        changes: rules
-            .chain(routes.cloned().map(Change::DeleteRoute))
-            .collect(),
-        warnings: Vec::new(),
-    }
+    rules
+        .chain(routes.cloned().map(Change::DeleteRoute))
+        .collect()
 }
 
 /// Prefixes of one family by what their packets must be: one table each.

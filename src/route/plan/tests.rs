@@ -251,7 +251,7 @@ proptest! {
             prop_assert_eq!(again.changes, vec![]);
             prop_assert_eq!(again.warnings, steps.warnings);
         }
-        for change in removal(&NUMBERS(), &state).changes {
+        for change in removal(&NUMBERS(), &state) {
             apply(&mut state, &change)?;
         }
         prop_assert!(!state.routes.iter().any(|route| NUMBERS().owns_route(route)));
