@@ -150,15 +150,15 @@ fn agree(config: &Config, today: Date, probe: Endpoint) -> Result<(), TestCaseEr
                     protocol,
                     to
                 );
-                if verdict.action == Action::Tunnel && policy.near_miss(protocol, to).is_none() {
-                    let named = |rule: &&voicelane::policy::Rule| {
-                        rule.is_active() && rule.prefix_of(addr).is_some()
-                    };
-                    prop_assert!(
-                        !policy.rules().iter().any(|rule| named(&rule)),
-                        "a reason is missing"
-                    );
-                }
+                let named = policy
+                    .rules()
+                    .iter()
+                    .any(|rule| rule.prefix_of(addr).is_some());
+                prop_assert_eq!(
+                    named,
+                    policy.near_miss(protocol, to).is_some(),
+                    "a reason is missing"
+                );
             }
         }
     }
@@ -440,6 +440,10 @@ fn the_nearest_rule_says_why_not() {
                 from: date(2023, 9, 26)
             })
         )
+    );
+    assert_eq!(
+        near(TODAY, Protocol::Udp, "3.122.181.9:9"),
+        wanted("talkdesk-retired-germany", "3.122.181.0/24", Reason::Port)
     );
     assert_eq!(near(TODAY, Protocol::Udp, "8.8.8.8:53"), None);
 }

@@ -5,6 +5,8 @@
 //! them, yet are 1/4096 of the IPv4 space and what a single IPv6 provider is allocated. Blocks: the IANA IPv4 and IPv6
 //! Special-Purpose Address Registries (RFC 6890), with multicast and site-local, which are registered elsewhere.
 
+use std::sync::LazyLock;
+
 use crate::net::{Family, Prefix};
 
 use super::problem::Problem;
@@ -97,6 +99,17 @@ const BLOCKS: &[Block] = &[
     never("ff00::/8", "multicast", "RFC 4291 section 2.7"),
 ];
 
+/// The registries, their prefixes parsed.
+static SPACES: LazyLock<Vec<(Prefix, Block)>> = LazyLock::new(|| {
+    let space = |block: &Block| {
+        (
+            block.prefix.parse().expect("a prefix, tested below"),
+            *block,
+        )
+    };
+    BLOCKS.iter().map(space).collect()
+});
+
 /// Lets a prefix through that a policy may name.
 ///
 /// # Errors
@@ -107,15 +120,12 @@ pub(super) fn admit(prefix: Prefix, allow_special_purpose: bool) -> Result<Prefi
     if prefix.len() < shortest {
         return Err(Problem::TooWide { prefix, shortest });
     }
-    let taken = BLOCKS.iter().find(|block| {
-        let space: Prefix = block
-            .prefix
-            .parse()
-            .expect("the registry holds prefixes, tested below");
-        space.overlaps(prefix) && (block.never || !allow_special_purpose)
-    });
-    match taken {
-        Some(&block) => Err(Problem::SpecialPurpose { prefix, block }),
+    let refused = |block: &Block| block.never || !allow_special_purpose;
+    match SPACES
+        .iter()
+        .find(|(space, block)| space.overlaps(prefix) && refused(block))
+    {
+        Some(&(_, block)) => Err(Problem::SpecialPurpose { prefix, block }),
         None => Ok(prefix),
     }
 }
@@ -130,8 +140,7 @@ mod tests {
 
     #[test]
     fn every_block_is_refused_and_most_can_be_allowed() {
-        for block in BLOCKS {
-            let space: Prefix = block.prefix.parse().expect("the registry holds prefixes");
+        for (space, block) in SPACES.iter() {
             for addr in [space.first(), space.last()] {
                 let host = Prefix::host(addr);
                 assert!(admit(host, false).is_err(), "{host}");

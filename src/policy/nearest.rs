@@ -20,20 +20,21 @@ pub struct NearMiss {
 pub enum Reason {
     /// Everything matches, but the rule is not active.
     Inactive(Why),
-    /// The rule is active for other ports.
+    /// The rule is for other ports.
     Port,
-    /// The rule is active for the other protocol.
+    /// The rule is for the other protocol.
     Protocol,
 }
 
 impl Policy {
-    /// The rule that a packet in the VPN comes nearest to: one that only its date or a switch keeps from applying,
-    /// else an active one with other ports, else one of the other protocol; among equals the longest prefix.
+    /// The rule that a packet in the VPN comes nearest to: one that only a switch or its date keeps from applying,
+    /// else an active one with other ports, else one of the other protocol, else an inactive one; among equals the
+    /// longest prefix. None if no rule at all names the address.
     #[must_use]
     pub fn near_miss(&self, protocol: Protocol, destination: Endpoint) -> Option<NearMiss> {
         let judged = self.rules().iter().filter_map(|rule| {
             let prefix = rule.prefix_of(destination.addr)?;
-            let (rank, reason) = distance(rule, protocol, destination.port)?;
+            let (rank, reason) = distance(rule, protocol, destination.port);
             let miss = NearMiss {
                 rule: rule.id,
                 prefix,
@@ -46,12 +47,15 @@ impl Policy {
 }
 
 /// How far a rule of the right address is from applying, 0 the nearest.
-fn distance(rule: &Rule, protocol: Protocol, port: u16) -> Option<(u8, Reason)> {
-    match (rule.state, rule.protocol == protocol, rule.has_port(port)) {
-        (State::Inactive(why @ Why::SwitchedOff), true, true) => Some((0, Reason::Inactive(why))),
-        (State::Inactive(why), true, true) => Some((1, Reason::Inactive(why))),
-        (State::Active, true, false) => Some((2, Reason::Port)),
-        (State::Active, false, _) => Some((3, Reason::Protocol)),
-        _ => None,
+fn distance(rule: &Rule, protocol: Protocol, port: u16) -> (u8, Reason) {
+    let right_protocol = rule.protocol == protocol;
+    match rule.state {
+        State::Inactive(why) if right_protocol && rule.has_port(port) => {
+            (u8::from(why != Why::SwitchedOff), Reason::Inactive(why))
+        }
+        State::Active if right_protocol => (2, Reason::Port),
+        State::Active => (3, Reason::Protocol),
+        State::Inactive(_) if right_protocol => (4, Reason::Port),
+        State::Inactive(_) => (5, Reason::Protocol),
     }
 }

@@ -1,0 +1,55 @@
+//! Any text as a configuration: either faults that can be shown, or a policy whose captures are what it relays.
+#![no_main]
+
+use jiff::civil::date;
+use libfuzzer_sys::fuzz_target;
+use voicelane::config::Config;
+use voicelane::net::{Endpoint, Protocol};
+use voicelane::policy::{Action, Policy};
+
+fuzz_target!(|text: &str| {
+    let config = match Config::parse("fuzz.toml", text) {
+        Ok(config) => config,
+        Err(faults) => {
+            assert!(!faults.list().is_empty());
+            for fault in faults.list() {
+                let (line, column) = fault.place.line_and_column();
+                assert!(line > 0 && column > 0);
+            }
+            assert!(!faults.to_string().is_empty());
+            assert!(!faults.render(false).is_empty() && !faults.render(true).is_empty());
+            return;
+        }
+    };
+    for today in [date(2000, 1, 1), date(2024, 1, 23), date(2030, 6, 1)] {
+        let policy = Policy::compile(&config, today);
+        let _ = policy.next_change(today);
+        // The catalogue's own prefixes are the same every time and have a test of their own.
+        let own = config
+            .services()
+            .iter()
+            .filter(|service| !service.name.starts_with("talkdesk-"));
+        for service in own {
+            for prefix in &service.prefixes {
+                for ports in &service.ports {
+                    for (addr, port) in [
+                        (prefix.first(), ports.first()),
+                        (prefix.last(), ports.last()),
+                    ] {
+                        for protocol in [Protocol::Udp, Protocol::Tcp] {
+                            let to = Endpoint::new(addr, port);
+                            let captured = policy.captures().iter().any(|capture| {
+                                capture.protocol == protocol
+                                    && capture.ports.contains(port)
+                                    && capture.prefixes.iter().any(|prefix| prefix.contains(addr))
+                            });
+                            let relayed = policy.evaluate(protocol, to).action == Action::Relay;
+                            assert_eq!(captured, relayed, "{protocol} {to}");
+                            assert!(relayed || policy.near_miss(protocol, to).is_some());
+                        }
+                    }
+                }
+            }
+        }
+    }
+});
