@@ -33,17 +33,7 @@ fn what_was_acquired_is_reverted_to_the_byte() {
             world.runtime.path().display()
         ));
         assert_eq!(mode, "600\n");
-        let World {
-            steering,
-            device,
-            runtime,
-            ..
-        } = world;
-        steering
-            .revert()
-            .await
-            .unwrap_or_else(|errors| panic!("{errors}"));
-        drop(device);
+        let runtime = world.revert().await;
         assert_unchanged(&before);
         assert_eq!(
             runtime.path().read_dir().expect("a directory").count(),
@@ -69,15 +59,7 @@ fn after_a_kill_media_is_back_in_the_vpn_and_cleanup_takes_the_rest() {
             device_of("168.86.128.1 ipproto udp dport 20000"),
             "voicelane0"
         );
-        // A kill: no code runs, the descriptors close.
-        let World {
-            steering,
-            device,
-            runtime,
-            ..
-        } = world;
-        drop(steering);
-        drop(device);
+        let runtime = world.kill();
         for media in MEDIA {
             assert_eq!(
                 device_of(&format!("{media} ipproto udp dport 20000")),
@@ -118,25 +100,10 @@ fn a_start_after_a_kill_takes_the_leftovers_over() {
         let before = state();
         let mut killed = World::new().await;
         killed.acquire().await;
-        let World {
-            steering,
-            device,
-            runtime,
-            ..
-        } = killed;
-        drop(steering);
-        drop(device);
-        let mut world = World::after(runtime).await;
+        let mut world = World::after(killed.kill()).await;
         world.acquire().await;
         assert_capture("eth0");
-        let World {
-            steering, device, ..
-        } = world;
-        steering
-            .revert()
-            .await
-            .unwrap_or_else(|errors| panic!("{errors}"));
-        drop(device);
+        world.revert().await;
         assert_unchanged(&before);
     });
 }
@@ -235,10 +202,11 @@ fn a_new_policy_and_a_lost_uplink_change_what_is_captured() {
         );
         assert_eq!(device_of("10.77.0.1 ipproto udp dport 20000"), "voicelane0");
 
-        run("ip route replace default via 192.0.2.99 dev eth0");
+        // A gateway that no route leads to, as cloud providers have it.
+        run("ip route replace default via 203.0.113.1 dev eth0 onlink");
         world.desired.uplink = Some(world.uplink().await.expect("an IPv4 uplink"));
         world.acquire().await;
-        assert!(run("ip route show table 30316").starts_with("default via 192.0.2.99 dev eth0"));
+        assert!(run("ip route show table 30316").starts_with("default via 203.0.113.1 dev eth0"));
 
         world.desired.uplink = None;
         world.acquire().await;

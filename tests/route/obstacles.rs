@@ -12,8 +12,8 @@ use voicelane::route::xfrm::{Exemption, Ipsec, exemptions};
 
 use crate::netns::{in_namespace, run};
 use crate::world::{
-    DEFAULTS, Device, IPSEC, LINK, MEDIA, WG_FIREWALL, WG_LINK, WG_RULES, World, captures, hears,
-    ip, socket,
+    DEFAULTS, Device, IPSEC, LINK, MEDIA, STATEFUL, WG_FIREWALL, WG_LINK, WG_RULES, World,
+    captures, hears, ip, socket,
 };
 
 #[test]
@@ -137,6 +137,7 @@ fn replies_reach_the_vpn_address_past_its_anti_spoofing_rule() {
         run(WG_LINK);
         run(WG_RULES);
         run(WG_FIREWALL);
+        run(STATEFUL);
         let theirs = run("nft list table ip wg-quick-wg0; nft list table ip6 wg-quick-wg0");
         let mut world = World::new().await;
         let aliases = world.acquire().await.aliases;
@@ -194,18 +195,26 @@ fn replies_reach_the_vpn_address_past_its_anti_spoofing_rule() {
 fn masquerading_gives_what_leaves_the_address_of_its_link() {
     in_namespace(|| async {
         run(LINK);
-        run("ip addr add 10.7.0.1/32 dev lo; ip addr add fd00:7::1/128 dev lo nodad
+        run(
+            "ip addr add 10.7.0.1/32 dev lo; ip addr add fd00:7::1/128 dev lo nodad
              ip neigh add 192.0.2.1 lladdr 02:00:00:00:00:01 dev eth0
              ip neigh add 2001:db8:1::1 lladdr 02:00:00:00:00:01 dev eth0
              nft 'table netdev seen { chain arriving {
                  type filter hook ingress device far0 priority 0;
-                 ip saddr 10.7.0.1 udp dport 9 counter comment \"inside\"; ip6 saddr fd00:7::1 udp dport 9 counter comment \"inside\"
-                 ip saddr 192.0.2.2 udp dport 9 counter comment \"outside\"; ip6 saddr 2001:db8:1::2 udp dport 9 counter comment \"outside\"
-             }; }'");
-        let seen = |side: &str| {
-            run(&format!(
-                "nft list table netdev seen | grep {side} | grep -o 'packets [0-9]*'"
-            ))
+                 ip saddr 10.7.0.1 udp dport 9 counter; ip6 saddr fd00:7::1 udp dport 9 counter
+                 ip saddr 192.0.2.2 udp dport 9 counter; ip6 saddr 2001:db8:1::2 udp dport 9 counter
+             }; }'",
+        );
+        // IPv4 and IPv6, as the far end of the link sees them.
+        let await_counts = |inside: u32, outside: u32| {
+            let expected = format!("{inside}\n{inside}\n{outside}\n{outside}\n");
+            let count =
+                || run("nft list table netdev seen | sed -n 's/.*packets \\([0-9]*\\).*/\\1/p'");
+            let arrived = (0..200).any(|_| {
+                std::thread::sleep(Duration::from_millis(5));
+                count() == expected
+            });
+            assert!(arrived, "{} instead of {expected}", count());
         };
         let send = |port| {
             for (local, remote) in [("10.7.0.1", "192.0.2.1"), ("fd00:7::1", "2001:db8:1::1")] {
@@ -215,22 +224,10 @@ fn masquerading_gives_what_leaves_the_address_of_its_link() {
             }
         };
         send(40_000);
-        assert_eq!(
-            (seen("inside"), seen("outside")),
-            (
-                "packets 1\npackets 1\n".into(),
-                "packets 0\npackets 0\n".into()
-            )
-        );
+        await_counts(1, 0);
         let table = masquerade("eth0").unwrap_or_else(|error| panic!("{error}"));
         send(40_001);
-        assert_eq!(
-            (seen("inside"), seen("outside")),
-            (
-                "packets 1\npackets 1\n".into(),
-                "packets 1\npackets 1\n".into()
-            )
-        );
+        await_counts(1, 1);
         drop(table);
         assert!(!run("nft list tables").contains("masquerade"));
     });

@@ -55,6 +55,12 @@ pub(crate) const WG_FIREWALL: &str = r#"
         echo "add rule $1 wg-quick-wg0 postmangle meta l4proto udp mark 51820 ct mark set mark"
         echo "add rule $1 wg-quick-wg0 premangle meta l4proto udp meta mark set ct mark"
     done; } | nft -f -"#;
+/// A firewall that lets in what answers, as desktops have it.
+pub(crate) const STATEFUL: &str = r#"nft 'table inet host { chain input {
+        type filter hook input priority 0;
+        iifname "voicelane0" ct state established,related accept
+        iifname "voicelane0" drop
+    }; }'"#;
 /// An IPsec VPN that takes everything and has no association yet.
 pub(crate) const IPSEC: &str = "
     for any in 0.0.0.0/0 ::/0; do
@@ -79,6 +85,17 @@ impl Device {
             Iface::without_packet_info("voicelane0", Mode::Tun).expect("root can make a TUN");
         device.set_non_blocking().expect("a TUN can be polled");
         Self(device)
+    }
+
+    /// Closes the TUN and waits until it is gone: a program that another test is just starting may hold it a moment
+    /// longer.
+    fn close(self) {
+        drop(self);
+        let gone = (0..400).any(|_| {
+            std::thread::sleep(Duration::from_millis(5));
+            if_nametoindex("voicelane0").is_err()
+        });
+        assert!(gone, "a closed TUN goes");
     }
 
     /// The next UDP packet to a port, if one comes.
@@ -241,6 +258,21 @@ impl World {
         let report = self.reconcile().await;
         assert_eq!(self.reconcile().await.changes, [], "a second plan is empty");
         report
+    }
+
+    /// Ends as asked to; gives the runtime directory back.
+    pub(crate) async fn revert(self) -> TempDir {
+        let reverted = self.steering.revert().await;
+        reverted.unwrap_or_else(|errors| panic!("{errors}"));
+        self.device.close();
+        self.runtime
+    }
+
+    /// Ends without running any more code of ours: the descriptors close.
+    pub(crate) fn kill(self) -> TempDir {
+        drop(self.steering);
+        self.device.close();
+        self.runtime
     }
 }
 
