@@ -312,7 +312,7 @@ impl AliasTable {
     }
 }
 
-/// Gives what leaves by `oif` that interface's address, in both families, as long as the table is held.
+/// Gives the IPv4 that leaves by `oif` that interface's address, as home routers do, as long as the table is held.
 ///
 /// # Errors
 /// [`NftError`].
@@ -320,7 +320,8 @@ pub fn masquerade(oif: &str) -> Result<Table, NftError> {
     const SOURCE_NAT: i32 = 100;
     let name = format!("masquerade-{oif}");
     let table = Table::new(name, "nat", InetHookNumber::PostRouting, SOURCE_NAT)?;
-    let mut rule = link_is(MetaKey::Oifname, oif).to_vec();
+    let mut rule = meta_is(MetaKey::Nfproto, &[NetfilterProtoFamily::IPv4.into()]).to_vec();
+    rule.extend(link_is(MetaKey::Oifname, oif));
     rule.push(ListAttribute::Element(vec![ExpressionAttribute::Name(
         "masq".to_owned(),
     )]));
