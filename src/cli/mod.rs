@@ -10,7 +10,7 @@ mod policy;
 mod run;
 mod status;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -72,6 +72,7 @@ pub fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_max_level(log)
         .with_target(false)
+        .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .init();
     let outcome = match command {
