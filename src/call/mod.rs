@@ -1,1 +1,74 @@
-//! What can be read of a call from its packets: RTP streams and STUN transactions.
+//! Calls as they look from the side: RTP streams (RFC 3550) and STUN transactions (RFC 8489), told apart by a byte.
+//!
+//! Everything here reads headers and never payloads, which SRTP leaves in the clear for that purpose (RFC 3711
+//! section 3.1). Time is an argument.
+
+mod rtp;
+mod stream;
+pub mod stun;
+
+pub use rtp::RtpHeader;
+pub use stream::Stream;
+
+/// What a datagram on a media port is, by its first bytes (RFC 7983 section 7, RFC 5761 section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// STUN: connectivity and consent checks.
+    Stun,
+    /// DTLS: the key exchange of DTLS-SRTP, data channels.
+    Dtls,
+    /// A TURN channel's data message.
+    TurnChannel,
+    /// An RTP or SRTP packet.
+    Rtp,
+    /// An RTCP or SRTCP packet.
+    Rtcp,
+}
+
+impl Kind {
+    /// Tells what `datagram` is; `None` for an empty one and for what no protocol of a call begins with.
+    #[must_use]
+    pub fn of(datagram: &[u8]) -> Option<Self> {
+        match *datagram {
+            [0..=3, ..] => Some(Self::Stun),
+            [20..=63, ..] => Some(Self::Dtls),
+            [64..=79, ..] => Some(Self::TurnChannel),
+            [128..=191, 192..=223, ..] => Some(Self::Rtcp),
+            [128..=191, ..] => Some(Self::Rtp),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_first_byte_has_its_protocol() {
+        let kinds = |range: std::ops::RangeInclusive<u8>| {
+            let mut kinds: Vec<_> = range.map(|first| Kind::of(&[first, 111])).collect();
+            kinds.dedup();
+            kinds
+        };
+        assert_eq!(kinds(0..=3), [Some(Kind::Stun)]);
+        assert_eq!(kinds(4..=19), [None]);
+        assert_eq!(kinds(20..=63), [Some(Kind::Dtls)]);
+        assert_eq!(kinds(64..=79), [Some(Kind::TurnChannel)]);
+        assert_eq!(kinds(80..=127), [None]);
+        assert_eq!(kinds(128..=191), [Some(Kind::Rtp)]);
+        assert_eq!(kinds(192..=255), [None]);
+        assert_eq!(Kind::of(&[]), None);
+    }
+
+    #[test]
+    fn the_second_byte_tells_rtcp_from_rtp() {
+        assert_eq!(Kind::of(&[0x80, 200]), Some(Kind::Rtcp), "a sender report");
+        assert_eq!(
+            Kind::of(&[0x80, 0xef]),
+            Some(Kind::Rtp),
+            "payload type 111 with the marker"
+        );
+        assert_eq!(Kind::of(&[0x80]), Some(Kind::Rtp));
+    }
+}
