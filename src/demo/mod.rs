@@ -51,10 +51,10 @@ A laptop in a full-tunnel VPN (WireGuard), in a world apart from this machine:
 /// Options of `voicelane demo`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DemoArgs {
-    /// Print the result as one JSON document
+    /// Print the result as one JSON document.
     #[arg(long)]
     json: bool,
-    /// How long each call is, in seconds
+    /// How long each call is, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 8, value_parser = clap::value_parser!(u64).range(2..=60))]
     seconds: u64,
 }

@@ -37,7 +37,9 @@ impl Service {
         fs::create_dir(&directory)?;
         fs::write(&config, policy())?;
         let mut command = Command::new("/proc/self/exe");
-        command.arg("run").arg("--config").arg(config);
+        command
+            .args(["--log", "info", "run", "--config"])
+            .arg(config);
         command.arg("--runtime-dir").arg(directory.join("run"));
         command.current_dir("/").stdin(Stdio::null());
         command.stdout(Stdio::null()).stderr(Stdio::piped());
