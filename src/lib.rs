@@ -9,7 +9,8 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;
-
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod engine;
 pub mod lpm;
 pub mod manual;

@@ -50,6 +50,9 @@ enum Command {
     Policy(policy::PolicyArgs),
     /// Remove what a killed service left behind, and nothing else.
     Cleanup(cleanup::CleanupArgs),
+    /// Show the main job in a world of its own, without touching this machine's network.
+    #[cfg(feature = "demo")]
+    Demo(crate::demo::DemoArgs),
 }
 
 /// Where the service keeps its control socket and its journal.
@@ -82,6 +85,8 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Policy(args) => policy::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => crate::demo::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("voicelane: {error:#}");
