@@ -49,6 +49,8 @@ pub enum Problem {
     SpecialPurpose { prefix: Prefix, block: Block },
     #[error("{0}")]
     Ports(PortRangeError),
+    #[error("port 65535 cannot be taken out of the VPN: the kernel's rules cannot name it")]
+    LastPort { first: u16 },
     #[error("{0}")]
     Dscp(DscpError),
     #[error("valid_from {from} is not before valid_until {until}, so the service is never active")]
@@ -134,7 +136,7 @@ impl Problem {
             Self::Prefix(_) => "prefix",
             Self::TooWide { .. } => "too-wide",
             Self::SpecialPurpose { .. } => "special-purpose",
-            Self::Ports(_) => "ports",
+            Self::Ports(_) | Self::LastPort { .. } => "ports",
             Self::Dscp(_) => "dscp",
             Self::NeverValid { .. } => "never-valid",
             Self::ServiceName => "service-name",
@@ -177,7 +179,8 @@ impl Problem {
             }
             Self::SpecialPurpose { .. } => "globally reachable unicast addresses".into(),
             Self::Ports(PortRangeError::Empty { .. }) => "the lower port first".into(),
-            Self::Ports(PortRangeError::Zero) => "1 to 65535".into(),
+            Self::Ports(PortRangeError::Zero) => "1 to 65534".into(),
+            Self::LastPort { .. } => "ports up to 65534".into(),
             Self::Ports(PortRangeError::Syntax(_)) => {
                 "a port such as 3478, or two such as \"10000-60000\"".into()
             }
@@ -240,6 +243,8 @@ impl Problem {
             }
             Self::Ports(PortRangeError::Empty { first, last }) => format!("write \"{last}-{first}\""),
             Self::Ports(PortRangeError::Zero) => "begin at port 1, better at the vendor's first port".into(),
+            Self::LastPort { first: u16::MAX } => "remove it".into(),
+            Self::LastPort { first } => format!("write \"{first}-65534\""),
             Self::Ports(PortRangeError::Syntax(_)) => "take the ports from the vendor's list".into(),
             Self::Dscp(_) => "write \"EF\" for voice".into(),
             Self::NeverValid { .. } => "swap the dates, or remove the service".into(),

@@ -227,14 +227,18 @@ fn ports(value: &DeValue<'_>) -> Result<PortRange, Problem> {
             });
         }
     };
-    match written.parse() {
+    match written.parse::<PortRange>() {
         Err(PortRangeError::Syntax(_)) if written.bytes().all(|c| c.is_ascii_digit()) => {
             Err(Problem::Number {
                 least: 1,
-                most: u32::from(u16::MAX),
+                most: u32::from(u16::MAX - 1),
                 reason: "take the ports from the vendor's list",
             })
         }
+        // fib_rule_port_range_valid (net/core/fib_rules.c) admits no range that ends at 65535.
+        Ok(range) if range.last() == u16::MAX => Err(Problem::LastPort {
+            first: range.first(),
+        }),
         range => range.map_err(Problem::Ports),
     }
 }

@@ -165,9 +165,10 @@ fn port_faults() {
         "ports",
         "the lower port first",
     );
-    change("0", "0", "ports", "1 to 65535");
-    change("'0-5'", "'0-5'", "ports", "1 to 65535");
-    change("65536", "65536", "number", "1 to 65535");
+    change("0", "0", "ports", "1 to 65534");
+    change("'0-5'", "'0-5'", "ports", "1 to 65534");
+    change("'1024-65535'", "'1024-65535'", "ports", "ports up to 65534");
+    change("65536", "65536", "number", "1 to 65534");
     change("-1", "-1", "ports", "a port such as");
     change("'http'", "'http'", "ports", "a port such as");
     change("true", "true", "type", "a port such as");
