@@ -2,7 +2,7 @@
 //!
 //! # Capture is exact
 //!
-//! For each distinct pair of protocol and port range in the active policy there is one routing table, whose routes are
+//! For each family and each distinct pair of protocol and port range in the active policy there is one routing table, whose routes are
 //! that pair's prefixes by way of the TUN, and one rule per address family that leads there:
 //!
 //! ```text
@@ -14,6 +14,8 @@
 //! but would also have caught the port range of one service at the prefixes of another: such packets would have to be
 //! rejected although the VPN would have carried them. So nothing enters the TUN that the policy does not relay, and what
 //! comes in all the same (a program that binds itself to the TUN, a policy that has just changed) is rejected.
+//!
+//! A family for which the uplink has no way out is not captured: its media is better in the VPN than nowhere.
 //!
 //! `iif lo` means "sent by this machine". What other machines send through this one stays where it is.
 //!
@@ -55,9 +57,14 @@
 //!
 //! | setting | on | why |
 //! |---|---|---|
-//! | `disable_xfrm`, `disable_policy` | the TUN | an IPsec policy that catches everything must catch neither what goes into the TUN nor what we write back |
-//! | `rp_filter` 2 | the TUN | replies arrive from addresses whose route back may be the VPN |
+//! | `disable_xfrm`, `disable_policy` | the TUN, IPv4 | an IPsec policy that catches everything must catch neither what goes into the TUN nor what we write back |
+//! | `rp_filter` 2 | the TUN | the kernel takes the greater of this and of "all", so 2 is the one value that keeps a strict "all" away |
+//! | the address 192.0.0.8/32, scope host | the TUN | a link without an IPv4 address fails even the loose filter; this one is nobody's (RFC 7600) and no socket gets it as its source |
 //! | `rp_filter` 2 | the uplink, only where it is strict | the route back to the media range is our TUN, so strict filtering would drop every reply; the old value is journalled and restored |
+//!
+//! IPv6 has no `disable_xfrm`. Where foreign IPv6 policies are found, allow policies for exactly the captured ports and
+//! prefixes are added, as leases of a minute that the running service renews: after a kill they lapse by themselves. A
+//! foreign policy at priority 0 that was there first cannot be outdone.
 //!
 //! # Addresses that must not be named
 //!

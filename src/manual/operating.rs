@@ -6,6 +6,7 @@
 //! - rules and routes with protocol 118: `ip rule show`, `ip route show table all proto 118`;
 //! - `rp_filter` of the uplink set to 2 if it was 1, with the old value in the journal;
 //! - an nftables table when a VPN's address needs an alias: `nft list ruleset`;
+//! - allow policies for captured IPv6 where another program has IPsec policies: `ip xfrm policy`;
 //! - the runtime directory: `control.sock` and `state.json`, the journal.
 //!
 //! It all goes on SIGINT and SIGTERM. After SIGKILL the TUN, its routes and the nftables table go at once with the
