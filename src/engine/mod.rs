@@ -10,6 +10,7 @@
 //! Out   handle_tun        parse -> verdict -> mapping -> transmit         (or a rejection back into the TUN)
 //! Back  handle_datagram   filter -> headers before the payload -> packet for the TUN
 //!       handle_error      what the error queue returned -> ICMP to the application
+//! TCP   handle_connected / handle_connect_failed / handle_stream (see the `tcp` module)
 //! Time  poll_timeout -> handle_timeout: mappings end
 //! Shell handle_opened / handle_open_failed: what became of a command
 //! ```
@@ -19,6 +20,7 @@
 
 mod outbox;
 mod stats;
+mod tcp;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -31,6 +33,7 @@ use crate::wire::{Packet, Transport, icmp, udp};
 
 pub use outbox::{Command, Event, Outbox, Transmit};
 pub use stats::{Counters, DropReason, MappingReport, Snapshot};
+pub use tcp::{ConnectError, ConnectionReport, ConnectionState, TcpCounters, TcpSettings};
 
 /// The room that a received payload must have before it: the headers are written there.
 pub const HEADROOM: usize = crate::wire::HEADROOM;
@@ -66,6 +69,7 @@ pub struct ReturnedError<'a> {
 pub struct Engine {
     policy: Arc<Policy>,
     nat: nat::Table,
+    tcp: tcp::Proxy,
     aliases: Vec<Alias>,
     counters: Counters,
 }
@@ -77,6 +81,7 @@ impl Engine {
         Self {
             policy,
             nat: nat::Table::new(nat),
+            tcp: tcp::Proxy::new(TcpSettings::default()),
             aliases: Vec::new(),
             counters: Counters::default(),
         }
@@ -128,6 +133,7 @@ impl Engine {
                 self.counters.count_out(datagram.payload.len());
                 outbox.transmit(mapping, remote, verdict.treatment, datagram.payload);
             }
+            Transport::Tcp(segment) => self.handle_segment(&packet, segment, now, outbox),
             Transport::Fragment(_) => self.counters.drop_out(DropReason::Fragment),
             _ => self.reject(
                 &packet,
@@ -238,8 +244,10 @@ impl Engine {
     }
 
     /// Takes a new policy: every later packet is judged by it. Mappings stand; what it no longer relays is rejected.
+    /// TCP connections that it no longer relays are reset at the next [`Engine::handle_timeout`], which is due at once.
     pub fn handle_policy(&mut self, policy: Arc<Policy>) {
         self.policy = policy;
+        self.revoke_connections();
     }
 
     /// Takes the addresses that replies must not name (see [`Alias`]).
@@ -250,7 +258,8 @@ impl Engine {
     /// When [`Engine::handle_timeout`] has something to do next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.nat.poll_timeout()
+        let due = [self.nat.poll_timeout(), self.tcp.poll_timeout()];
+        due.into_iter().flatten().min()
     }
 
     /// Ends what is over at `now`.
@@ -262,6 +271,7 @@ impl Engine {
                 inside: entry.inside,
             });
         }
+        self.handle_connections_due(now, outbox);
     }
 
     /// The mappings and counters as they are.
@@ -277,6 +287,7 @@ impl Engine {
         });
         Snapshot {
             mappings: mappings.collect(),
+            connections: self.tcp.reports(now),
             counters: self.counters.clone(),
         }
     }

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::ops::Range;
 
-use crate::net::{Endpoint, Inside, MappingId, Outside, Treatment};
-use crate::wire::{WriteError, icmp};
+use crate::net::{ConnectionId, Endpoint, Inside, MappingId, Outside, Treatment};
+use crate::wire::{Packet, WriteError, icmp, tcp};
 
-/// Something to be done to a mapping's socket.
+/// Something to be done to the socket of a mapping or of a TCP connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Open the socket of a new mapping, on the inside endpoint's port if that is free.
@@ -22,6 +22,33 @@ pub enum Command {
     Close {
         /// The mapping.
         mapping: MappingId,
+    },
+    /// Connect to the far side of a new TCP connection.
+    Connect {
+        /// The connection.
+        connection: ConnectionId,
+        /// The far endpoint.
+        to: Endpoint,
+        /// How its packets are to be treated.
+        treatment: Treatment,
+    },
+    /// Hand the connection's socket to [`Engine::handle_stream`](super::Engine::handle_stream): there is something to
+    /// write into it, or room again for what can be read from it.
+    Carry {
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// Tell the far side that the application has no more to send. Everything before that has been written.
+    Shutdown {
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// Close the socket of a TCP connection that is over.
+    Disconnect {
+        /// The connection.
+        connection: ConnectionId,
+        /// Whether the far side is to see a reset instead of an orderly end.
+        reset: bool,
     },
 }
 
@@ -161,6 +188,35 @@ impl Outbox {
         icmp::write_error(&mut self.arena, error, from, to, &self.scratch)?;
         self.packets.push(start..self.arena.len());
         Ok(())
+    }
+
+    /// Adds a TCP segment of `length` bytes that `write` writes without checksums, and sends it to `to`. What
+    /// turns out to be something else is dropped.
+    pub(super) fn segment<R>(
+        &mut self,
+        length: usize,
+        to: IpAddr,
+        write: impl FnOnce(&mut [u8]) -> R,
+    ) -> R {
+        let start = self.arena.len();
+        self.arena.resize(start + length, 0);
+        let packet = &mut self.arena[start..];
+        let result = write(packet);
+        if tcp::seal(packet, to) {
+            self.packets.push(start..start + length);
+        } else {
+            self.arena.truncate(start);
+        }
+        result
+    }
+
+    /// Adds the reset that answers a segment, sent to `to`, if one is due.
+    pub(super) fn reset(&mut self, packet: &Packet<'_>, to: IpAddr) {
+        let start = self.arena.len();
+        if tcp::write_reset(&mut self.arena, packet) {
+            tcp::seal(&mut self.arena[start..], to);
+            self.packets.push(start..self.arena.len());
+        }
     }
 
     fn store(&mut self, bytes: &[u8]) -> Range<usize> {

@@ -6,6 +6,8 @@ use std::time::Duration;
 use crate::net::{Endpoint, Inside, MappingId, Outside};
 use crate::wire::{ParseError, WriteError};
 
+use super::{ConnectionReport, TcpCounters};
+
 /// Why a packet went no further. Its label names it in status and metrics and never changes its meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DropReason {
@@ -29,6 +31,12 @@ pub enum DropReason {
     NoMapping,
     /// It came from a remote that the inside endpoint has not sent to.
     Unsolicited,
+    /// A TCP segment of no connection.
+    NoConnection,
+    /// The table of TCP connections is full.
+    TooManyConnections,
+    /// Its source is no single host's address.
+    Martian,
     /// The TUN's queue is full.
     TunFull,
     /// No packet can be made of it.
@@ -50,6 +58,9 @@ impl DropReason {
             Self::SendFailed => "send_failed",
             Self::NoMapping => "no_mapping",
             Self::Unsolicited => "unsolicited",
+            Self::NoConnection => "no_connection",
+            Self::TooManyConnections => "too_many_connections",
+            Self::Martian => "martian",
             Self::TunFull => "tun_full",
             Self::Unwritable(WriteError::MixedFamilies) => "mixed_families",
             Self::Unwritable(WriteError::TooLong) => "too_long",
@@ -71,6 +82,8 @@ pub struct Counters {
     pub bytes_in: u64,
     /// Packets answered with an ICMP error of our own.
     pub rejected: u64,
+    /// What TCP connections carried, and what became of them.
+    pub tcp: TcpCounters,
     /// Errors of the direct path that were passed on to the application.
     pub errors_returned: u64,
     /// Packets from the TUN that went no further, by label.
@@ -121,6 +134,8 @@ pub struct MappingReport {
 pub struct Snapshot {
     /// Every mapping.
     pub mappings: Vec<MappingReport>,
+    /// Every TCP connection.
+    pub connections: Vec<ConnectionReport>,
     /// What was counted.
     pub counters: Counters,
 }

@@ -41,43 +41,57 @@ number!(
     RuleId(u16)
 );
 
-/// A mapping's slot and the number of times the slot was used before: also the token of its socket's readiness.
-///
-/// An id that outlives its mapping names nothing, even when the slot has been taken again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct MappingId {
-    /// The place in the mapping table.
-    pub slot: u32,
-    /// How often the slot was used before.
-    pub generation: u32,
-}
-
-impl MappingId {
-    /// Packs the id into the 64 bits of a readiness token.
-    #[must_use]
-    pub const fn token(self) -> u64 {
-        (self.generation as u64) << 32 | self.slot as u64
-    }
-
-    /// Unpacks a readiness token.
-    #[must_use]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "each half is 32 bits by construction"
-    )]
-    pub const fn from_token(token: u64) -> Self {
-        Self {
-            slot: token as u32,
-            generation: (token >> 32) as u32,
+macro_rules! slot_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        ///
+        /// An id that outlives what it named names nothing, even when the slot has been taken again.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name {
+            /// The place in the table.
+            pub slot: u32,
+            /// How often the slot was used before.
+            pub generation: u32,
         }
-    }
+
+        impl $name {
+            /// Packs the id into the 64 bits of a readiness token.
+            #[must_use]
+            pub const fn token(self) -> u64 {
+                (self.generation as u64) << 32 | self.slot as u64
+            }
+
+            /// Unpacks a readiness token.
+            #[must_use]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "each half is 32 bits by construction"
+            )]
+            pub const fn from_token(token: u64) -> Self {
+                Self {
+                    slot: token as u32,
+                    generation: (token >> 32) as u32,
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}.{}", self.slot, self.generation)
+            }
+        }
+    };
 }
 
-impl fmt::Display for MappingId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.slot, self.generation)
-    }
-}
+slot_id!(
+    /// A mapping's slot and the number of times the slot was used before: also the token of its socket's readiness.
+    MappingId
+);
+slot_id!(
+    /// A TCP connection's slot and the number of times the slot was used before: also the token of its socket's
+    /// readiness.
+    ConnectionId
+);
 
 #[cfg(test)]
 mod tests {

@@ -17,7 +17,9 @@ pub use dscp::{Dscp, DscpError, Ecn, TrafficClass, Treatment};
 pub use endpoint::Endpoint;
 pub use filtering::{Filtering, UnknownFiltering};
 pub use five_tuple::{FiveTuple, Protocol, UnknownProtocol};
-pub use id::{Fwmark, IfIndex, MappingId, RouteProtocol, RouteTable, RuleId, RulePriority};
+pub use id::{
+    ConnectionId, Fwmark, IfIndex, MappingId, RouteProtocol, RouteTable, RuleId, RulePriority,
+};
 pub use port_range::{PortRange, PortRangeError};
 pub use prefix::{Family, Prefix, PrefixError};
 pub use role::{Role, UnknownRole};

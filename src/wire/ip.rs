@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{IpDscp, IpEcn, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header};
 
-use super::WriteError;
+use super::{WriteError, checksum};
 use crate::net::{Family, TrafficClass};
 
 /// The hop limit of packets that begin here (IANA "IP Time to Live Parameter").
@@ -146,5 +146,34 @@ impl Header {
             }
         }
         Ok(())
+    }
+}
+
+/// Sends a packet that begins with a header as [`Header::write`] writes it to another destination, and answers its
+/// addresses; `None`, and nothing changes, when the destination is of the other family. The IPv4 checksum is right
+/// afterwards, the transport's is the caller's.
+pub(super) fn redirect(packet: &mut [u8], destination: IpAddr) -> Option<Addresses> {
+    match (packet[0] >> 4, destination) {
+        (4, IpAddr::V4(destination)) => {
+            let header = &mut packet[..Ipv4Header::MIN_LEN];
+            header[16..20].copy_from_slice(&destination.octets());
+            header[10..12].fill(0);
+            let field = checksum::field(&checksum::plain(header));
+            header[10..12].copy_from_slice(&field);
+            let source = <[u8; 4]>::try_from(&header[12..16]).expect("four bytes");
+            Some(Addresses::V4 {
+                source: source.into(),
+                destination,
+            })
+        }
+        (6, IpAddr::V6(destination)) => {
+            packet[24..40].copy_from_slice(&destination.octets());
+            let source = <[u8; 16]>::try_from(&packet[8..24]).expect("sixteen bytes");
+            Some(Addresses::V6 {
+                source: source.into(),
+                destination,
+            })
+        }
+        _ => None,
     }
 }

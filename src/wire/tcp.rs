@@ -1,8 +1,10 @@
-//! TCP (RFC 9293): as much of it as refusing a connection takes.
+//! TCP (RFC 9293): segments read, resets written, and segments of another hand completed.
+
+use std::net::IpAddr;
 
 use etherparse::{IpNumber, TcpHeader, TcpSlice};
 
-use super::ip::{Addresses, HOP_LIMIT, Header};
+use super::ip::{Addresses, HOP_LIMIT, Header, redirect};
 use super::{Packet, ParseError, Transport, checksum};
 use crate::net::TrafficClass;
 
@@ -94,6 +96,31 @@ pub fn write_reset(out: &mut Vec<u8>, packet: &Packet<'_>) -> bool {
     true
 }
 
+/// Completes a segment behind an IP header without options: sends it to `destination`, whatever it says, and writes the
+/// checksums of both.
+///
+/// Returns whether it is one: another protocol's packet, or one of the other family, is left as it is.
+///
+/// # Panics
+/// When `packet` is shorter than its two headers.
+pub fn seal(packet: &mut [u8], destination: IpAddr) -> bool {
+    let protocol = match destination {
+        IpAddr::V4(_) => packet[9],
+        IpAddr::V6(_) => packet[6],
+    };
+    if protocol != IpNumber::TCP.0 {
+        return false;
+    }
+    let Some(addresses) = redirect(packet, destination) else {
+        return false;
+    };
+    let segment = &mut packet[addresses.header_len()..];
+    segment[16..18].fill(0);
+    let field = checksum::field(&checksum::transport(addresses, IpNumber::TCP, segment));
+    segment[16..18].copy_from_slice(&field);
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::sample;
@@ -155,6 +182,32 @@ mod tests {
             prop_assert_eq!(Ok(tcp.checksum()), expected);
             let mut none = Vec::new();
             prop_assert!(!write_reset(&mut none, &answer), "a reset answers no reset");
+        }
+
+        #[test]
+        fn a_sealed_segment_is_whole_wherever_it_goes(
+            sample in sample::sample(),
+            v4: [u8; 4],
+            v6: [u8; 16],
+            junk: [u8; 2],
+        ) {
+            let (here, elsewhere) = match sample.source() {
+                IpAddr::V4(_) => (IpAddr::from(v4), IpAddr::from(v6)),
+                IpAddr::V6(_) => (IpAddr::from(v6), IpAddr::from(v4)),
+            };
+            let sample = sample::Sample { extended: false, ..sample };
+            let built = sample.tcp(|_| ());
+            let start = sample.addresses.header_len();
+            let mut sealed = built.clone();
+            sealed[start + 16..start + 18].copy_from_slice(&junk);
+            prop_assert!(!seal(&mut sealed, elsewhere));
+            prop_assert!(seal(&mut sealed, here));
+            let packet = Packet::parse(&sealed).expect("both checksums are right");
+            prop_assert_eq!((packet.source(), packet.destination()), (sample.source(), here));
+            prop_assert!(seal(&mut sealed, sample.destination()));
+            prop_assert_eq!(sealed, built);
+            let mut datagram = sample.udp();
+            prop_assert!(!seal(&mut datagram, here), "only TCP is sealed");
         }
 
         #[test]

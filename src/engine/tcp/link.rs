@@ -1,0 +1,158 @@
+//! The stack and its link: one segment in, and what it writes straight into the outbox.
+
+use std::fmt;
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use foldhash::quality::RandomState;
+use smoltcp::iface::{Config, Interface, SocketSet};
+use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::time;
+use smoltcp::wire::HardwareAddress;
+
+use crate::engine::Outbox;
+
+/// The largest packet that is written into the TUN; what the application can take limits it further, by its MSS.
+const MTU: usize = 1500;
+
+/// What all connections share of the TCP stack: it accepts every destination address and knows no other time than the
+/// instants that it is handed.
+pub(super) struct Stack {
+    interface: Interface,
+    epoch: Option<Instant>,
+}
+
+impl fmt::Debug for Stack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stack")
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Stack {
+    pub(super) fn new() -> Self {
+        let mut config = Config::new(HardwareAddress::Ip);
+        // The initial sequence numbers come from here: the hasher's seed is a secret of the process.
+        config.random_seed = RandomState::default().hash_one(0);
+        let mut nowhere = Outbox::default();
+        let mut link = Link::new(None, std::net::Ipv4Addr::UNSPECIFIED.into(), &mut nowhere);
+        let mut interface = Interface::new(config, &mut link, time::Instant::ZERO);
+        interface.set_any_ip(true);
+        Self {
+            interface,
+            epoch: None,
+        }
+    }
+
+    /// Lets a socket take a segment, and answer what cannot wait.
+    pub(super) fn take(
+        &mut self,
+        sockets: &mut SocketSet<'static>,
+        segment: &[u8],
+        to: IpAddr,
+        now: Instant,
+        outbox: &mut Outbox,
+    ) {
+        let now = self.to_stack(now);
+        let mut link = Link::new(Some(segment), to, outbox);
+        self.interface.poll_ingress_single(now, &mut link, sockets);
+    }
+
+    /// Lets a socket write all that it has to write, to `to`.
+    pub(super) fn poll(
+        &mut self,
+        sockets: &mut SocketSet<'static>,
+        to: IpAddr,
+        now: Instant,
+        outbox: &mut Outbox,
+    ) {
+        let now = self.to_stack(now);
+        let mut link = Link::new(None, to, outbox);
+        self.interface.poll(now, &mut link, sockets);
+    }
+
+    /// When a socket is to be polled again.
+    pub(super) fn poll_timeout(
+        &mut self,
+        sockets: &SocketSet<'static>,
+        now: Instant,
+    ) -> Option<Instant> {
+        let stack_now = self.to_stack(now);
+        let due = self.interface.poll_at(stack_now, sockets)?;
+        let since_epoch = Duration::from_micros(due.total_micros().unsigned_abs());
+        Some(self.epoch.unwrap_or(now) + since_epoch)
+    }
+
+    fn to_stack(&mut self, now: Instant) -> time::Instant {
+        let epoch = *self.epoch.get_or_insert(now);
+        let micros = now.saturating_duration_since(epoch).as_micros();
+        time::Instant::from_micros(i64::try_from(micros).expect("a process lives no 292,000 years"))
+    }
+}
+
+/// The stack's device for the length of one call.
+struct Link<'a> {
+    arrived: Option<&'a [u8]>,
+    leaving: Leaving<'a>,
+}
+
+struct Arrived<'a>(&'a [u8]);
+
+struct Leaving<'a> {
+    to: IpAddr,
+    outbox: &'a mut Outbox,
+}
+
+impl<'a> Link<'a> {
+    fn new(arrived: Option<&'a [u8]>, to: IpAddr, outbox: &'a mut Outbox) -> Self {
+        Self {
+            arrived,
+            leaving: Leaving { to, outbox },
+        }
+    }
+}
+
+impl Device for Link<'_> {
+    type RxToken<'b>
+        = Arrived<'b>
+    where
+        Self: 'b;
+    type TxToken<'b>
+        = Leaving<'b>
+    where
+        Self: 'b;
+
+    fn receive(&mut self, now: time::Instant) -> Option<(Arrived<'_>, Leaving<'_>)> {
+        let arrived = self.arrived.take()?;
+        self.transmit(now)
+            .map(|leaving| (Arrived(arrived), leaving))
+    }
+
+    fn transmit(&mut self, _: time::Instant) -> Option<Leaving<'_>> {
+        let Leaving { to, outbox } = &mut self.leaving;
+        Some(Leaving { to: *to, outbox })
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = MTU;
+        // `Packet::parse` has verified what comes in, and `wire::tcp::seal` completes what goes out.
+        capabilities.checksum = ChecksumCapabilities::ignored();
+        capabilities
+    }
+}
+
+impl RxToken for Arrived<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, take: F) -> R {
+        take(self.0)
+    }
+}
+
+impl TxToken for Leaving<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
+        self.outbox.segment(length, self.to, write)
+    }
+}

@@ -1,0 +1,152 @@
+//! The table of connections: by id, by endpoints, and by what is due next.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Instant;
+
+use foldhash::quality::RandomState;
+
+use super::session::Session;
+use crate::net::{ConnectionId, Endpoint, Inside};
+
+/// A connection from the first SYN to the end.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) inside: Inside<Endpoint>,
+    pub(super) remote: Endpoint,
+    pub(super) phase: Phase,
+    pub(super) created: Instant,
+    /// When something last moved, in either direction.
+    pub(super) refreshed: Instant,
+    /// Bytes handed to the far side.
+    pub(super) bytes_out: u64,
+    /// Bytes that came from the far side.
+    pub(super) bytes_in: u64,
+    /// Whether the shell has been asked for the stream and has not handed it in yet.
+    pub(super) summoned: bool,
+    due: Instant,
+}
+
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// The far side has not accepted yet. The SYN is held until it has.
+    Connecting { syn: Box<[u8]>, sequence: u32 },
+    /// Both sides have accepted.
+    Open(Box<Session>),
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    generation: u32,
+    connection: Option<Connection>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    /// The endpoints are chosen by local programs: the hash is keyed with a secret of the process.
+    by_endpoints: HashMap<(Inside<Endpoint>, Endpoint), ConnectionId, RandomState>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// Each connection once. Deadlines move both ways with every segment, so an exact queue is kept instead of
+    /// [`Timers`](crate::timer::Timers).
+    due: BTreeSet<(Instant, ConnectionId)>,
+}
+
+impl Table {
+    pub(super) fn find(&self, inside: Inside<Endpoint>, remote: Endpoint) -> Option<ConnectionId> {
+        self.by_endpoints.get(&(inside, remote)).copied()
+    }
+
+    /// Adds a connection whose endpoints are in no other.
+    pub(super) fn insert(
+        &mut self,
+        inside: Inside<Endpoint>,
+        remote: Endpoint,
+        phase: Phase,
+        now: Instant,
+        due: Instant,
+    ) -> ConnectionId {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            u32::try_from(self.slots.len() - 1).expect("the limit of connections is far below 2^32")
+        });
+        let entry = &mut self.slots[slot as usize];
+        entry.connection = Some(Connection {
+            inside,
+            remote,
+            phase,
+            created: now,
+            refreshed: now,
+            bytes_out: 0,
+            bytes_in: 0,
+            summoned: false,
+            due,
+        });
+        let id = ConnectionId {
+            slot,
+            generation: entry.generation,
+        };
+        self.by_endpoints.insert((inside, remote), id);
+        self.due.insert((due, id));
+        id
+    }
+
+    pub(super) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        let slot = self.slots.get_mut(id.slot as usize)?;
+        slot.connection
+            .as_mut()
+            .filter(|_| slot.generation == id.generation)
+    }
+
+    /// Ends a connection; its id names nothing afterwards.
+    pub(super) fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
+        let slot = self
+            .slots
+            .get_mut(id.slot as usize)
+            .filter(|slot| slot.generation == id.generation)?;
+        let connection = slot.connection.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(id.slot);
+        self.by_endpoints
+            .remove(&(connection.inside, connection.remote));
+        self.due.remove(&(connection.due, id));
+        Some(connection)
+    }
+
+    /// Says when a connection is due next.
+    pub(super) fn schedule(&mut self, id: ConnectionId, due: Instant) {
+        if let Some(connection) = self.get_mut(id) {
+            let before = std::mem::replace(&mut connection.due, due);
+            if before != due {
+                self.due.remove(&(before, id));
+                self.due.insert((due, id));
+            }
+        }
+    }
+
+    /// When the first connection is due.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    /// The first connection that is due.
+    pub(super) fn first_due(&self, now: Instant) -> Option<ConnectionId> {
+        self.due
+            .first()
+            .filter(|(due, _)| *due <= now)
+            .map(|(_, id)| *id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Connection)> {
+        (0..).zip(&self.slots).filter_map(|(slot, entry)| {
+            let id = ConnectionId {
+                slot,
+                generation: entry.generation,
+            };
+            entry.connection.as_ref().map(|connection| (id, connection))
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_endpoints.len()
+    }
+}
