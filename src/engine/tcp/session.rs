@@ -96,6 +96,7 @@ impl Session {
         let room = || SocketBuffer::new(vec![0; buffer]);
         let mut socket = Socket::new(room(), room());
         socket.set_nagle_enabled(false);
+        socket.set_congestion_control(tcp::CongestionControl::Reno);
         // Acknowledgments wait for the end of the batch already: see `Engine::handle_segment`.
         socket.set_ack_delay(None);
         socket.listen((remote.addr, remote.port)).ok()?;
