@@ -1,6 +1,7 @@
 //! The driver loop: the one owner of engine, device and relay.
 //!
-//! A wake-up goes, in this order: what is due, a batch from the TUN, a batch from the sockets, the flush, a message of
+//! A wake-up goes, in this order: what is due, a batch from the TUN, a batch from the sockets of
+//! either kind, the flush, a message of
 //! the shell. Each source has the same budget, so that neither direction starves the other under load; what is left
 //! over is still ready at the next wake-up. The clock is read once per wake-up.
 
@@ -15,8 +16,9 @@ use tracing::{debug, info, trace};
 
 use crate::control::{Body, Pending, Request};
 use crate::engine::{Alias, Command, Engine, Event, Outbox};
+use crate::net::ConnectionId;
 use crate::policy::Policy;
-use crate::relay::{Binder, Received, Relay, SendError};
+use crate::relay::{Binder, Connections, Progress, Received, Relay, SendError};
 use crate::tun::Device;
 
 use super::situation::{Situation, Troubles};
@@ -47,6 +49,7 @@ pub(super) struct Driver<D> {
     engine: Engine,
     device: D,
     relay: Relay,
+    connections: Connections,
     outbox: Outbox,
     packet: Box<[u8]>,
     situation: Situation,
@@ -54,11 +57,17 @@ pub(super) struct Driver<D> {
 }
 
 impl<D: Device> Driver<D> {
-    pub(super) fn new(engine: Engine, device: D, relay: Relay, situation: Situation) -> Self {
+    pub(super) fn new(
+        engine: Engine,
+        device: D,
+        (relay, connections): (Relay, Connections),
+        situation: Situation,
+    ) -> Self {
         Self {
             engine,
             device,
             relay,
+            connections,
             outbox: Outbox::default(),
             packet: vec![0; LARGEST].into_boxed_slice(),
             situation,
@@ -85,6 +94,7 @@ impl<D: Device> Driver<D> {
             let message = tokio::select! {
                 ready = self.device.readable() => ready.map(|()| None)?,
                 ready = self.relay.readable() => ready.map(|()| None)?,
+                ready = self.connections.readable() => ready.map(|()| None)?,
                 () = timeout => None,
                 message = mailbox.recv() => match message {
                     Some(message) => Some(message),
@@ -97,7 +107,8 @@ impl<D: Device> Driver<D> {
             }
             self.take_from_device(now)?;
             self.take_from_relay()?;
-            self.flush();
+            self.take_from_connections(now)?;
+            self.flush(now);
             if let Some(message) = message {
                 self.obey(message, now);
             }
@@ -136,12 +147,36 @@ impl<D: Device> Driver<D> {
         Ok(())
     }
 
-    fn flush(&mut self) {
+    fn take_from_connections(&mut self, now: Instant) -> io::Result<()> {
+        let Self {
+            engine,
+            connections,
+            outbox,
+            ..
+        } = self;
+        connections.progress(BUDGET, |connections, id, progress| match progress {
+            Progress::Connected => engine.handle_connected(id, now, outbox),
+            Progress::Failed(error) => {
+                debug!(connection = %id, ?error, "the far side was not reached");
+                engine.handle_connect_failed(id, error, outbox);
+            }
+            Progress::Ready => {
+                if let Some(stream) = connections.stream(id) {
+                    engine.handle_stream(id, stream, now, outbox);
+                }
+            }
+        })
+    }
+
+    fn flush(&mut self, now: Instant) {
         if self.outbox.is_empty() {
             return;
         }
-        for at in 0..self.outbox.commands().len() {
-            self.execute(self.outbox.commands()[at]);
+        // Carrying out one command may give others.
+        let mut at = 0;
+        while let Some(&command) = self.outbox.commands().get(at) {
+            self.execute(command, now);
+            at += 1;
         }
         for (transmit, payload) in self.outbox.transmits() {
             match self
@@ -177,7 +212,7 @@ impl<D: Device> Driver<D> {
         self.outbox.clear();
     }
 
-    fn execute(&mut self, command: Command) {
+    fn execute(&mut self, command: Command, now: Instant) {
         match command {
             Command::Open {
                 mapping,
@@ -194,12 +229,39 @@ impl<D: Device> Driver<D> {
                 }
             },
             Command::Close { mapping } => self.relay.close(mapping),
+            Command::Connect {
+                connection,
+                to,
+                treatment,
+            } => {
+                if let Err(error) = self.connections.connect(connection, to, treatment) {
+                    debug!(%connection, %error, "could not begin to connect");
+                    let told = (&error).into();
+                    self.troubles.open_failed(error);
+                    self.engine
+                        .handle_connect_failed(connection, told, &mut self.outbox);
+                }
+            }
+            Command::Carry { connection } => self.carry(connection, now),
+            Command::Shutdown { connection } => self.connections.shutdown(connection),
+            Command::Disconnect { connection, reset } => {
+                self.connections.disconnect(connection, reset);
+            }
+        }
+    }
+
+    fn carry(&mut self, connection: ConnectionId, now: Instant) {
+        if let Some(stream) = self.connections.stream(connection) {
+            self.engine
+                .handle_stream(connection, stream, now, &mut self.outbox);
         }
     }
 
     /// Moves every mapping's socket to another uplink. The application notices no more than that its address outside
-    /// has changed, which ICE is made for.
-    fn follow(&mut self, binder: Binder) {
+    /// has changed, which ICE is made for. TCP connections end: they cannot move.
+    fn follow(&mut self, binder: Binder, now: Instant) {
+        self.connections.rebind(binder.clone());
+        self.engine.handle_uplink_changed(now, &mut self.outbox);
         let Self {
             engine,
             relay,
@@ -215,7 +277,7 @@ impl<D: Device> Driver<D> {
                 engine.handle_open_failed(mapping);
             }
         });
-        self.flush();
+        self.flush(now);
     }
 
     fn obey(&mut self, message: Message, now: Instant) {
@@ -230,7 +292,7 @@ impl<D: Device> Driver<D> {
                 // A peer that hung up meanwhile wants no answer.
                 let _ = reply.send(Body::Status(Box::new(status)));
             }
-            Message::Uplink(binder) => self.follow(binder),
+            Message::Uplink(binder) => self.follow(binder, now),
             Message::Policy(policy) => self.engine.handle_policy(policy),
             Message::Aliases(aliases) => self.engine.handle_aliases(aliases),
             Message::Situation(situation) => {

@@ -14,7 +14,7 @@ use crate::engine::Engine;
 use crate::nat;
 use crate::net::IfIndex;
 use crate::policy::Policy;
-use crate::relay::Relay;
+use crate::relay::{Connections, Relay};
 use crate::route::plan::Numbers;
 use crate::route::{self, Steering};
 use crate::tun::Tun;
@@ -88,8 +88,9 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
     };
     let engine = Engine::new(Arc::clone(&policy), nat_settings(config.nat()));
     let situation = Situation::of_tun(tun.name());
-    let relay = Relay::new().context("could not make an epoll set")?;
-    let mut driver = Driver::new(engine, tun, relay, situation);
+    let sockets = Relay::new().and_then(|relay| Ok((relay, Connections::new()?)));
+    let sockets = sockets.context("could not make an epoll set")?;
+    let mut driver = Driver::new(engine, tun, sockets, situation);
     let mut steward = Steward::new(charge, steering, driver_sender, policy, compiled_for)?;
 
     let outcome = tokio::select! {

@@ -9,8 +9,9 @@
 //!    a catch-all policy of an IPsec VPN would swallow the datagrams after routing.
 //! 4. `IP_TOS` / `IPV6_TCLASS`: the DSCP.
 //! 5. `SO_PRIORITY`: after the TOS, which resets it on IPv4 (and never sets it on IPv6).
-//! 6. What tells us of the way back: the error queue, the TOS of received packets.
-//! 7. `bind`, on the inside endpoint's port when that is free (RFC 4787 section 4.2.1).
+//! 6. Datagrams: what tells us of the way back, the error queue and the TOS of received packets; then `bind`, on the
+//!    inside endpoint's port when that is free (RFC 4787 section 4.2.1).
+//! 7. Streams: `TCP_NODELAY`, for the application's own stack has waited already if it wanted to; then `connect`.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -48,6 +49,8 @@ pub enum Step {
     Reception,
     /// Binding it to a port.
     Port,
+    /// Connecting it.
+    Connect,
     /// Watching it.
     Watch,
 }
@@ -75,34 +78,66 @@ impl Binder {
         inside: Inside<Endpoint>,
         treatment: Treatment,
     ) -> Result<(Socket, Outside<Endpoint>), BindError> {
-        let at = |step| {
-            move |source| BindError {
-                device: self.device.clone(),
-                step,
-                source,
-            }
-        };
         let family = Family::of(inside.0.addr);
-        let domain = match family {
-            Family::V4 => Domain::IPV4,
-            Family::V6 => Domain::IPV6,
-        };
-        let kind = Type::DGRAM.nonblocking().cloexec();
-        let socket = Socket::new(domain, kind, Some(Protocol::UDP)).map_err(at(Step::Create))?;
-        socket
-            .bind_device(Some(self.device.as_bytes()))
-            .map_err(at(Step::Device))?;
-        socket.set_mark(self.mark.0).map_err(at(Step::Mark))?;
-        xfrm::bypass(&socket, family).map_err(at(Step::IpsecBypass))?;
-        treat(&socket, family, treatment).map_err(at(Step::Treatment))?;
-        ask_for_reception(&socket, family).map_err(at(Step::Reception))?;
+        let kind = (Type::DGRAM, Protocol::UDP);
+        let socket = self.make(family, kind, treatment)?;
+        ask_for_reception(&socket, family).map_err(self.at(Step::Reception))?;
         self.bind_port(&socket, family, inside.0.port)
-            .map_err(at(Step::Port))?;
-        let local = socket.local_addr().map_err(at(Step::Port))?;
+            .map_err(self.at(Step::Port))?;
+        let local = socket.local_addr().map_err(self.at(Step::Port))?;
         let outside = local
             .as_socket()
             .expect("an internet socket has an internet address");
         Ok((socket, Outside(outside.into())))
+    }
+
+    /// Makes the socket of a TCP connection, which is under way when this returns.
+    ///
+    /// # Errors
+    /// [`BindError`] with the step that failed, [`Step::Connect`] when it is known already that there is no way.
+    pub fn connect(&self, to: Endpoint, treatment: Treatment) -> Result<Socket, BindError> {
+        let kind = (Type::STREAM, Protocol::TCP);
+        let socket = self.make(Family::of(to.addr), kind, treatment)?;
+        socket
+            .set_tcp_nodelay(true)
+            .map_err(self.at(Step::Treatment))?;
+        match socket.connect(&SocketAddr::from(to).into()) {
+            Err(error) if error.raw_os_error() != Some(nix::libc::EINPROGRESS) => {
+                Err(self.at(Step::Connect)(error))
+            }
+            _ => Ok(socket),
+        }
+    }
+
+    /// The steps that every socket has in common.
+    fn make(
+        &self,
+        family: Family,
+        (kind, protocol): (Type, Protocol),
+        treatment: Treatment,
+    ) -> Result<Socket, BindError> {
+        let domain = match family {
+            Family::V4 => Domain::IPV4,
+            Family::V6 => Domain::IPV6,
+        };
+        let socket = Socket::new(domain, kind.nonblocking().cloexec(), Some(protocol))
+            .map_err(self.at(Step::Create))?;
+        socket
+            .bind_device(Some(self.device.as_bytes()))
+            .map_err(self.at(Step::Device))?;
+        socket.set_mark(self.mark.0).map_err(self.at(Step::Mark))?;
+        xfrm::bypass(&socket, family).map_err(self.at(Step::IpsecBypass))?;
+        treat(&socket, family, treatment).map_err(self.at(Step::Treatment))?;
+        Ok(socket)
+    }
+
+    /// Names the step at which the kernel refused.
+    pub(super) fn at(&self, step: Step) -> impl FnOnce(io::Error) -> BindError {
+        move |source| BindError {
+            device: self.device.clone(),
+            step,
+            source,
+        }
     }
 
     /// Binds to `port` on every address, else on the uplink's own addresses, else to a port of the kernel's choice.

@@ -1,4 +1,4 @@
-//! The sockets on the uplink side: one unconnected UDP socket per mapping.
+//! The sockets on the uplink side: one unconnected UDP socket per mapping, one TCP socket per connection.
 //!
 //! # Theory of operation
 //!
@@ -6,9 +6,8 @@
 //! the socket of a mapping, kept in the slot of its [`MappingId`](crate::net::MappingId), which is also the token of its readiness: nothing is
 //! hashed on the way back, and an event of a binding that has gone is recognised by its generation.
 //!
-//! All sockets hang in one epoll set, and that set in one `AsyncFd`: the driver sees one source of readiness, however
-//! many calls there are. The set is level-triggered, so that a socket that was not drained within the budget is
-//! reported again.
+//! All sockets of mappings hang in one epoll set, and that set in one `AsyncFd`: the driver sees one source of
+//! readiness, however many calls there are. The sockets of TCP connections hang in another set of the same kind.
 //!
 //! Every socket is made in `bind.rs` and nowhere else: what is set there, and in which order, is what keeps a datagram
 //! on the direct path and marked.
@@ -16,7 +15,9 @@
 mod bind;
 mod errqueue;
 mod readiness;
+mod tcp;
 mod udp;
 
 pub use bind::{BindError, Binder, Step};
+pub use tcp::{Connections, Progress, Stream};
 pub use udp::{Closed, OpenError, Received, Relay, SendError};

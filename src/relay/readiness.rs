@@ -7,8 +7,6 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::net::MappingId;
-
 /// How many ready sockets one look names.
 const READY: usize = 64;
 
@@ -44,12 +42,17 @@ impl Readiness {
         })
     }
 
-    /// Watches a socket until it is closed.
+    /// Watches a socket until it is closed; `token` names it afterwards.
     ///
     /// # Errors
     /// When the kernel has no room for it.
-    pub(super) fn watch(&self, socket: impl AsFd, id: MappingId) -> io::Result<()> {
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, id.token());
+    pub(super) fn watch(
+        &self,
+        socket: impl AsFd,
+        token: u64,
+        interest: EpollFlags,
+    ) -> io::Result<()> {
+        let event = EpollEvent::new(interest, token);
         Ok(self.set.get_ref().0.add(socket, event)?)
     }
 
@@ -67,8 +70,7 @@ impl Readiness {
 
     /// Looks which sockets are ready, and answers how many [`Readiness::ready`] can name.
     ///
-    /// The set is level-triggered: a socket that stays full is found again. The runtime's view of the set is
-    /// edge-triggered, so only a look that finds nothing clears it.
+    /// The runtime's view of the set is edge-triggered, so only a look that finds nothing clears it.
     ///
     /// # Errors
     /// When the set cannot be read.
@@ -86,12 +88,9 @@ impl Readiness {
         }
     }
 
-    /// A socket that the last look found, and whether its error queue has something.
-    pub(super) fn ready(&self, at: usize) -> (MappingId, bool) {
+    /// A socket that the last look found, and what it is ready for.
+    pub(super) fn ready(&self, at: usize) -> (u64, EpollFlags) {
         let event = self.found[at];
-        (
-            MappingId::from_token(event.data()),
-            event.events().contains(EpollFlags::EPOLLERR),
-        )
+        (event.data(), event.events())
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 
+use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrLike, recvmsg,
 };
@@ -120,12 +121,11 @@ impl Relay {
     ) -> Result<Outside<Endpoint>, OpenError> {
         let binder = self.binder.as_ref().ok_or(OpenError::NoUplink)?;
         let (socket, outside) = binder.bind(inside, treatment)?;
-        let watched = self.readiness.watch(&socket, id);
-        watched.map_err(|source| BindError {
-            device: binder.device.clone(),
-            step: Step::Watch,
-            source,
-        })?;
+        // Level-triggered: a socket that was not drained within the budget is found again.
+        let watched = self
+            .readiness
+            .watch(&socket, id.token(), EpollFlags::EPOLLIN);
+        watched.map_err(binder.at(Step::Watch))?;
         let slot = id.slot as usize;
         if self.bindings.len() <= slot {
             self.bindings.resize_with(slot + 1, || None);
@@ -230,7 +230,9 @@ impl Relay {
                 return Ok(false);
             }
             for at in 0..count.min(left) {
-                let (id, has_error) = self.readiness.ready(at);
+                let (token, flags) = self.readiness.ready(at);
+                let id = MappingId::from_token(token);
+                let has_error = flags.contains(EpollFlags::EPOLLERR);
                 if let Ok(binding) = binding(&mut self.bindings, id) {
                     receive_from(
                         binding,

@@ -168,7 +168,7 @@ pub struct TcpCounters {
     pub reset_by_remote: u64,
     /// Those that were idle for too long.
     pub expired: u64,
-    /// Those that a new policy ended.
+    /// Those that a new policy or another uplink ended.
     pub revoked: u64,
     /// Bytes handed to the far side.
     pub bytes_out: u64,
@@ -233,6 +233,16 @@ impl Engine {
     pub fn with_tcp(mut self, settings: TcpSettings) -> Self {
         self.tcp = Proxy::new(settings);
         self
+    }
+
+    /// Takes the news that there is another uplink. A TCP connection cannot move: each is reset on both sides, and one
+    /// that was about to be made is made anew when the application repeats its SYN.
+    pub fn handle_uplink_changed(&mut self, now: Instant, outbox: &mut Outbox) {
+        let connections: Vec<_> = self.tcp.table.iter().map(|(id, _)| id).collect();
+        for id in connections {
+            self.counters.tcp.revoked += 1;
+            self.abort(id, now, outbox);
+        }
     }
 
     /// Takes a TCP segment that an application sent into the TUN.

@@ -1,0 +1,266 @@
+//! The sockets of TCP connections: connected, handed out as streams, closed.
+//!
+//! # Theory of operation
+//!
+//! A socket is watched edge-triggered and for everything at once, from the moment it begins to connect until it is
+//! closed; what it is ready for is remembered here. So readiness costs no call of the kernel: a stream that is known to
+//! be empty or full says so by itself, and one that the engine leaves alone because a window is closed stays silent,
+//! until either side moves.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::epoll::EpollFlags;
+use socket2::Socket;
+
+use crate::engine::ConnectError;
+use crate::net::{ConnectionId, Endpoint, Treatment};
+use crate::wire::icmp;
+
+use super::bind::{Binder, Step};
+use super::readiness::Readiness;
+use super::udp::OpenError;
+
+/// The socket of a connection, to be read and written without blocking.
+#[derive(Debug)]
+pub struct Stream {
+    id: ConnectionId,
+    socket: Socket,
+    is_connected: bool,
+    is_readable: bool,
+    is_writable: bool,
+}
+
+/// The sockets of all TCP connections.
+#[derive(Debug)]
+pub struct Connections {
+    binder: Option<Binder>,
+    streams: Vec<Option<Stream>>,
+    readiness: Readiness,
+}
+
+/// How a socket got on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The far side accepted.
+    Connected,
+    /// The far side was not reached; the socket is closed.
+    Failed(ConnectError),
+    /// The stream may be read or written again, or is broken.
+    Ready,
+}
+
+impl Connections {
+    /// Makes a relay without sockets and without an uplink.
+    ///
+    /// # Errors
+    /// When the kernel gives no epoll set.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            binder: None,
+            streams: Vec::new(),
+            readiness: Readiness::new()?,
+        })
+    }
+
+    /// Makes all sockets from now on on another uplink. Those that are open stay where they are: a TCP connection cannot
+    /// move.
+    pub fn rebind(&mut self, binder: Binder) {
+        self.binder = Some(binder);
+    }
+
+    /// Begins to connect to the far side of a connection.
+    ///
+    /// # Errors
+    /// [`OpenError`], which [`ConnectError`] can be made of; no socket is left over.
+    pub fn connect(
+        &mut self,
+        id: ConnectionId,
+        to: Endpoint,
+        treatment: Treatment,
+    ) -> Result<(), OpenError> {
+        let binder = self.binder.as_ref().ok_or(OpenError::NoUplink)?;
+        let socket = binder.connect(to, treatment)?;
+        let everything = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+        self.readiness
+            .watch(&socket, id.token(), everything)
+            .map_err(binder.at(Step::Watch))?;
+        let slot = id.slot as usize;
+        if self.streams.len() <= slot {
+            self.streams.resize_with(slot + 1, || None);
+        }
+        self.streams[slot] = Some(Stream {
+            id,
+            socket,
+            is_connected: false,
+            is_readable: false,
+            is_writable: false,
+        });
+        Ok(())
+    }
+
+    /// The stream of a connection, unless it has been closed.
+    pub fn stream(&mut self, id: ConnectionId) -> Option<&mut Stream> {
+        let stream = self.streams.get_mut(id.slot as usize)?.as_mut();
+        stream.filter(|stream| stream.id == id && stream.is_connected)
+    }
+
+    /// Tells the far side that there is no more to come.
+    pub fn shutdown(&mut self, id: ConnectionId) {
+        if let Some(stream) = self.stream(id) {
+            // It fails only on a connection that is gone, and then the stream will say so.
+            let _ = stream.socket.shutdown(Shutdown::Write);
+        }
+    }
+
+    /// Closes the socket of a connection, in order or with a reset.
+    pub fn disconnect(&mut self, id: ConnectionId, reset: bool) {
+        let Some(slot) = self.streams.get_mut(id.slot as usize) else {
+            return;
+        };
+        let Some(stream) = slot.take_if(|stream| stream.id == id) else {
+            return;
+        };
+        if reset {
+            // Without it the close is an orderly one: not right, but nothing that could be mended.
+            let _ = stream.socket.set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    /// Waits until something may have happened.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch the epoll set.
+    pub async fn readable(&mut self) -> io::Result<()> {
+        self.readiness.readable().await
+    }
+
+    /// Tells `take` what happened to whom, until the sockets are quiet or at least `budget` have been named.
+    ///
+    /// # Errors
+    /// When the epoll set cannot be read.
+    pub fn progress(
+        &mut self,
+        budget: usize,
+        mut take: impl FnMut(&mut Self, ConnectionId, Progress),
+    ) -> io::Result<()> {
+        let mut named = 0;
+        while named < budget {
+            let count = self.readiness.look()?;
+            if count == 0 {
+                break;
+            }
+            for at in 0..count {
+                let (token, flags) = self.readiness.ready(at);
+                let id = ConnectionId::from_token(token);
+                if let Some(progress) = self.observe(id, flags) {
+                    take(self, id, progress);
+                }
+            }
+            named += count;
+        }
+        Ok(())
+    }
+
+    /// Notes what a socket is ready for.
+    fn observe(&mut self, id: ConnectionId, flags: EpollFlags) -> Option<Progress> {
+        let slot = self.streams.get_mut(id.slot as usize)?;
+        let stream = slot.as_mut().filter(|stream| stream.id == id)?;
+        let is_broken = flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
+        stream.is_readable |= is_broken || flags.contains(EpollFlags::EPOLLIN);
+        stream.is_writable |= is_broken || flags.contains(EpollFlags::EPOLLOUT);
+        if stream.is_connected {
+            return Some(Progress::Ready);
+        }
+        match stream.socket.take_error() {
+            Ok(None) if stream.is_writable && !is_broken => {
+                stream.is_connected = true;
+                Some(Progress::Connected)
+            }
+            Ok(None) if !is_broken => None,
+            Ok(error) => {
+                *slot = None;
+                let error = error.unwrap_or_else(|| io::ErrorKind::ConnectionRefused.into());
+                Some(Progress::Failed(told(&error)))
+            }
+            Err(error) => {
+                *slot = None;
+                Some(Progress::Failed(told(&error)))
+            }
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        if !self.is_readable {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let read = (&self.socket).read(room);
+        match &read {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.is_readable = false,
+            // Behind the end the kernel hides a reset that came after it.
+            Ok(0) => {
+                self.is_readable = false;
+                if let Some(error) = self.socket.take_error()? {
+                    return Err(error);
+                }
+            }
+            _ => {}
+        }
+        read
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.is_writable {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let written = (&self.socket).write(bytes);
+        if matches!(&written, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            self.is_writable = false;
+        }
+        written
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl From<&OpenError> for ConnectError {
+    fn from(error: &OpenError) -> Self {
+        match error {
+            OpenError::NoUplink => Self::Unreachable(icmp::Error::NetUnreachable),
+            OpenError::Bind(error) => told(&error.source),
+        }
+    }
+}
+
+/// What the application is to be told. What is short on this machine is "prohibited", as RFC 5508 section 4 has it for a
+/// translator whose resources are spent.
+fn told(error: &io::Error) -> ConnectError {
+    match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+        Errno::ECONNREFUSED | Errno::ECONNRESET => ConnectError::Refused,
+        Errno::ETIMEDOUT => ConnectError::TimedOut,
+        Errno::ENETUNREACH | Errno::ENETDOWN | Errno::ENODEV | Errno::ENXIO => {
+            ConnectError::Unreachable(icmp::Error::NetUnreachable)
+        }
+        Errno::EHOSTUNREACH | Errno::EHOSTDOWN => {
+            ConnectError::Unreachable(icmp::Error::HostUnreachable)
+        }
+        Errno::ENOPROTOOPT | Errno::EPROTO => {
+            ConnectError::Unreachable(icmp::Error::ProtocolUnreachable)
+        }
+        _ => ConnectError::Unreachable(icmp::Error::AdminProhibited),
+    }
+}
