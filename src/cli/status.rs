@@ -79,6 +79,24 @@ fn text(status: &Status) -> String {
             ),
         );
     }
+    // TCP is off by default: of what was never there nothing is said.
+    if status.tcp.values().any(|count| *count > 0) {
+        let open = status.connections.len();
+        let counts = status.tcp.iter().filter(|(_, count)| **count > 0);
+        let counts: Vec<_> = counts
+            .map(|(name, count)| format!("{name} {count}"))
+            .collect();
+        line("tcp", format!("{open} connections; {}", counts.join(", ")));
+        for connection in &status.connections {
+            let (inside, remote, state) =
+                (&connection.inside, &connection.remote, &connection.state);
+            let (out, inward) = (connection.bytes_out, connection.bytes_in);
+            line(
+                "",
+                format!("{inside} -> {remote}, {state}, {out} bytes out, {inward} in"),
+            );
+        }
+    }
     for warning in &status.warnings {
         line("warning", warning.clone());
     }
@@ -114,7 +132,7 @@ fn duration(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{MappingStatus, UplinkStatus};
+    use crate::control::{ConnectionStatus, MappingStatus, UplinkStatus};
 
     #[test]
     fn one_screen_tells_it_all() {
@@ -137,6 +155,15 @@ mod tests {
                 age_seconds: 9,
                 idle_seconds: 0,
             }],
+            connections: vec![ConnectionStatus {
+                inside: "10.8.0.2:40000".to_owned(),
+                remote: "168.86.128.1:443".to_owned(),
+                state: "established".to_owned(),
+                bytes_out: 517,
+                bytes_in: 4_096,
+                ..ConnectionStatus::default()
+            }],
+            tcp: [("accepted".to_owned(), 1), ("refused".to_owned(), 0)].into(),
             outbound: TrafficStatus {
                 packets: 3,
                 bytes: 516,
@@ -156,6 +183,8 @@ rejected   0
 errors     0 passed on to applications
 mappings   1
            10.8.0.2:50000 -> 192.168.1.10:50000, 2 remotes, idle 0 s
+tcp        1 connections; accepted 1
+           10.8.0.2:40000 -> 168.86.128.1:443, established, 517 bytes out, 4096 in
 warning    mind the gap
 ";
         assert_eq!(text(&status), expected);

@@ -12,7 +12,9 @@ mod request;
 mod server;
 
 pub use client::{AskError, ask};
-pub use reply::{Body, MappingStatus, Reply, Status, TrafficStatus, UplinkStatus};
+pub use reply::{
+    Body, ConnectionStatus, MappingStatus, Reply, Status, TrafficStatus, UplinkStatus,
+};
 pub use request::Request;
 pub use server::{Access, ListenError, Pending, Server};
 

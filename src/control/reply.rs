@@ -54,6 +54,12 @@ pub struct Status {
     pub warnings: Vec<String>,
     /// Every mapping.
     pub mappings: Vec<MappingStatus>,
+    /// Every TCP connection.
+    #[serde(default)]
+    pub connections: Vec<ConnectionStatus>,
+    /// What TCP connections carried in bytes, and what became of them, by name.
+    #[serde(default)]
+    pub tcp: BTreeMap<String, u64>,
     /// From applications to the internet.
     pub outbound: TrafficStatus,
     /// From the internet to applications.
@@ -89,6 +95,25 @@ pub struct MappingStatus {
     /// Seconds since its first packet.
     pub age_seconds: u64,
     /// Seconds since its last outbound packet.
+    pub idle_seconds: u64,
+}
+
+/// One TCP connection.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ConnectionStatus {
+    /// The application's endpoint.
+    pub inside: String,
+    /// The far endpoint.
+    pub remote: String,
+    /// How far along it is.
+    pub state: String,
+    /// Bytes handed to the far side.
+    pub bytes_out: u64,
+    /// Bytes that came from the far side.
+    pub bytes_in: u64,
+    /// Seconds since the first SYN.
+    pub age_seconds: u64,
+    /// Seconds since something moved.
     pub idle_seconds: u64,
 }
 

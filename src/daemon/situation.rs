@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 
-use crate::control::{MappingStatus, Status, TrafficStatus, UplinkStatus};
+use crate::control::{ConnectionStatus, MappingStatus, Status, TrafficStatus, UplinkStatus};
 use crate::engine::Snapshot;
 use crate::net::RulePriority;
 use crate::relay::OpenError;
@@ -98,6 +98,24 @@ impl Situation {
                     idle_seconds: mapping.idle.as_secs(),
                 })
                 .collect(),
+            connections: snapshot
+                .connections
+                .iter()
+                .map(|connection| ConnectionStatus {
+                    inside: connection.inside.to_string(),
+                    remote: connection.remote.to_string(),
+                    state: connection.state.label().to_owned(),
+                    bytes_out: connection.bytes_out,
+                    bytes_in: connection.bytes_in,
+                    age_seconds: connection.age.as_secs(),
+                    idle_seconds: connection.idle.as_secs(),
+                })
+                .collect(),
+            tcp: counters
+                .tcp
+                .named()
+                .map(|(name, count)| (name.to_owned(), count))
+                .into(),
             outbound: TrafficStatus {
                 packets: counters.packets_out,
                 bytes: counters.bytes_out,

@@ -176,6 +176,26 @@ pub struct TcpCounters {
     pub bytes_in: u64,
 }
 
+impl TcpCounters {
+    /// Every counter with its stable name.
+    #[must_use]
+    pub const fn named(&self) -> [(&'static str, u64); 11] {
+        [
+            ("accepted", self.accepted),
+            ("refused", self.refused),
+            ("unreachable", self.unreachable),
+            ("timed_out", self.timed_out),
+            ("finished", self.finished),
+            ("reset_by_application", self.reset_by_application),
+            ("reset_by_remote", self.reset_by_remote),
+            ("expired", self.expired),
+            ("revoked", self.revoked),
+            ("bytes_out", self.bytes_out),
+            ("bytes_in", self.bytes_in),
+        ]
+    }
+}
+
 /// The state of all connections.
 #[derive(Debug)]
 pub(super) struct Proxy {
