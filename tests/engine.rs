@@ -58,7 +58,7 @@ const FAMILIES: [[&str; 5]; 2] = [
     ],
 ];
 
-const LIFETIME: Duration = Duration::from_secs(300);
+const LIFETIME: Duration = Duration::from_mins(5);
 const ALMOST: Duration = Duration::from_secs(299);
 
 /// An engine with its outbox, and a relay that opens every socket.

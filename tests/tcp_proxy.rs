@@ -235,8 +235,9 @@ fn a_reset_is_a_reset_after_what_was_said() {
 
 /// Speaks for ever.
 fn babble(mut stream: TcpStream) -> io::Result<()> {
+    let words = [0x5a; 8_192];
     loop {
-        stream.write_all(&[0x5a; 65_536])?;
+        stream.write_all(&words)?;
     }
 }
 

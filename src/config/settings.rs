@@ -117,7 +117,7 @@ pub struct Nat {
 impl Default for Nat {
     fn default() -> Self {
         Self {
-            mapping_lifetime: Duration::from_secs(300),
+            mapping_lifetime: Duration::from_mins(5),
             filtering: Filtering::default(),
         }
     }

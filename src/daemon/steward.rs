@@ -32,7 +32,7 @@ const REST: Duration = Duration::from_millis(10);
 const LONGEST_REST: Duration = Duration::from_secs(2);
 
 /// How often the calendar is looked at: a policy's dates are days.
-const CALENDAR: Duration = Duration::from_secs(60);
+const CALENDAR: Duration = Duration::from_mins(1);
 
 /// What the steward needs to know and does not change.
 #[derive(Debug)]

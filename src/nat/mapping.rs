@@ -22,7 +22,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            lifetime: Duration::from_secs(300),
+            lifetime: Duration::from_mins(5),
             filtering: Filtering::default(),
             limits: Limits::default(),
         }

@@ -3,13 +3,14 @@
 //! # Theory of operation
 //!
 //! The relay does what the engine's outbox says and hands back what the sockets say; it decides nothing. A binding is
-//! the socket of a mapping, kept in the slot of its [`MappingId`](crate::net::MappingId), which is also the token of its readiness: nothing is
-//! hashed on the way back, and an event of a binding that has gone is recognised by its generation.
+//! the socket of a mapping, kept in the slot of its [`MappingId`](crate::net::MappingId), which is also the token of its
+//! readiness: nothing is hashed on the way back, and an event of a binding that has gone is recognised by its
+//! generation. With TCP connections it is the same.
 //!
 //! All sockets of mappings hang in one epoll set, and that set in one `AsyncFd`: the driver sees one source of
 //! readiness, however many calls there are. The sockets of TCP connections hang in another set of the same kind.
 //!
-//! Every socket is made in `bind.rs` and nowhere else: what is set there, and in which order, is what keeps a datagram
+//! Every socket is made in `bind` and nowhere else: what is set there, and in which order, is what keeps a datagram
 //! on the direct path and marked.
 
 mod bind;

@@ -55,7 +55,7 @@ impl Stack {
         now: Instant,
         outbox: &mut Outbox,
     ) {
-        let now = self.to_stack(now);
+        let now = self.stack_time(now);
         let mut link = Link::new(Some(segment), to, outbox);
         self.interface.poll_ingress_single(now, &mut link, sockets);
     }
@@ -68,7 +68,7 @@ impl Stack {
         now: Instant,
         outbox: &mut Outbox,
     ) {
-        let now = self.to_stack(now);
+        let now = self.stack_time(now);
         let mut link = Link::new(None, to, outbox);
         self.interface.poll(now, &mut link, sockets);
     }
@@ -79,13 +79,13 @@ impl Stack {
         sockets: &SocketSet<'static>,
         now: Instant,
     ) -> Option<Instant> {
-        let stack_now = self.to_stack(now);
+        let stack_now = self.stack_time(now);
         let due = self.interface.poll_at(stack_now, sockets)?;
         let since_epoch = Duration::from_micros(due.total_micros().unsigned_abs());
         Some(self.epoch.unwrap_or(now) + since_epoch)
     }
 
-    fn to_stack(&mut self, now: Instant) -> time::Instant {
+    fn stack_time(&mut self, now: Instant) -> time::Instant {
         let epoch = *self.epoch.get_or_insert(now);
         let micros = now.saturating_duration_since(epoch).as_micros();
         time::Instant::from_micros(i64::try_from(micros).expect("a process lives no 292,000 years"))

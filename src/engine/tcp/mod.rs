@@ -69,8 +69,8 @@ impl Default for TcpSettings {
         Self {
             connections: 4_096,
             buffer: 65_536,
-            established_idle: Duration::from_secs(7_440),
-            transitory_idle: Duration::from_secs(240),
+            established_idle: Duration::from_mins(124),
+            transitory_idle: Duration::from_mins(4),
         }
     }
 }
