@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use nix::net::if_::if_nametoindex;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -44,6 +45,7 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
             runtime_dir.display()
         )
     })?;
+    raise_descriptor_limit();
     // The TUN comes first: who holds its name is the one voicelane here, and may remove what a dead one left.
     let tun = Tun::open(name)?;
     let index = if_nametoindex(tun.name()).context("the TUN has gone")?;
@@ -113,6 +115,15 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
             Err(error)
         }
         (outcome, reverted) => outcome.and(reverted),
+    }
+}
+
+/// Allows as many descriptors as this process may have: each mapping and each TCP connection takes one.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!(%error, "could not raise the limit of open files: with many calls, sockets will be refused");
     }
 }
 
