@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How many connections are served at once; more wait in the kernel's backlog.
 const CONNECTIONS: usize = 16;
 
+/// How many bytes after a request are read to be thrown away, before the peer is hung up on.
+const LARGEST_REST: u64 = 1 << 20;
+
 /// A request that waits for the service.
 #[derive(Debug)]
 pub struct Pending {
@@ -189,7 +192,10 @@ async fn converse(
     let mut line = serde_json::to_vec(&Reply::new(body)).map_err(io::Error::other)?;
     line.push(b'\n');
     stream.get_mut().write_all(&line).await?;
-    stream.get_mut().shutdown().await
+    stream.get_mut().shutdown().await?;
+    // Closing on unread bytes would reset the connection, and the peer would not get to read its answer.
+    tokio::io::copy(&mut stream.take(LARGEST_REST), &mut tokio::io::sink()).await?;
+    Ok(())
 }
 
 async fn answer(line: &[u8], requests: &mpsc::Sender<Pending>) -> Body {
