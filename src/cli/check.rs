@@ -9,6 +9,7 @@ use jiff::civil::Date;
 use serde_json::json;
 
 use crate::config::{Config, Faults};
+use crate::daemon;
 use crate::net::Protocol;
 use crate::policy::Policy;
 
@@ -84,7 +85,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         .map_or("compiled in".into(), |path| path.to_string_lossy());
     match load(args.file.as_deref()) {
         Ok(config) => {
-            let today = super::policy::today();
+            let today = daemon::today();
             if args.json {
                 super::print(&format!("{}\n", valid_json(&name, &config, today)))?;
             } else {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::check;
 use super::policy::join;
 use crate::config::Config;
+use crate::daemon;
 use crate::net::{Endpoint, Protocol};
 use crate::policy::{Action, NearMiss, Policy, Reason, Rule, Verdict, Why};
 
@@ -48,7 +49,7 @@ pub(super) fn run(
         Ok(config) => config,
         Err(error) => return Ok(error.report()),
     };
-    let date = args.date.unwrap_or_else(super::policy::today);
+    let date = args.date.unwrap_or_else(daemon::today);
     let policy = Policy::compile(&config, date);
     let explanation = Explanation::of(&policy, args, date, find_uplink(&config));
     if args.json {

@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use jiff::Timestamp;
 use jiff::civil::Date;
-use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use super::check;
+use crate::daemon;
 use crate::policy::{Policy, Rule, State, Why};
 
 /// What `voicelane policy` is asked.
@@ -40,12 +39,6 @@ pub(super) struct ShowArgs {
     pub date: Option<Date>,
 }
 
-/// Today in UTC, so that a fleet of laptops switches at the same moment.
-#[must_use]
-pub(super) fn today() -> Date {
-    Timestamp::now().to_zoned(TimeZone::UTC).date()
-}
-
 /// Runs a command on the policy.
 ///
 /// # Errors
@@ -56,7 +49,7 @@ pub(super) fn run(args: &PolicyArgs) -> anyhow::Result<ExitCode> {
         Ok(config) => config,
         Err(error) => return Ok(error.report()),
     };
-    let date = args.date.unwrap_or_else(today);
+    let date = args.date.unwrap_or_else(daemon::today);
     let policy = Policy::compile(&config, date);
     if args.json {
         super::print(&format!("{:#}\n", show_json(&policy, date)))?;

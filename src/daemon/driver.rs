@@ -9,7 +9,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use nix::errno::Errno;
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tracing::{debug, info, trace};
@@ -302,19 +301,5 @@ impl<D: Device> Driver<D> {
                 self.situation = *situation;
             }
         }
-    }
-}
-
-/// What a refused send most likely means, and what to do.
-pub(super) fn advice_on_send(errno: Errno) -> &'static str {
-    match errno {
-        Errno::EPERM => {
-            "a firewall on this machine (a VPN's kill switch, most likely) forbids it: ask IT to let the policy's ranges out"
-        }
-        Errno::ENETUNREACH | Errno::EHOSTUNREACH => "the uplink has no route: is its network down?",
-        Errno::ENOBUFS => "the uplink's queue is full: the link is slower than what is sent",
-        Errno::EADDRNOTAVAIL | Errno::EINVAL => "the uplink's address has gone: restart voicelane",
-        Errno::ENODEV | Errno::ENXIO | Errno::ENETDOWN => "the uplink has gone: restart voicelane",
-        _ => "see the kernel's word for it",
     }
 }

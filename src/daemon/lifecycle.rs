@@ -20,10 +20,10 @@ use crate::route::plan::Numbers;
 use crate::route::{self, Steering};
 use crate::tun::Tun;
 
-use super::Options;
 use super::driver::{Driver, Message};
 use super::situation::Situation;
-use super::steward::{Charge, Steward, today};
+use super::steward::{Charge, Steward};
+use super::{Options, today};
 
 /// The TUN's MTU in bytes: what applications expect of a path. The uplink's own answers through the error queue.
 const MTU: u32 = 1_500;

@@ -17,6 +17,9 @@ mod steward;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::config::{Config, InterfaceName};
@@ -67,6 +70,12 @@ pub fn find_uplink(config: &Config) -> Option<String> {
 /// What could not be acquired, carried on, or reverted.
 pub fn run(config: &Config, options: &Options) -> anyhow::Result<()> {
     runtime()?.block_on(lifecycle::live(config, options))
+}
+
+/// Today in UTC, so that a fleet of laptops switches at the same moment.
+#[must_use]
+pub fn today() -> Date {
+    Timestamp::now().to_zoned(TimeZone::UTC).date()
 }
 
 fn runtime() -> anyhow::Result<Runtime> {

@@ -12,8 +12,6 @@ use crate::engine::Snapshot;
 use crate::net::RulePriority;
 use crate::relay::OpenError;
 
-use super::driver::advice_on_send;
-
 /// The world as the shell last saw it.
 #[derive(Clone, Debug)]
 pub(super) struct Situation {
@@ -137,4 +135,18 @@ fn owned(drops: &BTreeMap<&'static str, u64>) -> BTreeMap<String, u64> {
         .iter()
         .map(|(label, count)| ((*label).to_owned(), *count))
         .collect()
+}
+
+/// What a refused send most likely means, and what to do.
+fn advice_on_send(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EPERM => {
+            "a firewall on this machine (a VPN's kill switch, most likely) forbids it: ask IT to let the policy's ranges out"
+        }
+        Errno::ENETUNREACH | Errno::EHOSTUNREACH => "the uplink has no route: is its network down?",
+        Errno::ENOBUFS => "the uplink's queue is full: the link is slower than what is sent",
+        Errno::EADDRNOTAVAIL | Errno::EINVAL => "the uplink's address has gone: restart voicelane",
+        Errno::ENODEV | Errno::ENXIO | Errno::ENETDOWN => "the uplink has gone: restart voicelane",
+        _ => "see the kernel's word for it",
+    }
 }

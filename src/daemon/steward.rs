@@ -23,6 +23,7 @@ use crate::route::{Report, Steering, SteeringErrors};
 
 use super::driver::Message;
 use super::situation::Situation;
+use super::today;
 
 /// How long the steward rests after a reconciliation that changed something, at first. It doubles with each further
 /// one, so that two programs that fight over a rule do not spin; the first quiet look sets it back.
@@ -256,13 +257,6 @@ impl Steward {
         // A driver that has gone ends the service by itself; there is nobody left to tell.
         let _ = self.driver.send(message).await;
     }
-}
-
-/// Today in UTC, so that a fleet of laptops switches at the same moment.
-pub(super) fn today() -> Date {
-    jiff::Timestamp::now()
-        .to_zoned(jiff::tz::TimeZone::UTC)
-        .date()
 }
 
 /// Opens a socket on the uplink, once per family, before anything is steered to it: what the kernel refuses (a missing
