@@ -1,86 +1,160 @@
-//! The table of the data path: disjoint intervals and a binary search.
+//! The table of the data path: compiled once, then asked and never changed.
 
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::PrefixTable;
+use foldhash::fast::FixedState;
+
+use super::address::Address;
+use super::intervals::Flattener;
+use super::{Level, PrefixTable, v4, v6};
 
 /// An immutable map from addresses to the value of their longest prefix.
 ///
-/// The nested prefixes are flattened to intervals that fill the address space of their family and do not overlap; a
-/// lookup finds the interval that holds the address. Neighbours of equal value are one interval, so that a prefix
-/// costs nothing where it makes no difference.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// See the [module](super) for what is inside.
+#[derive(Clone)]
 pub struct LookupTable<V> {
-    v4: Intervals<u32, V>,
-    v6: Intervals<u128, V>,
+    v4: v4::Engine,
+    v6: v6::Engine,
+    /// The value of each class; class 0 is no match.
+    values: Box<[Option<V>]>,
 }
 
-impl<V: Copy + Eq> LookupTable<V> {
-    /// Compiles a table.
+impl<V: Copy + Eq + Hash> LookupTable<V> {
+    /// Compiles a table for this processor.
     #[must_use]
     pub fn new(table: &PrefixTable<V>) -> Self {
-        let (mut v4, mut v6) = (vec![0], vec![0]);
-        for (prefix, _) in table.iter() {
+        Self::with_level(table, Level::detect())
+    }
+
+    /// Compiles a table that uses no instruction set above `level`.
+    ///
+    /// What the processor does not offer is not used either. The answers are the same at every level.
+    #[must_use]
+    pub fn with_level(table: &PrefixTable<V>, level: Level) -> Self {
+        let level = level.min(Level::detect());
+        let mut values = vec![None];
+        let mut classes: HashMap<V, u32, FixedState> = HashMap::default();
+        let mut class = |value: V| {
+            *classes.entry(value).or_insert_with(|| {
+                values.push(Some(value));
+                u32::try_from(values.len() - 1).expect("fewer values than 2^31 prefixes")
+            })
+        };
+        let (mut v4, mut v6) = (Flattener::new(), Flattener::new());
+        for (prefix, value) in table.iter() {
             match (prefix.first(), prefix.last()) {
                 (IpAddr::V4(first), IpAddr::V4(last)) => {
-                    v4.push(first.to_bits());
-                    v4.extend(last.to_bits().checked_add(1));
+                    v4.push(first.to_bits(), last.to_bits(), class(*value));
                 }
                 (IpAddr::V6(first), IpAddr::V6(last)) => {
-                    v6.push(first.to_bits());
-                    v6.extend(last.to_bits().checked_add(1));
+                    v6.push(first.to_bits(), last.to_bits(), class(*value));
                 }
                 _ => unreachable!("both ends of a prefix are of its family"),
             }
         }
-        let value = |addr| table.longest_match(addr).map(|(_, value)| *value);
         Self {
-            v4: Intervals::new(v4, |start| value(Ipv4Addr::from_bits(start).into())),
-            v6: Intervals::new(v6, |start| value(Ipv6Addr::from_bits(start).into())),
-        }
-    }
-
-    /// The value of the longest prefix that `addr` lies in.
-    #[must_use]
-    pub fn lookup(&self, addr: IpAddr) -> Option<V> {
-        match addr {
-            IpAddr::V4(addr) => self.v4.lookup(addr.to_bits()),
-            IpAddr::V6(addr) => self.v6.lookup(addr.to_bits()),
-        }
-    }
-}
-
-/// One family's intervals: each runs from its start to before the next one's, the last to the end of the space.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Intervals<A, V> {
-    /// Ascending; the first is address 0.
-    starts: Box<[A]>,
-    /// The value of each interval, `None` where no prefix reaches.
-    values: Box<[Option<V>]>,
-}
-
-impl<A: Copy + Ord, V: Copy + Eq> Intervals<A, V> {
-    /// Makes the intervals of the addresses at which a value may change.
-    ///
-    /// The longest match can change at the first address of a prefix and after its last, and nowhere else: so one
-    /// question at each of these addresses answers for the whole interval.
-    fn new(mut boundaries: Vec<A>, value: impl Fn(A) -> Option<V>) -> Self {
-        boundaries.sort_unstable();
-        let mut intervals: Vec<_> = boundaries
-            .into_iter()
-            .map(|start| (start, value(start)))
-            .collect();
-        intervals.dedup_by_key(|(_, value)| *value);
-        let (starts, values): (Vec<_>, Vec<_>) = intervals.into_iter().unzip();
-        Self {
-            starts: starts.into(),
+            v4: v4::Engine::new(&v4.finish(), level),
+            v6: v6::Engine::new(&v6.finish(), level),
             values: values.into(),
         }
     }
+}
 
-    fn lookup(&self, addr: A) -> Option<V> {
-        let after = self.starts.partition_point(|start| *start <= addr);
-        self.values[after - 1]
+impl<V: Copy> LookupTable<V> {
+    /// The value of the longest prefix that `addr` lies in.
+    #[inline]
+    #[must_use]
+    pub fn lookup(&self, addr: IpAddr) -> Option<V> {
+        match addr {
+            IpAddr::V4(addr) => self.lookup_v4(addr),
+            IpAddr::V6(addr) => self.lookup_v6(addr),
+        }
+    }
+
+    /// The value of the longest prefix that an IPv4 address lies in.
+    #[inline]
+    #[must_use]
+    pub fn lookup_v4(&self, addr: Ipv4Addr) -> Option<V> {
+        self.value(self.v4.lookup(addr.to_bits()))
+    }
+
+    /// The value of the longest prefix that an IPv6 address lies in.
+    #[inline]
+    #[must_use]
+    pub fn lookup_v6(&self, addr: Ipv6Addr) -> Option<V> {
+        self.value(self.v6.lookup(addr.to_bits()))
+    }
+
+    /// Looks up many addresses at once, of one family or mixed; `values` gets the answers in their order.
+    ///
+    /// # Panics
+    /// If the two are not of one length.
+    pub fn lookup_batch<A: Address>(&self, addrs: &[A], values: &mut [Option<V>]) {
+        assert_eq!(addrs.len(), values.len(), "as many answers as questions");
+        let mut classes = [0; BATCH];
+        for (addrs, values) in addrs.chunks(BATCH).zip(values.chunks_mut(BATCH)) {
+            let classes = &mut classes[..addrs.len()];
+            A::classify(self, addrs, classes);
+            for (value, class) in values.iter_mut().zip(classes) {
+                *value = self.value(*class);
+            }
+        }
+    }
+
+    /// Looks up many IPv4 addresses, as numbers, at once; `classes` gets what [`value`](Self::value) understands.
+    ///
+    /// This is [`lookup_batch`](Self::lookup_batch) without what the types cost.
+    ///
+    /// # Panics
+    /// If the two are not of one length.
+    pub fn classify_v4(&self, addrs: &[u32], classes: &mut [u32]) {
+        assert_eq!(addrs.len(), classes.len(), "as many answers as questions");
+        self.v4.lookup_batch(addrs, classes);
+    }
+
+    /// Looks up many IPv6 addresses, as numbers, at once; `classes` gets what [`value`](Self::value) understands.
+    ///
+    /// # Panics
+    /// If the two are not of one length.
+    pub fn classify_v6(&self, addrs: &[u128], classes: &mut [u32]) {
+        assert_eq!(addrs.len(), classes.len(), "as many answers as questions");
+        self.v6.lookup_batch(addrs, classes);
+    }
+
+    /// The value of a class that this table gave out.
+    #[inline]
+    #[must_use]
+    pub fn value(&self, class: u32) -> Option<V> {
+        self.values[class as usize]
+    }
+
+    /// The memory behind the table, in bytes.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.v4.memory() + self.v6.memory() + size_of_val(&*self.values)
+    }
+
+    /// The engines for IPv4 and IPv6, for reports.
+    #[must_use]
+    pub fn engines(&self) -> [&'static str; 2] {
+        [self.v4.name(), self.v6.name()]
+    }
+}
+
+/// As many addresses are looked up between two passes over their values: both stay in the L1 cache.
+pub(super) const BATCH: usize = 256;
+
+impl<V: Copy> fmt::Debug for LookupTable<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [v4, v6] = self.engines();
+        f.debug_struct("LookupTable")
+            .field("v4", &v4)
+            .field("v6", &v6)
+            .field("memory", &self.memory())
+            .finish_non_exhaustive()
     }
 }
 
@@ -134,13 +208,6 @@ mod tests {
             assert_eq!(at(&nested, addr), Some(value), "{addr}");
         }
         assert_eq!(at(&nested, "::"), None);
-    }
-
-    #[test]
-    fn neighbours_of_equal_value_are_one_interval() {
-        let halves = table(&[("10.0.0.0/9", 1), ("10.128.0.0/9", 1), ("10.1.0.0/16", 1)]);
-        assert_eq!(halves, table(&[("10.0.0.0/8", 1)]));
-        assert_eq!(halves.v4.starts.len(), 3);
     }
 
     #[test]

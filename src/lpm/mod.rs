@@ -2,15 +2,21 @@
 //!
 //! Two types for two times of life. A [`PrefixTable`] is filled and asked about its structure while a policy is
 //! compiled, and answers `explain`. A [`LookupTable`] is compiled from it once, never changes, and answers the data
-//! path. What the packet path sees is `LookupTable::new` and `LookupTable::lookup` alone, so that another engine can
-//! take the place of the binary search.
+//! path.
 //!
 //! IPv4 and IPv6 are two spaces: an IPv4-mapped address (`::ffff:0:0/96`) is an IPv6 address here, matched by IPv6
 //! prefixes only.
 
+mod address;
+mod cpu;
+mod intervals;
 mod lookup_table;
 mod prefix_table;
+mod v4;
+mod v6;
 
+pub use address::Address;
+pub use cpu::Level;
 pub use lookup_table::LookupTable;
 pub use prefix_table::PrefixTable;
 

@@ -45,7 +45,7 @@ pub struct Capture {
 }
 
 /// The index of a list of entries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Class(u32);
 
 /// What is left to compare once the address is known.

@@ -1,0 +1,35 @@
+//! The compares of [`block`](super::block) in the vectors that every x86-64 processor has.
+//!
+//! They are inlined into any caller, and nothing has to be asked at run time: that is why the narrow vectors win over
+//! wider ones, which would have to be called.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::{
+    __m128i, _mm_castsi128_ps, _mm_cmpgt_epi32, _mm_loadu_si128, _mm_movemask_epi8,
+    _mm_movemask_ps, _mm_packs_epi32, _mm_set1_epi32,
+};
+
+/// A bit for each end below `key`.
+#[inline]
+pub(super) fn mask4(ends: &[i32; 4], key: i32) -> usize {
+    // SAFETY: SSE2 belongs to x86-64.
+    let mask = unsafe { _mm_movemask_ps(_mm_castsi128_ps(below(ends, key))) };
+    mask.cast_unsigned() as usize
+}
+
+/// The number of ends below `key`, of ends in order.
+#[inline]
+pub(super) fn count8(ends: &[[i32; 4]; 2], key: i32) -> usize {
+    let [low, high] = ends;
+    // SAFETY: SSE2 belongs to x86-64.
+    let mask = unsafe { _mm_movemask_epi8(_mm_packs_epi32(below(low, key), below(high, key))) };
+    // Two bits for each end, the ones below in front.
+    (mask.cast_unsigned() + 1).trailing_zeros() as usize / 2
+}
+
+/// All bits of a lane for each end below `key`.
+#[inline]
+fn below(ends: &[i32; 4], key: i32) -> __m128i {
+    // SAFETY: SSE2 belongs to x86-64, and the array is as long as the vector.
+    unsafe { _mm_cmpgt_epi32(_mm_set1_epi32(key), _mm_loadu_si128(ends.as_ptr().cast())) }
+}
