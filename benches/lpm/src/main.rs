@@ -1,0 +1,228 @@
+//! The lookup table beside what else there is: `scripts/bench lpm [--quick] [TABLE...]`.
+//!
+//! Each library builds each table of routes and answers the same streams of addresses, in one process, turn by turn;
+//! every answer is checked before it is timed. `benches/README.md` says how to read the tables that are printed.
+
+mod baseline;
+mod crates;
+#[cfg(feature = "dpdk")]
+mod dpdk;
+mod library;
+mod measure;
+mod ours;
+mod report;
+mod route;
+mod stream;
+mod table;
+
+use crate::library::Origin;
+use crate::measure::{Contestant, Effort, enter, measure};
+use crate::report::Section;
+use crate::route::Address;
+use crate::table::{Bgp, Table};
+
+/// A search through the list is not asked of more.
+const SCANNED: usize = 1_000;
+
+fn main() {
+    let mut effort = Effort {
+        keys: 1 << 20,
+        passes: 7,
+    };
+    let mut wanted = Vec::new();
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            "--quick" => {
+                effort = Effort {
+                    keys: 1 << 18,
+                    passes: 3,
+                }
+            }
+            _ => wanted.push(argument),
+        }
+    }
+    let bgp = Bgp::read();
+    let mut sections = Vec::new();
+    run(
+        bgp.tables_v4(),
+        &contestants_v4(),
+        &wanted,
+        effort,
+        &mut sections,
+    );
+    run(
+        bgp.tables_v6(),
+        &contestants_v6(),
+        &wanted,
+        effort,
+        &mut sections,
+    );
+    if sections.is_empty() {
+        eprintln!("no table is called {wanted:?}");
+        std::process::exit(2);
+    }
+    println!(
+        "{}\n\n{}",
+        report::figures(&sections),
+        report::summary(&sections)
+    );
+}
+
+/// Measures the tables whose names begin like one of `wanted`; all, if nothing is.
+fn run<A: Address>(
+    tables: Vec<Table<A>>,
+    contestants: &[Contestant<A>],
+    wanted: &[String],
+    effort: Effort,
+    sections: &mut Vec<Section>,
+) {
+    for table in tables {
+        if wanted.is_empty() || wanted.iter().any(|name| table.name.starts_with(name)) {
+            sections.push(Section {
+                outcomes: measure(&table, contestants, effort),
+                name: table.name,
+            });
+        }
+    }
+}
+
+macro_rules! contestants {
+    ($addr:ty, $crates:ident) => {
+        [
+            (
+                "voicelane",
+                Origin::Ours,
+                usize::MAX,
+                enter::<_, ours::Compiled> as _,
+            ),
+            (
+                "voicelane, PrefixTable",
+                Origin::Ours,
+                usize::MAX,
+                enter::<_, ours::Mutable> as _,
+            ),
+            (
+                "prefix-trie",
+                Origin::Crate,
+                usize::MAX,
+                enter::<_, $crates::PrefixTrie> as _,
+            ),
+            (
+                "ip_network_table",
+                Origin::Crate,
+                usize::MAX,
+                enter::<_, $crates::IpNetworkTable> as _,
+            ),
+            (
+                "treebitmap",
+                Origin::Crate,
+                usize::MAX,
+                enter::<_, $crates::Treebitmap> as _,
+            ),
+            (
+                "iptrie, Patricia",
+                Origin::Crate,
+                usize::MAX,
+                enter::<_, $crates::Patricia> as _,
+            ),
+            (
+                "iptrie, LC",
+                Origin::Crate,
+                usize::MAX,
+                enter::<_, $crates::LevelCompressed> as _,
+            ),
+            (
+                "ipnet-trie",
+                Origin::Crate,
+                usize::MAX,
+                enter::<_, $crates::IpnetTrie> as _,
+            ),
+            (
+                "poptrie",
+                Origin::Crate,
+                usize::MAX,
+                enter::<_, $crates::Poptrie> as _,
+            ),
+            (
+                "routemap",
+                Origin::Crate,
+                usize::MAX,
+                enter::<_, $crates::Routemap> as _,
+            ),
+            (
+                "ts_bart",
+                Origin::Crate,
+                usize::MAX,
+                enter::<_, $crates::Bart> as _,
+            ),
+            (
+                "linear scan",
+                Origin::Baseline,
+                SCANNED,
+                enter::<_, baseline::LinearScan<$addr>> as _,
+            ),
+            (
+                "binary search",
+                Origin::Baseline,
+                usize::MAX,
+                enter::<_, baseline::BinarySearch<$addr>> as _,
+            ),
+        ]
+        .map(|(name, origin, most, enter)| Contestant {
+            name,
+            origin,
+            most,
+            enter,
+        })
+    };
+}
+
+fn contestants_v4() -> Vec<Contestant<u32>> {
+    use crate::crates::v4;
+
+    #[cfg_attr(not(feature = "dpdk"), expect(unused_mut, reason = "DPDK's follow"))]
+    let mut contestants = Vec::from(contestants!(u32, v4));
+    #[cfg(feature = "dpdk")]
+    contestants.extend([
+        dpdk_contestant("rte_lpm", |routes| {
+            measure::enter_dpdk(|| Some(dpdk::RteLpm::build(routes)))
+        }),
+        dpdk_contestant("rte_fib", |routes| {
+            measure::enter_dpdk(|| dpdk::RteFib::build(routes, false))
+        }),
+        dpdk_contestant("rte_fib, AVX-512", |routes| {
+            measure::enter_dpdk(|| dpdk::RteFib::build(routes, true))
+        }),
+    ]);
+    contestants
+}
+
+fn contestants_v6() -> Vec<Contestant<u128>> {
+    use crate::crates::v6;
+
+    #[cfg_attr(not(feature = "dpdk"), expect(unused_mut, reason = "DPDK's follow"))]
+    let mut contestants = Vec::from(contestants!(u128, v6));
+    #[cfg(feature = "dpdk")]
+    contestants.extend([
+        dpdk_contestant("rte_fib6", |routes| {
+            measure::enter_dpdk(|| dpdk::RteFib6::build(routes, false))
+        }),
+        dpdk_contestant("rte_fib6, AVX-512", |routes| {
+            measure::enter_dpdk(|| dpdk::RteFib6::build(routes, true))
+        }),
+    ]);
+    contestants
+}
+
+#[cfg(feature = "dpdk")]
+fn dpdk_contestant<A>(
+    name: &'static str,
+    enter: fn(&[route::Route<A>]) -> Option<measure::Entry<A>>,
+) -> Contestant<A> {
+    Contestant {
+        name,
+        origin: Origin::Dpdk,
+        most: usize::MAX,
+        enter,
+    }
+}

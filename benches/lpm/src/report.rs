@@ -1,0 +1,176 @@
+//! The report: what each library does with each table, and voicelane's speed over the best of them.
+
+use std::time::Duration;
+
+use comfy_table::presets::ASCII_MARKDOWN;
+use comfy_table::{CellAlignment, Table};
+
+use crate::library::{Flap, Mode, Origin};
+use crate::measure::Outcome;
+use crate::stream::Source;
+
+/// The streams that the ratios are of.
+const COMPARED: [Source; 2] = [Source::In, Source::Mix];
+
+/// The outcomes of one table of routes.
+pub struct Section {
+    /// "16 v4" and the like.
+    pub name: String,
+    /// What was measured; voicelane's data path first.
+    pub outcomes: Vec<Outcome>,
+}
+
+/// Every figure. A ratio is voicelane's speed over this library's, the median of the streams in and mix.
+pub fn figures(sections: &[Section]) -> String {
+    let mut table = new([
+        "table", "library", "in", "mix", "Zipf", "uniform", "ratio", "chain in", "mix", "ratio",
+        "bulk in", "mix", "Zipf", "uniform", "ratio", "memory", "build", "update",
+    ]);
+    for section in sections {
+        let ours = &section.outcomes[0];
+        for outcome in &section.outcomes {
+            let mut row = vec![section.name.clone(), outcome.name.to_owned()];
+            for (mode, sources) in [
+                (Mode::Independent, &Source::ALL[..]),
+                (Mode::Chained, &COMPARED),
+                (Mode::Bulk, &Source::ALL),
+            ] {
+                let rates = sources.iter().map(|source| outcome.rate(mode, *source));
+                row.extend(rates.map(|rate| rate.map_or_else(String::new, millions)));
+                let over = ratio(
+                    |source| best_mode(ours, mode, source),
+                    |source| outcome.rate(mode, source),
+                );
+                row.push(over.map_or_else(String::new, times));
+            }
+            row.push(bytes(outcome.bytes));
+            row.push(time(outcome.build));
+            row.push(match outcome.update {
+                Ok(change) => time(change),
+                Err(Flap::Broken) => "errs".to_owned(),
+                Err(_) => "build".to_owned(),
+            });
+            table.add_row(row);
+        }
+    }
+    aligned(table, 2)
+}
+
+/// voicelane over the best other library, stream by stream, and over the best crate.
+pub fn summary(sections: &[Section]) -> String {
+    let mut table = new([
+        "table",
+        "scalar / best",
+        "which (in, mix)",
+        "scalar / best crate",
+        "chain / best",
+        "bulk / best",
+        "which (in, mix)",
+    ]);
+    for section in sections {
+        let ours = &section.outcomes[0];
+        let best = |mode: Mode, source: Source, crates: bool| {
+            let peers = section.outcomes.iter().filter(|peer| match peer.origin {
+                Origin::Ours => false,
+                Origin::Crate => true,
+                Origin::Dpdk | Origin::Baseline => !crates,
+            });
+            peers
+                .map(|peer| (best_mode(peer, mode, source).unwrap_or(0.0), peer.name))
+                .max_by(|one, other| one.0.total_cmp(&other.0))
+        };
+        let over = |mode: Mode, crates: bool| {
+            let peer = |source| best(mode, source, crates).map(|(rate, _)| rate);
+            ratio(|source| best_mode(ours, mode, source), peer).map_or_else(String::new, times)
+        };
+        let which = |mode: Mode| {
+            COMPARED
+                .map(|source| best(mode, source, false).map_or("", |(_, name)| name))
+                .join(", ")
+        };
+        table.add_row([
+            section.name.clone(),
+            over(Mode::Independent, false),
+            which(Mode::Independent),
+            over(Mode::Independent, true),
+            over(Mode::Chained, false),
+            over(Mode::Bulk, false),
+            which(Mode::Bulk),
+        ]);
+    }
+    aligned(table, 1)
+}
+
+/// The rate of a mode; without a bulk lookup a batch is looked up one by one.
+fn best_mode(outcome: &Outcome, mode: Mode, source: Source) -> Option<f64> {
+    match (mode, outcome.rate(mode, source)) {
+        (Mode::Bulk, None) => outcome.rate(Mode::Independent, source),
+        (Mode::Bulk, Some(bulk)) => Some(
+            outcome
+                .rate(Mode::Independent, source)
+                .map_or(bulk, |one| one.max(bulk)),
+        ),
+        (_, rate) => rate,
+    }
+}
+
+/// The median over the compared streams, which are two.
+fn ratio(
+    ours: impl Fn(Source) -> Option<f64>,
+    theirs: impl Fn(Source) -> Option<f64>,
+) -> Option<f64> {
+    let ratios: Option<Vec<f64>> = COMPARED
+        .into_iter()
+        .map(|source| Some(ours(source)? / theirs(source)?))
+        .collect();
+    ratios.map(|ratios| ratios.iter().sum::<f64>() / COMPARED.len() as f64)
+}
+
+fn new<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(ASCII_MARKDOWN).set_header(header);
+    table
+}
+
+/// Aligns the columns after the first `text` to the right.
+fn aligned(mut table: Table, text: usize) -> String {
+    for column in table.column_iter_mut().skip(text) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.to_string()
+}
+
+fn millions(rate: f64) -> String {
+    significant(rate / 1e6)
+}
+
+fn times(ratio: f64) -> String {
+    format!("{}x", significant(ratio))
+}
+
+/// Two digits at least, three at most before the decimal point.
+fn significant(value: f64) -> String {
+    let decimals = match value {
+        ..9.95 => 2,
+        9.95..99.5 => 1,
+        _ => 0,
+    };
+    format!("{value:.decimals$}")
+}
+
+fn bytes(bytes: usize) -> String {
+    match bytes as f64 {
+        small @ ..1e4 => format!("{small} B"),
+        middle @ 1e4..1e6 => format!("{} kB", significant(middle / 1e3)),
+        large => format!("{} MB", significant(large / 1e6)),
+    }
+}
+
+fn time(time: Duration) -> String {
+    match time.as_secs_f64() {
+        nano @ ..1e-6 => format!("{} ns", significant(nano * 1e9)),
+        micro @ ..1e-3 => format!("{} us", significant(micro * 1e6)),
+        milli @ ..1.0 => format!("{} ms", significant(milli * 1e3)),
+        seconds => format!("{} s", significant(seconds)),
+    }
+}
