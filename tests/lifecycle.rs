@@ -4,6 +4,8 @@
 mod lab;
 
 use std::net::SocketAddr;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use lab::addresses as at;
 use lab::caller::{Family, udp};
@@ -85,6 +87,22 @@ fn after_a_kill_media_is_in_the_vpn_again_and_cleanup_removes_what_is_ours() {
     voicelane.stop();
     assert_eq!(lab.laptop.changes_since(&before), NOTHING);
     assert_media_way(&lab, Way::Tunnel);
+}
+
+#[test]
+fn a_tun_that_somebody_deletes_ends_the_service_and_all_that_it_set() {
+    let lab = Lab::new();
+    lab.laptop.set("ipv4/conf/wlan0/rp_filter", "1");
+    let before = lab.laptop.dump();
+    let voicelane = Voicelane::start(&lab.laptop);
+    assert_ne!(lab.laptop.changes_since(&before), NOTHING);
+    lab.laptop.ip(&format!("link del {TUN}"));
+    let patience = Instant::now() + Duration::from_secs(10);
+    while lab.laptop.changes_since(&before) != NOTHING && Instant::now() < patience {
+        sleep(Duration::from_millis(50));
+    }
+    assert_eq!(lab.laptop.changes_since(&before), NOTHING);
+    drop(voicelane);
 }
 
 #[test]

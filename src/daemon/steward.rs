@@ -56,6 +56,7 @@ pub(super) struct Steward {
     policy: Arc<Policy>,
     compiled_for: Date,
     uplink: Option<Way>,
+    without_uplink: Option<UplinkError>,
     ready_since: Option<Instant>,
 }
 
@@ -90,6 +91,7 @@ impl Steward {
             policy,
             compiled_for,
             uplink: None,
+            without_uplink: None,
             ready_since: None,
         })
     }
@@ -194,9 +196,10 @@ impl Steward {
                 Some(Way { uplink, binder })
             }
             Err(error) => {
-                if self.uplink.is_some() || self.ready_since.is_none() {
+                if self.without_uplink.as_ref() != Some(&error) {
                     warn!("{error}; until there is one, media stays in the VPN");
                 }
+                self.without_uplink = Some(error);
                 None
             }
         };
@@ -204,6 +207,7 @@ impl Steward {
             return Ok(());
         }
         if let Some(way) = &way {
+            self.without_uplink = None;
             prove(way)?;
             info!(uplink = %way.uplink.name, why = %way.uplink.why, "found the uplink");
             self.send(Message::Uplink(way.binder.clone())).await;
@@ -233,10 +237,8 @@ impl Steward {
         let without_aliases = self.steering.without_aliases().map(|error| {
             format!("replies to the VPN's own address may be dropped by its firewall: no nftables ({error})")
         });
-        let no_uplink = self
-            .uplink
-            .is_none()
-            .then(|| "no uplink: media stays in the VPN".to_owned());
+        let no_uplink = self.without_uplink.as_ref();
+        let no_uplink = no_uplink.map(|error| format!("{error}; media stays in the VPN"));
         let situation = Situation {
             ready_since: self.ready_since,
             tun: self.charge.tun.clone(),

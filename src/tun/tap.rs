@@ -9,6 +9,9 @@ use tun_tap::{Iface, Mode};
 
 use super::Device;
 
+/// Packets, and the error that is all that a device tells which another program has deleted.
+const WATCHED: Interest = Interest::READABLE.add(Interest::ERROR);
+
 /// A TUN device of our own.
 #[derive(Debug)]
 pub struct Tun {
@@ -84,7 +87,7 @@ impl Tun {
 #[allow(unsafe_code)]
 fn watch(iface: Iface) -> io::Result<AsyncFd<Iface>> {
     // SAFETY: an `Iface` owns one open descriptor and names the same one as long as it lives.
-    Ok(unsafe { AsyncFd::register_with_interest(iface, Interest::READABLE) }?)
+    Ok(unsafe { AsyncFd::register_with_interest(iface, WATCHED) }?)
 }
 
 impl AsRawFd for Tun {
@@ -96,8 +99,16 @@ impl AsRawFd for Tun {
 impl Device for Tun {
     fn try_recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         // Readiness is edge-triggered: `try_io` clears it when the queue is empty, and only then.
-        self.fd
+        // It takes one interest at a time.
+        match self
+            .fd
             .try_io(Interest::READABLE, |iface| iface.recv(buffer))
+        {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.fd.try_io(Interest::ERROR, |iface| iface.recv(buffer))
+            }
+            received => received,
+        }
     }
 
     fn try_send(&mut self, packet: &[u8]) -> io::Result<()> {
@@ -105,7 +116,7 @@ impl Device for Tun {
     }
 
     async fn readable(&mut self) -> io::Result<()> {
-        self.fd.readable().await?.retain_ready();
+        self.fd.ready(WATCHED).await?.retain_ready();
         Ok(())
     }
 }
