@@ -1,9 +1,13 @@
 //! The table that is filled, changed and asked about its structure.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixMap;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::net::Prefix;
 
@@ -62,20 +66,66 @@ impl<V> PrefixTable<V> {
         self.trie.get_lpm(&addr.into()).map(entry)
     }
 
+    /// The longest prefix that covers `prefix`: itself, if it is there.
+    #[must_use]
+    pub fn longest_match_of(&self, prefix: Prefix) -> Option<(Prefix, &V)> {
+        self.trie.get_lpm(&prefix.into()).map(entry)
+    }
+
+    /// The shortest prefix that `addr` lies in.
+    #[must_use]
+    pub fn shortest_match(&self, addr: IpAddr) -> Option<(Prefix, &V)> {
+        self.trie.get_spm(&addr.into()).map(entry)
+    }
+
     /// The prefixes that cover `prefix`, itself included, from the shortest to the longest.
     pub fn supernets(&self, prefix: Prefix) -> impl Iterator<Item = (Prefix, &V)> {
         self.trie.cover(&prefix.into()).map(entry)
+    }
+
+    /// The prefixes that `prefix` covers, itself included, in order.
+    pub fn subnets(&self, prefix: Prefix) -> impl Iterator<Item = (Prefix, &V)> {
+        self.trie.children(&prefix.into()).map(entry)
+    }
+
+    /// Whether any prefix shares an address with `prefix`.
+    #[must_use]
+    pub fn overlaps(&self, prefix: Prefix) -> bool {
+        self.longest_match_of(prefix).is_some() || self.subnets(prefix).next().is_some()
+    }
+
+    /// Whether any prefix shares an address with one of `other`.
+    #[must_use]
+    pub fn overlaps_table<W>(&self, other: &PrefixTable<W>) -> bool {
+        self.iter().any(|(prefix, _)| other.overlaps(prefix))
     }
 
     /// All prefixes in order: IPv4 first, then by address, a covering prefix before what it covers.
     pub fn iter(&self) -> impl Iterator<Item = (Prefix, &V)> {
         self.trie.iter().map(entry)
     }
+
+    /// Keeps the prefixes of which `keep` holds.
+    pub fn retain(&mut self, mut keep: impl FnMut(Prefix, &V) -> bool) {
+        self.trie.retain(|net, value| keep(prefix(net), value));
+    }
+
+    /// Replaces the prefixes by the fewest that give every address the same value, or none, as before.
+    pub fn aggregate(&mut self)
+    where
+        V: Clone + Ord,
+    {
+        self.trie.t1.aggregate();
+        self.trie.t2.aggregate();
+    }
 }
 
 fn entry<V>((net, value): (IpNet, V)) -> (Prefix, V) {
-    let prefix = Prefix::new(net.addr(), net.prefix_len());
-    (prefix.expect("the trie keeps no host bits"), value)
+    (prefix(net), value)
+}
+
+fn prefix(net: IpNet) -> Prefix {
+    Prefix::new(net.addr(), net.prefix_len()).expect("the trie keeps no host bits")
 }
 
 impl<V> Default for PrefixTable<V> {
@@ -84,11 +134,19 @@ impl<V> Default for PrefixTable<V> {
     }
 }
 
-impl<V: std::fmt::Debug> std::fmt::Debug for PrefixTable<V> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl<V: fmt::Debug> fmt::Debug for PrefixTable<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter()).finish()
     }
 }
+
+impl<V: PartialEq> PartialEq for PrefixTable<V> {
+    fn eq(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.iter().eq(other.iter())
+    }
+}
+
+impl<V: Eq> Eq for PrefixTable<V> {}
 
 impl<V> Extend<(Prefix, V)> for PrefixTable<V> {
     fn extend<I: IntoIterator<Item = (Prefix, V)>>(&mut self, entries: I) {
@@ -103,6 +161,43 @@ impl<V> FromIterator<(Prefix, V)> for PrefixTable<V> {
         let mut table = Self::new();
         table.extend(entries);
         table
+    }
+}
+
+/// A map from prefixes, as texts, to values.
+impl<V: Serialize> Serialize for PrefixTable<V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(
+            self.iter()
+                .map(|(prefix, value)| (prefix.to_string(), value)),
+        )
+    }
+}
+
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for PrefixTable<V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Entries(PhantomData))
+    }
+}
+
+struct Entries<V>(PhantomData<V>);
+
+impl<'de, V: Deserialize<'de>> Visitor<'de> for Entries<V> {
+    type Value = PrefixTable<V>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map from prefixes to values")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut table = PrefixTable::new();
+        while let Some((text, value)) = map.next_entry::<String, V>()? {
+            let prefix = text.parse().map_err(A::Error::custom)?;
+            if table.insert(prefix, value).is_some() {
+                return Err(A::Error::custom(format_args!("{prefix} is there twice")));
+            }
+        }
+        Ok(table)
     }
 }
 
@@ -139,15 +234,75 @@ mod tests {
             prop_assert_eq!(table.len(), list.len());
             prop_assert_eq!(table.iter().map(owned).collect::<Vec<_>>(), list.clone());
             for addr in model::probes(&list, &more) {
-                let expected = model::longest_match(&list, addr).copied();
-                prop_assert_eq!(table.longest_match(addr).map(owned), expected, "{}", addr);
+                let matching = || list.iter().filter(|(prefix, _)| prefix.contains(addr)).copied();
+                let (longest, shortest) = (
+                    matching().max_by_key(|(prefix, _)| prefix.len()),
+                    matching().min_by_key(|(prefix, _)| prefix.len()),
+                );
+                prop_assert_eq!(table.longest_match(addr).map(owned), longest, "{}", addr);
+                prop_assert_eq!(table.shortest_match(addr).map(owned), shortest, "{}", addr);
             }
             for prefix in list.iter().map(|(prefix, _)| *prefix).chain([asked]) {
-                let mut expected: Vec<_> =
+                let mut above: Vec<_> =
                     list.iter().filter(|(above, _)| above.covers(prefix)).copied().collect();
-                expected.sort_by_key(|(above, _)| above.len());
-                prop_assert_eq!(table.supernets(prefix).map(owned).collect::<Vec<_>>(), expected);
+                above.sort_by_key(|(above, _)| above.len());
+                let below = list.iter().filter(|(below, _)| prefix.covers(*below)).copied();
+                let overlaps = list.iter().any(|(other, _)| other.overlaps(prefix));
+                prop_assert_eq!(table.longest_match_of(prefix).map(owned), above.last().copied());
+                prop_assert_eq!(table.supernets(prefix).map(owned).collect::<Vec<_>>(), above);
+                prop_assert!(table.subnets(prefix).map(owned).eq(below));
+                prop_assert_eq!(table.overlaps(prefix), overlaps);
+                prop_assert_eq!(table.overlaps_table(&PrefixTable::from_iter([(prefix, ())])), overlaps);
             }
+            let text = serde_json::to_string(&table).expect("prefixes can be keys");
+            prop_assert_eq!(&serde_json::from_str::<PrefixTable<u8>>(&text).expect("its own text"), &table);
+            let kept: PrefixTable<u8> = list.iter().filter(|(_, value)| *value > 0).copied().collect();
+            table.retain(|prefix, value| list.contains(&(prefix, *value)) && *value > 0);
+            prop_assert_eq!(&table, &kept);
+            for (prefix, value) in kept.iter() {
+                *table.get_mut(prefix).expect("it was kept") = 10 + value;
+            }
+            let raised = kept.iter().map(|(prefix, value)| (prefix, value + 10));
+            prop_assert!(table.iter().map(owned).eq(raised));
+        }
+
+        #[test]
+        fn aggregation_changes_no_answer(entries in model::entries(), more in model::addresses()) {
+            let table: PrefixTable<u8> = entries.iter().copied().collect();
+            let mut fewer = table.clone();
+            fewer.aggregate();
+            prop_assert!(fewer.len() <= table.len());
+            for addr in model::probes(&entries, &more) {
+                let value = |table: &PrefixTable<u8>| table.longest_match(addr).map(|(_, value)| *value);
+                prop_assert_eq!(value(&fewer), value(&table), "{}", addr);
+            }
+        }
+    }
+
+    #[test]
+    fn halves_of_equal_value_aggregate() {
+        let table = |text| serde_json::from_str::<PrefixTable<u8>>(text).expect("a table");
+        let mut halves =
+            table(r#"{"10.0.0.0/9": 1, "10.128.0.0/9": 1, "10.1.0.0/16": 1, "::/1": 2}"#);
+        halves.aggregate();
+        assert_eq!(halves, table(r#"{"10.0.0.0/8": 1, "::/1": 2}"#));
+    }
+
+    #[test]
+    fn a_bad_text_is_refused_with_its_reason() {
+        for (text, reason) in [
+            (r#"{"10.0.0.1/8": 1}"#, "did you mean 10.0.0.0/8?"),
+            (
+                r#"{"10.0.0.0/8": 1, "10.0.0.0/8": 2}"#,
+                "10.0.0.0/8 is there twice",
+            ),
+            (
+                r#"["10.0.0.0/8"]"#,
+                "expected a map from prefixes to values",
+            ),
+        ] {
+            let error = serde_json::from_str::<PrefixTable<u8>>(text).expect_err(text);
+            assert!(error.to_string().contains(reason), "{error}");
         }
     }
 }

@@ -6,6 +6,8 @@
 //!
 //! The compares are of signed numbers, so ends and keys have the top bit flipped.
 
+use std::array;
+
 /// A block of a [`Directory`](super::directory::Directory).
 pub(super) trait Block: Copy {
     /// The number of intervals that it has room for.
@@ -14,6 +16,9 @@ pub(super) trait Block: Copy {
     /// The bit of a class that says: the rest is the number of a block in a [`Tree`](super::tree::Tree).
     const LINK: u32;
 
+    /// Whether that bit can be stored.
+    const LINKS: bool;
+
     /// Makes a block of 1 to `WAYS` intervals; the first one's start is not looked at.
     fn new(intervals: &[(u32, u32)]) -> Self;
 
@@ -21,7 +26,7 @@ pub(super) trait Block: Copy {
     fn class(&self, key: u32) -> u32;
 }
 
-/// Up to 5 intervals with classes of 15 bits.
+/// Up to 5 intervals with classes of 16 bits, and no links.
 ///
 /// The compare's mask is 0, 1, 3, 7 or 15: the classes lie at these places, and nothing has to be counted.
 #[derive(Clone, Copy)]
@@ -35,8 +40,8 @@ pub(super) struct Quad {
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 pub(super) struct Octet {
-    ends: [[i32; 4]; 2],
-    classes: [u32; 8],
+    pub(super) ends: [[i32; 4]; 2],
+    pub(super) classes: [u32; 8],
 }
 
 /// Makes signed order that of unsigned numbers.
@@ -56,7 +61,8 @@ fn ends<const N: usize>(intervals: &[(u32, u32)]) -> [i32; N] {
 
 impl Block for Quad {
     const WAYS: usize = 5;
-    const LINK: u32 = 1 << 15;
+    const LINK: u32 = 1 << 16;
+    const LINKS: bool = false;
 
     fn new(intervals: &[(u32, u32)]) -> Self {
         debug_assert!((1..=Self::WAYS).contains(&intervals.len()));
@@ -79,6 +85,7 @@ impl Block for Quad {
 impl Block for Octet {
     const WAYS: usize = 8;
     const LINK: u32 = 1 << 31;
+    const LINKS: bool = true;
 
     fn new(intervals: &[(u32, u32)]) -> Self {
         debug_assert!((1..=Self::WAYS).contains(&intervals.len()));
@@ -86,9 +93,9 @@ impl Block for Octet {
         for (at, (_, class)) in classes.iter_mut().zip(intervals) {
             *at = *class;
         }
-        let [a, b, c, d, e, f, g, h] = ends(intervals);
+        let ends: [i32; 8] = ends(intervals);
         Self {
-            ends: [[a, b, c, d], [e, f, g, h]],
+            ends: array::from_fn(|half| array::from_fn(|at| ends[4 * half + at])),
             classes,
         }
     }
@@ -147,8 +154,7 @@ mod tests {
         fn vectors_count_like_people(mut ends: [i32; 8], key: i32, which in 0..8usize) {
             ends.sort_unstable();
             ends[7] = i32::MAX;
-            let [a, b, c, d, e, f, g, h] = ends;
-            let halves = [[a, b, c, d], [e, f, g, h]];
+            let halves = array::from_fn(|half| array::from_fn(|at| ends[4 * half + at]));
             for key in [key, ends[which], ends[which].wrapping_add(1)] {
                 prop_assert_eq!(count8(&halves, key), portable::count8(&halves, key));
                 prop_assert_eq!(mask4(&halves[0], key), portable::mask4(&halves[0], key));

@@ -14,79 +14,71 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::FixedState;
+
+use super::advance;
 use super::block::{Block, Octet, Quad};
 use super::tree::Tree;
 
 /// A directory of `CELLS` cells, a power of two.
 #[derive(Clone)]
 pub(super) struct Directory<B, const CELLS: usize> {
+    /// The number of each cell's block.
     cells: Box<[u16; CELLS]>,
     blocks: Box<[B]>,
     tree: Tree,
-    crowded: usize,
 }
+
+/// For a few prefixes that lie apart: 8 KiB of cells, and blocks that answer fastest.
+pub(super) type Small = Directory<Quad, { 1 << 12 }>;
+
+/// For more, or crowded ones: 32 KiB of cells.
+pub(super) type Medium = Directory<Octet, { 1 << 14 }>;
 
 impl<B: Block, const CELLS: usize> Directory<B, CELLS> {
     const SHIFT: u32 = 32 - CELLS.ilog2();
 
-    /// Compiles intervals; `None` if they or their classes are too many.
+    /// Compiles intervals; `None` if they are too many or too crowded, or their classes too high.
     pub(super) fn new(intervals: &[(u32, u32)]) -> Option<Self> {
-        let too_high = |(_, class): &(u32, u32)| *class >= B::LINK;
-        if intervals.iter().any(too_high) {
+        if intervals.iter().any(|(_, class)| *class >= B::LINK) {
             return None;
         }
-        let (mut cells, mut blocks, mut tree) =
-            (Vec::with_capacity(CELLS), Vec::new(), Tree::default());
-        let mut uniform = HashMap::new();
-        let mut crowded = 0;
-        // The interval that holds the cell's first address.
-        let mut first = 0;
+        let mut cells = Vec::with_capacity(CELLS);
+        let mut blocks = Vec::new();
+        let mut tree = Tree::default();
+        let mut uniform: HashMap<u32, usize, FixedState> = HashMap::default();
+        // From the interval that holds the cell's first address.
+        let mut rest = intervals;
         for cell in 0..=u32::MAX >> Self::SHIFT {
-            let highest = (cell << Self::SHIFT) | ((1 << Self::SHIFT) - 1);
-            let boundaries = intervals[first + 1..].partition_point(|(start, _)| *start <= highest);
-            let here = &intervals[first..=first + boundaries];
+            let first = cell << Self::SHIFT;
+            let last = first | (u32::MAX >> CELLS.ilog2());
+            rest = advance(rest, first);
+            let boundaries = rest[1..].iter().take_while(|(start, _)| *start <= last);
+            let boundaries = boundaries.count();
+            let here = &rest[..=boundaries];
+            rest = &rest[boundaries..];
             let new = blocks.len();
-            let number = if let [(_, class)] = here {
-                *uniform.entry(*class).or_insert(new)
-            } else {
-                new
+            let number = match here {
+                [(_, class)] => *uniform.entry(*class).or_insert(new),
+                _ => new,
             };
             cells.push(u16::try_from(number).ok()?);
-            if number == new {
-                blocks.push(if here.len() <= B::WAYS {
-                    B::new(here)
-                } else {
-                    crowded += here.len();
-                    let root = tree.insert(here);
-                    if root >= B::LINK {
-                        return None;
-                    }
-                    B::new(&[(0, B::LINK | root)])
-                });
+            if number < new {
+                continue;
             }
-            first += boundaries;
-            // A boundary at the next cell's first address belongs to that cell alone.
-            let next = highest.wrapping_add(1);
-            if intervals
-                .get(first + 1)
-                .is_some_and(|(start, _)| *start == next)
-            {
-                first += 1;
-            }
+            blocks.push(if here.len() <= B::WAYS {
+                B::new(here)
+            } else if B::LINKS {
+                B::new(&[(first, B::LINK | tree.insert(here))])
+            } else {
+                return None;
+            });
         }
-        tree.shrink();
-        let cells = cells.into_boxed_slice().try_into().ok();
         Some(Self {
-            cells: cells.expect("one number was pushed for each cell"),
+            cells: cells.try_into().expect("one number for each cell"),
             blocks: blocks.into(),
             tree,
-            crowded,
         })
-    }
-
-    /// The number of intervals that lie in crowded cells.
-    pub(super) fn crowded(&self) -> usize {
-        self.crowded
     }
 
     /// The memory that it takes, in bytes.
@@ -97,8 +89,18 @@ impl<B: Block, const CELLS: usize> Directory<B, CELLS> {
     /// The class of the interval that holds `key`.
     #[inline]
     pub(super) fn lookup(&self, key: u32) -> u32 {
+        self.lookup_by(key, |block| block.class(key))
+    }
+
+    /// The same, with `search` in the place of [`Block::class`].
+    #[expect(
+        clippy::inline_always,
+        reason = "the search's vectors must not be passed in memory"
+    )]
+    #[inline(always)]
+    pub(super) fn lookup_by(&self, key: u32, search: impl FnOnce(&B) -> u32) -> u32 {
         let block = &self.blocks[usize::from(self.cells[(key >> Self::SHIFT) as usize])];
-        let class = block.class(key);
+        let class = search(block);
         if class & B::LINK == 0 {
             class
         } else {
@@ -106,8 +108,3 @@ impl<B: Block, const CELLS: usize> Directory<B, CELLS> {
         }
     }
 }
-
-/// A directory for a few prefixes that lie apart: 8 KiB of cells.
-pub(super) type Small = Directory<Quad, { 1 << 12 }>;
-/// A directory for the rest: 32 KiB of cells.
-pub(super) type Medium = Directory<Octet, { 1 << 14 }>;

@@ -1,6 +1,8 @@
-//! The engines for IPv4.
+//! The engines for IPv4: which one serves a table is seen when it is compiled.
 
 mod block;
+#[cfg(target_arch = "x86_64")]
+mod bulk;
 mod directory;
 mod pages;
 mod registers;
@@ -10,7 +12,7 @@ mod tree;
 
 use super::Level;
 use directory::{Medium, Small};
-use pages::Pages;
+use pages::{Cell, Pages};
 use registers::Registers;
 
 /// A compiled table of IPv4 intervals.
@@ -19,6 +21,7 @@ pub(super) struct Engine {
     kind: Kind,
     /// Looks up many at once where the table is small enough.
     registers: Option<Registers>,
+    /// No higher than the processor's.
     level: Level,
 }
 
@@ -44,6 +47,7 @@ impl Engine {
     /// Compiles intervals (start and class): ascending, the first start is 0, neighbours have different classes below
     /// 2^31.
     pub(super) fn new(intervals: &[(u32, u32)], level: Level) -> Self {
+        let level = level.min(Level::detect());
         Self {
             kind: Kind::new(intervals),
             registers: Registers::new(intervals, level),
@@ -52,35 +56,34 @@ impl Engine {
     }
 
     /// The class of the interval that holds `key`.
+    #[expect(
+        clippy::inline_always,
+        reason = "a call would cost as much as the lookup"
+    )]
     #[inline(always)]
     pub(super) fn lookup(&self, key: u32) -> u32 {
         match &self.kind {
             Kind::Small(directory) => directory.lookup(key),
             Kind::Medium(directory) => directory.lookup(key),
-            Kind::Large(Large::Byte(pages)) => pages.lookup(key),
             Kind::Large(large) => large.lookup(key),
         }
     }
 
     /// The class of the interval that holds each of `keys`.
     pub(super) fn lookup_batch(&self, keys: &[u32], classes: &mut [u32]) {
-        let _ = self.level;
         if let Some(registers) = &self.registers {
             return registers.lookup_batch(keys, classes);
         }
-        macro_rules! each {
-            ($engine:expr) => {
-                for (key, class) in keys.iter().zip(classes) {
-                    *class = $engine.lookup(*key);
-                }
-            };
-        }
         match &self.kind {
-            Kind::Small(directory) => each!(directory),
-            Kind::Medium(directory) => each!(directory),
-            Kind::Large(Large::Byte(pages)) => each!(pages),
-            Kind::Large(Large::Half(pages)) => each!(pages),
-            Kind::Large(Large::Word(pages)) => each!(pages),
+            Kind::Small(directory) => one_by_one(keys, classes, |key| directory.lookup(key)),
+            #[cfg(target_arch = "x86_64")]
+            #[allow(unsafe_code)]
+            Kind::Medium(directory) if self.level >= Level::Avx512 => {
+                // SAFETY: the level is no higher than the processor's.
+                unsafe { bulk::directory(directory, keys, classes) }
+            }
+            Kind::Medium(directory) => one_by_one(keys, classes, |key| directory.lookup(key)),
+            Kind::Large(large) => large.lookup_batch(keys, classes, self.level),
         }
     }
 
@@ -112,32 +115,209 @@ impl Engine {
 }
 
 impl Large {
-    #[inline(never)]
+    fn new(intervals: &[(u32, u32)]) -> Self {
+        let byte = || Pages::new(intervals).map(Self::Byte);
+        let half = || Pages::new(intervals).map(Self::Half);
+        let word = || Pages::new(intervals).map(Self::Word);
+        let narrowest = byte().or_else(half).or_else(word);
+        narrowest.expect("classes have 31 bits")
+    }
+
+    #[inline]
     fn lookup(&self, key: u32) -> u32 {
+        match self {
+            Self::Byte(pages) => pages.lookup(key),
+            _ => self.lookup_wide(key),
+        }
+    }
+
+    /// Keeps out of the callers' loops what few tables need.
+    #[inline(never)]
+    fn lookup_wide(&self, key: u32) -> u32 {
         match self {
             Self::Byte(pages) => pages.lookup(key),
             Self::Half(pages) => pages.lookup(key),
             Self::Word(pages) => pages.lookup(key),
         }
     }
+
+    fn lookup_batch(&self, keys: &[u32], classes: &mut [u32], level: Level) {
+        fn within<C: Cell>(pages: &Pages<C>, keys: &[u32], classes: &mut [u32], level: Level) {
+            match level {
+                #[cfg(target_arch = "x86_64")]
+                #[allow(unsafe_code)]
+                Level::Avx2 | Level::Avx512 => {
+                    // SAFETY: the level is no higher than the processor's.
+                    unsafe { bulk::pages(pages, keys, classes) }
+                }
+                _ => one_by_one(keys, classes, |key| pages.lookup(key)),
+            }
+        }
+        match self {
+            Self::Byte(pages) => within(pages, keys, classes, level),
+            Self::Half(pages) => within(pages, keys, classes, level),
+            Self::Word(pages) => within(pages, keys, classes, level),
+        }
+    }
+}
+
+fn one_by_one(keys: &[u32], classes: &mut [u32], lookup: impl Fn(u32) -> u32) {
+    for (key, class) in keys.iter().zip(classes) {
+        *class = lookup(*key);
+    }
+}
+
+/// Drops the interval before `key` if the next one starts there.
+fn advance(rest: &[(u32, u32)], key: u32) -> &[(u32, u32)] {
+    let next = rest.get(1).is_some_and(|(start, _)| *start == key);
+    &rest[usize::from(next)..]
 }
 
 impl Kind {
     fn new(intervals: &[(u32, u32)]) -> Self {
         if intervals.len() <= DIRECTORY_MAX {
-            if let Some(small) = Small::new(intervals).filter(|small| small.crowded() == 0) {
+            if let Some(small) = Small::new(intervals) {
                 return Self::Small(small);
             }
             if let Some(medium) = Medium::new(intervals) {
                 return Self::Medium(medium);
             }
         }
-        Self::Large(if let Some(pages) = Pages::new(intervals) {
-            Large::Byte(pages)
-        } else if let Some(pages) = Pages::new(intervals) {
-            Large::Half(pages)
-        } else {
-            Large::Word(Pages::new(intervals).expect("classes have 31 bits"))
-        })
+        Self::Large(Large::new(intervals))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LEVELS: [Level; 3] = [Level::Portable, Level::Avx2, Level::Avx512];
+
+    /// Every engine that takes the intervals, and not only the one that would be chosen.
+    fn engines(intervals: &[(u32, u32)]) -> Vec<Engine> {
+        let kinds = [
+            Small::new(intervals).map(Kind::Small),
+            Medium::new(intervals).map(Kind::Medium),
+            Pages::new(intervals).map(|pages| Kind::Large(Large::Byte(pages))),
+            Pages::new(intervals).map(|pages| Kind::Large(Large::Half(pages))),
+            Pages::new(intervals).map(|pages| Kind::Large(Large::Word(pages))),
+        ];
+        let mut engines = vec![];
+        for level in LEVELS.map(|level| level.min(Level::detect())) {
+            engines.push(Engine::new(intervals, level));
+            for kind in kinds.iter().flatten().cloned() {
+                let registers = None;
+                engines.push(Engine {
+                    kind,
+                    registers,
+                    level,
+                });
+            }
+        }
+        engines
+    }
+
+    fn expected(intervals: &[(u32, u32)], key: u32) -> u32 {
+        intervals[intervals.partition_point(|(start, _)| *start <= key) - 1].1
+    }
+
+    fn check(intervals: &[(u32, u32)], more: &[u32]) {
+        let boundaries = intervals
+            .iter()
+            .flat_map(|(start, _)| [start.wrapping_sub(1), *start, start.wrapping_add(1)]);
+        let keys: Vec<_> = boundaries.chain(more.iter().copied()).collect();
+        let expected: Vec<_> = keys.iter().map(|key| expected(intervals, *key)).collect();
+        for engine in engines(intervals) {
+            let name = engine.name();
+            for (key, class) in keys.iter().zip(&expected) {
+                assert_eq!(engine.lookup(*key), *class, "{name}, {key:#x}");
+            }
+            let mut classes = vec![u32::MAX; keys.len()];
+            engine.lookup_batch(&keys, &mut classes);
+            assert_eq!(classes, expected, "{name}, {:?}", engine.level);
+        }
+    }
+
+    /// Intervals of all these starts and classes; neighbours of one class are joined.
+    fn intervals(mut starts: Vec<(u32, u32)>) -> Vec<(u32, u32)> {
+        starts.push((0, 0));
+        starts.sort_unstable();
+        starts.dedup_by_key(|(start, _)| *start);
+        starts.dedup_by_key(|(_, class)| *class);
+        starts
+    }
+
+    /// Starts that share cells, pages and /24s, and some at the ends of the space.
+    fn start() -> impl Strategy<Value = u32> {
+        prop_oneof![
+            any::<u32>(),
+            (0..4u32, 0..256u32).prop_map(|(high, low)| 0x0a00_0000 | high << 14 | low << 6),
+            (0..256u32).prop_map(|low| 0xc000_0200 | low),
+            (0..9u32).prop_map(|low| u32::MAX - low),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn all_engines_give_the_same_answers(
+            starts in prop::collection::vec((start(), 0..6u32), 0..300),
+            fewer in 0..300usize,
+            more in prop::collection::vec(start(), 1..50),
+        ) {
+            let few = starts[..fewer.min(starts.len())].to_vec();
+            check(&intervals(few), &more);
+        }
+    }
+
+    #[test]
+    fn the_number_of_classes_chooses_the_cell() {
+        for (classes, name) in [
+            (255, "pages of bytes"),
+            (256, "pages of 16 bits"),
+            (65_535, "pages of 16 bits"),
+            (65_536, "pages of 32 bits"),
+        ] {
+            // One class to a /20, and one in the midst of a /24.
+            let spread = (0..classes).map(|class| (class << 12, class));
+            let all = intervals(spread.chain([(0xffff_ff80, 1)]).collect());
+            let engine = Engine {
+                kind: Kind::Large(Large::new(&all)),
+                registers: None,
+                level: Level::detect(),
+            };
+            assert_eq!(engine.name(), name);
+            let keys: Vec<_> = all
+                .iter()
+                .map(|(start, _)| *start)
+                .chain([u32::MAX])
+                .collect();
+            let mut found = vec![0; keys.len()];
+            engine.lookup_batch(&keys, &mut found);
+            for (key, class) in keys.iter().zip(found) {
+                assert_eq!(class, expected(&all, *key), "{key:#x}");
+                assert_eq!(engine.lookup(*key), class, "{key:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_number_of_intervals_chooses_the_engine() {
+        let spread = |count: u32| -> Vec<_> {
+            (0..count)
+                .map(|at| (at * (u32::MAX / count), at % 2))
+                .collect()
+        };
+        let name = |count, level| Engine::new(&spread(count), level).name();
+        assert_eq!(name(32, Level::Portable), "small directory");
+        if Level::detect() >= Level::Avx2 {
+            assert_eq!(name(32, Level::Avx2), "small directory and registers");
+        }
+        assert_eq!(name(1 << 12, Level::Portable), "small directory");
+        assert_eq!(name(1 << 13, Level::Portable), "pages of bytes");
+        let crowded: Vec<_> = (0..6).map(|at| (at << 16, at)).collect();
+        assert_eq!(Engine::new(&crowded, Level::Portable).name(), "directory");
     }
 }

@@ -16,14 +16,17 @@ use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
 
+use super::advance;
 use super::tree::Tree;
 
 /// The number of pages that the address space is cut into.
 const ROOT: usize = 1 << 18;
-const ROOT_SHIFT: u32 = 32 - ROOT.ilog2();
-/// The number of /24s in a page.
-const PAGE: usize = 1 << 6;
-const CELL_SHIFT: u32 = 8;
+pub(super) const ROOT_SHIFT: u32 = 32 - ROOT.ilog2();
+/// The number of /24s in a page, as a power of two.
+pub(super) const PAGE_BITS: u32 = 6;
+const PAGE: usize = 1 << PAGE_BITS;
+/// A cell stands for this many addresses, as a power of two.
+pub(super) const CELL_SHIFT: u32 = 8;
 
 /// What a cell is stored as.
 pub(super) trait Cell: Copy + Eq + std::hash::Hash + TryFrom<u32> {
@@ -51,7 +54,7 @@ cell!(u8, u16, u32);
 /// Pages of cells, and the directory of pages.
 #[derive(Clone)]
 pub(super) struct Pages<C> {
-    /// Where each page begins in `cells`.
+    /// Where each page begins in `cells`: a whole one.
     pub(super) root: Box<[u32; ROOT]>,
     /// The pages, and `PADDING` behind them.
     pub(super) cells: Box<[C]>,
@@ -69,58 +72,49 @@ impl<C: Cell> Pages<C> {
         let mut cells = Vec::new();
         let mut deep = Vec::new();
         let mut tree = Tree::default();
-        let mut known: HashMap<[C; PAGE], u32, FixedState> = HashMap::default();
+        let mut pages: HashMap<[C; PAGE], u32, FixedState> = HashMap::default();
+        // The last page of one class alone, and the class.
         let mut uniform: Option<(u32, u32)> = None;
-        // The interval that holds the present address.
-        let mut at = 0;
-        for page in 0..=u32::MAX >> ROOT_SHIFT {
-            let first = page << ROOT_SHIFT;
-            let last = first | ((1 << ROOT_SHIFT) - 1);
-            at += usize::from(starts_at(intervals, at + 1, first));
-            let class = intervals[at].1;
-            let mixed = intervals
-                .get(at + 1)
-                .is_some_and(|(start, _)| *start <= last);
-            if let (false, Some((begins, _))) = (mixed, uniform.filter(|(_, of)| *of == class)) {
-                root.push(begins);
+        // From the interval that holds the present address.
+        let mut rest = intervals;
+        for place in 0..=u32::MAX >> ROOT_SHIFT {
+            let first = place << ROOT_SHIFT;
+            let last = first | (u32::MAX >> ROOT.ilog2());
+            rest = advance(rest, first);
+            let class = rest[0].1;
+            let mixed = rest.get(1).is_some_and(|(start, _)| *start <= last);
+            if let (false, Some((page, _))) = (mixed, uniform.filter(|known| known.1 == class)) {
+                root.push(page);
                 continue;
             }
             let mut content = [cell(class)?; PAGE];
             if mixed {
                 for (slash24, content) in (first >> CELL_SHIFT..).zip(&mut content) {
-                    let first = slash24 << CELL_SHIFT;
-                    at += usize::from(starts_at(intervals, at + 1, first));
-                    let boundaries = intervals[at + 1..]
-                        .iter()
-                        .take_while(|(start, _)| *start <= first | 0xff)
-                        .count();
+                    rest = advance(rest, slash24 << CELL_SHIFT);
+                    let starts = rest[1..].iter().map(|(start, _)| start >> CELL_SHIFT);
+                    let boundaries = starts.take_while(|start| *start == slash24).count();
                     *content = if boundaries == 0 {
-                        cell(intervals[at].1)?
+                        cell(rest[0].1)?
                     } else {
-                        deep.push((slash24, tree.insert(&intervals[at..=at + boundaries])));
+                        deep.push((slash24, tree.insert(&rest[..=boundaries])));
                         C::DEEP
                     };
-                    at += boundaries;
+                    rest = &rest[boundaries..];
                 }
             }
-            let begins = *known.entry(content).or_insert_with(|| {
-                let begins = u32::try_from(cells.len()).expect("no more cells than addresses");
+            let page = *pages.entry(content).or_insert_with(|| {
+                let page = u32::try_from(cells.len()).expect("no more cells than addresses");
                 cells.extend(content);
-                begins
+                page
             });
             if !mixed {
-                uniform = Some((begins, class));
+                uniform = Some((page, class));
             }
-            root.push(begins);
+            root.push(page);
         }
         cells.extend([C::DEEP; PADDING]);
-        tree.shrink();
         Some(Self {
-            root: root
-                .into_boxed_slice()
-                .try_into()
-                .ok()
-                .expect("one place for each page"),
+            root: root.try_into().expect("one place for each page"),
             cells: cells.into(),
             deep: Deep::new(&deep, tree),
         })
@@ -148,11 +142,6 @@ impl<C: Cell> Pages<C> {
     pub(super) fn deep(&self, key: u32) -> u32 {
         self.deep.class(key)
     }
-}
-
-/// Whether interval `at` starts at `key`.
-fn starts_at(intervals: &[(u32, u32)], at: usize, key: u32) -> bool {
-    intervals.get(at).is_some_and(|(start, _)| *start == key)
 }
 
 /// The /24s that more than one interval lies in: a hash table with linear probing, at most half full.

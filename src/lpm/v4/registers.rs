@@ -8,7 +8,7 @@
 //!
 //! Every lane walks down from node 1: a permutation fetches the lane's node, a compare says whether its end is below
 //! the lane's address, and `n = 2n + (0 or 1)`. Below the last level, n is the interval's number, whose class another
-//! permutation fetches. Unused nodes are the highest address; see the note in [`block`](super::block).
+//! permutation fetches. Unused nodes are the highest address, below which none lies; see [`block`](super::block).
 #![allow(unsafe_code)]
 
 use crate::lpm::Level;
@@ -106,7 +106,15 @@ impl Registers {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use std::arch::x86_64::*;
+    use std::arch::x86_64::{
+        __m256i, __m512i, _mm256_add_epi32, _mm256_blendv_ps, _mm256_castps_si256,
+        _mm256_castsi256_ps, _mm256_cmpgt_epi32, _mm256_loadu_si256, _mm256_permutevar8x32_epi32,
+        _mm256_set1_epi32, _mm256_slli_epi32, _mm256_storeu_si256, _mm256_sub_epi32,
+        _mm256_xor_si256, _mm512_add_epi32, _mm512_cmplt_epi32_mask, _mm512_loadu_si512,
+        _mm512_mask_add_epi32, _mm512_mask_blend_epi32, _mm512_permutex2var_epi32,
+        _mm512_permutexvar_epi32, _mm512_set1_epi32, _mm512_storeu_si512, _mm512_test_epi32_mask,
+        _mm512_xor_si512,
+    };
 
     use super::{FLIP, Tree};
 

@@ -42,10 +42,6 @@ impl Tree {
     pub(super) fn memory(&self) -> usize {
         self.blocks.capacity() * size_of::<Octet>()
     }
-
-    pub(super) fn shrink(&mut self) {
-        self.blocks.shrink_to_fit();
-    }
 }
 
 #[cfg(test)]

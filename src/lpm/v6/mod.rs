@@ -39,6 +39,9 @@ impl Engine {
 
     /// What it is, for reports.
     pub(super) fn name(&self) -> &'static str {
-        "binary search"
+        match self.starts.len() {
+            1 => "one interval",
+            _ => "binary search",
+        }
     }
 }

@@ -1,0 +1,69 @@
+//! Lookups of many addresses at once, in wider vectors than every x86-64 processor has.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::{
+    _mm256_add_epi32, _mm256_and_si256, _mm256_castsi256_ps, _mm256_cmpeq_epi32,
+    _mm256_cmplt_epi32_mask, _mm256_i32gather_epi32, _mm256_loadu_si256, _mm256_movemask_ps,
+    _mm256_set1_epi32, _mm256_srli_epi32, _mm256_storeu_si256,
+};
+
+use super::block::signed;
+use super::directory::Medium;
+use super::pages::{CELL_SHIFT, Cell, PAGE_BITS, Pages, ROOT_SHIFT};
+
+/// Compares all eight ends of a block at once.
+#[target_feature(enable = "avx512f,avx512vl,popcnt,bmi2")]
+pub(super) fn directory(directory: &Medium, keys: &[u32], classes: &mut [u32]) {
+    for (key, class) in keys.iter().zip(classes) {
+        *class = directory.lookup_by(*key, |block| {
+            // SAFETY: the two halves together are as long as the vector.
+            let ends = unsafe { _mm256_loadu_si256((&raw const block.ends).cast()) };
+            let below = _mm256_cmplt_epi32_mask(ends, _mm256_set1_epi32(signed(*key)));
+            block.classes[below.count_ones() as usize & 7]
+        });
+    }
+}
+
+/// Gathers eight pages, then eight cells.
+#[target_feature(enable = "avx2")]
+pub(super) fn pages<C: Cell>(pages: &Pages<C>, keys: &[u32], classes: &mut [u32]) {
+    let (keys, keys_left) = keys.as_chunks::<8>();
+    let (classes, classes_left) = classes.as_chunks_mut::<8>();
+    let in_page = _mm256_set1_epi32((1 << PAGE_BITS) - 1);
+    let bits = _mm256_set1_epi32(C::DEEP.class().cast_signed());
+    for (keys, classes) in keys.iter().zip(classes) {
+        // SAFETY: the array is as long as the vector.
+        let key = unsafe { _mm256_loadu_si256(keys.as_ptr().cast()) };
+        let place = _mm256_srli_epi32::<{ ROOT_SHIFT.cast_signed() }>(key);
+        // SAFETY: the root has a place for all that the shift leaves of a key.
+        let page = unsafe { _mm256_i32gather_epi32::<4>(pages.root.as_ptr().cast(), place) };
+        let cell = _mm256_and_si256(
+            _mm256_srli_epi32::<{ CELL_SHIFT.cast_signed() }>(key),
+            in_page,
+        );
+        let at = _mm256_add_epi32(page, cell);
+        let cells = pages.cells.as_ptr().cast();
+        // SAFETY: every place in the root begins a whole page, and behind the last one cells are left for what is read
+        // beyond the one that is wanted.
+        let read = unsafe {
+            match size_of::<C>() {
+                1 => _mm256_i32gather_epi32::<1>(cells, at),
+                2 => _mm256_i32gather_epi32::<2>(cells, at),
+                _ => _mm256_i32gather_epi32::<4>(cells, at),
+            }
+        };
+        let found = _mm256_and_si256(read, bits);
+        // SAFETY: the array is as long as the vector.
+        unsafe { _mm256_storeu_si256(classes.as_mut_ptr().cast(), found) };
+        let deep = _mm256_castsi256_ps(_mm256_cmpeq_epi32(found, bits));
+        let mut deep = _mm256_movemask_ps(deep);
+        while deep != 0 {
+            let lane = deep.trailing_zeros() as usize;
+            classes[lane] = pages.deep(keys[lane]);
+            deep &= deep - 1;
+        }
+    }
+    for (key, class) in keys_left.iter().zip(classes_left) {
+        *class = pages.lookup(*key);
+    }
+}
