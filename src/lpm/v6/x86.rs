@@ -1,0 +1,198 @@
+//! The searches with AVX2 and AVX-512.
+//!
+//! A function with `#[target_feature]` is compiled for those instructions and cannot be inlined where they are not
+//! given; the generic searches, `#[inline(always)]`, are compiled into it with the kernel's instructions.
+#![allow(unsafe_code)]
+#![allow(
+    clippy::wildcard_imports,
+    reason = "the names of intrinsics are all alike, and unlike any other"
+)]
+
+use std::arch::x86_64::*;
+
+use super::circle::{Outcome, high};
+use super::tiny::{ARCS, Tiny};
+use super::tree::{Kernel, Leaf, Node, Tree};
+use super::{Level, portable};
+
+const LINE: usize = 64;
+const WORDS: usize = LINE / size_of::<i32>();
+
+/// A mask of a node's boundaries among its words.
+const fn boundaries<N: Node>() -> u32 {
+    const { assert!(size_of::<N>() == 2 * LINE && align_of::<N>() >= LINE && N::ENDS < 32) };
+    (1 << N::ENDS) - 1
+}
+
+/// The processor has AVX2, BMI1, BMI2 and POPCNT where a function of this kernel runs.
+struct Avx2;
+
+impl Kernel for Avx2 {
+    #[inline(always)]
+    fn passed<N: Node>(node: &N, low: i32) -> usize {
+        let words: *const __m256i = (&raw const *node).cast();
+        // SAFETY: a node is four aligned vectors, each byte of them a number's; the kernel runs with AVX2.
+        let passed = |vector: usize| unsafe {
+            let greater =
+                _mm256_cmpgt_epi32(_mm256_set1_epi32(low), _mm256_load_si256(words.add(vector)));
+            _mm256_movemask_ps(_mm256_castsi256_ps(greater)).cast_unsigned() << (8 * vector)
+        };
+        let mut mask = passed(0) | passed(1);
+        if N::ENDS > WORDS {
+            mask |= passed(2) | passed(3);
+        }
+        (mask & boundaries::<N>()).count_ones() as usize
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(slice: &[T], index: usize) {
+        prefetch(slice, index);
+    }
+}
+
+/// The processor has AVX-512 F, BW, DQ, VL and all of [`Avx2`] where a function of this kernel runs.
+struct Avx512;
+
+impl Kernel for Avx512 {
+    #[inline(always)]
+    fn passed<N: Node>(node: &N, low: i32) -> usize {
+        let words: *const __m512i = (&raw const *node).cast();
+        // SAFETY: a node is two aligned vectors, each byte of them a number's; the kernel runs with AVX-512.
+        let passed = |vector: usize| unsafe {
+            let line = _mm512_load_si512(words.add(vector));
+            u32::from(_mm512_cmplt_epi32_mask(line, _mm512_set1_epi32(low)))
+        };
+        let mut mask = passed(0);
+        if N::ENDS > WORDS {
+            mask |= passed(1) << WORDS;
+        }
+        (mask & boundaries::<N>()).count_ones() as usize
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(slice: &[T], index: usize) {
+        prefetch(slice, index);
+    }
+}
+
+#[inline(always)]
+fn prefetch<T>(slice: &[T], index: usize) {
+    let line: *const i8 = slice.as_ptr().wrapping_add(index).cast();
+    // SAFETY: a prefetch is a hint, at any address.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(line);
+        if size_of::<T>() > LINE {
+            _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(LINE));
+        }
+    }
+}
+
+/// The outcome of the arc that holds `at`; `level` is at most the processor's.
+#[inline]
+pub(super) fn tree_lookup<L: Leaf>(level: Level, tree: &Tree<L>, at: u64) -> Outcome {
+    match level {
+        // SAFETY: the processor has what the function is compiled for.
+        Level::Avx512 => unsafe { lookup_avx512(tree, at) },
+        // SAFETY: as above.
+        Level::Avx2 => unsafe { lookup_avx2(tree, at) },
+        Level::Portable => portable::tree_lookup(level, tree, at),
+    }
+}
+
+/// The outcomes of the arcs that hold `keys`, as bits; `level` is at most the processor's.
+pub(super) fn tree_batch<L: Leaf>(
+    level: Level,
+    tree: &Tree<L>,
+    base: u64,
+    keys: &[u128],
+    out: &mut [u32],
+) {
+    match level {
+        // SAFETY: the processor has what the function is compiled for.
+        Level::Avx512 => unsafe { batch_avx512(tree, base, keys, out) },
+        // SAFETY: as above.
+        Level::Avx2 => unsafe { batch_avx2(tree, base, keys, out) },
+        Level::Portable => portable::tree_batch(level, tree, base, keys, out),
+    }
+}
+
+/// The outcomes of the arcs that hold `keys`, as bits; `level` is at most the processor's.
+pub(super) fn tiny_batch(level: Level, tiny: &Tiny, base: u64, keys: &[u128], out: &mut [u32]) {
+    match level {
+        // SAFETY: the processor has what the function is compiled for.
+        Level::Avx512 => unsafe { tiny_batch_avx512(tiny, base, keys, out) },
+        // Without a permute of 16 lanes, vectors gain nothing.
+        Level::Avx2 | Level::Portable => portable::tiny_batch(level, tiny, base, keys, out),
+    }
+}
+
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+fn lookup_avx2<L: Leaf>(tree: &Tree<L>, at: u64) -> Outcome {
+    tree.lookup::<Avx2>(at)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2,popcnt")]
+fn lookup_avx512<L: Leaf>(tree: &Tree<L>, at: u64) -> Outcome {
+    tree.lookup::<Avx512>(at)
+}
+
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+fn batch_avx2<L: Leaf>(tree: &Tree<L>, base: u64, keys: &[u128], out: &mut [u32]) {
+    tree.lookup_batch::<Avx2>(base, keys, out);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2,popcnt")]
+fn batch_avx512<L: Leaf>(tree: &Tree<L>, base: u64, keys: &[u128], out: &mut [u32]) {
+    tree.lookup_batch::<Avx512>(base, keys, out);
+}
+
+/// [`Tiny::lookup`] for 16 keys at a time, the table in six registers.
+///
+/// Each 64-bit lane walks the tree of boundaries by itself: a permute fetches its node, and the comparison's outcome
+/// is the next bit of its path.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2,popcnt")]
+fn tiny_batch_avx512(tiny: &Tiny, base: u64, keys: &[u128], out: &mut [u32]) {
+    let nodes: *const __m512i = tiny.nodes.as_ptr().cast();
+    let outcomes: *const __m512i = tiny.outcomes.as_ptr().cast();
+    // SAFETY: 32 nodes of 64 bits are four vectors, 32 outcomes of 32 bits are two; loadu asks for no alignment.
+    let (nodes, outcomes): ([_; ARCS / 8], [_; ARCS / 16]) = unsafe {
+        (
+            std::array::from_fn(|vector| _mm512_loadu_si512(nodes.add(vector))),
+            std::array::from_fn(|vector| _mm512_loadu_si512(outcomes.add(vector))),
+        )
+    };
+    let root = _mm512_set1_epi64(tiny.nodes[1].cast_signed());
+    let bases = _mm512_set1_epi64(base.cast_signed());
+    let (one, two) = (_mm512_set1_epi64(1), _mm512_set1_epi64(2));
+    let walk = |high: __m512i| {
+        let at = _mm512_sub_epi64(high, bases);
+        let mut path = _mm512_mask_add_epi64(two, _mm512_cmplt_epu64_mask(root, at), two, one);
+        for level in 1..5 {
+            // The first 16 nodes are the upper four levels. A permute looks at four bits of a path.
+            let half = if level < 4 { 0 } else { 2 };
+            let node = _mm512_permutex2var_epi64(nodes[half], path, nodes[half + 1]);
+            let left = _mm512_add_epi64(path, path);
+            path = _mm512_mask_add_epi64(left, _mm512_cmplt_epu64_mask(node, at), left, one);
+        }
+        path
+    };
+    // Where the interleaving below leaves the outcomes of keys 0 to 15.
+    let order = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 1, 5, 9, 13, 3, 7, 11, 15);
+    let (sixteens, rest) = keys.as_chunks::<16>();
+    let (out_sixteens, out_rest) = out.as_chunks_mut::<16>();
+    for (keys, out) in sixteens.iter().zip(out_sixteens) {
+        // SAFETY: 16 keys are four vectors.
+        let key =
+            |vector: usize| unsafe { _mm512_loadu_si512(keys.as_ptr().add(4 * vector).cast()) };
+        let first = walk(_mm512_unpackhi_epi64(key(0), key(1)));
+        let second = walk(_mm512_unpackhi_epi64(key(2), key(3)));
+        let paths = _mm512_or_si512(first, _mm512_slli_epi64::<32>(second));
+        let found = _mm512_permutex2var_epi32(outcomes[0], paths, outcomes[1]);
+        let found = _mm512_permutexvar_epi32(order, found);
+        // SAFETY: 16 outcomes are a vector.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), found) };
+    }
+    for (key, out) in rest.iter().zip(out_rest) {
+        *out = tiny.lookup(high(*key).wrapping_sub(base)).cast_unsigned();
+    }
+}
