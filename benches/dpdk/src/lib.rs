@@ -24,6 +24,7 @@ unsafe extern "C" {
         zero: u32,
     );
     fn dpdk_lpm_bulk(lpm: *const c_void, keys: *const u32, answers: *mut u32, count: usize);
+    fn dpdk_lpm_fours(lpm: *const c_void, keys: *const u32, answers: *mut u32, count: usize);
 
     fn dpdk_fib_new(name: *const c_char, rules: c_int, groups: u32, vector: c_int) -> *mut c_void;
     fn rte_fib_add(fib: *mut c_void, addr: u32, depth: u8, hop: u64) -> c_int;
@@ -154,12 +155,19 @@ impl Lpm {
         }
     }
 
-    /// Looks a multiple of four addresses up, four at a time.
+    /// Looks many addresses up at once.
     pub fn bulk(&self, keys: &[u32], answers: &mut [u32]) {
+        assert_eq!(keys.len(), answers.len());
+        // SAFETY: a live table; both slices have that many elements.
+        unsafe { dpdk_lpm_bulk(self.0, keys.as_ptr(), answers.as_mut_ptr(), keys.len()) }
+    }
+
+    /// Looks a multiple of four addresses up, four at a time.
+    pub fn fours(&self, keys: &[u32], answers: &mut [u32]) {
         assert_eq!(keys.len(), answers.len());
         assert!(keys.len().is_multiple_of(4));
         // SAFETY: a live table; both slices have that many elements, a multiple of four.
-        unsafe { dpdk_lpm_bulk(self.0, keys.as_ptr(), answers.as_mut_ptr(), keys.len()) }
+        unsafe { dpdk_lpm_fours(self.0, keys.as_ptr(), answers.as_mut_ptr(), keys.len()) }
     }
 }
 
@@ -265,6 +273,8 @@ mod tests {
         let keys = [0x0a02_0000, 0x0a01_0000, 0x0a01_01ff, 0x0b00_0000];
         let (mut narrow, mut wide) = ([0; 4], [0; 4]);
         lpm.bulk(&keys, &mut narrow);
+        assert_eq!(narrow, [1, 2, 3, 0]);
+        lpm.fours(&keys, &mut narrow);
         assert_eq!(narrow, [1, 2, 3, 0]);
         fib.bulk(&keys, &mut wide);
         assert_eq!(wide, [1, 2, 3, 0]);

@@ -62,8 +62,16 @@ void dpdk_lpm_chained(const struct rte_lpm *lpm, const uint32_t *keys, uint32_t 
 		answers[i] = last = lpm_one(lpm, keys[i] ^ (last & zero));
 }
 
-/* `count` is a multiple of 4. */
 void dpdk_lpm_bulk(const struct rte_lpm *lpm, const uint32_t *keys, uint32_t *answers, size_t count)
+{
+	rte_lpm_lookup_bulk(lpm, keys, answers, count);
+	for (size_t i = 0; i < count; i++)
+		/* A next hop has 24 bits; the depth is above. */
+		answers[i] = answers[i] & RTE_LPM_LOOKUP_SUCCESS ? answers[i] & 0xffffff : 0;
+}
+
+/* `count` is a multiple of 4. */
+void dpdk_lpm_fours(const struct rte_lpm *lpm, const uint32_t *keys, uint32_t *answers, size_t count)
 {
 	for (size_t i = 0; i < count; i += 4)
 		rte_lpm_lookupx4(lpm, _mm_loadu_si128((const __m128i *)(keys + i)), answers + i, 0);

@@ -40,16 +40,19 @@ fn counted(count: usize) -> u32 {
 }
 
 /// rte_lpm.
-pub struct RteLpm(Lpm);
+pub struct RteLpm {
+    lpm: Lpm,
+    fours: bool,
+}
 
 impl RteLpm {
-    /// Builds the table.
-    pub fn build(routes: &[Route<u32>]) -> Self {
+    /// Builds the table, for bulk lookups of whole batches or of four addresses at a time.
+    pub fn build(routes: &[Route<u32>], fours: bool) -> Self {
         let mut lpm = Lpm::new(counted(routes.len()), blocks_v4(routes));
         for route in routes {
             lpm.add(route.first, route.len, route.class);
         }
-        Self(lpm)
+        Self { lpm, fours }
     }
 }
 
@@ -60,17 +63,18 @@ impl Subject<u32> for RteLpm {
 
     fn run(&self, mode: Mode, batch: Batch<'_, u32>, answers: &mut [u32]) {
         match mode {
-            Mode::Independent => self.0.independent(batch.keys, answers),
-            Mode::Chained => self.0.chained(batch.keys, answers, black_box(0)),
-            Mode::Bulk => self.0.bulk(batch.keys, answers),
+            Mode::Independent => self.lpm.independent(batch.keys, answers),
+            Mode::Chained => self.lpm.chained(batch.keys, answers, black_box(0)),
+            Mode::Bulk if self.fours => self.lpm.fours(batch.keys, answers),
+            Mode::Bulk => self.lpm.bulk(batch.keys, answers),
         }
     }
 
     fn settle(&self, _answers: &mut [u32]) {}
 
     fn flap(&mut self, route: &Route<u32>) -> Flap {
-        self.0.delete(route.first, route.len);
-        self.0.add(route.first, route.len, route.class);
+        self.lpm.delete(route.first, route.len);
+        self.lpm.add(route.first, route.len, route.class);
         Flap::Done
     }
 }

@@ -22,10 +22,8 @@ pub enum Origin {
     Ours,
     /// A crate.
     Crate,
-    /// DPDK.
-    Dpdk,
-    /// What anyone would write first.
-    Baseline,
+    /// DPDK, or what anyone would write first.
+    Other,
 }
 
 /// What came of withdrawing a route and announcing it again.
@@ -76,6 +74,10 @@ pub struct Batch<'a, A: Address> {
     /// As integers.
     pub keys: &'a [A],
     /// As octets in network order.
+    #[cfg_attr(
+        not(feature = "dpdk"),
+        expect(dead_code, reason = "only DPDK asks for octets")
+    )]
     pub octets: &'a [A::Octets],
 }
 

@@ -157,13 +157,13 @@ macro_rules! contestants {
             ),
             (
                 "linear scan",
-                Origin::Baseline,
+                Origin::Other,
                 SCANNED,
                 enter::<_, baseline::LinearScan<$addr>> as _,
             ),
             (
                 "binary search",
-                Origin::Baseline,
+                Origin::Other,
                 usize::MAX,
                 enter::<_, baseline::BinarySearch<$addr>> as _,
             ),
@@ -185,7 +185,10 @@ fn contestants_v4() -> Vec<Contestant<u32>> {
     #[cfg(feature = "dpdk")]
     contestants.extend([
         dpdk_contestant("rte_lpm", |routes| {
-            measure::enter_dpdk(|| Some(dpdk::RteLpm::build(routes)))
+            measure::enter_dpdk(|| Some(dpdk::RteLpm::build(routes, false)))
+        }),
+        dpdk_contestant("rte_lpm, in fours", |routes| {
+            measure::enter_dpdk(|| Some(dpdk::RteLpm::build(routes, true)))
         }),
         dpdk_contestant("rte_fib", |routes| {
             measure::enter_dpdk(|| dpdk::RteFib::build(routes, false))
@@ -221,7 +224,7 @@ fn dpdk_contestant<A>(
 ) -> Contestant<A> {
     Contestant {
         name,
-        origin: Origin::Dpdk,
+        origin: Origin::Other,
         most: usize::MAX,
         enter,
     }

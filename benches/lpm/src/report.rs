@@ -73,7 +73,7 @@ pub fn summary(sections: &[Section]) -> String {
             let peers = section.outcomes.iter().filter(|peer| match peer.origin {
                 Origin::Ours => false,
                 Origin::Crate => true,
-                Origin::Dpdk | Origin::Baseline => !crates,
+                Origin::Other => !crates,
             });
             peers
                 .map(|peer| (best_mode(peer, mode, source).unwrap_or(0.0), peer.name))
