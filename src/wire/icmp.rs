@@ -54,6 +54,8 @@ pub enum Error {
     },
     /// The hop limit ran out on the way.
     HopLimitExceeded,
+    /// Parts of the datagram did not arrive in time.
+    ReassemblyTimeExceeded,
 }
 
 impl Error {
@@ -69,6 +71,7 @@ impl Error {
                 Self::PacketTooBig { mtu } => (3, 4, mtu.min(u16::MAX.into())),
                 Self::AdminProhibited => (3, 13, 0),
                 Self::HopLimitExceeded => (11, 0, 0),
+                Self::ReassemblyTimeExceeded => (11, 1, 0),
             },
             Family::V6 => match self {
                 Self::NetUnreachable => (1, 0, 0),
@@ -77,6 +80,7 @@ impl Error {
                 Self::PortUnreachable => (1, 4, 0),
                 Self::PacketTooBig { mtu } => (2, 0, mtu),
                 Self::HopLimitExceeded => (3, 0, 0),
+                Self::ReassemblyTimeExceeded => (3, 1, 0),
                 // An unrecognised next header, which the fixed header names at offset 6.
                 Self::ProtocolUnreachable => (4, 1, 6),
             },
@@ -99,6 +103,7 @@ impl Error {
                 Some(Self::AdminProhibited)
             }
             (Family::V4, 11, 0) | (Family::V6, 3, 0) => Some(Self::HopLimitExceeded),
+            (Family::V4, 11, 1) | (Family::V6, 3, 1) => Some(Self::ReassemblyTimeExceeded),
             _ => None,
         }
     }
@@ -114,7 +119,7 @@ pub fn may_answer(packet: &Packet<'_>) -> bool {
         Transport::Icmp(message) => !message.is_error,
         Transport::Fragment(part) => {
             let icmp = [IpNumber::ICMP.0, IpNumber::IPV6_ICMP.0];
-            part.is_first && !icmp.contains(&part.protocol)
+            part.is_first() && !icmp.contains(&part.protocol)
         }
         Transport::Udp(_) | Transport::Tcp(_) | Transport::Echo(_) | Transport::Other(_) => true,
     };
@@ -220,6 +225,7 @@ mod tests {
             Just(Error::AdminProhibited),
             any::<u16>().prop_map(|mtu| Error::PacketTooBig { mtu: mtu.into() }),
             Just(Error::HopLimitExceeded),
+            Just(Error::ReassemblyTimeExceeded),
         ]
     }
 
@@ -278,14 +284,14 @@ mod tests {
 
     #[test]
     fn what_is_no_error_to_pass_on_has_no_name() {
-        for (kind, code) in [(0, 0), (4, 0), (5, 1), (8, 0), (11, 1), (3, 16)] {
+        for (kind, code) in [(0, 0), (4, 0), (5, 1), (8, 0), (11, 2), (3, 16)] {
             assert_eq!(
                 Error::from_icmp(Family::V4, kind, code, 0),
                 None,
                 "{kind}, {code}"
             );
         }
-        for (kind, code) in [(1, 7), (3, 1), (4, 0), (128, 0), (137, 0)] {
+        for (kind, code) in [(1, 7), (3, 2), (4, 0), (128, 0), (137, 0)] {
             assert_eq!(
                 Error::from_icmp(Family::V6, kind, code, 0),
                 None,

@@ -2,10 +2,9 @@
 
 use std::net::IpAddr;
 
-use etherparse::{
-    IpNumber, IpPayloadSlice, Ipv4Slice, Ipv6ExtensionSlice, Ipv6Header, Ipv6HeaderSlice, Ipv6Slice,
-};
+use etherparse::{IpNumber, IpPayloadSlice, Ipv4Slice, Ipv6Header, Ipv6HeaderSlice, Ipv6Slice};
 
+use super::fragment::{self, Fragment};
 use super::ip::Addresses;
 use super::{ParseError, checksum, icmp, tcp, udp};
 use crate::net::{Family, TrafficClass};
@@ -35,18 +34,9 @@ pub enum Transport<'a> {
     /// Another `ICMPv4` or `ICMPv6` message.
     Icmp(icmp::Message),
     /// A part of a datagram. Its transport header may be missing, and its checksum cannot be verified.
-    Fragment(Fragment),
+    Fragment(Fragment<'a>),
     /// A protocol that nobody here speaks, by its IP protocol number; unverified.
     Other(u8),
-}
-
-/// Which part of which protocol's datagram a fragment is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fragment {
-    /// Whether it is the first one, which starts with the transport header.
-    pub is_first: bool,
-    /// The IP protocol number; over IPv6 certain in the first fragment only (RFC 8200 section 4.5).
-    pub protocol: u8,
 }
 
 impl<'a> Packet<'a> {
@@ -78,14 +68,26 @@ impl<'a> Packet<'a> {
             source: header.source_addr(),
             destination: header.destination_addr(),
         };
-        let is_first = header.fragments_offset().value() == 0;
+        let payload = ip.payload();
+        let transport = if payload.fragmented {
+            let offset = bytes.len() - payload.payload.len();
+            Transport::Fragment(Fragment {
+                identification: header.identification().into(),
+                protocol: payload.ip_number.0,
+                offset: header.fragments_offset().value() * 8,
+                more: header.more_fragments(),
+                payload: &bytes[offset..],
+            })
+        } else {
+            Transport::parse(bytes, addresses, payload)?
+        };
         Ok(Self {
             bytes,
             addresses,
             traffic_class: TrafficClass::from_octet(bytes[1]),
             hop_limit: header.ttl(),
             dont_fragment: header.dont_fragment(),
-            transport: Transport::parse(bytes, addresses, ip.payload(), is_first)?,
+            transport,
         })
     }
 
@@ -94,22 +96,23 @@ impl<'a> Packet<'a> {
         let stated = bytes.get(4..6).ok_or(ParseError::Truncated)?;
         let len = Ipv6Header::LEN + usize::from(u16::from_be_bytes([stated[0], stated[1]]));
         let bytes = bytes.get(..len).ok_or(ParseError::Truncated)?;
-        let ip = Ipv6Slice::from_slice(bytes)?;
-        let header: Ipv6HeaderSlice<'_> = ip.header();
+        let header = Ipv6HeaderSlice::from_slice(bytes).map_err(|_| ParseError::Truncated)?;
         let addresses = Addresses::V6 {
             source: header.source_addr(),
             destination: header.destination_addr(),
         };
-        let is_first = ip.extensions().clone().into_iter().all(|extension| {
-            !matches!(extension, Ipv6ExtensionSlice::Fragment(part) if part.fragment_offset().value() != 0)
-        });
+        let part = fragment::find_v6(bytes);
+        let transport = match part {
+            Some(part) => Transport::Fragment(part),
+            None => Transport::parse(bytes, addresses, Ipv6Slice::from_slice(bytes)?.payload())?,
+        };
         Ok(Self {
             bytes,
             addresses,
             traffic_class: TrafficClass::from_octet(header.traffic_class()),
             hop_limit: header.hop_limit(),
-            dont_fragment: true,
-            transport: Transport::parse(bytes, addresses, ip.payload(), is_first)?,
+            dont_fragment: part.is_none(),
+            transport,
         })
     }
 
@@ -149,7 +152,7 @@ impl<'a> Packet<'a> {
         self.hop_limit
     }
 
-    /// Whether routers may not fragment the packet: the DF bit; always so over IPv6.
+    /// Whether the packet is to arrive as it is or not at all: the DF bit; over IPv6 of all that are no fragments.
     #[must_use]
     pub const fn dont_fragment(&self) -> bool {
         self.dont_fragment
@@ -190,19 +193,15 @@ impl<'a> Packet<'a> {
 }
 
 impl<'a> Transport<'a> {
-    /// Validates the last part of `packet`, the payload of its IP header.
+    /// Validates the last part of `packet`, the payload of its IP header, which is no fragment.
     fn parse(
         packet: &'a [u8],
         addresses: Addresses,
         ip: &IpPayloadSlice<'_>,
-        is_first: bool,
     ) -> Result<Self, ParseError> {
         let offset = packet.len() - ip.payload.len();
         let segment = &packet[offset..];
         match (ip.ip_number, addresses.family()) {
-            (IpNumber(protocol), _) if ip.fragmented => {
-                Ok(Self::Fragment(Fragment { is_first, protocol }))
-            }
             (IpNumber::UDP, _) => udp::Datagram::parse(addresses, segment, offset).map(Self::Udp),
             (IpNumber::TCP, _) => tcp::Segment::parse(addresses, segment).map(Self::Tcp),
             (IpNumber::ICMP, Family::V4) | (IpNumber::IPV6_ICMP, Family::V6) => {
@@ -354,9 +353,17 @@ mod tests {
             let built = sample.other(IpNumber::UDP);
             match Packet::parse(&built) {
                 Ok(packet) if (offset, more) != (0, false) => {
-                    let fragment = Fragment { is_first: offset == 0, protocol: UDP };
+                    let identification = if packet.family() == Family::V6 { 7 } else { 0 };
+                    let offset = offset * 8;
+                    let fragment = Fragment {
+                        identification,
+                        protocol: UDP,
+                        offset,
+                        more,
+                        payload: &sample.payload,
+                    };
                     prop_assert_eq!(packet.transport(), Transport::Fragment(fragment));
-                    prop_assert_eq!(packet.dont_fragment(), packet.family() == Family::V6);
+                    prop_assert!(!packet.dont_fragment());
                 }
                 read => prop_assert_eq!((offset, more), (0, false), "{:?}", read),
             }

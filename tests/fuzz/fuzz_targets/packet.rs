@@ -96,6 +96,7 @@ fn refuse(packet: &Packet<'_>) {
         icmp::Error::AdminProhibited,
         icmp::Error::PacketTooBig { mtu: 1280 },
         icmp::Error::HopLimitExceeded,
+        icmp::Error::ReassemblyTimeExceeded,
     ] {
         let mut out = Vec::new();
         icmp::write_error(
