@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use voicelane::config::Config;
-use voicelane::engine::{Alias, Command, Engine, Event, HEADROOM, Outbox, ReturnedError};
+use voicelane::engine::{Alias, Arrival, Command, Engine, Event, HEADROOM, Outbox, ReturnedError};
 use voicelane::nat::{Limits, Settings};
 use voicelane::net::{Dscp, Ecn, Endpoint, Filtering, MappingId, Outside, Protocol, TrafficClass};
 use voicelane::policy::{Action, Policy};
@@ -112,8 +112,14 @@ impl World {
         let mut buffer = vec![0xaa; HEADROOM];
         buffer.extend_from_slice(payload);
         let range = HEADROOM..buffer.len();
+        let arrival = Arrival {
+            from,
+            traffic_class: class,
+            buffer: &mut buffer,
+            payload: range,
+        };
         self.engine
-            .handle_datagram(mapping, from, class, &mut buffer, range, &mut self.outbox);
+            .handle_datagram(mapping, arrival, self.now, &mut self.outbox);
         self.outbox.packets().map(<[u8]>::to_vec).collect()
     }
 
@@ -354,7 +360,7 @@ fn an_error_of_the_path_reaches_the_application() {
             };
             world
                 .engine
-                .handle_error(mapping, &returned, &mut world.outbox);
+                .handle_error(mapping, &returned, world.now, &mut world.outbox);
             let packets: Vec<_> = world.outbox.packets().collect();
             assert_eq!(packets.len(), 1);
             let quoted = quoted_in(packets[0], error, inside.addr);
@@ -391,7 +397,7 @@ fn a_forged_error_changes_nothing() {
         };
         world
             .engine
-            .handle_error(mapping, &returned, &mut world.outbox);
+            .handle_error(mapping, &returned, world.now, &mut world.outbox);
         assert_eq!(world.outbox.packets().count(), 0);
     }
 }
@@ -439,7 +445,7 @@ fn a_socket_that_cannot_be_opened_is_tried_again() {
         let [Command::Open { mapping, .. }] = *outbox.commands() else {
             panic!("{:?}", outbox.commands())
         };
-        engine.handle_open_failed(mapping);
+        engine.handle_open_failed(mapping, icmp::Error::AdminProhibited, now, &mut outbox);
         let snapshot = engine.snapshot(now);
         assert_eq!(snapshot.counters.dropped_out["open_failed"], attempt);
         assert!(snapshot.mappings.is_empty());

@@ -1,5 +1,6 @@
 //! `voicelane status`: what the running service does.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::process::ExitCode;
 
@@ -63,10 +64,14 @@ fn text(status: &Status) -> String {
     line("out", traffic(&status.outbound));
     line("in", traffic(&status.inbound));
     line("rejected", status.rejected.to_string());
+    let (passed_on, left_out) = (status.errors_returned, status.errors_suppressed);
     line(
         "errors",
-        format!("{} passed on to applications", status.errors_returned),
+        format!("{passed_on} passed on to applications, {left_out} left out as too many"),
     );
+    if !status.refusals.is_empty() {
+        line("refused", counted(&status.refusals));
+    }
     line("mappings", status.mappings.len().to_string());
     for mapping in &status.mappings {
         let outside = mapping.outside.as_deref().unwrap_or("opening");
@@ -104,20 +109,21 @@ fn text(status: &Status) -> String {
 }
 
 fn traffic(traffic: &TrafficStatus) -> String {
-    let drops: Vec<_> = traffic
-        .drops
-        .iter()
-        .map(|(reason, count)| format!("{reason} {count}"))
-        .collect();
-    let drops = if drops.is_empty() {
+    let drops = if traffic.drops.is_empty() {
         "none".to_owned()
     } else {
-        drops.join(", ")
+        counted(&traffic.drops)
     };
     format!(
         "{} packets, {} bytes; dropped: {drops}",
         traffic.packets, traffic.bytes
     )
+}
+
+fn counted(reasons: &BTreeMap<String, u64>) -> String {
+    let counted = reasons.iter();
+    let counted: Vec<_> = counted.map(|(it, count)| format!("{it} {count}")).collect();
+    counted.join(", ")
 }
 
 fn duration(seconds: u64) -> String {
@@ -169,6 +175,9 @@ mod tests {
                 bytes: 516,
                 drops: [("not_in_policy".to_owned(), 1)].into(),
             },
+            errors_returned: 2,
+            errors_suppressed: 1,
+            refusals: [("open_emfile".to_owned(), 1), ("send_eperm".to_owned(), 2)].into(),
             ..Status::default()
         };
         let expected = "\
@@ -180,7 +189,8 @@ tun        voicelane0, rules at priority 97
 out        3 packets, 516 bytes; dropped: not_in_policy 1
 in         0 packets, 0 bytes; dropped: none
 rejected   0
-errors     0 passed on to applications
+errors     2 passed on to applications, 1 left out as too many
+refused    open_emfile 1, send_eperm 2
 mappings   1
            10.8.0.2:50000 -> 192.168.1.10:50000, 2 remotes, idle 0 s
 tcp        1 connections; accepted 1

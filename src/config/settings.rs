@@ -7,7 +7,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::problem::Problem;
-use super::raw::{At, Findings, Section, choice, number, text};
+use super::raw::{At, Findings, Section, boolean, choice, number, text};
 use crate::net::{Filtering, Fwmark, RouteTable, RulePriority};
 
 /// A network interface's name that the kernel accepts: 1 to 15 letters, digits, '-', '_' and '.'.
@@ -112,6 +112,9 @@ pub struct Nat {
     pub mapping_lifetime: Duration,
     /// Whose answers it lets in.
     pub filtering: Filtering,
+    /// Whether answers of remotes that it has sent to keep it alive as well. They do not: RFC 4787 REQ-6 allows it and
+    /// RFC 7857 section 5 warns of it.
+    pub inbound_refresh: bool,
 }
 
 impl Default for Nat {
@@ -119,6 +122,7 @@ impl Default for Nat {
         Self {
             mapping_lifetime: Duration::from_mins(5),
             filtering: Filtering::default(),
+            inbound_refresh: false,
         }
     }
 }
@@ -192,12 +196,15 @@ pub(super) fn nat(root: &mut Section<'_>, findings: &mut Findings) -> Nat {
                 "a filtering behaviour, such as \"address-dependent\"",
             ),
         );
+        let inbound_refresh = section.optional(findings, "inbound_refresh", boolean);
         let default = Nat::default();
         Nat {
             mapping_lifetime: lifetime.map_or(default.mapping_lifetime, |seconds| {
                 Duration::from_secs(u64::from(seconds.value))
             }),
             filtering: filtering.map_or(default.filtering, |filtering| filtering.value),
+            inbound_refresh: inbound_refresh
+                .map_or(default.inbound_refresh, |refreshes| refreshes.value),
         }
     })
 }

@@ -66,8 +66,20 @@ pub struct Status {
     pub inbound: TrafficStatus,
     /// Packets answered with an ICMP error because they may not go out here.
     pub rejected: u64,
-    /// Errors of the direct path that were passed on to applications.
+    /// Errors of the direct path, or of this machine's sockets, that were passed on to applications.
     pub errors_returned: u64,
+    /// Errors that were left out because there were too many.
+    #[serde(default)]
+    pub errors_suppressed: u64,
+    /// Datagrams from applications that were put together from fragments.
+    #[serde(default)]
+    pub reassembled: u64,
+    /// Datagrams from one application to another by its outside endpoint.
+    #[serde(default)]
+    pub hairpinned: u64,
+    /// What the kernel refused to send or to open, by reason: `send_eperm`, `open_emfile`.
+    #[serde(default)]
+    pub refusals: BTreeMap<String, u64>,
 }
 
 /// The way out.

@@ -20,7 +20,8 @@ use crate::policy::Policy;
 use crate::relay::{Binder, Connections, Progress, Received, Relay, SendError};
 use crate::tun::Device;
 
-use super::situation::{Situation, Troubles};
+use super::situation::Situation;
+use super::troubles::Troubles;
 
 /// Packets per source and wake-up.
 const BUDGET: usize = 64;
@@ -105,7 +106,7 @@ impl<D: Device> Driver<D> {
                 self.engine.handle_timeout(now, &mut self.outbox);
             }
             self.take_from_device(now)?;
-            self.take_from_relay()?;
+            self.take_from_relay(now)?;
             self.take_from_connections(now)?;
             self.flush(now);
             if let Some(message) = message {
@@ -127,20 +128,20 @@ impl<D: Device> Driver<D> {
         Ok(())
     }
 
-    fn take_from_relay(&mut self) -> io::Result<()> {
+    fn take_from_relay(&mut self, now: Instant) -> io::Result<()> {
         let Self {
             engine,
             relay,
             outbox,
             ..
         } = self;
-        relay.receive(BUDGET, |received| match received {
-            Received::Datagram { mapping, from, traffic_class, buffer, payload } => {
-                engine.handle_datagram(mapping, from, traffic_class, buffer, payload, outbox);
+        relay.receive(BUDGET, |mapping, received| match received {
+            Received::Datagram(arrival) => {
+                engine.handle_datagram(mapping, arrival, now, outbox);
             }
-            Received::Error { mapping, returned } => {
+            Received::Error(returned) => {
                 debug!(%mapping, to = %returned.to, error = ?returned.error, "the path returned an error");
-                engine.handle_error(mapping, &returned, outbox);
+                engine.handle_error(mapping, &returned, now, outbox);
             }
         })?;
         Ok(())
@@ -178,10 +179,7 @@ impl<D: Device> Driver<D> {
             at += 1;
         }
         for (transmit, payload) in self.outbox.transmits() {
-            match self
-                .relay
-                .send(transmit.mapping, transmit.to, transmit.treatment, payload)
-            {
+            match self.relay.send(transmit, payload) {
                 // Without a socket: it could not be opened, which is counted already.
                 Ok(()) | Err(SendError::Closed(_)) => {}
                 Err(SendError::Refused(error)) => {
@@ -190,6 +188,15 @@ impl<D: Device> Driver<D> {
                 }
             }
         }
+        let Self {
+            engine,
+            relay,
+            outbox,
+            ..
+        } = self;
+        relay.take_setbacks(|mapping, returned| {
+            engine.handle_error(mapping, &returned, now, outbox);
+        });
         for packet in self.outbox.packets() {
             if let Err(error) = self.device.try_send(packet) {
                 trace!(%error, "could not write a packet into the TUN");
@@ -223,8 +230,9 @@ impl<D: Device> Driver<D> {
                     .handle_opened(mapping, outside, &mut self.outbox),
                 Err(error) => {
                     debug!(%mapping, %error, "could not open a socket");
-                    self.troubles.open_failed(error);
-                    self.engine.handle_open_failed(mapping);
+                    self.engine
+                        .handle_open_failed(mapping, error.told(), now, &mut self.outbox);
+                    self.troubles.open_failed(&error);
                 }
             },
             Command::Close { mapping } => self.relay.close(mapping),
@@ -236,7 +244,7 @@ impl<D: Device> Driver<D> {
                 if let Err(error) = self.connections.connect(connection, to, treatment) {
                     debug!(%connection, %error, "could not begin to connect");
                     let told = (&error).into();
-                    self.troubles.open_failed(error);
+                    self.troubles.open_failed(&error);
                     self.engine
                         .handle_connect_failed(connection, told, &mut self.outbox);
                 }
@@ -268,12 +276,12 @@ impl<D: Device> Driver<D> {
             troubles,
             ..
         } = self;
-        *troubles = Troubles::default();
+        troubles.forgive();
         relay.rebind(binder, |mapping, moved| match moved {
             Ok(outside) => engine.handle_opened(mapping, outside, outbox),
             Err(error) => {
-                troubles.open_failed(error);
-                engine.handle_open_failed(mapping);
+                engine.handle_open_failed(mapping, error.told(), now, outbox);
+                troubles.open_failed(&error);
             }
         });
         self.flush(now);

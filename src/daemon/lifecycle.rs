@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::config::{self, Config};
 use crate::control::{Access, Server};
-use crate::engine::Engine;
+use crate::engine::{Engine, TUN_MTU};
 use crate::nat;
 use crate::net::IfIndex;
 use crate::policy::Policy;
@@ -24,9 +24,6 @@ use super::driver::{Driver, Message};
 use super::situation::Situation;
 use super::steward::{Charge, Steward};
 use super::{Options, today};
-
-/// The TUN's MTU in bytes: what applications expect of a path. The uplink's own answers through the error queue.
-const MTU: u32 = 1_500;
 
 /// Messages that may wait for the driver; senders wait when there are more.
 const MAILBOX: usize = 64;
@@ -74,7 +71,7 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
     let steered = route::Tun {
         name: tun.name().to_owned(),
         index: IfIndex(index),
-        mtu: MTU,
+        mtu: TUN_MTU.into(),
     };
     let steering = Steering::open(runtime_dir, numbers, steered).await?;
     let charge = Charge {
@@ -143,6 +140,7 @@ fn nat_settings(nat: &config::Nat) -> nat::Settings {
     nat::Settings {
         lifetime: nat.mapping_lifetime,
         filtering: nat.filtering,
+        inbound_refresh: nat.inbound_refresh,
         ..nat::Settings::default()
     }
 }

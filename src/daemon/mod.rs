@@ -13,6 +13,7 @@ mod driver;
 mod lifecycle;
 mod situation;
 mod steward;
+mod troubles;
 
 use std::path::{Path, PathBuf};
 

@@ -1,16 +1,13 @@
 //! What surrounds the data path, as status tells it.
 
 use std::collections::BTreeMap;
-use std::error::Error as _;
-use std::io;
 use std::time::Instant;
-
-use nix::errno::Errno;
 
 use crate::control::{ConnectionStatus, MappingStatus, Status, TrafficStatus, UplinkStatus};
 use crate::engine::Snapshot;
 use crate::net::RulePriority;
-use crate::relay::OpenError;
+
+use super::troubles::Troubles;
 
 /// The world as the shell last saw it.
 #[derive(Clone, Debug)]
@@ -21,38 +18,6 @@ pub(super) struct Situation {
     pub(super) uplink: Option<UplinkStatus>,
     pub(super) rule_priority: Option<RulePriority>,
     pub(super) warnings: Vec<String>,
-}
-
-/// What the kernel refused last, of each kind.
-#[derive(Debug, Default)]
-pub(super) struct Troubles {
-    send: Option<Errno>,
-    open: Option<OpenError>,
-}
-
-impl Troubles {
-    pub(super) fn send_refused(&mut self, error: &io::Error) {
-        self.send = error.raw_os_error().map(Errno::from_raw);
-    }
-
-    pub(super) fn open_failed(&mut self, error: OpenError) {
-        self.open = Some(error);
-    }
-
-    fn warnings(&self) -> impl Iterator<Item = String> {
-        let send = self.send.map(|errno| {
-            format!(
-                "the kernel refused to send ({}): {}",
-                errno.desc(),
-                advice_on_send(errno)
-            )
-        });
-        let open = self.open.as_ref().map(|error| match error.source() {
-            Some(source) => format!("{error}: {source}"),
-            None => error.to_string(),
-        });
-        send.into_iter().chain(open)
-    }
 }
 
 impl Situation {
@@ -126,6 +91,10 @@ impl Situation {
             },
             rejected: counters.rejected,
             errors_returned: counters.errors_returned,
+            errors_suppressed: counters.errors_suppressed,
+            reassembled: counters.reassembled,
+            hairpinned: counters.hairpinned,
+            refusals: troubles.counts(),
         }
     }
 }
@@ -135,18 +104,4 @@ fn owned(drops: &BTreeMap<&'static str, u64>) -> BTreeMap<String, u64> {
         .iter()
         .map(|(label, count)| ((*label).to_owned(), *count))
         .collect()
-}
-
-/// What a refused send most likely means, and what to do.
-fn advice_on_send(errno: Errno) -> &'static str {
-    match errno {
-        Errno::EPERM => {
-            "a firewall on this machine (a VPN's kill switch, most likely) forbids it: ask IT to let the policy's ranges out"
-        }
-        Errno::ENETUNREACH | Errno::EHOSTUNREACH => "the uplink has no route: is its network down?",
-        Errno::ENOBUFS => "the uplink's queue is full: the link is slower than what is sent",
-        Errno::EADDRNOTAVAIL | Errno::EINVAL => "the uplink's address has gone: restart voicelane",
-        Errno::ENODEV | Errno::ENXIO | Errno::ENETDOWN => "the uplink has gone: restart voicelane",
-        _ => "see the kernel's word for it",
-    }
 }

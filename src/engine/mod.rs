@@ -7,29 +7,41 @@
 //! no socket and no kernel, so a test is a list of packets and times.
 //!
 //! ```text
-//! Out   handle_tun        parse -> verdict -> mapping -> transmit         (or a rejection back into the TUN)
-//! Back  handle_datagram   filter -> headers before the payload -> packet for the TUN
-//!       handle_error      what the error queue returned -> ICMP to the application
+//! Out   handle_tun        parse -> whole -> verdict -> mapping -> transmit    (or a rejection back into the TUN)
+//! Back  handle_datagram   filter -> headers before the payload -> packet for the TUN, in fragments if it is large
+//!       handle_error      what the path, or this machine, returned -> ICMP to the application
 //! TCP   handle_connected / handle_connect_failed / handle_stream (see the `tcp` module)
-//! Time  poll_timeout -> handle_timeout: mappings end
+//! Time  poll_timeout -> handle_timeout: mappings end, fragments that wait in vain are forgotten
 //! Shell handle_opened / handle_open_failed: what became of a command
 //! ```
 //!
 //! What comes out of the TUN and is not in the policy is rejected, never forwarded: this process is no way around the
-//! VPN for anything but the policy.
+//! VPN for anything but the policy. ICMP errors, ours and those that are passed on, keep to a pace, each kind to its own.
+//!
+//! Nothing grows without bound: see [`nat::Limits`], [`reassembly::Limits`] and [`TcpSettings`]. The outbox is as large
+//! as one wake-up, which the driver's budget bounds.
 
 mod outbox;
+mod pace;
+pub mod reassembly;
 mod stats;
 mod tcp;
+mod udp;
 
+use std::hash::BuildHasher;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::nat::{self, MapError, Mapped, Refusal};
-use crate::net::{Endpoint, Inside, MappingId, Outside, Protocol, TrafficClass};
-use crate::policy::{Action, Policy};
-use crate::wire::{Packet, Transport, icmp, udp};
+use foldhash::quality::RandomState;
+
+use self::pace::Pace;
+use self::reassembly::Reassembly;
+use crate::nat;
+use crate::net::{Endpoint, TrafficClass};
+use crate::policy::Policy;
+use crate::wire::{Packet, ParseError, Transport, icmp};
 
 pub use outbox::{Command, Event, Outbox, Transmit};
 pub use stats::{Counters, DropReason, MappingReport, Snapshot};
@@ -38,8 +50,8 @@ pub use tcp::{ConnectError, ConnectionReport, ConnectionState, TcpCounters, TcpS
 /// The room that a received payload must have before it: the headers are written there.
 pub const HEADROOM: usize = crate::wire::HEADROOM;
 
-/// The hop limit of datagrams that we write: the kernel does not tell with which one they arrived at the socket.
-const HOP_LIMIT: u8 = 64;
+/// The TUN's MTU in bytes: what applications expect of a path. Larger packets are written into it in fragments.
+pub const TUN_MTU: u16 = 1_500;
 
 /// An address of this machine that replies must not name on their way in, and the one they carry instead until the
 /// firewall's prerouting has translated it back.
@@ -49,6 +61,19 @@ pub struct Alias {
     pub alias: IpAddr,
     /// The address that the application's socket is bound to.
     pub real: IpAddr,
+}
+
+/// A datagram that a socket received.
+#[derive(Debug)]
+pub struct Arrival<'a> {
+    /// Who sent it.
+    pub from: Endpoint,
+    /// DSCP and ECN as they arrived.
+    pub traffic_class: TrafficClass,
+    /// At least [`HEADROOM`] bytes, which are overwritten, then the payload, then anything.
+    pub buffer: &'a mut [u8],
+    /// Where the payload lies in `buffer`.
+    pub payload: Range<usize>,
 }
 
 /// What a socket's error queue returned of a datagram that we sent.
@@ -70,7 +95,14 @@ pub struct Engine {
     policy: Arc<Policy>,
     nat: nat::Table,
     tcp: tcp::Proxy,
+    reassembly: Reassembly,
     aliases: Vec<Alias>,
+    /// Of errors of our own.
+    rejections: Pace,
+    /// Of errors that are passed on: a flood of one kind does not silence the other.
+    returns: Pace,
+    /// Of the next packet that is fragmented into the TUN.
+    identification: u32,
     counters: Counters,
 }
 
@@ -82,7 +114,13 @@ impl Engine {
             policy,
             nat: nat::Table::new(nat),
             tcp: tcp::Proxy::new(TcpSettings::default()),
+            reassembly: Reassembly::default(),
             aliases: Vec::new(),
+            rejections: Pace::default(),
+            returns: Pace::default(),
+            // Not to be guessed by others (RFC 7739): the hasher's seed is a secret of the process.
+            #[expect(clippy::cast_possible_truncation, reason = "any 32 bits will do")]
+            identification: RandomState::default().hash_one(0) as u32,
             counters: Counters::default(),
         }
     }
@@ -93,149 +131,46 @@ impl Engine {
             Ok(packet) => packet,
             Err(fault) => return self.counters.drop_out(DropReason::Malformed(fault)),
         };
+        let Transport::Fragment(part) = packet.transport() else {
+            return self.handle_packet(&packet, packet.dont_fragment(), now, outbox);
+        };
+        let whole = match self.reassembly.take(&packet, part, now) {
+            Ok(Some(whole)) => whole,
+            Ok(None) => return,
+            Err(fault) => return self.counters.drop_out(DropReason::Fragment(fault)),
+        };
+        self.counters.reassembled += 1;
+        match Packet::parse(&whole) {
+            // Fragments of fragments: nobody needs them, and they would nest as deep as the sender likes.
+            Ok(packet) if matches!(packet.transport(), Transport::Fragment(_)) => {
+                self.counters
+                    .drop_out(DropReason::Malformed(ParseError::ExtensionHeader));
+            }
+            // Who fragments by himself lets others do it too.
+            Ok(packet) => self.handle_packet(&packet, false, now, outbox),
+            Err(fault) => self.counters.drop_out(DropReason::Malformed(fault)),
+        }
+    }
+
+    /// Takes a whole packet.
+    fn handle_packet(
+        &mut self,
+        packet: &Packet<'_>,
+        dont_fragment: bool,
+        now: Instant,
+        outbox: &mut Outbox,
+    ) {
         match packet.transport() {
             Transport::Udp(datagram) => {
-                let inside = Inside(Endpoint::new(packet.source(), datagram.source_port));
-                let remote = Endpoint::new(packet.destination(), datagram.destination_port);
-                let verdict = self.policy.evaluate(Protocol::Udp, remote);
-                if verdict.action != Action::Relay {
-                    return self.reject(
-                        &packet,
-                        DropReason::NotInPolicy,
-                        icmp::Error::AdminProhibited,
-                        outbox,
-                    );
-                }
-                if packet.hop_limit() <= 1 {
-                    let expired = icmp::Error::HopLimitExceeded;
-                    return self.reject(&packet, DropReason::HopLimitExceeded, expired, outbox);
-                }
-                let mapping = match self.nat.map(inside, remote, now) {
-                    Ok(Mapped::Known(mapping)) => mapping,
-                    Ok(Mapped::New(mapping)) => {
-                        let treatment = verdict.treatment;
-                        outbox.command(Command::Open {
-                            mapping,
-                            inside,
-                            treatment,
-                        });
-                        mapping
-                    }
-                    Err(limit) => {
-                        return self.reject(
-                            &packet,
-                            limit.into(),
-                            icmp::Error::AdminProhibited,
-                            outbox,
-                        );
-                    }
-                };
-                self.counters.count_out(datagram.payload.len());
-                outbox.transmit(mapping, remote, verdict.treatment, datagram.payload);
+                self.handle_udp(packet, &datagram, dont_fragment, now, outbox);
             }
-            Transport::Tcp(segment) => self.handle_segment(&packet, segment, now, outbox),
-            Transport::Fragment(_) => self.counters.drop_out(DropReason::Fragment),
-            _ => self.reject(
-                &packet,
-                DropReason::NotInPolicy,
-                icmp::Error::AdminProhibited,
-                outbox,
-            ),
-        }
-    }
-
-    /// Takes a datagram that a mapping's socket received from `from`: the payload lies at `payload` in `buffer`, behind
-    /// at least [`HEADROOM`] bytes that are overwritten.
-    ///
-    /// # Panics
-    /// When the headroom is missing.
-    pub fn handle_datagram(
-        &mut self,
-        mapping: MappingId,
-        from: Endpoint,
-        traffic_class: TrafficClass,
-        buffer: &mut [u8],
-        payload: std::ops::Range<usize>,
-        outbox: &mut Outbox,
-    ) {
-        let inside = match self.nat.admit(mapping, from) {
-            Ok(inside) => inside,
-            Err(refusal) => return self.counters.drop_in(refusal.into()),
-        };
-        let length = payload.len();
-        let destination = Endpoint::new(self.alias_of(inside.0.addr), inside.0.port);
-        let headers = udp::Headers {
-            source: from,
-            destination,
-            traffic_class,
-            hop_limit: HOP_LIMIT,
-        };
-        match udp::prepend(buffer, payload, &headers) {
-            Ok(packet) => {
-                self.counters.count_in(length);
-                outbox.packet(&buffer[packet]);
+            Transport::Tcp(segment) => self.handle_segment(packet, segment, now, outbox),
+            // An echo among them: an answer that the far host has not given would be a lie.
+            _ => {
+                let prohibited = icmp::Error::AdminProhibited;
+                self.reject(packet, DropReason::NotInPolicy, prohibited, now, outbox);
             }
-            Err(fault) => self.counters.drop_in(DropReason::Unwritable(fault)),
         }
-    }
-
-    /// Takes an error that the direct path, or this machine, returned for a datagram of a mapping.
-    ///
-    /// The application gets it as the ICMP message that it would have got without us. The mapping stands (RFC 4787
-    /// REQ-12).
-    pub fn handle_error(
-        &mut self,
-        mapping: MappingId,
-        returned: &ReturnedError<'_>,
-        outbox: &mut Outbox,
-    ) {
-        // The error names a remote: only one that the mapping has sent to can be meant.
-        let inside = match self.nat.admit(mapping, returned.to) {
-            Ok(inside) => inside,
-            Err(refusal) => return self.counters.drop_in(refusal.into()),
-        };
-        let sent = udp::Headers {
-            source: inside.0,
-            destination: returned.to,
-            traffic_class: TrafficClass::default(),
-            hop_limit: HOP_LIMIT,
-        };
-        let reporter = returned.offender.unwrap_or(returned.to.addr);
-        let written = udp::write_datagram(outbox.scratch(), &sent, returned.payload)
-            .and_then(|()| outbox.icmp(returned.error, reporter, self.alias_of(inside.0.addr)));
-        match written {
-            Ok(()) => self.counters.errors_returned += 1,
-            Err(fault) => self.counters.drop_in(DropReason::Unwritable(fault)),
-        }
-    }
-
-    /// Takes the news that a mapping's socket is open.
-    pub fn handle_opened(
-        &mut self,
-        mapping: MappingId,
-        outside: Outside<Endpoint>,
-        outbox: &mut Outbox,
-    ) {
-        self.nat.opened(mapping, outside);
-        if let Some(entry) = self.nat.get(mapping) {
-            outbox.event(Event::Established {
-                mapping,
-                inside: entry.inside,
-                outside,
-            });
-        }
-    }
-
-    /// Takes the news that a mapping's socket could not be opened: the mapping ends, the next packet tries again.
-    pub fn handle_open_failed(&mut self, mapping: MappingId) {
-        if self.nat.remove(mapping).is_some() {
-            self.counters.drop_out(DropReason::OpenFailed);
-        }
-    }
-
-    /// Takes the news that the kernel refused to send a datagram, for a reason that no error queue tells.
-    pub fn handle_send_failed(&mut self) {
-        self.counters.drop_out(DropReason::SendFailed);
     }
 
     /// Takes the news that the TUN took a packet not: its queue is full.
@@ -258,7 +193,11 @@ impl Engine {
     /// When [`Engine::handle_timeout`] has something to do next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let due = [self.nat.poll_timeout(), self.tcp.poll_timeout()];
+        let due = [
+            self.nat.poll_timeout(),
+            self.tcp.poll_timeout(),
+            self.reassembly.poll_timeout(),
+        ];
         due.into_iter().flatten().min()
     }
 
@@ -272,6 +211,13 @@ impl Engine {
             });
         }
         self.handle_connections_due(now, outbox);
+        while let Some(expired) = self.reassembly.expire(now) {
+            self.counters.drop_out(DropReason::FragmentsMissing);
+            if let Some(reassembly::Beginning { from, to, packet }) = expired.beginning {
+                outbox.scratch().extend_from_slice(&packet);
+                self.answer(icmp::Error::ReassemblyTimeExceeded, to, from, now, outbox);
+            }
+        }
     }
 
     /// The mappings and counters as they are.
@@ -297,16 +243,30 @@ impl Engine {
         packet: &Packet<'_>,
         reason: DropReason,
         error: icmp::Error,
+        now: Instant,
         outbox: &mut Outbox,
     ) {
         self.counters.drop_out(reason);
-        if !icmp::may_answer(packet) {
-            return;
+        if icmp::may_answer(packet) {
+            outbox.scratch().extend_from_slice(packet.bytes());
+            // The TUN has no address of its own: the far end speaks for the path to it, as a filtering router's REJECT
+            // does.
+            self.answer(error, packet.destination(), packet.source(), now, outbox);
         }
-        // The TUN has no address of its own: the far end speaks for the path to it, as a filtering router's REJECT does.
-        let (from, to) = (packet.destination(), self.alias_of(packet.source()));
-        outbox.scratch().extend_from_slice(packet.bytes());
-        if outbox.icmp(error, from, to).is_ok() {
+    }
+
+    /// Sends an error of our own about what lies in the scratch buffer, unless there were too many.
+    fn answer(
+        &mut self,
+        error: icmp::Error,
+        from: IpAddr,
+        to: IpAddr,
+        now: Instant,
+        outbox: &mut Outbox,
+    ) {
+        if !self.rejections.allows(now) {
+            self.counters.errors_suppressed += 1;
+        } else if outbox.icmp(error, from, self.alias_of(to)).is_ok() {
             self.counters.rejected += 1;
         }
     }
@@ -316,23 +276,5 @@ impl Engine {
             .iter()
             .find(|entry| entry.real == real)
             .map_or(real, |entry| entry.alias)
-    }
-}
-
-impl From<MapError> for DropReason {
-    fn from(error: MapError) -> Self {
-        match error {
-            MapError::Mappings => Self::TooManyMappings,
-            MapError::Contacts => Self::TooManyContacts,
-        }
-    }
-}
-
-impl From<Refusal> for DropReason {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::NoMapping => Self::NoMapping,
-            Refusal::Unsolicited => Self::Unsolicited,
-        }
     }
 }

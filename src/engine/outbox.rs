@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use crate::net::{ConnectionId, Endpoint, Inside, MappingId, Outside, Treatment};
-use crate::wire::{Packet, WriteError, icmp, tcp};
+use crate::wire::{Packet, WriteError, fragment, icmp, tcp, udp};
 
 /// Something to be done to the socket of a mapping or of a TCP connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +61,8 @@ pub struct Transmit {
     pub to: Endpoint,
     /// How it is to be treated.
     pub treatment: Treatment,
+    /// Whether it is to arrive as it is or not at all: what does not fit the path is then returned as an error.
+    pub dont_fragment: bool,
     payload: Range<usize>,
 }
 
@@ -155,20 +157,56 @@ impl Outbox {
         mapping: MappingId,
         to: Endpoint,
         treatment: Treatment,
+        dont_fragment: bool,
         payload: &[u8],
     ) {
-        let payload = self.store(payload);
+        let start = self.arena.len();
+        self.arena.extend_from_slice(payload);
         self.transmits.push(Transmit {
             mapping,
             to,
             treatment,
-            payload,
+            dont_fragment,
+            payload: start..self.arena.len(),
         });
     }
 
-    pub(super) fn packet(&mut self, bytes: &[u8]) {
-        let range = self.store(bytes);
-        self.packets.push(range);
+    /// Takes back the datagrams that wait for a mapping's socket.
+    pub(super) fn recall(&mut self, mapping: MappingId) -> Vec<(Endpoint, Range<usize>)> {
+        let recalled = self.transmits.extract_if(.., |it| it.mapping == mapping);
+        recalled.map(|it| (it.to, it.payload)).collect()
+    }
+
+    /// Adds a packet, in fragments when it is larger than `mtu`.
+    pub(super) fn packet(&mut self, bytes: &[u8], mtu: u16, identification: u32) {
+        store(
+            &mut self.arena,
+            &mut self.packets,
+            bytes,
+            mtu,
+            identification,
+        );
+    }
+
+    /// Adds the packet that was written into the scratch buffer, likewise.
+    pub(super) fn scratched_packet(&mut self, mtu: u16, identification: u32) {
+        let Self {
+            arena,
+            packets,
+            scratch,
+            ..
+        } = self;
+        store(arena, packets, scratch, mtu, identification);
+    }
+
+    /// Writes a datagram that was taken back into the scratch buffer.
+    pub(super) fn quote(
+        &mut self,
+        headers: &udp::Headers,
+        payload: Range<usize>,
+    ) -> Result<(), WriteError> {
+        self.scratch.clear();
+        udp::write_datagram(&mut self.scratch, headers, &self.arena[payload])
     }
 
     /// An empty buffer for the datagram that [`Outbox::icmp`] is to quote.
@@ -218,10 +256,21 @@ impl Outbox {
             self.packets.push(start..self.arena.len());
         }
     }
+}
 
-    fn store(&mut self, bytes: &[u8]) -> Range<usize> {
-        let start = self.arena.len();
-        self.arena.extend_from_slice(bytes);
-        start..self.arena.len()
+fn store(
+    arena: &mut Vec<u8>,
+    packets: &mut Vec<Range<usize>>,
+    bytes: &[u8],
+    mtu: u16,
+    identification: u32,
+) {
+    let start = arena.len();
+    if bytes.len() <= usize::from(mtu) {
+        arena.extend_from_slice(bytes);
+        packets.push(start..arena.len());
+    } else {
+        let each = |range| packets.push(range);
+        fragment::split(arena, bytes, mtu.into(), identification, each);
     }
 }

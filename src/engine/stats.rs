@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::net::{Endpoint, Inside, MappingId, Outside};
 use crate::wire::{ParseError, WriteError};
 
+use super::reassembly::FragmentFault;
 use super::{ConnectionReport, TcpCounters};
 
 /// Why a packet went no further. Its label names it in status and metrics and never changes its meaning.
@@ -13,16 +14,22 @@ use super::{ConnectionReport, TcpCounters};
 pub enum DropReason {
     /// The packet from the TUN is no packet that we can judge.
     Malformed(ParseError),
-    /// A fragment: its ports cannot be judged.
-    Fragment,
+    /// A fragment that cannot become a part of a datagram.
+    Fragment(FragmentFault),
+    /// A datagram of which fragments did not come in time.
+    FragmentsMissing,
     /// It came into the TUN and the policy does not relay it.
     NotInPolicy,
     /// Its hop limit ended here.
     HopLimitExceeded,
     /// The table of mappings is full.
     TooManyMappings,
+    /// Its inside address has as many mappings as it may.
+    TooManyMappingsOfAddress,
     /// Its mapping has sent to as many remotes as it may.
     TooManyContacts,
+    /// It is for another inside endpoint, and nobody can say yet from which outside endpoint it comes.
+    NoOutsideEndpoint,
     /// Its mapping's socket could not be opened.
     OpenFailed,
     /// The kernel refused to send it.
@@ -49,11 +56,16 @@ impl DropReason {
     pub fn label(self) -> &'static str {
         match self {
             Self::Malformed(fault) => fault.label(),
-            Self::Fragment => "fragment",
+            Self::Fragment(FragmentFault::Length) => "fragment_length",
+            Self::Fragment(FragmentFault::Overlap) => "fragment_overlap",
+            Self::Fragment(FragmentFault::NoRoom) => "too_many_fragments",
+            Self::FragmentsMissing => "fragments_missing",
             Self::NotInPolicy => "not_in_policy",
             Self::HopLimitExceeded => "hop_limit_exceeded",
             Self::TooManyMappings => "too_many_mappings",
+            Self::TooManyMappingsOfAddress => "too_many_mappings_of_address",
             Self::TooManyContacts => "too_many_contacts",
+            Self::NoOutsideEndpoint => "no_outside_endpoint",
             Self::OpenFailed => "open_failed",
             Self::SendFailed => "send_failed",
             Self::NoMapping => "no_mapping",
@@ -84,8 +96,14 @@ pub struct Counters {
     pub rejected: u64,
     /// What TCP connections carried, and what became of them.
     pub tcp: TcpCounters,
-    /// Errors of the direct path that were passed on to the application.
+    /// Errors of the direct path, or of this machine's sockets, that were passed on to the application.
     pub errors_returned: u64,
+    /// Errors of either kind that were left out because there were too many.
+    pub errors_suppressed: u64,
+    /// Datagrams that were put together from fragments.
+    pub reassembled: u64,
+    /// Datagrams that went from one inside endpoint to another by its outside endpoint.
+    pub hairpinned: u64,
     /// Packets from the TUN that went no further, by label.
     pub dropped_out: BTreeMap<&'static str, u64>,
     /// Datagrams from the uplink that went no further, by label.

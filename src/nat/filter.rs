@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use crate::net::{Endpoint, Filtering};
 
-/// The remotes that a mapping has sent to, reduced to what its filtering looks at.
+/// The remotes that a mapping has sent to, reduced to what its filtering looks at; their addresses when it looks at
+/// nothing.
 ///
 /// Kept as a sorted list: a call has a handful of contacts, and one cache line finds them.
 #[derive(Clone, Debug, Default)]
@@ -15,9 +16,7 @@ pub struct Contacts {
 impl Contacts {
     /// Notes that the inside endpoint has sent to `remote`. Answers whether there was room: at most `limit` contacts.
     pub fn note(&mut self, filtering: Filtering, remote: Endpoint, limit: usize) -> bool {
-        let Some(key) = key(filtering, remote) else {
-            return true;
-        };
+        let key = key(filtering, remote);
         match self.sorted.binary_search(&key) {
             Ok(_) => true,
             Err(_) if self.sorted.len() >= limit => false,
@@ -31,7 +30,13 @@ impl Contacts {
     /// Whether a datagram from `remote` may enter.
     #[must_use]
     pub fn admit(&self, filtering: Filtering, remote: Endpoint) -> bool {
-        key(filtering, remote).is_none_or(|key| self.sorted.binary_search(&key).is_ok())
+        filtering == Filtering::EndpointIndependent || self.know(filtering, remote)
+    }
+
+    /// Whether the inside endpoint has sent to `remote`, as far as the filtering tells remotes apart.
+    #[must_use]
+    pub fn know(&self, filtering: Filtering, remote: Endpoint) -> bool {
+        self.sorted.binary_search(&key(filtering, remote)).is_ok()
     }
 
     /// The number of contacts, as far as the filtering tells them apart.
@@ -40,19 +45,18 @@ impl Contacts {
         self.sorted.len()
     }
 
-    /// Whether nothing was sent yet, or the filtering does not care.
+    /// Whether nothing was sent yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.sorted.is_empty()
     }
 }
 
-/// What the filtering compares of a remote; `None` when it compares nothing.
-fn key(filtering: Filtering, remote: Endpoint) -> Option<(IpAddr, u16)> {
+/// What is kept of a remote.
+fn key(filtering: Filtering, remote: Endpoint) -> (IpAddr, u16) {
     match filtering {
-        Filtering::EndpointIndependent => None,
-        Filtering::AddressDependent => Some((remote.addr, 0)),
-        Filtering::AddressAndPortDependent => Some((remote.addr, remote.port)),
+        Filtering::EndpointIndependent | Filtering::AddressDependent => (remote.addr, 0),
+        Filtering::AddressAndPortDependent => (remote.addr, remote.port),
     }
 }
 
@@ -83,6 +87,7 @@ mod tests {
             let admitted =
                 [sent, same_address, stranger].map(|from| contacts.admit(filtering, from));
             assert_eq!(admitted, expected, "{filtering:?}");
+            assert!(contacts.know(filtering, sent) && !contacts.know(filtering, stranger));
         }
     }
 

@@ -1,7 +1,10 @@
 //! The table of mappings.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
+
+use foldhash::quality::RandomState;
 
 use crate::net::{Endpoint, Filtering, Inside, MappingId, Outside};
 use crate::timer::Timers;
@@ -15,6 +18,9 @@ pub struct Settings {
     pub lifetime: Duration,
     /// Which remotes may answer.
     pub filtering: Filtering,
+    /// Whether a datagram from a remote that the inside endpoint has sent to refreshes the mapping as well (REQ-6 allows
+    /// it; from others it never does).
+    pub inbound_refresh: bool,
     /// What may not be exceeded.
     pub limits: Limits,
 }
@@ -24,6 +30,7 @@ impl Default for Settings {
         Self {
             lifetime: Duration::from_mins(5),
             filtering: Filtering::default(),
+            inbound_refresh: false,
             limits: Limits::default(),
         }
     }
@@ -34,6 +41,8 @@ impl Default for Settings {
 pub struct Limits {
     /// Mappings in all.
     pub mappings: usize,
+    /// Mappings of one inside address.
+    pub mappings_of_address: usize,
     /// Contacts of one mapping.
     pub contacts: usize,
 }
@@ -42,6 +51,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             mappings: 32_768,
+            mappings_of_address: 8_192,
             contacts: 1_024,
         }
     }
@@ -84,6 +94,9 @@ pub enum MapError {
     /// The table is full.
     #[error("the limit of mappings is reached")]
     Mappings,
+    /// The inside address has as many mappings as it may.
+    #[error("the limit of mappings of one inside address is reached")]
+    MappingsOfAddress,
     /// The mapping has as many contacts as it may.
     #[error("the limit of remotes of one mapping is reached")]
     Contacts,
@@ -111,7 +124,10 @@ struct Slot {
 pub struct Table {
     settings: Settings,
     /// The inside endpoint is chosen by local programs: the hash is keyed with a secret of the process.
-    by_inside: HashMap<Inside<Endpoint>, MappingId, foldhash::quality::RandomState>,
+    by_inside: HashMap<Inside<Endpoint>, MappingId, RandomState>,
+    by_outside: HashMap<Outside<Endpoint>, MappingId, RandomState>,
+    /// How many mappings each inside address has.
+    per_address: HashMap<IpAddr, usize, RandomState>,
     slots: Vec<Slot>,
     free: Vec<u32>,
     timers: Timers<MappingId>,
@@ -124,6 +140,8 @@ impl Table {
         Self {
             settings,
             by_inside: HashMap::default(),
+            by_outside: HashMap::default(),
+            per_address: HashMap::default(),
             slots: Vec::new(),
             free: Vec::new(),
             timers: Timers::default(),
@@ -157,6 +175,10 @@ impl Table {
         if self.by_inside.len() >= limits.mappings {
             return Err(MapError::Mappings);
         }
+        let of_address = self.per_address.get(&inside.0.addr).copied().unwrap_or(0);
+        if of_address >= limits.mappings_of_address {
+            return Err(MapError::MappingsOfAddress);
+        }
         let mut contacts = Contacts::default();
         if !contacts.note(filtering, remote, limits.contacts) {
             return Err(MapError::Contacts);
@@ -169,6 +191,7 @@ impl Table {
             contacts,
         });
         self.by_inside.insert(inside, id);
+        *self.per_address.entry(inside.0.addr).or_default() += 1;
         Ok(Mapped::New(id))
     }
 
@@ -176,30 +199,62 @@ impl Table {
     ///
     /// # Errors
     /// [`Refusal`] when the mapping has ended, or its inside endpoint has not asked for this remote.
-    pub fn admit(&self, id: MappingId, from: Endpoint) -> Result<Inside<Endpoint>, Refusal> {
+    pub fn admit(
+        &mut self,
+        id: MappingId,
+        from: Endpoint,
+        now: Instant,
+    ) -> Result<Inside<Endpoint>, Refusal> {
+        let Settings {
+            filtering,
+            inbound_refresh,
+            ..
+        } = self.settings;
+        let mapping = self.get_mut(id).ok_or(Refusal::NoMapping)?;
+        if !mapping.contacts.admit(filtering, from) {
+            return Err(Refusal::Unsolicited);
+        }
+        if inbound_refresh && mapping.contacts.know(filtering, from) {
+            mapping.refreshed = now;
+        }
+        Ok(mapping.inside)
+    }
+
+    /// Decides whether an error may be about a datagram that a mapping sent to `to`, and who is to be told. Unlike
+    /// [`Table::admit`] it never believes a stranger.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the mapping has ended, or its inside endpoint has not sent to this remote.
+    pub fn admit_error(&self, id: MappingId, to: Endpoint) -> Result<Inside<Endpoint>, Refusal> {
         let mapping = self.get(id).ok_or(Refusal::NoMapping)?;
-        if mapping.contacts.admit(self.settings.filtering, from) {
+        if mapping.contacts.know(self.settings.filtering, to) {
             Ok(mapping.inside)
         } else {
             Err(Refusal::Unsolicited)
         }
     }
 
+    /// The mapping whose outside endpoint this is, if its address is known: a socket on every address has none of its
+    /// own.
+    #[must_use]
+    pub fn at_outside(&self, outside: Outside<Endpoint>) -> Option<MappingId> {
+        self.by_outside.get(&outside).copied()
+    }
+
     /// Notes which outside endpoint a mapping's socket got; from here on its lifetime is watched. A mapping that has
     /// ended meanwhile is left alone.
     pub fn opened(&mut self, id: MappingId, outside: Outside<Endpoint>) {
-        let Some(slot) = self
-            .slots
-            .get_mut(id.slot as usize)
-            .filter(|slot| slot.generation == id.generation)
-        else {
+        let lifetime = self.settings.lifetime;
+        let Some(mapping) = self.get_mut(id) else {
             return;
         };
-        if let Some(mapping) = slot.mapping.as_mut()
-            && mapping.outside.replace(outside).is_none()
-        {
-            self.timers
-                .schedule(id, mapping.refreshed + self.settings.lifetime);
+        let deadline = mapping.refreshed + lifetime;
+        match mapping.outside.replace(outside) {
+            None => self.timers.schedule(id, deadline),
+            Some(before) => self.vacate(id, before),
+        }
+        if !outside.0.addr.is_unspecified() {
+            self.by_outside.insert(outside, id);
         }
     }
 
@@ -213,7 +268,30 @@ impl Table {
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(id.slot);
         self.by_inside.remove(&mapping.inside);
+        if let Some(of_address) = self.per_address.get_mut(&mapping.inside.0.addr) {
+            *of_address -= 1;
+            if *of_address == 0 {
+                self.per_address.remove(&mapping.inside.0.addr);
+            }
+        }
+        if let Some(outside) = mapping.outside {
+            self.vacate(id, outside);
+        }
         Some(mapping)
+    }
+
+    /// Forgets that an outside endpoint is a mapping's, unless another one has got it meanwhile.
+    fn vacate(&mut self, id: MappingId, outside: Outside<Endpoint>) {
+        if self.by_outside.get(&outside) == Some(&id) {
+            self.by_outside.remove(&outside);
+        }
+    }
+
+    fn get_mut(&mut self, id: MappingId) -> Option<&mut Mapping> {
+        let slot = self.slots.get_mut(id.slot as usize)?;
+        slot.mapping
+            .as_mut()
+            .filter(|_| slot.generation == id.generation)
     }
 
     /// Ends one mapping whose lifetime is over, if there is one; to be called until it answers `None`.
@@ -385,7 +463,7 @@ mod tests {
                     }
                     Step::Inbound { which, from } => {
                         let Some(&id) = ids.get(which % ids.len().max(1)) else { continue };
-                        let admitted = table.admit(id, from).ok();
+                        let admitted = table.admit(id, from, now).ok();
                         prop_assert_eq!(admitted, model.admits(filtering, id, from));
                     }
                     Step::Wait { seconds } => {
@@ -428,6 +506,7 @@ mod tests {
         let limits = Limits {
             mappings: 1,
             contacts: 1,
+            ..Limits::default()
         };
         let mut table = Table::new(Settings {
             limits,

@@ -21,6 +21,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::net::{Dscp, Ecn, Endpoint, Family, Fwmark, Inside, Outside, TrafficClass, Treatment};
 
+use super::option;
+
 /// What every socket of the direct path has in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binder {
@@ -126,7 +128,7 @@ impl Binder {
             .bind_device(Some(self.device.as_bytes()))
             .map_err(self.at(Step::Device))?;
         socket.set_mark(self.mark.0).map_err(self.at(Step::Mark))?;
-        xfrm::bypass(&socket, family).map_err(self.at(Step::IpsecBypass))?;
+        option::bypass_ipsec(&socket, family).map_err(self.at(Step::IpsecBypass))?;
         treat(&socket, family, treatment).map_err(self.at(Step::Treatment))?;
         Ok(socket)
     }
@@ -200,84 +202,4 @@ fn ask_for_reception(socket: &Socket, family: Family) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// The per-socket IPsec policy. No crate has this socket option.
-#[allow(unsafe_code)]
-mod xfrm {
-    use std::io;
-    use std::os::fd::AsRawFd;
-
-    use nix::libc;
-    use socket2::Socket;
-
-    use crate::net::Family;
-
-    /// `IP_XFRM_POLICY` (linux/in.h).
-    const IP_XFRM_POLICY: libc::c_int = 17;
-    /// `IPV6_XFRM_POLICY` (linux/in6.h).
-    const IPV6_XFRM_POLICY: libc::c_int = 35;
-    /// `XFRM_POLICY_IN` and `XFRM_POLICY_OUT` (linux/xfrm.h).
-    const DIRECTIONS: [u8; 2] = [0, 1];
-
-    /// `struct xfrm_userpolicy_info` of linux/xfrm.h, of which an "allow everything" policy sets two fields: the
-    /// selector's family and the direction. Action 0 is `XFRM_POLICY_ALLOW`; limits of 0 seconds mean none.
-    #[repr(C)]
-    #[derive(Default)]
-    struct UserPolicyInfo {
-        selector_addresses: [u64; 4],
-        selector_ports: [u16; 4],
-        selector_family: u16,
-        selector_rest: [u8; 14],
-        lifetimes: [u64; 12],
-        priority: u32,
-        index: u32,
-        direction: u8,
-        action: u8,
-        flags: u8,
-        share: u8,
-    }
-
-    const _: () = assert!(
-        size_of::<UserPolicyInfo>() == 168,
-        "the kernel's struct has 168 bytes"
-    );
-    const _: () = assert!(std::mem::offset_of!(UserPolicyInfo, selector_family) == 40);
-    const _: () = assert!(std::mem::offset_of!(UserPolicyInfo, direction) == 160);
-
-    /// Exempts the socket from every IPsec policy, both directions. A kernel without IPsec has nothing to exempt from.
-    pub(super) fn bypass(socket: &Socket, family: Family) -> io::Result<()> {
-        let (level, option, selector_family) = match family {
-            Family::V4 => (libc::IPPROTO_IP, IP_XFRM_POLICY, libc::AF_INET),
-            Family::V6 => (libc::IPPROTO_IPV6, IPV6_XFRM_POLICY, libc::AF_INET6),
-        };
-        let selector_family = u16::try_from(selector_family).expect("address families are small");
-        for direction in DIRECTIONS {
-            let policy = UserPolicyInfo {
-                selector_family,
-                direction,
-                ..UserPolicyInfo::default()
-            };
-            // SAFETY: the pointer and the length name `policy`, plain data that the kernel only reads during the call.
-            let result = unsafe {
-                libc::setsockopt(
-                    socket.as_raw_fd(),
-                    level,
-                    option,
-                    (&raw const policy).cast(),
-                    libc::socklen_t::try_from(size_of::<UserPolicyInfo>()).expect("168 bytes"),
-                )
-            };
-            let unsupported = [libc::ENOPROTOOPT, libc::EOPNOTSUPP];
-            match io::Error::last_os_error() {
-                _ if result == 0 => {}
-                error
-                    if error
-                        .raw_os_error()
-                        .is_some_and(|code| unsupported.contains(&code)) => {}
-                error => return Err(error),
-            }
-        }
-        Ok(())
-    }
 }

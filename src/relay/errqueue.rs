@@ -15,18 +15,27 @@ use crate::wire::icmp;
 
 /// One entry of the queue.
 #[derive(Debug)]
-pub(super) struct Entry {
-    /// Whom the datagram was for.
-    pub(super) to: Endpoint,
-    /// Who reported the error; `None` when it was this machine.
-    pub(super) offender: Option<IpAddr>,
-    /// What went wrong.
-    pub(super) error: icmp::Error,
-    /// The number of payload bytes that came back.
-    pub(super) length: usize,
+pub(super) enum Entry {
+    /// The path returned a datagram.
+    Returned {
+        /// Whom the datagram was for.
+        to: Endpoint,
+        /// Who reported the error.
+        offender: Option<IpAddr>,
+        /// What went wrong.
+        error: icmp::Error,
+        /// The number of payload bytes that came back.
+        length: usize,
+    },
+    /// This machine refused to send a datagram as it was: it is larger than `mtu`, headers included. The kernel names
+    /// neither the datagram nor, over IPv4, its port; whoever sent it knows (see `udp`).
+    TooBig {
+        /// What fits, in bytes.
+        mtu: u32,
+    },
 }
 
-/// Takes the oldest entry that means something to an application; the payload goes to the start of `buffer`.
+/// Takes the oldest entry that means something; what came back of the datagram goes to the start of `buffer`.
 ///
 /// # Errors
 /// [`io::ErrorKind::WouldBlock`] when the queue is empty.
@@ -67,27 +76,22 @@ where
             _ => continue,
         };
         let offender = offender.filter(|addr: &IpAddr| !addr.is_unspecified());
-        return Ok(read(family, &report).map(|error| Entry {
-            to,
-            offender,
-            error,
-            length,
-        }));
+        return Ok(match report.ee_origin {
+            libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6 => {
+                let (kind, code, info) = (report.ee_type, report.ee_code, report.ee_info);
+                icmp::Error::from_icmp(family, kind, code, info).map(|error| Entry::Returned {
+                    to,
+                    offender,
+                    error,
+                    length,
+                })
+            }
+            libc::SO_EE_ORIGIN_LOCAL if report.ee_errno == libc::EMSGSIZE.cast_unsigned() => {
+                let mtu = report.ee_info;
+                Some(Entry::TooBig { mtu })
+            }
+            _ => None,
+        });
     }
     Ok(None)
-}
-
-/// What a report means as an ICMP error; `None` for what no application expects.
-fn read(family: Family, report: &libc::sock_extended_err) -> Option<icmp::Error> {
-    match report.ee_origin {
-        libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6 => {
-            icmp::Error::from_icmp(family, report.ee_type, report.ee_code, report.ee_info)
-        }
-        libc::SO_EE_ORIGIN_LOCAL if report.ee_errno == libc::EMSGSIZE.cast_unsigned() => {
-            Some(icmp::Error::PacketTooBig {
-                mtu: report.ee_info,
-            })
-        }
-        _ => None,
-    }
 }

@@ -15,7 +15,9 @@
 
 mod bind;
 mod errqueue;
+mod option;
 mod readiness;
+mod refusal;
 mod tcp;
 mod udp;
 

@@ -21,6 +21,7 @@ use crate::wire::icmp;
 
 use super::bind::{Binder, Step};
 use super::readiness::Readiness;
+use super::refusal;
 use super::udp::OpenError;
 
 /// The socket of a connection, to be read and written without blocking.
@@ -240,27 +241,20 @@ impl Write for Stream {
 impl From<&OpenError> for ConnectError {
     fn from(error: &OpenError) -> Self {
         match error {
-            OpenError::NoUplink => Self::Unreachable(icmp::Error::NetUnreachable),
+            OpenError::NoUplink => Self::Unreachable(error.told()),
             OpenError::Bind(error) => told(&error.source),
         }
     }
 }
 
-/// What the application is to be told. What is short on this machine is "prohibited", as RFC 5508 section 4 has it for a
-/// translator whose resources are spent.
+/// What became of the attempt to connect, in the application's eyes.
 fn told(error: &io::Error) -> ConnectError {
     match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
         Errno::ECONNREFUSED | Errno::ECONNRESET => ConnectError::Refused,
         Errno::ETIMEDOUT => ConnectError::TimedOut,
-        Errno::ENETUNREACH | Errno::ENETDOWN | Errno::ENODEV | Errno::ENXIO => {
-            ConnectError::Unreachable(icmp::Error::NetUnreachable)
+        _ => {
+            let told = refusal::told(error).unwrap_or(icmp::Error::AdminProhibited);
+            ConnectError::Unreachable(told)
         }
-        Errno::EHOSTUNREACH | Errno::EHOSTDOWN => {
-            ConnectError::Unreachable(icmp::Error::HostUnreachable)
-        }
-        Errno::ENOPROTOOPT | Errno::EPROTO => {
-            ConnectError::Unreachable(icmp::Error::ProtocolUnreachable)
-        }
-        _ => ConnectError::Unreachable(icmp::Error::AdminProhibited),
     }
 }

@@ -1,8 +1,7 @@
 //! The relay: bindings in slots, one epoll set, sends and receives.
 
 use std::io::{self, IoSliceMut};
-use std::net::SocketAddr;
-use std::ops::Range;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 
 use nix::sys::epoll::EpollFlags;
@@ -11,15 +10,24 @@ use nix::sys::socket::{
 };
 use socket2::Socket;
 
-use crate::engine::{HEADROOM, ReturnedError};
+use crate::engine::{Arrival, HEADROOM, ReturnedError, Transmit};
 use crate::net::{Endpoint, Family, Inside, MappingId, Outside, TrafficClass, Treatment};
+use crate::wire::icmp;
 
 use super::bind::{BindError, Binder, Step, treat};
 use super::errqueue;
+use super::option;
 use super::readiness::Readiness;
+use super::refusal::told;
 
 /// The largest UDP payload.
 const LARGEST: usize = 65_535;
+
+/// How much of a datagram an error can quote at most: 1280 bytes of `ICMPv6` less three headers.
+const QUOTED: usize = 1_184;
+
+/// How often a datagram is tried when errors of earlier ones keep coming.
+const TRIES: u32 = 3;
 
 #[derive(Debug)]
 struct Binding {
@@ -28,6 +36,8 @@ struct Binding {
     socket: Socket,
     family: Family,
     treatment: Treatment,
+    /// Unset until the first datagram says it.
+    dont_fragment: Option<bool>,
 }
 
 /// The sockets of all mappings.
@@ -38,32 +48,28 @@ pub struct Relay {
     readiness: Readiness,
     buffer: Box<[u8]>,
     control: Vec<u8>,
+    setbacks: Vec<Setback>,
 }
 
 /// What came in through a socket.
 #[derive(Debug)]
 pub enum Received<'a> {
-    /// A datagram: its payload lies at `payload` in `buffer`, behind the engine's headroom.
-    Datagram {
-        /// The mapping whose socket received it.
-        mapping: MappingId,
-        /// Who sent it.
-        from: Endpoint,
-        /// DSCP and ECN as they arrived.
-        traffic_class: TrafficClass,
-        /// Headroom, payload and more.
-        buffer: &'a mut [u8],
-        /// Where the payload lies.
-        payload: Range<usize>,
-    },
-    /// An error that the path, or this machine, returned for a datagram of the mapping.
-    Error {
-        /// The mapping whose datagram it was.
-        mapping: MappingId,
-        /// What came back.
-        returned: ReturnedError<'a>,
-    },
+    /// A datagram.
+    Datagram(Arrival<'a>),
+    /// An error that the path, or this machine, returned for a datagram.
+    Error(ReturnedError<'a>),
 }
+
+/// An error that was found while something was sent.
+#[derive(Debug)]
+struct Setback {
+    mapping: MappingId,
+    to: Endpoint,
+    offender: Option<IpAddr>,
+    error: icmp::Error,
+    payload: Vec<u8>,
+}
+
 /// A mapping's socket could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -106,6 +112,7 @@ impl Relay {
             readiness: Readiness::new()?,
             buffer: vec![0; HEADROOM + LARGEST].into_boxed_slice(),
             control: nix::cmsg_space!(i32),
+            setbacks: Vec::new(),
         })
     }
 
@@ -137,6 +144,7 @@ impl Relay {
             socket,
             family,
             treatment,
+            dont_fragment: None,
         });
         Ok(outside)
     }
@@ -174,31 +182,89 @@ impl Relay {
 
     /// Sends a datagram.
     ///
-    /// A pending error of an earlier datagram makes the kernel refuse the next one without sending it (udp(7)): it
-    /// stays in the error queue, and the datagram is tried once more.
+    /// A pending error of an earlier datagram makes the kernel refuse the next one without sending it (udp(7)). So the
+    /// error queue is read then, and the datagram is tried again. What the application is to be told of all that is
+    /// kept for [`Relay::take_setbacks`].
     ///
     /// # Errors
-    /// [`SendError`]; what the error queue also tells, such as a datagram that is too large, is not an error here.
-    pub fn send(
-        &mut self,
-        id: MappingId,
-        to: Endpoint,
-        treatment: Treatment,
-        payload: &[u8],
-    ) -> Result<(), SendError> {
-        let binding = binding(&mut self.bindings, id)?;
+    /// [`SendError`]; a datagram that is too large and may not be fragmented is a setback and no error.
+    pub fn send(&mut self, transmit: &Transmit, payload: &[u8]) -> Result<(), SendError> {
+        let &Transmit {
+            mapping,
+            to,
+            treatment,
+            dont_fragment,
+            ..
+        } = transmit;
+        let binding = binding(&mut self.bindings, mapping)?;
         if binding.treatment != treatment {
             treat(&binding.socket, binding.family, treatment)?;
             binding.treatment = treatment;
         }
-        let to = SocketAddr::from(to).into();
-        let sent = match binding.socket.send_to(payload, &to) {
-            Err(error) if is_of_an_earlier_datagram(&error) => binding.socket.send_to(payload, &to),
-            sent => sent,
+        if binding.dont_fragment != Some(dont_fragment) {
+            option::may_fragment(&binding.socket, binding.family, !dont_fragment)?;
+            binding.dont_fragment = Some(dont_fragment);
+        }
+        let setbacks = &mut self.setbacks;
+        let mut setback = |to, offender, error, payload: &[u8]| {
+            let payload = payload[..payload.len().min(QUOTED)].into();
+            setbacks.push(Setback {
+                mapping,
+                to,
+                offender,
+                error,
+                payload,
+            });
         };
-        match sent {
-            Err(error) if error.raw_os_error() != Some(nix::libc::EMSGSIZE) => Err(error.into()),
-            _ => Ok(()),
+        let mut tries = 0;
+        loop {
+            let Err(error) = binding
+                .socket
+                .send_to(payload, &SocketAddr::from(to).into())
+            else {
+                return Ok(());
+            };
+            let mut was_earlier = false;
+            while let Ok(entry) = errqueue::pop(&binding.socket, binding.family, &mut self.buffer) {
+                match entry {
+                    errqueue::Entry::Returned {
+                        to,
+                        offender,
+                        error,
+                        length,
+                    } => {
+                        was_earlier = true;
+                        setback(to, offender, error, &self.buffer[..length]);
+                    }
+                    errqueue::Entry::TooBig { mtu } => {
+                        setback(to, None, icmp::Error::PacketTooBig { mtu }, payload);
+                        return Ok(());
+                    }
+                }
+            }
+            tries += 1;
+            // An earlier datagram's error without an entry: the queue had no room for it.
+            was_earlier |= tries == 1 && is_of_an_earlier_datagram(&error);
+            if was_earlier && tries < TRIES {
+                continue;
+            }
+            if let Some(told) = told(&error) {
+                setback(to, None, told, payload);
+            }
+            return Err(error.into());
+        }
+    }
+
+    /// Hands the errors that were found while something was sent to `take`.
+    pub fn take_setbacks(&mut self, mut take: impl FnMut(MappingId, ReturnedError<'_>)) {
+        for setback in self.setbacks.drain(..) {
+            let returned = ReturnedError {
+                to: setback.to,
+                offender: setback.offender,
+                error: setback.error,
+                payload: &setback.payload,
+            };
+            take(setback.mapping, returned);
         }
     }
 
@@ -221,7 +287,7 @@ impl Relay {
     pub fn receive(
         &mut self,
         budget: usize,
-        mut take: impl FnMut(Received<'_>),
+        mut take: impl FnMut(MappingId, Received<'_>),
     ) -> io::Result<bool> {
         let mut left = budget;
         while left > 0 {
@@ -262,23 +328,25 @@ fn receive_from(
     has_error: bool,
     buffer: &mut [u8],
     control: &mut [u8],
-    take: &mut impl FnMut(Received<'_>),
+    take: &mut impl FnMut(MappingId, Received<'_>),
 ) {
     let mapping = binding.id;
-    if has_error && let Ok(entry) = errqueue::pop(&binding.socket, binding.family, buffer) {
-        let errqueue::Entry {
+    // What this machine refuses is told by the call that was refused.
+    if has_error
+        && let Ok(errqueue::Entry::Returned {
             to,
             offender,
             error,
             length,
-        } = entry;
+        }) = errqueue::pop(&binding.socket, binding.family, buffer)
+    {
         let returned = ReturnedError {
             to,
             offender,
             error,
             payload: &buffer[..length],
         };
-        take(Received::Error { mapping, returned });
+        take(mapping, Received::Error(returned));
     }
     let room = &mut buffer[HEADROOM..];
     let received = match binding.family {
@@ -290,13 +358,13 @@ fn receive_from(
         return;
     };
     let payload = HEADROOM..HEADROOM + length;
-    take(Received::Datagram {
-        mapping,
+    let arrival = Arrival {
         from,
         traffic_class,
         buffer,
         payload,
-    });
+    };
+    take(mapping, Received::Datagram(arrival));
 }
 
 fn datagram<A>(

@@ -175,7 +175,7 @@ mod tests {
     fn fragments(packet: &[u8], mtu: usize, identification: u32) -> Vec<Vec<u8>> {
         let (mut out, mut ranges) = (vec![1, 2, 3], Vec::new());
         split(&mut out, packet, mtu, identification, |range| {
-            ranges.push(range)
+            ranges.push(range);
         });
         ranges
             .into_iter()

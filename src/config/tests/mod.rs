@@ -55,7 +55,8 @@ fn a_good_file_becomes_what_it_says() {
     let text = format!(
         "version = 1\ninclude = []\n[uplink]\ninterface = 'wlan0'\n[tun]\nname = 'voice1'\n\
          [route]\ntable = 40000\npriority = 90\nmark = 0x01000000\n\
-         [nat]\nmapping_lifetime_seconds = 120\nfiltering = 'endpoint-independent'\n[control]\ngroup = 'staff'\n{GOOD}\
+         [nat]\nmapping_lifetime_seconds = 120\nfiltering = 'endpoint-independent'\n\
+         inbound_refresh = true\n[control]\ngroup = 'staff'\n{GOOD}\
          valid_from = 2023-09-26\nvalid_until = 2024-01-23\nsource = 'https://example.com'\ndescription = 'Lab'\n"
     );
     let config = Config::parse("it.toml", &text).expect("a good file");
@@ -76,6 +77,7 @@ fn a_good_file_becomes_what_it_says() {
         config.nat().filtering,
         crate::net::Filtering::EndpointIndependent
     );
+    assert!(config.nat().inbound_refresh);
     assert_eq!(config.control().group.as_deref(), Some("staff"));
     let [lab] = config.services() else {
         panic!("one service")

@@ -11,10 +11,7 @@ use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxT
 use smoltcp::time;
 use smoltcp::wire::HardwareAddress;
 
-use crate::engine::Outbox;
-
-/// The largest packet that is written into the TUN; what the application can take limits it further, by its MSS.
-const MTU: usize = 1500;
+use crate::engine::{Outbox, TUN_MTU};
 
 /// What all connections share of the TCP stack: it accepts every destination address and knows no other time than the
 /// instants that it is handed.
@@ -138,7 +135,8 @@ impl Device for Link<'_> {
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = MTU;
+        // What the application can take limits it further, by its MSS.
+        capabilities.max_transmission_unit = TUN_MTU.into();
         // `Packet::parse` has verified what comes in, and `wire::tcp::seal` completes what goes out.
         capabilities.checksum = ChecksumCapabilities::ignored();
         capabilities

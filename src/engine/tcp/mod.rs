@@ -161,7 +161,7 @@ impl Engine {
         let remote = Endpoint::new(packet.destination(), segment.destination_port);
         if self.policy.evaluate(Protocol::Tcp, remote).action != Action::Relay {
             let prohibited = icmp::Error::AdminProhibited;
-            return self.reject(packet, DropReason::NotInPolicy, prohibited, outbox);
+            return self.reject(packet, DropReason::NotInPolicy, prohibited, now, outbox);
         }
         let opens = segment.syn && segment.acknowledgment.is_none() && !segment.rst && !segment.fin;
         let Some(id) = self.tcp.table.find(inside, remote) else {
@@ -339,14 +339,20 @@ impl Engine {
         }
         if packet.hop_limit() <= 1 {
             let expired = icmp::Error::HopLimitExceeded;
-            return self.reject(packet, DropReason::HopLimitExceeded, expired, outbox);
+            return self.reject(packet, DropReason::HopLimitExceeded, expired, now, outbox);
         }
         let Proxy {
             settings, table, ..
         } = &mut self.tcp;
         if table.len() >= settings.connections {
             let prohibited = icmp::Error::AdminProhibited;
-            return self.reject(packet, DropReason::TooManyConnections, prohibited, outbox);
+            return self.reject(
+                packet,
+                DropReason::TooManyConnections,
+                prohibited,
+                now,
+                outbox,
+            );
         }
         let inside = Inside(Endpoint::new(packet.source(), segment.source_port));
         let to = Endpoint::new(packet.destination(), segment.destination_port);

@@ -1,0 +1,205 @@
+//! What the kernel refused, how often, and what to do about it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io;
+
+use nix::errno::Errno;
+
+use crate::relay::OpenError;
+
+/// What was refused, and for which reason: the kernel's number. There are no more of these than numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Trouble {
+    Send(i32),
+    Open(i32),
+    NoUplink,
+}
+
+/// All refusals since the start.
+#[derive(Debug, Default)]
+pub(super) struct Troubles {
+    seen: BTreeMap<Trouble, Tally>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    times: u64,
+    /// Whether the uplink that is in use was meant.
+    is_current: bool,
+}
+
+impl Troubles {
+    /// The kernel refused to send a datagram.
+    pub(super) fn send_refused(&mut self, error: &io::Error) {
+        self.note(Trouble::Send(number(error)));
+    }
+
+    /// The kernel refused to open a socket.
+    pub(super) fn open_failed(&mut self, error: &OpenError) {
+        self.note(match error {
+            OpenError::NoUplink => Trouble::NoUplink,
+            OpenError::Bind(error) => Trouble::Open(number(&error.source)),
+        });
+    }
+
+    /// There is another uplink: what the old one refused is no reason for a warning any more.
+    pub(super) fn forgive(&mut self) {
+        for tally in self.seen.values_mut() {
+            tally.is_current = false;
+        }
+    }
+
+    /// How often what was refused, by name.
+    pub(super) fn counts(&self) -> BTreeMap<String, u64> {
+        let seen = self.seen.iter();
+        seen.map(|(it, tally)| (it.label(), tally.times)).collect()
+    }
+
+    /// A sentence for each current trouble, with what to do.
+    pub(super) fn warnings(&self) -> BTreeSet<String> {
+        let current = self.seen.iter().filter(|(_, tally)| tally.is_current);
+        current
+            .map(|(it, tally)| format!("{it} ({} times): {}", tally.times, it.advice()))
+            .collect()
+    }
+
+    fn note(&mut self, trouble: Trouble) {
+        let tally = self.seen.entry(trouble).or_default();
+        tally.times += 1;
+        tally.is_current = true;
+    }
+}
+
+fn number(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(0)
+}
+
+impl Trouble {
+    /// The stable name.
+    fn label(self) -> String {
+        match self {
+            Self::Send(number) => format!("send_{:?}", Errno::from_raw(number)).to_lowercase(),
+            Self::Open(number) => format!("open_{:?}", Errno::from_raw(number)).to_lowercase(),
+            Self::NoUplink => "open_no_uplink".to_owned(),
+        }
+    }
+
+    /// What it most likely means, and what to do.
+    fn advice(self) -> &'static str {
+        let (Self::Send(number) | Self::Open(number)) = self else {
+            return "media stays in the VPN until there is one: is the network up?";
+        };
+        match (Errno::from_raw(number), self) {
+            (Errno::EPERM | Errno::EACCES, Self::Send(_)) => {
+                "a firewall on this machine (a VPN's kill switch, most likely) forbids it: ask IT to let the policy's \
+                 ranges out"
+            }
+            (Errno::EPERM | Errno::EACCES, _) => {
+                "the service may not bind to an interface: run it as root, or with CAP_NET_ADMIN and CAP_NET_RAW"
+            }
+            (Errno::EMFILE, _) => {
+                "the service has as many open files as it may: raise LimitNOFILE, and see with `voicelane status` who \
+                 opens so many mappings"
+            }
+            (Errno::ENFILE, _) => {
+                "this machine has as many open files as it may: raise fs.file-max"
+            }
+            (Errno::ENOSPC, _) => "too many sockets are watched: raise fs.epoll.max_user_watches",
+            (Errno::EADDRINUSE, _) => {
+                "every port is taken: widen net.ipv4.ip_local_port_range, and see who takes them with `ss -u`"
+            }
+            (Errno::ENETUNREACH | Errno::EHOSTUNREACH, _) => {
+                "the uplink has no route: is its network down?"
+            }
+            (Errno::ENOBUFS | Errno::EAGAIN, _) => {
+                "the uplink's queue is full: the link is slower than what is sent"
+            }
+            (Errno::ENOMEM, _) => "this machine is short of memory",
+            (Errno::EADDRNOTAVAIL | Errno::EINVAL, _) => {
+                "the uplink's address has gone: restart voicelane if it does not come back"
+            }
+            (Errno::ENODEV | Errno::ENXIO | Errno::ENETDOWN, _) => {
+                "the uplink has gone: restart voicelane if it does not come back"
+            }
+            _ => "see the kernel's word for it",
+        }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, number) = match self {
+            Self::Send(number) => ("to send", number),
+            Self::Open(number) => ("a socket", number),
+            Self::NoUplink => return f.write_str("there is no uplink to open a socket on"),
+        };
+        let errno = Errno::from_raw(*number);
+        write!(f, "the kernel refused {what} ({errno:?}, {})", errno.desc())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::{BindError, Step};
+
+    fn refused_socket(errno: Errno) -> OpenError {
+        OpenError::Bind(BindError {
+            device: "wlan0".to_owned(),
+            step: Step::Create,
+            source: errno.into(),
+        })
+    }
+
+    #[test]
+    fn every_reason_is_counted_by_itself_and_says_what_to_do() {
+        let mut troubles = Troubles::default();
+        let sends = [
+            Errno::EPERM,
+            Errno::ENOBUFS,
+            Errno::ENETUNREACH,
+            Errno::EADDRNOTAVAIL,
+            Errno::ENODEV,
+        ];
+        for errno in sends {
+            troubles.send_refused(&errno.into());
+        }
+        troubles.send_refused(&Errno::EPERM.into());
+        for errno in [
+            Errno::EMFILE,
+            Errno::ENFILE,
+            Errno::EADDRINUSE,
+            Errno::EPERM,
+        ] {
+            troubles.open_failed(&refused_socket(errno));
+        }
+        troubles.open_failed(&OpenError::NoUplink);
+        let counts = troubles.counts();
+        assert_eq!((counts["send_eperm"], counts["open_emfile"]), (2, 1));
+        assert_eq!(counts["open_no_uplink"], 1);
+        assert_eq!(counts.len(), 10);
+
+        let warnings = troubles.warnings();
+        assert_eq!(warnings.len(), 10);
+        let says = |what: &str, todo: &str| {
+            let mut lines = warnings.iter();
+            lines.any(|line| line.contains(what) && line.contains(todo))
+        };
+        assert!(says("EMFILE", "LimitNOFILE") && says("ENFILE", "fs.file-max"));
+        assert!(says(
+            "EPERM, Operation not permitted) (2 times)",
+            "firewall"
+        ));
+        assert!(!warnings.iter().any(|line| line.contains("kernel's word")));
+    }
+
+    #[test]
+    fn another_uplink_ends_the_warnings_and_no_count() {
+        let mut troubles = Troubles::default();
+        troubles.send_refused(&Errno::ENETDOWN.into());
+        troubles.forgive();
+        assert!(troubles.warnings().is_empty());
+        assert_eq!(troubles.counts()["send_enetdown"], 1);
+    }
+}
