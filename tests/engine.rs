@@ -1,169 +1,23 @@
 //! The engine in simulated time: packets and instants in, outbox out. No socket, no clock, both address families.
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+#[path = "engine/limits.rs"]
+mod limits;
+#[path = "engine/sizes.rs"]
+mod sizes;
+#[path = "engine/world.rs"]
+mod world;
+
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use voicelane::config::Config;
-use voicelane::engine::{Alias, Arrival, Command, Engine, Event, HEADROOM, Outbox, ReturnedError};
+use voicelane::engine::{Alias, Command, Engine, Event, Outbox, ReturnedError};
 use voicelane::nat::{Limits, Settings};
-use voicelane::net::{Dscp, Ecn, Endpoint, Filtering, MappingId, Outside, Protocol, TrafficClass};
-use voicelane::policy::{Action, Policy};
+use voicelane::net::{Dscp, Ecn, Endpoint, Filtering, Protocol, TrafficClass};
+use voicelane::policy::Action;
 use voicelane::wire::{Packet, Transport, icmp, udp};
 
-const POLICY: &str = r#"
-version = 1
-include = []
-
-[[service]]
-name = "media"
-description = "the media of this test"
-role = "media"
-protocol = "udp"
-prefixes = ["168.86.128.0/18", "2001:db8:86::/48"]
-ports = ["3478", "10000-60000"]
-dscp = "EF"
-allow_special_purpose = true
-source = "made up for this test"
-"#;
-
-fn policy() -> Arc<Policy> {
-    let config = Config::parse("policy", POLICY).expect("a valid policy");
-    Arc::new(Policy::compile(
-        &config,
-        "2026-01-01".parse().expect("a date"),
-    ))
-}
-
-fn endpoint(text: &str) -> Endpoint {
-    text.parse::<SocketAddr>().expect("an endpoint").into()
-}
-
-/// Inside endpoint, media server, another port of it, a stranger in the media range, and somebody else; per family.
-const FAMILIES: [[&str; 5]; 2] = [
-    [
-        "10.8.0.2:50000",
-        "168.86.128.1:20000",
-        "168.86.128.1:20002",
-        "168.86.128.9:20000",
-        "198.51.100.1:20000",
-    ],
-    [
-        "[fd00:8::2]:50000",
-        "[2001:db8:86::1]:20000",
-        "[2001:db8:86::1]:20002",
-        "[2001:db8:86::9]:20000",
-        "[2001:db8:99::1]:20000",
-    ],
-];
-
-const LIFETIME: Duration = Duration::from_mins(5);
-const ALMOST: Duration = Duration::from_secs(299);
-
-/// An engine with its outbox, and a relay that opens every socket.
-struct World {
-    engine: Engine,
-    outbox: Outbox,
-    now: Instant,
-}
-
-impl World {
-    fn new(settings: Settings) -> Self {
-        Self {
-            engine: Engine::new(policy(), settings),
-            outbox: Outbox::default(),
-            now: Instant::now(),
-        }
-    }
-
-    fn send_bytes(&mut self, packet: &[u8]) {
-        self.outbox.clear();
-        self.engine.handle_tun(packet, self.now, &mut self.outbox);
-        for at in 0..self.outbox.commands().len() {
-            if let Command::Open {
-                mapping, inside, ..
-            } = self.outbox.commands()[at]
-            {
-                self.engine
-                    .handle_opened(mapping, Outside(inside.0), &mut self.outbox);
-            }
-        }
-    }
-
-    /// Sends a datagram into the TUN and answers the mapping that carries it on, if one does.
-    fn send(&mut self, from: Endpoint, to: Endpoint, payload: &[u8]) -> Option<MappingId> {
-        self.send_bytes(&datagram(from, to, payload));
-        self.outbox
-            .transmits()
-            .next()
-            .map(|(transmit, _)| transmit.mapping)
-    }
-
-    /// Lets a datagram arrive at a mapping's socket and answers the packets for the TUN.
-    fn arrive(
-        &mut self,
-        mapping: MappingId,
-        from: Endpoint,
-        class: TrafficClass,
-        payload: &[u8],
-    ) -> Vec<Vec<u8>> {
-        self.outbox.clear();
-        let mut buffer = vec![0xaa; HEADROOM];
-        buffer.extend_from_slice(payload);
-        let range = HEADROOM..buffer.len();
-        let arrival = Arrival {
-            from,
-            traffic_class: class,
-            buffer: &mut buffer,
-            payload: range,
-        };
-        self.engine
-            .handle_datagram(mapping, arrival, self.now, &mut self.outbox);
-        self.outbox.packets().map(<[u8]>::to_vec).collect()
-    }
-
-    fn wait(&mut self, duration: Duration) {
-        self.now += duration;
-        self.outbox.clear();
-        self.engine.handle_timeout(self.now, &mut self.outbox);
-    }
-
-    fn dropped(&self, label: &str) -> u64 {
-        let counters = self.engine.snapshot(self.now).counters;
-        let count =
-            |drops: &std::collections::BTreeMap<_, _>| drops.get(label).copied().unwrap_or(0);
-        count(&counters.dropped_out) + count(&counters.dropped_in)
-    }
-}
-
-fn datagram(source: Endpoint, destination: Endpoint, payload: &[u8]) -> Vec<u8> {
-    let headers = udp::Headers {
-        source,
-        destination,
-        traffic_class: TrafficClass::default(),
-        hop_limit: 64,
-    };
-    let mut packet = Vec::new();
-    udp::write_datagram(&mut packet, &headers, payload).expect("a datagram");
-    packet
-}
-
-/// Asserts that `packet` is an ICMP error of this kind to `to`, and answers what it quotes.
-fn quoted_in(packet: &[u8], error: icmp::Error, to: IpAddr) -> Vec<u8> {
-    let parsed = Packet::parse(packet).expect("a valid packet");
-    assert_eq!(parsed.destination(), to);
-    let Transport::Icmp(message) = parsed.transport() else {
-        panic!("{parsed:?} is no ICMP error")
-    };
-    let family = voicelane::net::Family::of(to);
-    assert_eq!(
-        icmp::Error::from_icmp(family, message.kind, message.code, 0),
-        Some(error)
-    );
-    let header = if to.is_ipv4() { 20 } else { 40 };
-    packet[header + 8..].to_vec()
-}
+use world::{ALMOST, FAMILIES, LIFETIME, World, datagram, endpoint, policy, quoted_in};
 
 #[test]
 fn a_media_packet_opens_a_mapping_and_goes_out_marked() {

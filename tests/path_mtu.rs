@@ -143,7 +143,7 @@ impl Path {
                 .expect("no refusal but by size");
         }
         relay.take_setbacks(|mapping, returned| {
-            engine.handle_error(mapping, &returned, now, outbox)
+            engine.handle_error(mapping, &returned, now, outbox);
         });
         outbox.packets().map(<[u8]>::to_vec).collect()
     }
@@ -164,9 +164,11 @@ impl Path {
             let now = Instant::now();
             let take = |mapping, received: Received<'_>| match received {
                 Received::Datagram(arrival) => {
-                    engine.handle_datagram(mapping, arrival, now, outbox)
+                    engine.handle_datagram(mapping, arrival, now, outbox);
                 }
-                Received::Error(returned) => engine.handle_error(mapping, &returned, now, outbox),
+                Received::Error(returned) => {
+                    engine.handle_error(mapping, &returned, now, outbox);
+                }
             };
             relay.receive(64, take).expect("an epoll set");
         }

@@ -1,0 +1,681 @@
+//! What the engine's UDP half is to do, in the plainest words, and a player that holds the engine against it.
+//!
+//! The model knows no slots, no generations, no timer queue, no arena and no headers. A course is a string of bytes, so
+//! that a property test and a fuzzer can share it: one byte of settings, then four for each step.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use voicelane::config::Config;
+use voicelane::engine::{Arrival, Command, Engine, Event, HEADROOM, Outbox, ReturnedError};
+use voicelane::nat::{Limits, Settings};
+use voicelane::net::{Endpoint, Family, Filtering, Inside, MappingId, Outside, TrafficClass};
+use voicelane::policy::Policy;
+use voicelane::wire::{Packet, Transport, fragment, icmp, udp};
+
+const INSIDES: [&str; 4] = [
+    "10.8.0.2:50000",
+    "10.8.0.2:50001",
+    "10.8.0.3:50000",
+    "[fd00:8::2]:50000",
+];
+
+/// Two endpoints of a media server, one of another, one of somebody else; per family. The second server is in the wide
+/// policy only.
+const REMOTES: [[&str; 4]; 2] = [
+    [
+        "168.86.128.1:20000",
+        "168.86.128.1:20002",
+        "168.86.191.9:20000",
+        "198.51.100.1:20000",
+    ],
+    [
+        "[2001:db8:86::1]:20000",
+        "[2001:db8:86::1]:20002",
+        "[2001:db8:87::9]:20000",
+        "[2001:db8:99::1]:20000",
+    ],
+];
+
+const PREFIXES: [&str; 2] = [
+    r#"["168.86.128.0/18", "2001:db8:86::/47"]"#,
+    r#"["168.86.128.0/24", "2001:db8:86::/48"]"#,
+];
+
+static POLICIES: LazyLock<[Arc<Policy>; 2]> = LazyLock::new(|| {
+    PREFIXES.map(|prefixes| {
+        let text = format!(
+            "version = 1\ninclude = []\n[[service]]\nname = 'media'\ndescription = 'of the model'\nrole = 'media'\n\
+             protocol = 'udp'\nprefixes = {prefixes}\nports = ['10000-60000']\nallow_special_purpose = true\n\
+             source = 'made up'\n"
+        );
+        let config = Config::parse("policy", &text).expect("a valid policy");
+        let day = "2026-01-01".parse().expect("a date");
+        Arc::new(Policy::compile(&config, day))
+    })
+});
+
+const ERRORS: [icmp::Error; 8] = [
+    icmp::Error::NetUnreachable,
+    icmp::Error::HostUnreachable,
+    icmp::Error::ProtocolUnreachable,
+    icmp::Error::PortUnreachable,
+    icmp::Error::AdminProhibited,
+    icmp::Error::PacketTooBig { mtu: 1_280 },
+    icmp::Error::HopLimitExceeded,
+    icmp::Error::ReassemblyTimeExceeded,
+];
+
+/// What becomes visible of a step, in whatever order.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Effect {
+    Opened(Endpoint),
+    Closed(MappingId),
+    Ended(Endpoint),
+    /// To the internet: the mapping's inside endpoint stands for the mapping.
+    Sent {
+        by: Endpoint,
+        to: Endpoint,
+        dont_fragment: bool,
+        payload: Vec<u8>,
+    },
+    /// To the application.
+    Delivered {
+        from: Endpoint,
+        to: Endpoint,
+        payload: Vec<u8>,
+    },
+    /// An ICMP error to the application, about what it sent to a remote.
+    Told {
+        to: Endpoint,
+        about: Endpoint,
+        kind: (u8, u8),
+    },
+}
+
+/// A mapping as RFC 4787 has it.
+#[derive(Clone, Debug)]
+struct Mapping {
+    id: MappingId,
+    outside: Endpoint,
+    refreshed: Instant,
+    contacts: BTreeSet<(IpAddr, u16)>,
+}
+
+/// Fifty at once, a hundred in a second.
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    credit: Duration,
+    seen: Instant,
+}
+
+impl Bucket {
+    fn take(&mut self, now: Instant) -> bool {
+        self.credit = Duration::from_millis(500).min(self.credit + (now - self.seen));
+        self.seen = now;
+        let left = self.credit.checked_sub(Duration::from_millis(10));
+        self.credit = left.unwrap_or(self.credit);
+        left.is_some()
+    }
+}
+
+#[derive(Debug)]
+struct Model {
+    settings: Settings,
+    policy: usize,
+    mappings: BTreeMap<Endpoint, Mapping>,
+    rejections: Bucket,
+    returns: Bucket,
+}
+
+/// A datagram of an application.
+#[derive(Clone, Debug)]
+struct Sending {
+    from: Endpoint,
+    to: Endpoint,
+    payload: Vec<u8>,
+    hop_limit: u8,
+    dont_fragment: bool,
+    /// What the socket will be, should one be opened; none when it cannot be.
+    outside: Option<Endpoint>,
+}
+
+impl Model {
+    fn contact(&self, remote: Endpoint) -> (IpAddr, u16) {
+        match self.settings.filtering {
+            Filtering::AddressAndPortDependent => (remote.addr, remote.port),
+            _ => (remote.addr, 0),
+        }
+    }
+
+    fn relays(&self, to: Endpoint) -> bool {
+        let [narrow, wide] = [0, 2].map(|first| {
+            let remotes = REMOTES.map(|of_family| of_family[first]);
+            remotes.iter().any(|text| endpoint(text).addr == to.addr)
+        });
+        narrow || (wide && self.policy == 0)
+    }
+
+    fn reject(&mut self, sending: &Sending, error: icmp::Error, now: Instant) -> Vec<Effect> {
+        let told = told(error, sending.from, sending.to);
+        Vec::from_iter(self.rejections.take(now).then_some(told))
+    }
+
+    fn outbound(&mut self, sending: &Sending, now: Instant) -> Vec<Effect> {
+        let &Sending { from, to, .. } = sending;
+        // A socket on every address has no endpoint that somebody could send to.
+        let neighbour = self
+            .mappings
+            .iter()
+            .find(|(_, it)| it.outside == to && !to.addr.is_unspecified());
+        let neighbour = neighbour.map(|(inside, _)| *inside);
+        if !self.relays(to) && neighbour.is_none() {
+            return self.reject(sending, icmp::Error::AdminProhibited, now);
+        }
+        if sending.hop_limit <= 1 {
+            return self.reject(sending, icmp::Error::HopLimitExceeded, now);
+        }
+        let (contact, limits) = (self.contact(to), self.settings.limits);
+        let of_address = self.mappings.keys().filter(|it| it.addr == from.addr);
+        let is_full = match self.mappings.get(&from) {
+            Some(mapping) => {
+                mapping.contacts.len() >= limits.contacts && !mapping.contacts.contains(&contact)
+            }
+            None => {
+                self.mappings.len() >= limits.mappings
+                    || of_address.count() >= limits.mappings_of_address
+            }
+        };
+        if is_full {
+            return self.reject(sending, icmp::Error::AdminProhibited, now);
+        }
+        let mut effects = Vec::new();
+        let source = self.mappings.get(&from).map(|mapping| mapping.outside);
+        match (self.mappings.get_mut(&from), sending.outside) {
+            (Some(mapping), _) => {
+                mapping.refreshed = now;
+                mapping.contacts.insert(contact);
+            }
+            (None, Some(outside)) => {
+                effects.push(Effect::Opened(from));
+                let mapping = Mapping {
+                    id: MappingId::from_token(0),
+                    outside,
+                    refreshed: now,
+                    contacts: BTreeSet::from([contact]),
+                };
+                self.mappings.insert(from, mapping);
+            }
+            (None, None) => {
+                effects.push(Effect::Opened(from));
+                // What goes to a neighbour does not wait for the socket.
+                if neighbour.is_none() && self.returns.take(now) {
+                    effects.push(told(icmp::Error::AdminProhibited, from, to));
+                }
+                return effects;
+            }
+        }
+        match neighbour {
+            None => effects.push(Effect::Sent {
+                by: from,
+                to,
+                dont_fragment: sending.dont_fragment,
+                payload: sending.payload.clone(),
+            }),
+            Some(neighbour) => {
+                // The first datagram has no endpoint to come from yet.
+                if let Some(source) = source.filter(|source| !source.addr.is_unspecified()) {
+                    effects.extend(self.inbound(neighbour, source, &sending.payload, now));
+                }
+            }
+        }
+        effects
+    }
+
+    fn inbound(
+        &mut self,
+        inside: Endpoint,
+        from: Endpoint,
+        payload: &[u8],
+        now: Instant,
+    ) -> Option<Effect> {
+        let contact = self.contact(from);
+        let mapping = self.mappings.get_mut(&inside)?;
+        let is_known = mapping.contacts.contains(&contact);
+        if is_known && self.settings.inbound_refresh {
+            mapping.refreshed = now;
+        }
+        let admits = is_known || self.settings.filtering == Filtering::EndpointIndependent;
+        admits.then(|| Effect::Delivered {
+            from,
+            to: inside,
+            payload: payload.to_vec(),
+        })
+    }
+
+    fn error(
+        &mut self,
+        inside: Endpoint,
+        about: Endpoint,
+        error: icmp::Error,
+        now: Instant,
+    ) -> Option<Effect> {
+        let contact = self.contact(about);
+        let mapping = self.mappings.get(&inside)?;
+        let is_told = mapping.contacts.contains(&contact) && self.returns.take(now);
+        is_told.then(|| told(error, inside, about))
+    }
+
+    fn expire(&mut self, now: Instant) -> Vec<Effect> {
+        let lifetime = self.settings.lifetime;
+        let mappings = self.mappings.clone();
+        let over = mappings
+            .iter()
+            .filter(|(_, mapping)| mapping.refreshed + lifetime <= now);
+        over.flat_map(|(inside, mapping)| {
+            self.mappings.remove(inside);
+            [Effect::Closed(mapping.id), Effect::Ended(*inside)]
+        })
+        .collect()
+    }
+}
+
+fn told(error: icmp::Error, to: Endpoint, about: Endpoint) -> Effect {
+    let (kind, code, _) = error.to_icmp(Family::of(to.addr));
+    let kind = (kind, code);
+    Effect::Told { to, about, kind }
+}
+
+fn endpoint(text: &str) -> Endpoint {
+    text.parse::<SocketAddr>().expect("an endpoint").into()
+}
+
+/// The engine, what it is held against, and who was who.
+struct Player {
+    engine: Engine,
+    outbox: Outbox,
+    model: Model,
+    now: Instant,
+    /// The inside endpoint of every id that there was.
+    ids: BTreeMap<MappingId, Endpoint>,
+    sockets: u16,
+}
+
+/// Plays a course.
+///
+/// # Panics
+/// When the engine does anything else than the model.
+pub(crate) fn play(course: &[u8]) {
+    let Some((&settings, steps)) = course.split_first() else {
+        return;
+    };
+    let filtering = match settings & 3 {
+        0 => Filtering::EndpointIndependent,
+        1 => Filtering::AddressAndPortDependent,
+        _ => Filtering::AddressDependent,
+    };
+    let limits = match settings >> 2 & 3 {
+        0 => Limits {
+            mappings: 2,
+            mappings_of_address: 1,
+            contacts: 1,
+        },
+        1 => Limits {
+            mappings: 3,
+            mappings_of_address: 2,
+            contacts: 2,
+        },
+        _ => Limits::default(),
+    };
+    let settings = Settings {
+        filtering,
+        limits,
+        inbound_refresh: settings >> 4 & 1 == 1,
+        lifetime: Duration::from_mins(2),
+    };
+    let now = Instant::now();
+    let full = Bucket {
+        credit: Duration::from_millis(500),
+        seen: now,
+    };
+    let mut player = Player {
+        engine: Engine::new(Arc::clone(&POLICIES[0]), settings),
+        outbox: Outbox::default(),
+        model: Model {
+            settings,
+            policy: 0,
+            mappings: BTreeMap::new(),
+            rejections: full,
+            returns: full,
+        },
+        now,
+        ids: BTreeMap::new(),
+        sockets: 0,
+    };
+    for step in steps.as_chunks().0 {
+        player.step(*step);
+    }
+}
+
+impl Player {
+    fn step(&mut self, [what, which, other, how]: [u8; 4]) {
+        self.outbox.clear();
+        match what % 8 {
+            0..=2 => self.send(which, other, how),
+            3 => self.arrive(which, other, how),
+            4 => self.fail(which, other, how),
+            5 => self.wait(which, how),
+            6 => {
+                self.model.policy = usize::from(which & 1);
+                let policy = &POLICIES[self.model.policy];
+                self.engine.handle_policy(Arc::clone(policy));
+            }
+            _ => self.move_uplink(how),
+        }
+        self.compare_mappings();
+    }
+
+    /// An application sends: whole or in fragments, to a remote or to a neighbour's outside endpoint.
+    fn send(&mut self, which: u8, other: u8, how: u8) {
+        let from = endpoint(INSIDES[usize::from(which % 4)]);
+        let to = self.remote(from.addr, other);
+        let is_cut = how & 1 == 1;
+        let length = if is_cut { 300 } else { usize::from(how >> 5) };
+        let may_fragment = from.addr.is_ipv4() && how & 8 != 0;
+        let sending = Sending {
+            from,
+            to,
+            payload: vec![how; length],
+            hop_limit: if how & 6 == 6 { 1 } else { 64 },
+            dont_fragment: !is_cut && !may_fragment,
+            outside: (how & 16 == 0).then(|| self.socket(from.addr, other)),
+        };
+        let mut packets = written(&sending, may_fragment);
+        if is_cut {
+            packets = cut(&packets[0]);
+        }
+        for packet in packets {
+            self.engine.handle_tun(&packet, self.now, &mut self.outbox);
+        }
+        let expected = self.model.outbound(&sending, self.now);
+        for at in 0..self.outbox.commands().len() {
+            let Command::Open {
+                mapping, inside, ..
+            } = self.outbox.commands()[at]
+            else {
+                continue;
+            };
+            assert_eq!(self.ids.insert(mapping, inside.0), None, "an id names one");
+            if let Some(outside) = sending.outside {
+                self.engine
+                    .handle_opened(mapping, Outside(outside), &mut self.outbox);
+                let model = self.model.mappings.get_mut(&inside.0);
+                model.expect("the model has it too").id = mapping;
+            } else {
+                let error = icmp::Error::AdminProhibited;
+                self.engine
+                    .handle_open_failed(mapping, error, self.now, &mut self.outbox);
+            }
+        }
+        self.compare(expected);
+    }
+
+    /// A datagram comes to a socket that there is or was.
+    fn arrive(&mut self, which: u8, other: u8, how: u8) {
+        let Some((id, inside)) = self.mapping(which) else {
+            return;
+        };
+        let from = self.remote(inside.addr, other);
+        let length = if how & 1 == 1 {
+            4_000
+        } else {
+            usize::from(how)
+        };
+        let payload = vec![how; length];
+        let mut buffer = [&[0xaa; HEADROOM], payload.as_slice()].concat();
+        let arrival = Arrival {
+            from,
+            traffic_class: TrafficClass::from_octet(how),
+            payload: HEADROOM..buffer.len(),
+            buffer: &mut buffer,
+        };
+        self.engine
+            .handle_datagram(id, arrival, self.now, &mut self.outbox);
+        let expected = self
+            .stands(id)
+            .then(|| self.model.inbound(inside, from, &payload, self.now))
+            .flatten();
+        self.compare(Vec::from_iter(expected));
+    }
+
+    /// The path, or somebody who pretends to be it, returns an error.
+    fn fail(&mut self, which: u8, other: u8, how: u8) {
+        let Some((id, inside)) = self.mapping(which) else {
+            return;
+        };
+        let about = self.remote(inside.addr, other);
+        let error = ERRORS[usize::from(how % 8)];
+        let returned = ReturnedError {
+            to: about,
+            offender: (how & 8 != 0).then_some(about.addr),
+            error,
+            payload: &vec![how; usize::from(how)],
+        };
+        self.engine
+            .handle_error(id, &returned, self.now, &mut self.outbox);
+        let expected = self
+            .stands(id)
+            .then(|| self.model.error(inside, about, error, self.now))
+            .flatten();
+        self.compare(Vec::from_iter(expected));
+    }
+
+    fn wait(&mut self, which: u8, how: u8) {
+        let unit = [
+            Duration::from_millis(1),
+            Duration::from_millis(100),
+            Duration::from_secs(1),
+        ][usize::from(which % 3)];
+        self.now += unit * u32::from(how);
+        let due = self.engine.poll_timeout();
+        self.engine.handle_timeout(self.now, &mut self.outbox);
+        let expected = self.model.expire(self.now);
+        let is_due = due.is_some_and(|due| due <= self.now);
+        assert!(
+            is_due || expected.is_empty(),
+            "it did not say that it is due"
+        );
+        self.compare(expected);
+    }
+
+    /// Another uplink: each mapping gets another socket, or none.
+    fn move_uplink(&mut self, how: u8) {
+        self.engine
+            .handle_uplink_changed(self.now, &mut self.outbox);
+        let mut expected = Vec::new();
+        for (at, (inside, mapping)) in self.model.mappings.clone().into_iter().enumerate() {
+            if how >> (at % 8) & 1 == 1 {
+                self.model.mappings.remove(&inside);
+                expected.push(Effect::Ended(inside));
+                let error = icmp::Error::NetUnreachable;
+                self.engine
+                    .handle_open_failed(mapping.id, error, self.now, &mut self.outbox);
+            } else {
+                let outside = self.socket(inside.addr, how);
+                let model = self.model.mappings.get_mut(&inside);
+                model.expect("it is one of them").outside = outside;
+                self.engine
+                    .handle_opened(mapping.id, Outside(outside), &mut self.outbox);
+            }
+        }
+        self.compare(expected);
+    }
+
+    fn mapping(&self, which: u8) -> Option<(MappingId, Endpoint)> {
+        let at = usize::from(which).checked_rem(self.ids.len())?;
+        self.ids.iter().nth(at).map(|(id, inside)| (*id, *inside))
+    }
+
+    fn stands(&self, id: MappingId) -> bool {
+        self.model.mappings.values().any(|mapping| mapping.id == id)
+    }
+
+    fn remote(&self, family_of: IpAddr, which: u8) -> Endpoint {
+        let neighbours = self.model.mappings.iter();
+        let mut neighbours = neighbours.filter(|(it, _)| it.addr.is_ipv4() == family_of.is_ipv4());
+        let neighbour = match which >> 4 {
+            0..8 => None,
+            at => neighbours.nth(usize::from(at) - 8),
+        };
+        let remotes = REMOTES[usize::from(family_of.is_ipv6())];
+        let remote = endpoint(remotes[usize::from(which % 4)]);
+        neighbour.map_or(remote, |(_, mapping)| mapping.outside)
+    }
+
+    /// The outside endpoint of the next socket: on one address, or on all.
+    fn socket(&mut self, family_of: IpAddr, which: u8) -> Endpoint {
+        self.sockets += 1;
+        let text = match (family_of, which & 4 == 0) {
+            (IpAddr::V4(_), true) => "192.168.1.10",
+            (IpAddr::V4(_), false) => "0.0.0.0",
+            (IpAddr::V6(_), true) => "2001:db8:1::10",
+            (IpAddr::V6(_), false) => "::",
+        };
+        Endpoint::new(text.parse().expect("an address"), 1_024 + self.sockets)
+    }
+
+    fn compare(&self, mut expected: Vec<Effect>) {
+        let commands = self.outbox.commands().iter().map(|command| match *command {
+            Command::Open { inside, .. } => Effect::Opened(inside.0),
+            Command::Close { mapping } => Effect::Closed(mapping),
+            _ => panic!("{command:?} is none of UDP's"),
+        });
+        let transmits = self
+            .outbox
+            .transmits()
+            .map(|(transmit, payload)| Effect::Sent {
+                by: self.ids[&transmit.mapping],
+                to: transmit.to,
+                dont_fragment: transmit.dont_fragment,
+                payload: payload.to_vec(),
+            });
+        let ends = self.outbox.events().iter().filter_map(|event| match event {
+            Event::Ended { inside, .. } => Some(Effect::Ended(inside.0)),
+            Event::Established { .. } => None,
+        });
+        let mut seen: Vec<_> = commands.chain(transmits).chain(ends).collect();
+        seen.extend(delivered(&self.outbox));
+        seen.sort();
+        expected.sort();
+        assert_eq!(seen, expected);
+    }
+
+    fn compare_mappings(&self) {
+        let snapshot = self.engine.snapshot(self.now);
+        let seen: BTreeMap<_, _> = snapshot
+            .mappings
+            .iter()
+            .map(|it| (it.inside, (it.id, it.outside, it.contacts, it.idle)))
+            .collect();
+        let expected: BTreeMap<_, _> = self
+            .model
+            .mappings
+            .iter()
+            .map(|(inside, it)| {
+                let idle = self.now - it.refreshed;
+                let outside = Some(Outside(it.outside));
+                (Inside(*inside), (it.id, outside, it.contacts.len(), idle))
+            })
+            .collect();
+        assert_eq!(seen, expected);
+        let lifetime = self.model.settings.lifetime;
+        let mappings = self.model.mappings.values();
+        let first = mappings.map(|it| it.refreshed + lifetime).min();
+        let due = self.engine.poll_timeout();
+        assert!(
+            first.is_none_or(|first| due.is_some_and(|due| due <= first)),
+            "it must wake up in time"
+        );
+    }
+}
+
+/// The packets for the TUN: datagrams, which may be in fragments, and errors.
+fn delivered(outbox: &Outbox) -> Vec<Effect> {
+    let (mut effects, mut parts) = (Vec::new(), Vec::new());
+    for bytes in outbox.packets() {
+        assert!(bytes.len() <= 1_500, "larger than the TUN");
+        let packet = Packet::parse(bytes).expect("only valid packets go in");
+        let (source, destination) = (packet.source(), packet.destination());
+        match packet.transport() {
+            Transport::Udp(datagram) => effects.push(Effect::Delivered {
+                from: Endpoint::new(source, datagram.source_port),
+                to: Endpoint::new(destination, datagram.destination_port),
+                payload: datagram.payload.to_vec(),
+            }),
+            Transport::Fragment(part) => {
+                assert_eq!(part.range().start, parts.len(), "in order, without gaps");
+                parts.extend_from_slice(part.payload);
+                if !part.more {
+                    let port = |at| u16::from_be_bytes([parts[at], parts[at + 1]]);
+                    effects.push(Effect::Delivered {
+                        from: Endpoint::new(source, port(0)),
+                        to: Endpoint::new(destination, port(2)),
+                        payload: parts.split_off(8),
+                    });
+                    parts.clear();
+                }
+            }
+            Transport::Icmp(message) => {
+                let header = if source.is_ipv4() { 20 } else { 40 };
+                let quoted = &bytes[2 * header + 8..];
+                let port = |at| u16::from_be_bytes([quoted[at], quoted[at + 1]]);
+                let addr = match source {
+                    IpAddr::V4(_) => IpAddr::from(<[u8; 4]>::try_from(&bytes[44..48]).expect("4")),
+                    IpAddr::V6(_) => {
+                        IpAddr::from(<[u8; 16]>::try_from(&bytes[72..88]).expect("16"))
+                    }
+                };
+                effects.push(Effect::Told {
+                    to: Endpoint::new(destination, port(0)),
+                    about: Endpoint::new(addr, port(2)),
+                    kind: (message.kind, message.code),
+                });
+            }
+            transport => panic!("{transport:?} is none of ours"),
+        }
+    }
+    assert!(parts.is_empty(), "the last fragment is missing");
+    effects
+}
+
+fn written(sending: &Sending, may_fragment: bool) -> Vec<Vec<u8>> {
+    let headers = udp::Headers {
+        source: sending.from,
+        destination: sending.to,
+        traffic_class: TrafficClass::default(),
+        hop_limit: sending.hop_limit,
+    };
+    let mut packet = Vec::new();
+    udp::write_datagram(&mut packet, &headers, &sending.payload).expect("a datagram");
+    if may_fragment {
+        // Without DF; the checksum grows by what the field loses.
+        packet[6] = 0;
+        let sum = u16::from_be_bytes([packet[10], packet[11]]);
+        let (sum, carry) = sum.overflowing_add(0x4000);
+        packet[10..12].copy_from_slice(&(sum + u16::from(carry)).to_be_bytes());
+    }
+    vec![packet]
+}
+
+/// Fragments, the last one first.
+fn cut(packet: &[u8]) -> Vec<Vec<u8>> {
+    let (mut out, mut ranges) = (Vec::new(), Vec::new());
+    fragment::split(&mut out, packet, 128, 7, |range| ranges.push(range));
+    ranges
+        .into_iter()
+        .rev()
+        .map(|range| out[range].to_vec())
+        .collect()
+}
