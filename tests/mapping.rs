@@ -54,14 +54,7 @@ fn a_free_source_port_is_kept_and_a_taken_one_is_not_shared() {
 #[test]
 fn a_stranger_does_not_get_in() {
     let lab = Lab::new();
-    // A home router that lets everyone in, so that it is voicelane that keeps them out.
-    lab.home.nft(&format!(
-        "add chain inet nat in {{ type nat hook prerouting priority dstnat; }}
-         add rule inet nat in iifname wan0 meta nfproto ipv4 meta l4proto udp dnat ip to {}
-         add rule inet nat in iifname wan0 meta nfproto ipv6 meta l4proto udp dnat ip6 to {}",
-        at::LAPTOP.v4,
-        at::LAPTOP.v6
-    ));
+    lab.open_home();
     let voicelane = Voicelane::start(&lab.laptop);
     for family in Family::BOTH {
         let socket = unbound(&lab, family);

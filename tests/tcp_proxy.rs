@@ -11,7 +11,7 @@ use std::time::Duration;
 use lab::addresses as at;
 use lab::caller::{Family, tcp_exchange};
 use lab::frame::{Direction, Frame, Transport};
-use lab::voicelane::{CONFIG, Home, TUN, Voicelane};
+use lab::voicelane::{Home, TUN, Voicelane, config_with_tcp};
 use lab::vpn::VpnKind;
 use lab::{Lab, UPLINK, Way};
 use socket2::SockRef;
@@ -28,19 +28,7 @@ const CS5: u8 = 40;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn start(lab: &Lab) -> Voicelane {
-    let config = format!(
-        r#"{CONFIG}
-[[service]]
-name = "lab-signalling"
-description = "The lab's signalling over TCP"
-role = "signalling"
-protocol = "tcp"
-prefixes = ["168.86.128.0/18", "2001:db8:86:4000::/50"]
-ports = [443, "4430-4431"]
-dscp = "CS5"
-allow_special_purpose = true
-"#
-    );
+    let config = config_with_tcp(r#"443, "4430-4431""#);
     Home::new(&lab.laptop, &config).start()
 }
 

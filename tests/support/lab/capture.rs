@@ -62,6 +62,12 @@ impl Capture {
         Self { frames, marker }
     }
 
+    /// Forgets everything and looks no more, for a test that moves more than a witness can remember.
+    pub fn stop(&mut self) {
+        // The reader ends when it finds the old ones gone.
+        self.frames = Arc::default();
+    }
+
     /// All packets up to now that `wanted` accepts.
     ///
     /// A marker over the loopback interface goes through the same queue: once it is seen, so is all before it.

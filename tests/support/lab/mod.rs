@@ -156,6 +156,23 @@ impl Lab {
         Vpn::start(kind, &self.laptop, &self.gateway)
     }
 
+    /// Ends both captures, for a test that moves more than they can remember.
+    pub fn stop_captures(&mut self) {
+        self.on_laptop.stop();
+        self.on_gateway.stop();
+    }
+
+    /// Lets every UDP datagram from the internet through the home router, so that it is voicelane that keeps it out.
+    pub fn open_home(&self) {
+        self.home.nft(&format!(
+            "add chain inet nat in {{ type nat hook prerouting priority dstnat; }}
+             add rule inet nat in iifname wan0 meta nfproto ipv4 meta l4proto udp dnat ip to {}
+             add rule inet nat in iifname wan0 meta nfproto ipv6 meta l4proto udp dnat ip6 to {}",
+            at::LAPTOP.v4,
+            at::LAPTOP.v6
+        ));
+    }
+
     /// Which way a payload went.
     pub fn way(&self, payload: &str) -> Way {
         let direct = !self.on_uplink(payload).is_empty();

@@ -87,7 +87,8 @@ impl Program {
         }
     }
 
-    fn pid(&self) -> Pid {
+    /// The process.
+    pub fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).expect("process ids are positive i32"))
     }
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::process::Output;
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -35,6 +36,23 @@ ports = ["3478"]
 dscp = "EF"
 allow_special_purpose = true
 "#;
+
+/// The configuration with a rule for TCP to the media gateways, at these ports; its code point is CS5.
+pub fn config_with_tcp(ports: &str) -> String {
+    format!(
+        r#"{CONFIG}
+[[service]]
+name = "lab-signalling"
+description = "The lab's signalling over TCP"
+role = "signalling"
+protocol = "tcp"
+prefixes = ["168.86.128.0/18", "2001:db8:86:4000::/50"]
+ports = [{ports}]
+dscp = "CS5"
+allow_special_purpose = true
+"#
+    )
+}
 
 /// The TUN's default name.
 pub const TUN: &str = "voicelane0";
@@ -128,6 +146,36 @@ impl Voicelane {
             let errors = String::from_utf8_lossy(&output.stderr);
             panic!("status: {e}: {text}{errors}")
         })
+    }
+
+    /// The process.
+    pub fn pid(&self) -> Pid {
+        self.program.pid()
+    }
+
+    /// What the service has dropped for a reason, in a direction (`outbound` or `inbound`).
+    pub fn drops(&self, direction: &str, reason: &str) -> u64 {
+        let status = self.status();
+        status["status"][direction]["drops"][reason]
+            .as_u64()
+            .unwrap_or(0)
+    }
+
+    /// What the service is unhappy with, all sentences in one.
+    pub fn warnings(&self) -> String {
+        self.status()["status"]["warnings"].to_string()
+    }
+
+    /// The memory that the service holds now, in bytes.
+    pub fn memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.pid());
+        let status = fs::read_to_string(path).expect("the service runs");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("every process has memory");
+        let kib = line.trim().trim_end_matches(" kB");
+        kib.parse::<u64>().expect("the kernel writes a number") * 1024
     }
 
     /// Ends the service as an administrator does.
