@@ -324,7 +324,7 @@ fn a_full_table_rejects_and_says_so() {
     assert_eq!(
         world.outbox.packets().count(),
         1,
-        "ICMP tells the application (RFC 5508 REQ-9)"
+        "ICMP tells the application (RFC 5508 REQ-8)"
     );
     assert_eq!(world.dropped("too_many_mappings"), 1);
     assert!(

@@ -113,7 +113,7 @@ pub struct Nat {
     /// Whose answers it lets in.
     pub filtering: Filtering,
     /// Whether answers of remotes that it has sent to keep it alive as well. They do not: RFC 4787 REQ-6 allows it and
-    /// RFC 7857 section 5 warns of it.
+    /// RFC 7857 section 7 warns of it.
     pub inbound_refresh: bool,
 }
 

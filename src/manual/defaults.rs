@@ -14,7 +14,11 @@
 //! | protocol number | 118 ("v") | names our rules and routes in `ip rule` and `ip route`; assigned to nobody in rt_protos |
 //! | mapping lifetime | 300 s | RFC 4787 REQ-5 recommends 5 minutes or more; agents put calls on hold |
 //! | filtering | address-dependent | RFC 4787 REQ-8; a media server may answer from another port, a stranger may not |
+//! | inbound refresh | off | a remote must not keep a port open by itself (RFC 4787 REQ-6, RFC 7857 section 7) |
 //! | mappings | at most 32,768 | half of the ports of an address; a laptop needs ten |
+//! | mappings of an inside address | at most 8,192 | a program that opens sockets without end leaves room for other addresses |
+//! | waiting fragments | 4 MiB, 1 MiB of a source, 15 s | the kernel's own `ipfrag_high_thresh`; a local sender's fragments come in a row |
+//! | ICMP errors | 50 in a row, 100 in a second, of our own and of the path each | RFC 4443 section 2.4 (f); a mistyped port of one call is 50 in a second |
 //! | contacts of a mapping | at most 1,024 | an ICE agent checks a few dozen candidates |
 //! | TCP connections | at most 4,096 | 512 MiB of windows if all were full; a browser opens some dozen |
 //! | window of a connection | 64 KiB each way | fills a gigabit as long as the way through the TUN and back takes less than 0.5 ms |

@@ -24,7 +24,7 @@ pub(super) fn told(error: &io::Error) -> Option<icmp::Error> {
 
 impl OpenError {
     /// What the application is to be told. What is short on this machine, a descriptor or a port, is "prohibited", as
-    /// RFC 5508 section 4 has it for a translator whose resources are spent.
+    /// RFC 5508 REQ-8 has it for a translator whose resources are spent.
     #[must_use]
     pub fn told(&self) -> icmp::Error {
         match self {

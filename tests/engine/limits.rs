@@ -160,7 +160,7 @@ fn an_error_refreshes_nothing() {
     assert_eq!(world.outbox.commands(), [Command::Close { mapping }]);
 }
 
-/// RFC 4787 REQ-6 and RFC 7857 section 5.
+/// RFC 4787 REQ-6 and RFC 7857 section 7.
 #[test]
 fn by_configuration_known_peers_refresh_a_mapping_and_strangers_never() {
     for [inside, server, _, stranger, _] in FAMILIES.map(|family| family.map(endpoint)) {

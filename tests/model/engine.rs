@@ -490,20 +490,28 @@ impl Player {
         self.compare(expected);
     }
 
-    /// Another uplink: each mapping gets another socket, or none.
+    /// Another uplink: each mapping gets another socket, or none. An endpoint may be one that another mapping had before.
     fn move_uplink(&mut self, how: u8) {
         self.engine
             .handle_uplink_changed(self.now, &mut self.outbox);
+        let mappings = self.model.mappings.clone();
+        let had: Vec<_> = mappings.values().map(|it| it.outside).collect();
         let mut expected = Vec::new();
-        for (at, (inside, mapping)) in self.model.mappings.clone().into_iter().enumerate() {
-            if how >> (at % 8) & 1 == 1 {
+        for (at, (inside, mapping)) in mappings.into_iter().enumerate() {
+            if how >> at & 1 == 1 {
                 self.model.mappings.remove(&inside);
                 expected.push(Effect::Ended(inside));
                 let error = icmp::Error::NetUnreachable;
                 self.engine
                     .handle_open_failed(mapping.id, error, self.now, &mut self.outbox);
             } else {
-                let outside = self.socket(inside.addr, how);
+                let next = had[(at + 1) % had.len()];
+                let is_heir = how & 16 != 0 && next.addr.is_ipv4() == inside.addr.is_ipv4();
+                let outside = if is_heir {
+                    next
+                } else {
+                    self.socket(inside.addr, how)
+                };
                 let model = self.model.mappings.get_mut(&inside);
                 model.expect("it is one of them").outside = outside;
                 self.engine
