@@ -24,6 +24,7 @@ impl Tiny {
     pub(super) fn new(arcs: &[(u64, Outcome)]) -> Option<Self> {
         let end = |arc: usize| arcs.get(arc + 1).map_or(u64::MAX, |(start, _)| start - 1);
         // A node's path from the root, a 1, and zeros up to 5 bits: so many arcs lie before its boundary.
+        #[cfg(target_arch = "x86_64")]
         let node = |node: usize| {
             let level = node.checked_ilog2()?;
             Some(end((((2 * node + 1) << (4 - level)) % ARCS) - 1))

@@ -60,13 +60,20 @@ impl Kernel for Avx512 {
         // SAFETY: a node is two aligned vectors, each byte of them a number's; the kernel runs with AVX-512.
         let passed = |vector: usize| unsafe {
             let line = _mm512_load_si512(words.add(vector));
-            u32::from(_mm512_cmplt_epi32_mask(line, _mm512_set1_epi32(low)))
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "the mask of one vector's words"
+            )]
+            let ends = (boundaries::<N>() >> (vector * WORDS)) as u16;
+            let passed = _mm512_mask_cmplt_epi32_mask(ends, line, _mm512_set1_epi32(low));
+            passed.count_ones() as usize
         };
-        let mut mask = passed(0);
+        // Counting twice is sooner done than joining the masks.
         if N::ENDS > WORDS {
-            mask |= passed(1) << WORDS;
+            passed(0) + passed(1)
+        } else {
+            passed(0)
         }
-        (mask & boundaries::<N>()).count_ones() as usize
     }
 
     #[inline(always)]
