@@ -14,7 +14,7 @@ use crate::stream::{BATCH, Oracle, Source, Stream};
 use crate::table::Table;
 
 /// A pass over a stream is cut to about this long: the slow ones see fewer of its addresses.
-const LONGEST_PASS: Duration = Duration::from_millis(150);
+const LONGEST_PASS: Duration = Duration::from_millis(40);
 
 /// A library that takes part.
 pub struct Contestant<A> {
@@ -244,8 +244,8 @@ fn check<A: Address>(
     mode: Mode,
     stream: &Stream<A>,
 ) -> Result<Duration, String> {
-    let took = pass(subject, mode, stream, stream.keys.len());
     let mut answers = [0; BATCH];
+    let start = Clock::now();
     let all = batches(stream, stream.keys.len());
     for (batch, expected) in all.zip(stream.answers.chunks(BATCH)) {
         let answers = &mut answers[..batch.keys.len()];
@@ -258,7 +258,7 @@ fn check<A: Address>(
             }
         }
     }
-    Ok(took)
+    Ok(start.elapsed())
 }
 
 /// Withdraws and announces routes, up to 10,000 or for a second; the time of one such change.
