@@ -70,7 +70,7 @@ impl Subject<u32> for RteLpm {
         }
     }
 
-    fn settle(&self, _answers: &mut [u32]) {}
+    fn settle(&self, _mode: Mode, _answers: &mut [u32]) {}
 
     fn flap(&mut self, route: &Route<u32>) -> Flap {
         self.lpm.delete(route.first, route.len);
@@ -115,7 +115,7 @@ macro_rules! fib {
                 }
             }
 
-            fn settle(&self, answers: &mut [u32]) {
+            fn settle(&self, _mode: Mode, answers: &mut [u32]) {
                 for (answer, wide) in answers.iter_mut().zip(&**self.answers.borrow()) {
                     *answer = (*wide).try_into().expect("a next hop is a class");
                 }

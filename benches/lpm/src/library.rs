@@ -59,7 +59,7 @@ pub trait Library<A: Address>: Sized + 'static {
         unimplemented!("no bulk lookup")
     }
 
-    /// Brings the answers of a batch, if they are not there yet; not timed.
+    /// Brings the answers of a bulk lookup, if they are not there yet; not timed.
     fn settle(&self, _answers: &mut [u32]) {}
 
     /// Withdraws a route and announces it again.
@@ -89,8 +89,8 @@ pub trait Subject<A: Address> {
     /// Looks a batch up.
     fn run(&self, mode: Mode, batch: Batch<'_, A>, answers: &mut [u32]);
 
-    /// Brings the answers of a batch, if they are not there yet.
-    fn settle(&self, answers: &mut [u32]);
+    /// Brings the answers of a batch, if they are not there yet; not timed.
+    fn settle(&self, mode: Mode, answers: &mut [u32]);
 
     /// Withdraws a route and announces it again.
     fn flap(&mut self, route: &Route<A>) -> Flap;
@@ -120,8 +120,10 @@ impl<A: Address, L: Library<A>> Subject<A> for L {
         }
     }
 
-    fn settle(&self, answers: &mut [u32]) {
-        Library::settle(self, answers);
+    fn settle(&self, mode: Mode, answers: &mut [u32]) {
+        if mode == Mode::Bulk {
+            Library::settle(self, answers);
+        }
     }
 
     fn flap(&mut self, route: &Route<A>) -> Flap {

@@ -251,7 +251,7 @@ fn check<A: Address>(
         let answers = &mut answers[..batch.keys.len()];
         answers.fill(u32::MAX);
         subject.run(mode, batch, answers);
-        subject.settle(answers);
+        subject.settle(mode, answers);
         for ((answer, expected), key) in answers.iter().zip(expected).zip(batch.keys) {
             if answer != expected {
                 return Err(format!("{}: {answer}, not {expected}", key.ip()));
