@@ -22,8 +22,11 @@ pub enum Origin {
     Ours,
     /// A crate.
     Crate,
-    /// DPDK, or what anyone would write first.
-    Other,
+    /// DPDK.
+    #[cfg(feature = "dpdk")]
+    Dpdk,
+    /// What anyone would write first.
+    Baseline,
 }
 
 /// What came of withdrawing a route and announcing it again.

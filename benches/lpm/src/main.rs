@@ -157,13 +157,13 @@ macro_rules! contestants {
             ),
             (
                 "linear scan",
-                Origin::Other,
+                Origin::Baseline,
                 SCANNED,
                 enter::<_, baseline::LinearScan<$addr>> as _,
             ),
             (
                 "binary search",
-                Origin::Other,
+                Origin::Baseline,
                 usize::MAX,
                 enter::<_, baseline::BinarySearch<$addr>> as _,
             ),
@@ -224,7 +224,7 @@ fn dpdk_contestant<A>(
 ) -> Contestant<A> {
     Contestant {
         name,
-        origin: Origin::Other,
+        origin: Origin::Dpdk,
         most: usize::MAX,
         enter,
     }

@@ -56,49 +56,54 @@ pub fn figures(sections: &[Section]) -> String {
     aligned(table, 2)
 }
 
-/// voicelane over the best other library, stream by stream, and over the best crate.
+/// voicelane's speed over the best of the others, stream by stream; the median of the streams in and mix.
 pub fn summary(sections: &[Section]) -> String {
     let mut table = new([
         "table",
-        "scalar / best",
+        "voicelane",
+        "scalar / best library",
         "which (in, mix)",
         "scalar / best crate",
-        "chain / best",
-        "bulk / best",
+        "scalar / baseline",
+        "chain / best library",
+        "bulk / best library",
         "which (in, mix)",
     ]);
     for section in sections {
-        let ours = &section.outcomes[0];
-        let best = |mode: Mode, source: Source, crates: bool| {
-            let peers = section.outcomes.iter().filter(|peer| match peer.origin {
-                Origin::Ours => false,
-                Origin::Crate => true,
-                Origin::Other => !crates,
-            });
-            peers
-                .map(|peer| (best_mode(peer, mode, source).unwrap_or(0.0), peer.name))
+        let best = |others: fn(Origin) -> bool, mode: Mode, source: Source| {
+            let others = section.outcomes.iter().filter(|other| others(other.origin));
+            others
+                .map(|other| (best_mode(other, mode, source).unwrap_or(0.0), other.name))
                 .max_by(|one, other| one.0.total_cmp(&other.0))
-        };
-        let over = |mode: Mode, crates: bool| {
-            let peer = |source| best(mode, source, crates).map(|(rate, _)| rate);
-            ratio(|source| best_mode(ours, mode, source), peer).map_or_else(String::new, times)
         };
         let which = |mode: Mode| {
             COMPARED
-                .map(|source| best(mode, source, false).map_or("", |(_, name)| name))
+                .map(|source| best(is_library, mode, source).map_or("", |(_, name)| name))
                 .join(", ")
         };
-        table.add_row([
-            section.name.clone(),
-            over(Mode::Independent, false),
-            which(Mode::Independent),
-            over(Mode::Independent, true),
-            over(Mode::Chained, false),
-            over(Mode::Bulk, false),
-            which(Mode::Bulk),
-        ]);
+        for ours in &section.outcomes[..1] {
+            let over = |others: fn(Origin) -> bool, mode: Mode| {
+                let other = |source| best(others, mode, source).map(|(rate, _)| rate);
+                ratio(|source| best_mode(ours, mode, source), other).map_or_else(String::new, times)
+            };
+            table.add_row([
+                section.name.clone(),
+                ours.name.to_owned(),
+                over(is_library, Mode::Independent),
+                which(Mode::Independent),
+                over(|origin| origin == Origin::Crate, Mode::Independent),
+                over(|origin| origin == Origin::Baseline, Mode::Independent),
+                over(is_library, Mode::Chained),
+                over(is_library, Mode::Bulk),
+                which(Mode::Bulk),
+            ]);
+        }
     }
-    aligned(table, 1)
+    aligned(table, 2)
+}
+
+fn is_library(origin: Origin) -> bool {
+    !matches!(origin, Origin::Ours | Origin::Baseline)
 }
 
 /// The rate of a mode; without a bulk lookup a batch is looked up one by one.
