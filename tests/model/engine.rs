@@ -1,42 +1,29 @@
-//! What the engine's UDP half is to do, in the plainest words, and a player that holds the engine against it.
+//! A player that holds the engine's UDP half against the rules.
 //!
-//! The model knows no slots, no generations, no timer queue, no arena and no headers. A course is a string of bytes, so
-//! that a property test and a fuzzer can share it: one byte of settings, then four for each step.
+//! A course is a string of bytes, so that a property test and a fuzzer can share it: one byte of settings, then four for
+//! each step.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+mod rules;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use voicelane::config::Config;
 use voicelane::engine::{Arrival, Command, Engine, Event, HEADROOM, Outbox, ReturnedError};
 use voicelane::nat::{Limits, Settings};
-use voicelane::net::{Endpoint, Family, Filtering, Inside, MappingId, Outside, TrafficClass};
+use voicelane::net::{Endpoint, Filtering, Inside, MappingId, Outside, TrafficClass};
 use voicelane::policy::Policy;
 use voicelane::wire::{Packet, Transport, fragment, icmp, udp};
+
+use rules::{Bucket, Effect, Model, REMOTES, Sending, endpoint};
 
 const INSIDES: [&str; 4] = [
     "10.8.0.2:50000",
     "10.8.0.2:50001",
     "10.8.0.3:50000",
     "[fd00:8::2]:50000",
-];
-
-/// Two endpoints of a media server, one of another, one of somebody else; per family. The second server is in the wide
-/// policy only.
-const REMOTES: [[&str; 4]; 2] = [
-    [
-        "168.86.128.1:20000",
-        "168.86.128.1:20002",
-        "168.86.191.9:20000",
-        "198.51.100.1:20000",
-    ],
-    [
-        "[2001:db8:86::1]:20000",
-        "[2001:db8:86::1]:20002",
-        "[2001:db8:87::9]:20000",
-        "[2001:db8:99::1]:20000",
-    ],
 ];
 
 const PREFIXES: [&str; 2] = [
@@ -67,230 +54,6 @@ const ERRORS: [icmp::Error; 8] = [
     icmp::Error::HopLimitExceeded,
     icmp::Error::ReassemblyTimeExceeded,
 ];
-
-/// What becomes visible of a step, in whatever order.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Effect {
-    Opened(Endpoint),
-    Closed(MappingId),
-    Ended(Endpoint),
-    /// To the internet: the mapping's inside endpoint stands for the mapping.
-    Sent {
-        by: Endpoint,
-        to: Endpoint,
-        dont_fragment: bool,
-        payload: Vec<u8>,
-    },
-    /// To the application.
-    Delivered {
-        from: Endpoint,
-        to: Endpoint,
-        payload: Vec<u8>,
-    },
-    /// An ICMP error to the application, about what it sent to a remote.
-    Told {
-        to: Endpoint,
-        about: Endpoint,
-        kind: (u8, u8),
-    },
-}
-
-/// A mapping as RFC 4787 has it.
-#[derive(Clone, Debug)]
-struct Mapping {
-    id: MappingId,
-    outside: Endpoint,
-    refreshed: Instant,
-    contacts: BTreeSet<(IpAddr, u16)>,
-}
-
-/// Fifty at once, a hundred in a second.
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    credit: Duration,
-    seen: Instant,
-}
-
-impl Bucket {
-    fn take(&mut self, now: Instant) -> bool {
-        self.credit = Duration::from_millis(500).min(self.credit + (now - self.seen));
-        self.seen = now;
-        let left = self.credit.checked_sub(Duration::from_millis(10));
-        self.credit = left.unwrap_or(self.credit);
-        left.is_some()
-    }
-}
-
-#[derive(Debug)]
-struct Model {
-    settings: Settings,
-    policy: usize,
-    mappings: BTreeMap<Endpoint, Mapping>,
-    rejections: Bucket,
-    returns: Bucket,
-}
-
-/// A datagram of an application.
-#[derive(Clone, Debug)]
-struct Sending {
-    from: Endpoint,
-    to: Endpoint,
-    payload: Vec<u8>,
-    hop_limit: u8,
-    dont_fragment: bool,
-    /// What the socket will be, should one be opened; none when it cannot be.
-    outside: Option<Endpoint>,
-}
-
-impl Model {
-    fn contact(&self, remote: Endpoint) -> (IpAddr, u16) {
-        match self.settings.filtering {
-            Filtering::AddressAndPortDependent => (remote.addr, remote.port),
-            _ => (remote.addr, 0),
-        }
-    }
-
-    fn relays(&self, to: Endpoint) -> bool {
-        let [narrow, wide] = [0, 2].map(|first| {
-            let remotes = REMOTES.map(|of_family| of_family[first]);
-            remotes.iter().any(|text| endpoint(text).addr == to.addr)
-        });
-        narrow || (wide && self.policy == 0)
-    }
-
-    fn reject(&mut self, sending: &Sending, error: icmp::Error, now: Instant) -> Vec<Effect> {
-        let told = told(error, sending.from, sending.to);
-        Vec::from_iter(self.rejections.take(now).then_some(told))
-    }
-
-    fn outbound(&mut self, sending: &Sending, now: Instant) -> Vec<Effect> {
-        let &Sending { from, to, .. } = sending;
-        // A socket on every address has no endpoint that somebody could send to.
-        let neighbour = self
-            .mappings
-            .iter()
-            .find(|(_, it)| it.outside == to && !to.addr.is_unspecified());
-        let neighbour = neighbour.map(|(inside, _)| *inside);
-        if !self.relays(to) && neighbour.is_none() {
-            return self.reject(sending, icmp::Error::AdminProhibited, now);
-        }
-        if sending.hop_limit <= 1 {
-            return self.reject(sending, icmp::Error::HopLimitExceeded, now);
-        }
-        let (contact, limits) = (self.contact(to), self.settings.limits);
-        let of_address = self.mappings.keys().filter(|it| it.addr == from.addr);
-        let is_full = match self.mappings.get(&from) {
-            Some(mapping) => {
-                mapping.contacts.len() >= limits.contacts && !mapping.contacts.contains(&contact)
-            }
-            None => {
-                self.mappings.len() >= limits.mappings
-                    || of_address.count() >= limits.mappings_of_address
-            }
-        };
-        if is_full {
-            return self.reject(sending, icmp::Error::AdminProhibited, now);
-        }
-        let mut effects = Vec::new();
-        let source = self.mappings.get(&from).map(|mapping| mapping.outside);
-        match (self.mappings.get_mut(&from), sending.outside) {
-            (Some(mapping), _) => {
-                mapping.refreshed = now;
-                mapping.contacts.insert(contact);
-            }
-            (None, Some(outside)) => {
-                effects.push(Effect::Opened(from));
-                let mapping = Mapping {
-                    id: MappingId::from_token(0),
-                    outside,
-                    refreshed: now,
-                    contacts: BTreeSet::from([contact]),
-                };
-                self.mappings.insert(from, mapping);
-            }
-            (None, None) => {
-                effects.push(Effect::Opened(from));
-                // What goes to a neighbour does not wait for the socket.
-                if neighbour.is_none() && self.returns.take(now) {
-                    effects.push(told(icmp::Error::AdminProhibited, from, to));
-                }
-                return effects;
-            }
-        }
-        match neighbour {
-            None => effects.push(Effect::Sent {
-                by: from,
-                to,
-                dont_fragment: sending.dont_fragment,
-                payload: sending.payload.clone(),
-            }),
-            Some(neighbour) => {
-                // The first datagram has no endpoint to come from yet.
-                if let Some(source) = source.filter(|source| !source.addr.is_unspecified()) {
-                    effects.extend(self.inbound(neighbour, source, &sending.payload, now));
-                }
-            }
-        }
-        effects
-    }
-
-    fn inbound(
-        &mut self,
-        inside: Endpoint,
-        from: Endpoint,
-        payload: &[u8],
-        now: Instant,
-    ) -> Option<Effect> {
-        let contact = self.contact(from);
-        let mapping = self.mappings.get_mut(&inside)?;
-        let is_known = mapping.contacts.contains(&contact);
-        if is_known && self.settings.inbound_refresh {
-            mapping.refreshed = now;
-        }
-        let admits = is_known || self.settings.filtering == Filtering::EndpointIndependent;
-        admits.then(|| Effect::Delivered {
-            from,
-            to: inside,
-            payload: payload.to_vec(),
-        })
-    }
-
-    fn error(
-        &mut self,
-        inside: Endpoint,
-        about: Endpoint,
-        error: icmp::Error,
-        now: Instant,
-    ) -> Option<Effect> {
-        let contact = self.contact(about);
-        let mapping = self.mappings.get(&inside)?;
-        let is_told = mapping.contacts.contains(&contact) && self.returns.take(now);
-        is_told.then(|| told(error, inside, about))
-    }
-
-    fn expire(&mut self, now: Instant) -> Vec<Effect> {
-        let lifetime = self.settings.lifetime;
-        let mappings = self.mappings.clone();
-        let over = mappings
-            .iter()
-            .filter(|(_, mapping)| mapping.refreshed + lifetime <= now);
-        over.flat_map(|(inside, mapping)| {
-            self.mappings.remove(inside);
-            [Effect::Closed(mapping.id), Effect::Ended(*inside)]
-        })
-        .collect()
-    }
-}
-
-fn told(error: icmp::Error, to: Endpoint, about: Endpoint) -> Effect {
-    let (kind, code, _) = error.to_icmp(Family::of(to.addr));
-    let kind = (kind, code);
-    Effect::Told { to, about, kind }
-}
-
-fn endpoint(text: &str) -> Endpoint {
-    text.parse::<SocketAddr>().expect("an endpoint").into()
-}
 
 /// The engine, what it is held against, and who was who.
 struct Player {

@@ -1,0 +1,251 @@
+//! What the engine's UDP half is to do, in the plainest words: no slots, no generations, no timer queue, no arena, no
+//! headers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use voicelane::nat::Settings;
+use voicelane::net::{Endpoint, Family, Filtering, MappingId};
+use voicelane::wire::icmp;
+
+/// Two endpoints of a media server, one of another, one of somebody else; per family. The second server is in the wide
+/// policy only.
+pub(crate) const REMOTES: [[&str; 4]; 2] = [
+    [
+        "168.86.128.1:20000",
+        "168.86.128.1:20002",
+        "168.86.191.9:20000",
+        "198.51.100.1:20000",
+    ],
+    [
+        "[2001:db8:86::1]:20000",
+        "[2001:db8:86::1]:20002",
+        "[2001:db8:87::9]:20000",
+        "[2001:db8:99::1]:20000",
+    ],
+];
+
+/// What becomes visible of a step, in whatever order.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Effect {
+    Opened(Endpoint),
+    Closed(MappingId),
+    Ended(Endpoint),
+    /// To the internet: the mapping's inside endpoint stands for the mapping.
+    Sent {
+        by: Endpoint,
+        to: Endpoint,
+        dont_fragment: bool,
+        payload: Vec<u8>,
+    },
+    /// To the application.
+    Delivered {
+        from: Endpoint,
+        to: Endpoint,
+        payload: Vec<u8>,
+    },
+    /// An ICMP error to the application, about what it sent to a remote.
+    Told {
+        to: Endpoint,
+        about: Endpoint,
+        kind: (u8, u8),
+    },
+}
+
+/// A mapping as RFC 4787 has it.
+#[derive(Clone, Debug)]
+pub(crate) struct Mapping {
+    pub(crate) id: MappingId,
+    pub(crate) outside: Endpoint,
+    pub(crate) refreshed: Instant,
+    pub(crate) contacts: BTreeSet<(IpAddr, u16)>,
+}
+
+/// Fifty at once, a hundred in a second.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bucket {
+    pub(crate) credit: Duration,
+    pub(crate) seen: Instant,
+}
+
+impl Bucket {
+    fn take(&mut self, now: Instant) -> bool {
+        self.credit = Duration::from_millis(500).min(self.credit + (now - self.seen));
+        self.seen = now;
+        let left = self.credit.checked_sub(Duration::from_millis(10));
+        self.credit = left.unwrap_or(self.credit);
+        left.is_some()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Model {
+    pub(crate) settings: Settings,
+    pub(crate) policy: usize,
+    pub(crate) mappings: BTreeMap<Endpoint, Mapping>,
+    pub(crate) rejections: Bucket,
+    pub(crate) returns: Bucket,
+}
+
+/// A datagram of an application.
+#[derive(Clone, Debug)]
+pub(crate) struct Sending {
+    pub(crate) from: Endpoint,
+    pub(crate) to: Endpoint,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) hop_limit: u8,
+    pub(crate) dont_fragment: bool,
+    /// What the socket will be, should one be opened; none when it cannot be.
+    pub(crate) outside: Option<Endpoint>,
+}
+
+impl Model {
+    fn contact(&self, remote: Endpoint) -> (IpAddr, u16) {
+        match self.settings.filtering {
+            Filtering::AddressAndPortDependent => (remote.addr, remote.port),
+            _ => (remote.addr, 0),
+        }
+    }
+
+    fn relays(&self, to: Endpoint) -> bool {
+        let [narrow, wide] = [0, 2].map(|first| {
+            let remotes = REMOTES.map(|of_family| of_family[first]);
+            remotes.iter().any(|text| endpoint(text).addr == to.addr)
+        });
+        narrow || (wide && self.policy == 0)
+    }
+
+    fn reject(&mut self, sending: &Sending, error: icmp::Error, now: Instant) -> Vec<Effect> {
+        let told = told(error, sending.from, sending.to);
+        Vec::from_iter(self.rejections.take(now).then_some(told))
+    }
+
+    pub(crate) fn outbound(&mut self, sending: &Sending, now: Instant) -> Vec<Effect> {
+        let &Sending { from, to, .. } = sending;
+        // A socket on every address has no endpoint that somebody could send to.
+        let neighbour = self
+            .mappings
+            .iter()
+            .find(|(_, it)| it.outside == to && !to.addr.is_unspecified());
+        let neighbour = neighbour.map(|(inside, _)| *inside);
+        if !self.relays(to) && neighbour.is_none() {
+            return self.reject(sending, icmp::Error::AdminProhibited, now);
+        }
+        if sending.hop_limit <= 1 {
+            return self.reject(sending, icmp::Error::HopLimitExceeded, now);
+        }
+        let (contact, limits) = (self.contact(to), self.settings.limits);
+        let of_address = self.mappings.keys().filter(|it| it.addr == from.addr);
+        let is_full = match self.mappings.get(&from) {
+            Some(mapping) => {
+                mapping.contacts.len() >= limits.contacts && !mapping.contacts.contains(&contact)
+            }
+            None => {
+                self.mappings.len() >= limits.mappings
+                    || of_address.count() >= limits.mappings_of_address
+            }
+        };
+        if is_full {
+            return self.reject(sending, icmp::Error::AdminProhibited, now);
+        }
+        let mut effects = Vec::new();
+        let source = self.mappings.get(&from).map(|mapping| mapping.outside);
+        match (self.mappings.get_mut(&from), sending.outside) {
+            (Some(mapping), _) => {
+                mapping.refreshed = now;
+                mapping.contacts.insert(contact);
+            }
+            (None, Some(outside)) => {
+                effects.push(Effect::Opened(from));
+                let mapping = Mapping {
+                    id: MappingId::from_token(0),
+                    outside,
+                    refreshed: now,
+                    contacts: BTreeSet::from([contact]),
+                };
+                self.mappings.insert(from, mapping);
+            }
+            (None, None) => {
+                effects.push(Effect::Opened(from));
+                // What goes to a neighbour does not wait for the socket.
+                if neighbour.is_none() && self.returns.take(now) {
+                    effects.push(told(icmp::Error::AdminProhibited, from, to));
+                }
+                return effects;
+            }
+        }
+        match neighbour {
+            None => effects.push(Effect::Sent {
+                by: from,
+                to,
+                dont_fragment: sending.dont_fragment,
+                payload: sending.payload.clone(),
+            }),
+            Some(neighbour) => {
+                // The first datagram has no endpoint to come from yet.
+                if let Some(source) = source.filter(|source| !source.addr.is_unspecified()) {
+                    effects.extend(self.inbound(neighbour, source, &sending.payload, now));
+                }
+            }
+        }
+        effects
+    }
+
+    pub(crate) fn inbound(
+        &mut self,
+        inside: Endpoint,
+        from: Endpoint,
+        payload: &[u8],
+        now: Instant,
+    ) -> Option<Effect> {
+        let contact = self.contact(from);
+        let mapping = self.mappings.get_mut(&inside)?;
+        let is_known = mapping.contacts.contains(&contact);
+        if is_known && self.settings.inbound_refresh {
+            mapping.refreshed = now;
+        }
+        let admits = is_known || self.settings.filtering == Filtering::EndpointIndependent;
+        admits.then(|| Effect::Delivered {
+            from,
+            to: inside,
+            payload: payload.to_vec(),
+        })
+    }
+
+    pub(crate) fn error(
+        &mut self,
+        inside: Endpoint,
+        about: Endpoint,
+        error: icmp::Error,
+        now: Instant,
+    ) -> Option<Effect> {
+        let contact = self.contact(about);
+        let mapping = self.mappings.get(&inside)?;
+        let is_told = mapping.contacts.contains(&contact) && self.returns.take(now);
+        is_told.then(|| told(error, inside, about))
+    }
+
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<Effect> {
+        let lifetime = self.settings.lifetime;
+        let mappings = self.mappings.clone();
+        let over = mappings
+            .iter()
+            .filter(|(_, mapping)| mapping.refreshed + lifetime <= now);
+        over.flat_map(|(inside, mapping)| {
+            self.mappings.remove(inside);
+            [Effect::Closed(mapping.id), Effect::Ended(*inside)]
+        })
+        .collect()
+    }
+}
+
+fn told(error: icmp::Error, to: Endpoint, about: Endpoint) -> Effect {
+    let (kind, code, _) = error.to_icmp(Family::of(to.addr));
+    let kind = (kind, code);
+    Effect::Told { to, about, kind }
+}
+
+pub(crate) fn endpoint(text: &str) -> Endpoint {
+    text.parse::<SocketAddr>().expect("an endpoint").into()
+}
