@@ -58,8 +58,10 @@ pub trait Library<A: Address>: Sized + 'static {
     fn lookup(&self, addr: A) -> u32;
 
     /// Looks a batch up; the answers may stay with the library until [`Library::settle`].
-    fn lookup_bulk(&self, _addrs: &[A], _answers: &mut [u32]) {
-        unimplemented!("no bulk lookup")
+    fn lookup_bulk(&self, addrs: &[A], answers: &mut [u32]) {
+        for (answer, addr) in answers.iter_mut().zip(addrs) {
+            *answer = self.lookup(*addr);
+        }
     }
 
     /// Brings the answers of a bulk lookup, if they are not there yet; not timed.

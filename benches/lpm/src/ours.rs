@@ -22,8 +22,10 @@ fn prefix_table<A: Address>(routes: &[Route<A>]) -> PrefixTable<u32> {
 /// The compiled table of the data path.
 pub struct Compiled(LookupTable<u32>);
 
-impl<A: Address + Into<Ip>> Library<A> for Compiled {
+impl<A: Address + Into<Ip> + Classified> Library<A> for Compiled {
     type Routes = PrefixTable<u32>;
+
+    const BULK: bool = true;
 
     fn routes(routes: &[Route<A>]) -> Self::Routes {
         prefix_table(routes)
@@ -37,6 +39,31 @@ impl<A: Address + Into<Ip>> Library<A> for Compiled {
     fn lookup(&self, addr: A) -> u32 {
         let Ip(addr) = addr.into();
         self.0.lookup(addr).unwrap_or(0)
+    }
+
+    fn lookup_bulk(&self, addrs: &[A], answers: &mut [u32]) {
+        A::classify(&self.0, addrs, answers);
+        for answer in answers {
+            *answer = self.0.value(*answer).unwrap_or(0);
+        }
+    }
+}
+
+/// An address that a compiled table looks up in bulk as a number.
+pub trait Classified: Address {
+    /// Looks a batch up; the answers are for [`LookupTable::value`].
+    fn classify(table: &LookupTable<u32>, addrs: &[Self], classes: &mut [u32]);
+}
+
+impl Classified for u32 {
+    fn classify(table: &LookupTable<u32>, addrs: &[Self], classes: &mut [u32]) {
+        table.classify_v4(addrs, classes);
+    }
+}
+
+impl Classified for u128 {
+    fn classify(table: &LookupTable<u32>, addrs: &[Self], classes: &mut [u32]) {
+        table.classify_v6(addrs, classes);
     }
 }
 
