@@ -42,6 +42,36 @@ fn segment(packet: &[u8]) -> voicelane::wire::tcp::Segment {
     }
 }
 
+/// The segment with which the application acknowledges so many sequence numbers of a segment of the engine.
+fn reply(to: &[u8], taken: u32, window: u16, data: &[u8]) -> Vec<u8> {
+    let packet = Packet::parse(to).expect("whole");
+    let answered = segment(to);
+    let server = packet.source();
+    let (mut reply, from, source) = match packet.family() {
+        Family::V4 => (to[..20].to_vec(), 16..20, 12),
+        Family::V6 => (to[..40].to_vec(), 24..40, 8),
+    };
+    let inside = reply[from].to_vec();
+    reply[source..source + inside.len()].copy_from_slice(&inside);
+    let length = 20 + data.len();
+    let (at, stated) = match packet.family() {
+        Family::V4 => (2, 20 + length),
+        Family::V6 => (4, length),
+    };
+    let stated = u16::try_from(stated).expect("short");
+    reply[at..at + 2].copy_from_slice(&stated.to_be_bytes());
+    reply.extend(answered.destination_port.to_be_bytes());
+    reply.extend(answered.source_port.to_be_bytes());
+    reply.extend(answered.acknowledgment.expect("it has one").to_be_bytes());
+    reply.extend(answered.sequence.wrapping_add(taken).to_be_bytes());
+    reply.extend([0x50, 0x10]);
+    reply.extend(window.to_be_bytes());
+    reply.extend([0; 4]);
+    reply.extend(data);
+    assert!(voicelane::wire::tcp::seal(&mut reply, server));
+    reply
+}
+
 #[test]
 fn nothing_is_accepted_before_the_far_side_has_accepted() {
     for (address, server) in FAMILIES {
@@ -373,6 +403,30 @@ fn program_that_only_sends() -> Program {
     program(10_000_000)
 }
 
+/// Found by the fuzz target: the stack went on for ever.
+#[test]
+fn a_window_that_closes_with_the_last_acknowledgment_is_not_probed() {
+    for (address, server) in FAMILIES {
+        let (mut world, _) = established(address, server, program(0));
+        world.wait(SECOND);
+        // From here on the application's stack hears nothing: its answers are made by hand.
+        world.only().sends = 1_000;
+        world.only().ends = true;
+        world.only_ready();
+        let fin = world.written.last().expect("the data with the end").clone();
+        assert!(segment(&fin).fin && segment(&fin).sequence_len == 1_001);
+        world.inject(&reply(&fin, 500, 0, b""));
+        world.inject(&reply(&fin, 1_001, 0, b""));
+
+        let due = world.engine.poll_timeout().expect("a connection stands");
+        assert_eq!(due - world.now, 124 * MINUTE, "there is nothing to do");
+        world.now += 10 * SECOND;
+        let answers = world.inject(&reply(&fin, 1_001, 0, &[world::pattern(0)]));
+        assert_eq!(answers.len(), 1, "an acknowledgment, and that is all");
+        assert_eq!(world.only().received, 1);
+    }
+}
+
 #[test]
 fn an_idle_connection_ends_after_two_hours_and_four_minutes() {
     for (address, server) in FAMILIES {
@@ -436,23 +490,9 @@ fn a_segment_of_no_connection_is_reset() {
     for (address, server) in FAMILIES {
         let (world, _) = established(address, server, program(0));
         let syn_ack = world.written[0].clone();
-        // The same segment comes from the application, to which nobody has connected.
+        // The application confirms it, but to an engine that knows of nothing.
         let mut stray = World::new(address);
-        let mut packet = syn_ack;
-        let (ip, at) = if packet[0] >> 4 == 4 {
-            (12..16, 20)
-        } else {
-            (8..24, 40)
-        };
-        let (source, destination) = (ip.clone(), ip.end..ip.end + ip.len());
-        let (a, b) = (
-            packet[source.clone()].to_vec(),
-            packet[destination.clone()].to_vec(),
-        );
-        packet[source].copy_from_slice(&b);
-        packet[destination].copy_from_slice(&a);
-        packet.swap(at, at + 2);
-        packet.swap(at + 1, at + 3);
+        let mut packet = reply(&syn_ack, 1, 65_535, b"");
         let answers = stray.inject(&packet);
         assert_eq!(answers.len(), 1);
         let answer = segment(&answers[0]);
@@ -461,9 +501,10 @@ fn a_segment_of_no_connection_is_reset() {
         assert_eq!(stray.dropped("no_connection"), 1);
 
         // A reset is answered by nothing.
-        packet[at + 13] = 0x04;
-        let to = Packet::parse(&world.written[0]).expect("whole").source();
-        assert!(voicelane::wire::tcp::seal(&mut packet, to));
+        let header = if packet[0] >> 4 == 4 { 20 } else { 40 };
+        packet[header + 13] = 0x04;
+        let server = world::endpoint(server).addr;
+        assert!(voicelane::wire::tcp::seal(&mut packet, server));
         assert_eq!(stray.inject(&packet), Vec::<Vec<u8>>::new());
     }
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
-use smoltcp::iface::{Config, Interface, SocketSet};
+use smoltcp::iface::{Config, Interface, PollResult, SocketSet};
 use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time;
 use smoltcp::wire::HardwareAddress;
@@ -57,17 +57,22 @@ impl Stack {
         self.interface.poll_ingress_single(now, &mut link, sockets);
     }
 
-    /// Lets a socket write all that it has to write, to `to`.
+    /// Lets a socket write what it has to write, to `to`: at most `burst` segments.
     pub(super) fn poll(
         &mut self,
         sockets: &mut SocketSet<'static>,
+        burst: usize,
         to: IpAddr,
         now: Instant,
         outbox: &mut Outbox,
     ) {
         let now = self.stack_time(now);
         let mut link = Link::new(None, to, outbox);
-        self.interface.poll(now, &mut link, sockets);
+        for _ in 0..burst {
+            if self.interface.poll_egress(now, &mut link, sockets) == PollResult::None {
+                break;
+            }
+        }
     }
 
     /// When a socket is to be polled again.

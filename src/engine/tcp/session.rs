@@ -11,6 +11,10 @@ use super::link::Stack;
 use crate::engine::Outbox;
 use crate::net::Endpoint;
 
+/// Segments that one connection writes at a time: a window of 64 KiB and a little more. What is left goes when the
+/// application has acknowledged some, or a moment later.
+const BURST: usize = 64;
+
 /// What still comes from the far side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Far {
@@ -103,7 +107,7 @@ impl Session {
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
         stack.take(&mut sockets, syn, to, now, outbox);
-        stack.poll(&mut sockets, to, now, outbox);
+        stack.poll(&mut sockets, BURST, to, now, outbox);
         let session = Self {
             sockets,
             handle,
@@ -141,17 +145,24 @@ impl Session {
         now: Instant,
         outbox: &mut Outbox,
     ) {
-        if !self.waits() {
-            stack.poll(&mut self.sockets, to, now, outbox);
-        }
+        let burst = match self.state() {
+            _ if self.waits() => 0,
+            // One acknowledges everything, and there is nothing else to say: see `poll_timeout`.
+            tcp::State::FinWait2 => 1,
+            _ => BURST,
+        };
+        stack.poll(&mut self.sockets, burst, to, now, outbox);
     }
 
     /// When [`Session::poll`] has something to do next.
+    ///
+    /// Once everything we said is acknowledged, nothing. The stack may think otherwise: when the acknowledgment closed
+    /// the window too, its timer of window probes is left running and always due (smoltcp 0.14).
     pub(super) fn poll_timeout(&self, stack: &mut Stack, now: Instant) -> Option<Instant> {
-        if self.waits() {
-            None
-        } else {
-            stack.poll_timeout(&self.sockets, now)
+        match self.state() {
+            _ if self.waits() => None,
+            tcp::State::FinWait2 => None,
+            _ => stack.poll_timeout(&self.sockets, now),
         }
     }
 
@@ -164,7 +175,7 @@ impl Session {
         outbox: &mut Outbox,
     ) {
         self.socket_mut().abort();
-        stack.poll(&mut self.sockets, to, now, outbox);
+        stack.poll(&mut self.sockets, BURST, to, now, outbox);
     }
 
     /// Carries bytes both ways as far as both sides take them.

@@ -143,6 +143,8 @@ impl World {
                 }
             }
         }
+        let written = self.outbox.packets().count();
+        assert!(written < 1_000, "{written} packets at once");
         for bytes in self.outbox.packets() {
             let packet = Packet::parse(bytes).expect("what is written is whole");
             if let Transport::Tcp(segment) = packet.transport() {
