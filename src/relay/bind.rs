@@ -15,13 +15,20 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
 
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::net::{Dscp, Ecn, Endpoint, Family, Fwmark, Inside, Outside, TrafficClass, Treatment};
 
 use super::option;
+
+/// Descriptors that these sockets leave to the rest of the service: with none, nobody could ask it what is wrong, and
+/// nothing could be steered any more.
+const RESERVED: u64 = 32;
 
 /// What every socket of the direct path has in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +130,7 @@ impl Binder {
             Family::V6 => Domain::IPV6,
         };
         let socket = Socket::new(domain, kind.nonblocking().cloexec(), Some(protocol))
+            .and_then(leave_reserve)
             .map_err(self.at(Step::Create))?;
         socket
             .bind_device(Some(self.device.as_bytes()))
@@ -160,6 +168,17 @@ impl Binder {
             }
         }
         socket.bind(&SocketAddr::new(any, 0).into())
+    }
+}
+
+/// Gives the socket back when few descriptors are left beside it: the kernel numbers them from below.
+fn leave_reserve(socket: Socket) -> io::Result<Socket> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let number = u64::from(socket.as_raw_fd().unsigned_abs());
+    if number + RESERVED < limit {
+        Ok(socket)
+    } else {
+        Err(Errno::EMFILE.into())
     }
 }
 
