@@ -173,6 +173,8 @@ pub fn choose(
         Some(route.via.map_or(Gateway::OnLink, Gateway::Via))
     };
     let (mut gateway_v4, mut gateway_v6) = (routed(&v4), routed(&v6));
+    // An IPv6 route outlives the last address, and then the kernel takes another link's for its source: the VPN's.
+    gateway_v6 = gateway_v6.filter(|_| has_address(observed, link, Family::V6));
     if gateway_v4.is_none() && gateway_v6.is_none() {
         let on_link = |family| has_address(observed, link, family).then_some(Gateway::OnLink);
         (gateway_v4, gateway_v6) = (on_link(Family::V4), on_link(Family::V6));
@@ -328,6 +330,13 @@ mod tests {
         }
     }
 
+    fn address(link: u32, addr: &str) -> Address {
+        Address {
+            link: IfIndex(link),
+            addr: addr.parse().expect("an address"),
+        }
+    }
+
     fn laptop(routes: &[Route]) -> Observed {
         Observed {
             links: vec![
@@ -335,6 +344,7 @@ mod tests {
                 link(3, "wlan0", None),
                 link(4, "tun0", Some("tun")),
             ],
+            addresses: [2, 3].map(|link| address(link, "2001:db8::5")).to_vec(),
             routes: routes.to_vec(),
             ..Observed::default()
         }
@@ -416,6 +426,18 @@ mod tests {
     }
 
     #[test]
+    fn a_route_without_an_address_of_its_family_is_no_way_out() {
+        let mut observed = laptop(&[
+            route(MAIN, "0.0.0.0/0", 0, 2, Some("198.51.100.1")),
+            route(MAIN, "::/0", 0, 2, Some("fe80::1")),
+        ]);
+        observed.addresses = vec![address(2, "fe80::5"), address(4, "fd08::2")];
+        let uplink = choose(&observed, OWN, None).expect("an uplink");
+        assert_eq!(uplink.gateway_v4, Some(via("198.51.100.1")));
+        assert_eq!(uplink.gateway_v6, None);
+    }
+
+    #[test]
     fn the_error_says_what_was_rejected_and_what_to_do() {
         let mut observed = laptop(&[
             route(MAIN, "0.0.0.0/0", 0, 4, None),
@@ -436,6 +458,7 @@ mod tests {
             route(MAIN, "0.0.0.0/0", 0, 2, Some("198.51.100.1")),
             route(MAIN, "0.0.0.0/0", 9, 4, None),
         ]);
+        observed.addresses.clear();
         let pinned = |observed: &Observed, name| choose(observed, OWN, Some(name));
         let tunnel = pinned(&observed, "tun0").expect("an uplink");
         assert_eq!(
@@ -450,10 +473,7 @@ mod tests {
             pinned(&observed, "wlan0"),
             Err(UplinkError::Nowhere("wlan0".to_owned()))
         );
-        observed.addresses.push(Address {
-            link: IfIndex(3),
-            addr: "2001:db8::2".parse().expect("an address"),
-        });
+        observed.addresses.push(address(3, "2001:db8::2"));
         let attached = pinned(&observed, "wlan0").expect("an uplink");
         assert_eq!(
             (attached.gateway_v4, attached.gateway_v6),
