@@ -112,6 +112,8 @@ impl<D: Device> Driver<D> {
             if let Some(message) = message {
                 self.obey(message, now);
             }
+            // Under load there is always something ready: without this, nobody could ask, steer or stop the service.
+            tokio::task::yield_now().await;
         }
     }
 
