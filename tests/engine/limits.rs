@@ -7,7 +7,7 @@ use voicelane::nat::{Limits, Settings};
 use voicelane::net::{Endpoint, Filtering, Outside, TrafficClass};
 use voicelane::wire::{Packet, Transport, fragment, icmp};
 
-use crate::world::{ALMOST, FAMILIES, World, datagram, endpoint, quoted_in};
+use crate::world::{ALMOST, FAMILIES, World, datagram, endpoint, mend, quoted_in};
 
 fn with_limits(limits: Limits) -> World {
     World::new(Settings {
@@ -312,11 +312,7 @@ fn an_echo_that_is_forced_in_is_prohibited_at_once() {
         0, 1, 0, 1,
     ];
     let mut packet = v4.to_vec();
-    let sum = packet[..20].chunks(2).fold(0u32, |sum, word| {
-        sum + u32::from(u16::from_be_bytes([word[0], word[1]]))
-    });
-    let field = !u16::try_from((sum >> 16) + (sum & 0xffff)).expect("a few words");
-    packet[10..12].copy_from_slice(&field.to_be_bytes());
+    mend(&mut packet);
     assert!(matches!(
         Packet::parse(&packet).expect("valid").transport(),
         Transport::Echo(_)

@@ -8,7 +8,7 @@ use voicelane::nat::Settings;
 use voicelane::net::TrafficClass;
 use voicelane::wire::{Packet, Transport, fragment, icmp};
 
-use crate::world::{FAMILIES, World, datagram, endpoint, quoted_in};
+use crate::world::{FAMILIES, World, datagram, endpoint, mend, quoted_in};
 
 /// The fragments of a packet, in order.
 fn cut(packet: &[u8], mtu: usize, identification: u32) -> Vec<Vec<u8>> {
@@ -35,17 +35,6 @@ fn joined(packets: &[Vec<u8>]) -> Vec<u8> {
         }
     }
     segment.split_off(8)
-}
-
-/// Writes the IPv4 header's checksum anew.
-fn mend(packet: &mut [u8]) {
-    let header = usize::from(packet[0] & 15) * 4;
-    packet[10..12].fill(0);
-    let sum = packet[..header].chunks(2).fold(0u32, |sum, word| {
-        sum + u32::from(u16::from_be_bytes([word[0], word[1]]))
-    });
-    let field = !u16::try_from((sum >> 16) + (sum & 0xffff)).expect("a few words");
-    packet[10..12].copy_from_slice(&field.to_be_bytes());
 }
 
 proptest! {

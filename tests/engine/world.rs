@@ -168,3 +168,15 @@ pub(crate) fn quoted_in(packet: &[u8], error: icmp::Error, to: IpAddr) -> Vec<u8
     let header = if to.is_ipv4() { 20 } else { 40 };
     packet[header + 8..].to_vec()
 }
+
+/// Writes an IPv4 header's checksum anew.
+pub(crate) fn mend(packet: &mut [u8]) {
+    let header = usize::from(packet[0] & 15) * 4;
+    packet[10..12].fill(0);
+    let sum = packet[..header].chunks(2).fold(0u32, |sum, word| {
+        let sum = sum + u32::from(u16::from_be_bytes([word[0], word[1]]));
+        (sum >> 16) + (sum & 0xffff)
+    });
+    let field = !u16::try_from(sum).expect("folded");
+    packet[10..12].copy_from_slice(&field.to_be_bytes());
+}

@@ -169,10 +169,10 @@ fn fragment(
         packet[6..8].copy_from_slice(&place.to_be_bytes());
         packet.extend_from_slice(&[10, 8, 0, 2, 168, 86, 128, 1]);
         let sum = packet.chunks(2).fold(0u32, |sum, word| {
-            sum + u32::from(u16::from_be_bytes([word[0], word[1]]))
+            let sum = sum + u32::from(u16::from_be_bytes([word[0], word[1]]));
+            (sum >> 16) + (sum & 0xffff)
         });
-        let folded = (sum >> 16) + (sum & 0xffff);
-        let field = !u16::try_from(folded).expect("ten words carry less than that");
+        let field = !u16::try_from(sum).expect("folded");
         packet[10..12].copy_from_slice(&field.to_be_bytes());
     }
     packet.extend_from_slice(payload);
