@@ -20,6 +20,7 @@ use crate::policy::Policy;
 use crate::relay::{Binder, Connections, Progress, Received, Relay, SendError};
 use crate::tun::Device;
 
+use super::events::Events;
 use super::situation::Situation;
 use super::troubles::Troubles;
 
@@ -54,6 +55,7 @@ pub(super) struct Driver<D> {
     packet: Box<[u8]>,
     situation: Situation,
     troubles: Troubles,
+    events: Events,
 }
 
 impl<D: Device> Driver<D> {
@@ -62,6 +64,7 @@ impl<D: Device> Driver<D> {
         device: D,
         (relay, connections): (Relay, Connections),
         situation: Situation,
+        events: Events,
     ) -> Self {
         Self {
             engine,
@@ -72,6 +75,7 @@ impl<D: Device> Driver<D> {
             packet: vec![0; LARGEST].into_boxed_slice(),
             situation,
             troubles: Troubles::default(),
+            events,
         }
     }
 
@@ -289,17 +293,23 @@ impl<D: Device> Driver<D> {
         self.flush(now);
     }
 
+    fn answer(&self, request: &Request, now: Instant) -> Body {
+        match *request {
+            Request::Status => {
+                let snapshot = self.engine.snapshot(now);
+                let mut status = self.situation.status(&snapshot, &self.troubles, now);
+                status.warnings.extend(self.events.trouble());
+                Body::Status(Box::new(status))
+            }
+            Request::Events { after } => Body::Events(self.events.after(after)),
+        }
+    }
+
     fn obey(&mut self, message: Message, now: Instant) {
         match message {
-            Message::Request(Pending {
-                request: Request::Status,
-                reply,
-            }) => {
-                let status = self
-                    .situation
-                    .status(&self.engine.snapshot(now), &self.troubles, now);
+            Message::Request(Pending { request, reply }) => {
                 // A peer that hung up meanwhile wants no answer.
-                let _ = reply.send(Body::Status(Box::new(status)));
+                let _ = reply.send(self.answer(&request, now));
             }
             Message::Uplink(binder) => self.follow(binder, now),
             Message::Policy(policy) => self.engine.handle_policy(policy),

@@ -10,6 +10,7 @@
 //! they are what takes effect. See [`crate::manual::operating`].
 
 mod driver;
+mod events;
 mod lifecycle;
 mod situation;
 mod steward;
@@ -27,6 +28,8 @@ use crate::config::{Config, InterfaceName};
 use crate::route::netlink::Kernel;
 use crate::route::{self, Leftovers, uplink};
 
+pub use events::read_events;
+
 /// What the command line says beside the configuration.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -34,6 +37,8 @@ pub struct Options {
     pub uplink: Option<String>,
     /// The TUN's name, instead of the configured one.
     pub tun: Option<String>,
+    /// Where events are kept; none: in the runtime directory.
+    pub state_dir: Option<PathBuf>,
     /// Where the control socket and the journal are.
     pub runtime_dir: PathBuf,
 }

@@ -8,10 +8,10 @@ use anyhow::Context;
 use jiff::civil::Date;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::Config;
-use crate::control::UplinkStatus;
+use crate::control::{EventKind, UplinkStatus};
 use crate::net::{Dscp, Endpoint, Family, Fwmark, IfIndex, Inside, RouteProtocol, Treatment};
 use crate::policy::Policy;
 use crate::relay::Binder;
@@ -22,6 +22,7 @@ use crate::route::watch::Watch;
 use crate::route::{Report, Steering, SteeringErrors};
 
 use super::driver::Message;
+use super::events::Events;
 use super::situation::Situation;
 use super::today;
 
@@ -58,6 +59,7 @@ pub(super) struct Steward {
     uplink: Option<Way>,
     without_uplink: Option<UplinkError>,
     ready_since: Option<Instant>,
+    events: Events,
 }
 
 /// An uplink and the addresses that it had.
@@ -78,6 +80,7 @@ impl Steward {
         driver: mpsc::Sender<Message>,
         policy: Arc<Policy>,
         compiled_for: Date,
+        events: Events,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             charge,
@@ -93,6 +96,7 @@ impl Steward {
             uplink: None,
             without_uplink: None,
             ready_since: None,
+            events,
         })
     }
 
@@ -113,8 +117,18 @@ impl Steward {
                 changed = self.watch.next_change() => changed.context("could not watch the kernel's routing")?,
                 _ = calendar.tick() => if !self.turn_the_page().await { continue },
             }
+            let noticed = Instant::now();
             match self.reconcile().await {
                 Ok(report) => {
+                    if !report.changes.is_empty() {
+                        let changed = format!("{} changes", report.changes.len());
+                        self.events.record_timed(
+                            EventKind::Reconciled,
+                            "rules and routes",
+                            changed,
+                            noticed.elapsed(),
+                        );
+                    }
                     rest = if report.changes.is_empty() {
                         REST
                     } else {
@@ -123,7 +137,11 @@ impl Steward {
                     self.tell(&report).await;
                 }
                 Err(error) => {
-                    error!("could not keep the rules in force: {error:#}");
+                    self.events.record(
+                        EventKind::ReconcileFailed,
+                        "rules and routes",
+                        format!("{error:#}"),
+                    );
                     rest = (rest * 2).min(LONGEST_REST);
                 }
             }
@@ -147,7 +165,8 @@ impl Steward {
         }
         self.compiled_for = today;
         self.policy = Arc::new(Policy::compile(&self.charge.config, today));
-        info!(%today, "the policy was compiled for a new day");
+        self.events
+            .record(EventKind::PolicyChanged, today, "compiled for a new day");
         self.send(Message::Policy(Arc::clone(&self.policy))).await;
         true
     }
@@ -231,7 +250,11 @@ impl Steward {
     async fn tell(&mut self, report: &Report) {
         if self.ready_since.is_none() && self.uplink.is_some() {
             self.ready_since = Some(Instant::now());
-            info!(tun = %self.charge.tun, "ready: media leaves by the uplink");
+            self.events.record(
+                EventKind::Ready,
+                &self.charge.tun,
+                "media leaves by the uplink",
+            );
         }
         self.send(Message::Aliases(report.aliases.clone())).await;
         let without_aliases = self.steering.without_aliases().map(|error| {
