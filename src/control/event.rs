@@ -37,6 +37,8 @@ pub enum EventKind {
     Started,
     /// The service ends, and takes back what it set.
     Stopped,
+    /// There is no uplink yet: media is in the VPN.
+    Waiting,
     /// Media leaves by an uplink, for the first time since the start or since there was none.
     Ready,
     /// Media leaves by another uplink, or by the same one with other addresses or gateways.

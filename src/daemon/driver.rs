@@ -23,6 +23,7 @@ use crate::tun::Device;
 use super::events::Events;
 use super::situation::Situation;
 use super::troubles::Troubles;
+use super::way::Moves;
 
 /// Packets per source and wake-up.
 const BUDGET: usize = 64;
@@ -38,7 +39,7 @@ pub(super) enum Message {
     /// Addresses that replies must not name have changed.
     Aliases(Vec<Alias>),
     /// Media leaves by another uplink from now on.
-    Uplink(Binder),
+    Uplink(Binder, Moves),
     /// Another policy is in force from now on.
     Policy(Arc<Policy>),
     /// What surrounds the data path has changed.
@@ -270,11 +271,13 @@ impl<D: Device> Driver<D> {
         }
     }
 
-    /// Moves every mapping's socket to another uplink. The application notices no more than that its address outside
+    /// Moves the mappings' sockets to another uplink, as far as they must move. The application notices no more than that its address outside
     /// has changed, which ICE is made for. TCP connections end: they cannot move.
-    fn follow(&mut self, binder: Binder, now: Instant) {
+    fn follow(&mut self, binder: Binder, moves: Moves, now: Instant) {
         self.connections.rebind(binder.clone());
-        self.engine.handle_uplink_changed(now, &mut self.outbox);
+        let moves = |family| moves.includes(family);
+        self.engine
+            .handle_uplink_changed(moves, now, &mut self.outbox);
         let Self {
             engine,
             relay,
@@ -283,7 +286,7 @@ impl<D: Device> Driver<D> {
             ..
         } = self;
         troubles.forgive();
-        relay.rebind(binder, |mapping, moved| match moved {
+        relay.rebind(binder, moves, |mapping, moved| match moved {
             Ok(outside) => engine.handle_opened(mapping, outside, outbox),
             Err(error) => {
                 engine.handle_open_failed(mapping, error.told(), now, outbox);
@@ -311,7 +314,7 @@ impl<D: Device> Driver<D> {
                 // A peer that hung up meanwhile wants no answer.
                 let _ = reply.send(self.answer(&request, now));
             }
-            Message::Uplink(binder) => self.follow(binder, now),
+            Message::Uplink(binder, moves) => self.follow(binder, moves, now),
             Message::Policy(policy) => self.engine.handle_policy(policy),
             Message::Aliases(aliases) => self.engine.handle_aliases(aliases),
             Message::Situation(situation) => {

@@ -9,7 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, InterfaceName};
 use crate::control::{Access, EventKind, Server};
 use crate::engine::{Engine, TUN_MTU};
 use crate::nat;
@@ -17,6 +17,7 @@ use crate::net::IfIndex;
 use crate::policy::Policy;
 use crate::relay::{Connections, Relay};
 use crate::route::plan::Numbers;
+use crate::route::uplink::Preferences;
 use crate::route::{self, Steering};
 use crate::tun::Tun;
 
@@ -83,12 +84,8 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
     let steering = Steering::open(runtime_dir, numbers, steered).await?;
     let charge = Charge {
         config: config.clone(),
-        pinned: options
-            .uplink
-            .clone()
-            .or_else(|| config.uplink().interface.as_ref().map(ToString::to_string)),
-        mark: numbers.mark,
-        protocol: numbers.protocol,
+        preferences: preferences(config, options.uplink.as_deref()),
+        numbers,
         tun: tun.name().to_owned(),
         tun_index: IfIndex(index),
     };
@@ -149,6 +146,17 @@ pub(crate) fn numbers(config: &Config) -> Numbers {
         mark: route.mark,
         mask: config::Route::MASK,
         ..Numbers::default()
+    }
+}
+
+/// What the configuration, and before it the command line, wants of the uplink.
+pub(crate) fn preferences(config: &Config, pinned: Option<&str>) -> Preferences {
+    let uplink = config.uplink();
+    let configured = uplink.interface.as_ref().map(InterfaceName::as_str);
+    Preferences {
+        pinned: pinned.or(configured).map(str::to_owned),
+        prefer: uplink.prefer.clone(),
+        exclude: uplink.exclude.clone(),
     }
 }
 
