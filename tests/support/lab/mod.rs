@@ -16,6 +16,7 @@
 )]
 
 pub mod addresses;
+pub mod call;
 pub mod caller;
 pub mod capture;
 pub mod echo;
@@ -40,6 +41,9 @@ use vpn::{Vpn, VpnKind};
 
 /// The laptop's physical link.
 pub const UPLINK: &str = "wlan0";
+
+/// The laptop's second physical link, where it is plugged in.
+pub const CABLE: &str = "eth0";
 
 /// What has changed when nothing has.
 pub const NOTHING: [&str; 0] = [];
@@ -154,6 +158,21 @@ impl Lab {
     /// Brings a VPN up on the laptop.
     pub fn start_vpn(&self, kind: VpnKind) -> Vpn {
         Vpn::start(kind, &self.laptop, &self.gateway)
+    }
+
+    /// Plugs a cable in, of which the laptop has the addresses already; its default routes come before the Wi-Fi's.
+    pub fn plug_in(&self) {
+        link(
+            (&self.laptop, CABLE, at::LAPTOP_CABLE),
+            (&self.home, "lan1", at::HOME_CABLE),
+        );
+        let (wifi, cable) = (at::HOME, at::HOME_CABLE);
+        self.laptop.ip(&format!(
+            "route del default\nroute add default via {} metric 600\n\
+             route del ::/0\nroute add ::/0 via {} metric 600\n\
+             route add default via {} metric 100\nroute add ::/0 via {} metric 100",
+            wifi.v4, wifi.v6, cable.v4, cable.v6
+        ));
     }
 
     /// Ends both captures, for a test that moves more than they can remember.
