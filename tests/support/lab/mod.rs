@@ -101,6 +101,7 @@ impl Lab {
             ("nft", "nftables"),
             ("ethtool", "ethtool"),
             ("sysctl", "procps"),
+            ("ping", "iputils-ping"),
         ]);
         let number = fresh_number();
         let [laptop, home, internet, gateway] =
@@ -166,6 +167,8 @@ impl Lab {
             (&self.laptop, CABLE, at::LAPTOP_CABLE),
             (&self.home, "lan1", at::HOME_CABLE),
         );
+        // IPv6 addresses would not outlive a router's link that is set down and up again.
+        self.home.set("ipv6/conf/lan1/keep_addr_on_down", "1");
         let (wifi, cable) = (at::HOME, at::HOME_CABLE);
         self.laptop.ip(&format!(
             "route del default\nroute add default via {} metric 600\n\
@@ -173,6 +176,12 @@ impl Lab {
              route add default via {} metric 100\nroute add ::/0 via {} metric 100",
             wifi.v4, wifi.v6, cable.v4, cable.v6
         ));
+        // A link that has just come up knows no neighbours, and may not answer its own for a second.
+        for router in Family::BOTH.map(|family| [wifi.of(family), cable.of(family)]) {
+            for address in router {
+                self.laptop.run(&format!("ping -c 1 -W 5 {address}"));
+            }
+        }
     }
 
     /// Ends both captures, for a test that moves more than they can remember.
