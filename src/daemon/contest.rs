@@ -1,7 +1,7 @@
 //! How fast to put back what others take away: at once, as long as they do not do it again and again.
 //!
-//! A correction is a reconciliation that had to change something although nothing else was wanted than before. Ten of
-//! them may follow each other without a rest, and one more each second: a VPN that starts, `ip rule flush`, a network
+//! A correction is a reconciliation that had to change something although nothing else was wanted than before. Twenty of
+//! them may follow each other without a rest, and two more each second: a VPN that starts, `ip rule flush`, a network
 //! manager that tidies up. More than that is another program that wants what we do not want. Two programs that undo each
 //! other's work as fast as they can help nobody, least of all a call, so from then on each correction waits for longer,
 //! until there was nothing to correct for a while. In the meantime media is where the other program puts it.
@@ -9,10 +9,10 @@
 use std::time::{Duration, Instant};
 
 /// How many corrections may follow each other without a rest.
-const BURST: u32 = 10;
+const BURST: u32 = 20;
 
 /// How long one of them is remembered.
-const REFILL: Duration = Duration::from_secs(1);
+const REFILL: Duration = Duration::from_millis(500);
 
 /// The rest after the first correction too many; it doubles with each further one.
 const SHORTEST_REST: Duration = Duration::from_millis(500);
@@ -94,14 +94,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ten_in_a_row_and_one_each_second_are_no_contest() {
+    fn twenty_in_a_row_and_two_each_second_are_no_contest() {
         let (mut contest, start) = (Contest::default(), Instant::now());
         for _ in 0..BURST {
             assert_eq!(contest.corrected(start), Turn::Nothing);
         }
-        for second in 1..100 {
-            let now = start + Duration::from_secs(second);
-            assert_eq!(contest.corrected(now), Turn::Nothing, "{second}");
+        for turn in 1..100 {
+            let now = start + REFILL * turn;
+            assert_eq!(contest.corrected(now), Turn::Nothing, "{turn}");
             assert_eq!(contest.rests_until(), None);
         }
     }
