@@ -41,6 +41,7 @@
 //!
 //! - [`capture`]: how exactly the policy's packets get into the TUN, and how they stay on the direct path
 //! - [`nat`]: the translator's behaviour, requirement by requirement
+//! - [`laptop`]: what happens when everything around moves: states, timers, uplinks, sleep
 //! - [`defaults`]: every default with its reason
 //! - [`operating`]: what is where on a machine, what may go wrong, what to look at
 //! - [`glossary`]: the words
@@ -48,5 +49,6 @@
 pub mod capture;
 pub mod defaults;
 pub mod glossary;
+pub mod laptop;
 pub mod nat;
 pub mod operating;

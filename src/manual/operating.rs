@@ -18,6 +18,8 @@
 //!
 //! # What does not work is said
 //!
+//! - `voicelane events` says what happened and why, `--follow` goes on, `--json` is for machines: version, sequence,
+//!   time (UTC), kind, subject, reason and, where it is a figure, `took_us`. Kinds are only added.
 //! - `voicelane status` ends with warnings: what is not as it should be, and what to do.
 //! - `voicelane explain udp ADDR:PORT` says which rule decides, or which nearly did.
 //! - Drops are counted by reason. The ones that matter most: `not_in_policy` (something enters the TUN that should not),
