@@ -124,7 +124,7 @@ mod tests {
         }
         assert_eq!(rests, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 16_000]);
         let end = contest.ends().expect("an end");
-        assert_eq!(contest.quiet(end - Duration::from_millis(1)), Turn::Nothing);
+        assert_eq!(contest.quiet(now + PEACE), Turn::Nothing);
         assert_eq!(contest.quiet(end), Turn::Ends);
         assert_eq!((contest.rests_until(), contest.ends()), (None, None));
         assert_eq!(contest.corrected(end), Turn::Nothing);

@@ -224,18 +224,18 @@ pub fn rank(
             continue;
         }
         let gateways = gateways(observed, link, &v4, &v6);
-        let reason = match gateways {
-            _ if link.is_tunnel() => Reason::Tunnel,
-            _ if preferences.excludes(link) => Reason::Excluded,
-            None => unusable(link).unwrap_or(Reason::NoAddress),
-            Some(gateways) => match unusable(link) {
-                Some(reason) => reason,
-                None => {
-                    let uplink = uplink(link, gateways, candidate.why);
-                    found.push((preferences.place(link), uplink));
-                    continue;
-                }
-            },
+        let reason = if link.is_tunnel() {
+            Reason::Tunnel
+        } else if preferences.excludes(link) {
+            Reason::Excluded
+        } else if let Some(reason) = unusable(link) {
+            reason
+        } else if let Some(gateways) = gateways {
+            let uplink = uplink(link, gateways, candidate.why);
+            found.push((preferences.place(link), uplink));
+            continue;
+        } else {
+            Reason::NoAddress
         };
         let entry = Rejected {
             name: link.name.clone(),

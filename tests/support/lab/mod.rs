@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Two witnesses capture every interface of the laptop and of the gateway. A packet takes the direct way when its payload
-//! is seen in clear on `wlan0`, and the tunnel when it is seen in the gateway, which the direct way never touches.
+//! is seen in clear on `wlan0` (or `eth0`, where a cable is plugged in), and the tunnel when it is seen in the gateway, which the direct way never touches.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -226,10 +226,10 @@ impl Lab {
         }
     }
 
-    /// The packets on the laptop's physical link that carry the payload in clear.
+    /// The packets on the laptop's physical links that carry the payload in clear.
     pub fn on_uplink(&self, payload: &str) -> Vec<Frame> {
         let mut frames = self.on_laptop.carrying(payload);
-        frames.retain(|frame| frame.interface == UPLINK);
+        frames.retain(|frame| [UPLINK, CABLE].contains(&frame.interface.as_str()));
         frames
     }
 
