@@ -65,7 +65,7 @@ fn what_others_take_away_is_back_at_once_and_they_are_named() {
         (
             "somebody gets ahead",
             "rule add to 198.18.0.0/15 lookup 77 protocol 16".to_owned(),
-            "priority 99 that asks table 77, of protocol 16 (dhcp)",
+            "priority 99 that asks table 77, of protocol 16 (dhcp) came",
         ),
     ] {
         let last = voicelane.last_event();

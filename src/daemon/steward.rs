@@ -301,16 +301,23 @@ impl Steward {
         let turn = if changes == 0 {
             self.contest.quiet(now)
         } else if self.desired.as_ref() == Some(&desired) {
-            let mut who: Vec<_> = change.culprits.iter().cloned().collect();
-            let new = foreign.difference(&self.foreign_rules);
-            who.extend(new.take(2).map(|rule| Origin(rule).to_string()));
+            let rules = |these: &BTreeSet<Rule>, those, did| {
+                let rules = these.difference(those).take(2);
+                rules
+                    .map(|rule| format!("{} {did}", Origin(rule)))
+                    .collect::<Vec<_>>()
+            };
+            let mut who = rules(&foreign, &self.foreign_rules, "came");
+            who.extend(rules(&self.foreign_rules, &foreign, "went"));
+            let thieves = change.culprits.iter();
+            who.extend(thieves.map(|thief| format!("{thief} took ours away")));
             let who = if who.is_empty() {
-                "what took them away is not known".to_owned()
+                "who was at work is not known".to_owned()
             } else {
-                format!("changed by {}", who.join(", "))
+                who.join(", ")
             };
             let took = change.noticed.map_or(Duration::ZERO, |at| now - at);
-            let reason = format!("{changes} brought back; {who}");
+            let reason = format!("{changes} put right: {who}");
             self.events
                 .record_timed(EventKind::Reconciled, SUBJECT, reason, took);
             self.opponent = Some(who);
@@ -322,7 +329,7 @@ impl Steward {
             Turn::Nothing => {}
             Turn::Begins => {
                 let opponent = self.opponent.as_deref().unwrap_or_default();
-                let reason = format!("they are taken away again and again; {opponent}");
+                let reason = format!("others undo them again and again: {opponent}");
                 self.events.record(EventKind::Contested, SUBJECT, reason);
             }
             Turn::Ends => self.events.record(
@@ -415,7 +422,7 @@ impl Steward {
             fault.map(|fault| format!("rules and routes are not as they should be: {fault}"));
         let contest = self.contest.rests_until().map(|_| {
             let opponent = self.opponent.as_deref().unwrap_or_default();
-            format!("{SUBJECT} are taken away again and again, and brought back at longer and longer intervals; {opponent}")
+            format!("others undo our {SUBJECT} again and again, and they are put right at longer and longer intervals: {opponent}")
         });
         let warnings = self.report.warnings.iter().map(ToString::to_string);
         let situation = Situation {

@@ -21,6 +21,8 @@ use super::plan::Numbers;
 const XFRM_GROUPS: [u32; 2] = [2, 4];
 /// How long notices are gathered: a VPN makes a dozen changes in a row when it starts.
 const SETTLE: Duration = Duration::from_millis(20);
+/// The largest process id (`PID_MAX_LIMIT` of linux/threads.h).
+const LARGEST_PROCESS: u32 = 4 << 20;
 /// How many culprits are remembered of one change.
 const CULPRITS: usize = 8;
 
@@ -144,8 +146,12 @@ impl Watch {
     }
 }
 
-/// Names a program by its netlink port.
+/// Names a program by its netlink port. The first socket of a program has the process id for its port, others have any
+/// number above [`LARGEST_PROCESS`].
 fn program(port: u32) -> String {
+    if port > LARGEST_PROCESS {
+        return "a program that hides its number".to_owned();
+    }
     match fs::read_to_string(format!("/proc/{port}/comm")) {
         Ok(name) => format!("{} (process {port})", name.trim_end()),
         Err(_) => format!("a program that has ended (process {port})"),
