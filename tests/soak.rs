@@ -108,7 +108,6 @@ impl World {
     fn new() -> Self {
         let lab = Lab::new();
         lab.plug_in();
-        lab.home.set("ipv6/conf/lan0/keep_addr_on_down", "1");
         let vpn = lab.start_vpn(VpnKind::WgQuick);
         let files = TempDir::new().expect("the temporary directory is writable");
         let config = files.path().join(format!("{}.conf", vpn.interface));
@@ -216,6 +215,30 @@ impl World {
         );
     }
 
+    /// What a person would look at.
+    fn view(&self) -> String {
+        let (laptop, home) = (&self.lab.laptop, &self.lab.home);
+        let mut view = String::new();
+        for (namespace, lines) in [(laptop, "laptop"), (home, "home")].map(|(it, name)| {
+            let lines = [
+                "ip addr",
+                "ip neigh",
+                "ip -4 route",
+                "ip -6 route",
+                "ip -4 rule",
+                "ip -6 rule",
+            ];
+            (it, lines.map(|line| (name, line)))
+        }) {
+            for (name, line) in lines {
+                view += &format!("--- {name}: {line}\n{}", namespace.run(line));
+            }
+        }
+        let frames = self.lab.on_laptop.frames(|frame| frame.interface != "lo");
+        let last = frames.len().saturating_sub(40);
+        view + &format!("{:#?}", &frames[last..])
+    }
+
     /// Which way a datagram goes.
     fn way(&self, socket: &UdpSocket, to: SocketAddr) -> Way {
         let payload = probe();
@@ -291,9 +314,12 @@ fn calls_survive_whatever_the_network_does() {
         let what = format!("event {turn} of seed {seed}, {happening:?}");
         world.undergo(happening, &mut random);
         let end = Instant::now();
-        let back = calls
-            .iter()
-            .map(|call| call.back_after(end, LONGEST_LOSS, &what));
+        let back = calls.iter().zip(Family::BOTH).map(|(call, family)| {
+            call.is_back_after(end, LONGEST_LOSS).unwrap_or_else(|how| {
+                let (view, status) = (world.view(), voicelane.status());
+                panic!("{what}: {family:?}: {how}\n{view}\n{status:#}")
+            })
+        });
         let back = back.max().unwrap_or_default();
         losses.entry(happening).or_default().push(back);
         world.assert_order(&what, end);
