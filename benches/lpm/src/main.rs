@@ -91,13 +91,25 @@ macro_rules! contestants {
         [
             (
                 "voicelane",
-                Origin::Ours,
+                Origin::Compiled,
                 usize::MAX,
-                enter::<_, ours::Compiled> as _,
+                enter::<_, ours::Compiled<true, true>> as _,
+            ),
+            (
+                "voicelane, AVX2",
+                Origin::Compiled,
+                usize::MAX,
+                enter::<_, ours::Compiled<false, true>> as _,
+            ),
+            (
+                "voicelane, compact",
+                Origin::Compiled,
+                usize::MAX,
+                enter::<_, ours::Compiled<true, false>> as _,
             ),
             (
                 "voicelane, PrefixTable",
-                Origin::Ours,
+                Origin::Changing,
                 usize::MAX,
                 enter::<_, ours::Mutable> as _,
             ),

@@ -16,6 +16,9 @@ use crate::table::Table;
 /// A pass over a stream is cut to about this long: the slow ones see fewer of its addresses.
 const LONGEST_PASS: Duration = Duration::from_millis(40);
 
+/// Answers in a page of memory.
+const PAGE: usize = 1024;
+
 /// A library that takes part.
 pub struct Contestant<A> {
     /// Its name in the report.
@@ -101,7 +104,7 @@ pub fn enter<A: Address, L: Library<A> + Subject<A>>(routes: &[Route<A>]) -> Opt
         let start = Clock::now();
         let built = L::build(&routes);
         took.push(start.elapsed());
-        let bytes = malloced().saturating_sub(before);
+        let bytes = built.memory(malloced().saturating_sub(before));
         if begin.elapsed() > Duration::from_millis(300) || took.len() == 1_000 {
             return Some(Entry {
                 subject: Box::new(built),
@@ -180,10 +183,13 @@ pub fn measure<A: Address>(
                 .collect();
             let mut rates = vec![Vec::new(); entries.len()];
             // Turn by turn, so that what else the machine does meets all of them.
-            for _ in 0..effort.passes {
+            for turn in 0..effort.passes {
+                // Loads may have to wait for stores at the same place of another page. Where a table lies is chance, so
+                // that the answers lie elsewhere each time.
+                let place = turn * (PAGE / effort.passes);
                 for &(index, keys) in &runners {
-                    pass(&*entries[index], mode, stream, keys / 8);
-                    let took = pass(&*entries[index], mode, stream, keys);
+                    pass(&*entries[index], mode, stream, keys, place);
+                    let took = pass(&*entries[index], mode, stream, keys, place);
                     rates[index].push(keys as f64 / took.as_secs_f64());
                 }
             }
@@ -201,7 +207,8 @@ pub fn measure<A: Address>(
         outcome.update = flaps(&mut **entry, routes);
         // A table that has changed back and forth must still answer as before.
         if let Err(wrong) = check(&**entry, Mode::Independent, &streams[0]) {
-            assert_ne!(outcome.origin, Origin::Ours, "after changes, {wrong}");
+            let ours = [Origin::Compiled, Origin::Changing];
+            assert!(!ours.contains(&outcome.origin), "after changes, {wrong}");
             eprintln!(
                 "{}: after changes, {} errs: {wrong}",
                 table.name, outcome.name
@@ -213,24 +220,26 @@ pub fn measure<A: Address>(
 }
 
 fn batches<A: Address>(stream: &Stream<A>, keys: usize) -> impl Iterator<Item = Batch<'_, A>> {
-    let octets = stream.octets[..keys].chunks(BATCH);
-    let keys = stream.keys[..keys].chunks(BATCH);
+    let octets = stream.octets()[..keys].chunks(BATCH);
+    let keys = stream.keys()[..keys].chunks(BATCH);
     keys.zip(octets)
         .map(|(keys, octets)| Batch { keys, octets })
 }
 
-/// Times the first `keys` addresses of a stream.
+/// Times the first `keys` addresses of a stream. The answers begin at a place in a page.
 fn pass<A: Address>(
     subject: &dyn Subject<A>,
     mode: Mode,
     stream: &Stream<A>,
     keys: usize,
+    place: usize,
 ) -> Duration {
-    let mut answers = [0; BATCH];
+    let mut page = [0; PAGE + BATCH];
+    let answers = &mut page[place..][..BATCH];
     let start = Clock::now();
     for batch in batches(stream, keys) {
         subject.run(mode, batch, &mut answers[..batch.keys.len()]);
-        black_box(&mut answers);
+        black_box(&mut *answers);
     }
     start.elapsed()
 }
@@ -246,7 +255,7 @@ fn check<A: Address>(
 ) -> Result<Duration, String> {
     let mut answers = [0; BATCH];
     let start = Clock::now();
-    let all = batches(stream, stream.keys.len());
+    let all = batches(stream, stream.keys().len());
     for (batch, expected) in all.zip(stream.answers.chunks(BATCH)) {
         let answers = &mut answers[..batch.keys.len()];
         answers.fill(u32::MAX);
