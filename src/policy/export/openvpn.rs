@@ -21,14 +21,20 @@ pub(super) const SERVER: Format = Format {
 
 fn write(selection: &Selection<'_>, out: &mut Sheet, form: fn(String) -> String) {
     selection.note_addresses_only(out);
-    for prefix in selection.prefixes() {
-        out.line(form(route(prefix)));
+    let (v4, v6): (Vec<_>, Vec<_>) = selection
+        .prefixes()
+        .into_iter()
+        .partition(|prefix| prefix.family() == Family::V4);
+    if !v6.is_empty() {
+        let v6: Vec<_> = v6.iter().map(Prefix::to_string).collect();
+        // "cannot parse gateway spec": 2.6.14 then routes the prefix into the tunnel.
+        out.note(format!(
+            "OpenVPN 2.6 does not know the IPv6 gateway that was there before; stays in the VPN: {}",
+            v6.join(", ")
+        ));
     }
-}
-
-fn route(prefix: Prefix) -> String {
-    match prefix.family() {
-        Family::V4 => format!("route {} {} net_gateway", prefix.first(), prefix.netmask()),
-        Family::V6 => format!("route-ipv6 {prefix} net_gateway_ipv6"),
+    for prefix in v4 {
+        let (net, mask) = (prefix.first(), prefix.netmask());
+        out.line(form(format!("route {net} {mask} net_gateway")));
     }
 }

@@ -138,17 +138,14 @@ impl<'a> Selection<'a> {
 
     /// Notes what it means to know addresses alone.
     pub(super) fn note_addresses_only(&self, out: &mut Sheet) {
-        let lanes = self.lanes();
-        let mut words: Vec<_> = lanes
+        let ranges = self.ranges();
+        let ranges = ranges
             .iter()
-            .map(|lane| format!("{} {}", lane.protocol, lane.ports(", ", "-")))
-            .collect();
-        words.sort_unstable();
-        words.dedup();
+            .map(|lane| format!("{} {}", lane.protocol, lane.ports[0]));
         out.note(format!(
-            "addresses alone: everything to these leaves the VPN, not only {}. With it goes TCP 443; where a vendor \
+            "addresses alone: everything to them leaves the VPN, not only {}. TCP 443 does too: where a vendor \
              allow-lists the VPN's address for logins, agents can be locked out",
-            words.join(", ")
+            ranges.collect::<Vec<_>>().join(", ")
         ));
         out.note("no DSCP is set");
     }

@@ -17,10 +17,13 @@ fn write(selection: &Selection<'_>, out: &mut Sheet) {
         .iter()
         .map(Prefix::to_string)
         .collect();
-    out.comment(
+    for line in [
         "wg-quick on Linux keeps its own packets out of the tunnel only if AllowedIPs has a /0. With the list below, \
-         the interface needs the same by hand:",
-    );
+         the interface needs the same by hand; where rp_filter is 1, set it to 2.",
+        "Elsewhere take AllowedIPs alone.",
+    ] {
+        out.comment(line);
+    }
     for line in [
         "[Interface]",
         "Table = 51820",
