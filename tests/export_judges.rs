@@ -306,8 +306,9 @@ fn strongswan_lets_the_policy_pass() {
 
 /// Whether a policy without a template lets UDP to this port out.
 fn passes(policies: &str, addr: IpAddr, port: u16) -> bool {
-    let selectors = policies.lines().filter(|line| line.starts_with("src "));
-    let mut ours = selectors.filter(|line| line.contains("proto udp") && !line.contains("sport"));
+    let outwards = |line: &&str| line.starts_with("src 0.0.0.0/0") || line.starts_with("src ::/0");
+    let outwards = policies.lines().filter(outwards);
+    let mut ours = outwards.filter(|line| line.contains("proto udp"));
     ours.any(|line| {
         let mut words = line.split_whitespace().skip(3);
         let prefix = words.next().expect("a destination").parse();

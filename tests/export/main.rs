@@ -48,15 +48,14 @@ fn golden_files_are_as_they_were() {
     let policy = compile(SAMPLE);
     let selection = select(&policy, &[]);
     let mut made: Vec<(PathBuf, String)> = Vec::new();
-    let mut notes = String::new();
+    let mut notes = Vec::new();
     for format in FORMATS {
         let export = format.export(&selection);
         made.push((dir.join(format.name), timeless(&export.text)));
-        for note in export.notes {
-            notes += &format!("{}: {note}\n", format.name);
-        }
+        let lines = export.notes.iter();
+        notes.extend(lines.map(|note| format!("{}: {note}\n", format.name)));
     }
-    made.push((dir.join("notes"), notes));
+    made.push((dir.join("notes"), notes.concat()));
     if std::env::var_os(RENEW).is_some() {
         for (path, text) in &made {
             fs::write(path, text).expect("the golden files are writable");

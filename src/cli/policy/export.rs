@@ -64,3 +64,47 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     }
     Ok(ExitCode::SUCCESS)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ExportArgs,
+    }
+
+    fn exit(line: &str) -> Option<ExitCode> {
+        let words = std::iter::once("export").chain(line.split(' '));
+        let line = Line::try_parse_from(words).ok()?;
+        Some(run(&line.args).expect("standard output is open"))
+    }
+
+    #[test]
+    fn every_format_is_taken_and_nothing_else() {
+        for format in FORMATS {
+            let line = Line::try_parse_from(["export", format.name]).map(|line| line.args);
+            assert_eq!(line.expect("a format").format.name, format.name);
+        }
+        assert!(exit("iptable").is_none());
+    }
+
+    #[test]
+    fn a_selection_that_cannot_be_exported_ends_with_2() {
+        let day = "--date 2026-03-01";
+        for (service, wanted) in [
+            ("talkdesk-media", ExitCode::SUCCESS),
+            ("talkdesk-signalling", ExitCode::SUCCESS),
+            ("talkdesk-retired-usa", ExitCode::from(2)),
+            ("talkdesk", ExitCode::from(2)),
+        ] {
+            let line = format!("cidr {day} --service {service}");
+            assert_eq!(exit(&line), Some(wanted), "{service}");
+        }
+        let before = "cidr --date 2023-09-25 --service talkdesk-media";
+        assert_eq!(exit(before), Some(ExitCode::from(2)));
+    }
+}

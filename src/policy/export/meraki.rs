@@ -14,24 +14,20 @@ pub(super) const MERAKI: Format = Format {
 };
 
 fn write(selection: &Selection<'_>, out: &mut Sheet) {
-    let lanes = selection.lanes();
-    let v6: Vec<_> = selection
+    let (lanes, ranges) = (only_v4(selection.lanes()), only_v4(selection.ranges()));
+    let left_out: Vec<_> = selection
         .prefixes()
-        .into_iter()
+        .iter()
         .filter(|prefix| prefix.family() == Family::V6)
-        .map(|prefix| prefix.to_string())
+        .map(Prefix::to_string)
         .collect();
-    if !v6.is_empty() {
+    if !left_out.is_empty() {
         out.note(format!(
             "these requests take IPv4 only; left out: {}",
-            v6.join(", ")
+            left_out.join(", ")
         ));
     }
-    if lanes
-        .iter()
-        .flat_map(|lane| &lane.ports)
-        .any(|ports| single(*ports).is_none())
-    {
+    if ranges.iter().any(|lane| single(lane.ports[0]).is_none()) {
         out.note(
             "VPN exclusions and traffic shaping take single ports: where the policy has a range, they take every port \
              of the same addresses (exclusions of the same protocol, shaping of both); the firewall has the ranges",
@@ -39,88 +35,83 @@ fn write(selection: &Selection<'_>, out: &mut Sheet) {
     }
     out.note("each PUT replaces the whole list of the network: add what it has already");
 
-    let document = |notes: &[String]| {
-        json!({
-            "generator": generator(),
-            "policy": selection.identity(),
-            "date": selection.date(),
-            "services": selection.rules().iter().map(|rule| json!({
-                "name": rule.name,
-                "description": rule.description,
-                "source": rule.source,
-            })).collect::<Vec<_>>(),
-            "notes": notes,
-            "requests": [
-                request("trafficShaping/vpnExclusions", json!({
-                    "custom": per_prefix(&selection.ranges(), exclusion),
-                    "majorApplications": [],
-                })),
-                request("trafficShaping/rules", json!({
-                    "defaultRulesEnabled": true,
-                    "rules": lanes.iter().filter(|lane| has_v4(lane)).map(shaping).collect::<Vec<_>>(),
-                })),
-                request("firewall/l3FirewallRules", json!({
-                    "rules": lanes.iter().filter(|lane| has_v4(lane)).map(allowance).collect::<Vec<_>>(),
-                })),
-            ],
-        })
-    };
-    let document = document(out.notes());
+    let mut exclusions: Vec<Value> = Vec::new();
+    for next in ranges.iter().flat_map(exclusions_of) {
+        // Two ranges of the same addresses are one exclusion of every port.
+        if !exclusions.contains(&next) {
+            exclusions.push(next);
+        }
+    }
+    let requests = [
+        (
+            "trafficShaping/vpnExclusions",
+            json!({ "custom": exclusions, "majorApplications": [] }),
+        ),
+        (
+            "trafficShaping/rules",
+            json!({
+                "defaultRulesEnabled": true,
+                "rules": lanes.iter().map(shaping).collect::<Vec<_>>(),
+            }),
+        ),
+        (
+            "firewall/l3FirewallRules",
+            json!({ "rules": lanes.iter().map(allowance).collect::<Vec<_>>() }),
+        ),
+    ];
+    let requests = requests.map(|(path, body)| {
+        let path = format!("/networks/{{networkId}}/appliance/{path}");
+        json!({ "method": "PUT", "path": path, "body": body })
+    });
+    let services = selection.rules().iter().map(
+        |rule| json!({ "name": rule.name, "description": rule.description, "source": rule.source }),
+    );
+    let document = json!({
+        "generator": generator(),
+        "policy": selection.identity(),
+        "date": selection.date(),
+        "services": services.collect::<Vec<_>>(),
+        "notes": out.notes(),
+        "requests": requests,
+    });
     out.json(&document);
 }
 
-fn request(path: &str, body: Value) -> Value {
-    let path = format!("/networks/{{networkId}}/appliance/{path}");
-    json!({ "method": "PUT", "path": path, "body": body })
-}
-
-fn has_v4(lane: &&Lane) -> bool {
-    !lane.of(Family::V4).is_empty()
+fn only_v4(mut lanes: Vec<Lane>) -> Vec<Lane> {
+    for lane in &mut lanes {
+        lane.prefixes.retain(|prefix| prefix.family() == Family::V4);
+    }
+    lanes.retain(|lane| !lane.prefixes.is_empty());
+    lanes
 }
 
 fn single(ports: PortRange) -> Option<u16> {
     (ports.first() == ports.last()).then_some(ports.first())
 }
 
-/// The entries of every lane's prefixes, each once.
-fn per_prefix(lanes: &[Lane], entry: impl Fn(&Lane, Prefix) -> Value) -> Vec<Value> {
-    let mut entries = Vec::new();
-    for lane in lanes {
-        for prefix in lane.of(Family::V4) {
-            let next = entry(lane, prefix);
-            if !entries.contains(&next) {
-                entries.push(next);
-            }
-        }
-    }
-    entries
-}
-
-fn exclusion(lane: &Lane, prefix: Prefix) -> Value {
+fn exclusions_of(lane: &Lane) -> impl Iterator<Item = Value> {
     let port = single(lane.ports[0]).map_or_else(|| "any".to_owned(), |port| port.to_string());
-    json!({
-        "protocol": lane.protocol.to_string(),
-        "destination": prefix.to_string(),
-        "port": port,
+    lane.prefixes.iter().map(move |prefix| {
+        json!({
+            "protocol": lane.protocol.to_string(),
+            "destination": prefix.to_string(),
+            "port": port,
+        })
     })
 }
 
 fn shaping(lane: &Lane) -> Value {
     let ports: Option<Vec<_>> = lane.ports.iter().map(|ports| single(*ports)).collect();
-    let values = lane
-        .of(Family::V4)
-        .into_iter()
-        .flat_map(|prefix| match &ports {
-            Some(ports) => ports
-                .iter()
-                .map(|port| format!("{prefix}:{port}"))
-                .collect(),
-            None => vec![prefix.to_string()],
-        });
+    let mut definitions = Vec::new();
+    for prefix in &lane.prefixes {
+        match &ports {
+            Some(ports) => definitions.extend(ports.iter().map(|port| format!("{prefix}:{port}"))),
+            None => definitions.push(prefix.to_string()),
+        }
+    }
+    let definition = |value: String| json!({ "type": "ipRange", "value": value });
     json!({
-        "definitions": values
-            .map(|value| json!({ "type": "ipRange", "value": value }))
-            .collect::<Vec<_>>(),
+        "definitions": definitions.into_iter().map(definition).collect::<Vec<_>>(),
         "perClientBandwidthLimits": { "settings": "network default" },
         "dscpTagValue": lane.treatment.dscp.value(),
         "priority": "high",
@@ -128,7 +119,7 @@ fn shaping(lane: &Lane) -> Value {
 }
 
 fn allowance(lane: &Lane) -> Value {
-    let prefixes: Vec<_> = lane.of(Family::V4).iter().map(Prefix::to_string).collect();
+    let prefixes: Vec<_> = lane.prefixes.iter().map(Prefix::to_string).collect();
     json!({
         "comment": format!("voicelane: {}", lane.services.join(", ")),
         "policy": "allow",

@@ -20,9 +20,8 @@ fn write(selection: &Selection<'_>, out: &mut Sheet) {
     selection.note_addresses_only(out);
     out.note("the PUT replaces the whole list of the profile: add what it has already");
     let entry = |prefix: Prefix| json!({ "address": prefix.to_string(), "description": description(selection, prefix) });
-    out.json(&Value::from_iter(
-        selection.prefixes().into_iter().map(entry),
-    ));
+    let entries: Value = selection.prefixes().into_iter().map(entry).collect();
+    out.json(&entries);
 }
 
 /// The services of a prefix, as many as fit.
