@@ -10,6 +10,7 @@ mod explain;
 mod policy;
 mod run;
 mod status;
+mod trust;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;

@@ -28,7 +28,7 @@ fn parse(text: &str) -> Result<Config, Faults> {
 
 fn problems(text: &str) -> Vec<Problem> {
     let faults = parse(text).err();
-    let list = faults.iter().flat_map(|faults| faults.list());
+    let list = faults.iter().flat_map(Faults::list);
     list.map(|fault| fault.problem.clone()).collect()
 }
 
