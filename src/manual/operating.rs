@@ -23,6 +23,12 @@
 //!   `refusals` has them by the kernel's reason, and a warning says what to do), `fragment_overlap` (nobody does that by
 //!   accident), `too_many_mappings_of_address` (a program opens sockets without end).
 //!
+//! # Whose configuration
+//!
+//! A service with privileges obeys a file only if nobody but root and itself can change it: `run` and `cleanup` follow
+//! the path link by link and refuse, before anything is touched, a file or directory on the way that belongs to
+//! somebody else, or that group or others may write (a sticky directory is fine). The message has the remedy.
+//!
 //! # Order of things
 //!
 //! Acquire: configuration, policy, uplink, leftovers removed, TUN, a socket proven to open on the uplink, control

@@ -11,6 +11,7 @@
 //! range. That the two agree exactly is what keeps everything else in the VPN; a property test holds them to it.
 
 mod compile;
+pub mod export;
 mod nearest;
 mod rule;
 mod verdict;
