@@ -14,6 +14,7 @@ mod report;
 mod route;
 mod stream;
 mod table;
+mod verdict;
 
 use crate::library::Origin;
 use crate::measure::{Contestant, Effort, enter, measure};
@@ -62,9 +63,10 @@ fn main() {
         std::process::exit(2);
     }
     println!(
-        "{}\n\n{}",
+        "{}\n\n{}\n\n{}",
         report::figures(&sections),
-        report::summary(&sections)
+        report::summary(&sections),
+        verdict::measure(jiff::Zoned::now().date(), effort.passes),
     );
 }
 

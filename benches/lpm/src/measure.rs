@@ -14,7 +14,10 @@ use crate::stream::{BATCH, Oracle, Source, Stream};
 use crate::table::Table;
 
 /// A pass over a stream is cut to about this long: the slow ones see fewer of its addresses.
-const LONGEST_PASS: Duration = Duration::from_millis(40);
+const LONGEST_PASS: Duration = Duration::from_millis(25);
+
+/// So long a pass is made before, to bring the table and the addresses near.
+const WARM_UP: Duration = Duration::from_millis(6);
 
 /// Answers in a page of memory.
 const PAGE: usize = 1024;
@@ -176,9 +179,12 @@ pub fn measure<A: Address>(
                 .map(|index| {
                     let whole = check(&*entries[index], mode, stream)
                         .unwrap_or_else(|wrong| panic!("{} errs: {wrong}", outcomes[index].name));
-                    let share = LONGEST_PASS.as_secs_f64() / whole.as_secs_f64();
-                    let keys = (effort.keys as f64 * share.min(1.0)) as usize;
-                    (index, keys.next_multiple_of(BATCH).min(effort.keys))
+                    let [warm, keys] = [WARM_UP, LONGEST_PASS].map(|longest| {
+                        let share = longest.as_secs_f64() / whole.as_secs_f64();
+                        let keys = (effort.keys as f64 * share.min(1.0)) as usize;
+                        keys.next_multiple_of(BATCH).min(effort.keys)
+                    });
+                    (index, warm, keys)
                 })
                 .collect();
             let mut rates = vec![Vec::new(); entries.len()];
@@ -187,13 +193,13 @@ pub fn measure<A: Address>(
                 // Loads may have to wait for stores at the same place of another page. Where a table lies is chance, so
                 // that the answers lie elsewhere each time.
                 let place = turn * (PAGE / effort.passes);
-                for &(index, keys) in &runners {
-                    pass(&*entries[index], mode, stream, keys, place);
+                for &(index, warm, keys) in &runners {
+                    pass(&*entries[index], mode, stream, warm, place);
                     let took = pass(&*entries[index], mode, stream, keys, place);
                     rates[index].push(keys as f64 / took.as_secs_f64());
                 }
             }
-            for (index, _) in runners {
+            for (index, ..) in runners {
                 let mut rates = std::mem::take(&mut rates[index]);
                 rates.sort_unstable_by(f64::total_cmp);
                 outcomes[index]
