@@ -327,6 +327,7 @@ fn a_full_table_rejects_and_says_so() {
         "ICMP tells the application (RFC 5508 REQ-8)"
     );
     assert_eq!(world.dropped("too_many_mappings"), 1);
+    assert!(world.reached("too_many_mappings"));
     assert!(
         world.send(inside, server, b"first again").is_some(),
         "who is in stays in"

@@ -3,8 +3,10 @@
 #[path = "tcp/world.rs"]
 mod world;
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use etherparse::PacketBuilder;
 use smoltcp::socket::tcp::State;
 use voicelane::engine::{Alias, ConnectError, ConnectionState, TcpSettings};
 use voicelane::net::{Dscp, Family};
@@ -482,6 +484,52 @@ fn a_full_table_says_so() {
         );
         assert_eq!(world.dropped("too_many_connections"), 1);
         assert_eq!(world.connects, 2);
+    }
+}
+
+/// The segment with which an application begins to connect.
+fn syn(from: &str, port: u16, to: &str) -> Vec<u8> {
+    let (from, to): (IpAddr, SocketAddr) = (
+        from.parse().expect("an address"),
+        to.parse().expect("an endpoint"),
+    );
+    let ip = match (from, to.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
+        (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 64),
+        _ => panic!("two families"),
+    };
+    let mut packet = Vec::new();
+    ip.tcp(port, to.port(), 7, 65_535)
+        .syn()
+        .write(&mut packet, &[])
+        .expect("into memory");
+    packet
+}
+
+/// RFC 6888 REQ-4 and REQ-5.
+#[test]
+fn one_inside_address_leaves_connections_for_others() {
+    for ((address, server), other) in FAMILIES.into_iter().zip(["10.8.0.3", "fd00:8::3"]) {
+        let settings = TcpSettings {
+            connections_of_address: 2,
+            ..TcpSettings::default()
+        };
+        let mut world = World::with(address, settings);
+        for port in [50_000, 50_001, 50_002] {
+            world.inject(&syn(address, port, server));
+        }
+        assert_eq!(world.connects, 2);
+        assert_eq!(world.dropped("too_many_connections_of_address"), 1);
+        let reached = world.engine.snapshot(world.now).limits_reached;
+        assert!(reached.contains_key("too_many_connections_of_address"));
+        world.inject(&syn(other, 50_000, server));
+        assert_eq!(world.connects, 3, "another address has its own");
+
+        world
+            .engine
+            .handle_uplink_changed(world.now, &mut world.outbox);
+        world.inject(&syn(address, 50_002, server));
+        assert_eq!(world.connects, 4, "what has ended counts no more");
     }
 }
 

@@ -30,6 +30,7 @@ fn one_inside_address_leaves_room_for_others() {
         let told: Vec<_> = world.outbox.packets().collect();
         quoted_in(told[0], icmp::Error::AdminProhibited, inside.addr);
         assert_eq!(world.dropped("too_many_mappings_of_address"), 1);
+        assert!(world.reached("too_many_mappings_of_address"));
         assert!(
             world.send(other_host, server, b"?").is_some(),
             "another address has its own"
@@ -58,6 +59,7 @@ fn a_mapping_takes_so_many_contacts_and_no_more() {
             assert!(world.send(inside, server, b"?").is_some());
             assert!(world.send(inside, stranger, b"?").is_none());
             assert_eq!(world.dropped("too_many_contacts"), 1);
+            assert!(world.reached("too_many_contacts"));
             assert!(world.send(inside, server, b"?").is_some());
         }
     }
@@ -240,6 +242,7 @@ fn a_flood_of_fragments_of_one_source_leaves_room_for_others() {
             world.send_bytes(&first(inside, identification)[0]);
         }
         assert!(world.dropped("too_many_fragments") > 9_000);
+        assert!(world.reached("too_many_fragments"));
         for part in first(other_host, 7) {
             world.send_bytes(&part);
         }
