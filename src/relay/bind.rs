@@ -147,6 +147,10 @@ impl Binder {
         let socket = Socket::new(domain, kind.nonblocking().cloexec(), Some(protocol))
             .and_then(leave_reserve)
             .map_err(self.at(Step::Create))?;
+        if family == Family::V6 {
+            // Its ports are no business of the other family's.
+            socket.set_only_v6(true).map_err(self.at(Step::Create))?;
+        }
         socket
             .bind_device(Some(self.device.as_bytes()))
             .map_err(self.at(Step::Device))?;
@@ -230,7 +234,6 @@ fn ask_for_reception(socket: &Socket, family: Family) -> io::Result<()> {
             setsockopt(socket, sockopt::Ipv4RecvErr, &true)?;
         }
         Family::V6 => {
-            socket.set_only_v6(true)?;
             socket.set_recv_tclass_v6(true)?;
             setsockopt(socket, sockopt::Ipv6RecvErr, &true)?;
         }
