@@ -25,6 +25,7 @@ fn errors(lab: &Lab) -> Vec<Frame> {
     })
 }
 
+/// RFC 4787 REQ-3, REQ-3a and REQ-11.
 #[test]
 fn a_free_source_port_is_kept_and_a_taken_one_is_not_shared() {
     let lab = Lab::new();
@@ -57,6 +58,7 @@ fn a_free_source_port_is_kept_and_a_taken_one_is_not_shared() {
     }
 }
 
+/// RFC 4787 REQ-8.
 #[test]
 fn a_stranger_does_not_get_in() {
     let lab = Lab::new();
@@ -96,6 +98,7 @@ fn a_stranger_does_not_get_in() {
     }
 }
 
+/// RFC 4787 REQ-12, RFC 5508 REQ-4.
 #[test]
 fn an_unreachable_port_is_told_to_the_application() {
     let lab = Lab::new();

@@ -74,6 +74,7 @@ fn reply(to: &[u8], taken: u32, window: u16, data: &[u8]) -> Vec<u8> {
     reply
 }
 
+/// RFC 5382 REQ-2.
 #[test]
 fn nothing_is_accepted_before_the_far_side_has_accepted() {
     for (address, server) in FAMILIES {
@@ -129,6 +130,7 @@ fn a_refused_connection_is_refused_to_the_application() {
     }
 }
 
+/// RFC 5382 REQ-9.
 #[test]
 fn an_unreachable_far_side_is_an_icmp_error_about_the_syn() {
     for (address, server) in FAMILIES {
@@ -176,6 +178,7 @@ fn silence_of_the_far_side_is_silence() {
     }
 }
 
+/// RFC 5382 REQ-5.
 #[test]
 fn a_connection_that_is_given_up_before_the_answer_is_given_up() {
     for (address, server) in FAMILIES {
@@ -190,6 +193,7 @@ fn a_connection_that_is_given_up_before_the_answer_is_given_up() {
     }
 }
 
+/// RFC 5382 REQ-2.
 #[test]
 fn the_application_may_end_first() {
     for (address, server) in FAMILIES {
@@ -229,6 +233,7 @@ fn the_application_may_end_first() {
     }
 }
 
+/// RFC 5382 REQ-2.
 #[test]
 fn the_far_side_may_end_first() {
     for (address, server) in FAMILIES {
@@ -272,6 +277,7 @@ fn what_the_far_side_does_not_take_is_kept_after_both_ends() {
     }
 }
 
+/// RFC 5382 REQ-2.
 #[test]
 fn a_reset_of_the_application_reaches_the_far_side() {
     for (address, server) in FAMILIES {
@@ -291,6 +297,7 @@ fn a_reset_of_the_application_reaches_the_far_side() {
     }
 }
 
+/// RFC 5382 REQ-2.
 #[test]
 fn a_reset_of_the_far_side_reaches_the_application_after_what_came_before() {
     for (address, server) in FAMILIES {
@@ -339,6 +346,8 @@ fn a_failed_write_is_a_reset() {
     }
 }
 
+/// RFC 5382 REQ-6: bytes are carried, never read.
+///
 /// One direction after the other: when two smoltcp stacks retransmit at once, each rejects the other's acknowledgments
 /// for their rewound sequence numbers, for ever. No other stack rewinds those.
 #[test]
@@ -429,6 +438,7 @@ fn a_window_that_closes_with_the_last_acknowledgment_is_not_probed() {
     }
 }
 
+/// RFC 5382 REQ-5.
 #[test]
 fn an_idle_connection_ends_after_two_hours_and_four_minutes() {
     for (address, server) in FAMILIES {
@@ -445,6 +455,7 @@ fn an_idle_connection_ends_after_two_hours_and_four_minutes() {
     }
 }
 
+/// RFC 5382 REQ-5.
 #[test]
 fn a_closing_connection_ends_after_four_minutes() {
     for (address, server) in FAMILIES {
@@ -460,6 +471,7 @@ fn a_closing_connection_ends_after_four_minutes() {
     }
 }
 
+/// RFC 5508 REQ-8.
 #[test]
 fn a_full_table_says_so() {
     for (address, server) in FAMILIES {

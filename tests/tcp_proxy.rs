@@ -194,7 +194,7 @@ fn an_inside_endpoint_has_one_port_outside_and_shares_it_with_nobody() {
     }
 }
 
-/// RFC 5382 REQ-2a: the far side connects to us while we connect to it, and neither listens.
+/// RFC 5382 REQ-2 and REQ-2a: the far side connects to us while we connect to it, and neither listens.
 #[test]
 fn an_open_from_both_sides_at_once_is_one_connection() {
     let lab = Lab::new();
@@ -239,6 +239,7 @@ fn an_open_from_both_sides_at_once_is_one_connection() {
     }
 }
 
+/// RFC 5382 REQ-2.
 #[test]
 fn a_refusal_is_a_refusal() {
     let lab = Lab::new();
@@ -255,6 +256,7 @@ fn a_refusal_is_a_refusal() {
     }
 }
 
+/// RFC 5382 REQ-9.
 #[test]
 fn an_unreachable_host_is_told_by_icmp() {
     let lab = Lab::new();
@@ -289,6 +291,7 @@ fn break_off(mut stream: TcpStream) -> io::Result<()> {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO))
 }
 
+/// RFC 5382 REQ-2.
 #[test]
 fn a_reset_is_a_reset_after_what_was_said() {
     let lab = Lab::new();
