@@ -114,12 +114,13 @@
 //! | REQ-9 ICMP destination unreachable | while connecting it becomes the same error about the application's SYN | `tcp::an_unreachable_far_side_is_an_icmp_error_about_the_syn`, `tcp_proxy::an_unreachable_host_is_told_by_icmp` |
 //! | REQ-10 ICMP ends no connection | soft errors once it stands (RFC 5461); an error ends an attempt, as it does on any host | by construction: the sockets have no `IP_RECVERR` |
 //!
-//! When its 4,096 connections are taken, a new one is prohibited by ICMP and counted (`tcp::a_full_table_says_so`), as one that
-//! exceeds its address's share is. A connection never holds more than its two windows of 64 KiB
+//! When its 4,096 connections are taken, a new one is prohibited by ICMP and counted (`tcp::a_full_table_says_so`), as
+//! one that exceeds its address's share is. A connection never holds more than its two windows of 64 KiB
 //! (`tcp::a_slow_reader_slows_the_writer_and_nothing_grows`,
-//! `tcp_load::slow_readers_on_both_sides_leave_the_memory_as_it_is`). A long transfer over a path with loss arrives intact
-//! (`tcp_load::a_long_transfer_over_a_path_with_loss_arrives_intact`; `VOICELANE_TRANSFER_BYTES=1000000000` is the full
-//! measure), and a thousand connections at once do (`tcp_load::a_thousand_connections_at_once`). When a policy no longer relays a connection, or the uplink changes, it is reset on both sides.
+//! `tcp_load::slow_readers_on_both_sides_leave_the_memory_as_it_is`). A long transfer over a path with loss arrives
+//! intact (`tcp_load::a_long_transfer_over_a_path_with_loss_arrives_intact`; `VOICELANE_TRANSFER_BYTES=1000000000` is
+//! the full measure), and a thousand connections at once do (`tcp_load::a_thousand_connections_at_once`). When a policy
+//! no longer relays a connection, or the uplink changes, it is reset on both sides.
 //!
 //! # Not met
 //!
