@@ -11,6 +11,7 @@
 
 mod driver;
 mod lifecycle;
+mod limits;
 mod situation;
 mod steward;
 mod troubles;

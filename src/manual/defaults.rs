@@ -21,6 +21,8 @@
 //! | ICMP errors | 50 in a row, 100 in a second, of our own and of the path each | RFC 4443 section 2.4 (f); a mistyped port of one call is 50 in a second |
 //! | contacts of a mapping | at most 1,024 | an ICE agent checks a few dozen candidates |
 //! | TCP connections | at most 4,096 | 512 MiB of windows if all were full; a browser opens some dozen |
+//! | TCP connections of an inside address | at most 2,048 | half: a program that opens connections without end leaves room for other addresses |
+//! | TCP port outside | the kernel's choice | nobody punches holes to a server, and a preserved port could still be in TIME-WAIT |
 //! | window of a connection | 64 KiB each way | fills a gigabit as long as the way through the TUN and back takes less than 0.5 ms |
 //! | idle TCP connection | 2 h 4 min; opening or closing 4 min | RFC 5382 REQ-5 |
 //! | priority of EF | `SO_PRIORITY` 6 | interactive voice; needs no capability |

@@ -16,12 +16,14 @@
 //!
 //! # What does not work is said
 //!
-//! - `voicelane status` ends with warnings: what is not as it should be, and what to do.
+//! - `voicelane status` ends with warnings: what is not as it should be, and what to do. What the kernel refused is warned
+//!   of until it sends or opens again and has refused nothing for ten seconds, a limit that was reached for a minute; the
+//!   counts stay.
 //! - `voicelane explain udp ADDR:PORT` says which rule decides, or which nearly did.
 //! - Drops are counted by reason. The ones that matter most: `not_in_policy` (something enters the TUN that should not),
 //!   `unsolicited` (somebody knocks), `open_failed` and `send_failed` (a firewall, a missing address, no descriptors;
 //!   `refusals` has them by the kernel's reason, and a warning says what to do), `fragment_overlap` (nobody does that by
-//!   accident), `too_many_mappings_of_address` (a program opens sockets without end).
+//!   accident), `too_many_mappings_of_address` and `too_many_connections_of_address` (a program opens sockets without end).
 //!
 //! # Whose configuration
 //!
