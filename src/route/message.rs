@@ -228,6 +228,19 @@ pub(super) fn rule(message: &RuleMessage) -> Option<Rule> {
     Some(rule)
 }
 
+/// Reads the one mark that a rule excepts, if it is for everything but that.
+pub(super) fn excepted_mark(message: &RuleMessage) -> Option<Fwmark> {
+    let attributes = &message.attributes;
+    let whole = attributes
+        .iter()
+        .all(|attribute| !matches!(attribute, RuleAttribute::FwMask(mask) if *mask != u32::MAX));
+    let mark = attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::FwMark(mark) => Some(Fwmark(*mark)),
+        _ => None,
+    });
+    mark.filter(|_| whole && message.header.flags.contains(RuleFlags::Invert))
+}
+
 /// Writes a rule with all its selectors: a deletion that names fewer takes the first rule that fits.
 pub(super) fn rule_message(rule: &Rule) -> RuleMessage {
     let Selector {

@@ -153,12 +153,13 @@ impl Kernel {
                 .execute()
                 .try_collect::<Vec<_>>()
                 .await;
-            observed.rules.extend(
-                rules
-                    .map_err(dump("rules"))?
-                    .iter()
-                    .filter_map(message::rule),
-            );
+            let rules = rules.map_err(dump("rules"))?;
+            observed
+                .rules
+                .extend(rules.iter().filter_map(message::rule));
+            observed
+                .excepted_marks
+                .extend(rules.iter().filter_map(message::excepted_mark));
         }
         Ok(observed)
     }

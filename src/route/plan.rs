@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::firewall::Permit;
 use super::observed::{Hop, LOCAL, Observed, Route, Rule, Selector};
 use super::uplink::{Gateway, Uplink};
 use crate::net::{
@@ -14,6 +15,8 @@ use crate::net::{
 const TABLES: u32 = 1024;
 /// The metric of our routes. Each table is ours alone, so that it only has to be the same everywhere.
 const METRIC: u32 = 1;
+/// The mask of a mark that is compared as a whole.
+const EVERY_BIT: Fwmark = Fwmark(u32::MAX);
 
 /// The numbers by which the kernel and its administrator know our objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +86,11 @@ pub struct Desired {
     pub uplink: Option<Uplink>,
     /// What to capture.
     pub captures: Vec<Capture>,
+    /// Families that a firewall forbids a way of: their rules hold for sockets that are bound to our TUN, which only
+    /// probes are, and everybody else's media stays in the VPN.
+    pub barred: Vec<Family>,
+    /// What a VPN's firewall knows its own packets by, when media is to bear it.
+    pub permit: Permit,
 }
 
 /// One step. Those that add or replace make sure, those that delete do not mind that it is done already.
@@ -287,20 +295,32 @@ fn wanted(
     routes.push(route(numbers.table, everywhere(family), uplink.index, via));
     let direct = Selector {
         oif: Some(uplink.name.clone()),
-        mark: Some((numbers.mark, numbers.mask)),
+        mark: Some(
+            desired
+                .permit
+                .mark
+                .map_or((numbers.mark, numbers.mask), |mark| (mark, EVERY_BIT)),
+        ),
         ..Selector::default()
     };
     rules.push(rule(numbers.table, direct));
     let tables = tables(family, &groups, numbers, observed)?;
+    let only_bound_to = desired
+        .barred
+        .contains(&family)
+        .then(|| observed.link(desired.tun).map(|tun| tun.name.clone()));
     for (group, prefixes) in groups {
         let table = tables[&group];
         let capture = Selector {
             iif: Some("lo".to_owned()),
+            oif: only_bound_to.clone().flatten(),
             protocol: Some(group.0),
             ports: Some(group.1),
             ..Selector::default()
         };
-        rules.push(rule(table, capture));
+        if only_bound_to != Some(None) {
+            rules.push(rule(table, capture));
+        }
         routes.extend(
             prefixes
                 .into_iter()

@@ -33,6 +33,8 @@ fn desired(captures: &[Capture]) -> Desired {
         tun: IfIndex(9),
         uplink: Some(uplink(2, true, true)),
         captures: captures.to_vec(),
+        barred: Vec::new(),
+        permit: Permit::default(),
     }
 }
 
@@ -223,6 +225,8 @@ fn desires() -> impl Strategy<Value = Desired> {
             tun: IfIndex(tun),
             uplink: way_out.map(|(index, v4, v6)| uplink(index, v4, v6)),
             captures,
+            barred: Vec::new(),
+            permit: Permit::default(),
         },
     )
 }
