@@ -3,12 +3,13 @@
 //! # Theory of operation
 //!
 //! **Probe.** Two ways must be open: an application's packets into our TUN, and the relay's out of the uplink. For each,
-//! a datagram to an address of the policy is sent as those would be. It bears a packet priority that nobody else uses.
-//! By that, a chain of ours ahead of all others at the output hook turns on nftables' tracing for it, and another behind
-//! all others at the postrouting hook drops it: nothing leaves the machine. The trace names the rule that dropped it.
-//! Ours: the way is open. Somebody else's: there is the culprit, by table, chain and rule. What iptables-nft made is
-//! traced like the rest. A datagram that is refused while no rule dropped it has met something that is not nftables:
-//! legacy iptables, or a security module.
+//! a datagram to an address of the policy is sent as those would be; and for IPv6 a neighbour solicitation (RFC 4861), as
+//! the kernel sends it to find the router, for a kill switch may forget that one. A probe bears a packet priority that
+//! nobody else uses. By that, a chain of ours ahead of all others at the output hook turns on nftables' tracing for it,
+//! and another behind all others at the postrouting hook drops it: nothing leaves the machine. The trace names the rule
+//! that dropped it. Ours: the way is open. Somebody else's: there is the culprit, by table, chain and rule. What
+//! iptables-nft made is traced like the rest. A probe that is refused while no rule dropped it has met something that is
+//! not nftables: legacy iptables, or a security module.
 //!
 //! Not seen: what drops replies on their way in, and what lies behind the postrouting hook (netdev chains, traffic
 //! control, control groups).
@@ -19,19 +20,21 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use netlink_packet_core::{DefaultNla, NetlinkMessage, NetlinkPayload, Nla, NlasIterator};
 use netlink_packet_netfilter::nftables::{
-    DataAttribute, Expressions, Immediate, InetHookNumber, MetaKey, NfTablesMessage, Register,
-    Verdict, VerdictAttribute,
+    DataAttribute, Expressions, Immediate, InetHookNumber, MetaKey, NfTablesMessage, Payload,
+    Register, Verdict, VerdictAttribute,
 };
 use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 use netlink_sys::{Socket as Netlink, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
-use super::nft::{Chain, Expression, NftError, Table, link_is, load, meta_is, set_meta};
+use super::nft::{
+    Chain, Expression, NftError, Table, link_is, load, meta_is, register_is, set_meta,
+};
 use crate::net::{Family, Fwmark};
 
 /// The packet priority (`SO_PRIORITY`) of probes. Traffic control reads it as a class handle, 7600:1.
@@ -61,6 +64,8 @@ pub enum Path {
     Captured,
     /// From the relay out of the uplink.
     Direct,
+    /// From the kernel to the neighbours on the uplink, the router among them.
+    Neighbours,
 }
 
 /// A rule that forbids a way.
@@ -138,14 +143,21 @@ impl Obstacle {
         let Self {
             family, link, mark, ..
         } = self;
-        let iptables = |program, chain: &str| {
+        let neighbours = self.path == Path::Neighbours;
+        let iptables = |variant, chain: &str| {
             let program = match family {
-                Family::V4 => format!("iptables{program}"),
-                Family::V6 => format!("ip6tables{program}"),
+                Family::V4 => "iptables",
+                Family::V6 => "ip6tables",
             };
-            let mark =
-                mark.map_or_else(String::new, |mark| format!(" -m mark --mark {:#x}", mark.0));
-            format!("{program} -I {chain} -o {link}{mark} -j ACCEPT")
+            let let_out =
+                |what: &str| format!("{program}{variant} -I {chain} -o {link}{what} -j ACCEPT");
+            match mark {
+                Some(mark) => let_out(&format!(" -m mark --mark {:#x}", mark.0)),
+                None if neighbours => ["solicitation", "advertisement"]
+                    .map(|kind| let_out(&format!(" -p icmpv6 --icmpv6-type neighbour-{kind}")))
+                    .join("; "),
+                None => let_out(""),
+            }
         };
         match &self.culprit {
             None => iptables("-legacy", "OUTPUT"),
@@ -156,9 +168,14 @@ impl Obstacle {
                 chain,
                 ..
             }) => {
-                let mark =
-                    mark.map_or_else(String::new, |mark| format!(" meta mark {:#x}", mark.0));
-                format!("nft insert rule {family} {table} {chain} oifname {link}{mark} accept")
+                let what = match mark {
+                    Some(mark) => format!(" meta mark {:#x}", mark.0),
+                    None if neighbours => {
+                        " icmpv6 type '{ nd-neighbor-solicit, nd-neighbor-advert }'".to_owned()
+                    }
+                    None => String::new(),
+                };
+                format!("nft insert rule {family} {table} {chain} oifname {link}{what} accept")
             }
         }
     }
@@ -169,6 +186,7 @@ impl fmt::Display for Obstacle {
         let way = match self.path {
             Path::Captured => "applications' media into",
             Path::Direct => "the direct path by",
+            Path::Neighbours => "to find neighbours by",
         };
         let Self { family, link, .. } = self;
         write!(
@@ -253,8 +271,16 @@ impl Firewall {
         let mut batch = vec![self.table.flush(PERMIT)];
         let captured = || link_is(MetaKey::Oifname, &self.tun).into_iter();
         if let Some(mark) = permit.mark {
-            let rule = captured().chain(set_meta(MetaKey::Mark, &mark.0.to_ne_bytes()));
-            batch.push(self.table.rule(PERMIT, rule.collect()));
+            let neighbours = [SOLICIT, ADVERTISE].map(|kind| {
+                let rule = link_is(MetaKey::Oifname, uplink).into_iter();
+                rule.chain(is_icmpv6(kind)).collect()
+            });
+            let captured = captured().collect::<Vec<_>>();
+            for these in std::iter::once(captured).chain(neighbours) {
+                let rule = these.into_iter();
+                let rule = rule.chain(set_meta(MetaKey::Mark, &mark.0.to_ne_bytes()));
+                batch.push(self.table.rule(PERMIT, rule.collect()));
+            }
         }
         if let Some(connection) = permit.conntrack_mark {
             let direct = link_is(MetaKey::Oifname, uplink).into_iter();
@@ -279,33 +305,38 @@ impl Firewall {
         to: SocketAddr,
     ) -> Vec<Obstacle> {
         let family = Family::of(to.ip());
-        let captured = Socket::new(Domain::for_address(to), Type::DGRAM.nonblocking(), None)
-            .and_then(|socket| {
-                socket.bind_device(Some(self.tun.as_bytes()))?;
-                Ok(socket)
-            });
-        let captured = captured
-            .iter()
-            .map(|socket| (Path::Captured, self.tun.as_str(), None, socket));
-        captured
-            .chain([(Path::Direct, uplink, Some(mark), direct)])
-            .filter_map(|(path, link, mark, socket)| {
-                let culprit = self.send(socket, to)?;
-                Some(Obstacle {
-                    family,
-                    path,
-                    link: link.to_owned(),
-                    mark,
-                    culprit,
-                })
-            })
+        let obstacle = |path, link: &str, mark, culprit| Obstacle {
+            family,
+            path,
+            link: link.to_owned(),
+            mark,
+            culprit,
+        };
+        let captured = socket_on(&self.tun, Domain::for_address(to), Type::DGRAM, None)
+            .ok()
+            .and_then(|socket| self.send(&socket, &[], to))
+            .map(|culprit| obstacle(Path::Captured, &self.tun, None, culprit));
+        let directly = self
+            .send(direct, &[], to)
+            .map(|culprit| obstacle(Path::Direct, uplink, Some(mark), culprit));
+        let neighbours = || {
+            let icmp = Some(Protocol::ICMPV6);
+            let socket = socket_on(uplink, Domain::IPV6, Type::RAW, icmp).ok()?;
+            socket.set_multicast_hops_v6(255).ok()?;
+            let culprit = self.send(&socket, &SOLICITATION, SOLICITED.into())?;
+            Some(obstacle(Path::Neighbours, uplink, None, culprit))
+        };
+        let neighbours = (family == Family::V6).then(neighbours).flatten();
+        [captured, directly, neighbours]
+            .into_iter()
+            .flatten()
             .collect()
     }
 
     /// Sends a probe. None: nothing is known to forbid it; otherwise who does, if that is known.
-    fn send(&self, socket: &Socket, to: SocketAddr) -> Option<Option<Culprit>> {
+    fn send(&self, socket: &Socket, probe: &[u8], to: SocketAddr) -> Option<Option<Culprit>> {
         socket.set_priority(PROBE).ok()?;
-        let sent = socket.send_to(&[], &to.into());
+        let sent = socket.send_to(probe, &to.into());
         // The kernel traces while it sends: the trace is complete now.
         match self.end_of_probe() {
             Some(culprit) if culprit.table == self.table.name() => None,
@@ -337,6 +368,31 @@ impl Firewall {
     }
 }
 
+/// The number of `ICMPv6` in a header, and of neighbour solicitations and advertisements in its own (RFC 4861).
+const ICMPV6: u8 = 58;
+const SOLICIT: u8 = 135;
+const ADVERTISE: u8 = 136;
+/// A neighbour solicitation (RFC 4861 section 4.3) for fe80::1, whose checksum is the kernel's to write.
+const SOLICITATION: [u8; 24] = {
+    let mut message = [0; 24];
+    (message[0], message[8], message[9], message[23]) = (SOLICIT, 0xfe, 0x80, 1);
+    message
+};
+/// Whom it goes to (RFC 4291 section 2.7.1).
+const SOLICITED: SocketAddrV6 =
+    SocketAddrV6::new(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 1), 0, 0, 0);
+
+fn socket_on(
+    link: &str,
+    domain: Domain,
+    kind: Type,
+    protocol: Option<Protocol>,
+) -> io::Result<Socket> {
+    let socket = Socket::new(domain, kind.nonblocking(), protocol)?;
+    socket.bind_device(Some(link.as_bytes()))?;
+    Ok(socket)
+}
+
 /// The verdict that ends a packet.
 fn drop_it() -> Expression {
     const DROP: u32 = 0;
@@ -346,6 +402,21 @@ fn drop_it() -> Expression {
         Immediate::Data(DataAttribute::Verdict(vec![verdict])),
     ])
     .into()
+}
+
+/// Goes on if the packet is `ICMPv6` of this type.
+fn is_icmpv6(kind: u8) -> Vec<Expression> {
+    /// `NFT_PAYLOAD_TRANSPORT_HEADER`.
+    const TRANSPORT_HEADER: u32 = 2;
+    let fetch = Expressions::Payload(vec![
+        Payload::DestinationRegister(Register::Reg1),
+        Payload::Base(TRANSPORT_HEADER),
+        Payload::Offset(0),
+        Payload::Len(1),
+    ]);
+    let mut rule = meta_is(MetaKey::L4Proto, &[ICMPV6]).to_vec();
+    rule.extend([fetch.into(), register_is(&[kind])]);
+    rule
 }
 
 /// Gives the packet's connection a mark: the expression `ct`, which the library does not name.

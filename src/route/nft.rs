@@ -91,7 +91,7 @@ pub(super) fn link_is(key: MetaKey, name: &str) -> [Expression; 2] {
     meta_is(key, &padded)
 }
 
-fn register_is(value: &[u8]) -> Expression {
+pub(super) fn register_is(value: &[u8]) -> Expression {
     Expressions::Cmp(vec![
         Cmp::SourceRegister(Register::Reg1),
         Cmp::Op(Operator::Equal),
