@@ -92,6 +92,8 @@ fn await_warning(voicelane: &Voicelane, words: &[&str]) {
 fn row(kind: VpnKind, config: &str) {
     let lab = Lab::new();
     assert_media_goes(&lab, Way::Direct);
+    // What a VPN leaves behind by itself is no fault of ours.
+    lab.start_vpn(kind).stop(&lab.laptop, &lab.gateway);
     let before = lab.laptop.dump();
     let vpn = lab.start_vpn(kind);
     // The witness sees both ways: without voicelane all is in the VPN.
@@ -118,8 +120,7 @@ fn row(kind: VpnKind, config: &str) {
         NOTHING
     );
     vpn.stop(&lab.laptop, &lab.gateway);
-    let left: Vec<_> = lab.laptop.changes_since(&before);
-    eprintln!("the VPN itself left: {left:#?}");
+    assert_eq!(lab.laptop.changes_since(&before), NOTHING);
 }
 
 macro_rules! rows {
@@ -138,6 +139,62 @@ rows! {
     rules_as_network_manager_adds_them: NetworkManager;
     rules_as_tailscale_adds_them: Tailscale;
     a_rule_without_a_priority_as_warp_adds_it: Warp;
+}
+
+/// A kill switch that knows the VPN's packets by their mark lets media pass that bears it, where IT says so.
+#[test]
+fn with_the_vpns_mark_calls_pass_the_kill_switch_of_wg_quick() {
+    for mark in ["0xca6c", "\"auto\""] {
+        let config = format!("{CONFIG}\n[uplink]\nvpn_mark = {mark}\n");
+        row(VpnKind::WgQuickKillSwitch, &config);
+    }
+}
+
+/// A firewall that knows excluded connections by their mark lets media pass that bears it, where IT says so.
+#[test]
+fn with_the_connection_mark_calls_pass_the_firewall_of_mullvad() {
+    let config = format!("{CONFIG}\n[uplink]\nconntrack_mark = 0xf41\n");
+    row(VpnKind::Mullvad, &config);
+}
+
+/// Where IT has said nothing, a firewall of vendor chains is named and obeyed.
+#[test]
+fn the_firewall_of_mullvad_is_named_and_obeyed() {
+    let lab = Lab::new();
+    let _vpn = lab.start_vpn(VpnKind::Mullvad);
+    assert_media_goes(&lab, Way::Tunnel);
+    let voicelane = Voicelane::start(&lab.laptop);
+    assert_media_goes(&lab, Way::Tunnel);
+    assert_the_rest_goes(&lab, Way::Tunnel);
+    let words = [
+        "chain output in the table inet mullvad",
+        "nft insert rule inet mullvad output oifname voicelane0 accept",
+        "nft insert rule inet mullvad output oifname wlan0 meta mark 0x76000000 accept",
+        "conntrack_mark = 0xf41",
+    ];
+    await_warning(&voicelane, &words);
+    voicelane.stop();
+    assert_media_goes(&lab, Way::Tunnel);
+}
+
+/// Rules of legacy iptables cannot be read, and give no notice; that they forbid is found out all the same.
+#[test]
+fn a_kill_switch_of_legacy_iptables_is_obeyed_though_not_named() {
+    let lab = Lab::new();
+    let _vpn = lab.start_vpn(VpnKind::WgQuick);
+    for program in ["iptables-legacy", "ip6tables-legacy"] {
+        lab.laptop.run(&format!(
+            "{program} -I OUTPUT -o wlan0 -m mark --mark 0x76000000 -j DROP"
+        ));
+    }
+    let voicelane = Voicelane::start(&lab.laptop);
+    assert_media_goes(&lab, Way::Tunnel);
+    let words = [
+        "legacy iptables",
+        "iptables-legacy -I OUTPUT -o wlan0 -m mark --mark 0x76000000 -j ACCEPT",
+        "ip6tables-legacy -I OUTPUT -o wlan0 -m mark --mark 0x76000000 -j ACCEPT",
+    ];
+    await_warning(&voicelane, &words);
 }
 
 /// A kill switch holds: media stays in the VPN, and status says who forbids what, and what IT must add. When that was

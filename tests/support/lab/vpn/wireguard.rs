@@ -145,6 +145,7 @@ pub fn routed(files: TempDir, laptop: &Namespace, gateway: &Namespace, routing: 
     }
     let mut down = lines(routing.down);
     down.push(format!("ip link del {name}"));
+    down.push("sysctl -qw net.ipv4.conf.all.src_valid_mark=0".to_owned());
     down.extend(
         routing
             .table
