@@ -57,8 +57,10 @@ fn await_media(lab: &Lab, way: Way) {
         loop {
             let payload = probe();
             let to = at::MEDIA.at(family, MEDIA_PORT);
+            // It stays open: an answer to a closed port is sent back inside an ICMP error, by the VPN.
+            let socket = unbound(lab, family);
             // A VPN that is changing its routes may have none for a moment.
-            let _ = unbound(lab, family).send_to(payload.as_bytes(), to);
+            let _ = socket.send_to(payload.as_bytes(), to);
             let taken = lab.settled_way(&payload);
             if taken == way {
                 break;

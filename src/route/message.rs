@@ -1,6 +1,6 @@
 //! Routes, rules, links and addresses in the kernel's own words and back (rtnetlink(7)).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_core::Nla;
 use netlink_packet_route::AddressFamily;
@@ -13,7 +13,7 @@ use netlink_packet_route::rule::{
     RuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange,
 };
 
-use super::observed::{Address, Hop, Link, Route, Rule, Selector};
+use super::observed::{Address, Hop, LOCAL, Link, Route, Rule, Selector};
 use crate::net::{
     Family, Fwmark, IfIndex, PortRange, Prefix, Protocol, RouteProtocol, RouteTable, RulePriority,
 };
@@ -171,6 +171,21 @@ pub(super) fn route_message(route: &Route) -> RouteMessage {
             (_, via) => RouteAttribute::Gateway(via.into()),
         });
     }
+    message
+}
+
+/// The route by which the kernel takes an address on a link for its own.
+pub(super) fn local_route(addr: Ipv4Addr, link: IfIndex) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.destination_prefix_length = 32;
+    message.header.kind = RouteType::Local;
+    message.header.scope = RouteScope::Host;
+    message.attributes = vec![
+        RouteAttribute::Table(LOCAL.0),
+        RouteAttribute::Destination(addr.into()),
+        RouteAttribute::Oif(link.0),
+    ];
     message
 }
 
