@@ -487,3 +487,105 @@ impl Trace {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn obstacle(
+        family: Family,
+        path: Path,
+        culprit: Option<(&'static str, &str, &str)>,
+    ) -> Obstacle {
+        let (link, mark) = match path {
+            Path::Captured => ("voicelane0", None),
+            Path::Direct => ("wlan0", Some(Fwmark(0x7600_0000))),
+            Path::Neighbours => ("wlan0", None),
+        };
+        Obstacle {
+            family,
+            path,
+            link: link.to_owned(),
+            mark,
+            culprit: culprit.map(|(family, table, chain)| Culprit {
+                family,
+                table: table.to_owned(),
+                chain: chain.to_owned(),
+                handle: (chain != "output").then_some(7),
+            }),
+        }
+    }
+
+    #[test]
+    fn it_is_told_what_to_add_in_the_words_of_what_forbids() {
+        let filter = Some(("ip6", "filter", "OUTPUT"));
+        let own = Some(("ip", "corp", "egress"));
+        for (family, path, culprit, exclude) in [
+            (
+                Family::V4,
+                Path::Captured,
+                Some(("ip", "filter", "ciscovpn")),
+                "iptables -I ciscovpn -o voicelane0 -j ACCEPT",
+            ),
+            (
+                Family::V6,
+                Path::Direct,
+                filter,
+                "ip6tables -I OUTPUT -o wlan0 -m mark --mark 0x76000000 -j ACCEPT",
+            ),
+            (
+                Family::V6,
+                Path::Neighbours,
+                filter,
+                "ip6tables -I OUTPUT -o wlan0 -p icmpv6 --icmpv6-type neighbour-solicitation -j ACCEPT; \
+                 ip6tables -I OUTPUT -o wlan0 -p icmpv6 --icmpv6-type neighbour-advertisement -j ACCEPT",
+            ),
+            (
+                Family::V4,
+                Path::Direct,
+                own,
+                "nft insert rule ip corp egress oifname wlan0 meta mark 0x76000000 accept",
+            ),
+            (
+                Family::V6,
+                Path::Neighbours,
+                Some(("inet", "corp", "egress")),
+                "nft insert rule inet corp egress oifname wlan0 \
+                 icmpv6 type '{ nd-neighbor-solicit, nd-neighbor-advert }' accept",
+            ),
+            (
+                Family::V4,
+                Path::Captured,
+                None,
+                "iptables-legacy -I OUTPUT -o voicelane0 -j ACCEPT",
+            ),
+        ] {
+            let obstacle = obstacle(family, path, culprit);
+            assert_eq!(obstacle.exclude(), exclude);
+            assert!(obstacle.to_string().contains(exclude), "{obstacle}");
+        }
+    }
+
+    #[test]
+    fn it_is_told_who_forbids_and_what_the_vpn_offers_itself() {
+        let told = |table| obstacle(Family::V4, Path::Direct, Some(table)).to_string();
+        let policy = told(("inet", "mullvad", "output"));
+        assert!(
+            policy.contains("(IPv4): the policy of the chain output in the table inet mullvad; ")
+        );
+        assert!(policy.contains("conntrack_mark = 0xf41"), "{policy}");
+        let rule = told(("ip", "filter", "OUTPUT"));
+        assert!(
+            rule.contains("rule handle 7 of the chain OUTPUT in the table ip filter"),
+            "{rule}"
+        );
+        assert!(!rule.contains("; or: "), "{rule}");
+        assert!(told(("inet", "cloudflare-warp", "output")).contains("Zero Trust"));
+        assert!(told(("ip", "filter", "ciscovpn")).contains("split-exclude"));
+        let unread = obstacle(Family::V6, Path::Direct, None).to_string();
+        assert!(
+            unread.contains("legacy iptables or a security module"),
+            "{unread}"
+        );
+    }
+}
