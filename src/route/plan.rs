@@ -164,7 +164,9 @@ pub struct TooManyPortRanges(usize);
 ///
 /// Routes come before the rules that ask them, new rules before the end of old ones, and the end of routes last: at no
 /// moment is something captured that was and stays wanted let go, or something captured that neither was nor is
-/// wanted. Objects that are not ours are left alone, and a plan that was carried out is followed by an empty one.
+/// wanted. Where nothing is in force there is nothing to hold: the rules of a family that is barred end first, and so do
+/// the routes that nobody but probes was led to. Objects that are not ours are left alone, and a plan that was carried out
+/// is followed by an empty one.
 ///
 /// # Errors
 /// [`TooManyPortRanges`].
@@ -205,6 +207,24 @@ pub fn plan(
         }
         free
     });
+    let (barred, ended): (Vec<_>, Vec<_>) = own_rules
+        .iter()
+        .filter(|rule| !rules.contains(rule))
+        .partition(|rule| desired.barred.contains(&rule.family));
+    let delete = |rule: &&Rule| Change::DeleteRule((*rule).clone());
+    plan.changes.extend(barred.into_iter().map(delete));
+    let in_force: BTreeSet<_> = own_rules
+        .iter()
+        .filter(|rule| rule.table == numbers.table || rule.selector.oif.is_none())
+        .map(|rule| (rule.family, rule.table))
+        .collect();
+    let kept: BTreeSet<_> = routes.iter().map(Route::key).collect();
+    let (left, idle): (Vec<_>, Vec<_>) = own
+        .iter()
+        .filter(|route| !kept.contains(&route.key()))
+        .partition(|route| in_force.contains(&(route.family(), route.table)));
+    let drop = |route: &&&Route| Change::DeleteRoute((**route).clone());
+    plan.changes.extend(idle.iter().map(drop));
     for route in &routes {
         match held.get(&route.key()) {
             None => plan.changes.push(Change::AddRoute(route.clone())),
@@ -216,13 +236,8 @@ pub fn plan(
     }
     let added = rules.iter().filter(|rule| !own_rules.contains(rule));
     plan.changes.extend(added.cloned().map(Change::AddRule));
-    let ended = own_rules.iter().filter(|rule| !rules.contains(rule));
-    plan.changes
-        .extend(ended.map(|rule| Change::DeleteRule((*rule).clone())));
-    let kept: BTreeSet<_> = routes.iter().map(Route::key).collect();
-    let left = own.iter().filter(|route| !kept.contains(&route.key()));
-    plan.changes
-        .extend(left.map(|route| Change::DeleteRoute((*route).clone())));
+    plan.changes.extend(ended.into_iter().map(delete));
+    plan.changes.extend(left.iter().map(drop));
     Ok(plan)
 }
 
