@@ -96,9 +96,14 @@ fn without_descriptors_the_service_lives_and_says_so() {
     voicelane.stop();
 }
 
+/// The rules are legacy iptables', which gives no notice: for up to a minute, nobody but the kernel's refusals tells.
 #[test]
 fn a_firewall_that_forbids_sending_is_named() {
-    for verdict in ["drop", "reject"] {
+    require(&[
+        ("iptables-legacy", "iptables"),
+        ("ip6tables-legacy", "iptables"),
+    ]);
+    for verdict in ["DROP", "REJECT"] {
         let lab = Lab::new();
         let voicelane = start(&lab);
         let sockets = Family::BOTH.map(|family| {
@@ -106,11 +111,13 @@ fn a_firewall_that_forbids_sending_is_named() {
             lab.ask(&socket, media(family));
             (family, socket)
         });
-        lab.laptop.nft(&format!(
-            "add table inet killswitch
-             add chain inet killswitch out {{ type filter hook output priority filter; }}
-             add rule inet killswitch out oifname {UPLINK} meta l4proto udp {verdict}"
-        ));
+        let rule = |verb| {
+            for program in ["iptables-legacy", "ip6tables-legacy"] {
+                let what = format!("OUTPUT -o {UPLINK} -p udp -j {verdict}");
+                lab.laptop.run(&format!("{program} {verb} {what}"));
+            }
+        };
+        rule("-I");
         for (family, socket) in &sockets {
             let before = voicelane.drops("outbound", "send_failed");
             let payload = probe();
@@ -124,7 +131,7 @@ fn a_firewall_that_forbids_sending_is_named() {
         }
         let warnings = voicelane.warnings();
         assert!(warnings.contains("firewall"), "{warnings}");
-        lab.laptop.run("nft delete table inet killswitch");
+        rule("-D");
         for (family, socket) in &sockets {
             assert_recovers(socket, media(*family));
         }

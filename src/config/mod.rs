@@ -27,7 +27,7 @@ pub use fault::{Fault, Faults, Place};
 pub use problem::Problem;
 pub use schema::schema;
 pub use service::Service;
-pub use settings::{Control, InterfaceName, InterfaceNameError, Nat, Route, Tun, Uplink};
+pub use settings::{Control, InterfaceName, InterfaceNameError, Nat, Route, Tun, Uplink, VpnMark};
 pub use space::{Block, shortest};
 
 use catalogue::CATALOGUES;

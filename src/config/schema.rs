@@ -20,6 +20,7 @@ pub fn schema() -> Value {
             "type": "integer", "minimum": least, "maximum": most, "default": default, "description": about,
         })
     };
+    let any_mark = json!({ "type": "integer", "minimum": 1, "maximum": u32::MAX });
     let switch = |default: bool, about: &str| json!({ "type": "boolean", "default": default, "description": about });
     let services = |about: &str| json!({ "type": "array", "items": { "type": "string" }, "default": [], "description": about });
     json!({
@@ -38,6 +39,14 @@ pub fn schema() -> Value {
             "disable": services("Services to switch off"),
             "uplink": section(json!({
                 "interface": interface("The interface that media leave by; without it, found and followed"),
+                "vpn_mark": {
+                    "anyOf": [{ "const": "auto" }, any_mark],
+                    "description": "The VPN's mark, by which media passes its kill switch: that holds media back no longer",
+                },
+                "conntrack_mark": {
+                    "allOf": [any_mark],
+                    "description": "The mark of connections that the VPN's firewall excludes, for media to bear",
+                },
             })),
             "tun": section(json!({
                 "name": with_default(interface("Our interface"), tun.name.as_str().into()),

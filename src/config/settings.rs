@@ -59,6 +59,20 @@ fn is_word(text: &str) -> bool {
 pub struct Uplink {
     /// The interface; without one the best physical default route is found and followed, as laptops roam.
     pub interface: Option<InterfaceName>,
+    /// The VPN's mark, for media to bear where its kill switch lets nothing else out. None: whoever installs a kill
+    /// switch means it, so passing it is IT's decision.
+    pub vpn_mark: Option<VpnMark>,
+    /// The mark of connections that the VPN's firewall lets pass, for the same reason. None.
+    pub conntrack_mark: Option<Fwmark>,
+}
+
+/// The mark of a VPN's own packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VpnMark {
+    /// The one that a rule of the VPN excepts, as wg-quick's does; while there is none, none.
+    Auto,
+    /// This one.
+    Is(Fwmark),
 }
 
 /// `[tun]`: where the captured packets enter.
@@ -136,9 +150,14 @@ pub struct Control {
 
 /// Reads the tables `[uplink]` and `[tun]`.
 pub(super) fn interfaces(root: &mut Section<'_>, findings: &mut Findings) -> (Uplink, Tun) {
-    let uplink = root.section(findings, "uplink", |section, findings| {
-        section.optional(findings, "interface", interface)
-    });
+    let (uplink, vpn_mark, conntrack_mark) =
+        root.section(findings, "uplink", |section, findings| {
+            (
+                section.optional(findings, "interface", interface),
+                section.optional(findings, "vpn_mark", vpn_mark),
+                section.optional(findings, "conntrack_mark", any_mark),
+            )
+        });
     let tun = root.section(findings, "tun", |section, findings| {
         section.optional(findings, "name", interface)
     });
@@ -148,8 +167,12 @@ pub(super) fn interfaces(root: &mut Section<'_>, findings: &mut Findings) -> (Up
             .faults
             .push(uplink.fault(None, Problem::UplinkIsTun));
     }
-    let interface = uplink.map(|uplink| uplink.value);
-    (Uplink { interface }, Tun { name })
+    let uplink = Uplink {
+        interface: uplink.map(|uplink| uplink.value),
+        vpn_mark: vpn_mark.map(|mark| mark.value),
+        conntrack_mark: conntrack_mark.map(|mark| mark.value),
+    };
+    (uplink, Tun { name })
 }
 
 /// Reads the table `[route]`; the place of the base table goes with it.
@@ -231,6 +254,31 @@ pub(super) fn control(root: &mut Section<'_>, findings: &mut Findings) -> Contro
 fn interface(value: &DeValue<'_>) -> Result<InterfaceName, Problem> {
     let name = text("an interface's name, such as \"wlan0\"")(value)?;
     name.parse().map_err(|_| Problem::InterfaceName)
+}
+
+fn vpn_mark(value: &DeValue<'_>) -> Result<VpnMark, Problem> {
+    match value {
+        DeValue::String(_) => choice(&["auto"], "a mark, such as 0xca6c, or \"auto\"")(value)
+            .map(|Auto| VpnMark::Auto),
+        number => any_mark(number).map(VpnMark::Is),
+    }
+}
+
+/// The one word that a mark may be.
+struct Auto;
+
+impl FromStr for Auto {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        (word == "auto").then_some(Self).ok_or(())
+    }
+}
+
+/// A mark of another program's choice.
+fn any_mark(value: &DeValue<'_>) -> Result<Fwmark, Problem> {
+    let reason = "0 is no mark; `wg show IFACE fwmark` and `ip rule` tell the VPN's";
+    number(1, u32::MAX, reason)(value).map(Fwmark)
 }
 
 fn mark(value: &DeValue<'_>) -> Result<Fwmark, Problem> {

@@ -6,15 +6,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use jiff::civil::Date;
+use socket2::Socket;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, VpnMark};
 use crate::control::UplinkStatus;
-use crate::net::{Dscp, Endpoint, Family, Fwmark, IfIndex, Inside, RouteProtocol, Treatment};
+use crate::net::{
+    Dscp, Endpoint, Family, Fwmark, IfIndex, Inside, Protocol, RouteProtocol, Treatment,
+};
 use crate::policy::Policy;
 use crate::relay::Binder;
+use crate::route::firewall::{Obstacle, Permit};
 use crate::route::observed::Observed;
 use crate::route::plan::{Capture, Desired};
 use crate::route::uplink::{self, Gateway, Uplink, UplinkError};
@@ -31,6 +35,9 @@ const REST: Duration = Duration::from_millis(10);
 
 /// The longest rest.
 const LONGEST_REST: Duration = Duration::from_secs(2);
+
+/// The families, in the order in which things are told.
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// How often the calendar is looked at: a policy's dates are days.
 const CALENDAR: Duration = Duration::from_mins(1);
@@ -57,6 +64,9 @@ pub(super) struct Steward {
     compiled_for: Date,
     uplink: Option<Way>,
     without_uplink: Option<UplinkError>,
+    /// Families whose media a firewall was found to forbid; before the first probe, all.
+    barred: Vec<Family>,
+    obstacles: Vec<Obstacle>,
     ready_since: Option<Instant>,
 }
 
@@ -92,6 +102,8 @@ impl Steward {
             compiled_for,
             uplink: None,
             without_uplink: None,
+            barred: FAMILIES.to_vec(),
+            obstacles: Vec::new(),
             ready_since: None,
         })
     }
@@ -111,7 +123,8 @@ impl Steward {
                 _ = interrupt.recv() => return Ok(()),
                 _ = terminate.recv() => return Ok(()),
                 changed = self.watch.next_change() => changed.context("could not watch the kernel's routing")?,
-                _ = calendar.tick() => if !self.turn_the_page().await { continue },
+                // Legacy iptables gives no notice: a look each minute finds what it forbids, or no longer does.
+                _ = calendar.tick() => { self.turn_the_page().await; }
             }
             match self.reconcile().await {
                 Ok(report) => {
@@ -139,17 +152,16 @@ impl Steward {
         self.steering.revert().await
     }
 
-    /// Compiles the policy anew when the day has changed; answers whether it did.
-    async fn turn_the_page(&mut self) -> bool {
+    /// Compiles the policy anew when the day has changed.
+    async fn turn_the_page(&mut self) {
         let today = today();
         if today == self.compiled_for {
-            return false;
+            return;
         }
         self.compiled_for = today;
         self.policy = Arc::new(Policy::compile(&self.charge.config, today));
         info!(%today, "the policy was compiled for a new day");
         self.send(Message::Policy(Arc::clone(&self.policy))).await;
-        true
     }
 
     /// Looks at the kernel, follows the uplink, and brings rules and routes into force.
@@ -160,23 +172,72 @@ impl Steward {
             self.charge.protocol,
             self.charge.pinned.as_deref(),
         );
-        self.follow(chosen, &observed).await?;
-        let desired = Desired {
+        let permit = self.permit(&observed);
+        self.follow(chosen, permit, &observed).await?;
+        let mut desired = Desired {
             tun: self.charge.tun_index,
             uplink: self.uplink.as_ref().map(|way| way.uplink.clone()),
             captures: self.captures(),
+            barred: self.barred.clone(),
+            permit,
         };
-        let report = self.steering.reconcile(&desired).await?;
+        let mut report = self.steering.reconcile(&desired).await?;
+        self.probe(&desired)?;
+        if self.barred != desired.barred {
+            desired.barred.clone_from(&self.barred);
+            let then = self.steering.reconcile(&desired).await?;
+            report.changes.extend(then.changes);
+            report.warnings = then.warnings;
+        }
         for change in &report.changes {
             debug!("{change}");
         }
         Ok(report)
     }
 
+    /// Finds out whom a firewall forbids a way: what it would refuse is better in the VPN.
+    fn probe(&mut self, desired: &Desired) -> anyhow::Result<()> {
+        self.obstacles.clear();
+        let Some(way) = &self.uplink else {
+            return Ok(());
+        };
+        for family in FAMILIES {
+            let target = desired.captures.iter().find_map(|capture| {
+                let prefix = capture
+                    .prefixes
+                    .iter()
+                    .find(|prefix| prefix.family() == family)?;
+                let udp = capture.protocol == Protocol::Udp;
+                udp.then(|| (prefix.first(), capture.ports.first()).into())
+            });
+            if let (Some(to), Some(_)) = (target, way.uplink.gateway(family)) {
+                let direct = open(way, family)?;
+                self.obstacles
+                    .extend(self.steering.probe(desired, &direct, to));
+            }
+        }
+        let forbidden = |family: &Family| self.obstacles.iter().any(|it| it.family == *family);
+        self.barred = FAMILIES.into_iter().filter(forbidden).collect();
+        Ok(())
+    }
+
+    /// What media may borrow of the VPN, by the configuration.
+    fn permit(&self, observed: &Observed) -> Permit {
+        let uplink = self.charge.config.uplink();
+        Permit {
+            mark: uplink.vpn_mark.and_then(|mark| match mark {
+                VpnMark::Is(mark) => Some(mark),
+                VpnMark::Auto => observed.excepted_marks.first().copied(),
+            }),
+            conntrack_mark: uplink.conntrack_mark,
+        }
+    }
+
     /// Moves to the chosen uplink, or lets go of one that has gone: then nothing is captured, and media is in the VPN.
     async fn follow(
         &mut self,
         chosen: Result<Uplink, UplinkError>,
+        permit: Permit,
         observed: &Observed,
     ) -> anyhow::Result<()> {
         let way = match chosen {
@@ -191,7 +252,7 @@ impl Steward {
                 let binder = Binder {
                     device: uplink.name.clone(),
                     addresses: addresses.collect(),
-                    mark: self.charge.mark,
+                    mark: permit.mark.unwrap_or(self.charge.mark),
                 };
                 Some(Way { uplink, binder })
             }
@@ -231,7 +292,12 @@ impl Steward {
     async fn tell(&mut self, report: &Report) {
         if self.ready_since.is_none() && self.uplink.is_some() {
             self.ready_since = Some(Instant::now());
-            info!(tun = %self.charge.tun, "ready: media leaves by the uplink");
+            let tun = &self.charge.tun;
+            if self.barred.is_empty() {
+                info!(%tun, "ready: media leaves by the uplink");
+            } else {
+                warn!(%tun, "ready, but a firewall keeps media in the VPN");
+            }
         }
         self.send(Message::Aliases(report.aliases.clone())).await;
         let without_aliases = self.steering.without_aliases().map(|error| {
@@ -248,6 +314,7 @@ impl Steward {
                 .warnings
                 .iter()
                 .map(ToString::to_string)
+                .chain(self.obstacles.iter().map(ToString::to_string))
                 .chain(without_aliases)
                 .chain(no_uplink)
                 .collect(),
@@ -264,13 +331,19 @@ impl Steward {
 /// Opens a socket on the uplink, once per family, before anything is steered to it: what the kernel refuses (a missing
 /// capability, most likely) is found out while all is still as it was.
 fn prove(way: &Way) -> anyhow::Result<()> {
-    for family in [Family::V4, Family::V6] {
+    for family in FAMILIES {
         if way.uplink.gateway(family).is_some() {
-            let any = Inside(Endpoint::new(family.unspecified(), 0));
-            way.binder.bind(any, Treatment::of(Dscp::EF))?;
+            open(way, family)?;
         }
     }
     Ok(())
+}
+
+/// Opens a socket as the relay does for a mapping.
+fn open(way: &Way, family: Family) -> anyhow::Result<Socket> {
+    let any = Inside(Endpoint::new(family.unspecified(), 0));
+    let (socket, _) = way.binder.bind(any, Treatment::of(Dscp::EF))?;
+    Ok(socket)
 }
 
 /// An address that reaches the link and no further: no source for media.

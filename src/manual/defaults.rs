@@ -6,6 +6,7 @@
 //! | media over UDP | on | it is what the vendor asks to keep out of the VPN |
 //! | TCP of the same vendor | off | the vendor's IP allow-listing expects signalling from the VPN's address; one line in `enable` switches it on |
 //! | uplink | found | see [`crate::route::uplink`] |
+//! | VPN's mark, connection mark | none | a kill switch is there on purpose; passing it is IT's decision |
 //! | TUN name | `voicelane0` | says whose it is |
 //! | TUN MTU | 1500 | what applications expect of a path; the uplink's own MTU answers through the error queue |
 //! | direct table | 30316 (0x766c, "vl") | used by no known program; captures take the numbers above it |

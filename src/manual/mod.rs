@@ -40,6 +40,7 @@
 //! # Chapters
 //!
 //! - [`capture`]: how exactly the policy's packets get into the TUN, and how they stay on the direct path
+//! - [`vpns`]: which VPNs it was tested with, how each takes the traffic, and what IT must add where one forbids
 //! - [`nat`]: the translator's behaviour, requirement by requirement
 //! - [`defaults`]: every default with its reason
 //! - [`exports`]: the policy in the words of other programs, and who has judged each
@@ -52,3 +53,4 @@ pub mod exports;
 pub mod glossary;
 pub mod nat;
 pub mod operating;
+pub mod vpns;

@@ -1,17 +1,20 @@
-//! Notice that something changed in the kernel's links, addresses, routes, rules or IPsec policies.
+//! Notice that something changed in the kernel's links, addresses, routes, rules, IPsec policies or firewall.
 
 use std::io;
-use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
-use netlink_sys::protocols::{NETLINK_ROUTE, NETLINK_XFRM};
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM};
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use rtnetlink::MulticastGroup;
 use tokio::time::{Instant, timeout_at};
 
 /// `XFRMNLGRP_EXPIRE` and `XFRMNLGRP_POLICY` (linux/xfrm.h): our leases run out, somebody's policies change.
 const XFRM_GROUPS: [u32; 2] = [2, 4];
+/// `NFNLGRP_NFTABLES` (linux/netfilter/nfnetlink.h): somebody's firewall changes.
+const FIREWALL_GROUP: u32 = 7;
+/// `NFT_MSG_NEWTABLE` to `NFT_MSG_DELRULE` (linux/netfilter/nf_tables.h), the upper octet being that of nftables. Sets
+/// may change with every packet, and are passed over.
+const FIREWALL_CHANGES: std::ops::RangeInclusive<u16> = 0x0a00..=0x0a08;
 /// How long notices are gathered: a VPN makes a dozen changes in a row when it starts.
 const SETTLE: Duration = Duration::from_millis(20);
 
@@ -22,6 +25,7 @@ const SETTLE: Duration = Duration::from_millis(20);
 pub struct Watch {
     routing: TokioSocket,
     ipsec: Option<TokioSocket>,
+    firewall: Option<TokioSocket>,
     noticed: bool,
 }
 
@@ -29,7 +33,7 @@ impl Watch {
     /// Subscribes. What changes from now on is told, also while nobody waits.
     ///
     /// # Errors
-    /// When a socket cannot be opened. A kernel without IPsec is no error.
+    /// When a socket cannot be opened. A kernel without IPsec or nftables is no error.
     pub fn open() -> io::Result<Self> {
         let routing = [
             MulticastGroup::Link,
@@ -43,6 +47,7 @@ impl Watch {
         Ok(Self {
             routing: subscribe(NETLINK_ROUTE, routing.iter().map(|group| *group as u32))?,
             ipsec: subscribe(NETLINK_XFRM, XFRM_GROUPS.into_iter()).ok(),
+            firewall: subscribe(NETLINK_NETFILTER, std::iter::once(FIREWALL_GROUP)).ok(),
             noticed: false,
         })
     }
@@ -70,13 +75,40 @@ impl Watch {
     }
 
     async fn notice(&mut self) -> io::Result<()> {
-        let routing = pin!(read(&mut self.routing));
-        match &mut self.ipsec {
-            None => routing.await,
-            Some(ipsec) => match select(routing, pin!(read(ipsec))).await {
-                Either::Left((noticed, _)) | Either::Right((noticed, _)) => noticed,
-            },
+        tokio::select! {
+            noticed = read(&mut self.routing) => noticed.map(drop),
+            noticed = read_if_any(&mut self.ipsec) => noticed.map(drop),
+            noticed = firewall_change(&mut self.firewall) => noticed,
         }
+    }
+}
+
+/// Waits for a notice that tells of a table, a chain or a rule; for ever without a socket.
+async fn firewall_change(socket: &mut Option<TokioSocket>) -> io::Result<()> {
+    loop {
+        let notice = read_if_any(socket).await?;
+        // One that was lost may have told anything.
+        if notice.is_empty() || types(&notice).any(|it| FIREWALL_CHANGES.contains(&it)) {
+            return Ok(());
+        }
+    }
+}
+
+/// The types of the messages of a notice: each begins with its length and its type (struct nlmsghdr).
+fn types(mut notice: &[u8]) -> impl Iterator<Item = u16> {
+    std::iter::from_fn(move || {
+        let (length, rest) = notice.split_first_chunk()?;
+        let (kind, _) = rest.split_first_chunk()?;
+        let length = u32::from_ne_bytes(*length).max(16).next_multiple_of(4);
+        notice = notice.get(length as usize..).unwrap_or_default();
+        Some(u16::from_ne_bytes(*kind))
+    })
+}
+
+async fn read_if_any(socket: &mut Option<TokioSocket>) -> io::Result<Vec<u8>> {
+    match socket {
+        Some(socket) => read(socket).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -87,9 +119,11 @@ fn subscribe(protocol: isize, groups: impl Iterator<Item = u32>) -> io::Result<T
     Ok(socket)
 }
 
-async fn read(socket: &mut TokioSocket) -> io::Result<()> {
+/// Reads a notice; an empty one when some were lost.
+async fn read(socket: &mut TokioSocket) -> io::Result<Vec<u8>> {
     match socket.recv_from_full().await {
-        Err(error) if error.raw_os_error() != Some(nix::libc::ENOBUFS) => Err(error),
-        Ok(_) | Err(_) => Ok(()),
+        Ok((notice, _)) => Ok(notice),
+        Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => Ok(Vec::new()),
+        Err(error) => Err(error),
     }
 }
