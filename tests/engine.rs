@@ -4,6 +4,8 @@
 mod limits;
 #[path = "engine/sizes.rs"]
 mod sizes;
+#[path = "engine/steady.rs"]
+mod steady;
 #[path = "engine/world.rs"]
 mod world;
 
@@ -46,6 +48,7 @@ fn a_media_packet_opens_a_mapping_and_goes_out_marked() {
     }
 }
 
+/// RFC 4787 REQ-1.
 #[test]
 fn one_mapping_serves_every_remote() {
     for [inside, server, other_port, stranger, _] in FAMILIES.map(|family| family.map(endpoint)) {
@@ -93,6 +96,7 @@ fn an_answer_comes_back_from_the_server_with_its_marks() {
     }
 }
 
+/// RFC 4787 REQ-8.
 #[test]
 fn only_whom_the_application_asked_may_answer() {
     let cases = [
@@ -143,6 +147,7 @@ fn what_the_policy_does_not_relay_is_rejected_and_counted() {
     }
 }
 
+/// RFC 4787 REQ-5 and REQ-6.
 #[test]
 fn a_mapping_lives_by_outbound_packets_alone() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
@@ -196,6 +201,7 @@ fn a_mapping_lives_by_outbound_packets_alone() {
     }
 }
 
+/// RFC 4787 REQ-12, RFC 5508 REQ-4.
 #[test]
 fn an_error_of_the_path_reaches_the_application() {
     for [inside, server, _, _, router] in FAMILIES.map(|family| family.map(endpoint)) {
@@ -236,6 +242,7 @@ fn an_error_of_the_path_reaches_the_application() {
     }
 }
 
+/// RFC 5508 REQ-3.
 #[test]
 fn a_forged_error_changes_nothing() {
     for [inside, server, _, stranger, _] in FAMILIES.map(|family| family.map(endpoint)) {
@@ -307,6 +314,7 @@ fn a_socket_that_cannot_be_opened_is_tried_again() {
     }
 }
 
+/// RFC 5508 REQ-8.
 #[test]
 fn a_full_table_rejects_and_says_so() {
     let [inside, server, ..] = FAMILIES[0].map(endpoint);
@@ -327,12 +335,14 @@ fn a_full_table_rejects_and_says_so() {
         "ICMP tells the application (RFC 5508 REQ-8)"
     );
     assert_eq!(world.dropped("too_many_mappings"), 1);
+    assert!(world.reached("too_many_mappings"));
     assert!(
         world.send(inside, server, b"first again").is_some(),
         "who is in stays in"
     );
 }
 
+/// RFC 5508 REQ-10.
 #[test]
 fn a_last_hop_ends_here() {
     let [inside, server, ..] = FAMILIES[0].map(endpoint);

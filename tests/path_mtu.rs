@@ -228,6 +228,7 @@ fn assert_too_big(packet: &[u8], sent: &[u8], mtu: u32) {
     );
 }
 
+/// RFC 4787 REQ-13.
 #[test]
 fn what_the_uplink_cannot_carry_comes_back_with_its_mtu() {
     in_namespace(async || {
@@ -255,6 +256,7 @@ fn what_the_uplink_cannot_carry_comes_back_with_its_mtu() {
     });
 }
 
+/// RFC 4787 REQ-13.
 #[test]
 fn what_a_router_cannot_carry_comes_back_with_its_mtu() {
     in_namespace(async || {
@@ -275,6 +277,7 @@ fn what_a_router_cannot_carry_comes_back_with_its_mtu() {
     });
 }
 
+/// RFC 4787 REQ-13a and REQ-14.
 #[test]
 fn what_came_in_fragments_goes_out_in_fragments_and_back() {
     in_namespace(async || {

@@ -13,6 +13,8 @@ use crate::daemon;
 use crate::net::Protocol;
 use crate::policy::Policy;
 
+use super::trust::{Distrust, trust};
+
 /// The exit code of a bad configuration.
 const BAD_CONFIG: u8 = 2;
 
@@ -38,6 +40,9 @@ pub(super) enum LoadError {
         #[source]
         cause: io::Error,
     },
+    /// Somebody else could change what the file says.
+    #[error("the configuration is not safe to obey")]
+    Distrusted(#[from] Distrust),
     /// The file has faults.
     #[error("{0}")]
     Faulty(#[from] Faults),
@@ -49,6 +54,10 @@ impl LoadError {
     pub(super) fn report(&self) -> ExitCode {
         match self {
             Self::Read { cause, .. } => eprintln!("error: {self}: {cause}"),
+            Self::Distrusted(why @ Distrust::Hidden { cause, .. }) => {
+                eprintln!("error: {self}: {why}: {cause}");
+            }
+            Self::Distrusted(why) => eprintln!("error: {self}: {why}"),
             Self::Faulty(faults) => {
                 let colour = io::stderr().is_terminal()
                     && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
@@ -74,6 +83,15 @@ pub(super) fn load(file: Option<&Path>) -> Result<Config, LoadError> {
     Ok(Config::parse(&path.to_string_lossy(), &text)?)
 }
 
+/// The same for a command that changes the machine's network: others may not write the file or what leads to it.
+///
+/// # Errors
+/// [`LoadError`].
+pub(super) fn load_trusted(file: Option<&Path>) -> Result<Config, LoadError> {
+    file.map_or(Ok(()), trust)?;
+    load(file)
+}
+
 /// Checks a configuration and prints the result: exit code 0 for a valid one, 2 for a bad one.
 ///
 /// # Errors
@@ -92,6 +110,9 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
                 super::print(&format!("{}\n", summary(&name, &config, today)))?;
                 for warning in warnings(&config) {
                     eprintln!("warning: {warning}");
+                }
+                if let Some(Err(why)) = args.file.as_deref().map(trust) {
+                    eprintln!("warning: `voicelane run` will not obey this file: {why}");
                 }
             }
             Ok(ExitCode::SUCCESS)

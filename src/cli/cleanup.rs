@@ -23,7 +23,7 @@ pub(super) struct CleanupArgs {
 }
 
 pub(super) fn run(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
-    let config = match check::load(args.config.as_deref()) {
+    let config = match check::load_trusted(args.config.as_deref()) {
         Ok(config) => config,
         Err(error) => return Ok(error.report()),
     };

@@ -5,11 +5,13 @@
 
 mod check;
 mod cleanup;
+mod config;
 mod events;
 mod explain;
 mod policy;
 mod run;
 mod status;
+mod trust;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -49,6 +51,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Validate a configuration file.
     Check(check::CheckArgs),
+    /// Look at the configuration's format.
+    Config(config::ConfigArgs),
     /// Look at the policy.
     Policy(policy::PolicyArgs),
     /// Remove what a killed service left behind, and nothing else.
@@ -87,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::Events(args) => events::run(&args),
         Command::Explain(args) => explain::run(&args, daemon::find_uplink),
         Command::Check(args) => check::run(&args),
+        Command::Config(args) => config::run(&args),
         Command::Policy(args) => policy::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         #[cfg(feature = "demo")]

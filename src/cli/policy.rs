@@ -1,4 +1,6 @@
-//! `voicelane policy show`: what is active, what is not, and why.
+//! `voicelane policy`: what is active, what is not, and why; and the same in the words of other programs.
+
+mod export;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,6 +25,8 @@ pub(super) struct PolicyArgs {
 pub(super) enum PolicyCommand {
     /// List what is active today, and what is not and why
     Show(ShowArgs),
+    /// Write what IT sets up elsewhere: marking, firewalls, what a VPN leaves out
+    Export(export::ExportArgs),
 }
 
 /// What `voicelane policy show` is asked.
@@ -44,7 +48,13 @@ pub(super) struct ShowArgs {
 /// # Errors
 /// When nothing can be printed. A bad configuration is reported and answered with exit code 2.
 pub(super) fn run(args: &PolicyArgs) -> anyhow::Result<ExitCode> {
-    let PolicyCommand::Show(args) = &args.command;
+    match &args.command {
+        PolicyCommand::Show(args) => run_show(args),
+        PolicyCommand::Export(args) => export::run(args),
+    }
+}
+
+fn run_show(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     let config = match check::load(args.config.as_deref()) {
         Ok(config) => config,
         Err(error) => return Ok(error.report()),

@@ -28,7 +28,7 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let config = match check::load(args.config.as_deref()) {
+    let config = match check::load_trusted(args.config.as_deref()) {
         Ok(config) => config,
         Err(error) => return Ok(error.report()),
     };

@@ -9,6 +9,7 @@ mod catalogue;
 mod fault;
 mod problem;
 mod raw;
+mod schema;
 mod service;
 mod settings;
 mod space;
@@ -24,8 +25,9 @@ use toml::de::{DeTable, DeValue};
 
 pub use fault::{Fault, Faults, Place};
 pub use problem::Problem;
+pub use schema::schema;
 pub use service::Service;
-pub use settings::{Control, InterfaceName, InterfaceNameError, Nat, Route, Tun, Uplink};
+pub use settings::{Control, InterfaceName, InterfaceNameError, Nat, Route, Tun, Uplink, VpnMark};
 pub use space::{Block, shortest};
 
 use catalogue::CATALOGUES;

@@ -63,6 +63,20 @@ pub struct Uplink {
     pub prefer: Vec<InterfacePattern>,
     /// The interfaces never to take, such as a metered modem.
     pub exclude: Vec<InterfacePattern>,
+    /// The VPN's mark, for media to bear where its kill switch lets nothing else out. None: whoever installs a kill
+    /// switch means it, so passing it is IT's decision.
+    pub vpn_mark: Option<VpnMark>,
+    /// The mark of connections that the VPN's firewall lets pass, for the same reason. None.
+    pub conntrack_mark: Option<Fwmark>,
+}
+
+/// The mark of a VPN's own packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VpnMark {
+    /// The one that a rule of the VPN excepts, as wg-quick's does; while there is none, none.
+    Auto,
+    /// This one.
+    Is(Fwmark),
 }
 
 /// `[tun]`: where the captured packets enter.
@@ -140,7 +154,7 @@ pub struct Control {
 
 /// Reads the tables `[uplink]` and `[tun]`.
 pub(super) fn interfaces(root: &mut Section<'_>, findings: &mut Findings) -> (Uplink, Tun) {
-    let (uplink, prefer, exclude) = root.section(findings, "uplink", |section, findings| {
+    let (uplink, preferences, marks) = root.section(findings, "uplink", |section, findings| {
         let mut patterns = |key| {
             let expected = "a list of patterns, such as [\"eth*\", \"wlan0\"]";
             let list = section.list(findings, key, expected, pattern);
@@ -149,8 +163,13 @@ pub(super) fn interfaces(root: &mut Section<'_>, findings: &mut Findings) -> (Up
         };
         let (prefer, exclude) = (patterns("prefer"), patterns("exclude"));
         let interface = section.optional(findings, "interface", interface);
-        (interface, prefer, exclude)
+        let marks = (
+            section.optional(findings, "vpn_mark", vpn_mark),
+            section.optional(findings, "conntrack_mark", any_mark),
+        );
+        (interface, (prefer, exclude), marks)
     });
+    let ((prefer, exclude), (vpn_mark, conntrack_mark)) = (preferences, marks);
     let tun = root.section(findings, "tun", |section, findings| {
         section.optional(findings, "name", interface)
     });
@@ -164,6 +183,8 @@ pub(super) fn interfaces(root: &mut Section<'_>, findings: &mut Findings) -> (Up
         interface: uplink.map(|uplink| uplink.value),
         prefer,
         exclude,
+        vpn_mark: vpn_mark.map(|mark| mark.value),
+        conntrack_mark: conntrack_mark.map(|mark| mark.value),
     };
     (uplink, Tun { name })
 }
@@ -252,6 +273,31 @@ fn interface(value: &DeValue<'_>) -> Result<InterfaceName, Problem> {
 fn pattern(value: &DeValue<'_>) -> Result<InterfacePattern, Problem> {
     let text = text("a pattern of interface names, such as \"eth*\"")(value)?;
     text.parse().map_err(|_| Problem::InterfacePattern)
+}
+
+fn vpn_mark(value: &DeValue<'_>) -> Result<VpnMark, Problem> {
+    match value {
+        DeValue::String(_) => choice(&["auto"], "a mark, such as 0xca6c, or \"auto\"")(value)
+            .map(|Auto| VpnMark::Auto),
+        number => any_mark(number).map(VpnMark::Is),
+    }
+}
+
+/// The one word that a mark may be.
+struct Auto;
+
+impl FromStr for Auto {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        (word == "auto").then_some(Self).ok_or(())
+    }
+}
+
+/// A mark of another program's choice.
+fn any_mark(value: &DeValue<'_>) -> Result<Fwmark, Problem> {
+    let reason = "0 is no mark; `wg show IFACE fwmark` and `ip rule` tell the VPN's";
+    number(1, u32::MAX, reason)(value).map(Fwmark)
 }
 
 fn mark(value: &DeValue<'_>) -> Result<Fwmark, Problem> {

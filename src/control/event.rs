@@ -53,6 +53,10 @@ pub enum EventKind {
     Contested,
     /// The other program has given up, or has what it wants.
     ContestEnded,
+    /// A firewall forbids the direct path to media of a family, which is in the VPN therefore.
+    Barred,
+    /// No firewall forbids it any more.
+    Unbarred,
     /// More changed than the kernel could tell: everything was read anew.
     Overrun,
     /// The machine is about to sleep.
@@ -72,7 +76,7 @@ impl EventKind {
     pub const fn is_alarming(self) -> bool {
         matches!(
             self,
-            Self::UplinkLost | Self::ReconcileFailed | Self::Contested
+            Self::UplinkLost | Self::ReconcileFailed | Self::Contested | Self::Barred
         )
     }
 }

@@ -187,10 +187,11 @@ impl<D: Device> Driver<D> {
         }
         for (transmit, payload) in self.outbox.transmits() {
             match self.relay.send(transmit, payload) {
+                Ok(()) => self.troubles.sent(now),
                 // Without a socket: it could not be opened, which is counted already.
-                Ok(()) | Err(SendError::Closed(_)) => {}
+                Err(SendError::Closed(_)) => {}
                 Err(SendError::Refused(error)) => {
-                    self.troubles.send_refused(&error);
+                    self.troubles.send_refused(&error, now);
                     self.engine.handle_send_failed();
                 }
             }
@@ -232,30 +233,34 @@ impl<D: Device> Driver<D> {
                 inside,
                 treatment,
             } => match self.relay.open(mapping, inside, treatment) {
-                Ok(outside) => self
-                    .engine
-                    .handle_opened(mapping, outside, &mut self.outbox),
+                Ok(outside) => {
+                    self.troubles.opened(now);
+                    self.engine
+                        .handle_opened(mapping, outside, &mut self.outbox);
+                }
                 Err(error) => {
                     debug!(%mapping, %error, "could not open a socket");
                     self.engine
                         .handle_open_failed(mapping, error.told(), now, &mut self.outbox);
-                    self.troubles.open_failed(&error);
+                    self.troubles.open_failed(&error, now);
                 }
             },
             Command::Close { mapping } => self.relay.close(mapping),
             Command::Connect {
                 connection,
+                inside,
                 to,
                 treatment,
-            } => {
-                if let Err(error) = self.connections.connect(connection, to, treatment) {
+            } => match self.connections.connect(connection, inside, to, treatment) {
+                Ok(()) => self.troubles.opened(now),
+                Err(error) => {
                     debug!(%connection, %error, "could not begin to connect");
                     let told = (&error).into();
-                    self.troubles.open_failed(&error);
+                    self.troubles.open_failed(&error, now);
                     self.engine
                         .handle_connect_failed(connection, told, &mut self.outbox);
                 }
-            }
+            },
             Command::Carry { connection } => self.carry(connection, now),
             Command::Shutdown { connection } => self.connections.shutdown(connection),
             Command::Disconnect { connection, reset } => {
@@ -290,7 +295,7 @@ impl<D: Device> Driver<D> {
             Ok(outside) => engine.handle_opened(mapping, outside, outbox),
             Err(error) => {
                 engine.handle_open_failed(mapping, error.told(), now, outbox);
-                troubles.open_failed(&error);
+                troubles.open_failed(&error, now);
             }
         });
         self.flush(now);

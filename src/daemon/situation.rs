@@ -7,6 +7,7 @@ use crate::control::{ConnectionStatus, MappingStatus, Status, TrafficStatus, Upl
 use crate::engine::Snapshot;
 use crate::net::RulePriority;
 
+use super::limits;
 use super::troubles::Troubles;
 
 /// The world as the shell last saw it.
@@ -49,6 +50,7 @@ impl Situation {
                 .iter()
                 .cloned()
                 .chain(troubles.warnings())
+                .chain(limits::warnings(&snapshot.limits_reached))
                 .collect(),
             mappings: snapshot
                 .mappings

@@ -28,6 +28,7 @@ mod stats;
 mod tcp;
 mod udp;
 
+use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -104,6 +105,8 @@ pub struct Engine {
     /// Of the next packet that is fragmented into the TUN.
     identification: u32,
     counters: Counters,
+    /// When each limit refused something for the last time, by label.
+    limits_reached: BTreeMap<&'static str, Instant>,
 }
 
 impl Engine {
@@ -122,6 +125,7 @@ impl Engine {
             #[expect(clippy::cast_possible_truncation, reason = "any 32 bits will do")]
             identification: RandomState::default().hash_one(0) as u32,
             counters: Counters::default(),
+            limits_reached: BTreeMap::new(),
         }
     }
 
@@ -137,7 +141,7 @@ impl Engine {
         let whole = match self.reassembly.take(&packet, part, now) {
             Ok(Some(whole)) => whole,
             Ok(None) => return,
-            Err(fault) => return self.counters.drop_out(DropReason::Fragment(fault)),
+            Err(fault) => return self.refuse(DropReason::Fragment(fault), now),
         };
         self.counters.reassembled += 1;
         match Packet::parse(&whole) {
@@ -234,7 +238,20 @@ impl Engine {
         Snapshot {
             mappings: mappings.collect(),
             connections: self.tcp.reports(now),
+            limits_reached: self
+                .limits_reached
+                .iter()
+                .map(|(label, last)| (*label, now.saturating_duration_since(*last)))
+                .collect(),
             counters: self.counters.clone(),
+        }
+    }
+
+    /// Counts a packet that goes no further, and remembers when a limit was the reason.
+    fn refuse(&mut self, reason: DropReason, now: Instant) {
+        self.counters.drop_out(reason);
+        if reason.is_limit() {
+            self.limits_reached.insert(reason.label(), now);
         }
     }
 
@@ -246,7 +263,7 @@ impl Engine {
         now: Instant,
         outbox: &mut Outbox,
     ) {
-        self.counters.drop_out(reason);
+        self.refuse(reason, now);
         if icmp::may_answer(packet) {
             outbox.scratch().extend_from_slice(packet.bytes());
             // The TUN has no address of its own: the far end speaks for the path to it, as a filtering router's REJECT

@@ -27,6 +27,8 @@ pub enum Command {
     Connect {
         /// The connection.
         connection: ConnectionId,
+        /// Its inside endpoint: others of the same share its port.
+        inside: Inside<Endpoint>,
         /// The far endpoint.
         to: Endpoint,
         /// How its packets are to be treated.

@@ -42,6 +42,8 @@ pub enum DropReason {
     NoConnection,
     /// The table of TCP connections is full.
     TooManyConnections,
+    /// Its inside address has as many TCP connections as it may.
+    TooManyConnectionsOfAddress,
     /// Its source is no single host's address.
     Martian,
     /// The TUN's queue is full.
@@ -72,12 +74,26 @@ impl DropReason {
             Self::Unsolicited => "unsolicited",
             Self::NoConnection => "no_connection",
             Self::TooManyConnections => "too_many_connections",
+            Self::TooManyConnectionsOfAddress => "too_many_connections_of_address",
             Self::Martian => "martian",
             Self::TunFull => "tun_full",
             Self::Unwritable(WriteError::MixedFamilies) => "mixed_families",
             Self::Unwritable(WriteError::TooLong) => "too_long",
             Self::Unwritable(WriteError::NoHeadroom) => "no_headroom",
         }
+    }
+
+    /// Whether something has as many of something as it may: who is refused then did nothing wrong.
+    pub(super) fn is_limit(self) -> bool {
+        matches!(
+            self,
+            Self::Fragment(FragmentFault::NoRoom)
+                | Self::TooManyMappings
+                | Self::TooManyMappingsOfAddress
+                | Self::TooManyContacts
+                | Self::TooManyConnections
+                | Self::TooManyConnectionsOfAddress
+        )
     }
 }
 
@@ -154,6 +170,8 @@ pub struct Snapshot {
     pub mappings: Vec<MappingReport>,
     /// Every TCP connection.
     pub connections: Vec<ConnectionReport>,
+    /// How long ago each limit refused something for the last time, by the label of the [`DropReason`].
+    pub limits_reached: BTreeMap<&'static str, Duration>,
     /// What was counted.
     pub counters: Counters,
 }

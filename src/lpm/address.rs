@@ -5,12 +5,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::LookupTable;
 use super::lookup_table::BATCH;
 
-/// An address of one family, or of either.
+/// An address of one family, or of either; a number stands for an address of its family, in host order.
 pub trait Address: Copy + sealed::Classify {}
 
 impl Address for Ipv4Addr {}
 impl Address for Ipv6Addr {}
 impl Address for IpAddr {}
+impl Address for u32 {}
+impl Address for u128 {}
 
 pub(super) mod sealed {
     use super::LookupTable;
@@ -22,6 +24,18 @@ pub(super) mod sealed {
     }
 }
 
+impl sealed::Classify for u32 {
+    fn classify<V: Copy>(table: &LookupTable<V>, addrs: &[Self], classes: &mut [u32]) {
+        table.v4.lookup_batch(addrs, classes);
+    }
+}
+
+impl sealed::Classify for u128 {
+    fn classify<V: Copy>(table: &LookupTable<V>, addrs: &[Self], classes: &mut [u32]) {
+        table.v6.lookup_batch(addrs, classes);
+    }
+}
+
 impl sealed::Classify for Ipv4Addr {
     fn classify<V: Copy>(table: &LookupTable<V>, addrs: &[Self], classes: &mut [u32]) {
         let mut keys = [0; BATCH];
@@ -29,7 +43,7 @@ impl sealed::Classify for Ipv4Addr {
         for (key, addr) in keys.iter_mut().zip(addrs) {
             *key = addr.to_bits();
         }
-        table.classify_v4(keys, classes);
+        table.v4.lookup_batch(keys, classes);
     }
 }
 
@@ -40,7 +54,7 @@ impl sealed::Classify for Ipv6Addr {
         for (key, addr) in keys.iter_mut().zip(addrs) {
             *key = addr.to_bits();
         }
-        table.classify_v6(keys, classes);
+        table.v6.lookup_batch(keys, classes);
     }
 }
 
@@ -62,8 +76,10 @@ impl sealed::Classify for IpAddr {
             }
         }
         let (answers4, answers6) = answers.split_at_mut(count4);
-        table.classify_v4(&keys4[..count4], answers4);
-        table.classify_v6(&keys6[..count6], &mut answers6[..count6]);
+        table.v4.lookup_batch(&keys4[..count4], answers4);
+        table
+            .v6
+            .lookup_batch(&keys6[..count6], &mut answers6[..count6]);
         let (mut answers4, mut answers6) = (answers4.iter(), answers6.iter());
         for (addr, class) in addrs.iter().zip(classes) {
             let answers = if addr.is_ipv4() {

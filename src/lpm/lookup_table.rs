@@ -16,24 +16,37 @@ use super::{Level, PrefixTable, v4, v6};
 /// See the [module](super) for what is inside.
 #[derive(Clone)]
 pub struct LookupTable<V> {
-    v4: v4::Engine,
-    v6: v6::Engine,
-    /// The value of each class; class 0 is no match.
+    pub(super) v4: v4::Engine,
+    pub(super) v6: v6::Engine,
+    /// The value of each class; class 0 is no match. If they are few, filled up to [`FEW`].
     values: Box<[Option<V>]>,
+    few: bool,
 }
 
+/// What a large table is laid out for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Fast lookups: a full BGP table takes 16 MiB and a little.
+    Fast,
+    /// Little memory: the same one takes 5 MiB.
+    Compact,
+}
+
+/// Classes that 8 bits tell apart.
+const FEW: usize = 1 << u8::BITS;
+
 impl<V: Copy + Eq + Hash> LookupTable<V> {
-    /// Compiles a table for this processor.
+    /// Compiles a table for this processor, as fast as it can be.
     #[must_use]
     pub fn new(table: &PrefixTable<V>) -> Self {
-        Self::with_level(table, Level::detect())
+        Self::with(table, Level::detect(), Layout::Fast)
     }
 
-    /// Compiles a table that uses no instruction set above `level`.
+    /// Compiles a table that uses no instruction set above `level`, laid out as `layout` says.
     ///
-    /// What the processor does not offer is not used either. The answers are the same at every level.
+    /// What the processor does not offer is not used either. The answers are always the same.
     #[must_use]
-    pub fn with_level(table: &PrefixTable<V>, level: Level) -> Self {
+    pub fn with(table: &PrefixTable<V>, level: Level, layout: Layout) -> Self {
         let level = level.min(Level::detect());
         let mut values = vec![None];
         let mut classes: HashMap<V, u32, FixedState> = HashMap::default();
@@ -55,10 +68,13 @@ impl<V: Copy + Eq + Hash> LookupTable<V> {
                 _ => unreachable!("both ends of a prefix are of its family"),
             }
         }
+        let few = values.len() <= FEW;
+        values.resize(values.len().max(FEW), None);
         Self {
-            v4: v4::Engine::new(&v4.finish(), level),
+            v4: v4::Engine::new(&v4.finish(), level, layout),
             v6: v6::Engine::new(&v6.finish(), level),
             values: values.into(),
+            few,
         }
     }
 }
@@ -88,7 +104,8 @@ impl<V: Copy> LookupTable<V> {
         self.value(self.v6.lookup(addr.to_bits()))
     }
 
-    /// Looks up many addresses at once, of one family or mixed; `values` gets the answers in their order.
+    /// Looks up many addresses at once, as std's types or as numbers, of one family or mixed; `values` gets the answers
+    /// in their order.
     ///
     /// # Panics
     /// If the two are not of one length.
@@ -98,36 +115,28 @@ impl<V: Copy> LookupTable<V> {
         for (addrs, values) in addrs.chunks(BATCH).zip(values.chunks_mut(BATCH)) {
             let classes = &mut classes[..addrs.len()];
             A::classify(self, addrs, classes);
-            for (value, class) in values.iter_mut().zip(classes) {
-                *value = self.value(*class);
+            if self.few {
+                let table = self
+                    .values
+                    .first_chunk::<FEW>()
+                    .expect("filled up to so many");
+                for (value, class) in values.iter_mut().zip(classes) {
+                    // An index of 8 bits needs no check.
+                    #[expect(clippy::cast_possible_truncation, reason = "few classes")]
+                    let class = *class as u8;
+                    *value = table[usize::from(class)];
+                }
+            } else {
+                for (value, class) in values.iter_mut().zip(classes) {
+                    *value = self.values[*class as usize];
+                }
             }
         }
     }
 
-    /// Looks up many IPv4 addresses, as numbers, at once; `classes` gets what [`value`](Self::value) understands.
-    ///
-    /// This is [`lookup_batch`](Self::lookup_batch) without what the types cost.
-    ///
-    /// # Panics
-    /// If the two are not of one length.
-    pub fn classify_v4(&self, addrs: &[u32], classes: &mut [u32]) {
-        assert_eq!(addrs.len(), classes.len(), "as many answers as questions");
-        self.v4.lookup_batch(addrs, classes);
-    }
-
-    /// Looks up many IPv6 addresses, as numbers, at once; `classes` gets what [`value`](Self::value) understands.
-    ///
-    /// # Panics
-    /// If the two are not of one length.
-    pub fn classify_v6(&self, addrs: &[u128], classes: &mut [u32]) {
-        assert_eq!(addrs.len(), classes.len(), "as many answers as questions");
-        self.v6.lookup_batch(addrs, classes);
-    }
-
-    /// The value of a class that this table gave out.
+    /// The value of a class.
     #[inline]
-    #[must_use]
-    pub fn value(&self, class: u32) -> Option<V> {
+    fn value(&self, class: u32) -> Option<V> {
         self.values[class as usize]
     }
 

@@ -59,7 +59,7 @@
 //! |---|---|---|
 //! | `disable_xfrm`, `disable_policy` | the TUN, IPv4 | an IPsec policy that catches everything must catch neither what goes into the TUN nor what we write back |
 //! | `rp_filter` 2 | the TUN | the kernel takes the greater of this and of "all", so 2 is the one value that keeps a strict "all" away |
-//! | the address 192.0.0.8/32, scope host | the TUN | a link without an IPv4 address fails even the loose filter; this one is nobody's (RFC 7600) and no socket gets it as its source |
+//! | the address 192.0.0.8/32, scope host, without its local route | the TUN | a link without an IPv4 address fails even the loose filter; this one is nobody's (RFC 7600), no socket gets it as its source, and nobody on the LAN gets an answer for it |
 //! | `rp_filter` 2 | the uplink, only where it is strict | the route back to the media range is our TUN, so strict filtering would drop every reply; the old value is journalled and restored |
 //!
 //! IPv6 has no `disable_xfrm`. Where foreign IPv6 policies are found, allow policies for exactly the captured ports and

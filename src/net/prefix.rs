@@ -133,6 +133,32 @@ impl Prefix {
         Family::of(self.first())
     }
 
+    /// The address whose fixed bits are one: 255.255.192.0 of a /18.
+    #[must_use]
+    pub fn netmask(self) -> IpAddr {
+        self.0.netmask()
+    }
+
+    /// The address whose free bits are one: 0.0.63.255 of a /18.
+    #[must_use]
+    pub fn hostmask(self) -> IpAddr {
+        self.0.hostmask()
+    }
+
+    /// The two prefixes that are one bit longer; a single address has none.
+    #[must_use]
+    pub fn halves(self) -> Option<[Self; 2]> {
+        let mut halves = self.0.subnets(self.len() + 1).ok()?.map(Self);
+        halves.next().zip(halves.next()).map(<[_; 2]>::from)
+    }
+
+    /// The fewest prefixes that hold the same addresses, IPv4 first, in ascending order.
+    #[must_use]
+    pub fn aggregate(prefixes: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let nets: Vec<_> = prefixes.into_iter().map(IpNet::from).collect();
+        IpNet::aggregate(&nets).into_iter().map(Self).collect()
+    }
+
     /// Whether `addr` lies in the prefix.
     #[must_use]
     pub fn contains(self, addr: IpAddr) -> bool {
@@ -227,6 +253,23 @@ mod tests {
     fn a_family_never_holds_the_other() {
         assert!(!prefix("0.0.0.0/0").contains("::1".parse().expect("an address")));
         assert!(!prefix("::/0").covers(prefix("10.0.0.0/8")));
+    }
+
+    #[test]
+    fn neighbours_join_and_part() {
+        let wide = prefix("198.18.0.0/15");
+        let halves = wide.halves().expect("more than an address");
+        assert_eq!(halves, [prefix("198.18.0.0/16"), prefix("198.19.0.0/16")]);
+        assert_eq!(prefix("::1/128").halves(), None);
+        assert_eq!(prefix("192.0.2.1/32").halves(), None);
+        let [low, high] = halves;
+        let list = ["2001:db8::/33", "198.18.7.0/24", "2001:db8:8000::/33"].map(prefix);
+        assert_eq!(
+            Prefix::aggregate(list.into_iter().chain([high, low])),
+            [wide, prefix("2001:db8::/32")]
+        );
+        assert_eq!(wide.netmask().to_string(), "255.254.0.0");
+        assert_eq!(wide.hostmask().to_string(), "0.1.255.255");
     }
 
     proptest! {

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use jiff::civil::Date;
 
-use super::{Capture, Class, Entry, Policy, Rule, State};
+use super::row::{Row, Services};
+use super::{Action, Capture, Class, Policy, Rule, State, Verdict};
 use crate::config::{Config, Service};
 use crate::lpm::{LookupTable, PrefixTable};
-use crate::net::{PortRange, Prefix, Protocol, RuleId, Treatment};
+use crate::net::{Family, PortRange, Prefix, Protocol, RuleId, Treatment};
 
 impl Policy {
     /// Compiles what is in force on a day.
@@ -17,12 +18,12 @@ impl Policy {
         let rules: Vec<_> = services
             .map(|(service, id)| rule(service, RuleId(id), today))
             .collect();
-        let (table, classes) = classify(&rules);
+        let (table, rows) = classify(&rules);
         let captures = captures(&rules);
         Self {
             rules,
             table,
-            classes,
+            rows,
             captures,
         }
     }
@@ -54,15 +55,17 @@ fn rule(service: &Service, id: RuleId, today: Date) -> Rule {
 
 /// Gives each prefix of the active rules its class: the entries of every rule that covers it, the longest prefix
 /// first, then in the order of the rules. A lookup of the longest prefix thus finds all that can match.
-fn classify(rules: &[Rule]) -> (LookupTable<Class>, Vec<Box<[Entry]>>) {
+fn classify(rules: &[Rule]) -> (LookupTable<Class>, Vec<Row>) {
     let mut holders: BTreeMap<Prefix, Vec<&Rule>> = BTreeMap::new();
     for rule in rules.iter().filter(|rule| rule.is_active()) {
         for prefix in &rule.prefixes {
             holders.entry(*prefix).or_default().push(rule);
         }
     }
-    let mut table = PrefixTable::new();
-    let mut classes: Vec<Box<[Entry]>> = Vec::with_capacity(holders.len());
+    let everything = [Family::V4, Family::V6]
+        .map(|family| Prefix::new(family.unspecified(), 0).expect("no bits are set"));
+    let mut table = PrefixTable::from_iter(everything.map(|prefix| (prefix, Class(0))));
+    let mut rows = vec![Row::NOTHING];
     // In this order each prefix follows the ones that cover it, which form a stack.
     let mut covering: Vec<Prefix> = Vec::new();
     for &prefix in holders.keys() {
@@ -70,20 +73,21 @@ fn classify(rules: &[Rule]) -> (LookupTable<Class>, Vec<Box<[Entry]>>) {
         covering.push(prefix);
         let entries = covering.iter().rev().flat_map(|outer| {
             holders[outer].iter().flat_map(|rule| {
-                rule.ports.iter().map(|ports| Entry {
-                    protocol: rule.protocol,
-                    ports: *ports,
-                    rule: rule.id,
-                    prefix: *outer,
+                let verdict = Verdict {
+                    action: Action::Relay,
+                    rule: Some(rule.id),
+                    prefix: Some(*outer),
                     treatment: rule.treatment,
-                })
+                };
+                let ports = rule.ports.iter();
+                ports.map(move |ports| (Services::new(rule.protocol, *ports), verdict))
             })
         });
-        let class = u32::try_from(classes.len()).expect("fewer prefixes than a file has bytes");
+        let class = u32::try_from(rows.len()).expect("fewer rows than a file has bytes");
         table.insert(prefix, Class(class));
-        classes.push(entries.collect());
+        rows.extend(Row::of_class(&entries.collect::<Vec<_>>()));
     }
-    (LookupTable::new(&table), classes)
+    (LookupTable::new(&table), rows)
 }
 
 /// Gathers the prefixes of the active rules by protocol and port range, without those that another covers.

@@ -3,15 +3,17 @@
 //! # Theory of operation
 //!
 //! Each service of the configuration is a [`Rule`]. The prefixes of the active rules form one longest-prefix-match
-//! table; a prefix's class holds the few (protocol, ports) entries of every rule that covers it, so that an evaluation
-//! is one lookup and a short scan, without allocation. The data path, `explain` and the counters all call
-//! [`Policy::evaluate`].
+//! table; a prefix's class is a row or two of the few (protocol, ports) entries of every rule that covers it, so that
+//! an evaluation is one lookup and a few compares, without allocation and without a branch that depends on the packet.
+//! The data path, `explain` and the counters all call [`Policy::evaluate`].
 //!
 //! [`Policy::captures`] says the same thing in the kernel's words, one set of prefixes for each protocol and port
 //! range. That the two agree exactly is what keeps everything else in the VPN; a property test holds them to it.
 
 mod compile;
+pub mod export;
 mod nearest;
+mod row;
 mod rule;
 mod verdict;
 
@@ -22,14 +24,15 @@ pub use rule::{Rule, State, Why};
 pub use verdict::{Action, Verdict};
 
 use crate::lpm::LookupTable;
-use crate::net::{Dscp, Endpoint, PortRange, Prefix, Protocol, RuleId, Treatment};
+use crate::net::{Endpoint, PortRange, Prefix, Protocol, RuleId};
+use row::Row;
 
 /// A compiled policy.
 #[derive(Clone, Debug)]
 pub struct Policy {
     rules: Vec<Rule>,
     table: LookupTable<Class>,
-    classes: Vec<Box<[Entry]>>,
+    rows: Vec<Row>,
     captures: Vec<Capture>,
 }
 
@@ -44,42 +47,22 @@ pub struct Capture {
     pub prefixes: Vec<Prefix>,
 }
 
-/// The index of a list of entries.
+/// The place of a class's first row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Class(u32);
 
-/// What is left to compare once the address is known.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    protocol: Protocol,
-    ports: PortRange,
-    rule: RuleId,
-    prefix: Prefix,
-    treatment: Treatment,
-}
-
 impl Policy {
     /// Decides for a packet: the active rule with the longest matching prefix, the first one among equals.
+    #[expect(
+        clippy::inline_always,
+        reason = "a call passes endpoint and verdict in memory, and costs more than the work"
+    )]
+    #[inline(always)]
     #[must_use]
     pub fn evaluate(&self, protocol: Protocol, destination: Endpoint) -> Verdict {
         let class = self.table.lookup(destination.addr);
-        let entries = class.map_or(&[][..], |Class(index)| &self.classes[index as usize]);
-        let matches =
-            |entry: &&Entry| entry.protocol == protocol && entry.ports.contains(destination.port);
-        match entries.iter().find(matches) {
-            Some(entry) => Verdict {
-                action: Action::Relay,
-                rule: Some(entry.rule),
-                prefix: Some(entry.prefix),
-                treatment: entry.treatment,
-            },
-            None => Verdict {
-                action: Action::Tunnel,
-                rule: None,
-                prefix: None,
-                treatment: Treatment::of(Dscp::DF),
-            },
-        }
+        let Class(first) = class.expect("every address has a class");
+        row::verdict(&self.rows[first as usize..], protocol, destination.port)
     }
 
     /// Every rule, active or not, in the order of the configuration.

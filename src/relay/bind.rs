@@ -11,7 +11,9 @@
 //! 5. `SO_PRIORITY`: after the TOS, which resets it on IPv4 (and never sets it on IPv6).
 //! 6. Datagrams: what tells us of the way back, the error queue and the TOS of received packets; then `bind`, on the
 //!    inside endpoint's port when that is free (RFC 4787 section 4.2.1).
-//! 7. Streams: `TCP_NODELAY`, for the application's own stack has waited already if it wanted to; then `connect`.
+//! 7. Streams: `TCP_NODELAY`, for the application's own stack has waited already if it wanted to; then `bind`, to a port
+//!    that only connections of the same inside endpoint share (RFC 5382 REQ-1 and REQ-7: `connect` alone may choose a
+//!    port that has a connection to another host); then `connect`.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -100,16 +102,29 @@ impl Binder {
         Ok((socket, Outside(outside.into())))
     }
 
-    /// Makes the socket of a TCP connection, which is under way when this returns.
+    /// Makes the socket of a TCP connection, which is under way when this returns; on `port`, which other connections of
+    /// the same inside endpoint have, or else on one that nobody has.
     ///
     /// # Errors
     /// [`BindError`] with the step that failed, [`Step::Connect`] when it is known already that there is no way.
-    pub fn connect(&self, to: Endpoint, treatment: Treatment) -> Result<Socket, BindError> {
+    pub fn connect(
+        &self,
+        to: Endpoint,
+        port: Option<u16>,
+        treatment: Treatment,
+    ) -> Result<Socket, BindError> {
         let kind = (Type::STREAM, Protocol::TCP);
-        let socket = self.make(Family::of(to.addr), kind, treatment)?;
+        let family = Family::of(to.addr);
+        let socket = self.make(family, kind, treatment)?;
         socket
             .set_tcp_nodelay(true)
             .map_err(self.at(Step::Treatment))?;
+        // Who names a port may share it with others that say the same; who leaves it to the kernel never does.
+        let own = SocketAddr::new(family.unspecified(), port.unwrap_or(0));
+        socket
+            .set_reuse_address(true)
+            .and_then(|()| socket.bind(&own.into()))
+            .map_err(self.at(Step::Port))?;
         match socket.connect(&SocketAddr::from(to).into()) {
             Err(error) if error.raw_os_error() != Some(nix::libc::EINPROGRESS) => {
                 Err(self.at(Step::Connect)(error))
@@ -132,6 +147,10 @@ impl Binder {
         let socket = Socket::new(domain, kind.nonblocking().cloexec(), Some(protocol))
             .and_then(leave_reserve)
             .map_err(self.at(Step::Create))?;
+        if family == Family::V6 {
+            // Its ports are no business of the other family's.
+            socket.set_only_v6(true).map_err(self.at(Step::Create))?;
+        }
         socket
             .bind_device(Some(self.device.as_bytes()))
             .map_err(self.at(Step::Device))?;
@@ -215,7 +234,6 @@ fn ask_for_reception(socket: &Socket, family: Family) -> io::Result<()> {
             setsockopt(socket, sockopt::Ipv4RecvErr, &true)?;
         }
         Family::V6 => {
-            socket.set_only_v6(true)?;
             socket.set_recv_tclass_v6(true)?;
             setsockopt(socket, sockopt::Ipv6RecvErr, &true)?;
         }

@@ -16,7 +16,7 @@ use nix::sys::epoll::EpollFlags;
 use socket2::Socket;
 
 use crate::engine::ConnectError;
-use crate::net::{ConnectionId, Endpoint, Treatment};
+use crate::net::{ConnectionId, Endpoint, Inside, Treatment};
 use crate::wire::icmp;
 
 use super::bind::{Binder, Step};
@@ -28,6 +28,7 @@ use super::udp::OpenError;
 #[derive(Debug)]
 pub struct Stream {
     id: ConnectionId,
+    inside: Inside<Endpoint>,
     socket: Socket,
     is_connected: bool,
     is_readable: bool,
@@ -75,18 +76,20 @@ impl Connections {
         self.binder = Some(binder);
     }
 
-    /// Begins to connect to the far side of a connection.
+    /// Begins to connect to the far side of a connection. While connections of an inside endpoint stand, they share one
+    /// port outside, whomever they go to (RFC 5382 REQ-1).
     ///
     /// # Errors
     /// [`OpenError`], which [`ConnectError`] can be made of; no socket is left over.
     pub fn connect(
         &mut self,
         id: ConnectionId,
+        inside: Inside<Endpoint>,
         to: Endpoint,
         treatment: Treatment,
     ) -> Result<(), OpenError> {
         let binder = self.binder.as_ref().ok_or(OpenError::NoUplink)?;
-        let socket = binder.connect(to, treatment)?;
+        let socket = binder.connect(to, self.port_of(inside), treatment)?;
         let everything = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
         self.readiness
             .watch(&socket, id.token(), everything)
@@ -97,12 +100,20 @@ impl Connections {
         }
         self.streams[slot] = Some(Stream {
             id,
+            inside,
             socket,
             is_connected: false,
             is_readable: false,
             is_writable: false,
         });
         Ok(())
+    }
+
+    /// The port that an inside endpoint has outside, if a connection of it stands.
+    fn port_of(&self, inside: Inside<Endpoint>) -> Option<u16> {
+        let mut streams = self.streams.iter().flatten();
+        let stream = streams.find(|stream| stream.inside == inside)?;
+        Some(stream.socket.local_addr().ok()?.as_socket()?.port())
     }
 
     /// The stream of a connection, unless it has been closed.

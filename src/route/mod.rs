@@ -21,13 +21,14 @@
 //!
 //! **Obstacles.** Strict reverse-path filters drop replies: [`sysctl`], with a [`journal`] of what was not ours. IPsec
 //! takes packets after routing: [`sysctl`] and [`xfrm`]. A VPN's firewall drops replies to its address: [`alias`] and
-//! [`nft`].
+//! [`nft`]. A kill switch forbids the direct path: [`firewall`] finds that out, and then nothing is captured.
 //!
 //! **End.** [`Steering::revert`] goes the way back: exemptions, rules, routes, settings. After a kill, the TUN takes its
 //! routes with it, rules ask empty tables, the alias table goes with its socket and exemptions lapse; [`cleanup`]
 //! removes the rest.
 
 pub mod alias;
+pub mod firewall;
 pub mod hold;
 pub mod journal;
 mod message;
@@ -42,11 +43,15 @@ pub mod watch;
 pub mod xfrm;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::SystemTime;
 
+use socket2::Socket;
+
 use crate::engine::Alias;
 use crate::net::{Family, IfIndex, RulePriority};
+use firewall::{Firewall, Obstacle};
 use journal::{Entry, Journal, JournalError};
 use netlink::{Kernel, NetlinkError};
 use nft::{AliasTable, NftError};
@@ -161,6 +166,7 @@ pub struct Steering {
     ipsec: Option<Ipsec>,
     journal: Journal,
     aliases: Result<AliasTable, NftError>,
+    firewall: Result<Firewall, NftError>,
     numbers: Numbers,
     tun: Tun,
 }
@@ -184,6 +190,7 @@ impl Steering {
             ipsec,
             journal,
             aliases: AliasTable::new(&tun.name),
+            firewall: Firewall::open(&tun.name),
             numbers,
             tun,
         })
@@ -238,6 +245,10 @@ impl Steering {
         if let Some(uplink) = &desired.uplink {
             failures.note(sysctl::prepare_uplink(&mut self.journal, &uplink.name));
         }
+        if let (Ok(firewall), Some(uplink)) = (&mut self.firewall, &desired.uplink) {
+            let mark = desired.permit.mark.unwrap_or(self.numbers.mark);
+            failures.note(firewall.lend(desired.permit, &uplink.name, mark));
+        }
         let mut aliases = Vec::new();
         if let Ok(table) = &mut self.aliases {
             aliases = alias::aliases(observed, self.tun.index);
@@ -258,6 +269,19 @@ impl Steering {
             priority: plan.priority,
             aliases,
         })
+    }
+
+    /// Tries whether the firewall lets media of a family by, with a socket of the relay's kind for the direct path.
+    /// Without nftables nothing is found out.
+    ///
+    /// The rules must be in force, if only for what is bound to our TUN ([`Desired::barred`]).
+    #[must_use]
+    pub fn probe(&self, desired: &Desired, direct: &Socket, to: SocketAddr) -> Vec<Obstacle> {
+        let (Ok(firewall), Some(uplink)) = (&self.firewall, &desired.uplink) else {
+            return Vec::new();
+        };
+        let mark = desired.permit.mark.unwrap_or(self.numbers.mark);
+        firewall.probe(direct, (&uplink.name, mark), to)
     }
 
     /// Takes everything back. The TUN itself is its owner's to close.

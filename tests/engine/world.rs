@@ -133,6 +133,12 @@ impl World {
         self.engine.handle_timeout(self.now, &mut self.outbox);
     }
 
+    /// Whether a limit has refused something at this moment.
+    pub(crate) fn reached(&self, label: &str) -> bool {
+        let reached = self.engine.snapshot(self.now).limits_reached;
+        reached.get(label) == Some(&Duration::ZERO)
+    }
+
     pub(crate) fn dropped(&self, label: &str) -> u64 {
         let counters = self.engine.snapshot(self.now).counters;
         let count =

@@ -407,6 +407,7 @@ impl World {
                     connection,
                     to,
                     treatment,
+                    ..
                 } => {
                     self.connects += 1;
                     let far = Far {

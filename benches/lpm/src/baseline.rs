@@ -19,7 +19,7 @@ impl<A: Address> Library<A> for LinearScan<A> {
         Self(routes)
     }
 
-    #[inline]
+    #[inline(always)]
     fn lookup(&self, addr: A) -> u32 {
         let found = self.0.iter().find(|route| route.contains(addr));
         found.map_or(0, |route| route.class)
@@ -59,7 +59,7 @@ impl<A: Address> Library<A> for BinarySearch<A> {
         built
     }
 
-    #[inline]
+    #[inline(always)]
     fn lookup(&self, addr: A) -> u32 {
         let after = self.starts.partition_point(|start| *start <= addr);
         self.classes[after - 1]

@@ -50,7 +50,7 @@ macro_rules! crates {
                 Self(routes.iter().copied().collect())
             }
 
-            #[inline]
+            #[inline(always)]
             fn lookup(&self, addr: $addr) -> u32 {
                 let host = $net::from($ip::from_bits(addr));
                 self.0.get_lpm(&host).map_or(0, |(_, class)| *class)
@@ -81,7 +81,7 @@ macro_rules! crates {
                 Self(table)
             }
 
-            #[inline]
+            #[inline(always)]
             fn lookup(&self, addr: $addr) -> u32 {
                 let found = self.0.$longest_match($ip::from_bits(addr));
                 found.map_or(0, |(_, class)| *class)
@@ -112,7 +112,7 @@ macro_rules! crates {
                 Self(table)
             }
 
-            #[inline]
+            #[inline(always)]
             fn lookup(&self, addr: $addr) -> u32 {
                 let found = self.0.longest_match($ip::from_bits(addr));
                 found.map_or(0, |(_, _, class)| *class)
@@ -144,7 +144,7 @@ macro_rules! crates {
                 Self(table)
             }
 
-            #[inline]
+            #[inline(always)]
             fn lookup(&self, addr: $addr) -> u32 {
                 let host = $net::from($ip::from_bits(addr));
                 self.0.$longest_match(&host).map_or(0, |(_, class)| *class)
@@ -175,7 +175,7 @@ macro_rules! crates {
                 Self(routes.iter().copied().collect())
             }
 
-            #[inline]
+            #[inline(always)]
             fn lookup(&self, addr: $addr) -> u32 {
                 *self.0.lookup(&$ip::from_bits(addr)).1
             }
@@ -203,7 +203,7 @@ macro_rules! crates {
                 Self(trie.compress())
             }
 
-            #[inline]
+            #[inline(always)]
             fn lookup(&self, addr: $addr) -> u32 {
                 *self.0.lookup(&$ip::from_bits(addr)).1
             }
@@ -223,7 +223,7 @@ macro_rules! crates {
                 Self(routes.iter().copied().collect())
             }
 
-            #[inline]
+            #[inline(always)]
             fn lookup(&self, addr: $addr) -> u32 {
                 self.0.lookup(addr).map_or(0, |class| *class)
             }
@@ -258,7 +258,7 @@ macro_rules! crates {
                 Self(table)
             }
 
-            #[inline]
+            #[inline(always)]
             fn lookup(&self, addr: $addr) -> u32 {
                 self.0
                     .longest_match($ip::from_bits(addr))
@@ -290,7 +290,7 @@ macro_rules! crates {
                 Self(table)
             }
 
-            #[inline]
+            #[inline(always)]
             fn lookup(&self, addr: $addr) -> u32 {
                 let addr = IpAddr::from($ip::from_bits(addr));
                 self.0.lookup(addr).map_or(0, |class| *class)

@@ -18,8 +18,10 @@ pub enum Mode {
 /// Who made it, for the ratios.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// voicelane.
-    Ours,
+    /// voicelane, what the data path asks.
+    Compiled,
+    /// voicelane, what it is compiled from.
+    Changing,
     /// A crate.
     Crate,
     /// DPDK.
@@ -67,6 +69,11 @@ pub trait Library<A: Address>: Sized + 'static {
     /// Brings the answers of a bulk lookup, if they are not there yet; not timed.
     fn settle(&self, _answers: &mut [u32]) {}
 
+    /// The bytes that the table takes, of which malloc knows of so many.
+    fn memory(&self, malloced: usize) -> usize {
+        malloced
+    }
+
     /// Withdraws a route and announces it again.
     fn flap(&mut self, _route: &Route<A>) -> Flap {
         Flap::Rebuild
@@ -101,6 +108,23 @@ pub trait Subject<A: Address> {
     fn flap(&mut self, route: &Route<A>) -> Flap;
 }
 
+#[inline(never)]
+fn independent<A: Address, L: Library<A>>(library: &L, keys: &[A], answers: &mut [u32]) {
+    for (answer, key) in answers.iter_mut().zip(keys) {
+        *answer = library.lookup(*key);
+    }
+}
+
+#[inline(never)]
+fn chained<A: Address, L: Library<A>>(library: &L, keys: &[A], answers: &mut [u32]) {
+    let zero = black_box(0);
+    let mut last = 0;
+    for (answer, key) in answers.iter_mut().zip(keys) {
+        last = library.lookup(key.changed(last & zero));
+        *answer = last;
+    }
+}
+
 impl<A: Address, L: Library<A>> Subject<A> for L {
     fn has_bulk(&self) -> bool {
         L::BULK
@@ -108,19 +132,8 @@ impl<A: Address, L: Library<A>> Subject<A> for L {
 
     fn run(&self, mode: Mode, batch: Batch<'_, A>, answers: &mut [u32]) {
         match mode {
-            Mode::Independent => {
-                for (answer, key) in answers.iter_mut().zip(batch.keys) {
-                    *answer = self.lookup(*key);
-                }
-            }
-            Mode::Chained => {
-                let zero = black_box(0);
-                let mut last = 0;
-                for (answer, key) in answers.iter_mut().zip(batch.keys) {
-                    last = self.lookup(*key ^ A::from(last & zero));
-                    *answer = last;
-                }
-            }
+            Mode::Independent => independent(self, batch.keys, answers),
+            Mode::Chained => chained(self, batch.keys, answers),
             Mode::Bulk => self.lookup_bulk(batch.keys, answers),
         }
     }

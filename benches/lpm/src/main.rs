@@ -14,6 +14,7 @@ mod report;
 mod route;
 mod stream;
 mod table;
+mod verdict;
 
 use crate::library::Origin;
 use crate::measure::{Contestant, Effort, enter, measure};
@@ -62,9 +63,10 @@ fn main() {
         std::process::exit(2);
     }
     println!(
-        "{}\n\n{}",
+        "{}\n\n{}\n\n{}",
         report::figures(&sections),
-        report::summary(&sections)
+        report::summary(&sections),
+        verdict::measure(jiff::Zoned::now().date(), effort.passes),
     );
 }
 
@@ -91,13 +93,25 @@ macro_rules! contestants {
         [
             (
                 "voicelane",
-                Origin::Ours,
+                Origin::Compiled,
                 usize::MAX,
-                enter::<_, ours::Compiled> as _,
+                enter::<_, ours::Compiled<true, true>> as _,
+            ),
+            (
+                "voicelane, AVX2",
+                Origin::Compiled,
+                usize::MAX,
+                enter::<_, ours::Compiled<false, true>> as _,
+            ),
+            (
+                "voicelane, compact",
+                Origin::Compiled,
+                usize::MAX,
+                enter::<_, ours::Compiled<true, false>> as _,
             ),
             (
                 "voicelane, PrefixTable",
-                Origin::Ours,
+                Origin::Changing,
                 usize::MAX,
                 enter::<_, ours::Mutable> as _,
             ),

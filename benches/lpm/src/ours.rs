@@ -1,8 +1,9 @@
 //! voicelane's own tables: the one place that knows their API.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
 
-use voicelane::lpm::{LookupTable, PrefixTable};
+use voicelane::lpm::{Layout, Level, LookupTable, PrefixTable};
 use voicelane::net::Prefix;
 
 use crate::library::{Flap, Library};
@@ -12,58 +13,58 @@ fn prefix<A: Address>(route: &Route<A>) -> Prefix {
     Prefix::new(route.first.ip(), route.len).expect("a route has no host bits")
 }
 
-fn prefix_table<A: Address>(routes: &[Route<A>]) -> PrefixTable<u32> {
-    routes
-        .iter()
-        .map(|route| (prefix(route), route.class))
-        .collect()
-}
+/// The compiled table of the data path, for the instruction sets and the layout.
+pub struct Compiled<const AVX512: bool, const FAST: bool>(LookupTable<NonZeroU32>);
 
-/// The compiled table of the data path.
-pub struct Compiled(LookupTable<u32>);
-
-impl<A: Address + Into<Ip> + Classified> Library<A> for Compiled {
-    type Routes = PrefixTable<u32>;
+impl<A: Classified, const AVX512: bool, const FAST: bool> Library<A> for Compiled<AVX512, FAST> {
+    type Routes = PrefixTable<NonZeroU32>;
 
     const BULK: bool = true;
 
     fn routes(routes: &[Route<A>]) -> Self::Routes {
-        prefix_table(routes)
+        let class = |route: &Route<A>| NonZeroU32::new(route.class).expect("0 is no route");
+        let routes = routes.iter().map(|route| (prefix(route), class(route)));
+        routes.collect()
     }
 
     fn build(table: &Self::Routes) -> Self {
-        Self(LookupTable::new(table))
+        let level = if AVX512 { Level::Avx512 } else { Level::Avx2 };
+        let layout = if FAST { Layout::Fast } else { Layout::Compact };
+        Self(LookupTable::with(table, level, layout))
     }
 
-    #[inline]
+    #[inline(always)]
     fn lookup(&self, addr: A) -> u32 {
-        let Ip(addr) = addr.into();
-        self.0.lookup(addr).unwrap_or(0)
+        A::find(&self.0, addr).map_or(0, NonZeroU32::get)
     }
 
     fn lookup_bulk(&self, addrs: &[A], answers: &mut [u32]) {
-        A::classify(&self.0, addrs, answers);
-        for answer in answers {
-            *answer = self.0.value(*answer).unwrap_or(0);
-        }
+        self.0
+            .lookup_batch(addrs, bytemuck::cast_slice_mut(answers));
+    }
+
+    fn memory(&self, malloced: usize) -> usize {
+        malloced.max(self.0.memory())
     }
 }
 
-/// An address that a compiled table looks up in bulk as a number.
-pub trait Classified: Address {
-    /// Looks a batch up; the answers are for [`LookupTable::value`].
-    fn classify(table: &LookupTable<u32>, addrs: &[Self], classes: &mut [u32]);
+/// An address, a number, that a compiled table looks up.
+pub trait Classified: Address + voicelane::lpm::Address {
+    /// Looks one up.
+    fn find(table: &LookupTable<NonZeroU32>, addr: Self) -> Option<NonZeroU32>;
 }
 
 impl Classified for u32 {
-    fn classify(table: &LookupTable<u32>, addrs: &[Self], classes: &mut [u32]) {
-        table.classify_v4(addrs, classes);
+    #[inline(always)]
+    fn find(table: &LookupTable<NonZeroU32>, addr: Self) -> Option<NonZeroU32> {
+        table.lookup_v4(Ipv4Addr::from_bits(addr))
     }
 }
 
 impl Classified for u128 {
-    fn classify(table: &LookupTable<u32>, addrs: &[Self], classes: &mut [u32]) {
-        table.classify_v6(addrs, classes);
+    #[inline(always)]
+    fn find(table: &LookupTable<NonZeroU32>, addr: Self) -> Option<NonZeroU32> {
+        table.lookup_v6(Ipv6Addr::from_bits(addr))
     }
 }
 
@@ -84,7 +85,7 @@ impl<A: Address + Into<Ip>> Library<A> for Mutable {
         Self(routes.iter().copied().collect())
     }
 
-    #[inline]
+    #[inline(always)]
     fn lookup(&self, addr: A) -> u32 {
         let Ip(addr) = addr.into();
         self.0.longest_match(addr).map_or(0, |(_, class)| *class)

@@ -16,7 +16,7 @@ const COMPARED: [Source; 2] = [Source::In, Source::Mix];
 pub struct Section {
     /// "16 v4" and the like.
     pub name: String,
-    /// What was measured; voicelane's data path first.
+    /// What was measured; voicelane's compiled tables first, those with all that the processor has before all.
     pub outcomes: Vec<Outcome>,
 }
 
@@ -68,6 +68,7 @@ pub fn summary(sections: &[Section]) -> String {
         "chain / best library",
         "bulk / best library",
         "which (in, mix)",
+        "bulk / best crate",
     ]);
     for section in sections {
         let best = |others: fn(Origin) -> bool, mode: Mode, source: Source| {
@@ -81,7 +82,11 @@ pub fn summary(sections: &[Section]) -> String {
                 .map(|source| best(is_library, mode, source).map_or("", |(_, name)| name))
                 .join(", ")
         };
-        for ours in &section.outcomes[..1] {
+        for ours in section
+            .outcomes
+            .iter()
+            .take_while(|ours| ours.origin == Origin::Compiled)
+        {
             let over = |others: fn(Origin) -> bool, mode: Mode| {
                 let other = |source| best(others, mode, source).map(|(rate, _)| rate);
                 ratio(|source| best_mode(ours, mode, source), other).map_or_else(String::new, times)
@@ -96,6 +101,7 @@ pub fn summary(sections: &[Section]) -> String {
                 over(is_library, Mode::Chained),
                 over(is_library, Mode::Bulk),
                 which(Mode::Bulk),
+                over(|origin| origin == Origin::Crate, Mode::Bulk),
             ]);
         }
     }
@@ -103,7 +109,10 @@ pub fn summary(sections: &[Section]) -> String {
 }
 
 fn is_library(origin: Origin) -> bool {
-    !matches!(origin, Origin::Ours | Origin::Baseline)
+    !matches!(
+        origin,
+        Origin::Compiled | Origin::Changing | Origin::Baseline
+    )
 }
 
 /// The rate of a mode; without a bulk lookup a batch is looked up one by one.

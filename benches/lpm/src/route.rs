@@ -19,19 +19,23 @@ pub trait Address:
     + BitOr<Output = Self>
     + BitXor<Output = Self>
     + Not<Output = Self>
+    + bytemuck::Pod
     + 'static
 {
     /// 32 or 128.
     const BITS: u8;
 
     /// The address in network order.
-    type Octets: Copy;
+    type Octets: bytemuck::Pod;
 
     /// The address in network order.
     fn octets(self) -> Self::Octets;
 
     /// The address as std writes it.
     fn ip(self) -> IpAddr;
+
+    /// The address with its first 32 bits changed where `word` has ones.
+    fn changed(self, word: u32) -> Self;
 
     /// An address whose first `len` bits are set.
     fn mask(len: u8) -> Self;
@@ -53,6 +57,10 @@ impl Address for u32 {
 
     fn ip(self) -> IpAddr {
         IpAddr::from(self.to_be_bytes())
+    }
+
+    fn changed(self, word: u32) -> Self {
+        self ^ word
     }
 
     fn mask(len: u8) -> Self {
@@ -78,6 +86,10 @@ impl Address for u128 {
 
     fn ip(self) -> IpAddr {
         IpAddr::from(self.to_be_bytes())
+    }
+
+    fn changed(self, word: u32) -> Self {
+        self ^ u128::from(word) << 96
     }
 
     fn mask(len: u8) -> Self {

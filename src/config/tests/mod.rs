@@ -1,5 +1,6 @@
 //! What a good file becomes, and how faults are collected and shown; each kind of fault in a file of its own.
 
+mod schema;
 mod service;
 mod settings;
 

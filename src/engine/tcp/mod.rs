@@ -59,6 +59,8 @@ const TICK: Duration = Duration::from_millis(1);
 pub struct TcpSettings {
     /// Connections in all.
     pub connections: usize,
+    /// Connections of one inside address.
+    pub connections_of_address: usize,
     /// Bytes that one connection buffers in each direction: also the window that the application sees.
     pub buffer: usize,
     /// How long an established connection may be idle. RFC 5382 REQ-5: at least 2 h 4 min.
@@ -71,6 +73,7 @@ impl Default for TcpSettings {
     fn default() -> Self {
         Self {
             connections: 4_096,
+            connections_of_address: 2_048,
             buffer: 65_536,
             established_idle: Duration::from_mins(124),
             transitory_idle: Duration::from_mins(4),
@@ -351,15 +354,15 @@ impl Engine {
         let Proxy {
             settings, table, ..
         } = &mut self.tcp;
-        if table.len() >= settings.connections {
+        let limit = if table.len() >= settings.connections {
+            Some(DropReason::TooManyConnections)
+        } else {
+            let is_full = table.of_address(packet.source()) >= settings.connections_of_address;
+            is_full.then_some(DropReason::TooManyConnectionsOfAddress)
+        };
+        if let Some(limit) = limit {
             let prohibited = icmp::Error::AdminProhibited;
-            return self.reject(
-                packet,
-                DropReason::TooManyConnections,
-                prohibited,
-                now,
-                outbox,
-            );
+            return self.reject(packet, limit, prohibited, now, outbox);
         }
         let inside = Inside(Endpoint::new(packet.source(), segment.source_port));
         let to = Endpoint::new(packet.destination(), segment.destination_port);
@@ -371,6 +374,7 @@ impl Engine {
         let treatment = self.policy.evaluate(Protocol::Tcp, to).treatment;
         outbox.command(Command::Connect {
             connection,
+            inside,
             to,
             treatment,
         });

@@ -1,6 +1,8 @@
 //! The table of connections: by id, by endpoints, and by what is due next.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use foldhash::quality::RandomState;
@@ -44,6 +46,8 @@ struct Slot {
 pub(super) struct Table {
     /// The endpoints are chosen by local programs: the hash is keyed with a secret of the process.
     by_endpoints: HashMap<(Inside<Endpoint>, Endpoint), ConnectionId, RandomState>,
+    /// How many connections each inside address has.
+    per_address: HashMap<IpAddr, usize, RandomState>,
     slots: Vec<Slot>,
     free: Vec<u32>,
     /// Each connection once. Deadlines move both ways with every segment, so an exact queue is kept instead of
@@ -86,6 +90,7 @@ impl Table {
             generation: entry.generation,
         };
         self.by_endpoints.insert((inside, remote), id);
+        *self.per_address.entry(inside.0.addr).or_default() += 1;
         self.due.insert((due, id));
         id
     }
@@ -108,6 +113,12 @@ impl Table {
         self.free.push(id.slot);
         self.by_endpoints
             .remove(&(connection.inside, connection.remote));
+        if let Entry::Occupied(mut of_address) = self.per_address.entry(connection.inside.0.addr) {
+            *of_address.get_mut() -= 1;
+            if *of_address.get() == 0 {
+                of_address.remove();
+            }
+        }
         self.due.remove(&(connection.due, id));
         Some(connection)
     }
@@ -148,5 +159,10 @@ impl Table {
 
     pub(super) fn len(&self) -> usize {
         self.by_endpoints.len()
+    }
+
+    /// How many connections an inside address has.
+    pub(super) fn of_address(&self, addr: IpAddr) -> usize {
+        self.per_address.get(&addr).copied().unwrap_or(0)
     }
 }

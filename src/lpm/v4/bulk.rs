@@ -59,7 +59,7 @@ pub(super) fn pages<C: Cell>(pages: &Pages<C>, keys: &[u32], classes: &mut [u32]
         let mut deep = _mm256_movemask_ps(deep);
         while deep != 0 {
             let lane = deep.trailing_zeros() as usize;
-            classes[lane] = pages.deep(keys[lane]);
+            classes[lane] = pages.deep.class(keys[lane]);
             deep &= deep - 1;
         }
     }

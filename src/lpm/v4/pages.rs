@@ -8,8 +8,7 @@
 //! ```
 //!
 //! A cell is as narrow as the classes allow: a byte up to 255 of them. Equal pages are stored once, which makes a full
-//! BGP table 5 MiB where one flat array would be 16: it stays in the cache and in the reach of the TLB, and that is
-//! worth more than the load it costs. Where a boundary lies within a /24, the cell is `DEEP`, and a hash table names
+//! BGP table 5 MiB where the [`flat`](super::flat) array is 16. Where a boundary lies within a /24, the cell is `DEEP`, and a hash table names
 //! the [`Tree`] of that /24.
 
 use std::collections::HashMap;
@@ -24,7 +23,7 @@ const ROOT: usize = 1 << 18;
 pub(super) const ROOT_SHIFT: u32 = 32 - ROOT.ilog2();
 /// The number of /24s in a page, as a power of two.
 pub(super) const PAGE_BITS: u32 = 6;
-const PAGE: usize = 1 << PAGE_BITS;
+pub(super) const PAGE: usize = 1 << PAGE_BITS;
 /// A cell stands for this many addresses, as a power of two.
 pub(super) const CELL_SHIFT: u32 = 8;
 
@@ -58,7 +57,7 @@ pub(super) struct Pages<C> {
     pub(super) root: Box<[u32; ROOT]>,
     /// The pages, and `PADDING` behind them.
     pub(super) cells: Box<[C]>,
-    deep: Deep,
+    pub(super) deep: Deep,
 }
 
 /// Cells behind the last page, so that four bytes can be read at any cell.
@@ -131,22 +130,16 @@ impl<C: Cell> Pages<C> {
         let page = self.root[(key >> ROOT_SHIFT) as usize] as usize;
         let cell = self.cells[page + (key >> CELL_SHIFT) as usize % PAGE];
         if cell == C::DEEP {
-            self.deep(key)
+            self.deep.class(key)
         } else {
             cell.class()
         }
-    }
-
-    /// The class of the interval that holds `key`, whose cell is `DEEP`.
-    #[cold]
-    pub(super) fn deep(&self, key: u32) -> u32 {
-        self.deep.class(key)
     }
 }
 
 /// The /24s that more than one interval lies in: a hash table with linear probing, at most half full.
 #[derive(Clone)]
-struct Deep {
+pub(super) struct Deep {
     /// The /24 and where its tree begins. What is asked for is always there, so that nothing marks a free slot but
     /// that its /24 is beyond all others.
     slots: Box<[(u32, u32)]>,
@@ -169,7 +162,9 @@ impl Deep {
         deep
     }
 
-    fn class(&self, key: u32) -> u32 {
+    /// The class of the interval that holds `key`, whose cell is `DEEP`.
+    #[cold]
+    pub(super) fn class(&self, key: u32) -> u32 {
         let slash24 = key >> CELL_SHIFT;
         let (_, root) = self.slots[self.slot(slash24, slash24)];
         self.tree.class(root, key)
@@ -186,7 +181,8 @@ impl Deep {
         slot
     }
 
-    fn memory(&self) -> usize {
+    /// The memory that it takes, in bytes.
+    pub(super) fn memory(&self) -> usize {
         size_of_val(&*self.slots) + self.tree.memory()
     }
 }

@@ -1,12 +1,12 @@
 //! The engines for IPv6: 128-bit keys.
 //!
-//! Nearly all prefixes end at /64 or above, so nearly all questions are answered by a key's high half. Both engines
+//! Nearly all prefixes end at /64 or above, so nearly all questions are answered by a key's high half. All engines
 //! search intervals there, on a circle that begins at the first boundary (see `circle`); where a longer prefix lies,
 //! they hand the key on to an exact search of the few boundaries in its block.
 //!
 //! | engine | for | a lookup | memory |
 //! |---|---|---|---|
-//! | tiny | at most 32 intervals, which 16 prefixes never exceed | 5 comparisons; a batch in registers | 0.6 kB |
+//! | walk | up to 8,192 intervals | a comparison for each doubling of their number; a batch in registers and by gathers | 12 B an interval, up to twice that |
 //! | tree | any number | a slot of the directory, then 1 to 3 nodes of 128 bytes | below |
 //!
 //! # The tree's measures
@@ -27,19 +27,19 @@
 
 mod circle;
 mod portable;
-mod tiny;
 mod tree;
+mod walk;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 use super::Level;
 use circle::{Circle, Deep, Outcome, high};
 #[cfg(not(target_arch = "x86_64"))]
-use portable::{tiny_batch, tree_batch, tree_lookup};
-use tiny::Tiny;
+use portable::{tree_batch, tree_lookup, walk_batch};
 use tree::{LOW_BITS, Narrow, Tree, Wide};
+use walk::Walk;
 #[cfg(target_arch = "x86_64")]
-use x86::{tiny_batch, tree_batch, tree_lookup};
+use x86::{tree_batch, tree_lookup, walk_batch};
 
 /// Finds the interval that holds an IPv6 address, and tells its class.
 #[derive(Clone, Debug)]
@@ -52,7 +52,7 @@ pub(super) struct Engine {
 
 #[derive(Clone, Debug)]
 enum Search {
-    Tiny(Box<Tiny>),
+    Walk(Walk),
     Narrow(Tree<Narrow>),
     Wide(Tree<Wide>),
 }
@@ -71,11 +71,11 @@ impl Engine {
         let level = level.min(Level::detect());
         let circle = Circle::new(intervals, u64::BITS);
         let (arcs, deep) = circle.cut(u64::BITS);
-        if let Some(tiny) = Tiny::new(&arcs) {
+        if let Some(search) = Walk::new(&arcs).map(Search::Walk) {
             return Self {
                 level,
                 base: circle.base(),
-                search: Search::Tiny(Box::new(tiny)),
+                search,
                 deep,
             };
         }
@@ -101,7 +101,7 @@ impl Engine {
     pub(super) fn lookup(&self, key: u128) -> u32 {
         let at = high(key).wrapping_sub(self.base);
         let outcome = match &self.search {
-            Search::Tiny(tiny) => tiny.lookup(at),
+            Search::Walk(walk) => walk.lookup(at),
             Search::Narrow(tree) => tree_lookup(self.level, tree, at),
             Search::Wide(tree) => tree_lookup(self.level, tree, at),
         };
@@ -116,7 +116,7 @@ impl Engine {
         assert_eq!(keys.len(), classes.len(), "one class for each key");
         for (keys, classes) in keys.chunks(BATCH).zip(classes.chunks_mut(BATCH)) {
             match &self.search {
-                Search::Tiny(tiny) => tiny_batch(self.level, tiny, self.base, keys, classes),
+                Search::Walk(walk) => walk_batch(self.level, walk, self.base, keys, classes),
                 Search::Narrow(tree) => tree_batch(self.level, tree, self.base, keys, classes),
                 Search::Wide(tree) => tree_batch(self.level, tree, self.base, keys, classes),
             }
@@ -131,7 +131,7 @@ impl Engine {
     /// The memory that it takes, in bytes.
     pub(super) fn memory(&self) -> usize {
         let search = match &self.search {
-            Search::Tiny(tiny) => size_of_val(&**tiny),
+            Search::Walk(walk) => walk.memory(),
             Search::Narrow(tree) => tree.memory(),
             Search::Wide(tree) => tree.memory(),
         };
@@ -141,8 +141,8 @@ impl Engine {
     /// What it is, for reports.
     pub(super) fn name(&self) -> &'static str {
         match (&self.search, self.level) {
-            (Search::Tiny(_), Level::Portable | Level::Avx2) => "tiny",
-            (Search::Tiny(_), Level::Avx512) => "tiny, bulk AVX-512",
+            (Search::Walk(_), Level::Portable | Level::Avx2) => "walk",
+            (Search::Walk(_), Level::Avx512) => "walk, bulk AVX-512",
             (Search::Narrow(_) | Search::Wide(_), Level::Portable) => "tree",
             (Search::Narrow(_) | Search::Wide(_), Level::Avx2) => "tree, AVX2",
             (Search::Narrow(_) | Search::Wide(_), Level::Avx512) => "tree, AVX-512",
@@ -303,9 +303,9 @@ mod tests {
         }
 
         #[test]
-        fn sixteen_prefixes_are_tiny(prefixes in prefixes(17, 1000)) {
+        fn sixteen_prefixes_fit_the_registers(prefixes in prefixes(17, 1000)) {
             let engine = Engine::new(&intervals(&prefixes).0, Level::Portable);
-            prop_assert!(matches!(engine.search, Search::Tiny(_)), "{} intervals", intervals(&prefixes).0.len());
+            prop_assert!(matches!(engine.search, Search::Walk(Walk { levels: walk::SHALLOW, .. })), "{}", intervals(&prefixes).0.len());
         }
     }
 

@@ -2,8 +2,8 @@
 
 use super::Level;
 use super::circle::{Outcome, high};
-use super::tiny::Tiny;
 use super::tree::{Kernel, Leaf, Node, Tree};
+use super::walk::Walk;
 
 /// Asks the processor for nothing that it might not have.
 struct Portable;
@@ -35,8 +35,8 @@ pub(super) fn tree_batch<L: Leaf>(
 }
 
 /// The outcomes of the arcs that hold `keys`, as bits.
-pub(super) fn tiny_batch(_: Level, tiny: &Tiny, base: u64, keys: &[u128], out: &mut [u32]) {
+pub(super) fn walk_batch(_: Level, walk: &Walk, base: u64, keys: &[u128], out: &mut [u32]) {
     for (key, out) in keys.iter().zip(out) {
-        *out = tiny.lookup(high(*key).wrapping_sub(base)).cast_unsigned();
+        *out = walk.lookup(high(*key).wrapping_sub(base)).cast_unsigned();
     }
 }

@@ -10,9 +10,9 @@
 
 use std::arch::x86_64::*;
 
-use super::circle::{Outcome, high};
-use super::tiny::{ARCS, Tiny};
+use super::circle::Outcome;
 use super::tree::{Kernel, Leaf, Node, Tree};
+use super::walk::{SHALLOW, Walk};
 use super::{Level, portable};
 
 const LINE: usize = 64;
@@ -124,12 +124,16 @@ pub(super) fn tree_batch<L: Leaf>(
 }
 
 /// The outcomes of the arcs that hold `keys`, as bits; `level` is at most the processor's.
-pub(super) fn tiny_batch(level: Level, tiny: &Tiny, base: u64, keys: &[u128], out: &mut [u32]) {
+pub(super) fn walk_batch(level: Level, walk: &Walk, base: u64, keys: &[u128], out: &mut [u32]) {
     match level {
         // SAFETY: the processor has what the function is compiled for.
-        Level::Avx512 => unsafe { tiny_batch_avx512(tiny, base, keys, out) },
+        Level::Avx512 if walk.levels == SHALLOW => unsafe {
+            walk_batch_avx512::<false>(walk, base, keys, out);
+        },
+        // SAFETY: as above.
+        Level::Avx512 => unsafe { walk_batch_avx512::<true>(walk, base, keys, out) },
         // Without a permute of 16 lanes, vectors gain nothing.
-        Level::Avx2 | Level::Portable => portable::tiny_batch(level, tiny, base, keys, out),
+        Level::Avx2 | Level::Portable => portable::walk_batch(level, walk, base, keys, out),
     }
 }
 
@@ -153,36 +157,54 @@ fn batch_avx512<L: Leaf>(tree: &Tree<L>, base: u64, keys: &[u128], out: &mut [u3
     tree.lookup_batch::<Avx512>(base, keys, out);
 }
 
-/// [`Tiny::lookup`] for 16 keys at a time, the table in six registers.
+/// [`Walk::lookup`] for 16 keys at a time, the upper five levels in registers.
 ///
-/// Each 64-bit lane walks the tree of boundaries by itself: a permute fetches its node, and the comparison's outcome
+/// Each 64-bit lane walks down by itself: a permute, or below a gather, fetches its node, and the comparison's outcome
 /// is the next bit of its path.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2,popcnt")]
-fn tiny_batch_avx512(tiny: &Tiny, base: u64, keys: &[u128], out: &mut [u32]) {
-    let nodes: *const __m512i = tiny.nodes.as_ptr().cast();
-    let outcomes: *const __m512i = tiny.outcomes.as_ptr().cast();
+fn walk_batch_avx512<const DEEP: bool>(walk: &Walk, base: u64, keys: &[u128], out: &mut [u32]) {
+    const UPPER: usize = 1 << SHALLOW;
+    let upper: &[u64; UPPER] = walk.nodes.first_chunk().expect("five levels at least");
+    let first: &[i32; UPPER] = walk.outcomes.first_chunk().expect("five levels at least");
     // SAFETY: 32 nodes of 64 bits are four vectors, 32 outcomes of 32 bits are two; loadu asks for no alignment.
-    let (nodes, outcomes): ([_; ARCS / 8], [_; ARCS / 16]) = unsafe {
+    let (nodes, outcomes): ([_; UPPER / 8], [_; UPPER / 16]) = unsafe {
         (
-            std::array::from_fn(|vector| _mm512_loadu_si512(nodes.add(vector))),
-            std::array::from_fn(|vector| _mm512_loadu_si512(outcomes.add(vector))),
+            std::array::from_fn(|at| _mm512_loadu_si512(upper.as_ptr().add(8 * at).cast())),
+            std::array::from_fn(|at| _mm512_loadu_si512(first.as_ptr().add(16 * at).cast())),
         )
     };
-    let root = _mm512_set1_epi64(tiny.nodes[1].cast_signed());
+    let root = _mm512_set1_epi64(upper[1].cast_signed());
     let bases = _mm512_set1_epi64(base.cast_signed());
     let (one, two) = (_mm512_set1_epi64(1), _mm512_set1_epi64(2));
-    let walk = |high: __m512i| {
-        let at = _mm512_sub_epi64(high, bases);
-        let mut path = _mm512_mask_add_epi64(two, _mm512_cmplt_epu64_mask(root, at), two, one);
-        for level in 1..5 {
-            // The first 16 nodes are the upper four levels. A permute looks at four bits of a path.
-            let half = if level < 4 { 0 } else { 2 };
-            let node = _mm512_permutex2var_epi64(nodes[half], path, nodes[half + 1]);
-            let left = _mm512_add_epi64(path, path);
-            path = _mm512_mask_add_epi64(left, _mm512_cmplt_epu64_mask(node, at), left, one);
-        }
-        path
+    let down = |path, node, at| {
+        let left = _mm512_add_epi64(path, path);
+        _mm512_mask_add_epi64(left, _mm512_cmplt_epu64_mask(node, at), left, one)
     };
+    let paths = |high: [__m512i; 2]| {
+        let at = high.map(|high| _mm512_sub_epi64(high, bases));
+        let mut paths = at.map(|at| {
+            let mut path = _mm512_mask_add_epi64(two, _mm512_cmplt_epu64_mask(root, at), two, one);
+            for level in 1..SHALLOW {
+                // The first 16 nodes are the upper four levels. A permute looks at four bits of a path.
+                let half = if level < 4 { 0 } else { 2 };
+                let node = _mm512_permutex2var_epi64(nodes[half], path, nodes[half + 1]);
+                path = down(path, node, at);
+            }
+            path
+        });
+        if DEEP {
+            for _ in SHALLOW..walk.levels {
+                for (path, at) in paths.iter_mut().zip(at) {
+                    // SAFETY: above the last level, a path is a node's place.
+                    let node =
+                        unsafe { _mm512_i64gather_epi64::<8>(*path, walk.nodes.as_ptr().cast()) };
+                    *path = down(*path, node, at);
+                }
+            }
+        }
+        _mm512_or_si512(paths[0], _mm512_slli_epi64::<32>(paths[1]))
+    };
+    let arcs = _mm512_set1_epi32((1 << walk.levels) - 1);
     // Where the interleaving below leaves the outcomes of keys 0 to 15.
     let order = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 1, 5, 9, 13, 3, 7, 11, 15);
     let (sixteens, rest) = keys.as_chunks::<16>();
@@ -191,15 +213,20 @@ fn tiny_batch_avx512(tiny: &Tiny, base: u64, keys: &[u128], out: &mut [u32]) {
         // SAFETY: 16 keys are four vectors.
         let key =
             |vector: usize| unsafe { _mm512_loadu_si512(keys.as_ptr().add(4 * vector).cast()) };
-        let first = walk(_mm512_unpackhi_epi64(key(0), key(1)));
-        let second = walk(_mm512_unpackhi_epi64(key(2), key(3)));
-        let paths = _mm512_or_si512(first, _mm512_slli_epi64::<32>(second));
-        let found = _mm512_permutex2var_epi32(outcomes[0], paths, outcomes[1]);
+        let paths = paths([
+            _mm512_unpackhi_epi64(key(0), key(1)),
+            _mm512_unpackhi_epi64(key(2), key(3)),
+        ]);
+        let found = if DEEP {
+            let arc = _mm512_and_si512(paths, arcs);
+            // SAFETY: below the last level, a path's low bits are an arc's place.
+            unsafe { _mm512_i32gather_epi32::<4>(arc, walk.outcomes.as_ptr().cast()) }
+        } else {
+            _mm512_permutex2var_epi32(outcomes[0], paths, outcomes[1])
+        };
         let found = _mm512_permutexvar_epi32(order, found);
         // SAFETY: 16 outcomes are a vector.
         unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), found) };
     }
-    for (key, out) in rest.iter().zip(out_rest) {
-        *out = tiny.lookup(high(*key).wrapping_sub(base)).cast_unsigned();
-    }
+    portable::walk_batch(Level::Avx512, walk, base, rest, out_rest);
 }

@@ -1,5 +1,6 @@
 //! The plan against a model of the kernel, from random starts.
 
+use super::super::observed::Link;
 use super::super::uplink::Why;
 use super::*;
 use proptest::prelude::*;
@@ -33,6 +34,8 @@ fn desired(captures: &[Capture]) -> Desired {
         tun: IfIndex(9),
         uplink: Some(uplink(2, true, true)),
         captures: captures.to_vec(),
+        barred: Vec::new(),
+        permit: Permit::default(),
     }
 }
 
@@ -86,10 +89,11 @@ fn apply(state: &mut Observed, change: &Change) -> Result<(), TestCaseError> {
 
 type Captured = BTreeSet<(Protocol, PortRange, Prefix)>;
 
-/// What our rules lead into the TUN.
+/// What our rules lead into the TUN, from whatever socket.
 fn captured(state: &Observed, tun: IfIndex) -> Captured {
     let rules = state.rules.iter().filter(|rule| NUMBERS().owns_rule(rule));
     rules
+        .filter(|rule| rule.selector.oif.is_none())
         .filter_map(|rule| Some((rule, rule.selector.protocol?, rule.selector.ports?)))
         .flat_map(|(rule, protocol, ports)| {
             let routes = state.routes.iter().filter(move |route| {
@@ -112,6 +116,7 @@ fn named(desired: &Desired) -> Captured {
     });
     pairs
         .filter(|(.., prefix)| uplink.gateway(prefix.family()).is_some())
+        .filter(|(.., prefix)| !desired.barred.contains(&prefix.family()))
         .collect()
 }
 
@@ -199,11 +204,23 @@ fn states() -> impl Strategy<Value = Observed> {
             .map(|route| (route.key(), route))
             .collect();
         Observed {
+            links: (7..10).map(tun).collect(),
             routes: by_key.into_values().collect(),
             rules: rules.into_iter().collect(),
             ..Observed::default()
         }
     })
+}
+
+fn tun(index: u32) -> Link {
+    Link {
+        index: IfIndex(index),
+        name: format!("voicelane{index}"),
+        kind: Some("tun".to_owned()),
+        hardware: 0xfffe,
+        up: true,
+        carrier: true,
+    }
 }
 
 fn desires() -> impl Strategy<Value = Desired> {
@@ -218,11 +235,19 @@ fn desires() -> impl Strategy<Value = Desired> {
             prefixes,
         });
     let way_out = prop::option::weighted(0.9, (2u32..4, any::<bool>(), any::<bool>()));
-    (7u32..10, way_out, prop::collection::vec(capture, 0..5)).prop_map(
-        |(tun, way_out, captures)| Desired {
+    let barred = prop::sample::subsequence(vec![Family::V4, Family::V6], 0..=2);
+    let captures = prop::collection::vec(capture, 0..5);
+    let mark = prop::option::of(Just(Fwmark(0xca6c)));
+    (7u32..10, way_out, captures, barred, mark).prop_map(
+        |(tun, way_out, captures, barred, mark)| Desired {
             tun: IfIndex(tun),
             uplink: way_out.map(|(index, v4, v6)| uplink(index, v4, v6)),
             captures,
+            barred,
+            permit: Permit {
+                mark,
+                conntrack_mark: None,
+            },
         },
     )
 }
@@ -334,6 +359,28 @@ fn routes_precede_the_rules_that_ask_them() {
             "add IPv4 rule 100: iif lo ipproto udp dport 3478 lookup 30317",
             "add IPv6 rule 100: fwmark 0x76000000/0xff000000 oif eth2 lookup 30316",
             "add IPv6 rule 100: iif lo ipproto udp dport 3478 lookup 30317",
+        ]
+    );
+}
+
+#[test]
+fn a_barred_family_is_for_probes_alone_and_a_permit_has_the_vpns_mark() {
+    let mut both = desired(&[capture("3478", &["10.0.0.0/8", "2001:db8::/32"])]);
+    both.barred = vec![Family::V6];
+    both.permit.mark = Some(Fwmark(0xca6c));
+    let state = Observed {
+        links: vec![tun(9)],
+        ..Observed::default()
+    };
+    let plan = plan(&both, &NUMBERS(), &state).expect("one port range");
+    let shown: Vec<_> = plan.changes.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        shown[4..],
+        [
+            "add IPv4 rule 100: fwmark 0xca6c/0xffffffff oif eth2 lookup 30316",
+            "add IPv4 rule 100: iif lo ipproto udp dport 3478 lookup 30317",
+            "add IPv6 rule 100: fwmark 0xca6c/0xffffffff oif eth2 lookup 30316",
+            "add IPv6 rule 100: iif lo oif voicelane9 ipproto udp dport 3478 lookup 30317",
         ]
     );
 }

@@ -1,0 +1,80 @@
+//! Up to some thousand arcs: one comparison for each level of a binary tree.
+//!
+//! ```text
+//!            4              the arcs' last addresses in breadth-first order,
+//!        2       6          node n above nodes 2n and 2n + 1
+//!      1   3   5   7
+//! ```
+//!
+//! A key walks down from node 1: if it is past the node's address, then `n = 2n + 1`, else `n = 2n`. Below the last
+//! level, n names the arc. All 64 bits are compared, however crowded prefixes are, and every key takes every level:
+//! no branch depends on the key, walks overlap in the processor, and in a batch each lane of a vector makes the same
+//! steps. What pads the tree is the highest address, which no key is past.
+
+use super::circle::Outcome;
+
+/// The levels of the smallest tree. With AVX-512 they are in registers; 16 prefixes never need more.
+pub(super) const SHALLOW: u32 = 5;
+
+/// The levels of the largest tree: 8,192 arcs, in 96 KiB. Above, the tree of wide nodes touches fewer cache lines.
+const DEEPEST: u32 = 13;
+
+/// The tree, and what it leads to.
+#[derive(Clone, Debug)]
+pub(super) struct Walk {
+    /// The levels, 5 to 13.
+    pub(super) levels: u32,
+    /// The first of `nodes`, where the compiler sees that a path of five levels ends.
+    upper: Box<[u64; 1 << SHALLOW]>,
+    /// `2^levels` addresses in breadth-first order from 1; place 0 is unused.
+    pub(super) nodes: Box<[u64]>,
+    /// `2^levels` outcomes, in the order of the arcs.
+    pub(super) outcomes: Box<[Outcome]>,
+}
+
+impl Walk {
+    /// Makes the tree, if the arcs are few enough.
+    pub(super) fn new(arcs: &[(u64, Outcome)]) -> Option<Self> {
+        let levels = SHALLOW.max(arcs.len().next_power_of_two().ilog2());
+        if levels > DEEPEST {
+            return None;
+        }
+        let size = 1 << levels;
+        let last = |arc: usize| arcs.get(arc + 1).map_or(u64::MAX, |(start, _)| start - 1);
+        // A node's path from the root, a 1, and zeros to the last level: so many arcs lie before its address.
+        let node = |node: usize| {
+            let level = node.checked_ilog2()?;
+            Some(last((((2 * node + 1) << (levels - 1 - level)) % size) - 1))
+        };
+        let nodes: Box<[_]> = (0..size).map(|at| node(at).unwrap_or(u64::MAX)).collect();
+        Some(Self {
+            levels,
+            upper: Box::new(*nodes.first_chunk().expect("five levels at least")),
+            nodes,
+            outcomes: (0..size)
+                .map(|arc| arcs[arc.min(arcs.len() - 1)].1)
+                .collect(),
+        })
+    }
+
+    /// The outcome of the arc that holds `at`.
+    ///
+    /// This has no vector form: it is inlined where a function of another instruction set must be called, which costs
+    /// more than vectors save.
+    #[inline]
+    pub(super) fn lookup(&self, at: u64) -> Outcome {
+        let mut node = 1;
+        for _ in 0..SHALLOW {
+            node = node << 1 | usize::from(self.upper[node] < at);
+        }
+        for _ in SHALLOW..self.levels {
+            node = node << 1 | usize::from(self.nodes[node] < at);
+        }
+        self.outcomes[node - self.nodes.len()]
+    }
+
+    /// The bytes on the heap.
+    pub(super) fn memory(&self) -> usize {
+        size_of_val(&*self.upper) + size_of_val(&*self.nodes) + size_of_val(&*self.outcomes)
+    }
+}

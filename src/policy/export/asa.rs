@@ -1,0 +1,34 @@
+//! Cisco ASA: the networks that a group policy's clients exclude.
+
+use super::{Format, Selection, Sheet};
+use crate::net::{Family, Prefix};
+
+/// Lines for configuration mode.
+pub(super) const ASA: Format = Format {
+    name: "cisco-asa",
+    about: "Cisco ASA: split tunnelling that excludes these destinations; put in the name of the group policy",
+    comment: Some("!"),
+    write,
+};
+
+fn write(selection: &Selection<'_>, out: &mut Sheet) {
+    selection.note_addresses_only(out);
+    for prefix in selection.prefixes() {
+        // The client takes the source of an entry for the network.
+        out.line(format!(
+            "access-list VOICELANE-EXCLUDE extended permit ip {}",
+            network(prefix)
+        ));
+    }
+    out.line("group-policy GROUP-POLICY attributes");
+    out.line(" split-tunnel-policy excludespecified");
+    out.line(" ipv6-split-tunnel-policy excludespecified");
+    out.line(" split-tunnel-network-list value VOICELANE-EXCLUDE");
+}
+
+fn network(prefix: Prefix) -> String {
+    match prefix.family() {
+        Family::V4 => format!("{} {} any4", prefix.first(), prefix.netmask()),
+        Family::V6 => format!("{prefix} any6"),
+    }
+}

@@ -1,0 +1,86 @@
+//! Cisco IOS: access lists, a class for each DSCP, and a policy map that sets it.
+
+use super::{Format, Lane, Selection, Sheet};
+use crate::net::{Dscp, Family, Prefix};
+
+/// Lines for configuration mode.
+pub(super) const IOS: Format = Format {
+    name: "cisco-ios",
+    about: "Cisco IOS: access lists and a policy map that marks the traffic both ways",
+    comment: Some("!"),
+    write,
+};
+
+fn write(selection: &Selection<'_>, out: &mut Sheet) {
+    let ranges = selection.ranges();
+    let mut marks: Vec<Dscp> = ranges.iter().map(|lane| lane.treatment.dscp).collect();
+    marks.sort_unstable();
+    marks.dedup();
+    let mut classes = Vec::new();
+    for dscp in marks {
+        let mut lists = Vec::new();
+        let lanes = || ranges.iter().filter(|lane| lane.treatment.dscp == dscp);
+        for way in ["UP", "DOWN"] {
+            for (family, word, head) in [
+                (Family::V4, "V4", "ip access-list extended"),
+                (Family::V6, "V6", "ipv6 access-list"),
+            ] {
+                let entries: Vec<_> = lanes()
+                    .flat_map(|lane| {
+                        let prefixes = lane.of(family).into_iter();
+                        prefixes.map(|prefix| entry(lane, prefix, way))
+                    })
+                    .collect();
+                if entries.is_empty() {
+                    continue;
+                }
+                let name = format!("VOICELANE-{dscp}-{way}-{word}");
+                out.line(format!("{head} {name}"));
+                for entry in entries {
+                    out.line(format!(" {entry}"));
+                }
+                lists.push(name);
+            }
+        }
+        classes.push((dscp, lists));
+    }
+    for (dscp, lists) in &classes {
+        out.line(format!("class-map match-any VOICELANE-{dscp}"));
+        for list in lists {
+            out.line(format!(" match access-group name {list}"));
+        }
+    }
+    out.line("policy-map VOICELANE");
+    for (dscp, _) in &classes {
+        out.line(format!(" class VOICELANE-{dscp}"));
+        out.line(format!("  set dscp {}", dscp.value()));
+    }
+    for line in [
+        "On the interface towards the agents, and on the one towards the internet: service-policy input VOICELANE",
+        "Where an access list filters: the entries of the UP lists belong into that of the agents' side; what comes \
+         back is for stateful inspection, or for the entries of the DOWN lists.",
+    ] {
+        out.comment(line);
+    }
+}
+
+fn entry(lane: &Lane, prefix: Prefix, way: &str) -> String {
+    let ports = match lane.ports[0] {
+        one if one.first() == one.last() => format!("eq {one}"),
+        range => format!("range {} {}", range.first(), range.last()),
+    };
+    let protocol = lane.protocol;
+    match way {
+        "UP" => format!("permit {protocol} any {} {ports}", hosts(prefix)),
+        _ => format!("permit {protocol} {} {ports} any", hosts(prefix)),
+    }
+}
+
+/// A prefix as an access list has it: a wildcard mask in IPv4, a length in IPv6.
+fn hosts(prefix: Prefix) -> String {
+    match prefix.family() {
+        family if prefix.len() == family.bits() => format!("host {}", prefix.first()),
+        Family::V4 => format!("{} {}", prefix.first(), prefix.hostmask()),
+        Family::V6 => prefix.to_string(),
+    }
+}

@@ -1,0 +1,61 @@
+//! iptables and ip6tables: one file for both, since each skips the rules of the other (`-4`, `-6`).
+
+use super::{Format, Lane, Selection, Sheet};
+use crate::net::Family;
+
+/// A file for `iptables-restore --noflush`.
+pub(super) const IPTABLES: Format = Format {
+    name: "iptables",
+    about: "iptables and ip6tables: chains that mark the traffic both ways, and allow it",
+    comment: Some("#"),
+    write,
+};
+
+fn write(selection: &Selection<'_>, out: &mut Sheet) {
+    for line in [
+        "Load with iptables-restore --noflush and ip6tables-restore --noflush. Without --noflush everything else in \
+         these two tables is lost.",
+        "Once, for iptables and for ip6tables: -t mangle -A POSTROUTING -j voicelane-mark; -I FORWARD -j voicelane-allow",
+    ] {
+        out.comment(line);
+    }
+    let ranges = selection.ranges();
+    out.line("*mangle");
+    out.line(":voicelane-mark - [0:0]");
+    rules(&ranges, out, "voicelane-mark", |lane| {
+        let target = format!("-j DSCP --set-dscp {}", lane.treatment.dscp.value());
+        [target.clone(), target]
+    });
+    out.line("COMMIT");
+    out.line("*filter");
+    out.line(":voicelane-allow - [0:0]");
+    rules(&ranges, out, "voicelane-allow", |_| {
+        [
+            "-j ACCEPT".to_owned(),
+            "-m conntrack --ctstate ESTABLISHED -j ACCEPT".to_owned(),
+        ]
+    });
+    out.line("COMMIT");
+}
+
+/// Writes the rules towards the servers, then those from them, each with its target.
+fn rules(ranges: &[Lane], out: &mut Sheet, chain: &str, targets: impl Fn(&Lane) -> [String; 2]) {
+    for (way, (addr, port)) in [("-d", "--dport"), ("-s", "--sport")]
+        .into_iter()
+        .enumerate()
+    {
+        for lane in ranges {
+            let (ports, target) = (lane.ports(",", ":"), &targets(lane)[way]);
+            for prefix in &lane.prefixes {
+                let family = match prefix.family() {
+                    Family::V4 => "-4",
+                    Family::V6 => "-6",
+                };
+                out.line(format!(
+                    "-A {chain} {family} {addr} {prefix} -p {} {port} {ports} {target}",
+                    lane.protocol
+                ));
+            }
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! JSON: everything that the policy says, for programs of one's own.
+
+use serde_json::json;
+
+use super::{Format, Selection, Sheet, generator};
+use crate::policy::Rule;
+
+/// A document of services.
+pub(super) const JSON: Format = Format {
+    name: "json",
+    about: "Everything that the policy says (JSON)",
+    comment: None,
+    write,
+};
+
+fn write(selection: &Selection<'_>, out: &mut Sheet) {
+    let service = |rule: &&Rule| {
+        json!({
+            "name": rule.name,
+            "description": rule.description,
+            "role": rule.role.name(),
+            "protocol": rule.protocol.to_string(),
+            "prefixes": rule.prefixes.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "ports": rule.ports.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "dscp": rule.treatment.dscp.value(),
+            "valid_from": rule.valid_from,
+            "valid_until": rule.valid_until,
+            "source": rule.source,
+        })
+    };
+    out.json(&json!({
+        "version": 1,
+        "generator": generator(),
+        "policy": selection.identity(),
+        "date": selection.date(),
+        "services": selection.rules().iter().map(service).collect::<Vec<_>>(),
+    }));
+}

@@ -1,0 +1,133 @@
+//! Meraki: bodies for the Dashboard API's VPN exclusions, traffic shaping and firewall of an MX.
+
+use serde_json::{Value, json};
+
+use super::{Format, Lane, Selection, Sheet, generator};
+use crate::net::{Family, PortRange, Prefix};
+
+/// A document of three requests.
+pub(super) const MERAKI: Format = Format {
+    name: "meraki",
+    about: "Meraki MX: VPN exclusions, traffic shaping and firewall, as requests of the Dashboard API (JSON)",
+    comment: None,
+    write,
+};
+
+fn write(selection: &Selection<'_>, out: &mut Sheet) {
+    let (lanes, ranges) = (only_v4(selection.lanes()), only_v4(selection.ranges()));
+    let left_out: Vec<_> = selection
+        .prefixes()
+        .iter()
+        .filter(|prefix| prefix.family() == Family::V6)
+        .map(Prefix::to_string)
+        .collect();
+    if !left_out.is_empty() {
+        out.note(format!(
+            "these requests take IPv4 only; left out: {}",
+            left_out.join(", ")
+        ));
+    }
+    if ranges.iter().any(|lane| single(lane.ports[0]).is_none()) {
+        out.note(
+            "VPN exclusions and traffic shaping take single ports: where the policy has a range, they take every port \
+             of the same addresses (exclusions of the same protocol, shaping of both); the firewall has the ranges",
+        );
+    }
+    out.note("each PUT replaces the whole list of the network: add what it has already");
+
+    let mut exclusions: Vec<Value> = Vec::new();
+    for next in ranges.iter().flat_map(exclusions_of) {
+        // Two ranges of the same addresses are one exclusion of every port.
+        if !exclusions.contains(&next) {
+            exclusions.push(next);
+        }
+    }
+    let requests = [
+        (
+            "trafficShaping/vpnExclusions",
+            json!({ "custom": exclusions, "majorApplications": [] }),
+        ),
+        (
+            "trafficShaping/rules",
+            json!({
+                "defaultRulesEnabled": true,
+                "rules": lanes.iter().map(shaping).collect::<Vec<_>>(),
+            }),
+        ),
+        (
+            "firewall/l3FirewallRules",
+            json!({ "rules": lanes.iter().map(allowance).collect::<Vec<_>>() }),
+        ),
+    ];
+    let requests = requests.map(|(path, body)| {
+        let path = format!("/networks/{{networkId}}/appliance/{path}");
+        json!({ "method": "PUT", "path": path, "body": body })
+    });
+    let services = selection.rules().iter().map(
+        |rule| json!({ "name": rule.name, "description": rule.description, "source": rule.source }),
+    );
+    let document = json!({
+        "generator": generator(),
+        "policy": selection.identity(),
+        "date": selection.date(),
+        "services": services.collect::<Vec<_>>(),
+        "notes": out.notes(),
+        "requests": requests,
+    });
+    out.json(&document);
+}
+
+fn only_v4(mut lanes: Vec<Lane>) -> Vec<Lane> {
+    for lane in &mut lanes {
+        lane.prefixes.retain(|prefix| prefix.family() == Family::V4);
+    }
+    lanes.retain(|lane| !lane.prefixes.is_empty());
+    lanes
+}
+
+fn single(ports: PortRange) -> Option<u16> {
+    (ports.first() == ports.last()).then_some(ports.first())
+}
+
+fn exclusions_of(lane: &Lane) -> impl Iterator<Item = Value> {
+    let port = single(lane.ports[0]).map_or_else(|| "any".to_owned(), |port| port.to_string());
+    lane.prefixes.iter().map(move |prefix| {
+        json!({
+            "protocol": lane.protocol.to_string(),
+            "destination": prefix.to_string(),
+            "port": port,
+        })
+    })
+}
+
+fn shaping(lane: &Lane) -> Value {
+    let ports: Option<Vec<_>> = lane.ports.iter().map(|ports| single(*ports)).collect();
+    let mut definitions = Vec::new();
+    for prefix in &lane.prefixes {
+        match &ports {
+            Some(ports) => definitions.extend(ports.iter().map(|port| format!("{prefix}:{port}"))),
+            None => definitions.push(prefix.to_string()),
+        }
+    }
+    let definition = |value: String| json!({ "type": "ipRange", "value": value });
+    json!({
+        "definitions": definitions.into_iter().map(definition).collect::<Vec<_>>(),
+        "perClientBandwidthLimits": { "settings": "network default" },
+        "dscpTagValue": lane.treatment.dscp.value(),
+        "priority": "high",
+    })
+}
+
+fn allowance(lane: &Lane) -> Value {
+    let prefixes: Vec<_> = lane.prefixes.iter().map(Prefix::to_string).collect();
+    json!({
+        "comment": format!("voicelane: {}", lane.services.join(", ")),
+        "policy": "allow",
+        "protocol": lane.protocol.to_string(),
+        "srcCidr": "Any",
+        "srcPort": "Any",
+        "destCidr": prefixes.join(","),
+        "destPort": lane.ports(",", "-"),
+        "syslogEnabled": false,
+    })
+}

@@ -1,0 +1,40 @@
+//! OpenVPN: routes by the gateway that was there before the VPN.
+
+use super::{Format, Selection, Sheet};
+use crate::net::{Family, Prefix};
+
+/// Lines of a client's configuration.
+pub(super) const CLIENT: Format = Format {
+    name: "openvpn",
+    about: "OpenVPN: routes past the VPN, for the client's configuration",
+    comment: Some("#"),
+    write: |selection, out| write(selection, out, |route| route),
+};
+
+/// The same, which the server tells its clients.
+pub(super) const SERVER: Format = Format {
+    name: "openvpn-server",
+    about: "OpenVPN: routes past the VPN, pushed to the clients, for the server's configuration",
+    comment: Some("#"),
+    write: |selection, out| write(selection, out, |route| format!("push \"{route}\"")),
+};
+
+fn write(selection: &Selection<'_>, out: &mut Sheet, form: fn(String) -> String) {
+    selection.note_addresses_only(out);
+    let (v4, v6): (Vec<_>, Vec<_>) = selection
+        .prefixes()
+        .into_iter()
+        .partition(|prefix| prefix.family() == Family::V4);
+    if !v6.is_empty() {
+        let v6: Vec<_> = v6.iter().map(Prefix::to_string).collect();
+        // "cannot parse gateway spec": 2.6.14 then routes the prefix into the tunnel.
+        out.note(format!(
+            "OpenVPN 2.6 does not know the IPv6 gateway that was there before; stays in the VPN: {}",
+            v6.join(", ")
+        ));
+    }
+    for prefix in v4 {
+        let (net, mask) = (prefix.first(), prefix.netmask());
+        out.line(form(format!("route {net} {mask} net_gateway")));
+    }
+}

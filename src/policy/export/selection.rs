@@ -1,0 +1,243 @@
+//! What is exported: the rules in force, or the ones that are named.
+
+use jiff::civil::Date;
+
+use super::Sheet;
+use crate::net::{Family, PortRange, Prefix, Protocol, Treatment};
+use crate::policy::{Policy, Rule, State, Why};
+
+/// The rules of an export, never none.
+#[derive(Clone, Debug)]
+pub struct Selection<'a> {
+    rules: Vec<&'a Rule>,
+    date: Date,
+}
+
+/// Destinations that share protocol, ports and treatment: one rule of a target that knows sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lane {
+    /// The transport.
+    pub protocol: Protocol,
+    /// The servers' ports, sorted, none next to or within another; never empty.
+    pub ports: Vec<PortRange>,
+    /// How the packets are treated.
+    pub treatment: Treatment,
+    /// The servers, as few prefixes as possible; never empty.
+    pub prefixes: Vec<Prefix>,
+    /// The services whose servers these are.
+    pub services: Vec<String>,
+}
+
+/// Why there is nothing to export.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SelectionError {
+    /// No service has this name.
+    #[error("no service {0:?}; `voicelane policy show` lists them")]
+    Unknown(String),
+    /// The service is known, but not for this day: dates are facts of the vendor.
+    #[error("service {name:?} is not in force on {date}: {why}")]
+    NotInForce {
+        /// The service.
+        name: String,
+        /// The day of the export.
+        date: Date,
+        /// Why not.
+        why: Why,
+    },
+    /// Two services treat the same packets differently, so that no target could obey both.
+    #[error("services {one:?} and {other:?} overlap and differ in DSCP; export one of them")]
+    Contradiction {
+        /// A service.
+        one: String,
+        /// One that overlaps it.
+        other: String,
+    },
+    /// No service is active.
+    #[error("no service is active on {0}, so there is nothing to export")]
+    Nothing(Date),
+}
+
+impl<'a> Selection<'a> {
+    /// Selects from a policy that was compiled for `date`: the services of these names, switched on or not; without
+    /// names, the active ones.
+    ///
+    /// # Errors
+    /// [`SelectionError`].
+    pub fn new(
+        policy: &'a Policy,
+        date: Date,
+        names: &[impl AsRef<str>],
+    ) -> Result<Self, SelectionError> {
+        let known = |name: &str| policy.rules().iter().any(|rule| rule.name == name);
+        if let Some(name) = names.iter().find(|name| !known(name.as_ref())) {
+            return Err(SelectionError::Unknown(name.as_ref().to_owned()));
+        }
+        let named = |rule: &Rule| names.iter().any(|name| name.as_ref() == rule.name);
+        let mut rules = Vec::new();
+        for rule in policy.rules() {
+            match rule.state {
+                State::Active if names.is_empty() || named(rule) => rules.push(rule),
+                State::Inactive(Why::SwitchedOff) if named(rule) => rules.push(rule),
+                State::Inactive(why) if named(rule) => {
+                    return Err(SelectionError::NotInForce {
+                        name: rule.name.clone(),
+                        date,
+                        why,
+                    });
+                }
+                _ => {}
+            }
+        }
+        for (index, rule) in rules.iter().enumerate() {
+            if let Some(other) = rules[..index].iter().find(|other| contradict(rule, other)) {
+                return Err(SelectionError::Contradiction {
+                    one: other.name.clone(),
+                    other: rule.name.clone(),
+                });
+            }
+        }
+        if rules.is_empty() {
+            return Err(SelectionError::Nothing(date));
+        }
+        Ok(Self { rules, date })
+    }
+
+    /// The rules, in the order of the configuration.
+    #[must_use]
+    pub fn rules(&self) -> &[&'a Rule] {
+        &self.rules
+    }
+
+    /// The day that the selection is for.
+    #[must_use]
+    pub const fn date(&self) -> Date {
+        self.date
+    }
+
+    /// The rules by protocol, ports and treatment, in the order of the configuration.
+    #[must_use]
+    pub fn lanes(&self) -> Vec<Lane> {
+        gather(self.rules.iter().map(|rule| (*rule, merge(&rule.ports))))
+    }
+
+    /// The same for targets whose rules take one port or range: lanes of one range each.
+    #[must_use]
+    pub fn ranges(&self) -> Vec<Lane> {
+        gather(self.rules.iter().flat_map(|rule| {
+            let ranges = merge(&rule.ports).into_iter();
+            ranges.map(|ports| (*rule, vec![ports]))
+        }))
+    }
+
+    /// Every destination, as few prefixes as possible.
+    #[must_use]
+    pub fn prefixes(&self) -> Vec<Prefix> {
+        let rules = self.rules.iter();
+        Prefix::aggregate(rules.flat_map(|rule| rule.prefixes.iter().copied()))
+    }
+
+    /// Notes what it means to know addresses alone.
+    pub(super) fn note_addresses_only(&self, out: &mut Sheet) {
+        let ranges = self.ranges();
+        let ranges = ranges
+            .iter()
+            .map(|lane| format!("{} {}", lane.protocol, lane.ports[0]));
+        out.note(format!(
+            "addresses alone: everything to them leaves the VPN, not only {}. TCP 443 does too: where a vendor \
+             allow-lists the VPN's address for logins, agents can be locked out",
+            ranges.collect::<Vec<_>>().join(", ")
+        ));
+        out.note("no DSCP is set");
+    }
+
+    /// What tells one selection's content from another's, whatever the day: 64-bit FNV-1a of the rules, in hex.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        for rule in &self.rules {
+            let content = format!(
+                "{} {} {:?} {:?} {}\n",
+                rule.name, rule.protocol, rule.prefixes, rule.ports, rule.treatment.dscp
+            );
+            for byte in content.bytes() {
+                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+        format!("{hash:016x}")
+    }
+}
+
+impl Lane {
+    /// The destinations of a family, which may be none.
+    #[must_use]
+    pub fn of(&self, family: Family) -> Vec<Prefix> {
+        let prefixes = self.prefixes.iter().copied();
+        prefixes
+            .filter(|prefix| prefix.family() == family)
+            .collect()
+    }
+
+    /// The ports as a list, with these texts between ports and within a range: `3478,10000-60000`.
+    #[must_use]
+    pub fn ports(&self, between: &str, within: &str) -> String {
+        let ports = self.ports.iter();
+        let written = ports.map(|ports| ports.to_string().replace('-', within));
+        written.collect::<Vec<_>>().join(between)
+    }
+}
+
+fn gather<'a>(parts: impl Iterator<Item = (&'a Rule, Vec<PortRange>)>) -> Vec<Lane> {
+    let mut lanes: Vec<Lane> = Vec::new();
+    for (rule, ports) in parts {
+        let same = |lane: &&mut Lane| {
+            (lane.protocol, lane.treatment) == (rule.protocol, rule.treatment)
+                && lane.ports == ports
+        };
+        if let Some(lane) = lanes.iter_mut().find(same) {
+            lane.prefixes.extend(&rule.prefixes);
+            lane.services.push(rule.name.clone());
+        } else {
+            lanes.push(Lane {
+                protocol: rule.protocol,
+                ports,
+                treatment: rule.treatment,
+                prefixes: rule.prefixes.clone(),
+                services: vec![rule.name.clone()],
+            });
+        }
+    }
+    for lane in &mut lanes {
+        lane.prefixes = Prefix::aggregate(lane.prefixes.drain(..));
+    }
+    lanes
+}
+
+/// Sorts port ranges, and joins those that touch or overlap.
+fn merge(ranges: &[PortRange]) -> Vec<PortRange> {
+    let mut ranges = ranges.to_vec();
+    ranges.sort_unstable();
+    let mut merged: Vec<PortRange> = Vec::new();
+    for next in ranges {
+        match merged.last_mut() {
+            Some(last) if next.first() <= last.last().saturating_add(1) => {
+                *last = PortRange::new(last.first(), last.last().max(next.last()))
+                    .expect("the range only grows");
+            }
+            _ => merged.push(next),
+        }
+    }
+    merged
+}
+
+fn contradict(one: &Rule, other: &Rule) -> bool {
+    let same_packets = one.protocol == other.protocol
+        && one.ports.iter().any(|ports| {
+            let mut others = other.ports.iter();
+            others.any(|its| its.overlaps(*ports))
+        })
+        && one.prefixes.iter().any(|prefix| {
+            let mut others = other.prefixes.iter();
+            others.any(|its| its.overlaps(*prefix))
+        });
+    same_packets && one.treatment != other.treatment
+}
