@@ -231,7 +231,8 @@ impl World {
             (it, lines.map(|line| (name, line)))
         }) {
             for (name, line) in lines {
-                view += &format!("--- {name}: {line}\n{}", namespace.run(line));
+                let output = namespace.run(line);
+                view.extend(["--- ", name, ": ", line, "\n", &output]);
             }
         }
         let frames = self.lab.on_laptop.frames(|frame| frame.interface != "lo");

@@ -311,7 +311,11 @@ impl Steward {
         for change in &report.changes {
             debug!("{change}");
         }
-        self.judge(&report, desired, change, &observed);
+        let mut change = change.clone();
+        let coming = self.watch.coming_culprits().await;
+        let coming = coming.context("could not watch the kernel's routing")?;
+        change.culprits.extend(coming.iter().cloned());
+        self.judge(&report, desired, &change, &observed);
         self.report = report;
         Ok(())
     }

@@ -10,7 +10,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM};
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use rtnetlink::MulticastGroup;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::message;
 use super::plan::Numbers;
@@ -104,6 +104,18 @@ impl Watch {
             more?;
         }
         Ok(std::mem::take(&mut self.gathered))
+    }
+
+    /// Tells who took rules or routes of ours away, of the changes that the next call of [`Watch::next_change`] will tell:
+    /// the kernel may show a change before its notice has come.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn coming_culprits(&mut self) -> io::Result<&BTreeSet<String>> {
+        while let Ok(more) = timeout(Duration::ZERO, self.notice()).await {
+            more?;
+        }
+        Ok(&self.gathered.culprits)
     }
 
     async fn notice(&mut self) -> io::Result<()> {
