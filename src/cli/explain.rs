@@ -79,7 +79,7 @@ impl<'a> Explanation<'a> {
         let verdict = policy.evaluate(args.protocol, destination);
         let near = match verdict.action {
             Action::Relay => None,
-            Action::Tunnel => policy.near_miss(args.protocol, destination),
+            Action::Tunnel | Action::Return => policy.near_miss(args.protocol, destination),
         };
         Self {
             protocol: args.protocol,
@@ -104,6 +104,7 @@ impl<'a> Explanation<'a> {
             "action": match self.verdict.action {
                 Action::Relay => "relay",
                 Action::Tunnel => "tunnel",
+                Action::Return => "return",
             },
             "rule": self.rule.map(|rule| &rule.name),
             "role": self.rule.map(|rule| rule.role.name()),
@@ -139,6 +140,11 @@ impl fmt::Display for Explanation<'_> {
         }
         let (Some(rule), Some(prefix)) = (self.rule, self.verdict.prefix) else {
             f.write_str(" stays in the VPN\n")?;
+            if self.verdict.action == Action::Return {
+                f.write_str(
+                    "  captured   with its prefix, and handed back to the VPN (capture = \"prefix\")\n",
+                )?;
+            }
             return match &self.near {
                 Some((near, rule)) => near_miss(f, near, rule),
                 None => f.write_str("  reason     no rule names this address"),

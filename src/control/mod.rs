@@ -13,7 +13,8 @@ mod server;
 
 pub use client::{AskError, ask};
 pub use reply::{
-    Body, ConnectionStatus, MappingStatus, Reply, Status, TrafficStatus, UplinkStatus,
+    Body, ConnectionStatus, FallbackStatus, MappingStatus, Reply, Status, TrafficStatus,
+    UplinkStatus,
 };
 pub use request::Request;
 pub use server::{Access, ListenError, Pending, Server};

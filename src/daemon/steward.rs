@@ -14,7 +14,7 @@ use tracing::{debug, error, info, warn};
 use crate::config::{Config, VpnMark};
 use crate::control::UplinkStatus;
 use crate::net::{
-    Dscp, Endpoint, Family, Fwmark, IfIndex, Inside, Protocol, RouteProtocol, Treatment,
+    self, Dscp, Endpoint, Family, Fwmark, IfIndex, Inside, Protocol, RouteProtocol, Treatment,
 };
 use crate::policy::Policy;
 use crate::relay::Binder;
@@ -342,7 +342,9 @@ fn prove(way: &Way) -> anyhow::Result<()> {
 /// Opens a socket as the relay does for a mapping.
 fn open(way: &Way, family: Family) -> anyhow::Result<Socket> {
     let any = Inside(Endpoint::new(family.unspecified(), 0));
-    let (socket, _) = way.binder.bind(any, Treatment::of(Dscp::EF))?;
+    let (socket, _) = way
+        .binder
+        .bind(net::Way::Direct, any, Treatment::of(Dscp::EF))?;
     Ok(socket)
 }
 

@@ -329,6 +329,8 @@ fn wanted(
         let capture = Selector {
             iif: Some("lo".to_owned()),
             oif: only_bound_to.clone().flatten(),
+            // What carries our mark is never captured: it is the relay's own, on its way into the VPN.
+            mark: Some((Fwmark(0), numbers.mask)),
             protocol: Some(group.0),
             ports: Some(group.1),
             ..Selector::default()

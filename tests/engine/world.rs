@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use voicelane::config::Config;
 use voicelane::engine::{Arrival, Command, Engine, HEADROOM, Outbox};
 use voicelane::nat::Settings;
-use voicelane::net::{Endpoint, MappingId, Outside, TrafficClass};
+use voicelane::net::{Endpoint, MappingId, Outside, TrafficClass, Way};
 use voicelane::policy::Policy;
 use voicelane::wire::{Packet, Transport, icmp, udp};
 
@@ -84,8 +84,12 @@ impl World {
                 mapping, inside, ..
             } = self.outbox.commands()[at]
             {
-                self.engine
-                    .handle_opened(mapping, Outside(inside.0), &mut self.outbox);
+                self.engine.handle_opened(
+                    mapping,
+                    Way::Direct,
+                    Outside(inside.0),
+                    &mut self.outbox,
+                );
             }
         }
     }
@@ -123,7 +127,7 @@ impl World {
             payload: range,
         };
         self.engine
-            .handle_datagram(mapping, arrival, self.now, &mut self.outbox);
+            .handle_datagram(mapping, Way::Direct, arrival, self.now, &mut self.outbox);
         self.outbox.packets().map(<[u8]>::to_vec).collect()
     }
 

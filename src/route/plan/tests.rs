@@ -356,9 +356,9 @@ fn routes_precede_the_rules_that_ask_them() {
             "add IPv6 ::/0 via fe80::1 dev #2 table 30316 metric 1",
             "add IPv6 2001:db8::/32 dev #9 table 30317 metric 1",
             "add IPv4 rule 100: fwmark 0x76000000/0xff000000 oif eth2 lookup 30316",
-            "add IPv4 rule 100: iif lo ipproto udp dport 3478 lookup 30317",
+            "add IPv4 rule 100: iif lo fwmark 0x0/0xff000000 ipproto udp dport 3478 lookup 30317",
             "add IPv6 rule 100: fwmark 0x76000000/0xff000000 oif eth2 lookup 30316",
-            "add IPv6 rule 100: iif lo ipproto udp dport 3478 lookup 30317",
+            "add IPv6 rule 100: iif lo fwmark 0x0/0xff000000 ipproto udp dport 3478 lookup 30317",
         ]
     );
 }
