@@ -1,7 +1,11 @@
 //! The engine in simulated time: packets and instants in, outbox out. No socket, no clock, both address families.
 
+#[path = "engine/fallback.rs"]
+mod fallback;
 #[path = "engine/limits.rs"]
 mod limits;
+#[path = "engine/prefix.rs"]
+mod prefix;
 #[path = "engine/sizes.rs"]
 mod sizes;
 #[path = "engine/steady.rs"]

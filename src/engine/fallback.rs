@@ -148,7 +148,9 @@ impl Engine {
         let health = self.paths.health(family);
         if let Some(since) = health.down {
             if now.saturating_duration_since(since) < LONGEST_RETRY {
-                path.start_in_tunnel(FallCause::Uplink, since);
+                let cause = FallCause::Uplink;
+                path.start_in_tunnel(cause, since);
+                self.note_fall(mapping, inside, cause, outbox);
             } else {
                 // So long without anybody who could try: this one shall.
                 health.down = None;
@@ -307,12 +309,7 @@ impl Engine {
         }
         path.fall(cause, settings, now);
         let (inside, family) = (path.inside, path.family());
-        *self.counters.falls.entry(cause.label()).or_default() += 1;
-        outbox.event(Event::Fell {
-            mapping,
-            inside,
-            cause,
-        });
+        self.note_fall(mapping, inside, cause, outbox);
         self.take_way(mapping, Way::Tunnel, outbox);
         if cause != FallCause::Uplink {
             let health = self.paths.health(family);
@@ -327,6 +324,21 @@ impl Engine {
         }
         self.paths.queue(mapping);
         true
+    }
+
+    fn note_fall(
+        &mut self,
+        mapping: MappingId,
+        inside: Inside<Endpoint>,
+        cause: FallCause,
+        outbox: &mut Outbox,
+    ) {
+        *self.counters.falls.entry(cause.label()).or_default() += 1;
+        outbox.event(Event::Fell {
+            mapping,
+            inside,
+            cause,
+        });
     }
 
     /// Moves a mapping back to the direct way, and takes the verdict on the uplink back.

@@ -94,7 +94,7 @@ pub enum Event {
         /// The socket's endpoint.
         outside: Outside<Endpoint>,
     },
-    /// A mapping's datagrams go into the VPN from now on.
+    /// A mapping's datagrams go into the VPN from now on; a new one's from the start.
     Fell {
         /// The mapping.
         mapping: MappingId,

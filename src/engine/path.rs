@@ -7,11 +7,11 @@
 //! [`super::question`]). Anything at all that comes in by the direct way is a sign of life, and closes every question.
 //!
 //! ```text
-//!              heard nothing for half of `silence`, though something was sent or a stream came in
-//!   direct  ---------------------------------------------------------------------------------> asks again, by the
-//!     |                                                                                       latest answered check
+//!            heard nothing, or no answer, for half of `silence`, though something was sent or a stream came in
+//!   direct  ---------------------------------------------------------------------------> repeats the latest check
+//!     |                                                                                  that was answered before
 //!     | nothing heard for `silence`, the oldest of three questions or more open for half of it
-//!     | or: a stream comes in, but no question was answered for three times `silence`
+//!     | or: a stream comes in, but of six questions or more none was answered for three times `silence`
 //!     | or: refused by this machine, or by a router while nothing comes in; or moved with the others
 //!     v
 //!   tunnel  -- after `retry`: each check goes both ways; three answers in a row --> direct
@@ -28,8 +28,10 @@ use std::time::{Duration, Instant};
 use super::question::Questions;
 use crate::net::{Endpoint, Family, Inside, Outside, Treatment, Way};
 
-/// Open questions that a judgement needs: one may have been lost.
+/// Open questions that a judgement needs when nothing comes in: some may have been lost.
 const QUESTIONS: u32 = 3;
+/// And when a stream comes in.
+const QUESTIONS_IN_A_STREAM: u32 = 6;
 /// Answered trials in a row that bring a mapping back.
 const TRIALS: u32 = 3;
 /// Datagrams without a pause that make a stream.
@@ -168,9 +170,9 @@ impl Open {
         self.count = self.count.saturating_add(1);
     }
 
-    /// The first question's time, when there are enough for a judgement.
-    fn enough(&self) -> Option<Instant> {
-        self.first.filter(|_| self.count >= QUESTIONS)
+    /// The first question's time, when there are enough.
+    fn since(&self, enough: u32) -> Option<Instant> {
+        self.first.filter(|_| self.count >= enough)
     }
 }
 
@@ -365,7 +367,7 @@ impl Path {
 
     /// When the direct way has been silent for too long.
     fn silent_at(&self, settings: FallbackSettings) -> Option<Instant> {
-        let first = self.unanswered.enough()?;
+        let first = self.unanswered.since(QUESTIONS)?;
         Some(match self.heard {
             Some(heard) => (heard + settings.silence).max(first + settings.silence / 2),
             None => first + settings.silence,
@@ -374,16 +376,19 @@ impl Path {
 
     /// When nobody can be said to hear us any more.
     fn unheard_at(&self, settings: FallbackSettings) -> Option<Instant> {
-        Some(self.unheard.enough()? + settings.silence * 3)
+        Some(self.unheard.since(QUESTIONS_IN_A_STREAM)? + settings.silence * 3)
     }
 
-    /// When the next question is due: first after a while without a sound, then in quick succession.
+    /// When the next question is due: first after a while without a sound or an answer, then in quick succession.
     fn ask_at(&self, settings: FallbackSettings) -> Option<Instant> {
         self.questions.answered()?;
-        Some(match self.unanswered.last {
-            Some(last) => last + settings.silence / 8,
-            None => self.heard? + settings.silence / 2,
-        })
+        let silence = settings.silence;
+        let unheard = self.unheard.last.map(|last| last + silence / 2);
+        let unanswered = match self.unanswered.last {
+            Some(last) => Some(last + silence / 16),
+            None => self.heard.map(|heard| heard + silence / 2),
+        };
+        unheard.into_iter().chain(unanswered).min()
     }
 
     /// When [`Path::step`] has something to say.
