@@ -332,7 +332,8 @@ fn wanted(
             // What carries our mark is never captured: it is the relay's own, on its way into the VPN.
             mark: Some((Fwmark(0), numbers.mask)),
             protocol: Some(group.0),
-            ports: Some(group.1),
+            // The kernel takes no range up to 65535: all ports are none named.
+            ports: Some(group.1).filter(|ports| *ports != PortRange::ALL),
             ..Selector::default()
         };
         if only_bound_to != Some(None) {
@@ -363,9 +364,9 @@ fn tables(
         let group = match rule.selector {
             Selector {
                 protocol: Some(protocol),
-                ports: Some(ports),
+                ports,
                 ..
-            } if numbers.owns_rule(rule) => Some((protocol, ports)),
+            } if numbers.owns_rule(rule) => Some((protocol, ports.unwrap_or(PortRange::ALL))),
             _ => None,
         };
         let asker = asked.entry(rule.table).or_insert(group);
