@@ -94,7 +94,10 @@ fn captured(state: &Observed, tun: IfIndex) -> Captured {
     let rules = state.rules.iter().filter(|rule| NUMBERS().owns_rule(rule));
     rules
         .filter(|rule| rule.selector.oif.is_none())
-        .filter_map(|rule| Some((rule, rule.selector.protocol?, rule.selector.ports?)))
+        .filter_map(|rule| {
+            let ports = rule.selector.ports.unwrap_or(PortRange::ALL);
+            Some((rule, rule.selector.protocol?, ports))
+        })
         .flat_map(|(rule, protocol, ports)| {
             let routes = state.routes.iter().filter(move |route| {
                 route.table == rule.table
@@ -131,7 +134,7 @@ fn prefixes() -> impl Strategy<Value = Prefix> {
 }
 
 fn port_ranges() -> impl Strategy<Value = PortRange> {
-    prop::sample::select(vec!["3478", "10000-60000", "53"])
+    prop::sample::select(vec!["3478", "10000-60000", "53", "1-65535"])
         .prop_map(|text| text.parse().expect("ports"))
 }
 
