@@ -1,5 +1,7 @@
 //! The engine in simulated time: packets and instants in, outbox out. No socket, no clock, both address families.
 
+#[path = "engine/call.rs"]
+mod call;
 #[path = "engine/fallback.rs"]
 mod fallback;
 #[path = "engine/limits.rs"]

@@ -244,6 +244,31 @@ udp 168.86.130.7:20000 from 10.8.0.2 leaves the VPN
     }
 
     #[test]
+    fn what_is_handed_back_says_so() {
+        let text = "version = 1\n[route]\ncapture = 'prefix'";
+        let config = Config::parse("prefix", text).expect("it is valid");
+        let date = jiff::civil::date(2024, 6, 1);
+        let policy = Policy::compile(&config, date);
+        let args = ExplainArgs {
+            protocol: Protocol::Udp,
+            destination: "168.86.130.7:53".parse().expect("an endpoint"),
+            from: None,
+            json: false,
+            config: None,
+            date: None,
+        };
+        let explanation = Explanation::of(&policy, &args, date, None);
+        assert_eq!(
+            explanation.to_string(),
+            "\
+udp 168.86.130.7:53 stays in the VPN
+  captured   with its prefix, and handed back to the VPN (capture = \"prefix\")
+  reason     talkdesk-media names 168.86.128.0/18, but only udp ports 10000-60000"
+        );
+        assert_eq!(explanation.json()["action"], "return");
+    }
+
+    #[test]
     fn what_is_switched_off_says_how_to_switch_it_on() {
         let (text, json) = explain(Protocol::Tcp, "168.86.130.7:443");
         assert_eq!(

@@ -291,7 +291,7 @@ impl Ipsec {
             }
         }
         for policy in ours {
-            match self.delete(&policy).await {
+            match self.delete(policy).await {
                 Ok(()) => changed += 1,
                 Err(error) => {
                     first_error.get_or_insert(XfrmError::Dump(error));

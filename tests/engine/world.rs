@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use voicelane::config::Config;
-use voicelane::engine::{Arrival, Command, Engine, HEADROOM, Outbox};
+use voicelane::engine::{Arrival, Command, Engine, FallbackSettings, HEADROOM, Outbox};
 use voicelane::nat::Settings;
 use voicelane::net::{Endpoint, MappingId, Outside, TrafficClass, Way};
 use voicelane::policy::Policy;
@@ -74,6 +74,14 @@ impl World {
             outbox: Outbox::default(),
             now: Instant::now(),
         }
+    }
+
+    /// One whose calls go on in the VPN.
+    pub(crate) fn with_fallback() -> Self {
+        let mut world = Self::new(Settings::default());
+        world.engine =
+            Engine::new(policy(), Settings::default()).with_fallback(FallbackSettings::default());
+        world
     }
 
     pub(crate) fn send_bytes(&mut self, packet: &[u8]) {
