@@ -173,7 +173,9 @@ fn fail_sends(lab: &Lab, voicelane: &Voicelane, errno: &str) -> Program {
 fn a_way_that_is_gone_is_told_to_the_application_and_no_call_ends() {
     require(&[("strace", "strace")]);
     let lab = Lab::new();
-    let voicelane = start(&lab);
+    let config = config_with_tcp(&MEDIA_PORT.to_string());
+    let config = format!("{config}\n[fallback]\nto = \"none\"\n");
+    let voicelane = Home::new(&lab.laptop, &config).start();
     let sockets = Family::BOTH.map(|family| {
         let socket = unbound(&lab, family);
         let (_, payload) = lab.ask(&socket, media(family));

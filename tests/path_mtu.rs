@@ -104,6 +104,7 @@ impl Path {
             device: "up0".to_owned(),
             addresses: Vec::new(),
             mark: Fwmark(0x7600_0000),
+            tunnel_mark: Fwmark(0x7700_0000),
         };
         relay.rebind(binder, |_, _| unreachable!("there is no mapping yet"));
         Self {

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use lab::addresses as at;
 use lab::caller::{Family, icmp, ping, probe, tcp_exchange, udp};
-use lab::voicelane::{Home, TUN, Voicelane, config_with_tcp};
+use lab::voicelane::{CONFIG, Home, TUN, Voicelane, config_with_tcp};
 use lab::vpn::{Vpn, VpnKind};
 use lab::{Lab, MEDIA_PORT, NOTHING, Way};
 
@@ -119,4 +119,41 @@ fn a_vpn_that_comes_later_gets_the_rest_as_well() {
     let vpn = lab.start_vpn(VpnKind::OpenVpnReplaced);
     assert_all_arrives(&lab, &vpn);
     voicelane.stop();
+}
+
+/// A kill switch that knows voicelane's media, by its mark or by one that media borrows, lets nothing else out when the
+/// VPN is down.
+#[test]
+fn what_lets_media_by_lets_nothing_else_out() {
+    for (switch, setting) in [
+        ("ct mark 0xf41", "conntrack_mark = 0xf41"),
+        ("meta mark 0xca6c", "vpn_mark = 0xca6c"),
+        ("meta mark 0x76000000", ""),
+    ] {
+        let lab = lab();
+        lab.laptop.nft(&format!(
+            "add table inet switch
+             add chain inet switch out {{ type filter hook output priority 0; policy drop; }}
+             add rule inet switch out oifname {{ lo, {TUN} }} accept
+             add rule inet switch out icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+             add rule inet switch out {switch} accept"
+        ));
+        let config = format!("{CONFIG}\n[route]\ncapture = \"prefix\"\n[uplink]\n{setting}\n");
+        let voicelane = Home::new(&lab.laptop, &config).start();
+        for family in Family::BOTH {
+            let socket = udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0));
+            let to = at::MEDIA.at(family, MEDIA_PORT);
+            let (_, payload) = lab.ask(&socket, to);
+            lab.assert_media(&payload, to, None);
+            let payload = probe();
+            let sent = socket.send_to(payload.as_bytes(), at::MEDIA.at(family, 53));
+            sent.expect("the TUN takes it");
+            assert_eq!(
+                lab.settled_way(&payload),
+                Way::Nowhere,
+                "{switch} {family:?}"
+            );
+        }
+        voicelane.stop();
+    }
 }

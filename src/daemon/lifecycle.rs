@@ -81,6 +81,7 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
             .clone()
             .or_else(|| config.uplink().interface.as_ref().map(ToString::to_string)),
         mark: numbers.mark,
+        tunnel_mark: numbers.tunnel_mark(),
         protocol: numbers.protocol,
         tun: tun.name().to_owned(),
         tun_index: IfIndex(index),

@@ -48,6 +48,7 @@ pub(super) struct Charge {
     pub(super) config: Config,
     pub(super) pinned: Option<String>,
     pub(super) mark: Fwmark,
+    pub(super) tunnel_mark: Fwmark,
     pub(super) protocol: RouteProtocol,
     pub(super) tun: String,
     pub(super) tun_index: IfIndex,
@@ -253,6 +254,7 @@ impl Steward {
                     device: uplink.name.clone(),
                     addresses: addresses.collect(),
                     mark: permit.mark.unwrap_or(self.charge.mark),
+                    tunnel_mark: self.charge.tunnel_mark,
                 };
                 Some(Way { uplink, binder })
             }

@@ -41,11 +41,14 @@
 //!
 //! Binding it to the VPN's interface would do the second, but the first only where there is one interface and where we
 //! know which: a policy-based IPsec VPN has none, the two families may leave by different ones, and a VPN that reconnects
-//! gets a new one. So it is bound to nothing, and carries our mark; every capture rule asks for packets without it. The
+//! gets a new one. So it is bound to nothing, and carries a mark out of our octet; every capture rule asks for packets
+//! without one. The
 //! kernel decides about it as it decides about everything else, for each datagram anew: the VPN's rules, its firewall and
 //! its IPsec policies apply, and without a VPN it goes out as it would have gone without us. There is no moment at which
 //! rule order matters, because the exemption is a part of each capture rule itself. The direct rule (below) does not take
-//! it, because it is bound to no uplink.
+//! it, because it is bound to no uplink. And the mark is another one than that of direct sockets, 0x77000000 instead of
+//! 0x76000000: a firewall that lets direct media by, or a mark that it borrows of the VPN ([`super::vpns`]), must not let
+//! out what belongs into the VPN when the VPN is down.
 //!
 //! A VPN whose own rule wants packets without any mark would miss it; none is known. Where we add IPsec exemptions of our
 //! own for IPv6 (below), they are for unmarked packets too, so that this socket's are IPsec's; but the inward half of such

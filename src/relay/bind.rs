@@ -16,7 +16,8 @@
 //!    port that has a connection to another host); then `connect`.
 //!
 //! A socket for the tunnel is bound to no device (1) and exempt from no IPsec policy (3), so that it goes wherever the
-//! system sends it. Its mark (2) is the same, and keeps it out of our own captures: see [`crate::manual::capture`].
+//! system sends it. Its mark (2) is another one of ours, which keeps it out of our own captures and selects nothing: see
+//! [`crate::manual::capture`].
 //! The port of a mapping is the kernel's choice.
 
 use std::io;
@@ -45,8 +46,10 @@ pub struct Binder {
     pub device: String,
     /// The uplink's addresses: tried when an application on this machine holds the port on all addresses but these.
     pub addresses: Vec<IpAddr>,
-    /// The mark that selects the direct table, and that no capture takes.
+    /// The mark of direct sockets: it selects the direct table, and a VPN's firewall may know it.
     pub mark: Fwmark,
+    /// The mark of sockets that lead into the VPN: no capture takes it, and no firewall knows it.
+    pub tunnel_mark: Fwmark,
 }
 
 /// What was being done to a socket when the kernel refused.
@@ -168,7 +171,11 @@ impl Binder {
                 .bind_device(Some(self.device.as_bytes()))
                 .map_err(self.at(Step::Device))?;
         }
-        socket.set_mark(self.mark.0).map_err(self.at(Step::Mark))?;
+        let mark = match way {
+            Way::Direct => self.mark,
+            Way::Tunnel => self.tunnel_mark,
+        };
+        socket.set_mark(mark.0).map_err(self.at(Step::Mark))?;
         if way == Way::Direct {
             option::bypass_ipsec(&socket, family).map_err(self.at(Step::IpsecBypass))?;
         }

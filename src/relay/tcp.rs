@@ -17,7 +17,6 @@ use socket2::Socket;
 
 use crate::engine::ConnectError;
 use crate::net::{ConnectionId, Endpoint, Inside, Treatment, Way};
-use crate::wire::icmp;
 
 use super::bind::{Binder, Step};
 use super::readiness::Readiness;
@@ -267,9 +266,6 @@ fn told(error: &io::Error) -> ConnectError {
     match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
         Errno::ECONNREFUSED | Errno::ECONNRESET => ConnectError::Refused,
         Errno::ETIMEDOUT => ConnectError::TimedOut,
-        _ => {
-            let told = refusal::told(error).unwrap_or(icmp::Error::AdminProhibited);
-            ConnectError::Unreachable(told)
-        }
+        _ => refusal::told(error).map_or(ConnectError::Exhausted, ConnectError::Unreachable),
     }
 }

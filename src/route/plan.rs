@@ -46,6 +46,20 @@ impl Default for Numbers {
 }
 
 impl Numbers {
+    /// The mark of the relay's sockets that lead into the VPN: ours too, so that no capture takes it, but another than
+    /// [`Numbers::mark`], which firewalls may let by.
+    #[must_use]
+    pub const fn tunnel_mark(&self) -> Fwmark {
+        let [low, high] = [
+            self.mask.0 & self.mask.0.wrapping_neg(),
+            self.mask.0 ^ self.mark.0,
+        ];
+        match self.mark.0 ^ low {
+            0 => Fwmark(high),
+            mark => Fwmark(mark),
+        }
+    }
+
     fn owns_table(&self, table: RouteTable) -> bool {
         (self.table.0..self.table.0.saturating_add(TABLES)).contains(&table.0)
     }
@@ -334,7 +348,6 @@ fn wanted(
             protocol: Some(group.0),
             // The kernel takes no range up to 65535: all ports are none named.
             ports: Some(group.1).filter(|ports| *ports != PortRange::ALL),
-            ..Selector::default()
         };
         if only_bound_to != Some(None) {
             rules.push(rule(table, capture));

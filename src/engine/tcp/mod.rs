@@ -265,7 +265,12 @@ impl Engine {
                 outbox.reset(&packet, to);
                 self.counters.tcp.refused += 1;
             }
-            ConnectError::Unreachable(error) => {
+            ConnectError::Unreachable(_) | ConnectError::Exhausted => {
+                let error = match error {
+                    ConnectError::Unreachable(error) => error,
+                    // RFC 5508 REQ-8.
+                    _ => icmp::Error::AdminProhibited,
+                };
                 outbox.scratch().extend_from_slice(syn);
                 if outbox.icmp(error, connection.remote.addr, to).is_ok() {
                     self.counters.errors_returned += 1;

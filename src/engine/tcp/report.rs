@@ -13,6 +13,8 @@ pub enum ConnectError {
     Refused,
     /// The path, or this machine, says that it cannot be reached.
     Unreachable(icmp::Error),
+    /// This machine has no socket or no port left.
+    Exhausted,
     /// Nobody answered.
     TimedOut,
 }

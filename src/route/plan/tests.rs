@@ -381,9 +381,9 @@ fn a_barred_family_is_for_probes_alone_and_a_permit_has_the_vpns_mark() {
         shown[4..],
         [
             "add IPv4 rule 100: fwmark 0xca6c/0xffffffff oif eth2 lookup 30316",
-            "add IPv4 rule 100: iif lo ipproto udp dport 3478 lookup 30317",
+            "add IPv4 rule 100: iif lo fwmark 0x0/0xff000000 ipproto udp dport 3478 lookup 30317",
             "add IPv6 rule 100: fwmark 0xca6c/0xffffffff oif eth2 lookup 30316",
-            "add IPv6 rule 100: iif lo oif voicelane9 ipproto udp dport 3478 lookup 30317",
+            "add IPv6 rule 100: iif lo fwmark 0x0/0xff000000 oif voicelane9 ipproto udp dport 3478 lookup 30317",
         ]
     );
 }
@@ -395,4 +395,18 @@ fn port_ranges_beyond_the_tables_are_refused() {
         .collect();
     let refused = plan(&desired(&captures), &NUMBERS(), &Observed::default());
     assert_eq!(refused, Err(TooManyPortRanges(1024)));
+}
+
+#[test]
+fn the_mark_into_the_vpn_is_ours_and_another_one() {
+    for mark in [0x7600_0000, 0x0100_0000, 0xff00_0000, 0x8000_0000] {
+        let numbers = Numbers {
+            mark: Fwmark(mark),
+            ..NUMBERS()
+        };
+        let Fwmark(tunnel) = numbers.tunnel_mark();
+        assert_ne!(tunnel, mark);
+        assert_ne!(tunnel & numbers.mask.0, 0, "captures ask for none");
+        assert_eq!(tunnel & !numbers.mask.0, 0);
+    }
 }
