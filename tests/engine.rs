@@ -1,7 +1,13 @@
 //! The engine in simulated time: packets and instants in, outbox out. No socket, no clock, both address families.
 
+#[path = "engine/call.rs"]
+mod call;
+#[path = "engine/fallback.rs"]
+mod fallback;
 #[path = "engine/limits.rs"]
 mod limits;
+#[path = "engine/prefix.rs"]
+mod prefix;
 #[path = "engine/sizes.rs"]
 mod sizes;
 #[path = "engine/steady.rs"]
@@ -15,7 +21,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use voicelane::engine::{Alias, Command, Engine, Event, Outbox, ReturnedError};
 use voicelane::nat::{Limits, Settings};
-use voicelane::net::{Dscp, Ecn, Endpoint, Filtering, Protocol, TrafficClass};
+use voicelane::net::{Dscp, Ecn, Endpoint, Filtering, Protocol, TrafficClass, Way};
 use voicelane::policy::Action;
 use voicelane::wire::{Packet, Transport, icmp, udp};
 
@@ -29,6 +35,7 @@ fn a_media_packet_opens_a_mapping_and_goes_out_marked() {
         let [
             Command::Open {
                 mapping: opened,
+                way: Way::Direct,
                 inside: of,
                 treatment,
             },
@@ -218,9 +225,13 @@ fn an_error_of_the_path_reaches_the_application() {
                 error,
                 payload: b"anyone?",
             };
-            world
-                .engine
-                .handle_error(mapping, &returned, world.now, &mut world.outbox);
+            world.engine.handle_error(
+                mapping,
+                Way::Direct,
+                &returned,
+                world.now,
+                &mut world.outbox,
+            );
             let packets: Vec<_> = world.outbox.packets().collect();
             assert_eq!(packets.len(), 1);
             let quoted = quoted_in(packets[0], error, inside.addr);
@@ -256,9 +267,13 @@ fn a_forged_error_changes_nothing() {
             error,
             payload: b"never sent",
         };
-        world
-            .engine
-            .handle_error(mapping, &returned, world.now, &mut world.outbox);
+        world.engine.handle_error(
+            mapping,
+            Way::Direct,
+            &returned,
+            world.now,
+            &mut world.outbox,
+        );
         assert_eq!(world.outbox.packets().count(), 0);
     }
 }
@@ -306,7 +321,13 @@ fn a_socket_that_cannot_be_opened_is_tried_again() {
         let [Command::Open { mapping, .. }] = *outbox.commands() else {
             panic!("{:?}", outbox.commands())
         };
-        engine.handle_open_failed(mapping, icmp::Error::AdminProhibited, now, &mut outbox);
+        engine.handle_open_failed(
+            mapping,
+            Way::Direct,
+            icmp::Error::AdminProhibited,
+            now,
+            &mut outbox,
+        );
         let snapshot = engine.snapshot(now);
         assert_eq!(snapshot.counters.dropped_out["open_failed"], attempt);
         assert!(snapshot.mappings.is_empty());

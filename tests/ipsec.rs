@@ -10,7 +10,7 @@ use std::time::Instant;
 use lab::addresses as at;
 use lab::caller::{Family, probe, udp};
 use lab::program::PATIENCE;
-use lab::voicelane::Voicelane;
+use lab::voicelane::{CONFIG, Home, Voicelane};
 use lab::{Lab, MEDIA_PORT, NOTHING, Way};
 
 /// Policies for all traffic both ways, at the priorities that strongSwan gives them.
@@ -117,4 +117,31 @@ fn assert_media_passes(lab: &Lab) {
             lab.assert_media(&payload, to, None);
         }
     }
+}
+
+#[test]
+fn what_is_handed_back_with_its_prefix_is_the_policys() {
+    const NO_MEDIA: u16 = 9_999;
+    let lab = Lab::new();
+    let config = format!("{CONFIG}\n[route]\ncapture = \"prefix\"\n");
+    let voicelane = Home::new(&lab.laptop, &config).start();
+    for family in Family::BOTH {
+        let way = way_of(&lab, family, at::MEDIA.at(family, NO_MEDIA));
+        assert_eq!(way, Way::Direct, "without a VPN it goes as it would");
+    }
+    take_everything(&lab);
+    for family in Family::BOTH {
+        let to = at::MEDIA.at(family, MEDIA_PORT);
+        let unbound = SocketAddr::new(family.unspecified(), 0);
+        let deadline = Instant::now() + PATIENCE;
+        // The policies are seen, and media exempted from them, within moments.
+        while way_of(&lab, family, to) != Way::Direct {
+            assert!(Instant::now() < deadline, "{}", voicelane.status());
+        }
+        let (_, payload) = lab.ask(&udp(&lab.laptop, unbound), to);
+        lab.assert_media(&payload, to, None);
+        let way = way_of(&lab, family, at::MEDIA.at(family, NO_MEDIA));
+        assert_eq!(way, Way::Nowhere, "and then it is IPsec's: {family:?}");
+    }
+    voicelane.stop();
 }

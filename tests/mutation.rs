@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 use etherparse::PacketBuilder;
 use voicelane::config::Config;
 use voicelane::engine::{
-    Arrival, Command, ConnectError, Engine, HEADROOM, Outbox, ReturnedError, TcpSettings,
+    Arrival, Command, ConnectError, Engine, FallbackSettings, HEADROOM, Outbox, ReturnedError,
+    TcpSettings,
 };
 use voicelane::nat;
-use voicelane::net::{Endpoint, MappingId, Outside, Protocol, TrafficClass};
+use voicelane::net::{Endpoint, MappingId, Outside, Protocol, TrafficClass, Way};
 use voicelane::policy::{Action, Policy};
 use voicelane::wire::{Packet, Transport, fragment, icmp, tcp};
 
@@ -216,7 +217,9 @@ impl World {
             ..TcpSettings::default()
         };
         Self {
-            engine: Engine::new(Arc::clone(&policy), settings).with_tcp(tcp),
+            engine: Engine::new(Arc::clone(&policy), settings)
+                .with_tcp(tcp)
+                .with_fallback(FallbackSettings::default()),
             policy,
             outbox: Outbox::default(),
             now: Instant::now(),
@@ -248,6 +251,7 @@ impl World {
         let Some((mapping, from)) = self.mapping_and_remote(packet) else {
             return;
         };
+        let way = Way::BOTH[self.dice.below(2)];
         let mut buffer = [&[0; HEADROOM], packet].concat();
         let arrival = Arrival {
             from,
@@ -256,7 +260,7 @@ impl World {
             buffer: &mut buffer,
         };
         self.engine
-            .handle_datagram(mapping, arrival, self.now, &mut self.outbox);
+            .handle_datagram(mapping, way, arrival, self.now, &mut self.outbox);
     }
 
     /// The packet's bytes come back with an error.
@@ -264,6 +268,7 @@ impl World {
         let Some((mapping, to)) = self.mapping_and_remote(packet) else {
             return;
         };
+        let way = Way::BOTH[self.dice.below(2)];
         let returned = ReturnedError {
             to,
             offender: self.dice.one_of(2).then_some(to.addr),
@@ -273,7 +278,7 @@ impl World {
             payload: packet,
         };
         self.engine
-            .handle_error(mapping, &returned, self.now, &mut self.outbox);
+            .handle_error(mapping, way, &returned, self.now, &mut self.outbox);
     }
 
     fn mapping_and_remote(&mut self, packet: &[u8]) -> Option<(MappingId, Endpoint)> {
@@ -291,13 +296,16 @@ impl World {
             let (engine, now, outbox) = (&mut self.engine, self.now, &mut self.outbox);
             match command {
                 Command::Open {
-                    mapping, inside, ..
+                    mapping,
+                    way,
+                    inside,
+                    ..
                 } => {
                     if self.dice.one_of(8) {
                         let error = icmp::Error::NetUnreachable;
-                        engine.handle_open_failed(mapping, error, now, outbox);
+                        engine.handle_open_failed(mapping, way, error, now, outbox);
                     } else {
-                        engine.handle_opened(mapping, Outside(inside.0), outbox);
+                        engine.handle_opened(mapping, way, Outside(inside.0), outbox);
                         self.mappings.push(mapping);
                     }
                 }

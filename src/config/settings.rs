@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use super::problem::Problem;
 use super::raw::{At, Findings, Section, boolean, choice, number, text};
-use crate::net::{Filtering, Fwmark, InterfacePattern, RouteTable, RulePriority};
+use crate::net::{CaptureMode, Filtering, Fwmark, InterfacePattern, RouteTable, RulePriority};
 
 /// A network interface's name that the kernel accepts: 1 to 15 letters, digits, '-', '_' and '.'.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -106,6 +106,8 @@ pub struct Route {
     /// The mark of our own sockets, within [`Route::MASK`]. 0x76000000, clear of the marks of wg-quick,
     /// `NetworkManager`, Tailscale, Mullvad and WARP.
     pub mark: Fwmark,
+    /// What enters the TUN. Exactly what leaves the VPN, so that everything else never meets us.
+    pub capture: CaptureMode,
 }
 
 impl Route {
@@ -119,6 +121,7 @@ impl Default for Route {
             table: RouteTable(30316),
             priority: RulePriority(100),
             mark: Fwmark(0x7600_0000),
+            capture: CaptureMode::default(),
         }
     }
 }
@@ -141,6 +144,28 @@ impl Default for Nat {
             mapping_lifetime: Duration::from_mins(5),
             filtering: Filtering::default(),
             inbound_refresh: false,
+        }
+    }
+}
+
+/// `[fallback]`: what becomes of a call whose direct way fails.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fallback {
+    /// Whether it goes on in the VPN. It does: a call in the VPN is better than none.
+    pub to_tunnel: bool,
+    /// How long the direct way may bring no answer, 1 to 30 s. 2 s, so that a dead uplink costs a call less than 3 s.
+    pub silence: Duration,
+    /// How long a call stays in the VPN before the direct way is tried again, 1 s to an hour. 10 s; it doubles, up to
+    /// five minutes, for who falls again at once.
+    pub retry: Duration,
+}
+
+impl Default for Fallback {
+    fn default() -> Self {
+        Self {
+            to_tunnel: true,
+            silence: Duration::from_secs(2),
+            retry: Duration::from_secs(10),
         }
     }
 }
@@ -204,10 +229,16 @@ pub(super) fn route(root: &mut Section<'_>, findings: &mut Findings) -> (Route, 
             ),
         );
         let mark = section.optional(findings, "mark", mark);
+        let capture = section.optional(
+            findings,
+            "capture",
+            choice(&["exact", "prefix"], "what to capture, such as \"exact\""),
+        );
         let route = Route {
             table: table.as_ref().map_or(default.table, |table| RouteTable(table.value)),
             priority: priority.map_or(default.priority, |priority| RulePriority(priority.value)),
             mark: mark.map_or(default.mark, |mark| mark.value),
+            capture: capture.map_or(default.capture, |capture| capture.value),
         };
         (route, table)
     })
@@ -242,6 +273,40 @@ pub(super) fn nat(root: &mut Section<'_>, findings: &mut Findings) -> Nat {
             filtering: filtering.map_or(default.filtering, |filtering| filtering.value),
             inbound_refresh: inbound_refresh
                 .map_or(default.inbound_refresh, |refreshes| refreshes.value),
+        }
+    })
+}
+
+/// Reads the table `[fallback]`.
+pub(super) fn fallback(root: &mut Section<'_>, findings: &mut Findings) -> Fallback {
+    root.section(findings, "fallback", |section, findings| {
+        let to = section.optional(
+            findings,
+            "to",
+            choice(
+                &["tunnel", "none"],
+                "where failing calls go, such as \"tunnel\"",
+            ),
+        );
+        let to = to.map(|to: At<Toward>| to.value);
+        let silence = section.optional(
+            findings,
+            "silence_seconds",
+            number(1, 30, "2 keeps the gap in a call below 3 seconds"),
+        );
+        let retry = section.optional(
+            findings,
+            "retry_seconds",
+            number(1, 3_600, "10 is recommended"),
+        );
+        let default = Fallback::default();
+        let seconds = |at: Option<At<u32>>, default| {
+            at.map_or(default, |at| Duration::from_secs(u64::from(at.value)))
+        };
+        Fallback {
+            to_tunnel: to.map_or(default.to_tunnel, |Toward(is_tunnel)| is_tunnel),
+            silence: seconds(silence, default.silence),
+            retry: seconds(retry, default.retry),
         }
     })
 }
@@ -298,6 +363,21 @@ impl FromStr for Auto {
 fn any_mark(value: &DeValue<'_>) -> Result<Fwmark, Problem> {
     let reason = "0 is no mark; `wg show IFACE fwmark` and `ip rule` tell the VPN's";
     number(1, u32::MAX, reason)(value).map(Fwmark)
+}
+
+/// Whether a word names the tunnel.
+struct Toward(bool);
+
+impl FromStr for Toward {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        match word {
+            "tunnel" => Ok(Self(true)),
+            "none" => Ok(Self(false)),
+            _ => Err(()),
+        }
+    }
 }
 
 fn mark(value: &DeValue<'_>) -> Result<Fwmark, Problem> {

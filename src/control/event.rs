@@ -53,6 +53,14 @@ pub enum EventKind {
     Contested,
     /// The other program has given up, or has what it wants.
     ContestEnded,
+    /// A call's direct way fails: it goes on in the VPN.
+    CallFell,
+    /// A call has left the VPN again.
+    CallReturned,
+    /// The uplink fails in a family: all its calls go on in the VPN.
+    UplinkFell,
+    /// The uplink is trusted again.
+    UplinkReturned,
     /// A firewall forbids the direct path to media of a family, which is in the VPN therefore.
     Barred,
     /// No firewall forbids it any more.
@@ -76,7 +84,11 @@ impl EventKind {
     pub const fn is_alarming(self) -> bool {
         matches!(
             self,
-            Self::UplinkLost | Self::ReconcileFailed | Self::Contested | Self::Barred
+            Self::UplinkLost
+                | Self::UplinkFell
+                | Self::ReconcileFailed
+                | Self::Contested
+                | Self::Barred
         )
     }
 }

@@ -432,9 +432,10 @@ impl Steward {
         let error = ranked.as_ref().err().cloned();
         let picked = self.hold.pick(ranked.unwrap_or_default(), Instant::now());
         self.proven = picked.1;
+        let mark = permit.mark.unwrap_or(numbers.mark);
         let way = picked
             .0
-            .map(|uplink| Way::new(uplink, observed, permit.mark.unwrap_or(numbers.mark)));
+            .map(|uplink| Way::new(uplink, observed, (mark, numbers.tunnel_mark())));
         if self.without_uplink != error
             && let Some(error) = &error
         {

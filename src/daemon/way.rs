@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use socket2::Socket;
 
 use crate::control::UplinkStatus;
-use crate::net::{Dscp, Endpoint, Family, Fwmark, Inside, Treatment};
+use crate::net::{self, Dscp, Endpoint, Family, Fwmark, Inside, Treatment};
 use crate::relay::{BindError, Binder};
 use crate::route::observed::Observed;
 use crate::route::uplink::{Gateway, Uplink};
@@ -40,7 +40,8 @@ impl Moves {
 }
 
 impl Way {
-    pub(super) fn new(uplink: Uplink, observed: &Observed, mark: Fwmark) -> Self {
+    /// `marks` are those of sockets of the direct way and of the tunnel.
+    pub(super) fn new(uplink: Uplink, observed: &Observed, marks: (Fwmark, Fwmark)) -> Self {
         let addresses = observed
             .addresses
             .iter()
@@ -50,7 +51,8 @@ impl Way {
         let binder = Binder {
             device: uplink.name.clone(),
             addresses: addresses.collect(),
-            mark,
+            mark: marks.0,
+            tunnel_mark: marks.1,
         };
         Self { uplink, binder }
     }
@@ -100,7 +102,9 @@ impl Way {
     /// [`BindError`].
     pub(super) fn open(&self, family: Family) -> Result<Socket, BindError> {
         let any = Inside(Endpoint::new(family.unspecified(), 0));
-        let (socket, _) = self.binder.bind(any, Treatment::of(Dscp::EF))?;
+        let (socket, _) = self
+            .binder
+            .bind(net::Way::Direct, any, Treatment::of(Dscp::EF))?;
         Ok(socket)
     }
 
@@ -151,7 +155,7 @@ mod tests {
             addresses: addresses.iter().map(address).collect(),
             ..Observed::default()
         };
-        Way::new(uplink, &observed, Fwmark(1))
+        Way::new(uplink, &observed, (Fwmark(1), Fwmark(2)))
     }
 
     #[test]

@@ -29,6 +29,12 @@
 //! | TCP port outside | the kernel's choice | nobody punches holes to a server, and a preserved port could still be in TIME-WAIT |
 //! | window of a connection | 64 KiB each way | fills a gigabit as long as the way through the TUN and back takes less than 0.5 ms |
 //! | idle TCP connection | 2 h 4 min; opening or closing 4 min | RFC 5382 REQ-5 |
+//! | capture | exact | what is not relayed never meets us, see [`super::capture`] |
+//! | fallback | into the VPN | a call in the VPN is better than none |
+//! | silence of the direct way | 2 s | with the switch itself, a dead uplink costs a call less than 3 s; Wi-Fi stalls for 1 s when it roams |
+//! | first trial after a fall | 10 s, doubled for each relapse within a minute, at most 5 min | a way that comes and goes costs a call a switch each time |
+//! | trials in a row that bring a call back | 3 | one may be luck |
+//! | mappings in a row that take the uplink with them | 2, if none heard anything in between | one may have a dead server |
 //! | priority of EF | `SO_PRIORITY` 6 | interactive voice; needs no capability |
 //! | control socket | 0600 | only root asks, unless IT names a group |
 //! | TUN reads and socket reads | 64 each per wake-up | equal, so that neither direction starves the other |

@@ -122,6 +122,34 @@
 //! the full measure), and a thousand connections at once do (`tcp_load::a_thousand_connections_at_once`). When a policy
 //! no longer relays a connection, or the uplink changes, it is reset on both sides.
 //!
+//! # When the direct way fails
+//!
+//! A mapping's datagrams go on by its socket in the VPN, see `engine::path` for the states and `engine::fallback` for how
+//! mappings and uplinks hang together. What is judged, and why so:
+//!
+//! - **Only questions count.** Music on hold, a muted agent, a supervisor who listens: silence in one direction is no
+//!   fault. A call's STUN checks (ICE, and consent of RFC 7675) want an answer, and every way that works brings one. A flow
+//!   that never asked anything is never judged by silence, only by refusals, or together with the whole uplink.
+//! - **Nothing is invented.** Consent checks come every 5 s, which is too seldom for a judgement within 3 s. So the latest
+//!   check that the peer has answered is repeated, word for word and to the same peer, when nothing came in for a second
+//!   though something should have; a check changes nothing at the peer, and it answers each copy alike. On a way that works
+//!   that is at most one more small packet in a second, and none while the peer sends media. Requests that do change
+//!   something (TURN's Allocate, Refresh) are never repeated. Second answers are passed on; ICE ignores them (RFC 8489
+//!   section 6.3.3).
+//! - **The peer is told.** After a switch the check is repeated on the new way, so that ICE on the far side learns the new
+//!   address at once, as a peer-reflexive candidate. A TURN allocation belongs to the old address; there the application has
+//!   to restart ICE.
+//! - **Trials.** While a mapping is in the VPN, some of its checks go both ways, the direct copy first, so that what the
+//!   peer hears last is the copy in the VPN. Answers on the direct socket are what brings it back.
+//! - **Refusals cost nothing.** A datagram that the kernel refuses (EPERM, ENETUNREACH) goes into the VPN in the same
+//!   wake-up, and no ICMP error is written. An error of a router counts while nothing else comes in; one of the peer itself
+//!   is about the peer, and is passed on.
+//! - **TCP** cannot move. An attempt that is refused, or silent for as long as a mapping may be, is made through the VPN.
+//!
+//! It moves traffic into the VPN, or back to where the policy wants it; each datagram that goes out directly was judged by
+//! the policy, and so is each repetition (`engine::prefix::nothing_but_what_the_policy_relays_ever_goes_directly`). Shown by
+//! `engine::fallback` with a simulated peer, and by `fallback` and `prefix` with real VPNs.
+//!
 //! # Not met
 //!
 //! - RFC 5382 REQ-2, the application's side of a simultaneous open: its SYN is answered by a SYN-ACK, never crossed by a

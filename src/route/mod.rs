@@ -4,7 +4,8 @@
 //!
 //! **Capture.** One table per protocol and port range holds the range's prefixes as routes into our TUN, and one rule
 //! per table asks it: `iif lo ipproto udp dport 10000-60000 lookup 30317`. Rules grow with port ranges, not with
-//! prefixes, and nothing but what the policy names enters the TUN. The way out is a table of its own, asked for what
+//! prefixes, and nothing but what the policy names enters the TUN. What carries our mark is never captured: the relay
+//! sends into the VPN too. The way out is a table of its own, asked for what
 //! carries our mark and is bound to the uplink: a VPN that replaces the main table's default route does not touch it.
 //!
 //! **Priority.** A VPN that adds rules without a priority gets the places just ahead of the first rule that is there,

@@ -46,6 +46,20 @@ impl Default for Numbers {
 }
 
 impl Numbers {
+    /// The mark of the relay's sockets that lead into the VPN: ours too, so that no capture takes it, but another than
+    /// [`Numbers::mark`], which firewalls may let by.
+    #[must_use]
+    pub const fn tunnel_mark(&self) -> Fwmark {
+        let [low, high] = [
+            self.mask.0 & self.mask.0.wrapping_neg(),
+            self.mask.0 ^ self.mark.0,
+        ];
+        match self.mark.0 ^ low {
+            0 => Fwmark(high),
+            mark => Fwmark(mark),
+        }
+    }
+
     fn owns_table(&self, table: RouteTable) -> bool {
         (self.table.0..self.table.0.saturating_add(TABLES)).contains(&table.0)
     }
@@ -329,9 +343,11 @@ fn wanted(
         let capture = Selector {
             iif: Some("lo".to_owned()),
             oif: only_bound_to.clone().flatten(),
+            // What carries our mark is never captured: it is the relay's own, on its way into the VPN.
+            mark: Some((Fwmark(0), numbers.mask)),
             protocol: Some(group.0),
-            ports: Some(group.1),
-            ..Selector::default()
+            // The kernel takes no range up to 65535: all ports are none named.
+            ports: Some(group.1).filter(|ports| *ports != PortRange::ALL),
         };
         if only_bound_to != Some(None) {
             rules.push(rule(table, capture));
@@ -361,9 +377,9 @@ fn tables(
         let group = match rule.selector {
             Selector {
                 protocol: Some(protocol),
-                ports: Some(ports),
+                ports,
                 ..
-            } if numbers.owns_rule(rule) => Some((protocol, ports)),
+            } if numbers.owns_rule(rule) => Some((protocol, ports.unwrap_or(PortRange::ALL))),
             _ => None,
         };
         let asker = asked.entry(rule.table).or_insert(group);

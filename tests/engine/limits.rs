@@ -6,7 +6,7 @@ use std::time::Duration;
 use etherparse::PacketBuilder;
 use voicelane::engine::{Command, Event, ReturnedError};
 use voicelane::nat::{Limits, Settings};
-use voicelane::net::{Endpoint, Filtering, Outside, TrafficClass};
+use voicelane::net::{Endpoint, Filtering, Outside, TrafficClass, Way};
 use voicelane::wire::{Packet, Transport, fragment, icmp};
 
 use crate::world::{ALMOST, FAMILIES, World, datagram, endpoint, quoted_in};
@@ -89,9 +89,13 @@ fn errors_keep_to_a_pace_and_one_kind_does_not_silence_the_other() {
             payload: b"hello",
         };
         for _ in 0..200 {
-            world
-                .engine
-                .handle_error(mapping, &returned, world.now, &mut world.outbox);
+            world.engine.handle_error(
+                mapping,
+                Way::Direct,
+                &returned,
+                world.now,
+                &mut world.outbox,
+            );
         }
         assert_eq!(world.outbox.packets().count(), 50, "of the path");
         let counters = world.engine.snapshot(world.now).counters;
@@ -132,9 +136,13 @@ fn no_stranger_is_believed_an_error_under_any_filtering() {
                     payload: b"",
                 };
                 world.outbox.clear();
-                world
-                    .engine
-                    .handle_error(mapping, &returned, world.now, &mut world.outbox);
+                world.engine.handle_error(
+                    mapping,
+                    Way::Direct,
+                    &returned,
+                    world.now,
+                    &mut world.outbox,
+                );
                 assert_eq!(world.outbox.packets().count(), 0, "{to} by {offender:?}");
             }
             assert_eq!(world.send(inside, server, b"again"), Some(mapping));
@@ -158,9 +166,13 @@ fn an_error_refreshes_nothing() {
         error: icmp::Error::PortUnreachable,
         payload: b"hello",
     };
-    world
-        .engine
-        .handle_error(mapping, &returned, world.now, &mut world.outbox);
+    world.engine.handle_error(
+        mapping,
+        Way::Direct,
+        &returned,
+        world.now,
+        &mut world.outbox,
+    );
     world.wait(Duration::from_secs(1));
     assert_eq!(world.outbox.commands(), [Command::Close { mapping }]);
 }
@@ -204,7 +216,7 @@ fn what_waits_for_a_socket_that_cannot_be_opened_is_answered() {
         let error = icmp::Error::AdminProhibited;
         world
             .engine
-            .handle_open_failed(mapping, error, world.now, &mut world.outbox);
+            .handle_open_failed(mapping, Way::Direct, error, world.now, &mut world.outbox);
         assert_eq!(world.outbox.transmits().count(), 0);
         let told: Vec<_> = world.outbox.packets().collect();
         let quoted = [0, 1].map(|at| quoted_in(told[at], error, inside.addr));
@@ -222,7 +234,7 @@ fn a_mapping_that_cannot_move_ends() {
     let error = icmp::Error::NetUnreachable;
     world
         .engine
-        .handle_open_failed(mapping, error, world.now, &mut world.outbox);
+        .handle_open_failed(mapping, Way::Direct, error, world.now, &mut world.outbox);
     assert!(matches!(world.outbox.events(), [Event::Ended { .. }]));
     assert_ne!(world.send(inside, server, b"again"), Some(mapping));
 }
@@ -271,7 +283,7 @@ fn neighbours_reach_each_other_by_their_outside_endpoints() {
             let mapping = world.send(from, server, b"hello").expect("relayed");
             world
                 .engine
-                .handle_opened(mapping, Outside(outside), &mut world.outbox);
+                .handle_opened(mapping, Way::Direct, Outside(outside), &mut world.outbox);
         }
         world.send_bytes(&datagram(inside, outside[1], b"knock"));
         assert!(

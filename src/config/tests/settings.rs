@@ -115,6 +115,34 @@ fn setting_faults() {
         "address-dependent",
     );
     setting_fault(
+        "[route]\ncapture = 'all'",
+        (3, 11),
+        "route.capture",
+        "'all'",
+        "choice",
+        "prefix",
+    );
+    setting_fault(
+        "[fallback]\nto = 'direct'",
+        (3, 6),
+        "fallback.to",
+        "'direct'",
+        "choice",
+        "tunnel",
+    );
+    for (key, value, expected) in [
+        ("silence_seconds", "0", "1 to 30"),
+        ("silence_seconds", "31", "1 to 30"),
+        ("retry_seconds", "3601", "1 to 3600"),
+    ] {
+        let (lines, key) = (
+            format!("[fallback]\n{key} = {value}"),
+            format!("fallback.{key}"),
+        );
+        let column = lines.lines().next_back().map_or(0, str::len) + 1 - value.len();
+        setting_fault(&lines, (3, column), &key, value, "number", expected);
+    }
+    setting_fault(
         "[control]\ngroup = '-x'",
         (3, 9),
         "control.group",

@@ -8,13 +8,17 @@ use std::time::Instant;
 use foldhash::quality::RandomState;
 
 use super::session::Session;
-use crate::net::{ConnectionId, Endpoint, Inside};
+use crate::net::{ConnectionId, Endpoint, Inside, Way};
+use crate::policy::Action;
 
 /// A connection from the first SYN to the end.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) inside: Inside<Endpoint>,
     pub(super) remote: Endpoint,
+    /// What the policy said when it was opened: with another word it ends.
+    pub(super) action: Action,
+    pub(super) way: Way,
     pub(super) phase: Phase,
     pub(super) created: Instant,
     /// When something last moved, in either direction.
@@ -65,6 +69,7 @@ impl Table {
         &mut self,
         inside: Inside<Endpoint>,
         remote: Endpoint,
+        (action, way): (Action, Way),
         phase: Phase,
         now: Instant,
         due: Instant,
@@ -77,6 +82,8 @@ impl Table {
         entry.connection = Some(Connection {
             inside,
             remote,
+            action,
+            way,
             phase,
             created: now,
             refreshed: now,

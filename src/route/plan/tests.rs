@@ -94,7 +94,10 @@ fn captured(state: &Observed, tun: IfIndex) -> Captured {
     let rules = state.rules.iter().filter(|rule| NUMBERS().owns_rule(rule));
     rules
         .filter(|rule| rule.selector.oif.is_none())
-        .filter_map(|rule| Some((rule, rule.selector.protocol?, rule.selector.ports?)))
+        .filter_map(|rule| {
+            let ports = rule.selector.ports.unwrap_or(PortRange::ALL);
+            Some((rule, rule.selector.protocol?, ports))
+        })
         .flat_map(|(rule, protocol, ports)| {
             let routes = state.routes.iter().filter(move |route| {
                 route.table == rule.table
@@ -131,7 +134,7 @@ fn prefixes() -> impl Strategy<Value = Prefix> {
 }
 
 fn port_ranges() -> impl Strategy<Value = PortRange> {
-    prop::sample::select(vec!["3478", "10000-60000", "53"])
+    prop::sample::select(vec!["3478", "10000-60000", "53", "1-65535"])
         .prop_map(|text| text.parse().expect("ports"))
 }
 
@@ -356,9 +359,9 @@ fn routes_precede_the_rules_that_ask_them() {
             "add IPv6 ::/0 via fe80::1 dev #2 table 30316 metric 1",
             "add IPv6 2001:db8::/32 dev #9 table 30317 metric 1",
             "add IPv4 rule 100: fwmark 0x76000000/0xff000000 oif eth2 lookup 30316",
-            "add IPv4 rule 100: iif lo ipproto udp dport 3478 lookup 30317",
+            "add IPv4 rule 100: iif lo fwmark 0x0/0xff000000 ipproto udp dport 3478 lookup 30317",
             "add IPv6 rule 100: fwmark 0x76000000/0xff000000 oif eth2 lookup 30316",
-            "add IPv6 rule 100: iif lo ipproto udp dport 3478 lookup 30317",
+            "add IPv6 rule 100: iif lo fwmark 0x0/0xff000000 ipproto udp dport 3478 lookup 30317",
         ]
     );
 }
@@ -378,9 +381,9 @@ fn a_barred_family_is_for_probes_alone_and_a_permit_has_the_vpns_mark() {
         shown[4..],
         [
             "add IPv4 rule 100: fwmark 0xca6c/0xffffffff oif eth2 lookup 30316",
-            "add IPv4 rule 100: iif lo ipproto udp dport 3478 lookup 30317",
+            "add IPv4 rule 100: iif lo fwmark 0x0/0xff000000 ipproto udp dport 3478 lookup 30317",
             "add IPv6 rule 100: fwmark 0xca6c/0xffffffff oif eth2 lookup 30316",
-            "add IPv6 rule 100: iif lo oif voicelane9 ipproto udp dport 3478 lookup 30317",
+            "add IPv6 rule 100: iif lo fwmark 0x0/0xff000000 oif voicelane9 ipproto udp dport 3478 lookup 30317",
         ]
     );
 }
@@ -392,4 +395,18 @@ fn port_ranges_beyond_the_tables_are_refused() {
         .collect();
     let refused = plan(&desired(&captures), &NUMBERS(), &Observed::default());
     assert_eq!(refused, Err(TooManyPortRanges(1024)));
+}
+
+#[test]
+fn the_mark_into_the_vpn_is_ours_and_another_one() {
+    for mark in [0x7600_0000, 0x0100_0000, 0xff00_0000, 0x8000_0000] {
+        let numbers = Numbers {
+            mark: Fwmark(mark),
+            ..NUMBERS()
+        };
+        let Fwmark(tunnel) = numbers.tunnel_mark();
+        assert_ne!(tunnel, mark);
+        assert_ne!(tunnel & numbers.mask.0, 0, "captures ask for none");
+        assert_eq!(tunnel & !numbers.mask.0, 0);
+    }
 }
