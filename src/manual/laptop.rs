@@ -104,4 +104,6 @@
 //! VOICELANE_SOAK_EVENTS=1000 cargo nextest run --test soak --no-capture
 //! ```
 //!
-//! It prints its seed; `VOICELANE_SOAK_SEED` repeats a course.
+//! It prints its seed; `VOICELANE_SOAK_SEED` repeats a course. Measured in courses of 400 and 250 events: calls are back
+//! 14 to 20 ms after most events, 1.8 s at most after the home router's links were set down and up, of which a second is
+//! that router's IPv6 neighbour discovery.
