@@ -13,7 +13,7 @@ use std::sync::mpsc::{self, TryRecvError};
 use std::sync::{Arc, Weak};
 use std::thread;
 
-use voicelane::lpm::{Layout, Level, LookupTable, PrefixTable};
+use voicelane::lpm::{Level, LookupTable, PrefixTable};
 use voicelane::net::{Family, Prefix, PrefixError};
 
 /// SplitMix64: the same numbers every time.
@@ -235,14 +235,8 @@ fn the_long_run_agrees_with_the_model() {
         entries.sort_unstable();
         let source: PrefixTable<u16> = entries.iter().copied().collect();
         let model = Model::new(&entries);
-        let levels = [
-            (Level::Portable, Layout::Fast),
-            (Level::Avx2, Layout::Fast),
-            (Level::Avx512, Layout::Fast),
-            (Level::Portable, Layout::Compact),
-            (Level::Avx512, Layout::Compact),
-        ];
-        let compiled = levels.map(|(level, layout)| LookupTable::with(&source, level, layout));
+        let levels = [Level::Portable, Level::Avx2, Level::Avx512];
+        let compiled = levels.map(|level| LookupTable::with_level(&source, level));
         let random = &mut Random(2);
         for _ in 0..200 {
             let addr = probe(random, &entries);

@@ -23,30 +23,21 @@ pub struct LookupTable<V> {
     few: bool,
 }
 
-/// What a large table is laid out for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
-    /// Fast lookups: a full BGP table takes 16 MiB and a little.
-    Fast,
-    /// Little memory: the same one takes 5 MiB.
-    Compact,
-}
-
 /// Classes that 8 bits tell apart.
 const FEW: usize = 1 << u8::BITS;
 
 impl<V: Copy + Eq + Hash> LookupTable<V> {
-    /// Compiles a table for this processor, as fast as it can be.
+    /// Compiles a table for this processor.
     #[must_use]
     pub fn new(table: &PrefixTable<V>) -> Self {
-        Self::with(table, Level::detect(), Layout::Fast)
+        Self::with_level(table, Level::detect())
     }
 
-    /// Compiles a table that uses no instruction set above `level`, laid out as `layout` says.
+    /// Compiles a table that uses no instruction set above `level`.
     ///
     /// What the processor does not offer is not used either. The answers are always the same.
     #[must_use]
-    pub fn with(table: &PrefixTable<V>, level: Level, layout: Layout) -> Self {
+    pub fn with_level(table: &PrefixTable<V>, level: Level) -> Self {
         let level = level.min(Level::detect());
         let mut values = vec![None];
         let mut classes: HashMap<V, u32, FixedState> = HashMap::default();
@@ -71,7 +62,7 @@ impl<V: Copy + Eq + Hash> LookupTable<V> {
         let few = values.len() <= FEW;
         values.resize(values.len().max(FEW), None);
         Self {
-            v4: v4::Engine::new(&v4.finish(), level, layout),
+            v4: v4::Engine::new(&v4.finish(), level),
             v6: v6::Engine::new(&v6.finish(), level),
             values: values.into(),
             few,

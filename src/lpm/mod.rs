@@ -50,19 +50,20 @@
 //! | small directory | up to 4,096 intervals, at most 5 of them in any /12 | 2 loads, one compare of 4 | 8 KiB, and 64 B for each /12 with a boundary |
 //! | directory | up to 4,096 intervals, however crowded | 2 loads, two compares of 4 | 32 KiB, and 64 B for each /14 with a boundary |
 //! | pages | more | 2 loads | 1 MiB, and 64 cells of 1, 2 or 4 bytes for each distinct /18 |
-//! | flat | pages would be above 2 MiB, up to 254 classes, and [`Layout::Fast`] | 1 load | 16 MiB |
 //! | registers | up to 32 intervals with AVX2, 128 with AVX-512: the bulk lookup | 1/8 or 1/16 of a walk down 5 to 7 levels | 1 KiB |
 //!
 //! A lookup takes the same steps whatever the address and however long the prefix, without a branch that depends on
 //! them, and so a stream of addresses that no predictor can follow costs what a steady one does. Two exceptions pay with
 //! a short walk down a tree of cache lines: a /14 with more than 8 intervals in the directory, and a /24 with more than
-//! one interval in the pages or the flat array. In a policy the first is rare; in a BGP table one /24 in ten thousand is of the second
+//! one interval in the pages. In a policy the first is rare; in a BGP table one /24 in ten thousand is of the second
 //! kind.
 //!
 //! Memory, worked out: 16 prefixes make at most 33 intervals, in at most 32 blocks: 8 KiB + 2 KiB + 1 KiB, of which
 //! a stream touches a few lines, within any L1 cache. 1,000 prefixes: 32 KiB + some 900 blocks of 64 B = 87 KiB. The
-//! 901,899 prefixes of a full BGP table, with 250 classes: 16 MiB flat; or, with [`Layout::Compact`], 65,000 distinct
-//! /18s of 64 B = 4.0 MiB and 1 MiB of root: 5.0 MiB, for lookups that take up to twice as long.
+//! 901,899 prefixes of a full BGP table, with 250 classes: 65,000 distinct /18s of 64 B = 4.0 MiB, and 1 MiB of root:
+//! 5.0 MiB. (A flat array with a byte for each /24 takes 16 MiB. In huge pages and alone on a core it is up to twice as
+//! fast; beside anything else that wants the cache it is slower by a third where addresses roam, and so there is no such
+//! engine.)
 //!
 //! Compilation is one pass over the prefixes, which a [`PrefixTable`] keeps in order, and one over the cells: `O(n)`
 //! and well below a millisecond for 1,000 prefixes, some tenths of a second at most for a full BGP table.
@@ -94,7 +95,7 @@ mod v6;
 
 pub use address::Address;
 pub use cpu::Level;
-pub use lookup_table::{Layout, LookupTable};
+pub use lookup_table::LookupTable;
 pub use prefix_table::PrefixTable;
 
 /// What both tables are tested against: prefixes in a list, and addresses that are likely to tell prefixes apart.

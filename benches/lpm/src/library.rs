@@ -69,11 +69,6 @@ pub trait Library<A: Address>: Sized + 'static {
     /// Brings the answers of a bulk lookup, if they are not there yet; not timed.
     fn settle(&self, _answers: &mut [u32]) {}
 
-    /// The bytes that the table takes, of which malloc knows of so many.
-    fn memory(&self, malloced: usize) -> usize {
-        malloced
-    }
-
     /// Withdraws a route and announces it again.
     fn flap(&mut self, _route: &Route<A>) -> Flap {
         Flap::Rebuild

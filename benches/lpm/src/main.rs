@@ -95,19 +95,13 @@ macro_rules! contestants {
                 "voicelane",
                 Origin::Compiled,
                 usize::MAX,
-                enter::<_, ours::Compiled<true, true>> as _,
+                enter::<_, ours::Compiled<true>> as _,
             ),
             (
                 "voicelane, AVX2",
                 Origin::Compiled,
                 usize::MAX,
-                enter::<_, ours::Compiled<false, true>> as _,
-            ),
-            (
-                "voicelane, compact",
-                Origin::Compiled,
-                usize::MAX,
-                enter::<_, ours::Compiled<true, false>> as _,
+                enter::<_, ours::Compiled<false>> as _,
             ),
             (
                 "voicelane, PrefixTable",

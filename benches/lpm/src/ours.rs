@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 
-use voicelane::lpm::{Layout, Level, LookupTable, PrefixTable};
+use voicelane::lpm::{Level, LookupTable, PrefixTable};
 use voicelane::net::Prefix;
 
 use crate::library::{Flap, Library};
@@ -13,10 +13,10 @@ fn prefix<A: Address>(route: &Route<A>) -> Prefix {
     Prefix::new(route.first.ip(), route.len).expect("a route has no host bits")
 }
 
-/// The compiled table of the data path, for the instruction sets and the layout.
-pub struct Compiled<const AVX512: bool, const FAST: bool>(LookupTable<NonZeroU32>);
+/// The compiled table of the data path, with AVX-512 or without.
+pub struct Compiled<const AVX512: bool>(LookupTable<NonZeroU32>);
 
-impl<A: Classified, const AVX512: bool, const FAST: bool> Library<A> for Compiled<AVX512, FAST> {
+impl<A: Classified, const AVX512: bool> Library<A> for Compiled<AVX512> {
     type Routes = PrefixTable<NonZeroU32>;
 
     const BULK: bool = true;
@@ -29,8 +29,7 @@ impl<A: Classified, const AVX512: bool, const FAST: bool> Library<A> for Compile
 
     fn build(table: &Self::Routes) -> Self {
         let level = if AVX512 { Level::Avx512 } else { Level::Avx2 };
-        let layout = if FAST { Layout::Fast } else { Layout::Compact };
-        Self(LookupTable::with(table, level, layout))
+        Self(LookupTable::with_level(table, level))
     }
 
     #[inline(always)]
@@ -41,10 +40,6 @@ impl<A: Classified, const AVX512: bool, const FAST: bool> Library<A> for Compile
     fn lookup_bulk(&self, addrs: &[A], answers: &mut [u32]) {
         self.0
             .lookup_batch(addrs, bytemuck::cast_slice_mut(answers));
-    }
-
-    fn memory(&self, malloced: usize) -> usize {
-        malloced.max(self.0.memory())
     }
 }
 

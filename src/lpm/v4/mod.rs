@@ -4,16 +4,14 @@ mod block;
 #[cfg(target_arch = "x86_64")]
 mod bulk;
 mod directory;
-mod flat;
 mod pages;
 mod registers;
 #[cfg(target_arch = "x86_64")]
 mod sse2;
 mod tree;
 
-use super::{Layout, Level};
+use super::Level;
 use directory::{Medium, Small};
-use flat::Flat;
 use pages::{Cell, Pages};
 use registers::Registers;
 
@@ -31,7 +29,6 @@ pub(super) struct Engine {
 enum Kind {
     Small(Small),
     Medium(Medium),
-    Flat(Flat),
     Large(Large),
 }
 
@@ -46,16 +43,13 @@ enum Large {
 /// Up to this many intervals go into a directory.
 const DIRECTORY_MAX: usize = 4096;
 
-/// Pages of more cells than these outgrow the nearer caches: then one load from a flat array is sooner done than two.
-const PAGES_MAX: usize = 1 << 21;
-
 impl Engine {
     /// Compiles intervals (start and class): ascending, the first start is 0, neighbours have different classes below
     /// 2^31.
-    pub(super) fn new(intervals: &[(u32, u32)], level: Level, layout: Layout) -> Self {
+    pub(super) fn new(intervals: &[(u32, u32)], level: Level) -> Self {
         let level = level.min(Level::detect());
         Self {
-            kind: Kind::new(intervals, layout),
+            kind: Kind::new(intervals),
             registers: Registers::new(intervals, level),
             level,
         }
@@ -71,7 +65,6 @@ impl Engine {
         match &self.kind {
             Kind::Small(directory) => directory.lookup(key),
             Kind::Medium(directory) => directory.lookup(key),
-            Kind::Flat(flat) => flat.lookup(key),
             Kind::Large(large) => large.lookup(key),
         }
     }
@@ -90,7 +83,6 @@ impl Engine {
                 unsafe { bulk::directory(directory, keys, classes) }
             }
             Kind::Medium(directory) => one_by_one(keys, classes, |key| directory.lookup(key)),
-            Kind::Flat(flat) => one_by_one(keys, classes, |key| flat.lookup(key)),
             Kind::Large(large) => large.lookup_batch(keys, classes, self.level),
         }
     }
@@ -102,7 +94,6 @@ impl Engine {
             + match &self.kind {
                 Kind::Small(directory) => directory.memory(),
                 Kind::Medium(directory) => directory.memory(),
-                Kind::Flat(flat) => flat.memory(),
                 Kind::Large(Large::Byte(pages)) => pages.memory(),
                 Kind::Large(Large::Half(pages)) => pages.memory(),
                 Kind::Large(Large::Word(pages)) => pages.memory(),
@@ -116,7 +107,6 @@ impl Engine {
             (Kind::Small(_), Some(_)) => "small directory and registers",
             (Kind::Medium(_), None) => "directory",
             (Kind::Medium(_), Some(_)) => "directory and registers",
-            (Kind::Flat(_), _) => "flat",
             (Kind::Large(Large::Byte(_)), _) => "pages of bytes",
             (Kind::Large(Large::Half(_)), _) => "pages of 16 bits",
             (Kind::Large(Large::Word(_)), _) => "pages of 32 bits",
@@ -184,7 +174,7 @@ fn advance(rest: &[(u32, u32)], key: u32) -> &[(u32, u32)] {
 }
 
 impl Kind {
-    fn new(intervals: &[(u32, u32)], layout: Layout) -> Self {
+    fn new(intervals: &[(u32, u32)]) -> Self {
         if intervals.len() <= DIRECTORY_MAX {
             if let Some(small) = Small::new(intervals) {
                 return Self::Small(small);
@@ -193,14 +183,7 @@ impl Kind {
                 return Self::Medium(medium);
             }
         }
-        let large = Large::new(intervals);
-        let flat = match &large {
-            Large::Byte(pages) if layout == Layout::Fast && pages.cells.len() > PAGES_MAX => {
-                Flat::new(pages)
-            }
-            _ => None,
-        };
-        flat.map_or(Self::Large(large), Self::Flat)
+        Self::Large(Large::new(intervals))
     }
 }
 
@@ -216,16 +199,13 @@ mod tests {
         let kinds = [
             Small::new(intervals).map(Kind::Small),
             Medium::new(intervals).map(Kind::Medium),
-            Pages::new(intervals)
-                .and_then(|pages| Flat::new(&pages))
-                .map(Kind::Flat),
             Pages::new(intervals).map(|pages| Kind::Large(Large::Byte(pages))),
             Pages::new(intervals).map(|pages| Kind::Large(Large::Half(pages))),
             Pages::new(intervals).map(|pages| Kind::Large(Large::Word(pages))),
         ];
         let mut engines = vec![];
         for level in LEVELS.map(|level| level.min(Level::detect())) {
-            engines.push(Engine::new(intervals, level, Layout::Fast));
+            engines.push(Engine::new(intervals, level));
             for kind in kinds.iter().flatten().cloned() {
                 let registers = None;
                 engines.push(Engine {
@@ -330,24 +310,14 @@ mod tests {
                 .map(|at| (at * (u32::MAX / count), at % 2))
                 .collect()
         };
-        let name = |count, level| Engine::new(&spread(count), level, Layout::Fast).name();
+        let name = |count, level| Engine::new(&spread(count), level).name();
         assert_eq!(name(32, Level::Portable), "small directory");
         if Level::detect() >= Level::Avx2 {
             assert_eq!(name(32, Level::Avx2), "small directory and registers");
         }
         assert_eq!(name(1 << 12, Level::Portable), "small directory");
         assert_eq!(name(1 << 13, Level::Portable), "pages of bytes");
-        // No page like another.
-        let mixed = |at: u32| at.wrapping_mul(at).wrapping_mul(0x9e37_79b9) >> 24;
-        let scattered = (0..1 << 18).map(|at| ((at << 14) | ((at % 61) << 8), mixed(at) % 251));
-        let scattered = intervals(scattered.collect());
-        let name = |layout| Engine::new(&scattered, Level::Portable, layout).name();
-        assert_eq!(name(Layout::Fast), "flat");
-        assert_eq!(name(Layout::Compact), "pages of bytes");
         let crowded: Vec<_> = (0..6).map(|at| (at << 16, at)).collect();
-        assert_eq!(
-            Engine::new(&crowded, Level::Portable, Layout::Fast).name(),
-            "directory"
-        );
+        assert_eq!(Engine::new(&crowded, Level::Portable).name(), "directory");
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use voicelane::lpm::{Layout, Level, LookupTable, PrefixTable};
+use voicelane::lpm::{Level, LookupTable, PrefixTable};
 use voicelane::net::{Family, Prefix, PrefixError};
 
 #[derive(Arbitrary, Debug)]
@@ -54,7 +54,7 @@ fuzz_target!(|input: Input| {
     }
     let expected: Vec<_> = expected.iter().map(|found| found.map(|(_, value)| value)).collect();
     for level in [Level::Portable, Level::Avx2, Level::Avx512] {
-        let table = LookupTable::with(&source, level, Layout::Fast);
+        let table = LookupTable::with_level(&source, level);
         for (addr, expected) in addrs.iter().zip(&expected) {
             assert_eq!(table.lookup(*addr), *expected, "{level:?} {table:?} {addr}");
         }
