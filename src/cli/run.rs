@@ -1,37 +1,30 @@
 //! `voicelane run`: the service in the foreground.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
 use crate::daemon::{self, Options};
 
-use super::{RuntimeDir, check};
+use super::RuntimeDir;
+use super::sources::{Files, Overrides};
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    /// The configuration file; without one the Talkdesk policy that is compiled in.
-    #[arg(long, value_name = "FILE", env = "VOICELANE_CONFIG")]
-    config: Option<PathBuf>,
-    /// The interface that media leaves by, instead of the one that is found.
-    #[arg(long, value_name = "IFACE", env = "VOICELANE_UPLINK")]
-    uplink: Option<String>,
-    /// The TUN's name, instead of the configured one.
-    #[arg(long, value_name = "NAME", env = "VOICELANE_TUN")]
-    tun: Option<String>,
+    #[command(flatten)]
+    files: Files,
+    #[command(flatten)]
+    overrides: Overrides,
     #[command(flatten)]
     runtime: RuntimeDir,
 }
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let config = match check::load_trusted(args.config.as_deref()) {
+    let config = match args.files.load_trusted(&args.overrides) {
         Ok(config) => config,
         Err(error) => return Ok(error.report()),
     };
     let options = Options {
-        uplink: args.uplink.clone(),
-        tun: args.tun.clone(),
         runtime_dir: args.runtime.runtime_dir.clone(),
     };
     daemon::run(&config, &options)?;

@@ -33,7 +33,7 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
     let compiled_for = today();
     let policy = Arc::new(Policy::compile(config, compiled_for));
     let numbers = numbers(config);
-    let name = options.tun.as_deref().unwrap_or(config.tun().name.as_str());
+    let name = config.tun().name.as_str();
 
     let runtime_dir = &options.runtime_dir;
     fs::create_dir_all(runtime_dir).with_context(|| {
@@ -76,10 +76,7 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
     let steering = Steering::open(runtime_dir, numbers, steered).await?;
     let charge = Charge {
         config: config.clone(),
-        pinned: options
-            .uplink
-            .clone()
-            .or_else(|| config.uplink().interface.as_ref().map(ToString::to_string)),
+        pinned: config.uplink().interface.as_ref().map(ToString::to_string),
         mark: numbers.mark,
         tunnel_mark: numbers.tunnel_mark(),
         protocol: numbers.protocol,

@@ -31,10 +31,6 @@ use crate::route::{self, Leftovers, uplink};
 /// What the command line says beside the configuration.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The uplink's interface, instead of the configured or found one.
-    pub uplink: Option<String>,
-    /// The TUN's name, instead of the configured one.
-    pub tun: Option<String>,
     /// Where the control socket and the journal are.
     pub runtime_dir: PathBuf,
 }
