@@ -1,12 +1,15 @@
 //! The command line: one file per command.
 //!
 //! Exit codes: 0 done; 1 failed; 2 the command line or the configuration is wrong, and nothing was touched; 3 the
-//! service is not running (`status`), or the system forbids what the demo needs (`demo`).
+//! service is not running, or the system forbids what the demo needs (`demo`). `status` answers 0 for working, 1 for
+//! degraded, 2 for not working, 3 for not running, 4 when it cannot be told.
 
 mod check;
 mod cleanup;
 mod config;
 mod explain;
+mod mappings;
+mod monitor;
 mod policy;
 mod run;
 mod sources;
@@ -39,6 +42,10 @@ enum Command {
     Run(run::RunArgs),
     /// Show what the running service does.
     Status(status::StatusArgs),
+    /// List who is on the phone, and by which endpoints.
+    Mappings(mappings::MappingsArgs),
+    /// Tell what changes from now on: mappings, the uplink, health.
+    Monitor(monitor::MonitorArgs),
     /// Tell what happens to a destination, and which rule says so.
     Explain(explain::ExplainArgs),
     /// Validate a configuration file.
@@ -96,6 +103,8 @@ pub fn main() -> ExitCode {
     let outcome = match command {
         Command::Run(args) => run::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Mappings(args) => mappings::run(&args),
+        Command::Monitor(args) => monitor::run(&args),
         Command::Explain(args) => explain::run(&args, daemon::find_uplink),
         Command::Check(args) => check::run(&args),
         Command::Config(args) => config::run(&args),
@@ -112,9 +121,16 @@ pub fn main() -> ExitCode {
 
 /// Prints to standard output. A reader that has gone (`| head`) is no error.
 fn print(text: &str) -> io::Result<()> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
-        _ => Ok(()),
+    stream(text).map(drop)
+}
+
+/// Prints to standard output, one text of many; answers whether somebody still reads.
+fn stream(text: &str) -> io::Result<bool> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::config::{self, Config};
-use crate::control::{Access, Server};
+use crate::control::{Access, Exporter, Server, Site};
 use crate::engine::{Engine, FallbackSettings, TUN_MTU};
 use crate::nat;
 use crate::net::IfIndex;
@@ -46,7 +46,8 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
     // The TUN comes first: who holds its name is the one voicelane here, and may remove what a dead one left.
     let tun = Tun::open(name)?;
     let index = if_nametoindex(tun.name()).context("the TUN has gone")?;
-    let access = Access::of_group(config.control().group.as_deref())?;
+    let control = config.control();
+    let access = Access::of_groups(control.group.as_deref(), control.admin_group.as_deref())?;
     let leftovers = route::cleanup(runtime_dir, &numbers).await?;
     if leftovers != route::Leftovers::default() {
         info!(
@@ -58,6 +59,14 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
     let (driver_sender, mut mailbox) = mpsc::channel(MAILBOX);
     let server = Server::listen(runtime_dir, access)?;
     let (requests, mut pending) = mpsc::channel(MAILBOX);
+    if let Some(listen) = config.metrics().listen {
+        let site = match listen {
+            config::Listen::Unix => Site::Unix,
+            config::Listen::Loopback(address) => Site::Loopback(address),
+        };
+        let exporter = Exporter::listen(site, runtime_dir, access).await?;
+        tokio::spawn(exporter.serve(requests.clone()));
+    }
     tokio::spawn(server.serve(requests));
     let forward = driver_sender.clone();
     tokio::spawn(async move {

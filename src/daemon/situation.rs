@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::control::{
-    ConnectionStatus, FallbackStatus, MappingStatus, Status, TrafficStatus, UplinkStatus,
+    ConnectionStatus, FallbackStatus, MappingStatus, State, Status, TrafficStatus, UplinkStatus,
+    VpnStatus,
 };
 use crate::engine::Snapshot;
 use crate::net::RulePriority;
@@ -19,6 +20,7 @@ pub(super) struct Situation {
     pub(super) ready_since: Option<Instant>,
     pub(super) tun: String,
     pub(super) uplink: Option<UplinkStatus>,
+    pub(super) vpns: Vec<VpnStatus>,
     pub(super) rule_priority: Option<RulePriority>,
     pub(super) warnings: Vec<String>,
 }
@@ -31,6 +33,7 @@ impl Situation {
             ready_since,
             tun: tun.to_owned(),
             uplink,
+            vpns: Vec::new(),
             rule_priority,
             warnings: Vec::new(),
         }
@@ -39,13 +42,16 @@ impl Situation {
     /// Joins what the shell, the engine and the relay know.
     pub(super) fn status(&self, snapshot: &Snapshot, troubles: &Troubles, now: Instant) -> Status {
         let counters = &snapshot.counters;
-        Status {
+        let status = Status {
             program: env!("CARGO_PKG_VERSION").to_owned(),
+            // Judged at the end, by all the rest.
+            state: State::default(),
             uptime_seconds: self
                 .ready_since
                 .map_or(0, |since| now.saturating_duration_since(since).as_secs()),
             tun: self.tun.clone(),
             uplink: self.uplink.clone(),
+            vpns: self.vpns.clone(),
             rule_priority: self.rule_priority.map(|priority| priority.0),
             warnings: self
                 .warnings
@@ -114,7 +120,8 @@ impl Situation {
                 trials: counters.trials,
             },
             refusals: troubles.counts(),
-        }
+        };
+        status.judged()
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
 use crate::config::{Config, VpnMark};
-use crate::control::UplinkStatus;
+use crate::control::{UplinkStatus, VpnStatus};
 use crate::net::{
     self, Dscp, Endpoint, Family, Fwmark, IfIndex, Inside, Protocol, RouteProtocol, Treatment,
 };
@@ -22,6 +22,7 @@ use crate::route::firewall::{Obstacle, Permit};
 use crate::route::observed::Observed;
 use crate::route::plan::{Capture, Desired};
 use crate::route::uplink::{self, Gateway, Uplink, UplinkError};
+use crate::route::vpn::Vpn;
 use crate::route::watch::Watch;
 use crate::route::{Report, Steering, SteeringErrors};
 
@@ -311,6 +312,7 @@ impl Steward {
             ready_since: self.ready_since,
             tun: self.charge.tun.clone(),
             uplink: self.uplink.as_ref().map(|way| status_of(&way.uplink)),
+            vpns: report.vpns.iter().map(vpn_status).collect(),
             rule_priority: report.priority,
             warnings: report
                 .warnings
@@ -355,6 +357,15 @@ fn is_link_local(addr: IpAddr) -> bool {
     match addr {
         IpAddr::V4(addr) => addr.is_link_local(),
         IpAddr::V6(addr) => addr.is_unicast_link_local(),
+    }
+}
+
+fn vpn_status(vpn: &Vpn) -> VpnStatus {
+    VpnStatus {
+        interface: vpn.name.clone(),
+        kind: vpn.kind.clone(),
+        takes_v4: vpn.takes_v4,
+        takes_v6: vpn.takes_v6,
     }
 }
 

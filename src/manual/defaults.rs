@@ -30,7 +30,7 @@
 //! | capture, `route.capture` | exact | what is not relayed never meets us, see [`super::capture`] |
 //! | fallback, `fallback.to` | `tunnel`: into the VPN | a call in the VPN is better than none |
 //! | silence of the direct way, `fallback.silence_seconds` | 2 s | with the switch itself, a dead uplink costs a call less than 3 s; Wi-Fi stalls for 1 s when it roams |
-//! | first trial after a fall | 10 s, doubled for each relapse within a minute, at most 5 min | a way that comes and goes costs a call a switch each time |
+//! | first trial after a fall, `fallback.retry_seconds` | 10 s, doubled for each relapse within a minute, at most 5 min | a way that comes and goes costs a call a switch each time |
 //! | trials in a row that bring a call back | 3 | one may be luck |
 //! | mappings in a row that take the uplink with them | 2, if none heard anything in between | one may have a dead server |
 //! | priority of EF | `SO_PRIORITY` 6 | interactive voice; needs no capability |

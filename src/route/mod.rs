@@ -38,6 +38,7 @@ pub mod observed;
 pub mod plan;
 pub mod sysctl;
 pub mod uplink;
+pub mod vpn;
 pub mod watch;
 pub mod xfrm;
 
@@ -57,6 +58,7 @@ use nft::{AliasTable, NftError};
 use observed::Observed;
 use plan::{Change, Desired, Numbers, TooManyPortRanges, Warning};
 use sysctl::SysctlError;
+use vpn::Vpn;
 use xfrm::{Ipsec, XfrmError};
 
 /// A part of the steering that failed.
@@ -156,6 +158,8 @@ pub struct Report {
     pub priority: Option<RulePriority>,
     /// The aliases in force: replies to a `real` address must be written to its `alias`.
     pub aliases: Vec<Alias>,
+    /// The VPNs that take traffic.
+    pub vpns: Vec<Vpn>,
 }
 
 /// The hold on the kernel's routing: from [`Steering::open`], with nothing captured, over any number of
@@ -246,6 +250,7 @@ impl Steering {
             warnings: plan.warnings,
             priority: plan.priority,
             aliases,
+            vpns: vpn::find(&observed, self.tun.index),
         })
     }
 
