@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -78,28 +77,28 @@ fn registry(status: &Status) -> Registry {
         "Whether there is a way out past the VPN",
         numbered(ways),
     );
-    let plain = |count: usize| vec![(Labels::new(), i64::try_from(count).unwrap_or(i64::MAX))];
-    metrics.gauge("vpns", "VPNs that take traffic", plain(status.vpns.len()));
-    metrics.gauge(
+    let mut level = |name, help, count: usize| {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        metrics.0.register(name, help, gauge);
+    };
+    level("vpns", "VPNs that take traffic", status.vpns.len());
+    level(
         "warnings",
         "Health lines: what is not as it should be",
-        plain(status.warnings.len()),
+        status.warnings.len(),
     );
-    metrics.gauge(
-        "mappings",
-        "Mappings that stand",
-        plain(status.mappings.len()),
-    );
-    metrics.gauge(
+    level("mappings", "Mappings that stand", status.mappings.len());
+    level(
         "connections",
         "TCP connections that stand",
-        plain(status.connections.len()),
+        status.connections.len(),
     );
     let uptime = usize::try_from(status.uptime_seconds).unwrap_or(usize::MAX);
-    metrics.gauge(
+    level(
         "uptime_seconds",
         "Time since media first left by the uplink",
-        plain(uptime),
+        uptime,
     );
 
     let both = |of: fn(&TrafficStatus) -> u64| {
@@ -130,21 +129,25 @@ fn registry(status: &Status) -> Registry {
     ];
     let errors = errors.map(|(outcome, count)| (label("outcome", outcome), count));
     metrics.counter("errors", "ICMP errors for applications", errors);
-    let single = |count| [(Labels::new(), count)];
-    metrics.counter(
+    let mut total = |name, help, count| {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(count);
+        metrics.0.register(name, help, counter);
+    };
+    total(
         "rejected",
         "Packets answered with an ICMP error of our own",
-        single(status.rejected),
+        status.rejected,
     );
-    metrics.counter(
+    total(
         "reassembled",
         "Datagrams put together from fragments",
-        single(status.reassembled),
+        status.reassembled,
     );
-    metrics.counter(
+    total(
         "hairpinned",
         "Datagrams turned back to another application",
-        single(status.hairpinned),
+        status.hairpinned,
     );
     metrics.counter(
         "refusals",
@@ -172,7 +175,7 @@ impl Metrics {
     }
 
     fn counter(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, u64)>) {
-        let family = Family::<Labels, Counter<u64, AtomicU64>>::default();
+        let family = Family::<Labels, Counter<u64>>::default();
         for (labels, count) in values {
             family.get_or_create(&labels).inc_by(count);
         }
