@@ -68,10 +68,10 @@ pub fn ask(runtime_dir: &Path, request: Request) -> Result<Reply, AskError> {
 /// # Errors
 /// [`AskError`].
 pub fn status(runtime_dir: &Path) -> Result<Status, AskError> {
-    match ask(runtime_dir, Request::Status)?.body {
-        Body::Status(status) => Ok(*status),
-        _ => Err(AskError::Refused("something else than a status".to_owned())),
-    }
+    let Body::Status(status) = ask(runtime_dir, Request::Status)?.body else {
+        return Err(AskError::Refused("something else than a status".to_owned()));
+    };
+    Ok(*status)
 }
 
 fn converse(path: &Path, request: Request) -> io::Result<Reply> {

@@ -143,11 +143,11 @@ async fn converse(stream: Box<dyn Stream>, requests: mpsc::Sender<Pending>) -> i
     let mut stream = BufReader::new(stream);
     let head = read_head(&mut stream).await?;
     let (status, form, body) = match reading(&head) {
-        Err(status) => (status, Form::Text, format!("{status}\n")),
-        Ok(form) => match ask(Request::Status, &requests).await {
-            Body::Status(status) => ("200 OK", form, metrics::write(&status, form)),
-            _ => ("503 Service Unavailable", Form::Text, "stopping\n".into()),
+        Ok(form) => match measure(form, &requests).await {
+            Some(body) => ("200 OK", form, body),
+            None => refusal("503 Service Unavailable"),
         },
+        Err(status) => refusal(status),
     };
     let (kind, length) = (form.media_type(), body.len());
     let head = format!(
@@ -156,6 +156,18 @@ async fn converse(stream: Box<dyn Stream>, requests: mpsc::Sender<Pending>) -> i
     stream.get_mut().write_all(head.as_bytes()).await?;
     stream.get_mut().write_all(body.as_bytes()).await?;
     stream.get_mut().shutdown().await
+}
+
+fn refusal(status: &'static str) -> (&'static str, Form, String) {
+    (status, Form::Text, format!("{status}\n"))
+}
+
+/// Asks the service for its status; none when it is stopping.
+async fn measure(form: Form, requests: &mpsc::Sender<Pending>) -> Option<String> {
+    let Body::Status(status) = ask(Request::Status, requests).await else {
+        return None;
+    };
+    Some(metrics::write(&status, form))
 }
 
 /// Reads up to the empty line.
