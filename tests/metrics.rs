@@ -2,6 +2,7 @@
 //! else.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -46,7 +47,7 @@ fn status() -> Status {
         uptime_seconds: 9,
         uplink: Some(uplink),
         vpns: vec![VpnStatus::default()],
-        rule_priority: Some(100),
+        captured: ["ipv4".to_owned()].into(),
         mappings: vec![mapping],
         connections: vec![ConnectionStatus::default()],
         tcp: counts(&["accepted", "bytes_out"]),
@@ -181,7 +182,11 @@ fn prometheus_takes_the_questions_of_the_dashboard() {
         let question = question
             .replace("$__rate_interval", "5m")
             .replace('\'', "''");
-        rules += &format!("      - record: panel_{count}\n        expr: '{question}'\n");
+        write!(
+            rules,
+            "      - record: panel_{count}\n        expr: '{question}'\n"
+        )
+        .expect("a string takes everything");
         count += 1;
     }
     let dir = tempfile::TempDir::new().expect("the temporary directory is writable");

@@ -123,8 +123,11 @@ fn text(status: &Status) -> String {
         Some(uplink) => {
             line("uplink", format!("{} ({})", uplink.interface, uplink.why));
             for (family, gateway) in [("IPv4", &uplink.gateway_v4), ("IPv6", &uplink.gateway_v6)] {
-                let gateway = gateway.as_deref().unwrap_or("nothing: it stays in the VPN");
-                line("", format!("{family} by way of {gateway}"));
+                let leaves = status.captured.contains(&family.to_lowercase());
+                match gateway {
+                    Some(gateway) if leaves => line("", format!("{family} by way of {gateway}")),
+                    _ => line("", format!("{family} stays in the VPN")),
+                }
             }
         }
     }
@@ -270,6 +273,7 @@ mod tests {
                 takes_v4: true,
                 takes_v6: false,
             }],
+            captured: ["ipv4".to_owned()].into(),
             rule_priority: Some(97),
             warnings: vec!["mind the gap".to_owned()],
             mappings: vec![MappingStatus {
@@ -313,7 +317,7 @@ voicelane  0.1.0, up 1 h 2 min
 state      degraded: see the warnings
 uplink     wlan0 (the default route)
            IPv4 by way of 192.168.1.1
-           IPv6 by way of nothing: it stays in the VPN
+           IPv6 stays in the VPN
 vpn        tun0 (tun), takes all of IPv4
 tun        voicelane0, rules at priority 97, whole prefixes captured
 out        3 packets, 516 bytes; dropped: not_in_policy 1

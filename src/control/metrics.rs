@@ -60,22 +60,12 @@ fn registry(status: &Status) -> Registry {
         "1 for the state that the service is in",
         numbered(states),
     );
-    let uplink = status.uplink.as_ref();
-    let ways = [
-        (
-            "ipv4",
-            uplink.is_some_and(|uplink| uplink.gateway_v4.is_some()),
-        ),
-        (
-            "ipv6",
-            uplink.is_some_and(|uplink| uplink.gateway_v6.is_some()),
-        ),
-    ];
-    let ways = ways.map(|(family, there)| (label("family", family), there));
+    let families = ["ipv4", "ipv6"];
+    let leaves = families.map(|it| (label("family", it), status.captured.contains(it)));
     metrics.gauge(
-        "uplink",
-        "Whether there is a way out past the VPN",
-        numbered(ways),
+        "captured",
+        "Whether media of the family leaves by the uplink",
+        numbered(leaves),
     );
     let mut level = |name, help, count: usize| {
         let gauge = Gauge::<i64>::default();

@@ -1,6 +1,6 @@
 //! What the service answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -69,11 +69,10 @@ impl Status {
     /// Judges what the rest of the status says.
     #[must_use]
     pub fn judged(self) -> Self {
-        let captures = self.uplink.is_some() && self.rule_priority.is_some();
-        let state = match (captures, self.warnings.is_empty()) {
-            (false, _) => State::NotWorking,
-            (true, false) => State::Degraded,
-            (true, true) => State::Working,
+        let state = match (self.captured.is_empty(), self.warnings.is_empty()) {
+            (true, _) => State::NotWorking,
+            (false, false) => State::Degraded,
+            (false, true) => State::Working,
         };
         Self { state, ..self }
     }
@@ -96,6 +95,9 @@ pub struct Status {
     /// The VPNs that take traffic: what media is taken past.
     #[serde(default)]
     pub vpns: Vec<VpnStatus>,
+    /// The families of which media leaves by the uplink: `ipv4`, `ipv6`.
+    #[serde(default)]
+    pub captured: BTreeSet<String>,
     /// The priority of the capturing rules, when there are any.
     pub rule_priority: Option<u32>,
     /// What is not as it should be: a sentence each, with what to do.

@@ -8,7 +8,7 @@ use crate::control::{
     VpnStatus,
 };
 use crate::engine::Snapshot;
-use crate::net::RulePriority;
+use crate::net::{Family, RulePriority};
 
 use super::limits;
 use super::troubles::Troubles;
@@ -21,6 +21,8 @@ pub(super) struct Situation {
     pub(super) tun: String,
     pub(super) uplink: Option<UplinkStatus>,
     pub(super) vpns: Vec<VpnStatus>,
+    /// The families of which media leaves by the uplink.
+    pub(super) captured: Vec<Family>,
     pub(super) rule_priority: Option<RulePriority>,
     pub(super) warnings: Vec<String>,
 }
@@ -34,6 +36,7 @@ impl Situation {
             tun: tun.to_owned(),
             uplink,
             vpns: Vec::new(),
+            captured: Vec::new(),
             rule_priority,
             warnings: Vec::new(),
         }
@@ -52,6 +55,11 @@ impl Situation {
             tun: self.tun.clone(),
             uplink: self.uplink.clone(),
             vpns: self.vpns.clone(),
+            captured: self
+                .captured
+                .iter()
+                .map(|it| it.to_string().to_lowercase())
+                .collect(),
             rule_priority: self.rule_priority.map(|priority| priority.0),
             warnings: self
                 .warnings

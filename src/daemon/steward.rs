@@ -308,11 +308,17 @@ impl Steward {
         });
         let no_uplink = self.without_uplink.as_ref();
         let no_uplink = no_uplink.map(|error| format!("{error}; media stays in the VPN"));
+        let leaves = |family: &Family| {
+            let way = self.uplink.as_ref();
+            let open = way.is_some_and(|way| way.uplink.gateway(*family).is_some());
+            open && report.priority.is_some() && !self.barred.contains(family)
+        };
         let situation = Situation {
             ready_since: self.ready_since,
             tun: self.charge.tun.clone(),
             uplink: self.uplink.as_ref().map(|way| status_of(&way.uplink)),
             vpns: report.vpns.iter().map(vpn_status).collect(),
+            captured: FAMILIES.into_iter().filter(leaves).collect(),
             rule_priority: report.priority,
             warnings: report
                 .warnings
