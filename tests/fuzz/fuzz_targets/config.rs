@@ -1,9 +1,10 @@
-//! Any text as a configuration: either faults that can be shown, or a policy whose captures are what it relays.
+//! Any text as a configuration: either faults that can be shown, or a policy whose captures are what it relays. As a
+//! second layer over itself it changes nothing, and every value knows its line.
 #![no_main]
 
 use jiff::civil::date;
 use libfuzzer_sys::fuzz_target;
-use voicelane::config::Config;
+use voicelane::config::{Config, Document, Effective, Layer};
 use voicelane::net::{Endpoint, Protocol};
 use voicelane::policy::{Action, Policy};
 
@@ -21,6 +22,18 @@ fuzz_target!(|text: &str| {
             return;
         }
     };
+    let layer = |layer| Document {
+        layer,
+        name: "fuzz.toml".to_owned(),
+        text: text.to_owned(),
+    };
+    let twice = Effective::read(vec![layer(Layer::Main), layer(Layer::DropIn)]);
+    let twice = twice.expect("what is valid is valid over itself");
+    assert_eq!(twice.config(), &config);
+    assert!(twice.sections().iter().any(|section| {
+        let mut values = section.values.iter();
+        values.any(|value| value.key == "version" && value.origin.layer() == Layer::DropIn)
+    }));
     for today in [date(2000, 1, 1), date(2024, 1, 23), date(2030, 6, 1)] {
         let policy = Policy::compile(&config, today);
         let _ = policy.next_change(today);
