@@ -15,8 +15,8 @@ use std::thread;
 use tokio::sync::mpsc;
 use voicelane::control::metrics::{Form, write};
 use voicelane::control::{
-    Access, Body, ConnectionStatus, Exporter, METRICS_SOCKET, MappingStatus, Site, Status,
-    TrafficStatus, UplinkStatus, VpnStatus,
+    Access, Body, ConnectionStatus, Exporter, FallbackStatus, METRICS_SOCKET, MappingStatus, Site,
+    Status, TrafficStatus, UplinkStatus, VpnStatus,
 };
 
 const RULES: &str = include_str!("../config/voicelane.rules.yml");
@@ -53,6 +53,11 @@ fn status() -> Status {
         tcp: counts(&["accepted", "bytes_out"]),
         outbound: traffic(&["not_in_policy", "send_failed"]),
         inbound: traffic(&["unsolicited"]),
+        fallback: FallbackStatus {
+            falls: counts(&["silent"]),
+            returns: counts(&["answered"]),
+            ..FallbackStatus::default()
+        },
         refusals: counts(&["send_eperm"]),
         ..Status::default()
     };

@@ -205,10 +205,7 @@ mod tests {
             destination: destination.parse().expect("an endpoint"),
             from: Some("10.8.0.2".parse().expect("an address")),
             json: false,
-            files: Files {
-                config: None,
-                config_dir: "/".into(),
-            },
+            files: Files::of_file("it.toml".as_ref()),
             overrides: Overrides::default(),
             date: None,
         };
@@ -260,7 +257,8 @@ udp 168.86.130.7:20000 from 10.8.0.2 leaves the VPN
             destination: "168.86.130.7:53".parse().expect("an endpoint"),
             from: None,
             json: false,
-            config: None,
+            files: Files::of_file("prefix.toml".as_ref()),
+            overrides: Overrides::default(),
             date: None,
         };
         let explanation = Explanation::of(&policy, &args, date, None);

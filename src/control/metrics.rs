@@ -125,6 +125,11 @@ fn registry(status: &Status) -> Registry {
         metrics.0.register(name, help, counter);
     };
     total(
+        "tunnelled_packets",
+        "Datagrams of fallen mappings, into the VPN",
+        status.fallback.packets,
+    );
+    total(
         "rejected",
         "Packets answered with an ICMP error of our own",
         status.rejected,
@@ -138,6 +143,17 @@ fn registry(status: &Status) -> Registry {
         "hairpinned",
         "Datagrams turned back to another application",
         status.hairpinned,
+    );
+    let fallback = &status.fallback;
+    metrics.counter(
+        "falls",
+        "Mappings that left the direct way for the VPN",
+        named("cause", &fallback.falls),
+    );
+    metrics.counter(
+        "returns",
+        "Mappings that came back to the direct way",
+        named("cause", &fallback.returns),
     );
     metrics.counter(
         "refusals",

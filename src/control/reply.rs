@@ -95,7 +95,7 @@ pub struct Status {
     /// The VPNs that take traffic: what media is taken past.
     #[serde(default)]
     pub vpns: Vec<VpnStatus>,
-    /// The families of which media leaves by the uplink: `ipv4`, `ipv6`.
+    /// The families of which media leaves by the uplink: `ipv4`, `ipv6`; not one that has fallen back into the VPN.
     #[serde(default)]
     pub captured: BTreeSet<String>,
     /// The priority of the capturing rules, when there are any.

@@ -58,6 +58,7 @@ impl Situation {
             captured: self
                 .captured
                 .iter()
+                .filter(|family| !snapshot.fallen_uplinks.contains(family))
                 .map(|it| it.to_string().to_lowercase())
                 .collect(),
             rule_priority: self.rule_priority.map(|priority| priority.0),
@@ -67,6 +68,7 @@ impl Situation {
                 .cloned()
                 .chain(troubles.warnings())
                 .chain(limits::warnings(&snapshot.limits_reached))
+                .chain(snapshot.fallen_uplinks.iter().copied().map(fallen))
                 .collect(),
             mappings: snapshot
                 .mappings
@@ -131,6 +133,13 @@ impl Situation {
         };
         status.judged()
     }
+}
+
+fn fallen(family: Family) -> String {
+    format!(
+        "the direct way of {family} brings no answers, so its media is in the VPN, and goes back by itself once it does: \
+         does the uplink's network let UDP out?"
+    )
 }
 
 fn owned(drops: &BTreeMap<&'static str, u64>) -> BTreeMap<String, u64> {

@@ -67,7 +67,7 @@
 //! curl --unix-socket /run/voicelane/metrics.sock http://localhost/metrics
 //! ```
 //!
-//! Labels are words of ours or of the kernel: `direction`, `family`, `reason`, `outcome`, `event`, `state`. No address,
+//! Labels are words of ours or of the kernel: `direction`, `family`, `reason`, `cause`, `outcome`, `event`, `state`. No address,
 //! interface or mapping is one: a time series for each call would be a register of who called whom.
 //!
 //! `config/voicelane.rules.yml` has alerts and `config/grafana.json` a dashboard. Tests hold both to the metrics that
