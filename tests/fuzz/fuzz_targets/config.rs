@@ -5,7 +5,7 @@
 use jiff::civil::date;
 use libfuzzer_sys::fuzz_target;
 use voicelane::config::{Config, Document, Effective, Layer};
-use voicelane::net::{Endpoint, Protocol};
+use voicelane::net::{CaptureMode, Endpoint, Protocol};
 use voicelane::policy::{Action, Policy};
 
 fuzz_target!(|text: &str| {
@@ -57,7 +57,10 @@ fuzz_target!(|text: &str| {
                                     && capture.prefixes.iter().any(|prefix| prefix.contains(addr))
                             });
                             let relayed = policy.evaluate(protocol, to).action == Action::Relay;
-                            assert_eq!(captured, relayed, "{protocol} {to}");
+                            // Of whole prefixes, what is not relayed is handed back.
+                            let exact = policy.capture_mode() == CaptureMode::Exact;
+                            let fits = captured == relayed || captured && !exact;
+                            assert!(fits, "{protocol} {to}: {captured} {relayed}");
                             assert!(relayed || policy.near_miss(protocol, to).is_some());
                         }
                     }
