@@ -23,7 +23,9 @@ const STUN: [u16; 2] = [33478, 33479];
 const IPERF: u16 = 20_001;
 
 fn start_with(lab: &Lab, filtering: &str) -> Voicelane {
-    let config = format!("{CONFIG}\n[nat]\nfiltering = \"{filtering}\"\n");
+    // A question that is not to be answered must not lead into the VPN.
+    let config =
+        format!("{CONFIG}\n[nat]\nfiltering = \"{filtering}\"\n[fallback]\nto = \"none\"\n");
     Home::new(&lab.laptop, &config).start()
 }
 

@@ -539,7 +539,7 @@ fn one_inside_address_leaves_connections_for_others() {
 
         world
             .engine
-            .handle_uplink_changed(world.now, &mut world.outbox);
+            .handle_uplink_changed(|_| true, world.now, &mut world.outbox);
         world.inject(&syn(address, 50_002, server));
         assert_eq!(world.connects, 4, "what has ended counts no more");
     }

@@ -7,6 +7,7 @@
 mod check;
 mod cleanup;
 mod config;
+mod events;
 mod explain;
 mod mappings;
 mod monitor;
@@ -46,6 +47,8 @@ enum Command {
     Mappings(mappings::MappingsArgs),
     /// Tell what changes from now on: mappings, the uplink, health.
     Monitor(monitor::MonitorArgs),
+    /// Tell what happened to the service and the network around it, and why.
+    Events(events::EventsArgs),
     /// Tell what happens to a destination, and which rule says so.
     Explain(explain::ExplainArgs),
     /// Validate a configuration file.
@@ -105,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Mappings(args) => mappings::run(&args),
         Command::Monitor(args) => monitor::run(&args),
+        Command::Events(args) => events::run(&args),
         Command::Explain(args) => explain::run(&args, daemon::find_uplink),
         Command::Check(args) => check::run(&args),
         Command::Config(args) => config::run(&args),

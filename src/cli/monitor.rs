@@ -1,7 +1,7 @@
-//! `voicelane monitor`: what changes while one looks: mappings, the uplink, health.
+//! `voicelane monitor`: what changes while one looks: mappings, the uplink, health, and what the service notes of it.
 //!
-//! It asks for the status twice in a second and tells the differences. No mapping is missed: each lives for two minutes
-//! at least. What happened while nobody looked is not told.
+//! It asks twice in a second for the events since, and for the status, and tells the differences. No mapping is missed:
+//! each lives for two minutes at least. What happened while nobody looked is not told; `voicelane events` has it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +14,9 @@ use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::control::{self, AskError, MappingStatus, State, Status, UplinkStatus};
+use crate::control::{
+    self, AskError, Body, Event, MappingStatus, Request, State, Status, UplinkStatus,
+};
 
 use super::RuntimeDir;
 use super::status::not_told;
@@ -42,6 +44,10 @@ enum Change {
     },
     /// The service has ended.
     Stopped,
+    /// The service has noted something.
+    Event {
+        event: Event,
+    },
     State {
         from: State,
         to: State,
@@ -78,13 +84,18 @@ struct Line<'a> {
 /// Prints changes until interrupted, or until nobody reads them.
 pub(super) fn run(args: &MonitorArgs) -> anyhow::Result<ExitCode> {
     let mut before = None;
+    let mut noted = None;
     loop {
+        let news = match news(&args.runtime.runtime_dir, &mut noted) {
+            Ok(news) => news.into_iter().map(|event| Change::Event { event }),
+            Err(error) => return Ok(not_told(&error)),
+        };
         let now = match look(&args.runtime.runtime_dir) {
             Ok(now) => now,
             Err(error) => return Ok(not_told(&error)),
         };
         let time = Timestamp::now();
-        for change in changes(before.as_ref(), now.as_ref()) {
+        for change in news.chain(changes(before.as_ref(), now.as_ref())) {
             let (version, change) = (control::VERSION, &change);
             let line = if args.json {
                 let line = Line {
@@ -108,6 +119,21 @@ pub(super) fn run(args: &MonitorArgs) -> anyhow::Result<ExitCode> {
         before = now.or(Some(Status::default()));
         sleep(PACE);
     }
+}
+
+/// The events since the last look, none at the first; `noted` is the number of the newest.
+fn news(runtime_dir: &Path, noted: &mut Option<u64>) -> Result<Vec<Event>, AskError> {
+    let after = noted.unwrap_or(u64::MAX);
+    let reply = match control::ask(runtime_dir, Request::Events { after }) {
+        Err(AskError::NotRunning(_)) => return Ok(Vec::new()),
+        reply => reply?,
+    };
+    let Body::Events(new) = reply.body else {
+        return Err(AskError::Refused("something else than events".to_owned()));
+    };
+    // A smaller number than the one before belongs to a store that began anew.
+    *noted = Some(new.last_sequence);
+    Ok(new.events)
 }
 
 /// The status; none of a service that does not run.
@@ -196,6 +222,9 @@ impl fmt::Display for Change {
         match self {
             Self::Started { state, tun } => write!(f, "running on {tun}: {}", state.words()),
             Self::Stopped => f.write_str("not running any more"),
+            Self::Event { event } => {
+                write!(f, "{}: {}: {}", event.kind, event.subject, event.reason)
+            }
             Self::State { to, .. } => f.write_str(to.words()),
             Self::Uplink { uplink: None } => f.write_str("no uplink: media stays in the VPN"),
             Self::Uplink {

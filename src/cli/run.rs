@@ -1,5 +1,6 @@
 //! `voicelane run`: the service in the foreground.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -11,6 +12,9 @@ use super::sources::{Files, Overrides};
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
+    /// Where events are kept; the runtime directory if not given, which does not outlive a reboot.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
     #[command(flatten)]
     files: Files,
     #[command(flatten)]
@@ -25,6 +29,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         Err(error) => return Ok(error.report()),
     };
     let options = Options {
+        state_dir: args.state_dir.clone(),
         runtime_dir: args.runtime.runtime_dir.clone(),
     };
     daemon::run(&config, &options)?;

@@ -41,6 +41,8 @@ pub fn schema() -> Value {
             "disable": services("Services to switch off"),
             "uplink": section(json!({
                 "interface": interface("The interface that media leave by; without it, found and followed"),
+                "prefer": patterns("The interfaces to take first, the dearest first; * stands for any text"),
+                "exclude": patterns("The interfaces never to take"),
                 "vpn_mark": {
                     "anyOf": [{ "const": "auto" }, any_mark],
                     "description": "The VPN's mark, by which media passes its kill switch: that holds media back no longer",
@@ -112,6 +114,12 @@ fn interface(about: &str) -> Value {
 
 fn group(about: &str) -> Value {
     json!({ "type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$", "description": about })
+}
+
+fn patterns(about: &str) -> Value {
+    let pattern = "^\\**([A-Za-z0-9_.-]\\**){0,15}$";
+    let items = json!({ "type": "string", "pattern": pattern, "minLength": 1, "maxLength": 31 });
+    json!({ "type": "array", "items": items, "default": [], "description": about })
 }
 
 fn service(switch: &impl Fn(bool, &str) -> Value) -> Value {

@@ -9,7 +9,7 @@ use toml::de::DeValue;
 
 use super::problem::Problem;
 use super::raw::{At, Findings, Section, boolean, choice, number, text};
-use crate::net::{CaptureMode, Filtering, Fwmark, RouteTable, RulePriority};
+use crate::net::{CaptureMode, Filtering, Fwmark, InterfacePattern, RouteTable, RulePriority};
 
 /// A network interface's name that the kernel accepts: 1 to 15 letters, digits, '-', '_' and '.'.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -60,6 +60,10 @@ fn is_word(text: &str) -> bool {
 pub struct Uplink {
     /// The interface; without one the best physical default route is found and followed, as laptops roam.
     pub interface: Option<InterfaceName>,
+    /// The interfaces to take first, the dearest first. None: the kernel's metrics decide, as the administrator set them.
+    pub prefer: Vec<InterfacePattern>,
+    /// The interfaces never to take, such as a metered modem.
+    pub exclude: Vec<InterfacePattern>,
     /// The VPN's mark, for media to bear where its kill switch lets nothing else out. None: whoever installs a kill
     /// switch means it, so passing it is IT's decision.
     pub vpn_mark: Option<VpnMark>,
@@ -194,14 +198,22 @@ pub enum Listen {
 
 /// Reads the tables `[uplink]` and `[tun]`.
 pub(super) fn interfaces(root: &mut Section<'_>, findings: &mut Findings) -> (Uplink, Tun) {
-    let (uplink, vpn_mark, conntrack_mark) =
-        root.section(findings, "uplink", |section, findings| {
-            (
-                section.optional(findings, "interface", interface),
-                section.optional(findings, "vpn_mark", vpn_mark),
-                section.optional(findings, "conntrack_mark", any_mark),
-            )
-        });
+    let (uplink, preferences, marks) = root.section(findings, "uplink", |section, findings| {
+        let mut patterns = |key| {
+            let expected = "a list of patterns, such as [\"eth*\", \"wlan0\"]";
+            let list = section.list(findings, key, expected, pattern);
+            let list = list.map_or_else(Vec::new, |list| list.value);
+            list.into_iter().map(|entry| entry.value).collect()
+        };
+        let (prefer, exclude) = (patterns("prefer"), patterns("exclude"));
+        let interface = section.optional(findings, "interface", interface);
+        let marks = (
+            section.optional(findings, "vpn_mark", vpn_mark),
+            section.optional(findings, "conntrack_mark", any_mark),
+        );
+        (interface, (prefer, exclude), marks)
+    });
+    let ((prefer, exclude), (vpn_mark, conntrack_mark)) = (preferences, marks);
     let tun = root.section(findings, "tun", |section, findings| {
         section.optional(findings, "name", interface)
     });
@@ -213,6 +225,8 @@ pub(super) fn interfaces(root: &mut Section<'_>, findings: &mut Findings) -> (Up
     }
     let uplink = Uplink {
         interface: uplink.map(|uplink| uplink.value),
+        prefer,
+        exclude,
         vpn_mark: vpn_mark.map(|mark| mark.value),
         conntrack_mark: conntrack_mark.map(|mark| mark.value),
     };
@@ -364,6 +378,11 @@ fn listen(value: &DeValue<'_>) -> Result<Listen, Problem> {
 fn interface(value: &DeValue<'_>) -> Result<InterfaceName, Problem> {
     let name = text("an interface's name, such as \"wlan0\"")(value)?;
     name.parse().map_err(|_| Problem::InterfaceName)
+}
+
+fn pattern(value: &DeValue<'_>) -> Result<InterfacePattern, Problem> {
+    let text = text("a pattern of interface names, such as \"eth*\"")(value)?;
+    text.parse().map_err(|_| Problem::InterfacePattern)
 }
 
 fn vpn_mark(value: &DeValue<'_>) -> Result<VpnMark, Problem> {

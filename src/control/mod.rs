@@ -7,6 +7,7 @@
 //! The server knows nothing of what it reports: it hands each request to the service's driver and waits for the reply.
 
 mod client;
+mod event;
 mod exporter;
 pub mod metrics;
 mod pace;
@@ -16,11 +17,12 @@ mod request;
 mod server;
 
 pub use client::{AskError, ask, status};
+pub use event::{EVENT_VERSION, Event, EventKind};
 pub use exporter::{Exporter, METRICS_SOCKET, Site};
 pub use peer::{Access, Privilege};
 pub use reply::{
-    Body, ConnectionStatus, FallbackStatus, MappingStatus, Reply, State, Status, TrafficStatus,
-    UplinkStatus, VpnStatus,
+    Body, ConnectionStatus, Events, FallbackStatus, MappingStatus, Reply, State, Status,
+    TrafficStatus, UplinkStatus, VpnStatus,
 };
 pub use request::Request;
 pub use server::{ListenError, Pending, Server};

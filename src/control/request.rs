@@ -11,6 +11,12 @@ use super::peer::Privilege;
 pub enum Request {
     /// The state of the service.
     Status,
+    /// What happened.
+    Events {
+        /// Only what has a greater sequence number.
+        #[serde(default)]
+        after: u64,
+    },
 }
 
 /// A request as it stands on the wire.
@@ -26,7 +32,7 @@ impl Request {
     #[must_use]
     pub const fn needs(self) -> Privilege {
         match self {
-            Self::Status => Privilege::Read,
+            Self::Status | Self::Events { .. } => Privilege::Read,
         }
     }
 
@@ -83,9 +89,16 @@ mod tests {
 
     #[test]
     fn what_is_sealed_opens() {
-        let line = Request::Status.line();
-        assert_eq!(line, r#"{"version":1,"request":"status"}"#);
-        assert_eq!(Request::parse(line.as_bytes()), Ok(Request::Status));
+        for (request, wanted) in [
+            (Request::Status, r#"{"version":1,"request":"status"}"#),
+            (
+                Request::Events { after: 7 },
+                r#"{"version":1,"request":"events","after":7}"#,
+            ),
+        ] {
+            assert_eq!(request.line(), wanted);
+            assert_eq!(Request::parse(wanted.as_bytes()), Ok(request));
+        }
     }
 
     #[test]

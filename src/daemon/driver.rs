@@ -11,17 +11,19 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
-use tracing::{debug, info, trace, warn};
+use tracing::{debug, info, trace};
 
-use crate::control::{Body, Pending, Request};
+use crate::control::{Body, EventKind, Pending, Request};
 use crate::engine::{Alias, Command, Engine, Event, Outbox};
 use crate::net::{ConnectionId, Way};
 use crate::policy::Policy;
 use crate::relay::{Binder, Connections, Progress, Received, Relay, SendError};
 use crate::tun::Device;
 
+use super::events::Events;
 use super::situation::Situation;
 use super::troubles::Troubles;
+use super::way::Moves;
 
 /// Packets per source and wake-up.
 const BUDGET: usize = 64;
@@ -37,7 +39,7 @@ pub(super) enum Message {
     /// Addresses that replies must not name have changed.
     Aliases(Vec<Alias>),
     /// Media leaves by another uplink from now on.
-    Uplink(Binder),
+    Uplink(Binder, Moves),
     /// Another policy is in force from now on.
     Policy(Arc<Policy>),
     /// What surrounds the data path has changed.
@@ -54,6 +56,7 @@ pub(super) struct Driver<D> {
     packet: Box<[u8]>,
     situation: Situation,
     troubles: Troubles,
+    events: Events,
 }
 
 impl<D: Device> Driver<D> {
@@ -62,6 +65,7 @@ impl<D: Device> Driver<D> {
         device: D,
         (relay, connections): (Relay, Connections),
         situation: Situation,
+        events: Events,
     ) -> Self {
         Self {
             engine,
@@ -72,6 +76,7 @@ impl<D: Device> Driver<D> {
             packet: vec![0; LARGEST].into_boxed_slice(),
             situation,
             troubles: Troubles::default(),
+            events,
         }
     }
 
@@ -221,22 +226,26 @@ impl<D: Device> Driver<D> {
                     inside,
                     cause,
                 } => {
-                    info!(%mapping, cause = cause.label(), "a call goes on in the VPN: {cause}");
                     debug!(%mapping, %inside, "it is the call of this endpoint");
+                    let call = format_args!("mapping {mapping}");
+                    self.events.record(EventKind::CallFell, call, cause);
                 }
                 Event::Returned {
                     mapping,
                     inside,
                     cause,
                 } => {
-                    info!(%mapping, cause = cause.label(), "a call has left the VPN again");
                     debug!(%mapping, %inside, "it is the call of this endpoint");
+                    let call = format_args!("mapping {mapping}");
+                    self.events.record(EventKind::CallReturned, call, cause);
                 }
                 Event::UplinkFell { family, cause } => {
-                    warn!(%family, cause = cause.label(), "the uplink fails: calls go on in the VPN");
+                    self.events.record(EventKind::UplinkFell, family, cause);
                 }
                 Event::UplinkReturned { family } => {
-                    info!(%family, "the uplink is trusted again");
+                    let reason = "it is trusted again";
+                    self.events
+                        .record(EventKind::UplinkReturned, family, reason);
                 }
             }
         }
@@ -332,11 +341,13 @@ impl<D: Device> Driver<D> {
         }
     }
 
-    /// Moves every mapping's socket to another uplink. The application notices no more than that its address outside
-    /// has changed, which ICE is made for. TCP connections end: they cannot move.
-    fn follow(&mut self, binder: Binder, now: Instant) {
+    /// Moves the mappings' sockets to another uplink, as far as they must move. The application notices no more than that
+    /// its address outside has changed, which ICE is made for. TCP connections end: they cannot move.
+    fn follow(&mut self, binder: Binder, moves: Moves, now: Instant) {
         self.connections.rebind(binder.clone());
-        self.engine.handle_uplink_changed(now, &mut self.outbox);
+        let moves = |family| moves.includes(family);
+        self.engine
+            .handle_uplink_changed(moves, now, &mut self.outbox);
         let Self {
             engine,
             relay,
@@ -345,7 +356,7 @@ impl<D: Device> Driver<D> {
             ..
         } = self;
         troubles.forgive();
-        relay.rebind(binder, |mapping, moved| match moved {
+        relay.rebind(binder, moves, |mapping, moved| match moved {
             Ok(outside) => engine.handle_opened(mapping, Way::Direct, outside, outbox),
             Err(error) => {
                 engine.handle_open_failed(mapping, Way::Direct, error.told(), now, outbox);
@@ -355,19 +366,25 @@ impl<D: Device> Driver<D> {
         self.flush(now);
     }
 
+    fn answer(&self, request: &Request, now: Instant) -> Body {
+        match *request {
+            Request::Status => {
+                let snapshot = self.engine.snapshot(now);
+                let mut status = self.situation.status(&snapshot, &self.troubles, now);
+                status.warnings.extend(self.events.trouble());
+                Body::Status(Box::new(status))
+            }
+            Request::Events { after } => Body::Events(self.events.after(after)),
+        }
+    }
+
     fn obey(&mut self, message: Message, now: Instant) {
         match message {
-            Message::Request(Pending {
-                request: Request::Status,
-                reply,
-            }) => {
-                let status = self
-                    .situation
-                    .status(&self.engine.snapshot(now), &self.troubles, now);
+            Message::Request(Pending { request, reply }) => {
                 // A peer that hung up meanwhile wants no answer.
-                let _ = reply.send(Body::Status(Box::new(status)));
+                let _ = reply.send(self.answer(&request, now));
             }
-            Message::Uplink(binder) => self.follow(binder, now),
+            Message::Uplink(binder, moves) => self.follow(binder, moves, now),
             Message::Policy(policy) => self.engine.handle_policy(policy),
             Message::Aliases(aliases) => self.engine.handle_aliases(aliases),
             Message::Situation(situation) => {

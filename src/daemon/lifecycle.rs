@@ -10,17 +10,19 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::config::{self, Config};
-use crate::control::{Access, Exporter, Server, Site};
+use crate::control::{Access, EventKind, Exporter, Server, Site};
 use crate::engine::{Engine, FallbackSettings, TUN_MTU};
 use crate::nat;
 use crate::net::IfIndex;
 use crate::policy::Policy;
 use crate::relay::{Connections, Relay};
 use crate::route::plan::Numbers;
+use crate::route::uplink::Preferences;
 use crate::route::{self, Steering};
 use crate::tun::Tun;
 
 use super::driver::{Driver, Message};
+use super::events::Events;
 use super::situation::Situation;
 use super::steward::{Charge, Steward};
 use super::{Options, today};
@@ -46,6 +48,12 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
     // The TUN comes first: who holds its name is the one voicelane here, and may remove what a dead one left.
     let tun = Tun::open(name)?;
     let index = if_nametoindex(tun.name()).context("the TUN has gone")?;
+    let events = Events::open(options.state_dir.as_ref().unwrap_or(runtime_dir));
+    events.record(
+        EventKind::Started,
+        tun.name(),
+        concat!("voicelane ", env!("CARGO_PKG_VERSION")),
+    );
     let control = config.control();
     let access = Access::of_groups(control.group.as_deref(), control.admin_group.as_deref())?;
     let leftovers = route::cleanup(runtime_dir, &numbers).await?;
@@ -85,10 +93,8 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
     let steering = Steering::open(runtime_dir, numbers, steered).await?;
     let charge = Charge {
         config: config.clone(),
-        pinned: config.uplink().interface.as_ref().map(ToString::to_string),
-        mark: numbers.mark,
-        tunnel_mark: numbers.tunnel_mark(),
-        protocol: numbers.protocol,
+        preferences: preferences(config),
+        numbers,
         tun: tun.name().to_owned(),
         tun_index: IfIndex(index),
     };
@@ -103,8 +109,15 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
     let situation = Situation::of_tun(tun.name());
     let sockets = Relay::new().and_then(|relay| Ok((relay, Connections::new()?)));
     let sockets = sockets.context("could not make an epoll set")?;
-    let mut driver = Driver::new(engine, tun, sockets, situation);
-    let mut steward = Steward::new(charge, steering, driver_sender, policy, compiled_for)?;
+    let mut driver = Driver::new(engine, tun, sockets, situation, events.clone());
+    let mut steward = Steward::new(
+        charge,
+        steering,
+        driver_sender,
+        policy,
+        compiled_for,
+        events.clone(),
+    )?;
 
     let outcome = tokio::select! {
         carried = driver.run(&mut mailbox) => match carried {
@@ -113,9 +126,11 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
         },
         attended = steward.attend() => attended,
     };
-    if outcome.is_ok() {
-        info!("a signal came: reverting");
-    }
+    let why = match &outcome {
+        Ok(()) => "a signal came".to_owned(),
+        Err(error) => format!("{error:#}"),
+    };
+    events.record(EventKind::Stopped, name, why);
     let reverted = steward
         .revert()
         .await
@@ -147,6 +162,16 @@ pub(crate) fn numbers(config: &Config) -> Numbers {
         mark: route.mark,
         mask: config::Route::MASK,
         ..Numbers::default()
+    }
+}
+
+/// What the configuration wants of the uplink.
+pub(crate) fn preferences(config: &Config) -> Preferences {
+    let uplink = config.uplink();
+    Preferences {
+        pinned: uplink.interface.as_ref().map(ToString::to_string),
+        prefer: uplink.prefer.clone(),
+        exclude: uplink.exclude.clone(),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::control::{
 };
 use crate::engine::Snapshot;
 use crate::net::{Family, RulePriority};
+use crate::route::vpn::Vpn;
 
 use super::limits;
 use super::troubles::Troubles;
@@ -20,7 +21,7 @@ pub(super) struct Situation {
     pub(super) ready_since: Option<Instant>,
     pub(super) tun: String,
     pub(super) uplink: Option<UplinkStatus>,
-    pub(super) vpns: Vec<VpnStatus>,
+    pub(super) vpns: Vec<Vpn>,
     /// The families of which media leaves by the uplink.
     pub(super) captured: Vec<Family>,
     pub(super) rule_priority: Option<RulePriority>,
@@ -54,7 +55,7 @@ impl Situation {
                 .map_or(0, |since| now.saturating_duration_since(since).as_secs()),
             tun: self.tun.clone(),
             uplink: self.uplink.clone(),
-            vpns: self.vpns.clone(),
+            vpns: self.vpns.iter().map(vpn_status).collect(),
             captured: self
                 .captured
                 .iter()
@@ -132,6 +133,15 @@ impl Situation {
             refusals: troubles.counts(),
         };
         status.judged()
+    }
+}
+
+fn vpn_status(vpn: &Vpn) -> VpnStatus {
+    VpnStatus {
+        interface: vpn.name.clone(),
+        kind: vpn.kind.clone(),
+        takes_v4: vpn.takes_v4,
+        takes_v6: vpn.takes_v6,
     }
 }
 

@@ -369,9 +369,15 @@ impl Engine {
         self.take_way(mapping, Way::Direct, outbox);
     }
 
-    /// Begins anew on another uplink: whatever was found out was about the former one.
-    pub(super) fn start_over(&mut self, now: Instant, outbox: &mut Outbox) {
-        for family in [Family::V4, Family::V6] {
+    /// Begins anew on another uplink, for the families that `moves` says: whatever was found out was about the former one.
+    pub(super) fn start_over(
+        &mut self,
+        moves: &impl Fn(Family) -> bool,
+        now: Instant,
+        outbox: &mut Outbox,
+    ) {
+        let families = [Family::V4, Family::V6].into_iter();
+        for family in families.filter(|family| moves(*family)) {
             let health = std::mem::take(self.paths.health(family));
             if health.down.is_some() {
                 outbox.event(Event::UplinkReturned { family });

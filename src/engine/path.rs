@@ -134,6 +134,17 @@ impl ReturnCause {
     }
 }
 
+impl fmt::Display for ReturnCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Answered => "trials of the direct way were answered",
+            Self::Untested => "nothing to try the direct way with but the traffic itself",
+            Self::AnotherUplink => "there is another uplink",
+            Self::NoTunnel => "the way through the VPN could not be opened",
+        })
+    }
+}
+
 /// One of a mapping's two sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Socket {

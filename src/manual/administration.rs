@@ -53,8 +53,8 @@
 //! `vpn` is every tunnel with routes to more than itself, and whether they take all of IPv4 or IPv6. An IPsec VPN without
 //! an interface has no such routes.
 //!
-//! `voicelane monitor` tells differences between two looks half a second apart. It misses no mapping, since each lives
-//! for two minutes at least.
+//! `voicelane monitor` tells the service's events and the differences between two looks half a second apart. It misses no
+//! mapping, since each lives for two minutes at least. What was before is in `voicelane events`.
 //!
 //! # Metrics
 //!

@@ -42,6 +42,7 @@
 //! - [`capture`]: how exactly the policy's packets get into the TUN, and how they stay on the direct path
 //! - [`vpns`]: which VPNs it was tested with, how each takes the traffic, and what IT must add where one forbids
 //! - [`nat`]: the translator's behaviour, requirement by requirement
+//! - [`laptop`]: what happens when everything around moves: states, timers, uplinks, sleep
 //! - [`defaults`]: every default with its reason
 //! - [`exports`]: the policy in the words of other programs, and who has judged each
 //! - [`administration`]: configuration in layers, who may ask the service, its state, metrics
@@ -53,6 +54,7 @@ pub mod capture;
 pub mod defaults;
 pub mod exports;
 pub mod glossary;
+pub mod laptop;
 pub mod nat;
 pub mod operating;
 pub mod vpns;

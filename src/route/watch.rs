@@ -1,12 +1,19 @@
 //! Notice that something changed in the kernel's links, addresses, routes, rules, IPsec policies or firewall.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::io;
 use std::time::Duration;
 
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM};
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use rtnetlink::MulticastGroup;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::message;
+use super::plan::Numbers;
 
 /// `XFRMNLGRP_EXPIRE` and `XFRMNLGRP_POLICY` (linux/xfrm.h): our leases run out, somebody's policies change.
 const XFRM_GROUPS: [u32; 2] = [2, 4];
@@ -17,24 +24,51 @@ const FIREWALL_GROUP: u32 = 7;
 const FIREWALL_CHANGES: std::ops::RangeInclusive<u16> = 0x0a00..=0x0a08;
 /// How long notices are gathered: a VPN makes a dozen changes in a row when it starts.
 const SETTLE: Duration = Duration::from_millis(20);
+/// The largest process id (`PID_MAX_LIMIT` of linux/threads.h).
+const LARGEST_PROCESS: u32 = 4 << 20;
+/// How many culprits are remembered of one change.
+const CULPRITS: usize = 8;
+
+/// What is known of a change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// When the first notice came.
+    pub noticed: Option<std::time::Instant>,
+    /// The kernel had more to tell than the socket holds: what is lost is lost.
+    pub overrun: bool,
+    /// Who took rules or routes of ours away: programs' names with their process ids.
+    pub culprits: BTreeSet<String>,
+}
+
+impl Change {
+    /// Joins what is known of a later change.
+    pub fn merge(&mut self, later: Self) {
+        self.noticed = self.noticed.or(later.noticed);
+        self.overrun |= later.overrun;
+        self.culprits.extend(later.culprits);
+    }
+}
 
 /// A subscription to the kernel's notices, in the network namespace of the thread that opened it.
 ///
-/// It tells that something changed, not what: the answer to a notice is to observe and to plan anew, so that a notice
-/// that was lost, or one of our own changes, does no harm.
+/// What a notice says of the change is not relied on: the answer to it is to observe and to plan anew, so that a notice
+/// that was lost, or one of our own changes, does no harm. It is only read for who was at work.
 pub struct Watch {
     routing: TokioSocket,
     ipsec: Option<TokioSocket>,
     firewall: Option<TokioSocket>,
-    noticed: bool,
+    numbers: Numbers,
+    own_port: u32,
+    gathered: Change,
 }
 
 impl Watch {
-    /// Subscribes. What changes from now on is told, also while nobody waits.
+    /// Subscribes. What changes from now on is told, also while nobody waits. Changes made from the netlink port
+    /// `own_port` are nobody's fault.
     ///
     /// # Errors
     /// When a socket cannot be opened. A kernel without IPsec or nftables is no error.
-    pub fn open() -> io::Result<Self> {
+    pub fn open(numbers: Numbers, own_port: u32) -> io::Result<Self> {
         let routing = [
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
@@ -48,48 +82,101 @@ impl Watch {
             routing: subscribe(NETLINK_ROUTE, routing.iter().map(|group| *group as u32))?,
             ipsec: subscribe(NETLINK_XFRM, XFRM_GROUPS.into_iter()).ok(),
             firewall: subscribe(NETLINK_NETFILTER, std::iter::once(FIREWALL_GROUP)).ok(),
-            noticed: false,
+            numbers,
+            own_port,
+            gathered: Change::default(),
         })
     }
 
-    /// Waits for a change, gathers those that come with it, and returns.
-    ///
-    /// More notices than the socket holds (`ENOBUFS`) count as a change.
+    /// Waits for a change, gathers those that come with it, and returns what is known of them.
     ///
     /// # Errors
-    /// When a socket fails otherwise.
+    /// When a socket fails. More notices than it holds (`ENOBUFS`) count as a change.
     ///
     /// # Cancel safety
     /// A change that was noticed before the caller gave up is told by the next call.
-    pub async fn next_change(&mut self) -> io::Result<()> {
-        if !self.noticed {
+    pub async fn next_change(&mut self) -> io::Result<Change> {
+        if self.gathered.noticed.is_none() {
             self.notice().await?;
-            self.noticed = true;
         }
         let settled = Instant::now() + SETTLE;
         while let Ok(more) = timeout_at(settled, self.notice()).await {
             more?;
         }
-        self.noticed = false;
-        Ok(())
+        Ok(std::mem::take(&mut self.gathered))
+    }
+
+    /// Tells who took rules or routes of ours away, of the changes that the next call of [`Watch::next_change`] will tell:
+    /// the kernel may show a change before its notice has come.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn coming_culprits(&mut self) -> io::Result<&BTreeSet<String>> {
+        while let Ok(more) = timeout(Duration::ZERO, self.notice()).await {
+            more?;
+        }
+        Ok(&self.gathered.culprits)
     }
 
     async fn notice(&mut self) -> io::Result<()> {
-        tokio::select! {
-            noticed = read(&mut self.routing) => noticed.map(drop),
-            noticed = read_if_any(&mut self.ipsec) => noticed.map(drop),
-            noticed = firewall_change(&mut self.firewall) => noticed,
+        let notice = tokio::select! {
+            notice = read(&mut self.routing) => notice?,
+            // What these tell does not say who took our rules.
+            notice = read_if_any(&mut self.ipsec) => notice?.map(|_| Vec::new()),
+            notice = firewall_change(&mut self.firewall) => notice?.map(|_| Vec::new()),
+        };
+        match notice {
+            Some(datagram) => self.look_for_culprits(&datagram),
+            None => self.gathered.overrun = true,
+        }
+        self.gathered
+            .noticed
+            .get_or_insert_with(|| Instant::now().into_std());
+        Ok(())
+    }
+
+    /// A notice bears the netlink port of the program that asked for the change: by the kernel's custom, its process id.
+    fn look_for_culprits(&mut self, datagram: &[u8]) {
+        let Ok(notice) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(datagram) else {
+            return;
+        };
+        let ours = match &notice.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRule(rule)) => {
+                message::rule(rule).is_some_and(|rule| self.numbers.owns_rule(&rule))
+            }
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(route)) => {
+                message::route(route).is_some_and(|route| self.numbers.owns_route(&route))
+            }
+            _ => false,
+        };
+        let port = notice.header.port_number;
+        // Port 0 is the kernel itself: a link went, and its routes with it.
+        if ours && port != 0 && port != self.own_port && self.gathered.culprits.len() < CULPRITS {
+            self.gathered.culprits.insert(program(port));
         }
     }
 }
 
+/// Names a program by its netlink port. The first socket of a program has the process id for its port, others have any
+/// number above [`LARGEST_PROCESS`].
+fn program(port: u32) -> String {
+    if port > LARGEST_PROCESS {
+        return "a program that hides its number".to_owned();
+    }
+    match fs::read_to_string(format!("/proc/{port}/comm")) {
+        Ok(name) => format!("{} (process {port})", name.trim_end()),
+        Err(_) => format!("a program that has ended (process {port})"),
+    }
+}
+
 /// Waits for a notice that tells of a table, a chain or a rule; for ever without a socket.
-async fn firewall_change(socket: &mut Option<TokioSocket>) -> io::Result<()> {
+async fn firewall_change(socket: &mut Option<TokioSocket>) -> io::Result<Option<Vec<u8>>> {
     loop {
         let notice = read_if_any(socket).await?;
         // One that was lost may have told anything.
-        if notice.is_empty() || types(&notice).any(|it| FIREWALL_CHANGES.contains(&it)) {
-            return Ok(());
+        let tells = |notice: &Vec<u8>| types(notice).any(|it| FIREWALL_CHANGES.contains(&it));
+        if notice.as_ref().is_none_or(tells) {
+            return Ok(notice);
         }
     }
 }
@@ -105,7 +192,7 @@ fn types(mut notice: &[u8]) -> impl Iterator<Item = u16> {
     })
 }
 
-async fn read_if_any(socket: &mut Option<TokioSocket>) -> io::Result<Vec<u8>> {
+async fn read_if_any(socket: &mut Option<TokioSocket>) -> io::Result<Option<Vec<u8>>> {
     match socket {
         Some(socket) => read(socket).await,
         None => std::future::pending().await,
@@ -119,11 +206,11 @@ fn subscribe(protocol: isize, groups: impl Iterator<Item = u32>) -> io::Result<T
     Ok(socket)
 }
 
-/// Reads a notice; an empty one when some were lost.
-async fn read(socket: &mut TokioSocket) -> io::Result<Vec<u8>> {
+/// Reads a notice; none when some were lost.
+async fn read(socket: &mut TokioSocket) -> io::Result<Option<Vec<u8>>> {
     match socket.recv_from_full().await {
-        Ok((notice, _)) => Ok(notice),
-        Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => Ok(Vec::new()),
+        Ok((notice, _)) => Ok(Some(notice)),
+        Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -362,7 +362,7 @@ fn another_uplink_is_given_a_chance_of_its_own() {
         let now = call.world.now;
         call.world
             .engine
-            .handle_uplink_changed(now, &mut call.world.outbox);
+            .handle_uplink_changed(|_| true, now, &mut call.world.outbox);
         call.carry();
         assert_eq!(call.returns[0].1, ReturnCause::AnotherUplink);
         call.longest_gap = Duration::ZERO;
@@ -373,7 +373,7 @@ fn another_uplink_is_given_a_chance_of_its_own() {
         let now = call.world.now;
         call.world
             .engine
-            .handle_uplink_changed(now, &mut call.world.outbox);
+            .handle_uplink_changed(|_| true, now, &mut call.world.outbox);
         call.run(Duration::from_secs(4));
         assert_eq!(call.falls.len(), 2);
         assert!(

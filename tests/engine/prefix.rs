@@ -205,7 +205,7 @@ fn tcp_of_a_rule_goes_directly_and_the_rest_of_the_prefix_into_the_vpn() {
         assert_eq!(connects(&world.outbox), [Way::Tunnel]);
         world
             .engine
-            .handle_uplink_changed(world.now, &mut world.outbox);
+            .handle_uplink_changed(|_| true, world.now, &mut world.outbox);
         assert_eq!(world.engine.snapshot(world.now).connections.len(), 2);
     }
 }
@@ -434,7 +434,7 @@ proptest! {
                     world.engine.handle_policy(Arc::clone(&POLICIES[which]));
                 }
                 Step::Uplink => {
-                    world.engine.handle_uplink_changed(world.now, &mut world.outbox);
+                    world.engine.handle_uplink_changed(|_| true, world.now, &mut world.outbox);
                 }
             }
             watch.look(&mut world);

@@ -142,13 +142,19 @@ impl Engine {
         self
     }
 
-    /// Takes the news that there is another uplink. A TCP connection cannot move: each is reset on both sides, and one
-    /// that was about to be made is made anew when the application repeats its SYN.
+    /// Takes the news that there is another uplink for the families that `moves` says. A TCP connection cannot move: each
+    /// is reset on both sides, and one that was about to be made is made anew when the application repeats its SYN.
     /// Mappings begin anew: what was found out about the former uplink is forgotten.
-    pub fn handle_uplink_changed(&mut self, now: Instant, outbox: &mut Outbox) {
-        self.start_over(now, outbox);
+    pub fn handle_uplink_changed(
+        &mut self,
+        moves: impl Fn(Family) -> bool,
+        now: Instant,
+        outbox: &mut Outbox,
+    ) {
+        self.start_over(&moves, now, outbox);
         let connections = self.tcp.table.iter();
-        let direct = connections.filter(|(_, it)| it.way == Way::Direct);
+        let direct = connections
+            .filter(|(_, it)| it.way == Way::Direct && moves(Family::of(it.remote.addr)));
         let connections: Vec<_> = direct.map(|(id, _)| id).collect();
         for id in connections {
             self.counters.tcp.revoked += 1;
