@@ -1,95 +1,29 @@
 //! `voicelane check`: is a configuration valid, and if not, everything that is wrong with it.
 
-use std::fs;
-use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use jiff::civil::Date;
 use serde_json::json;
 
-use crate::config::{Config, Faults};
+use crate::config::Config;
 use crate::daemon;
 use crate::net::Protocol;
 use crate::policy::Policy;
 
-use super::trust::{Distrust, trust};
-
-/// The exit code of a bad configuration.
-const BAD_CONFIG: u8 = 2;
+use super::sources::{BAD_CONFIG, Files, LoadError, Overrides};
 
 /// What `voicelane check` is asked.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct CheckArgs {
-    /// The configuration to check; without one, what is compiled in
+    /// The one configuration file to check; without it, all that the service would read
     pub file: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-}
-
-/// Why there is no configuration.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum LoadError {
-    /// The file cannot be read, or is not UTF-8.
-    #[error("cannot read the configuration {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        cause: io::Error,
-    },
-    /// Somebody else could change what the file says.
-    #[error("the configuration is not safe to obey")]
-    Distrusted(#[from] Distrust),
-    /// The file has faults.
-    #[error("{0}")]
-    Faulty(#[from] Faults),
-}
-
-impl LoadError {
-    /// Tells a person on stderr; answers the exit code for a bad configuration, 2.
-    #[must_use]
-    pub(super) fn report(&self) -> ExitCode {
-        match self {
-            Self::Read { cause, .. } => eprintln!("error: {self}: {cause}"),
-            Self::Distrusted(why @ Distrust::Hidden { cause, .. }) => {
-                eprintln!("error: {self}: {why}: {cause}");
-            }
-            Self::Distrusted(why) => eprintln!("error: {self}: {why}"),
-            Self::Faulty(faults) => {
-                let colour = io::stderr().is_terminal()
-                    && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
-                eprintln!("{}\n\n{}", faults.render(colour), count(faults));
-            }
-        }
-        ExitCode::from(BAD_CONFIG)
-    }
-}
-
-/// Reads a configuration file; without one, answers what is compiled in.
-///
-/// # Errors
-/// [`LoadError`] for a file that cannot be read and for one with faults.
-pub(super) fn load(file: Option<&Path>) -> Result<Config, LoadError> {
-    let Some(path) = file else {
-        return Ok(Config::default());
-    };
-    let text = fs::read_to_string(path).map_err(|cause| LoadError::Read {
-        path: path.to_owned(),
-        cause,
-    })?;
-    Ok(Config::parse(&path.to_string_lossy(), &text)?)
-}
-
-/// The same for a command that changes the machine's network: others may not write the file or what leads to it.
-///
-/// # Errors
-/// [`LoadError`].
-pub(super) fn load_trusted(file: Option<&Path>) -> Result<Config, LoadError> {
-    file.map_or(Ok(()), trust)?;
-    load(file)
+    /// The files, if none is named
+    #[command(flatten)]
+    pub files: Files,
 }
 
 /// Checks a configuration and prints the result: exit code 0 for a valid one, 2 for a bad one.
@@ -97,29 +31,34 @@ pub(super) fn load_trusted(file: Option<&Path>) -> Result<Config, LoadError> {
 /// # Errors
 /// When nothing can be printed.
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let name = args
-        .file
-        .as_ref()
-        .map_or("compiled in".into(), |path| path.to_string_lossy());
-    match load(args.file.as_deref()) {
-        Ok(config) => {
-            let today = daemon::today();
+    let files = args.file.as_deref().map(Files::of_file);
+    let files = files.as_ref().unwrap_or(&args.files);
+    let names = match files.list() {
+        Ok(list) => list.into_iter(),
+        Err(error) => return Ok(error.report()),
+    };
+    let names: Vec<_> = names
+        .map(|(_, path)| path.to_string_lossy().into_owned())
+        .collect();
+    match files.load(&Overrides::default()) {
+        Ok(effective) => {
+            let (config, today) = (effective.config(), daemon::today());
             if args.json {
-                super::print(&format!("{}\n", valid_json(&name, &config, today)))?;
+                super::print(&format!("{}\n", valid_json(&names, config, today)))?;
             } else {
-                super::print(&format!("{}\n", summary(&name, &config, today)))?;
-                for warning in warnings(&config) {
+                super::print(&format!("{}\n", summary(&names, config, today)))?;
+                for warning in warnings(config) {
                     eprintln!("warning: {warning}");
                 }
-                if let Some(Err(why)) = args.file.as_deref().map(trust) {
-                    eprintln!("warning: `voicelane run` will not obey this file: {why}");
+                if let Err(LoadError::Distrusted(why)) = files.judge() {
+                    eprintln!("warning: `voicelane run` will not obey this: {why}");
                 }
             }
             Ok(ExitCode::SUCCESS)
         }
         Err(LoadError::Faulty(faults)) if args.json => {
             let faulty =
-                json!({"version": 1, "file": name, "valid": false, "faults": faults.list()});
+                json!({"version": 1, "files": names, "valid": false, "faults": faults.list()});
             super::print(&format!("{faulty}\n"))?;
             Ok(ExitCode::from(BAD_CONFIG))
         }
@@ -127,14 +66,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn count(faults: &Faults) -> String {
-    match faults.list().len() {
-        1 => "1 fault; nothing was changed".into(),
-        many => format!("{many} faults; nothing was changed"),
-    }
-}
-
-fn summary(name: &str, config: &Config, today: Date) -> String {
+fn summary(names: &[String], config: &Config, today: Date) -> String {
     let policy = Policy::compile(config, today);
     let active = policy
         .rules()
@@ -150,13 +82,18 @@ fn summary(name: &str, config: &Config, today: Date) -> String {
     } else {
         ranges.join(", ")
     };
+    let name = if names.is_empty() {
+        "compiled in".to_owned()
+    } else {
+        names.join(", ")
+    };
     format!(
         "{name}: valid; {active} of {} services active today: {ranges}",
         policy.rules().len()
     )
 }
 
-fn valid_json(name: &str, config: &Config, today: Date) -> serde_json::Value {
+fn valid_json(names: &[String], config: &Config, today: Date) -> serde_json::Value {
     let policy = Policy::compile(config, today);
     let active = policy
         .rules()
@@ -165,7 +102,7 @@ fn valid_json(name: &str, config: &Config, today: Date) -> serde_json::Value {
         .count();
     json!({
         "version": 1,
-        "file": name,
+        "files": names,
         "valid": true,
         "faults": [],
         "warnings": warnings(config),
@@ -194,6 +131,9 @@ fn warnings(config: &Config) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
 
     const TODAY: Date = jiff::civil::date(2024, 6, 1);
@@ -205,11 +145,11 @@ mod tests {
     #[test]
     fn a_valid_file_is_summed_up_in_a_line() {
         assert_eq!(
-            summary("it.toml", &config(""), TODAY),
+            summary(&["it.toml".to_owned()], &config(""), TODAY),
             "it.toml: valid; 12 of 23 services active today: udp 3478, udp 10000-60000"
         );
         assert_eq!(
-            summary("it.toml", &config("include = []"), TODAY),
+            summary(&["it.toml".to_owned()], &config("include = []"), TODAY),
             "it.toml: valid; 0 of 0 services active today: nothing leaves the VPN"
         );
     }
@@ -223,7 +163,7 @@ mod tests {
         assert!(
             warned[0].starts_with("service \"talkdesk-signalling\" takes TCP 443 out of the VPN")
         );
-        let json = valid_json("it.toml", &config, TODAY);
+        let json = valid_json(&["it.toml".to_owned()], &config, TODAY);
         assert_eq!(
             (&json["valid"], &json["active"]),
             (&json!(true), &json!(14))
@@ -237,34 +177,27 @@ mod tests {
         let file = |name: &str, text: &[u8]| {
             let path = dir.path().join(name);
             fs::write(&path, text).expect("a file");
-            CheckArgs {
-                file: Some(path),
-                json: false,
-            }
+            path
         };
-        let code = |args: &CheckArgs| run(args).expect("an exit code");
-        assert_eq!(code(&file("good.toml", b"version = 1")), ExitCode::SUCCESS);
-        assert_eq!(code(&file("bad.toml", b"version = 2")), ExitCode::from(2));
-        assert_eq!(code(&file("latin1.toml", b"# \xe9")), ExitCode::from(2));
+        let code = |file: Option<&Path>, json| {
+            let args = CheckArgs {
+                file: file.map(Path::to_owned),
+                json,
+                files: Files {
+                    config: None,
+                    config_dir: dir.path().join("none"),
+                },
+            };
+            run(&args).expect("an exit code")
+        };
+        let bad = ExitCode::from(2);
         assert_eq!(
-            code(&CheckArgs {
-                file: Some(dir.path().join("none.toml")),
-                json: true
-            }),
-            ExitCode::from(2)
-        );
-        assert_eq!(
-            code(&CheckArgs {
-                file: None,
-                json: true
-            }),
+            code(Some(&file("good.toml", b"version = 1")), false),
             ExitCode::SUCCESS
         );
-        let bad = load(file("two.toml", b"version = 2\nx = 1").file.as_deref());
-        let Err(LoadError::Faulty(faults)) = bad else {
-            panic!("expected faults, got {bad:?}")
-        };
-        assert_eq!(count(&faults), "2 faults; nothing was changed");
-        assert!(faults.list()[0].place.file().ends_with("two.toml"));
+        assert_eq!(code(Some(&file("bad.toml", b"version = 2")), false), bad);
+        assert_eq!(code(Some(&file("latin1.toml", b"# \xe9")), false), bad);
+        assert_eq!(code(Some(&dir.path().join("none.toml")), true), bad);
+        assert_eq!(code(None, true), ExitCode::SUCCESS);
     }
 }

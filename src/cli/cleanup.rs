@@ -1,7 +1,6 @@
 //! `voicelane cleanup`: removes what a killed service left behind.
 
 use std::fmt::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -11,19 +10,20 @@ use crate::control::{self, Request};
 use crate::daemon;
 use crate::route::Leftovers;
 
-use super::{RuntimeDir, check};
+use super::RuntimeDir;
+use super::sources::{Files, Overrides};
 
 #[derive(Debug, Args)]
 pub(super) struct CleanupArgs {
-    /// The configuration file of the killed service, if it set other tables than the default ones.
-    #[arg(long, value_name = "FILE", env = "VOICELANE_CONFIG")]
-    config: Option<PathBuf>,
+    /// The configuration of the killed service, which may have set other tables than the default ones.
+    #[command(flatten)]
+    files: Files,
     #[command(flatten)]
     runtime: RuntimeDir,
 }
 
 pub(super) fn run(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
-    let config = match check::load_trusted(args.config.as_deref()) {
+    let config = match args.files.load_trusted(&Overrides::default()) {
         Ok(config) => config,
         Err(error) => return Ok(error.report()),
     };

@@ -1,8 +1,16 @@
-//! `voicelane config schema`: what a configuration file may hold, for editors and other programs.
+//! `voicelane config`: what is in force and which line says so; what a configuration file may hold.
 
+use std::fmt::Write;
 use std::process::ExitCode;
 
-use crate::config::schema;
+use serde_json::{Value as Json, json};
+
+use crate::config::{EffectiveSection, Origin, Value, schema};
+
+use super::sources::{Files, Overrides};
+
+/// The column in which origins stand, where a value leaves room for them.
+const ORIGINS: usize = 48;
 
 /// What `voicelane config` is asked.
 #[derive(Clone, Debug, clap::Args)]
@@ -15,16 +23,155 @@ pub(super) struct ConfigArgs {
 /// The commands on the configuration.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub(super) enum ConfigCommand {
+    /// Print the configuration, as a file that says the same
+    Show(ShowArgs),
     /// Print the JSON schema of a configuration file
     Schema,
+}
+
+/// What `voicelane config show` is asked.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ShowArgs {
+    /// Every value in force, also those that nobody has written
+    #[arg(long)]
+    pub effective: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The configuration
+    #[command(flatten)]
+    pub files: Files,
+    /// What the command line adds
+    #[command(flatten)]
+    pub overrides: Overrides,
 }
 
 /// Runs a command on the configuration.
 ///
 /// # Errors
-/// When nothing can be printed.
+/// When nothing can be printed. A bad configuration is reported and answered with exit code 2.
 pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
-    let ConfigCommand::Schema = args.command;
-    super::print(&format!("{:#}\n", schema()))?;
+    match &args.command {
+        ConfigCommand::Show(args) => return show(args),
+        ConfigCommand::Schema => super::print(&format!("{:#}\n", schema()))?,
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+fn show(args: &ShowArgs) -> anyhow::Result<ExitCode> {
+    let effective = match args.files.load(&args.overrides) {
+        Ok(effective) => effective,
+        Err(error) => return Ok(error.report()),
+    };
+    let mut sections = effective.sections();
+    if !args.effective {
+        for section in &mut sections {
+            section.values.retain(|value| is_written(&value.origin));
+        }
+        // Of a catalogue's service that is only switched, the list that switches it tells.
+        let is_whole = |section: &EffectiveSection| {
+            let mut values = section.values.iter();
+            section.service.is_none() || values.any(|value| value.key == "name")
+        };
+        sections.retain(|section| !section.values.is_empty() && is_whole(section));
+    }
+    if args.json {
+        let whole = json!({ "version": 1, "sections": sections });
+        super::print(&format!("{whole:#}\n"))?;
+    } else {
+        super::print(&text(&sections))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether somebody besides the vendor has said it.
+fn is_written(origin: &Origin) -> bool {
+    origin.layer() > crate::config::Layer::Vendor
+}
+
+/// Writes a file that says the same, each value with where it comes from.
+fn text(sections: &[EffectiveSection]) -> String {
+    let mut out = String::new();
+    for (index, section) in sections.iter().enumerate() {
+        let gap = if index == 0 { "" } else { "\n" };
+        match (&section.table, &section.service) {
+            (None, _) => {}
+            (Some(table), None) => writeln!(out, "{gap}[{table}]").expect("a string"),
+            (Some(table), Some(_)) => writeln!(out, "{gap}[[{table}]]").expect("a string"),
+        }
+        for value in &section.values {
+            let line = match &value.value {
+                Json::Null => format!("#{} =", value.key),
+                _ => format!("{} = {}", value.key, toml(value)),
+            };
+            writeln!(out, "{line:<ORIGINS$} # {}", value.origin).expect("a string");
+        }
+    }
+    out
+}
+
+/// A value in TOML: as somebody wrote it, if that is one line.
+fn toml(value: &Value) -> String {
+    match &value.written {
+        Some(written) if !written.contains('\n') => written.clone(),
+        _ if value.key == "mark" => format!("{:#010x}", value.value.as_u64().unwrap_or(0)),
+        // JSON's numbers, strings, booleans and lists are TOML's.
+        _ => value.value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Document, Effective, Layer};
+
+    fn effective() -> Effective {
+        let document = |layer, name: &str, text: &str| Document {
+            layer,
+            name: name.to_owned(),
+            text: format!("version = 1\n{text}"),
+        };
+        let service = "[[service]]\nname = 'lab'\nrole = 'media'\nprotocol = 'udp'\n\
+             prefixes = [\n  '198.18.0.0/15', # the lab\n]\nports = [3478]\nallow_special_purpose = true\n\
+             valid_from = 2024-01-23\n";
+        let layers = vec![
+            document(
+                Layer::Main,
+                "it.toml",
+                "enable = ['talkdesk-signalling']\n[route]\nmark = 0x76000000\n",
+            ),
+            document(Layer::DropIn, "10.toml", service),
+            Document::setting("--uplink", "uplink.interface", "wlan0"),
+        ];
+        Effective::read(layers).expect("valid")
+    }
+
+    #[test]
+    fn what_is_shown_is_a_file_that_says_the_same() {
+        let effective = effective();
+        let text = text(&effective.sections());
+        assert_eq!(
+            Config::parse("shown.toml", &text).as_ref(),
+            Ok(effective.config()),
+            "{text}"
+        );
+        for (line, origin) in [
+            ("enable = ['talkdesk-signalling']", "file it.toml:2"),
+            ("interface = \"wlan0\"", "--uplink"),
+            ("mark = 0x76000000", "file it.toml:4"),
+            ("table = 30316", "default"),
+            ("#group =", "default"),
+            ("prefixes = [\"198.18.0.0/15\"]", "drop-in 10.toml:6"),
+            ("valid_from = 2024-01-23", "drop-in 10.toml:11"),
+            ("dscp = \"EF\"", "default"),
+            ("enabled = true", "file it.toml:2"),
+        ] {
+            let line = format!("{line:<ORIGINS$} # {origin}");
+            assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
+        }
+        assert!(
+            text.contains("# vendor talkdesk.toml (compiled in):"),
+            "{text}"
+        );
+    }
 }

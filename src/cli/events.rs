@@ -25,7 +25,7 @@ pub(super) struct EventsArgs {
     #[arg(long)]
     json: bool,
     /// Where a service that does not run has left its events; its runtime directory if not given.
-    #[arg(long, value_name = "DIR", env = "VOICELANE_STATE_DIR")]
+    #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
     #[command(flatten)]
     runtime: RuntimeDir,

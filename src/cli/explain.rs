@@ -2,14 +2,13 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use jiff::civil::Date;
 use serde_json::{Value, json};
 
-use super::check;
 use super::policy::join;
+use super::sources::{Files, Overrides};
 use crate::config::Config;
 use crate::daemon;
 use crate::net::{Endpoint, Protocol};
@@ -29,9 +28,12 @@ pub(super) struct ExplainArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// The configuration file; without one, what is compiled in
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    /// The configuration
+    #[command(flatten)]
+    pub files: Files,
+    /// What the command line adds
+    #[command(flatten)]
+    pub overrides: Overrides,
     /// The day to answer for; without one, today (UTC)
     #[arg(long, value_name = "YYYY-MM-DD")]
     pub date: Option<Date>,
@@ -45,8 +47,8 @@ pub(super) fn run(
     args: &ExplainArgs,
     find_uplink: impl FnOnce(&Config) -> Option<String>,
 ) -> anyhow::Result<ExitCode> {
-    let config = match check::load(args.config.as_deref()) {
-        Ok(config) => config,
+    let config = match args.files.load(&args.overrides) {
+        Ok(effective) => effective.into_config(),
         Err(error) => return Ok(error.report()),
     };
     let date = args.date.unwrap_or_else(daemon::today);
@@ -203,7 +205,8 @@ mod tests {
             destination: destination.parse().expect("an endpoint"),
             from: Some("10.8.0.2".parse().expect("an address")),
             json: false,
-            config: None,
+            files: Files::of_file("it.toml".as_ref()),
+            overrides: Overrides::default(),
             date: None,
         };
         let date = jiff::civil::date(2024, 6, 1);
@@ -254,7 +257,8 @@ udp 168.86.130.7:20000 from 10.8.0.2 leaves the VPN
             destination: "168.86.130.7:53".parse().expect("an endpoint"),
             from: None,
             json: false,
-            config: None,
+            files: Files::of_file("prefix.toml".as_ref()),
+            overrides: Overrides::default(),
             date: None,
         };
         let explanation = Explanation::of(&policy, &args, date, None);

@@ -1,15 +1,19 @@
 //! The command line: one file per command.
 //!
 //! Exit codes: 0 done; 1 failed; 2 the command line or the configuration is wrong, and nothing was touched; 3 the
-//! service is not running (`status`), or the system forbids what the demo needs (`demo`).
+//! service is not running, or the system forbids what the demo needs (`demo`). `status` answers 0 for working, 1 for
+//! degraded, 2 for not working, 3 for not running, 4 when it cannot be told.
 
 mod check;
 mod cleanup;
 mod config;
 mod events;
 mod explain;
+mod mappings;
+mod monitor;
 mod policy;
 mod run;
+mod sources;
 mod status;
 mod trust;
 
@@ -17,7 +21,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing::Level;
 
 use crate::daemon;
@@ -27,13 +31,7 @@ use crate::daemon;
 #[command(name = "voicelane", version, arg_required_else_help = true)]
 struct Cli {
     /// How much to log on standard error: error, warn, info, debug or trace.
-    #[arg(
-        long,
-        global = true,
-        value_name = "LEVEL",
-        env = "VOICELANE_LOG",
-        default_value = "info"
-    )]
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
     log: Level,
     #[command(subcommand)]
     command: Command,
@@ -45,13 +43,17 @@ enum Command {
     Run(run::RunArgs),
     /// Show what the running service does.
     Status(status::StatusArgs),
+    /// List who is on the phone, and by which endpoints.
+    Mappings(mappings::MappingsArgs),
+    /// Tell what changes from now on: mappings, the uplink, health.
+    Monitor(monitor::MonitorArgs),
     /// Tell what happened to the service and the network around it, and why.
     Events(events::EventsArgs),
     /// Tell what happens to a destination, and which rule says so.
     Explain(explain::ExplainArgs),
     /// Validate a configuration file.
     Check(check::CheckArgs),
-    /// Look at the configuration's format.
+    /// Look at the configuration in force, and at its format.
     Config(config::ConfigArgs),
     /// Look at the policy.
     Policy(policy::PolicyArgs),
@@ -66,19 +68,35 @@ enum Command {
 #[derive(Debug, Args)]
 struct RuntimeDir {
     /// The service's runtime directory.
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "VOICELANE_RUNTIME_DIR",
-        default_value = "/run/voicelane"
-    )]
+    #[arg(long, value_name = "DIR", default_value = "/run/voicelane")]
     runtime_dir: PathBuf,
+}
+
+/// The whole command line, for whoever draws from its definition.
+#[must_use]
+pub fn command() -> clap::Command {
+    with_twins(Cli::command())
+}
+
+/// Gives every flag its environment variable.
+fn with_twins(command: clap::Command) -> clap::Command {
+    let twinned = command.mut_args(|arg| match arg.get_long().map(twin) {
+        Some(twin) => arg.env(twin),
+        None => arg,
+    });
+    twinned.mut_subcommands(with_twins)
+}
+
+/// The environment variable that says the same as a flag.
+fn twin(flag: &str) -> String {
+    format!("VOICELANE_{}", flag.to_uppercase().replace('-', "_"))
 }
 
 /// Parses the command line, runs the command, and answers its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let Cli { log, command } = Cli::parse();
+    let parsed = Cli::from_arg_matches(&command().get_matches());
+    let Cli { log, command } = parsed.unwrap_or_else(|error| error.exit());
     tracing_subscriber::fmt()
         .with_max_level(log)
         .with_target(false)
@@ -88,6 +106,8 @@ pub fn main() -> ExitCode {
     let outcome = match command {
         Command::Run(args) => run::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Mappings(args) => mappings::run(&args),
+        Command::Monitor(args) => monitor::run(&args),
         Command::Events(args) => events::run(&args),
         Command::Explain(args) => explain::run(&args, daemon::find_uplink),
         Command::Check(args) => check::run(&args),
@@ -105,8 +125,67 @@ pub fn main() -> ExitCode {
 
 /// Prints to standard output. A reader that has gone (`| head`) is no error.
 fn print(text: &str) -> io::Result<()> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
-        _ => Ok(()),
+    stream(text).map(drop)
+}
+
+/// Prints to standard output, one text of many; answers whether somebody still reads.
+fn stream(text: &str) -> io::Result<bool> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn walk(command: &clap::Command, visit: &mut impl FnMut(&clap::Arg)) {
+        command.get_arguments().for_each(&mut *visit);
+        for command in command.get_subcommands() {
+            walk(command, visit);
+        }
+    }
+
+    #[test]
+    fn the_definition_holds() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_its_environment_variable() {
+        let mut flags = 0;
+        walk(&command(), &mut |arg| {
+            if let Some(long) = arg.get_long() {
+                let twin = arg.get_env().and_then(|env| env.to_str());
+                let wanted = format!("VOICELANE_{}", long.to_uppercase().replace('-', "_"));
+                assert_eq!(twin, Some(wanted.as_str()), "--{long}");
+                flags += 1;
+            }
+        });
+        assert!(flags > 20, "{flags}");
+    }
+
+    #[test]
+    fn every_default_of_a_flag_is_in_the_manual() {
+        let manual = include_str!("../manual/defaults.rs");
+        walk(&command(), &mut |arg| {
+            let long = arg.get_long().unwrap_or_default();
+            for default in arg.get_default_values() {
+                let default = default.to_str().expect("UTF-8");
+                // A switch is off by default.
+                if ["true", "false"].contains(&default) {
+                    continue;
+                }
+                let row = format!("`--{long}`");
+                let mut rows = manual.lines().filter(|line| line.contains(&row));
+                let row = rows
+                    .next()
+                    .unwrap_or_else(|| panic!("--{long} is not there"));
+                assert!(row.contains(&format!("`{default}`")), "{row}");
+            }
+        });
     }
 }

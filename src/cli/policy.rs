@@ -2,13 +2,12 @@
 
 mod export;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use jiff::civil::Date;
 use serde_json::{Value, json};
 
-use super::check;
+use super::sources::{Files, Overrides};
 use crate::daemon;
 use crate::policy::{Policy, Rule, State, Why};
 
@@ -32,9 +31,9 @@ pub(super) enum PolicyCommand {
 /// What `voicelane policy show` is asked.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ShowArgs {
-    /// The configuration file; without one, what is compiled in
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    /// The configuration
+    #[command(flatten)]
+    pub files: Files,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -55,8 +54,8 @@ pub(super) fn run(args: &PolicyArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn run_show(args: &ShowArgs) -> anyhow::Result<ExitCode> {
-    let config = match check::load(args.config.as_deref()) {
-        Ok(config) => config,
+    let config = match args.files.load(&Overrides::default()) {
+        Ok(effective) => effective.into_config(),
         Err(error) => return Ok(error.report()),
     };
     let date = args.date.unwrap_or_else(daemon::today);

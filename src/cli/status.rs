@@ -1,42 +1,113 @@
-//! `voicelane status`: what the running service does.
+//! `voicelane status`: how the service does, on one screen.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::Duration;
 
 use clap::Args;
 
-use crate::control::{self, AskError, Body, Request, Status, TrafficStatus};
+use crate::control::{self, AskError, Body, Reply, State, Status, TrafficStatus, VpnStatus};
 
 use super::RuntimeDir;
 
-/// The exit code when no service answers.
+/// The exit code when no service runs.
 const NOT_RUNNING: u8 = 3;
+
+/// The exit code when the service does not tell: the asker may not know, or the service is too busy.
+const NOT_TOLD: u8 = 4;
+
+/// How many mappings one screen has room for.
+const MAPPINGS: usize = 10;
+
+/// Clears a terminal and goes to its first line (ECMA-48, ED and CUP).
+const CLEAR: &str = "\x1b[2J\x1b[H";
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
-    /// Print JSON (version 1) instead of text.
+    /// Print JSON (version 1) instead of text
     #[arg(long)]
     json: bool,
+    /// Show it again and again, until interrupted
+    #[arg(long, short)]
+    watch: bool,
+    /// How often to show it again
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    interval: u64,
     #[command(flatten)]
     runtime: RuntimeDir,
 }
 
 pub(super) fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let reply = match control::ask(&args.runtime.runtime_dir, Request::Status) {
-        Ok(reply) => reply,
-        Err(error @ AskError::NotRunning(_)) => {
-            eprintln!("voicelane: {error}");
-            return Ok(ExitCode::from(NOT_RUNNING));
+    let clear = args.watch && !args.json && io::stdout().is_terminal();
+    loop {
+        let (shown, code) = show(&args.runtime.runtime_dir, args.json, args.watch)?;
+        let head = if clear { CLEAR } else { "" };
+        let read = super::stream(&format!("{head}{shown}"))?;
+        if !args.watch || !read {
+            return Ok(code);
         }
-        Err(error) => return Err(error.into()),
-    };
-    if args.json {
-        super::print(&format!("{}\n", serde_json::to_string_pretty(&reply)?))?;
-    } else if let Body::Status(status) = &reply.body {
-        super::print(&text(status))?;
+        sleep(Duration::from_secs(args.interval));
     }
-    Ok(ExitCode::SUCCESS)
+}
+
+/// What to print, and the exit code that says the same. A watcher's JSON is one object a line.
+fn show(runtime_dir: &Path, json: bool, watched: bool) -> anyhow::Result<(String, ExitCode)> {
+    let status = match control::status(runtime_dir) {
+        Ok(status) => status,
+        Err(error) if watched && !json => {
+            let code = not_told_code(&error);
+            return Ok((format!("{error}\n"), code));
+        }
+        Err(error) => return Ok((String::new(), not_told(&error))),
+    };
+    let code = ExitCode::from(match status.state {
+        State::Working => 0,
+        State::Degraded => 1,
+        State::NotWorking => 2,
+    });
+    let shown = if json {
+        let reply = Reply::new(Body::Status(Box::new(status)));
+        let json = if watched {
+            serde_json::to_string(&reply)
+        } else {
+            serde_json::to_string_pretty(&reply)
+        };
+        json? + "\n"
+    } else {
+        text(&status)
+    };
+    Ok((shown, code))
+}
+
+/// Says on standard error why there is no status; answers the exit code.
+pub(super) fn not_told(error: &AskError) -> ExitCode {
+    match std::error::Error::source(error) {
+        Some(source) => eprintln!("voicelane: {error}: {source}"),
+        None => eprintln!("voicelane: {error}"),
+    }
+    not_told_code(error)
+}
+
+fn not_told_code(error: &AskError) -> ExitCode {
+    ExitCode::from(match error {
+        AskError::NotRunning(_) => NOT_RUNNING,
+        _ => NOT_TOLD,
+    })
+}
+
+impl State {
+    /// The state in words.
+    pub(super) const fn words(self) -> &'static str {
+        match self {
+            Self::Working => "working",
+            Self::Degraded => "degraded: see the warnings",
+            Self::NotWorking => "not working: media is in the VPN",
+        }
+    }
 }
 
 fn text(status: &Status) -> String {
@@ -46,15 +117,25 @@ fn text(status: &Status) -> String {
     };
     let uptime = duration(status.uptime_seconds);
     line("voicelane", format!("{}, up {uptime}", status.program));
+    line("state", status.state.words().to_owned());
     match &status.uplink {
         None => line("uplink", "none: media stays in the VPN".to_owned()),
         Some(uplink) => {
             line("uplink", format!("{} ({})", uplink.interface, uplink.why));
             for (family, gateway) in [("IPv4", &uplink.gateway_v4), ("IPv6", &uplink.gateway_v6)] {
-                let gateway = gateway.as_deref().unwrap_or("nothing: it stays in the VPN");
-                line("", format!("{family} by way of {gateway}"));
+                let leaves = status.captured.contains(&family.to_lowercase());
+                match gateway {
+                    Some(gateway) if leaves => line("", format!("{family} by way of {gateway}")),
+                    _ => line("", format!("{family} stays in the VPN")),
+                }
             }
         }
+    }
+    if status.vpns.is_empty() {
+        line("vpn", "none found".to_owned());
+    }
+    for vpn in &status.vpns {
+        line("vpn", vpn_words(vpn));
     }
     let rules = match status.rule_priority {
         Some(priority) => format!("rules at priority {priority}"),
@@ -91,7 +172,7 @@ fn text(status: &Status) -> String {
         line("refused", counted(&status.refusals));
     }
     line("mappings", status.mappings.len().to_string());
-    for mapping in &status.mappings {
+    for mapping in status.mappings.iter().take(MAPPINGS) {
         let outside = mapping.outside.as_deref().unwrap_or("opening");
         let (contacts, idle) = (mapping.contacts, mapping.idle_seconds);
         let fallen = mapping.fallen.as_deref();
@@ -104,6 +185,9 @@ fn text(status: &Status) -> String {
             ),
         );
     }
+    if let Some(more @ 1..) = status.mappings.len().checked_sub(MAPPINGS) {
+        line("", format!("and {more} more: voicelane mappings"));
+    }
     // TCP is off by default: of what was never there nothing is said.
     if status.tcp.values().any(|count| *count > 0) {
         let open = status.connections.len();
@@ -112,7 +196,7 @@ fn text(status: &Status) -> String {
             .map(|(name, count)| format!("{name} {count}"))
             .collect();
         line("tcp", format!("{open} connections; {}", counts.join(", ")));
-        for connection in &status.connections {
+        for connection in status.connections.iter().take(MAPPINGS) {
             let (inside, remote, state) =
                 (&connection.inside, &connection.remote, &connection.state);
             let (out, inward) = (connection.bytes_out, connection.bytes_in);
@@ -146,7 +230,18 @@ fn counted(reasons: &BTreeMap<String, u64>) -> String {
     counted.join(", ")
 }
 
-fn duration(seconds: u64) -> String {
+fn vpn_words(vpn: &VpnStatus) -> String {
+    let kind = vpn.kind.as_deref().unwrap_or("tunnel");
+    let takes = match (vpn.takes_v4, vpn.takes_v6) {
+        (true, true) => "takes all of IPv4 and IPv6",
+        (true, false) => "takes all of IPv4",
+        (false, true) => "takes all of IPv6",
+        (false, false) => "takes some networks",
+    };
+    format!("{} ({kind}), {takes}", vpn.interface)
+}
+
+pub(super) fn duration(seconds: u64) -> String {
     let (hours, minutes, seconds) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
     match (hours, minutes) {
         (0, 0) => format!("{seconds} s"),
@@ -172,6 +267,13 @@ mod tests {
                 gateway_v6: None,
                 why: "the default route".to_owned(),
             }),
+            vpns: vec![VpnStatus {
+                interface: "tun0".to_owned(),
+                kind: Some("tun".to_owned()),
+                takes_v4: true,
+                takes_v6: false,
+            }],
+            captured: ["ipv4".to_owned()].into(),
             rule_priority: Some(97),
             warnings: vec!["mind the gap".to_owned()],
             mappings: vec![MappingStatus {
@@ -208,12 +310,15 @@ mod tests {
             errors_suppressed: 1,
             refusals: [("open_emfile".to_owned(), 1), ("send_eperm".to_owned(), 2)].into(),
             ..Status::default()
-        };
+        }
+        .judged();
         let expected = "\
 voicelane  0.1.0, up 1 h 2 min
+state      degraded: see the warnings
 uplink     wlan0 (the default route)
            IPv4 by way of 192.168.1.1
-           IPv6 by way of nothing: it stays in the VPN
+           IPv6 stays in the VPN
+vpn        tun0 (tun), takes all of IPv4
 tun        voicelane0, rules at priority 97, whole prefixes captured
 out        3 packets, 516 bytes; dropped: not_in_policy 1
 in         0 packets, 0 bytes; dropped: none
@@ -229,5 +334,17 @@ tcp        1 connections; accepted 1
 warning    mind the gap
 ";
         assert_eq!(text(&status), expected);
+    }
+
+    #[test]
+    fn a_hundred_mappings_fit_on_the_screen_too() {
+        let status = Status {
+            mappings: vec![MappingStatus::default(); 100],
+            ..Status::default()
+        };
+        let text = text(&status);
+        assert!(text.contains("mappings   100\n"), "{text}");
+        assert!(text.contains("and 90 more: voicelane mappings\n"), "{text}");
+        assert!(text.lines().count() <= 24, "{text}");
     }
 }

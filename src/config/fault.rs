@@ -8,11 +8,15 @@ use std::sync::Arc;
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
+use super::layer::Layer;
 use super::problem::Problem;
 
 /// A text that faults point into, with its file's name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Source {
+    pub(super) layer: Layer,
+    /// Its place among all files: a later one has the last word.
+    pub(super) rank: usize,
     pub(super) name: String,
     pub(super) text: Cow<'static, str>,
 }
@@ -36,6 +40,17 @@ impl Place {
     #[must_use]
     pub fn file(&self) -> &str {
         &self.source.name
+    }
+
+    /// The layer that the file belongs to.
+    #[must_use]
+    pub fn layer(&self) -> Layer {
+        self.source.layer
+    }
+
+    /// Whether both lie in the same file.
+    pub(super) fn shares_file(&self, other: &Self) -> bool {
+        self.source.rank == other.source.rank
     }
 
     /// The bytes that the place covers.
@@ -155,18 +170,18 @@ impl Serialize for Fault {
     }
 }
 
-/// Every fault of a configuration, in the order of the file; never empty.
+/// Every fault of a configuration, in the order of the files; never empty.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Faults(Vec<Fault>);
 
 impl Faults {
     /// Sorts what was found; nothing when nothing was.
     pub(super) fn of(mut found: Vec<Fault>) -> Option<Self> {
-        found.sort_by_key(|fault| fault.place.span.start);
+        found.sort_by_key(|fault| (fault.place.source.rank, fault.place.span.start));
         (!found.is_empty()).then_some(Self(found))
     }
 
-    /// The faults, in the order of the file.
+    /// The faults, in the order of the files.
     #[must_use]
     pub fn list(&self) -> &[Fault] {
         &self.0

@@ -3,10 +3,19 @@
 //! Three types, one after the other. The raw file (`raw`) is a TOML tree in which each value knows its place. The
 //! [`Config`] is what remains when everything was checked: newtypes, no strings that stand for numbers, names that
 //! exist, rules that do not contradict each other. The policy is compiled from it for a given day and is what the data
-//! path reads. Nothing here opens a file: it is given a text and a name for it.
+//! path reads. Nothing here opens a file: it is given texts and names for them.
+//!
+//! # Layers
+//!
+//! A configuration has layers: what is compiled in, IT's main file, drop-ins, the command line. Each value is the one
+//! of the last layer that has it, key by key; a list is replaced as a whole, and a service by the whole service of the
+//! same name. Every file is checked in full, also where a later one overrides it. [`Effective`] says where each value
+//! comes from.
 
 mod catalogue;
+mod effective;
 mod fault;
+mod layer;
 mod problem;
 mod raw;
 mod schema;
@@ -20,15 +29,17 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+pub use effective::{Effective, Origin, Section as EffectiveSection, Value};
 pub use fault::{Fault, Faults, Place};
+pub use layer::{Document, Layer};
 pub use problem::Problem;
 pub use schema::schema;
 pub use service::Service;
 pub use settings::{
-    Control, Fallback, InterfaceName, InterfaceNameError, Nat, Route, Tun, Uplink, VpnMark,
+    Control, Fallback, InterfaceName, InterfaceNameError, Listen, Metrics, Nat, Route, Tun, Uplink,
+    VpnMark,
 };
 pub use space::{Block, shortest};
 
@@ -37,6 +48,9 @@ use fault::Source;
 use problem::closest;
 use raw::{At, Findings, Section, text};
 use service::Draft;
+
+/// Where the values of a table stand, by key.
+type Places = Vec<(&'static str, Place)>;
 
 /// A whole configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,24 +62,21 @@ pub struct Config {
     nat: Nat,
     fallback: Fallback,
     control: Control,
+    metrics: Metrics,
 }
 
 impl Config {
-    /// Reads a file's text; `file` is what faults call it.
+    /// Reads a single file's text; `file` is what faults call it.
     ///
     /// # Errors
     /// Every fault that the text has, at once.
     pub fn parse(file: &str, text: &str) -> Result<Self, Faults> {
-        let source = Arc::new(Source {
+        let document = Document {
+            layer: Layer::Main,
             name: file.to_owned(),
-            text: Cow::Owned(text.to_owned()),
-        });
-        let mut findings = Findings::new(source);
-        let config = open(&mut findings, Self::read);
-        match Faults::of(findings.faults) {
-            Some(faults) => Err(faults),
-            None => Ok(config),
-        }
+            text: text.to_owned(),
+        };
+        Ok(Effective::read(vec![document])?.into_config())
     }
 
     /// Every service, a catalogue's first, in the order of the files.
@@ -110,7 +121,14 @@ impl Config {
         &self.control
     }
 
-    fn read(root: &mut Section<'_>, findings: &mut Findings) -> Self {
+    /// Where a monitoring system may read.
+    #[must_use]
+    pub const fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Reads the root of all files; the places of each service's values go with it.
+    fn read(root: &mut Section<'_>, findings: &mut Findings) -> (Self, Vec<Places>) {
         root.required(findings, "version", "version = 1", version);
         let include = root.list(
             findings,
@@ -126,6 +144,7 @@ impl Config {
         let nat = settings::nat(root, findings);
         let fallback = settings::fallback(root, findings);
         let control = settings::control(root, findings);
+        let metrics = settings::metrics(root, findings);
 
         let included = include.map_or_else(
             || vec!["talkdesk"],
@@ -139,8 +158,9 @@ impl Config {
             drafts.extend(open_catalogue(catalogue, findings));
         }
         drafts.extend(root.sections(findings, "service", Draft::read));
+        root.note_origins(findings);
 
-        unique_names(&drafts, findings);
+        let mut drafts = unique(drafts, findings);
         let names =
             |list: Option<At<Vec<At<String>>>>| list.map_or_else(Vec::new, |list| list.value);
         switch(&mut drafts, &names(enable), &names(disable), findings);
@@ -151,12 +171,12 @@ impl Config {
                     .filter_map(|earlier| draft.contradiction(earlier)),
             );
         }
-        let services: Vec<_> = drafts
-            .into_iter()
-            .filter_map(|draft| draft.service)
-            .collect();
+        let read = drafts.into_iter();
+        let (services, places): (Vec<_>, _) = read
+            .filter_map(|draft| Some((draft.service?, draft.places)))
+            .unzip();
         enough_tables(&services, table.as_ref(), findings);
-        Self {
+        let config = Self {
             services,
             uplink,
             tun,
@@ -164,28 +184,39 @@ impl Config {
             nat,
             fallback,
             control,
-        }
+            metrics,
+        };
+        (config, places)
     }
 }
 
 impl Default for Config {
     /// What is in force without a file: the Talkdesk catalogue and every default.
     fn default() -> Self {
-        Self::parse("defaults", "version = 1").expect("the compiled-in catalogue is valid, tested")
+        let effective = Effective::read(Vec::new());
+        effective
+            .expect("the compiled-in catalogue is valid, tested")
+            .into_config()
     }
 }
 
-/// Parses the text as far as it goes and reads it. Where it is no TOML, faults that may only follow from that are
-/// left out.
-fn open<R>(findings: &mut Findings, read: impl FnOnce(&mut Section<'_>, &mut Findings) -> R) -> R {
-    let source = Arc::clone(&findings.source);
-    let (root, errors): (Spanned<DeTable<'_>>, _) = DeTable::parse_recoverable(&source.text);
-    let mut section = Section::root(&root);
+/// Parses the texts as far as they go and reads them as one. Where one is no TOML, faults that may only follow from
+/// that are left out.
+fn open<R>(
+    sources: &[Arc<Source>],
+    findings: &mut Findings,
+    read: impl FnOnce(&mut Section<'_>, &mut Findings) -> R,
+) -> R {
+    let parsed: Vec<_> = sources
+        .iter()
+        .map(|source| (source, DeTable::parse_recoverable(&source.text)))
+        .collect();
+    let mut section = Section::root(parsed.iter().map(|(source, (root, _))| (*source, root)));
     let answer = read(&mut section, findings);
     section.close(findings);
-    if !errors.is_empty() {
-        let line = |fault: &Fault| fault.place.line_and_column().0;
-        let followed = std::mem::take(&mut findings.faults);
+
+    let followed = std::mem::take(&mut findings.faults);
+    for (source, (_, errors)) in &parsed {
         for error in errors {
             let (message, expected) = error
                 .message()
@@ -195,22 +226,37 @@ fn open<R>(findings: &mut Findings, read: impl FnOnce(&mut Section<'_>, &mut Fin
                 message: message.to_owned(),
                 expected: expected.to_owned(),
             };
-            findings.push(error.span().unwrap_or_default(), String::new(), problem);
+            let place = Place::new(source, error.span().unwrap_or_default());
+            findings.push(place, String::new(), problem);
         }
-        let broken: BTreeSet<usize> = findings.faults.iter().map(line).collect();
-        let certain =
-            |fault: &Fault| !fault.problem.needs_whole_file() && !broken.contains(&line(fault));
-        findings.faults.extend(followed.into_iter().filter(certain));
     }
+    let broken: Vec<Place> = findings
+        .faults
+        .iter()
+        .map(|fault| fault.place.clone())
+        .collect();
+    let certain = |fault: &Fault| {
+        let line = |place: &Place| place.line_and_column().0;
+        let mut breaks = broken.iter();
+        !breaks.any(|other| {
+            let same_file = other.shares_file(&fault.place);
+            same_file && (fault.problem.needs_whole_file() || line(other) == line(&fault.place))
+                || fault.problem.needs_every_file()
+        })
+    };
+    findings.faults.extend(followed.into_iter().filter(certain));
     answer
 }
 
 fn open_catalogue(catalogue: &catalogue::Catalogue, findings: &mut Findings) -> Vec<Draft> {
-    let mut own = Findings::new(Arc::new(Source {
+    let source = Arc::new(Source {
+        layer: Layer::Vendor,
+        rank: 0,
         name: catalogue.file.to_owned(),
         text: Cow::Borrowed(catalogue.text),
-    }));
-    let drafts = open(&mut own, |root, findings| {
+    });
+    let mut own = Findings::default();
+    let drafts = open(&[source], &mut own, |root, findings| {
         root.required(findings, "version", "version = 1", version);
         root.sections(findings, "service", Draft::read)
     });
@@ -241,28 +287,36 @@ fn catalogue(value: &DeValue<'_>) -> Result<&'static str, Problem> {
         })
 }
 
-/// Reports names that an earlier service has, and more services than there are rule ids.
-fn unique_names(drafts: &[Draft], findings: &mut Findings) {
-    for (index, draft) in drafts.iter().enumerate() {
-        let Some(name) = &draft.name else { continue };
-        let same = |earlier: &&Draft| {
-            earlier
-                .name
-                .as_ref()
-                .is_some_and(|its| its.value == name.value)
+/// Lets a service take the place of one of the same name in an earlier file. Reports two in the same file, and more
+/// services than there are rule ids.
+fn unique(drafts: Vec<Draft>, findings: &mut Findings) -> Vec<Draft> {
+    let mut kept: Vec<Draft> = Vec::with_capacity(drafts.len());
+    for draft in drafts {
+        let Some(name) = draft.name.clone() else {
+            kept.push(draft);
+            continue;
         };
-        if let Some(earlier) = drafts[..index].iter().find(same) {
-            findings.faults.push(Fault {
-                related: Some(earlier.place()),
-                ..name.fault(Some(&name.value), Problem::DuplicateService)
-            });
+        let same = |earlier: &&mut Draft| {
+            let its = earlier.name.as_ref();
+            its.is_some_and(|its| its.value == name.value)
+        };
+        match kept.iter_mut().find(same) {
+            Some(earlier) if earlier.place().shares_file(&name.place) => {
+                findings.faults.push(Fault {
+                    related: Some(earlier.place()),
+                    ..name.fault(Some(&name.value), Problem::DuplicateService)
+                });
+            }
+            Some(earlier) => *earlier = draft,
+            None => kept.push(draft),
         }
-        if index == usize::from(u16::MAX) {
-            findings
-                .faults
-                .push(name.fault(None, Problem::TooManyServices { most: u16::MAX }));
+        if kept.len() > usize::from(u16::MAX) {
+            let problem = Problem::TooManyServices { most: u16::MAX };
+            findings.faults.push(name.fault(None, problem));
+            break;
         }
     }
+    kept
 }
 
 /// Applies `enable` and `disable`.
@@ -292,9 +346,8 @@ fn switch(
                     .faults
                     .push(name.fault(None, Problem::EnabledAndDisabled));
             }
-            let named = drafts.iter_mut().filter_map(|draft| draft.service.as_mut());
-            for service in named.filter(|service| service.name == name.value) {
-                service.enabled = enabled;
+            for draft in drafts.iter_mut() {
+                draft.switch(name, enabled);
             }
         }
     }

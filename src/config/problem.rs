@@ -63,9 +63,11 @@ pub enum Problem {
     InterfacePattern,
     #[error("not a possible name for a group")]
     GroupName,
+    #[error("metrics cannot be read there")]
+    MetricsPlace,
     #[error("the uplink and the TUN have the same name")]
     UplinkIsTun,
-    #[error("a service of this name exists already")]
+    #[error("a service of this name stands in the same file")]
     DuplicateService,
     #[error("more than {most} services")]
     TooManyServices { most: u16 },
@@ -115,11 +117,14 @@ impl Problem {
             self,
             Self::Missing { .. }
                 | Self::UnknownKey { .. }
-                | Self::UnknownName { .. }
                 | Self::Empty { .. }
-                | Self::Contradiction { .. }
                 | Self::DuplicateService
         )
+    }
+
+    /// Whether the problem shows only when every file was understood.
+    pub(super) const fn needs_every_file(&self) -> bool {
+        matches!(self, Self::UnknownName { .. } | Self::Contradiction { .. })
     }
 
     /// A stable word for programs.
@@ -145,6 +150,7 @@ impl Problem {
             Self::InterfaceName => "interface-name",
             Self::InterfacePattern => "interface-pattern",
             Self::GroupName => "group-name",
+            Self::MetricsPlace => "metrics-place",
             Self::UplinkIsTun => "uplink-is-tun",
             Self::DuplicateService => "duplicate-service",
             Self::TooManyServices { .. } => "too-many-services",
@@ -201,8 +207,11 @@ impl Problem {
             Self::GroupName => {
                 "1 to 32 of A-Z, a-z, 0-9, '-', '_' and '.', no '-' or '.' first".into()
             }
+            Self::MetricsPlace => {
+                "\"unix\", or a loopback address and a port, such as \"127.0.0.1:9764\"".into()
+            }
             Self::UplinkIsTun => "two different interfaces".into(),
-            Self::DuplicateService => "a name that no other service has".into(),
+            Self::DuplicateService => "a name that no other service of the file has".into(),
             Self::TooManyServices { most } => format!("at most {most}"),
             Self::UnknownName { known, .. } if known.is_empty() => {
                 "nothing: there is none to name".into()
@@ -258,9 +267,12 @@ impl Problem {
             Self::InterfaceName => "take the name from `ip link`".into(),
             Self::InterfacePattern => "write e.g. \"eth*\"; `ip link` lists the names".into(),
             Self::GroupName => "take the name from /etc/group".into(),
+            Self::MetricsPlace => {
+                "write \"unix\"; to read from another machine, let a Prometheus agent here forward them".into()
+            }
             Self::UplinkIsTun => "name the physical interface as uplink, or remove the line to have it found".into(),
             Self::DuplicateService => {
-                "rename this one; to replace a catalogue's service, name that one in disable = [...]".into()
+                "rename this one; to replace the other, put this one into a file of its own in conf.d".into()
             }
             Self::TooManyServices { .. } => "join services that differ only in their prefixes".into(),
             Self::UnknownName { meant, .. } => did_you_mean(meant.as_ref(), "remove the name"),

@@ -2,7 +2,11 @@
 //!
 //! A derived deserializer stops at the first fault. Here each value is fetched by key and read by a small function of
 //! its own, so that a fault costs one value and the reading goes on; a key that nobody fetched is an unknown one.
+//!
+//! A table may stand in several files. Its keys are then fetched from all of them: each value is checked, and the last
+//! file's is the one in force.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -12,14 +16,17 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::fault::{Fault, Place, Source};
+use super::layer::Layer;
 use super::problem::{Problem, closest};
 
-/// What was found wrong so far, in one file.
+/// What was found so far.
+#[derive(Default)]
 pub(super) struct Findings {
-    pub(super) source: Arc<Source>,
     /// The name of the service that is being read.
     pub(super) service: Option<String>,
     pub(super) faults: Vec<Fault>,
+    /// Where the value in force of each setting stands, by key path; not those of services.
+    pub(super) origins: BTreeMap<String, Place>,
 }
 
 /// A value with its place and key path.
@@ -44,81 +51,118 @@ impl<T> At<T> {
 }
 
 impl Findings {
-    pub(super) const fn new(source: Arc<Source>) -> Self {
-        Self {
-            source,
-            service: None,
-            faults: Vec::new(),
-        }
-    }
-
-    pub(super) fn place(&self, span: Range<usize>) -> Place {
-        Place::new(&self.source, span)
-    }
-
-    /// Notes a problem at a stretch of the file.
-    pub(super) fn push(&mut self, span: Range<usize>, key: String, problem: Problem) {
-        let place = self.place(span);
-        let service = self.service.as_deref();
-        self.faults.push(
-            At {
-                value: (),
-                place,
-                key,
-            }
-            .fault(service, problem),
-        );
+    /// Notes a problem at a place.
+    pub(super) fn push(&mut self, place: Place, key: String, problem: Problem) {
+        let at = At {
+            value: (),
+            place,
+            key,
+        };
+        self.faults.push(at.fault(self.service.as_deref(), problem));
     }
 }
 
 /// A table whose keys are fetched one by one.
 pub(super) struct Section<'a> {
-    table: &'a DeTable<'a>,
+    parts: Vec<Part<'a>>,
     path: String,
+    /// The keys that were asked for, and where the value in force stands.
+    fetched: Vec<(&'static str, Option<Place>)>,
+}
+
+/// What one file has of a table.
+struct Part<'a> {
+    source: &'a Arc<Source>,
+    table: &'a DeTable<'a>,
     span: Range<usize>,
-    fetched: Vec<&'static str>,
+}
+
+impl Part<'_> {
+    fn place(&self) -> Place {
+        Place::new(self.source, self.span.clone())
+    }
 }
 
 /// One value of a section or of a list, with its key path.
 struct Field<'a> {
+    source: &'a Arc<Source>,
     value: &'a Spanned<DeValue<'a>>,
     key: String,
 }
 
-impl Field<'_> {
+impl<'a> Field<'a> {
+    fn place(&self) -> Place {
+        Place::new(self.source, self.value.span())
+    }
+
+    fn fault(self, findings: &mut Findings, problem: Problem) {
+        findings.push(self.place(), self.key, problem);
+    }
+
     fn read<T>(
-        &self,
+        self,
         findings: &mut Findings,
         read: impl FnOnce(&DeValue<'_>) -> Result<T, Problem>,
     ) -> Option<At<T>> {
         match read(self.value.get_ref()) {
             Ok(value) => Some(At {
                 value,
-                place: findings.place(self.value.span()),
-                key: self.key.clone(),
+                place: self.place(),
+                key: self.key,
             }),
             Err(problem) => {
-                findings.push(self.value.span(), self.key.clone(), problem);
+                self.fault(findings, problem);
                 None
             }
         }
     }
+
+    /// The entries, if it is a list.
+    fn entries(self, findings: &mut Findings, expected: &'static str) -> Option<Vec<Self>> {
+        let Some(list) = self.value.get_ref().as_array() else {
+            let found = self.value.get_ref().type_str();
+            self.fault(findings, Problem::Type { found, expected });
+            return None;
+        };
+        let entries = list.iter().enumerate().map(|(index, value)| Field {
+            source: self.source,
+            value,
+            key: format!("{}[{index}]", self.key),
+        });
+        Some(entries.collect())
+    }
+
+    /// The table, if it is one.
+    fn part(self, findings: &mut Findings) -> Option<Part<'a>> {
+        if let DeValue::Table(table) = self.value.get_ref() {
+            return Some(Part {
+                source: self.source,
+                table,
+                span: self.value.span(),
+            });
+        }
+        let expected = "a table, with its name in brackets on a line of its own";
+        let found = self.value.get_ref().type_str();
+        self.fault(findings, Problem::Type { found, expected });
+        None
+    }
 }
 
 impl<'a> Section<'a> {
-    /// The file's root.
-    pub(super) fn root(root: &'a Spanned<DeTable<'a>>) -> Self {
-        Self {
+    /// The root of all files, the one with the last word last.
+    pub(super) fn root(
+        files: impl Iterator<Item = (&'a Arc<Source>, &'a Spanned<DeTable<'a>>)>,
+    ) -> Self {
+        let parts = files.map(|(source, root)| Part {
+            source,
             table: root.get_ref(),
-            path: String::new(),
             span: 0..0,
+        });
+        Self {
+            parts: parts.collect(),
+            path: String::new(),
             fetched: Vec::new(),
         }
-    }
-
-    /// The place of the section's header.
-    pub(super) fn place(&self, findings: &Findings) -> Place {
-        findings.place(self.span.clone())
     }
 
     pub(super) fn key(&self, key: &str) -> String {
@@ -129,12 +173,29 @@ impl<'a> Section<'a> {
         }
     }
 
-    fn fetch(&mut self, key: &'static str) -> Option<Field<'a>> {
-        self.fetched.push(key);
-        self.table.get(key).map(|value| Field {
-            value,
-            key: self.key(key),
-        })
+    /// The keys that the files have, and where the values in force stand.
+    pub(super) fn places(&self) -> Vec<(&'static str, Place)> {
+        let fetched = self.fetched.iter();
+        fetched
+            .filter_map(|(key, place)| Some((*key, place.clone()?)))
+            .collect()
+    }
+
+    /// What the files have of a key.
+    fn fetch(&mut self, key: &'static str) -> Vec<Field<'a>> {
+        let path = self.key(key);
+        let parts = self.parts.iter();
+        let fields: Vec<_> = parts
+            .filter_map(|part| {
+                Some(Field {
+                    source: part.source,
+                    value: part.table.get(key)?,
+                    key: path.clone(),
+                })
+            })
+            .collect();
+        self.fetched.push((key, fields.last().map(Field::place)));
+        fields
     }
 
     /// Reads a value that may be absent.
@@ -142,25 +203,27 @@ impl<'a> Section<'a> {
         &mut self,
         findings: &mut Findings,
         key: &'static str,
-        read: impl FnOnce(&DeValue<'_>) -> Result<T, Problem>,
+        read: impl Fn(&DeValue<'_>) -> Result<T, Problem>,
     ) -> Option<At<T>> {
-        self.fetch(key)?.read(findings, read)
+        let fields = self.fetch(key).into_iter();
+        fields
+            .map(|field| field.read(findings, &read))
+            .last()
+            .flatten()
     }
 
-    /// Reads a value that must be present.
+    /// Reads a value that each file must have; the command line need not.
     pub(super) fn required<T>(
         &mut self,
         findings: &mut Findings,
         key: &'static str,
         example: &'static str,
-        read: impl FnOnce(&DeValue<'_>) -> Result<T, Problem>,
+        read: impl Fn(&DeValue<'_>) -> Result<T, Problem>,
     ) -> Option<At<T>> {
-        if !self.table.contains_key(key) {
-            findings.push(
-                self.span.clone(),
-                self.key(key),
-                Problem::Missing { example },
-            );
+        for part in &self.parts {
+            if !part.table.contains_key(key) && part.source.layer != Layer::CommandLine {
+                findings.push(part.place(), self.key(key), Problem::Missing { example });
+            }
         }
         self.optional(findings, key, read)
     }
@@ -173,27 +236,20 @@ impl<'a> Section<'a> {
         expected: &'static str,
         read: impl Fn(&DeValue<'_>) -> Result<T, Problem>,
     ) -> Option<At<Vec<At<T>>>> {
-        let field = self.fetch(key)?;
-        let Some(list) = field.value.get_ref().as_array() else {
-            let found = field.value.get_ref().type_str();
-            findings.push(
-                field.value.span(),
-                field.key,
-                Problem::Type { found, expected },
-            );
-            return None;
-        };
-        let fields = list.iter().enumerate().map(|(index, value)| Field {
-            value,
-            key: format!("{}[{index}]", field.key),
-        });
-        Some(At {
-            value: fields
-                .filter_map(|field| field.read(findings, &read))
-                .collect(),
-            place: findings.place(field.value.span()),
-            key: field.key,
-        })
+        let mut last = None;
+        for field in self.fetch(key) {
+            let (place, key) = (field.place(), field.key.clone());
+            let entries = field.entries(findings, expected);
+            last = entries.map(|entries| At {
+                value: entries
+                    .into_iter()
+                    .filter_map(|entry| entry.read(findings, &read))
+                    .collect(),
+                place,
+                key,
+            });
+        }
+        last
     }
 
     /// Reads a list that must be present and hold something.
@@ -204,54 +260,47 @@ impl<'a> Section<'a> {
         (example, expected): (&'static str, &'static str),
         read: impl Fn(&DeValue<'_>) -> Result<T, Problem>,
     ) -> Option<Vec<T>> {
-        match self.table.get(key) {
-            None => findings.push(
-                self.span.clone(),
-                self.key(key),
-                Problem::Missing { example },
-            ),
-            Some(value)
-                if value
-                    .get_ref()
-                    .as_array()
-                    .is_some_and(|list| list.is_empty()) =>
-            {
-                findings.push(value.span(), self.key(key), Problem::Empty { expected });
+        for part in &self.parts {
+            let path = self.key(key);
+            match part.table.get(key) {
+                None => findings.push(part.place(), path, Problem::Missing { example }),
+                Some(value)
+                    if value
+                        .get_ref()
+                        .as_array()
+                        .is_some_and(|list| list.is_empty()) =>
+                {
+                    let place = Place::new(part.source, value.span());
+                    findings.push(place, path, Problem::Empty { expected });
+                }
+                Some(_) => {}
             }
-            Some(_) => {}
         }
         let list = self.list(findings, key, expected, read)?;
         Some(list.value.into_iter().map(|entry| entry.value).collect())
     }
 
-    /// Enters a table, an empty one if the file has none of this name.
+    /// Enters a table, an empty one if no file has one of this name.
     pub(super) fn section<R>(
         &mut self,
         findings: &mut Findings,
         key: &'static str,
         read: impl FnOnce(&mut Section<'_>, &mut Findings) -> R,
     ) -> R {
-        let empty = DeTable::new();
-        let field = self.fetch(key);
-        let span = field.as_ref().map_or(0..0, |field| field.value.span());
-        let table = match field.as_ref().map(|field| field.value.get_ref()) {
-            Some(DeValue::Table(table)) => table,
-            Some(other) => {
-                let expected = "a table, with its name in brackets on a line of its own";
-                let found = other.type_str();
-                findings.push(
-                    span.clone(),
-                    self.key(key),
-                    Problem::Type { found, expected },
-                );
-                &empty
-            }
-            None => &empty,
+        let fields = self.fetch(key).into_iter();
+        let parts: Vec<_> = fields.filter_map(|field| field.part(findings)).collect();
+        let mut section = Section {
+            parts,
+            path: self.key(key),
+            fetched: Vec::new(),
         };
-        Section::open(table, self.key(key), span, findings, read)
+        let answer = read(&mut section, findings);
+        section.close(findings);
+        section.note_origins(findings);
+        answer
     }
 
-    /// Enters each table of a list such as `[[service]]`.
+    /// Enters each table of each file's list, such as `[[service]]`.
     pub(super) fn sections<R>(
         &mut self,
         findings: &mut Findings,
@@ -259,72 +308,52 @@ impl<'a> Section<'a> {
         mut read: impl FnMut(&mut Section<'_>, &mut Findings) -> R,
     ) -> Vec<R> {
         let expected = "a list of tables, each under its name in double brackets";
-        let Some(field) = self.fetch(key) else {
-            return Vec::new();
-        };
-        let Some(list) = field.value.get_ref().as_array() else {
-            let found = field.value.get_ref().type_str();
-            findings.push(
-                field.value.span(),
-                field.key,
-                Problem::Type { found, expected },
-            );
-            return Vec::new();
-        };
-        let mut answers = Vec::with_capacity(list.len());
-        for (index, value) in list.iter().enumerate() {
-            let path = format!("{}[{index}]", field.key);
-            match value.get_ref() {
-                DeValue::Table(table) => {
-                    answers.push(Section::open(
-                        table,
-                        path,
-                        value.span(),
-                        findings,
-                        &mut read,
-                    ));
-                }
-                other => {
-                    let found = other.type_str();
-                    findings.push(value.span(), path, Problem::Type { found, expected });
-                }
+        let mut answers = Vec::new();
+        for field in self.fetch(key) {
+            for entry in field.entries(findings, expected).into_iter().flatten() {
+                let path = entry.key.clone();
+                let Some(part) = entry.part(findings) else {
+                    continue;
+                };
+                let mut section = Section {
+                    parts: vec![part],
+                    path,
+                    fetched: Vec::new(),
+                };
+                answers.push(read(&mut section, findings));
+                section.close(findings);
             }
         }
         answers
     }
 
-    fn open<R>(
-        table: &DeTable<'_>,
-        path: String,
-        span: Range<usize>,
-        findings: &mut Findings,
-        read: impl FnOnce(&mut Section<'_>, &mut Findings) -> R,
-    ) -> R {
-        let mut section = Section {
-            table,
-            path,
-            span,
-            fetched: Vec::new(),
-        };
-        let answer = read(&mut section, findings);
-        section.close(findings);
-        answer
+    /// Where the table begins, in the file with the last word.
+    pub(super) fn place(&self) -> Option<Place> {
+        self.parts.last().map(Part::place)
     }
 
     /// Reports the keys that nobody asked for.
     pub(super) fn close(&self, findings: &mut Findings) {
-        for key in self.table.keys() {
-            let name = key.get_ref().as_ref();
-            if !self.fetched.contains(&name) {
-                let known = self.fetched.clone();
+        for part in &self.parts {
+            for key in part.table.keys() {
+                let name = key.get_ref().as_ref();
+                let known: Vec<_> = self.fetched.iter().map(|(key, _)| *key).collect();
+                if known.contains(&name) {
+                    continue;
+                }
                 let meant = closest(name, known.iter().copied());
-                findings.push(
-                    key.span(),
-                    self.key(name),
-                    Problem::UnknownKey { meant, known },
-                );
+                let place = Place::new(part.source, key.span());
+                findings.push(place, self.key(name), Problem::UnknownKey { meant, known });
             }
         }
+    }
+
+    /// Remembers where the values in force stand.
+    pub(super) fn note_origins(&self, findings: &mut Findings) {
+        let places = self.places().into_iter();
+        findings
+            .origins
+            .extend(places.map(|(key, place)| (self.key(key), place)));
     }
 }
 

@@ -82,9 +82,14 @@ pub fn schema() -> Value {
                 ),
             })),
             "control": section(json!({
-                "group": {
-                    "type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$",
-                    "description": "The group that may ask the running service; without it only root",
+                "group": group("The group whose members may look at the running service; without it only root"),
+                "admin_group": group("The group whose members may look and change; without it only root"),
+            })),
+            "metrics": section(json!({
+                "listen": {
+                    "type": "string",
+                    "pattern": "^(unix|127(\\.[0-9]{1,3}){3}:[0-9]{1,5}|\\[::1\\]:[0-9]{1,5})$",
+                    "description": "Where OpenMetrics may be read: \"unix\" or a loopback address and port; without it nowhere",
                 },
             })),
             "service": { "type": "array", "items": service(&switch) },
@@ -105,6 +110,10 @@ fn with_default(mut schema: Value, default: Value) -> Value {
 
 fn interface(about: &str) -> Value {
     json!({ "type": "string", "pattern": "^(?!\\.\\.?$)[A-Za-z0-9_.-]{1,15}$", "description": about })
+}
+
+fn group(about: &str) -> Value {
+    json!({ "type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$", "description": about })
 }
 
 fn patterns(about: &str) -> Value {

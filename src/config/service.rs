@@ -3,6 +3,7 @@
 use jiff::civil::Date;
 use toml::de::DeValue;
 
+use super::Places;
 use super::fault::{Fault, Place};
 use super::problem::Problem;
 use super::raw::{At, Findings, Section, boolean, choice, date, text};
@@ -75,6 +76,8 @@ pub(super) struct Draft {
     pub(super) name: Option<At<String>>,
     /// The service, if all of it could be read.
     pub(super) service: Option<Service>,
+    /// Where its values stand.
+    pub(super) places: Places,
     /// Its DSCP, or its header when it names none.
     treatment: At<()>,
 }
@@ -86,7 +89,7 @@ impl Draft {
         findings.service = name.as_ref().map(|name| name.value.clone());
         let header = At {
             value: (),
-            place: section.place(findings),
+            place: section.place().expect("a service stands in a file"),
             key: section.key("dscp"),
         };
 
@@ -173,7 +176,17 @@ impl Draft {
         Self {
             name,
             service,
+            places: section.places(),
             treatment,
+        }
+    }
+
+    /// Switches the service on or off if it is the one that is named.
+    pub(super) fn switch(&mut self, named: &At<String>, enabled: bool) {
+        if let Some(service) = self.service.as_mut().filter(|it| it.name == named.value) {
+            service.enabled = enabled;
+            self.places.retain(|(key, _)| *key != "enabled");
+            self.places.push(("enabled", named.place.clone()));
         }
     }
 

@@ -1,6 +1,7 @@
-//! The settings besides the policy: uplink, TUN, routing numbers, NAT, control socket. Each default gives its reason.
+//! The settings besides the policy: uplink, TUN, routing numbers, NAT, control socket, metrics. Each default gives its reason.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -170,11 +171,29 @@ impl Default for Fallback {
     }
 }
 
-/// `[control]`: who may ask the running service.
+/// `[control]`: who may ask the running service, and who may change it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Control {
-    /// The group that may open the socket; without one only root may (mode 0600).
+    /// The group whose members may look; without one only root may.
     pub group: Option<String>,
+    /// The group whose members may look and change; without one only root may.
+    pub admin_group: Option<String>,
+}
+
+/// `[metrics]`: where a monitoring system may read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metrics {
+    /// The place; without one there is none.
+    pub listen: Option<Listen>,
+}
+
+/// Where metrics may be read. Never from another machine: they say who is on the phone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// A socket in the runtime directory, for those who may look at the service.
+    Unix,
+    /// A loopback address, for everybody on this machine.
+    Loopback(SocketAddr),
 }
 
 /// Reads the tables `[uplink]` and `[tun]`.
@@ -313,21 +332,47 @@ pub(super) fn fallback(root: &mut Section<'_>, findings: &mut Findings) -> Fallb
 
 /// Reads the table `[control]`.
 pub(super) fn control(root: &mut Section<'_>, findings: &mut Findings) -> Control {
-    let group = root.section(findings, "control", |section, findings| {
-        section.optional(findings, "group", |value| {
-            let name = text("a group's name, such as \"voicelane\"")(value)?;
-            let fits =
-                (1..=32).contains(&name.len()) && is_word(&name) && !name.starts_with(['-', '.']);
-            if fits {
-                Ok(name)
-            } else {
-                Err(Problem::GroupName)
-            }
-        })
-    });
-    Control {
-        group: group.map(|group| group.value),
+    root.section(findings, "control", |section, findings| {
+        let mut named = |key| {
+            let name = section.optional(findings, key, group);
+            name.map(|name| name.value)
+        };
+        Control {
+            group: named("group"),
+            admin_group: named("admin_group"),
+        }
+    })
+}
+
+/// Reads the table `[metrics]`.
+pub(super) fn metrics(root: &mut Section<'_>, findings: &mut Findings) -> Metrics {
+    root.section(findings, "metrics", |section, findings| Metrics {
+        listen: section
+            .optional(findings, "listen", listen)
+            .map(|listen| listen.value),
+    })
+}
+
+fn group(value: &DeValue<'_>) -> Result<String, Problem> {
+    let name = text("a group's name, such as \"voicelane\"")(value)?;
+    let fits = (1..=32).contains(&name.len()) && is_word(&name) && !name.starts_with(['-', '.']);
+    if fits {
+        Ok(name)
+    } else {
+        Err(Problem::GroupName)
     }
+}
+
+fn listen(value: &DeValue<'_>) -> Result<Listen, Problem> {
+    let place = text("\"unix\", or an address and port such as \"127.0.0.1:9764\"")(value)?;
+    if place == "unix" {
+        return Ok(Listen::Unix);
+    }
+    let address = place.parse::<SocketAddr>().ok();
+    address
+        .filter(|address| address.ip().is_loopback() && address.port() != 0)
+        .map(Listen::Loopback)
+        .ok_or(Problem::MetricsPlace)
 }
 
 fn interface(value: &DeValue<'_>) -> Result<InterfaceName, Problem> {

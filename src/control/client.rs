@@ -5,8 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::reply::{Body, Reply};
-use super::request::{Envelope, Request};
+use super::reply::{Body, Reply, Status};
+use super::request::Request;
 use super::{LARGEST_REPLY, SOCKET};
 
 /// How long the service may take to answer.
@@ -21,8 +21,11 @@ pub enum AskError {
     )]
     NotRunning(PathBuf),
     /// The socket is not ours to use.
-    #[error("no permission to use {0}: ask as root or as a member of the group in [control]")]
+    #[error("no permission to use {0}: ask as root or as a member of a group that [control] names")]
     Denied(PathBuf),
+    /// The service hung up.
+    #[error("the service is busy with others: try again")]
+    Busy,
     /// The service refused or failed.
     #[error("the service answered: {0}")]
     Refused(String),
@@ -48,6 +51,7 @@ pub fn ask(runtime_dir: &Path, request: Request) -> Result<Reply, AskError> {
             AskError::NotRunning(path.clone())
         }
         io::ErrorKind::PermissionDenied => AskError::Denied(path.clone()),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => AskError::Busy,
         _ => AskError::Io {
             path: path.clone(),
             source,
@@ -59,14 +63,28 @@ pub fn ask(runtime_dir: &Path, request: Request) -> Result<Reply, AskError> {
     }
 }
 
+/// Asks for the status.
+///
+/// # Errors
+/// [`AskError`].
+pub fn status(runtime_dir: &Path) -> Result<Status, AskError> {
+    let Body::Status(status) = ask(runtime_dir, Request::Status)?.body else {
+        return Err(AskError::Refused("something else than a status".to_owned()));
+    };
+    Ok(*status)
+}
+
 fn converse(path: &Path, request: Request) -> io::Result<Reply> {
     let mut stream = UnixStream::connect(path)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let mut line = serde_json::to_vec(&Envelope::new(request))?;
-    line.push(b'\n');
-    stream.write_all(&line)?;
+    // A service that turns us away says why before it has read what we want.
+    let asked = stream.write_all(format!("{}\n", request.line()).as_bytes());
     let mut reply = Vec::new();
     BufReader::new(stream.take(LARGEST_REPLY)).read_until(b'\n', &mut reply)?;
+    if reply.is_empty() {
+        asked?;
+        return Err(io::ErrorKind::ConnectionReset.into());
+    }
     Ok(serde_json::from_slice(&reply)?)
 }

@@ -1,6 +1,6 @@
 //! What the service answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -39,17 +39,67 @@ impl Reply {
     }
 }
 
+/// How the service does, in a word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Media leaves by the uplink, and nothing is to be said against it.
+    Working,
+    /// Media leaves by the uplink, and there are warnings.
+    Degraded,
+    /// No media leaves by the uplink: it is in the VPN.
+    #[default]
+    NotWorking,
+}
+
+impl State {
+    /// Every state, the best first.
+    pub const ALL: [Self; 3] = [Self::Working, Self::Degraded, Self::NotWorking];
+
+    /// The stable word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Working => "working",
+            Self::Degraded => "degraded",
+            Self::NotWorking => "not_working",
+        }
+    }
+}
+
+impl Status {
+    /// Judges what the rest of the status says.
+    #[must_use]
+    pub fn judged(self) -> Self {
+        let state = match (self.captured.is_empty(), self.warnings.is_empty()) {
+            (true, _) => State::NotWorking,
+            (false, false) => State::Degraded,
+            (false, true) => State::Working,
+        };
+        Self { state, ..self }
+    }
+}
+
 /// The state of the service.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// The program's version.
     pub program: String,
+    /// How it does, in a word.
+    #[serde(default)]
+    pub state: State,
     /// Seconds since the service became ready.
     pub uptime_seconds: u64,
     /// The TUN's interface name.
     pub tun: String,
     /// The way out; without one nothing is captured, and media is in the VPN.
     pub uplink: Option<UplinkStatus>,
+    /// The VPNs that take traffic: what media is taken past.
+    #[serde(default)]
+    pub vpns: Vec<VpnStatus>,
+    /// The families of which media leaves by the uplink: `ipv4`, `ipv6`; not one that has fallen back into the VPN.
+    #[serde(default)]
+    pub captured: BTreeSet<String>,
     /// The priority of the capturing rules, when there are any.
     pub rule_priority: Option<u32>,
     /// What is not as it should be: a sentence each, with what to do.
@@ -127,6 +177,19 @@ pub struct UplinkStatus {
     pub gateway_v6: Option<String>,
     /// Why this one was chosen.
     pub why: String,
+}
+
+/// A tunnel that routes lead into.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VpnStatus {
+    /// Its interface name.
+    pub interface: String,
+    /// The kind of its link, if the kernel names one: `tun`, `wireguard`.
+    pub kind: Option<String>,
+    /// Whether it takes all of IPv4.
+    pub takes_v4: bool,
+    /// Whether it takes all of IPv6.
+    pub takes_v6: bool,
 }
 
 /// One mapping.

@@ -4,23 +4,29 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use nix::unistd::{Gid, Group, Uid, User, chown, getgrouplist};
+use nix::unistd::chown;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::{debug, warn};
 
+use super::pace::Paces;
+use super::peer::{Access, Peer, Privilege};
 use super::reply::{Body, Reply};
-use super::request::{Envelope, Request};
+use super::request::Request;
 use super::{LARGEST_REQUEST, SOCKET};
 
 /// How long a peer may take over its request and its reply.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How many connections are served at once; more wait in the kernel's backlog.
+/// How many of root's connections are served at once; more wait in the kernel's backlog.
 const CONNECTIONS: usize = 16;
+
+/// How many connections of others are served at once, beside root's; more are hung up on.
+const GUESTS: usize = 8;
 
 /// How many bytes after a request are read to be thrown away, before the peer is hung up on.
 const LARGEST_REST: u64 = 1 << 20;
@@ -32,12 +38,6 @@ pub struct Pending {
     pub request: Request,
     /// Where the answer goes.
     pub reply: oneshot::Sender<Body>,
-}
-
-/// Who may ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Access {
-    group: Option<Gid>,
 }
 
 /// The socket could not be set up.
@@ -57,40 +57,6 @@ pub enum ListenError {
         #[source]
         source: io::Error,
     },
-}
-
-impl Access {
-    /// Root and the service's own user, and the members of `group` if one is named.
-    ///
-    /// # Errors
-    /// [`ListenError::NoGroup`].
-    pub fn of_group(group: Option<&str>) -> Result<Self, ListenError> {
-        let Some(name) = group else {
-            return Ok(Self { group: None });
-        };
-        match Group::from_name(name) {
-            Ok(Some(group)) => Ok(Self {
-                group: Some(group.gid),
-            }),
-            _ => Err(ListenError::NoGroup(name.to_owned())),
-        }
-    }
-
-    /// Whether a peer may ask.
-    fn admits(self, uid: Uid, gid: Gid) -> bool {
-        uid.is_root()
-            || uid == Uid::effective()
-            || self.group.is_some_and(|group| is_member(uid, gid, group))
-    }
-}
-
-fn is_member(uid: Uid, gid: Gid, group: Gid) -> bool {
-    let supplementary = || {
-        let user = User::from_uid(uid).ok().flatten()?;
-        let name = std::ffi::CString::new(user.name).ok()?;
-        getgrouplist(&name, user.gid).ok()
-    };
-    gid == group || supplementary().is_some_and(|groups| groups.contains(&group))
 }
 
 /// A listening control socket; its file goes when it is dropped.
@@ -116,14 +82,7 @@ impl Server {
             path: path.clone(),
             source,
         };
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(error)),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&path).map_err(at)?;
-        let mode = if access.group.is_some() { 0o660 } else { 0o600 };
-        chown(&path, None, access.group).map_err(|errno| at(errno.into()))?;
-        fs::set_permissions(&path, Permissions::from_mode(mode)).map_err(at)?;
+        let listener = open(&path, access).map_err(at)?;
         Ok(Self {
             listener,
             path,
@@ -133,13 +92,8 @@ impl Server {
 
     /// Serves connections until the service is gone.
     pub async fn serve(self, requests: mpsc::Sender<Pending>) {
-        let places = std::sync::Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
+        let mut door = Door::new(self.access);
         loop {
-            let place = places
-                .clone()
-                .acquire_owned()
-                .await
-                .expect("the semaphore is never closed");
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -149,9 +103,12 @@ impl Server {
                     continue;
                 }
             };
-            let (access, requests) = (self.access, requests.clone());
+            let Some((admitted, place)) = door.admit(&stream).await else {
+                continue;
+            };
+            let requests = requests.clone();
             tokio::spawn(async move {
-                match tokio::time::timeout(PATIENCE, converse(stream, access, requests)).await {
+                match tokio::time::timeout(PATIENCE, converse(stream, admitted, requests)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => debug!(%error, "a control connection failed"),
                     Err(_) => debug!("a control connection took too long"),
@@ -159,6 +116,68 @@ impl Server {
                 drop(place);
             });
         }
+    }
+}
+
+/// Makes a listening socket of which the file lets in whom `access` names. A file that a dead service left is replaced.
+pub(super) fn open(path: &Path, access: Access) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    let (group, mode) = access.of_file();
+    // The mode comes first: with the group alone, the file would be open to it before it is meant to be.
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    chown(path, None, group)?;
+    fs::set_permissions(path, Permissions::from_mode(mode))?;
+    Ok(listener)
+}
+
+/// What a peer may do, or why it is turned away.
+type Admission = Result<Privilege, &'static str>;
+
+/// Lets peers in: so many at once, so often each. Nobody can keep root out.
+struct Door {
+    access: Access,
+    paces: Paces,
+    places: Arc<Semaphore>,
+    guests: Arc<Semaphore>,
+}
+
+impl Door {
+    fn new(access: Access) -> Self {
+        Self {
+            access,
+            paces: Paces::default(),
+            places: Arc::new(Semaphore::new(CONNECTIONS)),
+            guests: Arc::new(Semaphore::new(GUESTS)),
+        }
+    }
+
+    /// Admits a peer, or turns it away; without an answer where even that would be too much.
+    async fn admit(&mut self, stream: &UnixStream) -> Option<(Admission, OwnedSemaphorePermit)> {
+        let peer = Peer::of(stream)
+            .inspect_err(|error| debug!(%error, "could not tell who a peer is"))
+            .ok()?;
+        if peer.uid.is_root() {
+            let place = Arc::clone(&self.places).acquire_owned().await;
+            return Some((
+                Ok(Privilege::Write),
+                place.expect("the semaphore is never closed"),
+            ));
+        }
+        let place = Arc::clone(&self.guests).try_acquire_owned().ok()?;
+        if !self.paces.allows(peer.uid.as_raw(), Instant::now()) {
+            return Some((Err("too many requests: ask less often"), place));
+        }
+        let granted = self.access.grants(&peer);
+        Some((
+            granted.ok_or(
+                "permission denied: ask as root or as a member of a group that [control] names",
+            ),
+            place,
+        ))
     }
 }
 
@@ -172,22 +191,20 @@ impl Drop for Server {
 
 async fn converse(
     stream: UnixStream,
-    access: Access,
+    admitted: Admission,
     requests: mpsc::Sender<Pending>,
 ) -> io::Result<()> {
-    let peer = stream.peer_cred()?;
     let mut stream = BufReader::new(stream);
-    let body = if access.admits(Uid::from_raw(peer.uid()), Gid::from_raw(peer.gid())) {
-        let mut line = Vec::new();
-        (&mut stream)
-            .take(LARGEST_REQUEST)
-            .read_until(b'\n', &mut line)
-            .await?;
-        answer(&line, &requests).await
-    } else {
-        Body::Error(
-            "permission denied: ask as root or as a member of the configured group".to_owned(),
-        )
+    let body = match admitted {
+        Ok(privilege) => {
+            let mut line = Vec::new();
+            (&mut stream)
+                .take(LARGEST_REQUEST)
+                .read_until(b'\n', &mut line)
+                .await?;
+            answer(&line, privilege, &requests).await
+        }
+        Err(why) => Body::Error(why.to_owned()),
     };
     let mut line = serde_json::to_vec(&Reply::new(body)).map_err(io::Error::other)?;
     line.push(b'\n');
@@ -198,11 +215,22 @@ async fn converse(
     Ok(())
 }
 
-async fn answer(line: &[u8], requests: &mpsc::Sender<Pending>) -> Body {
-    let request = match Envelope::open(line) {
+async fn answer(line: &[u8], privilege: Privilege, requests: &mpsc::Sender<Pending>) -> Body {
+    let request = match Request::parse(line) {
         Ok(request) => request,
         Err(fault) => return Body::Error(fault),
     };
+    if request.needs() > privilege {
+        return Body::Error(
+            "permission denied: only root and the members of admin_group in [control] may change something"
+                .to_owned(),
+        );
+    }
+    ask(request, requests).await
+}
+
+/// Hands a request to the service and waits for the answer.
+pub(super) async fn ask(request: Request, requests: &mpsc::Sender<Pending>) -> Body {
     let (reply, answer) = oneshot::channel();
     let stopping = || Body::Error("the service is stopping".to_owned());
     match requests.send(Pending { request, reply }).await {

@@ -9,8 +9,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::config::{self, Config, InterfaceName};
-use crate::control::{Access, EventKind, Server};
+use crate::config::{self, Config};
+use crate::control::{Access, EventKind, Exporter, Server, Site};
 use crate::engine::{Engine, FallbackSettings, TUN_MTU};
 use crate::nat;
 use crate::net::IfIndex;
@@ -35,7 +35,7 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
     let compiled_for = today();
     let policy = Arc::new(Policy::compile(config, compiled_for));
     let numbers = numbers(config);
-    let name = options.tun.as_deref().unwrap_or(config.tun().name.as_str());
+    let name = config.tun().name.as_str();
 
     let runtime_dir = &options.runtime_dir;
     fs::create_dir_all(runtime_dir).with_context(|| {
@@ -54,7 +54,8 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
         tun.name(),
         concat!("voicelane ", env!("CARGO_PKG_VERSION")),
     );
-    let access = Access::of_group(config.control().group.as_deref())?;
+    let control = config.control();
+    let access = Access::of_groups(control.group.as_deref(), control.admin_group.as_deref())?;
     let leftovers = route::cleanup(runtime_dir, &numbers).await?;
     if leftovers != route::Leftovers::default() {
         info!(
@@ -66,6 +67,14 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
     let (driver_sender, mut mailbox) = mpsc::channel(MAILBOX);
     let server = Server::listen(runtime_dir, access)?;
     let (requests, mut pending) = mpsc::channel(MAILBOX);
+    if let Some(listen) = config.metrics().listen {
+        let site = match listen {
+            config::Listen::Unix => Site::Unix,
+            config::Listen::Loopback(address) => Site::Loopback(address),
+        };
+        let exporter = Exporter::listen(site, runtime_dir, access).await?;
+        tokio::spawn(exporter.serve(requests.clone()));
+    }
     tokio::spawn(server.serve(requests));
     let forward = driver_sender.clone();
     tokio::spawn(async move {
@@ -84,7 +93,7 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
     let steering = Steering::open(runtime_dir, numbers, steered).await?;
     let charge = Charge {
         config: config.clone(),
-        preferences: preferences(config, options.uplink.as_deref()),
+        preferences: preferences(config),
         numbers,
         tun: tun.name().to_owned(),
         tun_index: IfIndex(index),
@@ -156,12 +165,11 @@ pub(crate) fn numbers(config: &Config) -> Numbers {
     }
 }
 
-/// What the configuration, and before it the command line, wants of the uplink.
-pub(crate) fn preferences(config: &Config, pinned: Option<&str>) -> Preferences {
+/// What the configuration wants of the uplink.
+pub(crate) fn preferences(config: &Config) -> Preferences {
     let uplink = config.uplink();
-    let configured = uplink.interface.as_ref().map(InterfaceName::as_str);
     Preferences {
-        pinned: pinned.or(configured).map(str::to_owned),
+        pinned: uplink.interface.as_ref().map(ToString::to_string),
         prefer: uplink.prefer.clone(),
         exclude: uplink.exclude.clone(),
     }

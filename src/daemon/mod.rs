@@ -38,10 +38,6 @@ pub use events::read_events;
 /// What the command line says beside the configuration.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The uplink's interface, instead of the configured or found one.
-    pub uplink: Option<String>,
-    /// The TUN's name, instead of the configured one.
-    pub tun: Option<String>,
     /// Where events are kept; none: in the runtime directory.
     pub state_dir: Option<PathBuf>,
     /// Where the control socket and the journal are.
@@ -65,13 +61,9 @@ pub fn find_uplink(config: &Config) -> Option<String> {
         .ok()?
         .block_on(async { Kernel::open()?.observe().await })
         .ok()?;
-    uplink::choose(
-        &observed,
-        numbers.protocol,
-        &lifecycle::preferences(config, None),
-    )
-    .ok()
-    .map(|uplink| uplink.name)
+    uplink::choose(&observed, numbers.protocol, &lifecycle::preferences(config))
+        .ok()
+        .map(|uplink| uplink.name)
 }
 
 /// Runs the service until a signal ends it, and reverts everything.

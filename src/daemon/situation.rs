@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::control::{
-    ConnectionStatus, FallbackStatus, MappingStatus, Status, TrafficStatus, UplinkStatus,
+    ConnectionStatus, FallbackStatus, MappingStatus, State, Status, TrafficStatus, UplinkStatus,
+    VpnStatus,
 };
 use crate::engine::Snapshot;
-use crate::net::RulePriority;
+use crate::net::{Family, RulePriority};
+use crate::route::vpn::Vpn;
 
 use super::limits;
 use super::troubles::Troubles;
@@ -19,6 +21,9 @@ pub(super) struct Situation {
     pub(super) ready_since: Option<Instant>,
     pub(super) tun: String,
     pub(super) uplink: Option<UplinkStatus>,
+    pub(super) vpns: Vec<Vpn>,
+    /// The families of which media leaves by the uplink.
+    pub(super) captured: Vec<Family>,
     pub(super) rule_priority: Option<RulePriority>,
     pub(super) warnings: Vec<String>,
 }
@@ -31,6 +36,8 @@ impl Situation {
             ready_since,
             tun: tun.to_owned(),
             uplink,
+            vpns: Vec::new(),
+            captured: Vec::new(),
             rule_priority,
             warnings: Vec::new(),
         }
@@ -39,13 +46,22 @@ impl Situation {
     /// Joins what the shell, the engine and the relay know.
     pub(super) fn status(&self, snapshot: &Snapshot, troubles: &Troubles, now: Instant) -> Status {
         let counters = &snapshot.counters;
-        Status {
+        let status = Status {
             program: env!("CARGO_PKG_VERSION").to_owned(),
+            // Judged at the end, by all the rest.
+            state: State::default(),
             uptime_seconds: self
                 .ready_since
                 .map_or(0, |since| now.saturating_duration_since(since).as_secs()),
             tun: self.tun.clone(),
             uplink: self.uplink.clone(),
+            vpns: self.vpns.iter().map(vpn_status).collect(),
+            captured: self
+                .captured
+                .iter()
+                .filter(|family| !snapshot.fallen_uplinks.contains(family))
+                .map(|it| it.to_string().to_lowercase())
+                .collect(),
             rule_priority: self.rule_priority.map(|priority| priority.0),
             warnings: self
                 .warnings
@@ -53,6 +69,7 @@ impl Situation {
                 .cloned()
                 .chain(troubles.warnings())
                 .chain(limits::warnings(&snapshot.limits_reached))
+                .chain(snapshot.fallen_uplinks.iter().copied().map(fallen))
                 .collect(),
             mappings: snapshot
                 .mappings
@@ -114,8 +131,25 @@ impl Situation {
                 trials: counters.trials,
             },
             refusals: troubles.counts(),
-        }
+        };
+        status.judged()
     }
+}
+
+fn vpn_status(vpn: &Vpn) -> VpnStatus {
+    VpnStatus {
+        interface: vpn.name.clone(),
+        kind: vpn.kind.clone(),
+        takes_v4: vpn.takes_v4,
+        takes_v6: vpn.takes_v6,
+    }
+}
+
+fn fallen(family: Family) -> String {
+    format!(
+        "the direct way of {family} brings no answers, so its media is in the VPN, and goes back by itself once it does: \
+         does the uplink's network let UDP out?"
+    )
 }
 
 fn owned(drops: &BTreeMap<&'static str, u64>) -> BTreeMap<String, u64> {

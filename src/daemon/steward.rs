@@ -506,6 +506,11 @@ impl Steward {
         });
         let no_uplink = self.without_uplink.as_ref();
         let no_uplink = no_uplink.map(|error| format!("{error}; media stays in the VPN"));
+        let leaves = |family: &Family| {
+            let way = self.way.as_ref();
+            let open = way.is_some_and(|way| way.uplink.gateway(*family).is_some());
+            open && self.report.priority.is_some() && !self.barred.contains(family)
+        };
         let fault = self.fault.as_ref();
         let fault =
             fault.map(|fault| format!("rules and routes are not as they should be: {fault}"));
@@ -518,6 +523,8 @@ impl Steward {
             ready_since: self.ready_since,
             tun: self.charge.tun.clone(),
             uplink: self.way.as_ref().map(Way::status),
+            vpns: self.report.vpns.clone(),
+            captured: FAMILIES.into_iter().filter(leaves).collect(),
             rule_priority: self.report.priority,
             warnings: warnings
                 .chain(self.obstacles.iter().map(ToString::to_string))

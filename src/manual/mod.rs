@@ -45,9 +45,11 @@
 //! - [`laptop`]: what happens when everything around moves: states, timers, uplinks, sleep
 //! - [`defaults`]: every default with its reason
 //! - [`exports`]: the policy in the words of other programs, and who has judged each
+//! - [`administration`]: configuration in layers, who may ask the service, its state, metrics
 //! - [`operating`]: what is where on a machine, what may go wrong, what to look at
 //! - [`glossary`]: the words
 
+pub mod administration;
 pub mod capture;
 pub mod defaults;
 pub mod exports;

@@ -7,7 +7,7 @@
 //! - `rp_filter` of the uplink set to 2 if it was 1, with the old value in the journal;
 //! - two nftables tables, one for aliases of a VPN's addresses and one for probes and permits: `nft list ruleset`;
 //! - allow policies for captured IPv6 where another program has IPsec policies: `ip xfrm policy`;
-//! - the runtime directory: `control.sock` and `state.json`, the journal;
+//! - the runtime directory: `control.sock`, `metrics.sock` if it is asked for, and `state.json`, the journal;
 //! - `events.jsonl` and `events.1.jsonl` in the state directory (`--state-dir`; the runtime directory if not given): what
 //!   happened, at most 512 KiB. They stay.
 //!
@@ -35,8 +35,9 @@
 //! # Whose configuration
 //!
 //! A service with privileges obeys a file only if nobody but root and itself can change it: `run` and `cleanup` follow
-//! the path link by link and refuse, before anything is touched, a file or directory on the way that belongs to
-//! somebody else, or that group or others may write (a sticky directory is fine). The message has the remedy.
+//! the path of every file link by link and refuse, before anything is touched, a file or directory on the way that belongs to
+//! somebody else, or that group or others may write (a sticky directory is fine). The message has the remedy. So it
+//! is with the directory of drop-ins, in which others could put one. See [`super::administration`] for the layers.
 //!
 //! # Where a firewall forbids it
 //!

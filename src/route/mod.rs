@@ -40,6 +40,7 @@ pub mod origin;
 pub mod plan;
 pub mod sysctl;
 pub mod uplink;
+pub mod vpn;
 pub mod watch;
 pub mod xfrm;
 
@@ -59,6 +60,7 @@ use nft::{AliasTable, NftError};
 use observed::Observed;
 use plan::{Change, Desired, Numbers, TooManyPortRanges, Warning};
 use sysctl::SysctlError;
+use vpn::Vpn;
 use xfrm::{Ipsec, XfrmError};
 
 /// A part of the steering that failed.
@@ -158,6 +160,8 @@ pub struct Report {
     pub priority: Option<RulePriority>,
     /// The aliases in force: replies to a `real` address must be written to its `alias`.
     pub aliases: Vec<Alias>,
+    /// The VPNs that take traffic.
+    pub vpns: Vec<Vpn>,
 }
 
 /// The hold on the kernel's routing: from [`Steering::open`], with nothing captured, over any number of
@@ -269,6 +273,7 @@ impl Steering {
             warnings: plan.warnings,
             priority: plan.priority,
             aliases,
+            vpns: vpn::find(observed, self.tun.index),
         })
     }
 

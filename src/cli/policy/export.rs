@@ -1,12 +1,11 @@
 //! `voicelane policy export`: the policy in the words of other programs.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use jiff::civil::Date;
 
-use super::check;
+use crate::cli::sources::{Files, Overrides};
 use crate::daemon;
 use crate::policy::Policy;
 use crate::policy::export::{FORMATS, Format, Selection};
@@ -21,11 +20,11 @@ pub(in crate::cli) struct ExportArgs {
     #[arg(value_parser = formats())]
     pub format: &'static Format,
     /// Only this service, even if it is switched off; may be given several times. Without it, every active one
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub service: Vec<String>,
-    /// The configuration file; without one, what is compiled in
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    /// The configuration
+    #[command(flatten)]
+    pub files: Files,
     /// The day to write for; without one, today (UTC)
     #[arg(long, value_name = "YYYY-MM-DD")]
     pub date: Option<Date>,
@@ -44,8 +43,8 @@ fn formats() -> impl TypedValueParser<Value = &'static Format> {
 /// # Errors
 /// When nothing can be printed. A bad configuration or selection is reported and answered with exit code 2.
 pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
-    let config = match check::load(args.config.as_deref()) {
-        Ok(config) => config,
+    let config = match args.files.load(&Overrides::default()) {
+        Ok(effective) => effective.into_config(),
         Err(error) => return Ok(error.report()),
     };
     let date = args.date.unwrap_or_else(daemon::today);

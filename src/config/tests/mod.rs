@@ -1,5 +1,6 @@
 //! What a good file becomes, and how faults are collected and shown; each kind of fault in a file of its own.
 
+mod layers;
 mod schema;
 mod service;
 mod settings;
@@ -130,7 +131,12 @@ fn the_example_shows_the_defaults() {
         config.services().last().expect("an example").name,
         "lab-media"
     );
-    assert!(config.uplink().interface.is_some() && config.control().group.is_some());
+    assert!(
+        config.uplink().interface.is_some()
+            && config.control().group.is_some()
+            && config.control().admin_group.is_some()
+            && config.metrics().listen.is_some()
+    );
 }
 
 #[test]

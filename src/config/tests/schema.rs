@@ -142,3 +142,46 @@ fn defaults_change_nothing_when_they_are_written() {
         "{written}"
     );
 }
+
+#[test]
+fn every_setting_is_in_the_manual_with_its_default() {
+    let manual = include_str!("../../manual/defaults.rs");
+    let mut missing = Vec::new();
+    let mut look = |path: String, schema: &Value| {
+        let mut rows = manual
+            .lines()
+            .filter(|row| row.contains(&format!("`{path}`")));
+        let default = match &schema["default"] {
+            Value::Bool(true) => "on".to_owned(),
+            Value::Bool(false) => "off".to_owned(),
+            Value::Number(mark) if path == "route.mark" => {
+                format!("{:#x}", mark.as_u64().expect("a mark"))
+            }
+            Value::Number(number) => number.to_string(),
+            Value::String(word) => word.clone(),
+            // Of nothing, and of lists, the manual speaks in words.
+            _ => String::new(),
+        };
+        let tells = |row: &str| {
+            let mut columns = row.split('|').skip(2).map(str::trim);
+            let (value, reason) = (columns.next(), columns.next());
+            value.is_some_and(|value| value.contains(&default))
+                && reason.is_some_and(|reason| !reason.is_empty())
+        };
+        if !rows.any(tells) {
+            missing.push(path);
+        }
+    };
+    let schema = schema();
+    for (table, value) in schema["properties"].as_object().expect("an object") {
+        match value["properties"].as_object() {
+            Some(keys) => keys
+                .iter()
+                .for_each(|(key, value)| look(format!("{table}.{key}"), value)),
+            // What a service is has no defaults but those of its role, which the example shows.
+            None if table == "service" => {}
+            None => look(table.clone(), value),
+        }
+    }
+    assert_eq!(missing, Vec::<String>::new());
+}

@@ -150,6 +150,22 @@ fn setting_faults() {
         "group-name",
         "1 to 32",
     );
+    for bad in [
+        "'0.0.0.0:9764'",
+        "'192.0.2.1:9764'",
+        "'127.0.0.1:0'",
+        "'[::]:9764'",
+        "'/run/x.sock'",
+    ] {
+        setting_fault(
+            &format!("[metrics]\nlisten = {bad}"),
+            (3, 10),
+            "metrics.listen",
+            bad,
+            "metrics-place",
+            "a loopback address",
+        );
+    }
     setting_fault(
         "[route]\npriority = 0",
         (3, 12),

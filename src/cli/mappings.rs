@@ -1,0 +1,120 @@
+//! `voicelane mappings`: who is on the phone, and by which endpoints.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::control::{self, Status};
+
+use super::RuntimeDir;
+use super::status::{duration, not_told};
+
+#[derive(Debug, Args)]
+pub(super) struct MappingsArgs {
+    /// Print JSON (version 1) instead of text
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    runtime: RuntimeDir,
+}
+
+pub(super) fn run(args: &MappingsArgs) -> anyhow::Result<ExitCode> {
+    let status = match control::status(&args.runtime.runtime_dir) {
+        Ok(status) => status,
+        Err(error) => return Ok(not_told(&error)),
+    };
+    if args.json {
+        let (mappings, connections) = (&status.mappings, &status.connections);
+        let whole = json!({ "version": 1, "mappings": mappings, "connections": connections });
+        super::print(&format!("{whole:#}\n"))?;
+    } else {
+        super::print(&text(&status))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(status: &Status) -> String {
+    let mut rows = vec![["inside", "outside", "remotes", "age", "idle"].map(str::to_owned)];
+    rows.extend(status.mappings.iter().map(|mapping| {
+        [
+            mapping.inside.clone(),
+            mapping
+                .outside
+                .clone()
+                .unwrap_or_else(|| "opening".to_owned()),
+            mapping.contacts.to_string(),
+            duration(mapping.age_seconds),
+            duration(mapping.idle_seconds),
+        ]
+    }));
+    let mut out = table(&rows);
+    if !status.connections.is_empty() {
+        let mut rows = vec![["inside", "remote (TCP)", "state", "age", "idle"].map(str::to_owned)];
+        rows.extend(status.connections.iter().map(|connection| {
+            [
+                connection.inside.clone(),
+                connection.remote.clone(),
+                connection.state.clone(),
+                duration(connection.age_seconds),
+                duration(connection.idle_seconds),
+            ]
+        }));
+        out += "\n";
+        out += &table(&rows);
+    }
+    out
+}
+
+/// Columns as wide as their widest cell.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        let cells = rows.iter().map(|row| row[column].len());
+        cells.max().unwrap_or(0)
+    });
+    let mut out = String::new();
+    for row in rows {
+        let cells = row.iter().zip(widths);
+        let cells: Vec<_> = cells
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        writeln!(out, "{}", cells.join("  ").trim_end()).expect("a string takes everything");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{ConnectionStatus, MappingStatus};
+
+    #[test]
+    fn columns_line_up() {
+        let mapping = MappingStatus {
+            inside: "[2001:db8::2]:50000".to_owned(),
+            contacts: 2,
+            age_seconds: 61,
+            ..MappingStatus::default()
+        };
+        let connection = ConnectionStatus {
+            inside: "10.8.0.2:40000".to_owned(),
+            remote: "168.86.128.1:443".to_owned(),
+            state: "established".to_owned(),
+            ..ConnectionStatus::default()
+        };
+        let status = Status {
+            mappings: vec![mapping],
+            connections: vec![connection],
+            ..Status::default()
+        };
+        let wanted = "\
+inside               outside  remotes  age        idle
+[2001:db8::2]:50000  opening  2        1 min 1 s  0 s
+
+inside          remote (TCP)      state        age  idle
+10.8.0.2:40000  168.86.128.1:443  established  0 s  0 s
+";
+        assert_eq!(text(&status), wanted);
+    }
+}

@@ -1,0 +1,234 @@
+//! A status as metrics, in OpenMetrics 1.0 and in the older text format of Prometheus.
+//!
+//! Every label has few values: directions, families, reasons that the program or the kernel has words for. No address
+//! and no mapping is a label: they would make a time series of each call, and a register of who called whom.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use super::reply::{State, Status, TrafficStatus};
+
+/// A metric's labels: names and values.
+type Labels = Vec<(&'static str, String)>;
+
+/// The form that a reader understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// The text format of Prometheus, for readers that do not ask for the other.
+    Text,
+}
+
+impl Form {
+    /// Its media type.
+    #[must_use]
+    pub const fn media_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// Writes a status as metrics.
+#[must_use]
+pub fn write(status: &Status, form: Form) -> String {
+    let mut text = String::new();
+    encode(&mut text, &registry(status)).expect("a string takes everything");
+    match form {
+        Form::OpenMetrics => text,
+        Form::Text => older(&text),
+    }
+}
+
+fn registry(status: &Status) -> Registry {
+    let mut metrics = Metrics(Registry::with_prefix("voicelane"));
+    let build = Info::new(vec![("version", status.program.clone())]);
+    metrics.0.register("build", "The program's version", build);
+
+    let states = State::ALL.map(|state| (label("state", state.name()), state == status.state));
+    metrics.gauge(
+        "state",
+        "1 for the state that the service is in",
+        numbered(states),
+    );
+    let families = ["ipv4", "ipv6"];
+    let leaves = families.map(|it| (label("family", it), status.captured.contains(it)));
+    metrics.gauge(
+        "captured",
+        "Whether media of the family leaves by the uplink",
+        numbered(leaves),
+    );
+    let mut level = |name, help, count: usize| {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        metrics.0.register(name, help, gauge);
+    };
+    level("vpns", "VPNs that take traffic", status.vpns.len());
+    level(
+        "warnings",
+        "Health lines: what is not as it should be",
+        status.warnings.len(),
+    );
+    level("mappings", "Mappings that stand", status.mappings.len());
+    level(
+        "connections",
+        "TCP connections that stand",
+        status.connections.len(),
+    );
+    let uptime = usize::try_from(status.uptime_seconds).unwrap_or(usize::MAX);
+    level(
+        "uptime_seconds",
+        "Time since media first left by the uplink",
+        uptime,
+    );
+
+    let both = |of: fn(&TrafficStatus) -> u64| {
+        let ways = [("out", &status.outbound), ("in", &status.inbound)];
+        ways.map(|(way, traffic)| (label("direction", way), of(traffic)))
+    };
+    metrics.counter(
+        "packets",
+        "Datagrams that went through",
+        both(|way| way.packets),
+    );
+    let bytes = both(|way| way.bytes);
+    metrics.counter("payload_bytes", "Their payload in bytes", bytes);
+    let drops = |way: &'static str, traffic: &TrafficStatus| {
+        let reasons = traffic.drops.clone().into_iter();
+        reasons.map(move |(reason, count)| {
+            (
+                vec![("direction", way.to_owned()), ("reason", reason)],
+                count,
+            )
+        })
+    };
+    let dropped = drops("out", &status.outbound).chain(drops("in", &status.inbound));
+    metrics.counter("drops", "Packets that went no further", dropped);
+    let errors = [
+        ("passed_on", status.errors_returned),
+        ("left_out", status.errors_suppressed),
+    ];
+    let errors = errors.map(|(outcome, count)| (label("outcome", outcome), count));
+    metrics.counter("errors", "ICMP errors for applications", errors);
+    let mut total = |name, help, count| {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(count);
+        metrics.0.register(name, help, counter);
+    };
+    total(
+        "tunnelled_packets",
+        "Datagrams of fallen mappings, into the VPN",
+        status.fallback.packets,
+    );
+    total(
+        "rejected",
+        "Packets answered with an ICMP error of our own",
+        status.rejected,
+    );
+    total(
+        "reassembled",
+        "Datagrams put together from fragments",
+        status.reassembled,
+    );
+    total(
+        "hairpinned",
+        "Datagrams turned back to another application",
+        status.hairpinned,
+    );
+    let fallback = &status.fallback;
+    metrics.counter(
+        "falls",
+        "Mappings that left the direct way for the VPN",
+        named("cause", &fallback.falls),
+    );
+    metrics.counter(
+        "returns",
+        "Mappings that came back to the direct way",
+        named("cause", &fallback.returns),
+    );
+    metrics.counter(
+        "refusals",
+        "What the kernel refused to send or to open",
+        named("reason", &status.refusals),
+    );
+    metrics.counter(
+        "tcp",
+        "What became of TCP connections, and their bytes",
+        named("event", &status.tcp),
+    );
+    metrics.0
+}
+
+/// A registry that is filled once.
+struct Metrics(Registry);
+
+impl Metrics {
+    fn gauge(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, i64)>) {
+        let family = Family::<Labels, Gauge>::default();
+        for (labels, value) in values {
+            family.get_or_create(&labels).set(value);
+        }
+        self.0.register(name, help, family);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, u64)>) {
+        let family = Family::<Labels, Counter<u64>>::default();
+        for (labels, count) in values {
+            family.get_or_create(&labels).inc_by(count);
+        }
+        self.0.register(name, help, family);
+    }
+}
+
+fn label(name: &'static str, value: &str) -> Labels {
+    vec![(name, value.to_owned())]
+}
+
+fn numbered<const N: usize>(values: [(Labels, bool); N]) -> [(Labels, i64); N] {
+    values.map(|(labels, truth)| (labels, i64::from(truth)))
+}
+
+fn named(label: &'static str, counts: &BTreeMap<String, u64>) -> Vec<(Labels, u64)> {
+    let counts = counts.iter();
+    counts
+        .map(|(name, count)| (vec![(label, name.clone())], *count))
+        .collect()
+}
+
+/// Turns OpenMetrics into the older format: there a counter and an info bear their suffix in the head as well, there are
+/// no infos and units, and no end.
+fn older(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let kinds: BTreeMap<&str, &str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .collect();
+    for line in text.lines() {
+        let mut words = line.splitn(4, ' ');
+        let line = match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some(head @ ("HELP" | "TYPE")), Some(name), Some(rest)) => {
+                let (suffix, kind) = match kinds.get(name) {
+                    Some(&"counter") => ("_total", "counter"),
+                    Some(&"info") => ("_info", "gauge"),
+                    Some(kind) => ("", *kind),
+                    None => ("", "untyped"),
+                };
+                let rest = if head == "TYPE" { kind } else { rest };
+                format!("# {head} {name}{suffix} {rest}")
+            }
+            (Some("#"), ..) => continue,
+            _ => line.to_owned(),
+        };
+        writeln!(out, "{line}").expect("a string takes everything");
+    }
+    out
+}

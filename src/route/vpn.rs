@@ -1,0 +1,127 @@
+//! Which VPNs there are: the tunnels that routes lead into.
+
+use super::observed::{Observed, Route};
+use crate::net::{Family, IfIndex};
+
+/// A tunnel that routes lead into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vpn {
+    /// The interface's name.
+    pub name: String,
+    /// The kind of its link, if the kernel names one.
+    pub kind: Option<String>,
+    /// Whether it takes all of IPv4.
+    pub takes_v4: bool,
+    /// Whether it takes all of IPv6.
+    pub takes_v6: bool,
+}
+
+/// Finds every tunnel that is up and has a route to more than itself, other than ours.
+///
+/// A VPN takes all of a family by a default route, in any table that its rules may ask, or by the two halves of one
+/// (OpenVPN's `def1`). IPsec without an interface of its own does not show here.
+#[must_use]
+pub fn find(observed: &Observed, ours: IfIndex) -> Vec<Vpn> {
+    let tunnels = observed.links.iter();
+    let tunnels = tunnels.filter(|link| link.up && link.index != ours && link.is_tunnel());
+    let found = tunnels.filter_map(|link| {
+        let routes = || {
+            let routes = observed.routes.iter().filter(|route| route.unicast);
+            routes.filter(|route| route.hops.iter().any(|hop| hop.link == Some(link.index)))
+        };
+        let takes = |family| takes_all(routes().filter(|route| route.family() == family));
+        // A link's own addresses have routes of their full length, and its multicast one of 8 bits.
+        let reaches = |route: &Route| {
+            route.prefix.len() < route.family().bits() && !route.prefix.first().is_multicast()
+        };
+        routes().any(reaches).then(|| Vpn {
+            name: link.name.clone(),
+            kind: link.kind.clone(),
+            takes_v4: takes(Family::V4),
+            takes_v6: takes(Family::V6),
+        })
+    });
+    found.collect()
+}
+
+fn takes_all<'a>(routes: impl Iterator<Item = &'a Route>) -> bool {
+    let (mut whole, mut halves) = (false, [false; 2]);
+    for route in routes {
+        match route.prefix.len() {
+            0 => whole = true,
+            1 => halves[usize::from(!route.prefix.first().is_unspecified())] = true,
+            _ => {}
+        }
+    }
+    whole || halves == [true; 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{RouteProtocol, RouteTable};
+    use crate::route::observed::{Hop, Link};
+
+    fn link(index: u32, name: &str, kind: Option<&str>) -> Link {
+        Link {
+            index: IfIndex(index),
+            name: name.to_owned(),
+            kind: kind.map(str::to_owned),
+            hardware: 1,
+            up: true,
+            carrier: true,
+        }
+    }
+
+    fn route(table: u32, prefix: &str, link: u32) -> Route {
+        Route {
+            table: RouteTable(table),
+            prefix: prefix.parse().expect("a prefix"),
+            metric: 0,
+            protocol: RouteProtocol(3),
+            unicast: true,
+            hops: vec![Hop {
+                link: Some(IfIndex(link)),
+                via: None,
+            }],
+        }
+    }
+
+    #[test]
+    fn tunnels_that_lead_somewhere_are_vpns_and_ours_is_none() {
+        let observed = Observed {
+            links: vec![
+                link(2, "eth0", None),
+                link(3, "tun0", Some("tun")),
+                link(4, "wg0", Some("wireguard")),
+                link(5, "ppp0", Some("ppp")),
+                link(6, "voicelane0", Some("tun")),
+                link(7, "sit0", Some("sit")),
+            ],
+            routes: vec![
+                route(254, "0.0.0.0/0", 2),
+                route(254, "0.0.0.0/1", 3),
+                route(254, "128.0.0.0/1", 3),
+                route(51_820, "0.0.0.0/0", 4),
+                route(51_820, "::/0", 4),
+                route(254, "10.0.0.0/16", 5),
+                route(30_317, "168.86.128.0/18", 6),
+                route(255, "ff00::/8", 7),
+            ],
+            ..Observed::default()
+        };
+        let found = find(&observed, IfIndex(6));
+        let found: Vec<_> = found
+            .iter()
+            .map(|vpn| (vpn.name.as_str(), vpn.takes_v4, vpn.takes_v6))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("tun0", true, false),
+                ("wg0", true, true),
+                ("ppp0", false, false)
+            ]
+        );
+    }
+}

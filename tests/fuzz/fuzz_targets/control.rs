@@ -1,0 +1,16 @@
+//! Any line at the control socket: a request that is written as it was read, or a sentence; and whoever may only look
+//! is told from whoever may change by the request alone.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use voicelane::control::{Privilege, Request};
+
+fuzz_target!(|line: &[u8]| {
+    match Request::parse(line) {
+        Ok(request) => {
+            assert_eq!(Request::parse(request.line().as_bytes()), Ok(request));
+            assert!(request.needs() >= Privilege::Read);
+        }
+        Err(sentence) => assert!(!sentence.is_empty()),
+    }
+});
