@@ -105,7 +105,11 @@ impl Path {
             addresses: Vec::new(),
             mark: Fwmark(0x7600_0000),
         };
-        relay.rebind(binder, |_, _| unreachable!("there is no mapping yet"));
+        relay.rebind(
+            binder,
+            |_| true,
+            |_, _| unreachable!("there is no mapping yet"),
+        );
         Self {
             engine: Engine::new(Arc::new(policy), Settings::default()),
             relay,

@@ -6,6 +6,7 @@
 mod check;
 mod cleanup;
 mod config;
+mod events;
 mod explain;
 mod policy;
 mod run;
@@ -44,6 +45,8 @@ enum Command {
     Run(run::RunArgs),
     /// Show what the running service does.
     Status(status::StatusArgs),
+    /// Tell what happened to the service and the network around it, and why.
+    Events(events::EventsArgs),
     /// Tell what happens to a destination, and which rule says so.
     Explain(explain::ExplainArgs),
     /// Validate a configuration file.
@@ -85,6 +88,7 @@ pub fn main() -> ExitCode {
     let outcome = match command {
         Command::Run(args) => run::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Events(args) => events::run(&args),
         Command::Explain(args) => explain::run(&args, daemon::find_uplink),
         Command::Check(args) => check::run(&args),
         Command::Config(args) => config::run(&args),

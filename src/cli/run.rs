@@ -20,6 +20,9 @@ pub(super) struct RunArgs {
     /// The TUN's name, instead of the configured one.
     #[arg(long, value_name = "NAME", env = "VOICELANE_TUN")]
     tun: Option<String>,
+    /// Where events are kept; the runtime directory if not given, which does not outlive a reboot.
+    #[arg(long, value_name = "DIR", env = "VOICELANE_STATE_DIR")]
+    state_dir: Option<PathBuf>,
     #[command(flatten)]
     runtime: RuntimeDir,
 }
@@ -32,6 +35,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let options = Options {
         uplink: args.uplink.clone(),
         tun: args.tun.clone(),
+        state_dir: args.state_dir.clone(),
         runtime_dir: args.runtime.runtime_dir.clone(),
     };
     daemon::run(&config, &options)?;

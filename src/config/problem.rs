@@ -59,6 +59,8 @@ pub enum Problem {
     ServiceName,
     #[error("not a possible name for a network interface")]
     InterfaceName,
+    #[error("not a pattern of network interfaces' names")]
+    InterfacePattern,
     #[error("not a possible name for a group")]
     GroupName,
     #[error("the uplink and the TUN have the same name")]
@@ -141,6 +143,7 @@ impl Problem {
             Self::NeverValid { .. } => "never-valid",
             Self::ServiceName => "service-name",
             Self::InterfaceName => "interface-name",
+            Self::InterfacePattern => "interface-pattern",
             Self::GroupName => "group-name",
             Self::UplinkIsTun => "uplink-is-tun",
             Self::DuplicateService => "duplicate-service",
@@ -191,6 +194,9 @@ impl Problem {
             }
             Self::InterfaceName => {
                 "1 to 15 of A-Z, a-z, 0-9, '-', '_' and '.', other than \".\" and \"..\"".into()
+            }
+            Self::InterfacePattern => {
+                "1 to 15 of A-Z, a-z, 0-9, '-', '_' and '.', and any number of '*'".into()
             }
             Self::GroupName => {
                 "1 to 32 of A-Z, a-z, 0-9, '-', '_' and '.', no '-' or '.' first".into()
@@ -250,6 +256,7 @@ impl Problem {
             Self::NeverValid { .. } => "swap the dates, or remove the service".into(),
             Self::ServiceName => "rename the service, e.g. \"lab-media\"".into(),
             Self::InterfaceName => "take the name from `ip link`".into(),
+            Self::InterfacePattern => "write e.g. \"eth*\"; `ip link` lists the names".into(),
             Self::GroupName => "take the name from /etc/group".into(),
             Self::UplinkIsTun => "name the physical interface as uplink, or remove the line to have it found".into(),
             Self::DuplicateService => {

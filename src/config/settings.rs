@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use super::problem::Problem;
 use super::raw::{At, Findings, Section, boolean, choice, number, text};
-use crate::net::{Filtering, Fwmark, RouteTable, RulePriority};
+use crate::net::{Filtering, Fwmark, InterfacePattern, RouteTable, RulePriority};
 
 /// A network interface's name that the kernel accepts: 1 to 15 letters, digits, '-', '_' and '.'.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -59,6 +59,10 @@ fn is_word(text: &str) -> bool {
 pub struct Uplink {
     /// The interface; without one the best physical default route is found and followed, as laptops roam.
     pub interface: Option<InterfaceName>,
+    /// The interfaces to take first, the dearest first. None: the kernel's metrics decide, as the administrator set them.
+    pub prefer: Vec<InterfacePattern>,
+    /// The interfaces never to take, such as a metered modem.
+    pub exclude: Vec<InterfacePattern>,
 }
 
 /// `[tun]`: where the captured packets enter.
@@ -136,8 +140,16 @@ pub struct Control {
 
 /// Reads the tables `[uplink]` and `[tun]`.
 pub(super) fn interfaces(root: &mut Section<'_>, findings: &mut Findings) -> (Uplink, Tun) {
-    let uplink = root.section(findings, "uplink", |section, findings| {
-        section.optional(findings, "interface", interface)
+    let (uplink, prefer, exclude) = root.section(findings, "uplink", |section, findings| {
+        let mut patterns = |key| {
+            let expected = "a list of patterns, such as [\"eth*\", \"wlan0\"]";
+            let list = section.list(findings, key, expected, pattern);
+            let list = list.map_or_else(Vec::new, |list| list.value);
+            list.into_iter().map(|entry| entry.value).collect()
+        };
+        let (prefer, exclude) = (patterns("prefer"), patterns("exclude"));
+        let interface = section.optional(findings, "interface", interface);
+        (interface, prefer, exclude)
     });
     let tun = root.section(findings, "tun", |section, findings| {
         section.optional(findings, "name", interface)
@@ -148,8 +160,12 @@ pub(super) fn interfaces(root: &mut Section<'_>, findings: &mut Findings) -> (Up
             .faults
             .push(uplink.fault(None, Problem::UplinkIsTun));
     }
-    let interface = uplink.map(|uplink| uplink.value);
-    (Uplink { interface }, Tun { name })
+    let uplink = Uplink {
+        interface: uplink.map(|uplink| uplink.value),
+        prefer,
+        exclude,
+    };
+    (uplink, Tun { name })
 }
 
 /// Reads the table `[route]`; the place of the base table goes with it.
@@ -231,6 +247,11 @@ pub(super) fn control(root: &mut Section<'_>, findings: &mut Findings) -> Contro
 fn interface(value: &DeValue<'_>) -> Result<InterfaceName, Problem> {
     let name = text("an interface's name, such as \"wlan0\"")(value)?;
     name.parse().map_err(|_| Problem::InterfaceName)
+}
+
+fn pattern(value: &DeValue<'_>) -> Result<InterfacePattern, Problem> {
+    let text = text("a pattern of interface names, such as \"eth*\"")(value)?;
+    text.parse().map_err(|_| Problem::InterfacePattern)
 }
 
 fn mark(value: &DeValue<'_>) -> Result<Fwmark, Problem> {

@@ -7,13 +7,15 @@
 //! The server knows nothing of what it reports: it hands each request to the service's driver and waits for the reply.
 
 mod client;
+mod event;
 mod reply;
 mod request;
 mod server;
 
 pub use client::{AskError, ask};
+pub use event::{EVENT_VERSION, Event, EventKind};
 pub use reply::{
-    Body, ConnectionStatus, MappingStatus, Reply, Status, TrafficStatus, UplinkStatus,
+    Body, ConnectionStatus, Events, MappingStatus, Reply, Status, TrafficStatus, UplinkStatus,
 };
 pub use request::Request;
 pub use server::{Access, ListenError, Pending, Server};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::VERSION;
+use super::{Event, VERSION};
 
 /// A reply as it stands on the wire, and as `--json` prints it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,6 +22,8 @@ pub struct Reply {
 pub enum Body {
     /// To [`super::Request::Status`].
     Status(Box<Status>),
+    /// To [`super::Request::Events`].
+    Events(Events),
     /// The request could not be met: a sentence that says why.
     Error(String),
 }
@@ -80,6 +82,15 @@ pub struct Status {
     /// What the kernel refused to send or to open, by reason: `send_eperm`, `open_emfile`.
     #[serde(default)]
     pub refusals: BTreeMap<String, u64>,
+}
+
+/// What happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Events {
+    /// The number of the newest event. Less than what was asked for means that the store was lost, and begins anew.
+    pub last_sequence: u64,
+    /// The events that are still known, the oldest first.
+    pub events: Vec<Event>,
 }
 
 /// The way out.

@@ -10,6 +10,12 @@ use super::VERSION;
 pub enum Request {
     /// The state of the service.
     Status,
+    /// What happened.
+    Events {
+        /// Only what has a greater sequence number.
+        #[serde(default)]
+        after: u64,
+    },
 }
 
 /// A request as it stands on the wire.
@@ -55,6 +61,10 @@ mod tests {
         let line = serde_json::to_vec(&Envelope::new(Request::Status)).expect("plain data");
         assert_eq!(line, br#"{"version":1,"request":"status"}"#);
         assert_eq!(Envelope::open(&line), Ok(Request::Status));
+        let request = Request::Events { after: 7 };
+        let line = serde_json::to_vec(&Envelope::new(request.clone())).expect("plain data");
+        assert_eq!(line, br#"{"version":1,"request":"events","after":7}"#);
+        assert_eq!(Envelope::open(&line), Ok(request));
     }
 
     #[test]

@@ -20,8 +20,10 @@ use crate::policy::Policy;
 use crate::relay::{Binder, Connections, Progress, Received, Relay, SendError};
 use crate::tun::Device;
 
+use super::events::Events;
 use super::situation::Situation;
 use super::troubles::Troubles;
+use super::way::Moves;
 
 /// Packets per source and wake-up.
 const BUDGET: usize = 64;
@@ -37,7 +39,7 @@ pub(super) enum Message {
     /// Addresses that replies must not name have changed.
     Aliases(Vec<Alias>),
     /// Media leaves by another uplink from now on.
-    Uplink(Binder),
+    Uplink(Binder, Moves),
     /// Another policy is in force from now on.
     Policy(Arc<Policy>),
     /// What surrounds the data path has changed.
@@ -54,6 +56,7 @@ pub(super) struct Driver<D> {
     packet: Box<[u8]>,
     situation: Situation,
     troubles: Troubles,
+    events: Events,
 }
 
 impl<D: Device> Driver<D> {
@@ -62,6 +65,7 @@ impl<D: Device> Driver<D> {
         device: D,
         (relay, connections): (Relay, Connections),
         situation: Situation,
+        events: Events,
     ) -> Self {
         Self {
             engine,
@@ -72,6 +76,7 @@ impl<D: Device> Driver<D> {
             packet: vec![0; LARGEST].into_boxed_slice(),
             situation,
             troubles: Troubles::default(),
+            events,
         }
     }
 
@@ -266,11 +271,13 @@ impl<D: Device> Driver<D> {
         }
     }
 
-    /// Moves every mapping's socket to another uplink. The application notices no more than that its address outside
+    /// Moves the mappings' sockets to another uplink, as far as they must move. The application notices no more than that its address outside
     /// has changed, which ICE is made for. TCP connections end: they cannot move.
-    fn follow(&mut self, binder: Binder, now: Instant) {
+    fn follow(&mut self, binder: Binder, moves: Moves, now: Instant) {
         self.connections.rebind(binder.clone());
-        self.engine.handle_uplink_changed(now, &mut self.outbox);
+        let moves = |family| moves.includes(family);
+        self.engine
+            .handle_uplink_changed(moves, now, &mut self.outbox);
         let Self {
             engine,
             relay,
@@ -279,7 +286,7 @@ impl<D: Device> Driver<D> {
             ..
         } = self;
         troubles.forgive();
-        relay.rebind(binder, |mapping, moved| match moved {
+        relay.rebind(binder, moves, |mapping, moved| match moved {
             Ok(outside) => engine.handle_opened(mapping, outside, outbox),
             Err(error) => {
                 engine.handle_open_failed(mapping, error.told(), now, outbox);
@@ -289,19 +296,25 @@ impl<D: Device> Driver<D> {
         self.flush(now);
     }
 
+    fn answer(&self, request: &Request, now: Instant) -> Body {
+        match *request {
+            Request::Status => {
+                let snapshot = self.engine.snapshot(now);
+                let mut status = self.situation.status(&snapshot, &self.troubles, now);
+                status.warnings.extend(self.events.trouble());
+                Body::Status(Box::new(status))
+            }
+            Request::Events { after } => Body::Events(self.events.after(after)),
+        }
+    }
+
     fn obey(&mut self, message: Message, now: Instant) {
         match message {
-            Message::Request(Pending {
-                request: Request::Status,
-                reply,
-            }) => {
-                let status = self
-                    .situation
-                    .status(&self.engine.snapshot(now), &self.troubles, now);
+            Message::Request(Pending { request, reply }) => {
                 // A peer that hung up meanwhile wants no answer.
-                let _ = reply.send(Body::Status(Box::new(status)));
+                let _ = reply.send(self.answer(&request, now));
             }
-            Message::Uplink(binder) => self.follow(binder, now),
+            Message::Uplink(binder, moves) => self.follow(binder, moves, now),
             Message::Policy(policy) => self.engine.handle_policy(policy),
             Message::Aliases(aliases) => self.engine.handle_aliases(aliases),
             Message::Situation(situation) => {

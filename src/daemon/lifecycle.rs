@@ -9,18 +9,20 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::config::{self, Config};
-use crate::control::{Access, Server};
+use crate::config::{self, Config, InterfaceName};
+use crate::control::{Access, EventKind, Server};
 use crate::engine::{Engine, TUN_MTU};
 use crate::nat;
 use crate::net::IfIndex;
 use crate::policy::Policy;
 use crate::relay::{Connections, Relay};
 use crate::route::plan::Numbers;
+use crate::route::uplink::Preferences;
 use crate::route::{self, Steering};
 use crate::tun::Tun;
 
 use super::driver::{Driver, Message};
+use super::events::Events;
 use super::situation::Situation;
 use super::steward::{Charge, Steward};
 use super::{Options, today};
@@ -46,6 +48,12 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
     // The TUN comes first: who holds its name is the one voicelane here, and may remove what a dead one left.
     let tun = Tun::open(name)?;
     let index = if_nametoindex(tun.name()).context("the TUN has gone")?;
+    let events = Events::open(options.state_dir.as_ref().unwrap_or(runtime_dir));
+    events.record(
+        EventKind::Started,
+        tun.name(),
+        concat!("voicelane ", env!("CARGO_PKG_VERSION")),
+    );
     let access = Access::of_group(config.control().group.as_deref())?;
     let leftovers = route::cleanup(runtime_dir, &numbers).await?;
     if leftovers != route::Leftovers::default() {
@@ -76,12 +84,8 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
     let steering = Steering::open(runtime_dir, numbers, steered).await?;
     let charge = Charge {
         config: config.clone(),
-        pinned: options
-            .uplink
-            .clone()
-            .or_else(|| config.uplink().interface.as_ref().map(ToString::to_string)),
-        mark: numbers.mark,
-        protocol: numbers.protocol,
+        preferences: preferences(config, options.uplink.as_deref()),
+        numbers,
         tun: tun.name().to_owned(),
         tun_index: IfIndex(index),
     };
@@ -89,8 +93,15 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
     let situation = Situation::of_tun(tun.name());
     let sockets = Relay::new().and_then(|relay| Ok((relay, Connections::new()?)));
     let sockets = sockets.context("could not make an epoll set")?;
-    let mut driver = Driver::new(engine, tun, sockets, situation);
-    let mut steward = Steward::new(charge, steering, driver_sender, policy, compiled_for)?;
+    let mut driver = Driver::new(engine, tun, sockets, situation, events.clone());
+    let mut steward = Steward::new(
+        charge,
+        steering,
+        driver_sender,
+        policy,
+        compiled_for,
+        events.clone(),
+    )?;
 
     let outcome = tokio::select! {
         carried = driver.run(&mut mailbox) => match carried {
@@ -99,9 +110,11 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
         },
         attended = steward.attend() => attended,
     };
-    if outcome.is_ok() {
-        info!("a signal came: reverting");
-    }
+    let why = match &outcome {
+        Ok(()) => "a signal came".to_owned(),
+        Err(error) => format!("{error:#}"),
+    };
+    events.record(EventKind::Stopped, name, why);
     let reverted = steward
         .revert()
         .await
@@ -133,6 +146,17 @@ pub(crate) fn numbers(config: &Config) -> Numbers {
         mark: route.mark,
         mask: config::Route::MASK,
         ..Numbers::default()
+    }
+}
+
+/// What the configuration, and before it the command line, wants of the uplink.
+pub(crate) fn preferences(config: &Config, pinned: Option<&str>) -> Preferences {
+    let uplink = config.uplink();
+    let configured = uplink.interface.as_ref().map(InterfaceName::as_str);
+    Preferences {
+        pinned: pinned.or(configured).map(str::to_owned),
+        prefer: uplink.prefer.clone(),
+        exclude: uplink.exclude.clone(),
     }
 }
 

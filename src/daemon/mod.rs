@@ -9,11 +9,16 @@
 //! Things are acquired in the order in which it is safe to lose them, and reverted in reverse: rules come last, because
 //! they are what takes effect. See [`crate::manual::operating`].
 
+mod contest;
 mod driver;
+mod events;
 mod lifecycle;
+mod manager;
 mod situation;
+mod sleep;
 mod steward;
 mod troubles;
+mod way;
 
 use std::path::{Path, PathBuf};
 
@@ -23,9 +28,11 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::config::{Config, InterfaceName};
+use crate::config::Config;
 use crate::route::netlink::Kernel;
 use crate::route::{self, Leftovers, uplink};
+
+pub use events::read_events;
 
 /// What the command line says beside the configuration.
 #[derive(Clone, Debug)]
@@ -34,6 +41,8 @@ pub struct Options {
     pub uplink: Option<String>,
     /// The TUN's name, instead of the configured one.
     pub tun: Option<String>,
+    /// Where events are kept; none: in the runtime directory.
+    pub state_dir: Option<PathBuf>,
     /// Where the control socket and the journal are.
     pub runtime_dir: PathBuf,
 }
@@ -51,18 +60,17 @@ pub fn cleanup(config: &Config, runtime_dir: &Path) -> anyhow::Result<Leftovers>
 #[must_use]
 pub fn find_uplink(config: &Config) -> Option<String> {
     let numbers = lifecycle::numbers(config);
-    let pinned = config
-        .uplink()
-        .interface
-        .as_ref()
-        .map(InterfaceName::as_str);
     let observed = runtime()
         .ok()?
         .block_on(async { Kernel::open()?.observe().await })
         .ok()?;
-    uplink::choose(&observed, numbers.protocol, pinned)
-        .ok()
-        .map(|uplink| uplink.name)
+    uplink::choose(
+        &observed,
+        numbers.protocol,
+        &lifecycle::preferences(config, None),
+    )
+    .ok()
+    .map(|uplink| uplink.name)
 }
 
 /// Runs the service until a signal ends it, and reverts everything.

@@ -1,6 +1,12 @@
 //! The steward: keeps what surrounds the data path as it should be.
+//!
+//! # Theory of operation
+//!
+//! One loop, level-triggered: whatever happens (a notice of the kernel, a new day, the end of a sleep, a time that has
+//! come), the answer is to observe everything anew, to choose the uplink, to plan and to apply. See
+//! [`crate::manual::laptop`] for the states and timers.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,40 +14,54 @@ use anyhow::Context;
 use jiff::civil::Date;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tracing::{debug, error, info, warn};
+use tracing::debug;
 
 use crate::config::Config;
-use crate::control::UplinkStatus;
-use crate::net::{Dscp, Endpoint, Family, Fwmark, IfIndex, Inside, RouteProtocol, Treatment};
+use crate::control::EventKind;
+use crate::net::IfIndex;
 use crate::policy::Policy;
-use crate::relay::Binder;
-use crate::route::observed::Observed;
-use crate::route::plan::{Capture, Desired};
-use crate::route::uplink::{self, Gateway, Uplink, UplinkError};
-use crate::route::watch::Watch;
+use crate::route::hold::Hold;
+use crate::route::observed::{Observed, Rule};
+use crate::route::origin::Origin;
+use crate::route::plan::{Capture, Desired, Numbers};
+use crate::route::uplink::{self, Preferences, UplinkError};
+use crate::route::watch::{Change, Watch};
 use crate::route::{Report, Steering, SteeringErrors};
 
+use super::contest::{Contest, Turn};
 use super::driver::Message;
+use super::events::Events;
+use super::manager::Manager;
 use super::situation::Situation;
+use super::sleep::{Notice, SleepWatch};
 use super::today;
+use super::way::{Moves, Way};
 
-/// How long the steward rests after a reconciliation that changed something, at first. It doubles with each further
-/// one, so that two programs that fight over a rule do not spin; the first quiet look sets it back.
+/// The least rest after a look at the kernel. A look that took long, since there is much to see, is rested from for
+/// [`SHARE`] times as long.
 const REST: Duration = Duration::from_millis(10);
 
-/// The longest rest.
-const LONGEST_REST: Duration = Duration::from_secs(2);
+/// How many times as long as a look the rest after it is: what others do to the routes must not keep this machine busy.
+const SHARE: u32 = 4;
+
+/// When to try again what the kernel refused, at first; it doubles up to [`LONGEST_RETRY`].
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The longest time before another try.
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 /// How often the calendar is looked at: a policy's dates are days.
 const CALENDAR: Duration = Duration::from_mins(1);
+
+/// What events about them name.
+const SUBJECT: &str = "rules and routes";
 
 /// What the steward needs to know and does not change.
 #[derive(Debug)]
 pub(super) struct Charge {
     pub(super) config: Config,
-    pub(super) pinned: Option<String>,
-    pub(super) mark: Fwmark,
-    pub(super) protocol: RouteProtocol,
+    pub(super) preferences: Preferences,
+    pub(super) numbers: Numbers,
     pub(super) tun: String,
     pub(super) tun_index: IfIndex,
 }
@@ -51,20 +71,55 @@ pub(super) struct Steward {
     charge: Charge,
     steering: Steering,
     watch: Watch,
+    sleep: SleepWatch,
     signals: [Signal; 2],
     driver: mpsc::Sender<Message>,
     policy: Arc<Policy>,
     compiled_for: Date,
-    uplink: Option<Way>,
+    /// The way that is in force.
+    way: Option<Way>,
+    /// The way that the driver was told last: it keeps its sockets while there is none.
+    told: Option<Way>,
+    hold: Hold,
+    /// When a better uplink will have proven itself.
+    proven: Option<Instant>,
     without_uplink: Option<UplinkError>,
+    desired: Option<Desired>,
+    foreign_rules: BTreeSet<Rule>,
+    contest: Contest,
+    /// Who is on the other side of the contest, as far as is known.
+    opponent: Option<String>,
     ready_since: Option<Instant>,
+    is_ready: bool,
+    report: Report,
+    /// Why the last reconciliation failed, if it did.
+    fault: Option<String>,
+    events: Events,
+    manager: Manager,
 }
 
-/// An uplink and the addresses that it had.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Way {
-    uplink: Uplink,
-    binder: Binder,
+/// What is to be looked into, and when.
+#[derive(Debug, Default)]
+struct Agenda {
+    change: Option<Change>,
+    /// Nothing is done before this time.
+    rest: Option<Instant>,
+    /// When to try again, and how long that was waited for.
+    retry: Option<(Instant, Duration)>,
+}
+
+impl Agenda {
+    fn add(&mut self, change: Change) {
+        self.change.get_or_insert_default().merge(change);
+    }
+
+    /// Something that no notice told of.
+    fn add_now(&mut self) {
+        self.add(Change {
+            noticed: Some(Instant::now()),
+            ..Change::default()
+        });
+    }
 }
 
 impl Steward {
@@ -78,11 +133,14 @@ impl Steward {
         driver: mpsc::Sender<Message>,
         policy: Arc<Policy>,
         compiled_for: Date,
+        events: Events,
     ) -> anyhow::Result<Self> {
+        let watch = Watch::open(charge.numbers, steering.port());
         Ok(Self {
             charge,
             steering,
-            watch: Watch::open().context("could not watch the kernel's routing")?,
+            watch: watch.context("could not watch the kernel's routing")?,
+            sleep: SleepWatch::open().context("could not watch the clock")?,
             signals: [
                 signal(SignalKind::interrupt()).context("could not catch SIGINT")?,
                 signal(SignalKind::terminate()).context("could not catch SIGTERM")?,
@@ -90,9 +148,21 @@ impl Steward {
             driver,
             policy,
             compiled_for,
-            uplink: None,
+            way: None,
+            told: None,
+            hold: Hold::default(),
+            proven: None,
             without_uplink: None,
+            desired: None,
+            foreign_rules: BTreeSet::new(),
+            contest: Contest::default(),
+            opponent: None,
             ready_since: None,
+            is_ready: false,
+            report: Report::default(),
+            fault: None,
+            events,
+            manager: Manager::default(),
         })
     }
 
@@ -101,33 +171,27 @@ impl Steward {
     /// # Errors
     /// When the kernel refuses at the start, or can no longer be watched.
     pub(super) async fn attend(&mut self) -> anyhow::Result<()> {
-        let mut rest = REST;
-        let report = self.reconcile().await?;
-        self.tell(&report).await;
+        self.reconcile(&Change::default()).await?;
+        self.tell().await;
+        let mut agenda = Agenda::default();
         let mut calendar = tokio::time::interval(CALENDAR);
         loop {
+            let due = self.due(&agenda);
             let [interrupt, terminate] = &mut self.signals;
             tokio::select! {
                 _ = interrupt.recv() => return Ok(()),
                 _ = terminate.recv() => return Ok(()),
-                changed = self.watch.next_change() => changed.context("could not watch the kernel's routing")?,
-                _ = calendar.tick() => if !self.turn_the_page().await { continue },
-            }
-            match self.reconcile().await {
-                Ok(report) => {
-                    rest = if report.changes.is_empty() {
-                        REST
-                    } else {
-                        (rest * 2).min(LONGEST_REST)
-                    };
-                    self.tell(&report).await;
+                changed = self.watch.next_change() => {
+                    agenda.add(changed.context("could not watch the kernel's routing")?);
                 }
-                Err(error) => {
-                    error!("could not keep the rules in force: {error:#}");
-                    rest = (rest * 2).min(LONGEST_REST);
+                noticed = self.sleep.next() => {
+                    if self.has_slept(noticed.context("could not watch the clock")?) {
+                        agenda.add_now();
+                    }
                 }
+                _ = calendar.tick() => if self.turn_the_page().await { agenda.add_now() },
+                () = until(due) => self.attend_to(&mut agenda).await,
             }
-            tokio::time::sleep(rest).await;
         }
     }
 
@@ -139,6 +203,62 @@ impl Steward {
         self.steering.revert().await
     }
 
+    /// When there is something to do next.
+    fn due(&self, agenda: &Agenda) -> Option<Instant> {
+        let now = Instant::now();
+        let asked = agenda.change.as_ref().map(|_| now);
+        let retry = agenda.retry.map(|(at, _)| at);
+        let next = [asked, retry, self.proven, self.contest.ends()];
+        let next = next.into_iter().flatten().min()?;
+        Some(agenda.rest.map_or(next, |rest| next.max(rest)))
+    }
+
+    /// Does what is on the agenda.
+    async fn attend_to(&mut self, agenda: &mut Agenda) {
+        let change = agenda.change.take().unwrap_or_default();
+        if change.overrun {
+            self.events.record(
+                EventKind::Overrun,
+                "netlink",
+                "more changed than the kernel could tell: everything is read anew",
+            );
+        }
+        let begun = Instant::now();
+        let outcome = self.reconcile(&change).await;
+        let now = Instant::now();
+        let rest = now + REST.max((now - begun) * SHARE);
+        agenda.rest = Some(rest).max(self.contest.rests_until());
+        match outcome {
+            Ok(()) => (agenda.retry, self.fault) = (None, None),
+            Err(error) => {
+                let fault = Some(format!("{error:#}"));
+                if fault != self.fault {
+                    let reason = fault.as_deref().unwrap_or_default();
+                    self.events
+                        .record(EventKind::ReconcileFailed, SUBJECT, reason);
+                }
+                self.fault = fault;
+                let wait = agenda.retry.map_or(RETRY, |(_, last)| last * 2);
+                let wait = wait.min(LONGEST_RETRY);
+                agenda.retry = Some((now + wait, wait));
+            }
+        }
+        self.tell().await;
+    }
+
+    /// Notes what the watch over sleep says; answers whether to look at everything anew.
+    fn has_slept(&self, notice: Notice) -> bool {
+        let (kind, why) = match notice {
+            Notice::FallsAsleep => (EventKind::Sleeping, "logind says so".to_owned()),
+            Notice::WokeUp(None) => (EventKind::Resumed, "logind says so".to_owned()),
+            Notice::WokeUp(Some(slept)) => {
+                (EventKind::Resumed, format!("slept {} s", slept.as_secs()))
+            }
+        };
+        self.events.record(kind, "this machine", why);
+        kind == EventKind::Resumed
+    }
+
     /// Compiles the policy anew when the day has changed; answers whether it did.
     async fn turn_the_page(&mut self) -> bool {
         let today = today();
@@ -147,72 +267,118 @@ impl Steward {
         }
         self.compiled_for = today;
         self.policy = Arc::new(Policy::compile(&self.charge.config, today));
-        info!(%today, "the policy was compiled for a new day");
+        self.events
+            .record(EventKind::PolicyChanged, today, "compiled for a new day");
         self.send(Message::Policy(Arc::clone(&self.policy))).await;
         true
     }
 
     /// Looks at the kernel, follows the uplink, and brings rules and routes into force.
-    async fn reconcile(&mut self) -> anyhow::Result<Report> {
+    async fn reconcile(&mut self, change: &Change) -> anyhow::Result<()> {
         let observed = self.steering.observe().await?;
-        let chosen = uplink::choose(
-            &observed,
-            self.charge.protocol,
-            self.charge.pinned.as_deref(),
-        );
-        self.follow(chosen, &observed).await?;
+        self.follow(&observed).await?;
         let desired = Desired {
             tun: self.charge.tun_index,
-            uplink: self.uplink.as_ref().map(|way| way.uplink.clone()),
+            uplink: self.way.as_ref().map(|way| way.uplink.clone()),
             captures: self.captures(),
         };
-        let report = self.steering.reconcile(&desired).await?;
+        let report = self.steering.bring_about(&desired, &observed).await?;
         for change in &report.changes {
             debug!("{change}");
         }
-        Ok(report)
+        self.judge(&report, desired, change, &observed);
+        self.report = report;
+        Ok(())
     }
 
-    /// Moves to the chosen uplink, or lets go of one that has gone: then nothing is captured, and media is in the VPN.
-    async fn follow(
-        &mut self,
-        chosen: Result<Uplink, UplinkError>,
-        observed: &Observed,
-    ) -> anyhow::Result<()> {
-        let way = match chosen {
-            Ok(uplink) => {
-                let addresses = observed
-                    .addresses
-                    .iter()
-                    .filter(|address| address.link == uplink.index);
-                let addresses = addresses
-                    .map(|address| address.addr)
-                    .filter(|addr| !is_link_local(*addr));
-                let binder = Binder {
-                    device: uplink.name.clone(),
-                    addresses: addresses.collect(),
-                    mark: self.charge.mark,
-                };
-                Some(Way { uplink, binder })
-            }
-            Err(error) => {
-                if self.without_uplink.as_ref() != Some(&error) {
-                    warn!("{error}; until there is one, media stays in the VPN");
-                }
-                self.without_uplink = Some(error);
-                None
-            }
+    /// Notes what had to be changed and why, and whether that is a contest.
+    fn judge(&mut self, report: &Report, desired: Desired, change: &Change, observed: &Observed) {
+        let now = Instant::now();
+        let foreign = observed.rules.iter();
+        let foreign = foreign.filter(|rule| !self.charge.numbers.owns_rule(rule));
+        let foreign: BTreeSet<_> = foreign.cloned().collect();
+        let changes = report.changes.len();
+        let turn = if changes == 0 {
+            self.contest.quiet(now)
+        } else if self.desired.as_ref() == Some(&desired) {
+            let mut who: Vec<_> = change.culprits.iter().cloned().collect();
+            let new = foreign.difference(&self.foreign_rules);
+            who.extend(new.take(2).map(|rule| Origin(rule).to_string()));
+            let who = if who.is_empty() {
+                "what took them away is not known".to_owned()
+            } else {
+                format!("changed by {}", who.join(", "))
+            };
+            let took = change.noticed.map_or(Duration::ZERO, |at| now - at);
+            let reason = format!("{changes} brought back; {who}");
+            self.events
+                .record_timed(EventKind::Reconciled, SUBJECT, reason, took);
+            self.opponent = Some(who);
+            self.contest.corrected(now)
+        } else {
+            Turn::Nothing
         };
-        if way == self.uplink {
+        match turn {
+            Turn::Nothing => {}
+            Turn::Begins => {
+                let opponent = self.opponent.as_deref().unwrap_or_default();
+                let reason = format!("they are taken away again and again; {opponent}");
+                self.events.record(EventKind::Contested, SUBJECT, reason);
+            }
+            Turn::Ends => self.events.record(
+                EventKind::ContestEnded,
+                SUBJECT,
+                "nobody has touched them for a while",
+            ),
+        }
+        (self.desired, self.foreign_rules) = (Some(desired), foreign);
+    }
+
+    /// Moves to the best uplink, or lets go of one that has gone: then nothing is captured, and media is in the VPN.
+    async fn follow(&mut self, observed: &Observed) -> anyhow::Result<()> {
+        let numbers = &self.charge.numbers;
+        let ranked = uplink::rank(observed, numbers.protocol, &self.charge.preferences);
+        let error = ranked.as_ref().err().cloned();
+        let picked = self.hold.pick(ranked.unwrap_or_default(), Instant::now());
+        self.proven = picked.1;
+        let way = picked
+            .0
+            .map(|uplink| Way::new(uplink, observed, numbers.mark));
+        if self.without_uplink != error
+            && let Some(error) = &error
+        {
+            let kind = match &self.way {
+                Some(_) => EventKind::UplinkLost,
+                None => EventKind::Waiting,
+            };
+            let reason = format!("waiting for an uplink; media stays in the VPN: {error}");
+            let lost = self.way.as_ref().map(|way| way.uplink.name.clone());
+            self.events
+                .record(kind, lost.as_deref().unwrap_or("uplink"), reason);
+        }
+        self.without_uplink = error;
+        if way == self.way {
             return Ok(());
         }
-        if let Some(way) = &way {
-            self.without_uplink = None;
-            prove(way)?;
-            info!(uplink = %way.uplink.name, why = %way.uplink.why, "found the uplink");
-            self.send(Message::Uplink(way.binder.clone())).await;
+        if let Some(way) = &way
+            && self.told.as_ref() != Some(way)
+        {
+            way.prove()?;
+            let moves = self.told.as_ref();
+            let moves = moves.map_or(Moves::All, |told| way.moves_since(told));
+            let former = self.told.as_ref().map(|told| &told.uplink.name);
+            let reason = match former {
+                Some(former) if *former != way.uplink.name => {
+                    format!("{}, before it was {former}", way.uplink.why)
+                }
+                _ => way.uplink.why.to_string(),
+            };
+            self.events
+                .record(EventKind::UplinkChanged, &way.uplink.name, reason);
+            self.send(Message::Uplink(way.binder.clone(), moves)).await;
+            self.told = Some(way.clone());
         }
-        self.uplink = way;
+        self.way = way;
         Ok(())
     }
 
@@ -227,31 +393,44 @@ impl Steward {
             .collect()
     }
 
-    /// Tells the driver what a reconciliation found.
-    async fn tell(&mut self, report: &Report) {
-        if self.ready_since.is_none() && self.uplink.is_some() {
-            self.ready_since = Some(Instant::now());
-            info!(tun = %self.charge.tun, "ready: media leaves by the uplink");
+    /// Tells the driver what the last reconciliation found.
+    async fn tell(&mut self) {
+        let is_ready = self.way.is_some() && self.report.priority.is_some();
+        if let Some(way) = self.way.as_ref().filter(|_| is_ready && !self.is_ready) {
+            let reason = format!("media leaves by {}", way.uplink.name);
+            self.events
+                .record(EventKind::Ready, &self.charge.tun, reason);
+            self.ready_since.get_or_insert_with(Instant::now);
         }
-        self.send(Message::Aliases(report.aliases.clone())).await;
+        self.is_ready = is_ready;
+        self.send(Message::Aliases(self.report.aliases.clone()))
+            .await;
         let without_aliases = self.steering.without_aliases().map(|error| {
             format!("replies to the VPN's own address may be dropped by its firewall: no nftables ({error})")
         });
         let no_uplink = self.without_uplink.as_ref();
         let no_uplink = no_uplink.map(|error| format!("{error}; media stays in the VPN"));
+        let fault = self.fault.as_ref();
+        let fault =
+            fault.map(|fault| format!("rules and routes are not as they should be: {fault}"));
+        let contest = self.contest.rests_until().map(|_| {
+            let opponent = self.opponent.as_deref().unwrap_or_default();
+            format!("{SUBJECT} are taken away again and again, and brought back at longer and longer intervals; {opponent}")
+        });
+        let warnings = self.report.warnings.iter().map(ToString::to_string);
         let situation = Situation {
             ready_since: self.ready_since,
             tun: self.charge.tun.clone(),
-            uplink: self.uplink.as_ref().map(|way| status_of(&way.uplink)),
-            rule_priority: report.priority,
-            warnings: report
-                .warnings
-                .iter()
-                .map(ToString::to_string)
+            uplink: self.way.as_ref().map(Way::status),
+            rule_priority: self.report.priority,
+            warnings: warnings
                 .chain(without_aliases)
                 .chain(no_uplink)
+                .chain(fault)
+                .chain(contest)
                 .collect(),
         };
+        self.manager.tell(self.way.as_ref());
         self.send(Message::Situation(Box::new(situation))).await;
     }
 
@@ -261,36 +440,9 @@ impl Steward {
     }
 }
 
-/// Opens a socket on the uplink, once per family, before anything is steered to it: what the kernel refuses (a missing
-/// capability, most likely) is found out while all is still as it was.
-fn prove(way: &Way) -> anyhow::Result<()> {
-    for family in [Family::V4, Family::V6] {
-        if way.uplink.gateway(family).is_some() {
-            let any = Inside(Endpoint::new(family.unspecified(), 0));
-            way.binder.bind(any, Treatment::of(Dscp::EF))?;
-        }
-    }
-    Ok(())
-}
-
-/// An address that reaches the link and no further: no source for media.
-fn is_link_local(addr: IpAddr) -> bool {
-    match addr {
-        IpAddr::V4(addr) => addr.is_link_local(),
-        IpAddr::V6(addr) => addr.is_unicast_link_local(),
-    }
-}
-
-fn status_of(uplink: &Uplink) -> UplinkStatus {
-    let gateway = |family| {
-        uplink
-            .gateway(family)
-            .map(|gateway: Gateway| gateway.to_string())
-    };
-    UplinkStatus {
-        interface: uplink.name.clone(),
-        gateway_v4: gateway(Family::V4),
-        gateway_v6: gateway(Family::V6),
-        why: uplink.why.to_string(),
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
     }
 }

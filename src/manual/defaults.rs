@@ -6,6 +6,9 @@
 //! | media over UDP | on | it is what the vendor asks to keep out of the VPN |
 //! | TCP of the same vendor | off | the vendor's IP allow-listing expects signalling from the VPN's address; one line in `enable` switches it on |
 //! | uplink | found | see [`crate::route::uplink`] |
+//! | preferred, excluded uplinks | none | the administrator's metrics say what is better; a tunnel is never taken unless it is pinned |
+//! | proof of a better uplink | 2 s | see [`super::laptop`] for this and all other timers |
+//! | events | 1,024 in memory, 512 KiB on the disk | some weeks of a laptop's life, and a page for a person |
 //! | TUN name | `voicelane0` | says whose it is |
 //! | TUN MTU | 1500 | what applications expect of a path; the uplink's own MTU answers through the error queue |
 //! | direct table | 30316 (0x766c, "vl") | used by no known program; captures take the numbers above it |

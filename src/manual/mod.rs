@@ -41,6 +41,7 @@
 //!
 //! - [`capture`]: how exactly the policy's packets get into the TUN, and how they stay on the direct path
 //! - [`nat`]: the translator's behaviour, requirement by requirement
+//! - [`laptop`]: what happens when everything around moves: states, timers, uplinks, sleep
 //! - [`defaults`]: every default with its reason
 //! - [`exports`]: the policy in the words of other programs, and who has judged each
 //! - [`operating`]: what is where on a machine, what may go wrong, what to look at
@@ -50,5 +51,6 @@ pub mod capture;
 pub mod defaults;
 pub mod exports;
 pub mod glossary;
+pub mod laptop;
 pub mod nat;
 pub mod operating;

@@ -7,15 +7,19 @@
 //! - `rp_filter` of the uplink set to 2 if it was 1, with the old value in the journal;
 //! - an nftables table when a VPN's address needs an alias: `nft list ruleset`;
 //! - allow policies for captured IPv6 where another program has IPsec policies: `ip xfrm policy`;
-//! - the runtime directory: `control.sock` and `state.json`, the journal.
+//! - the runtime directory: `control.sock` and `state.json`, the journal;
+//! - `events.jsonl` and `events.1.jsonl` in the state directory (`--state-dir`; the runtime directory if not given): what
+//!   happened, at most 512 KiB. They stay.
 //!
-//! It all goes on SIGINT and SIGTERM. After SIGKILL the TUN, its routes and the nftables table go at once with the
+//! All but the events goes on SIGINT and SIGTERM. After SIGKILL the TUN, its routes and the nftables table go at once with the
 //! process; what stays (rules that lead to empty tables, the uplink's setting, the journal) harms nothing, and the next
 //! start or `voicelane cleanup` removes it. Both recognise what is ours by protocol number and table, and touch nothing
 //! else.
 //!
 //! # What does not work is said
 //!
+//! - `voicelane events` says what happened and why, `--follow` goes on, `--json` is for machines: version, sequence,
+//!   time (UTC), kind, subject, reason and, where it is a figure, `took_us`. Kinds are only added.
 //! - `voicelane status` ends with warnings: what is not as it should be, and what to do.
 //! - `voicelane explain udp ADDR:PORT` says which rule decides, or which nearly did.
 //! - Drops are counted by reason. The ones that matter most: `not_in_policy` (something enters the TUN that should not),

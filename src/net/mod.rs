@@ -8,6 +8,7 @@ mod endpoint;
 mod filtering;
 mod five_tuple;
 mod id;
+mod interface;
 mod port_range;
 mod prefix;
 mod role;
@@ -20,6 +21,7 @@ pub use five_tuple::{FiveTuple, Protocol, UnknownProtocol};
 pub use id::{
     ConnectionId, Fwmark, IfIndex, MappingId, RouteProtocol, RouteTable, RuleId, RulePriority,
 };
+pub use interface::{InterfacePattern, InterfacePatternError};
 pub use port_range::{PortRange, PortRangeError};
 pub use prefix::{Family, Prefix, PrefixError};
 pub use role::{Role, UnknownRole};

@@ -149,11 +149,13 @@ impl Relay {
         Ok(outside)
     }
 
-    /// Moves every mapping to another uplink: a new socket each, on the same port where that is free. Tells `moved`
-    /// what each one came to; who could not be moved has no socket any more.
+    /// Makes all sockets from now on on another uplink, and moves the mappings of the families that `moves` says: a new
+    /// socket each, on the same port where that is free. Tells `moved` what each one came to; who could not be moved
+    /// has no socket any more.
     pub fn rebind(
         &mut self,
         binder: Binder,
+        moves: impl Fn(Family) -> bool,
         mut moved: impl FnMut(MappingId, Result<Outside<Endpoint>, OpenError>),
     ) {
         self.binder = Some(binder);
@@ -164,7 +166,7 @@ impl Relay {
                 inside,
                 treatment,
                 ..
-            }) = self.bindings[slot].take()
+            }) = self.bindings[slot].take_if(|binding| moves(binding.family))
             {
                 moved(id, self.open(id, inside, treatment));
             }

@@ -28,11 +28,13 @@
 //! removes the rest.
 
 pub mod alias;
+pub mod hold;
 pub mod journal;
 mod message;
 pub mod netlink;
 pub mod nft;
 pub mod observed;
+pub mod origin;
 pub mod plan;
 pub mod sysctl;
 pub mod uplink;
@@ -193,6 +195,12 @@ impl Steering {
         self.aliases.as_ref().err()
     }
 
+    /// The netlink port of our own changes, for [`watch::Watch::open`].
+    #[must_use]
+    pub const fn port(&self) -> u32 {
+        self.kernel.port()
+    }
+
     /// Reads what the kernel has, for [`uplink::choose`].
     ///
     /// # Errors
@@ -210,14 +218,29 @@ impl Steering {
     /// What was done stays done; the next reconciliation does the rest.
     pub async fn reconcile(&mut self, desired: &Desired) -> Result<Report, SteeringErrors> {
         let observed = self.kernel.observe().await?;
-        let plan = plan::plan(desired, &self.numbers, &observed)?;
+        self.bring_about(desired, &observed).await
+    }
+
+    /// Does what [`Steering::reconcile`] does, from what was observed just now.
+    ///
+    /// # Errors
+    /// Likewise.
+    ///
+    /// # Cancel safety
+    /// Likewise.
+    pub async fn bring_about(
+        &mut self,
+        desired: &Desired,
+        observed: &Observed,
+    ) -> Result<Report, SteeringErrors> {
+        let plan = plan::plan(desired, &self.numbers, observed)?;
         let mut failures = Failures::default();
         if let Some(uplink) = &desired.uplink {
             failures.note(sysctl::prepare_uplink(&mut self.journal, &uplink.name));
         }
         let mut aliases = Vec::new();
         if let Ok(table) = &mut self.aliases {
-            aliases = alias::aliases(&observed, self.tun.index);
+            aliases = alias::aliases(observed, self.tun.index);
             failures.note(table.set(&aliases));
         }
         failures.note_all(self.kernel.apply(&plan.changes).await);

@@ -7,6 +7,7 @@ use futures_util::TryStreamExt;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressScope;
 use netlink_packet_route::route::RouteMessage;
+use netlink_sys::AsyncSocket;
 use nix::errno::Errno;
 use rtnetlink::{Handle, IpVersion, LinkUnspec};
 use tokio::task::JoinHandle;
@@ -66,6 +67,7 @@ fn answer(error: rtnetlink::Error) -> io::Error {
 pub struct Kernel {
     handle: Handle,
     connection: JoinHandle<()>,
+    port: u32,
 }
 
 impl Drop for Kernel {
@@ -80,11 +82,20 @@ impl Kernel {
     /// # Errors
     /// [`NetlinkError::Open`].
     pub fn open() -> Result<Self, NetlinkError> {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Open)?;
+        let (mut connection, handle, _) =
+            rtnetlink::new_connection().map_err(NetlinkError::Open)?;
+        let address = connection.socket_mut().socket_mut().bind_auto();
         Ok(Self {
             handle,
             connection: tokio::spawn(connection),
+            port: address.map_err(NetlinkError::Open)?.port_number(),
         })
+    }
+
+    /// The netlink port that our changes come from.
+    #[must_use]
+    pub const fn port(&self) -> u32 {
+        self.port
     }
 
     /// Reads links, addresses, routes and rules.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::observed::{Address, Hop, Link, MAIN, Observed, Route};
-use crate::net::{Family, IfIndex, RouteProtocol, RouteTable};
+use crate::net::{Family, IfIndex, InterfacePattern, RouteProtocol, RouteTable};
 
 /// The physical way out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +47,29 @@ impl fmt::Display for Gateway {
             Self::Via(router) => router.fmt(f),
             Self::OnLink => f.pad("on the link"),
         }
+    }
+}
+
+/// What the user wants of the choice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Preferences {
+    /// The one interface to take, whatever it is.
+    pub pinned: Option<String>,
+    /// The interfaces to take first, the dearest first, whatever their metrics are.
+    pub prefer: Vec<InterfacePattern>,
+    /// The interfaces never to take.
+    pub exclude: Vec<InterfacePattern>,
+}
+
+impl Preferences {
+    /// The place of a link among those that are preferred; all others share the last.
+    fn place(&self, link: &Link) -> usize {
+        let place = self.prefer.iter().position(|it| it.matches(&link.name));
+        place.unwrap_or(self.prefer.len())
+    }
+
+    fn excludes(&self, link: &Link) -> bool {
+        self.exclude.iter().any(|it| it.matches(&link.name))
     }
 }
 
@@ -94,6 +117,10 @@ pub enum Reason {
     Down,
     /// It has no carrier.
     NoCarrier,
+    /// The user excludes it.
+    Excluded,
+    /// It has no address with which it could reach beyond itself.
+    NoAddress,
 }
 
 impl fmt::Display for Reason {
@@ -102,6 +129,8 @@ impl fmt::Display for Reason {
             Self::Tunnel => "is a tunnel",
             Self::Down => "is down",
             Self::NoCarrier => "has no carrier",
+            Self::Excluded => "is excluded by [uplink]",
+            Self::NoAddress => "has no address",
         })
     }
 }
@@ -147,48 +176,116 @@ fn listed(rejected: &[Rejected]) -> String {
         .join(", ")
 }
 
-/// Chooses the uplink.
-///
-/// Per family, the candidates are the main table's default routes by metric, then its host routes through a gateway,
-/// then the default routes of other tables; what `own` made is no evidence. The first candidate on a usable link that
-/// is no tunnel decides, IPv4 before IPv6; the other family's gateway is then sought on the same link only, since
-/// sockets are bound to one link. A `pinned` link may be a tunnel, and one that no route names but that has an address
-/// is taken to reach its destinations directly.
+/// Chooses the uplink: the best of [`rank`].
 ///
 /// # Errors
 /// [`UplinkError`], which says what was rejected and why.
 pub fn choose(
     observed: &Observed,
     own: RouteProtocol,
-    pinned: Option<&str>,
+    preferences: &Preferences,
 ) -> Result<Uplink, UplinkError> {
+    rank(observed, own, preferences).map(|mut ranked| ranked.swap_remove(0))
+}
+
+/// Finds the usable uplinks, the best first. Never empty.
+///
+/// Per family, the candidates are the main table's default routes by metric, then its host routes through a gateway,
+/// then the default routes of other tables; what `own` made is no evidence. Preferred links come first. A candidate
+/// counts when its link is usable, not excluded and no tunnel, IPv4 before IPv6; the other family's gateway is then
+/// sought on the same link only, since sockets are bound to one link. A pinned link may be a tunnel, and one that no
+/// route names but that has an address is taken to reach its destinations directly.
+///
+/// # Errors
+/// [`UplinkError`], which says what was rejected and why.
+pub fn rank(
+    observed: &Observed,
+    own: RouteProtocol,
+    preferences: &Preferences,
+) -> Result<Vec<Uplink>, UplinkError> {
     let v4 = candidates(observed, own, Family::V4);
     let v6 = candidates(observed, own, Family::V6);
-    let (link, why) = match pinned {
-        Some(name) => (named(observed, name)?, Why::Pinned),
-        None => best(observed, v4.iter().chain(&v6))?,
-    };
+    if let Some(name) = &preferences.pinned {
+        let link = named(observed, name)?;
+        let gateways = gateways(observed, link, &v4, &v6);
+        let gateways = gateways.or_else(|| {
+            let on_link = |family| has_address(observed, link, family).then_some(Gateway::OnLink);
+            some((on_link(Family::V4), on_link(Family::V6)))
+        });
+        let gateways = gateways.ok_or_else(|| UplinkError::Nowhere(name.clone()))?;
+        return Ok(vec![uplink(link, gateways, Why::Pinned)]);
+    }
+    let (mut found, mut rejected) = (Vec::<(usize, Uplink)>::new(), Vec::new());
+    for candidate in v4.iter().chain(&v6) {
+        let Some(link) = observed.link(candidate.link) else {
+            continue;
+        };
+        if found.iter().any(|(_, uplink)| uplink.index == link.index) {
+            continue;
+        }
+        let gateways = gateways(observed, link, &v4, &v6);
+        let reason = if link.is_tunnel() {
+            Reason::Tunnel
+        } else if preferences.excludes(link) {
+            Reason::Excluded
+        } else if let Some(reason) = unusable(link) {
+            reason
+        } else if let Some(gateways) = gateways {
+            let uplink = uplink(link, gateways, candidate.why);
+            found.push((preferences.place(link), uplink));
+            continue;
+        } else {
+            Reason::NoAddress
+        };
+        let entry = Rejected {
+            name: link.name.clone(),
+            family: candidate.family,
+            reason,
+        };
+        if !rejected.contains(&entry) {
+            rejected.push(entry);
+        }
+    }
+    if found.is_empty() {
+        return Err(UplinkError::NotFound(rejected));
+    }
+    found.sort_by_key(|(place, _)| *place);
+    Ok(found.into_iter().map(|(_, uplink)| uplink).collect())
+}
+
+type Gateways = (Option<Gateway>, Option<Gateway>);
+
+/// The ways onwards from a link, if there is one.
+fn gateways(
+    observed: &Observed,
+    link: &Link,
+    v4: &[Candidate],
+    v6: &[Candidate],
+) -> Option<Gateways> {
     let routed = |candidates: &[Candidate]| {
         let route = candidates.iter().find(|route| route.link == link.index)?;
         Some(route.via.map_or(Gateway::OnLink, Gateway::Via))
     };
-    let (mut gateway_v4, mut gateway_v6) = (routed(&v4), routed(&v6));
-    // An IPv6 route outlives the last address, and then the kernel takes another link's for its source: the VPN's.
-    gateway_v6 = gateway_v6.filter(|_| has_address(observed, link, Family::V6));
-    if gateway_v4.is_none() && gateway_v6.is_none() {
-        let on_link = |family| has_address(observed, link, family).then_some(Gateway::OnLink);
-        (gateway_v4, gateway_v6) = (on_link(Family::V4), on_link(Family::V6));
-    }
-    if gateway_v4.is_none() && gateway_v6.is_none() {
-        return Err(UplinkError::Nowhere(link.name.clone()));
-    }
-    Ok(Uplink {
+    // A route may outlive the last address, and then the kernel takes another link's for its source: the VPN's.
+    let addressed = |family| has_address(observed, link, family);
+    some((
+        routed(v4).filter(|_| addressed(Family::V4)),
+        routed(v6).filter(|_| addressed(Family::V6)),
+    ))
+}
+
+fn some(gateways: Gateways) -> Option<Gateways> {
+    (gateways != (None, None)).then_some(gateways)
+}
+
+fn uplink(link: &Link, (gateway_v4, gateway_v6): Gateways, why: Why) -> Uplink {
+    Uplink {
         name: link.name.clone(),
         index: link.index,
         gateway_v4,
         gateway_v6,
         why,
-    })
+    }
 }
 
 /// A route's way onwards as evidence for its link.
@@ -232,35 +329,6 @@ fn evidence(route: &Route, via: Option<IpAddr>) -> Option<Why> {
     }
 }
 
-fn best<'a>(
-    observed: &'a Observed,
-    candidates: impl Iterator<Item = &'a Candidate>,
-) -> Result<(&'a Link, Why), UplinkError> {
-    let mut rejected = Vec::new();
-    for candidate in candidates {
-        let Some(link) = observed.link(candidate.link) else {
-            continue;
-        };
-        let reason = if link.is_tunnel() {
-            Some(Reason::Tunnel)
-        } else {
-            unusable(link)
-        };
-        let Some(reason) = reason else {
-            return Ok((link, candidate.why));
-        };
-        let entry = Rejected {
-            name: link.name.clone(),
-            family: candidate.family,
-            reason,
-        };
-        if !rejected.contains(&entry) {
-            rejected.push(entry);
-        }
-    }
-    Err(UplinkError::NotFound(rejected))
-}
-
 fn named<'a>(observed: &'a Observed, name: &str) -> Result<&'a Link, UplinkError> {
     let link = observed
         .links
@@ -299,200 +367,4 @@ fn has_address(observed: &Observed, link: &Link, family: Family) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::net::Prefix;
-
-    const OWN: RouteProtocol = RouteProtocol(118);
-
-    fn link(index: u32, name: &str, kind: Option<&str>) -> Link {
-        Link {
-            index: IfIndex(index),
-            name: name.to_owned(),
-            kind: kind.map(str::to_owned),
-            hardware: 1,
-            up: true,
-            carrier: true,
-        }
-    }
-
-    fn route(table: RouteTable, prefix: &str, metric: u32, link: u32, via: Option<&str>) -> Route {
-        Route {
-            table,
-            prefix: prefix.parse::<Prefix>().expect("a prefix"),
-            metric,
-            protocol: RouteProtocol(3),
-            unicast: true,
-            hops: vec![Hop {
-                link: Some(IfIndex(link)),
-                via: via.map(|via| via.parse().expect("an address")),
-            }],
-        }
-    }
-
-    fn address(link: u32, addr: &str) -> Address {
-        Address {
-            link: IfIndex(link),
-            addr: addr.parse().expect("an address"),
-        }
-    }
-
-    fn laptop(routes: &[Route]) -> Observed {
-        Observed {
-            links: vec![
-                link(2, "eth0", None),
-                link(3, "wlan0", None),
-                link(4, "tun0", Some("tun")),
-            ],
-            addresses: [2, 3].map(|link| address(link, "2001:db8::5")).to_vec(),
-            routes: routes.to_vec(),
-            ..Observed::default()
-        }
-    }
-
-    fn via(addr: &str) -> Gateway {
-        Gateway::Via(addr.parse().expect("an address"))
-    }
-
-    #[test]
-    fn the_lowest_metric_wins_and_a_link_without_carrier_does_not() {
-        let mut observed = laptop(&[
-            route(MAIN, "0.0.0.0/0", 600, 3, Some("192.0.2.1")),
-            route(MAIN, "0.0.0.0/0", 100, 2, Some("198.51.100.1")),
-            route(MAIN, "0.0.0.0/0", 50, 4, Some("10.8.0.1")),
-        ]);
-        let uplink = choose(&observed, OWN, None).expect("an uplink");
-        assert_eq!(
-            (uplink.name.as_str(), uplink.why),
-            ("eth0", Why::DefaultRoute)
-        );
-        assert_eq!(uplink.gateway_v4, Some(via("198.51.100.1")));
-        observed.links[0].carrier = false;
-        assert_eq!(
-            choose(&observed, OWN, None).expect("an uplink").name,
-            "wlan0"
-        );
-    }
-
-    #[test]
-    fn the_host_route_to_the_server_names_the_gateway_that_the_vpn_replaced() {
-        let observed = laptop(&[
-            route(MAIN, "0.0.0.0/0", 0, 4, None),
-            route(MAIN, "203.0.113.9/32", 0, 3, Some("192.0.2.1")),
-            route(MAIN, "::/0", 0, 4, None),
-        ]);
-        let uplink = choose(&observed, OWN, None).expect("an uplink");
-        assert_eq!(
-            (uplink.name.as_str(), uplink.why),
-            ("wlan0", Why::HostRoute)
-        );
-        assert_eq!(
-            (uplink.gateway_v4, uplink.gateway_v6),
-            (Some(via("192.0.2.1")), None)
-        );
-    }
-
-    #[test]
-    fn another_table_serves_when_main_has_no_way_out() {
-        let table = RouteTable(100);
-        let ours = Route {
-            protocol: OWN,
-            ..route(RouteTable(30316), "0.0.0.0/0", 0, 2, Some("198.51.100.1"))
-        };
-        let observed = laptop(&[ours, route(table, "::/0", 0, 3, Some("fe80::1"))]);
-        let uplink = choose(&observed, OWN, None).expect("an uplink");
-        assert_eq!(
-            (uplink.name.as_str(), uplink.why),
-            ("wlan0", Why::OtherTable(table))
-        );
-        assert_eq!(
-            (uplink.gateway_v4, uplink.gateway_v6),
-            (None, Some(via("fe80::1")))
-        );
-    }
-
-    #[test]
-    fn both_families_leave_by_one_link() {
-        let observed = laptop(&[
-            route(MAIN, "0.0.0.0/0", 0, 2, Some("198.51.100.1")),
-            route(MAIN, "::/0", 0, 3, Some("fe80::1")),
-            route(MAIN, "::/0", 1024, 2, Some("fe80::2")),
-        ]);
-        let uplink = choose(&observed, OWN, None).expect("an uplink");
-        assert_eq!(
-            (uplink.name.as_str(), uplink.gateway_v6),
-            ("eth0", Some(via("fe80::2")))
-        );
-    }
-
-    #[test]
-    fn a_route_without_an_address_of_its_family_is_no_way_out() {
-        let mut observed = laptop(&[
-            route(MAIN, "0.0.0.0/0", 0, 2, Some("198.51.100.1")),
-            route(MAIN, "::/0", 0, 2, Some("fe80::1")),
-        ]);
-        observed.addresses = vec![address(2, "fe80::5"), address(4, "fd08::2")];
-        let uplink = choose(&observed, OWN, None).expect("an uplink");
-        assert_eq!(uplink.gateway_v4, Some(via("198.51.100.1")));
-        assert_eq!(uplink.gateway_v6, None);
-    }
-
-    #[test]
-    fn the_error_says_what_was_rejected_and_what_to_do() {
-        let mut observed = laptop(&[
-            route(MAIN, "0.0.0.0/0", 0, 4, None),
-            route(MAIN, "0.0.0.0/0", 5, 2, Some("198.51.100.1")),
-        ]);
-        observed.links[0].up = false;
-        let error = choose(&observed, OWN, None).expect_err("no uplink");
-        assert_eq!(
-            error.to_string(),
-            "no physical uplink: tun0 (IPv4) is a tunnel, eth0 (IPv4) is down; name one with --uplink IFACE"
-        );
-        assert!(choose(&laptop(&[]), OWN, None).is_err());
-    }
-
-    #[test]
-    fn the_user_may_name_what_would_not_be_chosen() {
-        let mut observed = laptop(&[
-            route(MAIN, "0.0.0.0/0", 0, 2, Some("198.51.100.1")),
-            route(MAIN, "0.0.0.0/0", 9, 4, None),
-        ]);
-        observed.addresses.clear();
-        let pinned = |observed: &Observed, name| choose(observed, OWN, Some(name));
-        let tunnel = pinned(&observed, "tun0").expect("an uplink");
-        assert_eq!(
-            (tunnel.why, tunnel.gateway_v4),
-            (Why::Pinned, Some(Gateway::OnLink))
-        );
-        assert_eq!(
-            pinned(&observed, "ppp9"),
-            Err(UplinkError::Missing("ppp9".to_owned()))
-        );
-        assert_eq!(
-            pinned(&observed, "wlan0"),
-            Err(UplinkError::Nowhere("wlan0".to_owned()))
-        );
-        observed.addresses.push(address(3, "2001:db8::2"));
-        let attached = pinned(&observed, "wlan0").expect("an uplink");
-        assert_eq!(
-            (attached.gateway_v4, attached.gateway_v6),
-            (None, Some(Gateway::OnLink))
-        );
-    }
-
-    #[test]
-    fn a_tunnel_is_known_by_its_kind_and_otherwise_by_its_hardware() {
-        let of = |kind, hardware| Link {
-            hardware,
-            ..link(9, "x", kind)
-        };
-        assert!(of(Some("wireguard"), 0xfffe).is_tunnel() && of(None, 512).is_tunnel());
-        assert!(
-            of(Some("tun"), 1).is_tunnel(),
-            "a TAP is a tunnel that looks like Ethernet"
-        );
-        assert!(!of(Some("wwan"), 0xfffe).is_tunnel() && !of(Some("veth"), 1).is_tunnel());
-        assert!(!of(None, 1).is_tunnel());
-    }
-}
+mod tests;

@@ -1,36 +1,68 @@
 //! Notice that something changed in the kernel's links, addresses, routes, rules or IPsec policies.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::{NETLINK_ROUTE, NETLINK_XFRM};
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use rtnetlink::MulticastGroup;
 use tokio::time::{Instant, timeout_at};
 
+use super::message;
+use super::plan::Numbers;
+
 /// `XFRMNLGRP_EXPIRE` and `XFRMNLGRP_POLICY` (linux/xfrm.h): our leases run out, somebody's policies change.
 const XFRM_GROUPS: [u32; 2] = [2, 4];
 /// How long notices are gathered: a VPN makes a dozen changes in a row when it starts.
 const SETTLE: Duration = Duration::from_millis(20);
+/// How many culprits are remembered of one change.
+const CULPRITS: usize = 8;
+
+/// What is known of a change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// When the first notice came.
+    pub noticed: Option<std::time::Instant>,
+    /// The kernel had more to tell than the socket holds: what is lost is lost.
+    pub overrun: bool,
+    /// Who took rules or routes of ours away: programs' names with their process ids.
+    pub culprits: BTreeSet<String>,
+}
+
+impl Change {
+    /// Joins what is known of a later change.
+    pub fn merge(&mut self, later: Self) {
+        self.noticed = self.noticed.or(later.noticed);
+        self.overrun |= later.overrun;
+        self.culprits.extend(later.culprits);
+    }
+}
 
 /// A subscription to the kernel's notices, in the network namespace of the thread that opened it.
 ///
-/// It tells that something changed, not what: the answer to a notice is to observe and to plan anew, so that a notice
-/// that was lost, or one of our own changes, does no harm.
+/// What a notice says of the change is not relied on: the answer to it is to observe and to plan anew, so that a notice
+/// that was lost, or one of our own changes, does no harm. It is only read for who was at work.
 pub struct Watch {
     routing: TokioSocket,
     ipsec: Option<TokioSocket>,
-    noticed: bool,
+    numbers: Numbers,
+    own_port: u32,
+    gathered: Change,
 }
 
 impl Watch {
-    /// Subscribes. What changes from now on is told, also while nobody waits.
+    /// Subscribes. What changes from now on is told, also while nobody waits. Changes made from the netlink port
+    /// `own_port` are nobody's fault.
     ///
     /// # Errors
     /// When a socket cannot be opened. A kernel without IPsec is no error.
-    pub fn open() -> io::Result<Self> {
+    pub fn open(numbers: Numbers, own_port: u32) -> io::Result<Self> {
         let routing = [
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
@@ -43,40 +75,80 @@ impl Watch {
         Ok(Self {
             routing: subscribe(NETLINK_ROUTE, routing.iter().map(|group| *group as u32))?,
             ipsec: subscribe(NETLINK_XFRM, XFRM_GROUPS.into_iter()).ok(),
-            noticed: false,
+            numbers,
+            own_port,
+            gathered: Change::default(),
         })
     }
 
-    /// Waits for a change, gathers those that come with it, and returns.
-    ///
-    /// More notices than the socket holds (`ENOBUFS`) count as a change.
+    /// Waits for a change, gathers those that come with it, and returns what is known of them.
     ///
     /// # Errors
-    /// When a socket fails otherwise.
+    /// When a socket fails. More notices than it holds (`ENOBUFS`) count as a change.
     ///
     /// # Cancel safety
     /// A change that was noticed before the caller gave up is told by the next call.
-    pub async fn next_change(&mut self) -> io::Result<()> {
-        if !self.noticed {
+    pub async fn next_change(&mut self) -> io::Result<Change> {
+        if self.gathered.noticed.is_none() {
             self.notice().await?;
-            self.noticed = true;
         }
         let settled = Instant::now() + SETTLE;
         while let Ok(more) = timeout_at(settled, self.notice()).await {
             more?;
         }
-        self.noticed = false;
-        Ok(())
+        Ok(std::mem::take(&mut self.gathered))
     }
 
     async fn notice(&mut self) -> io::Result<()> {
-        let routing = pin!(read(&mut self.routing));
-        match &mut self.ipsec {
+        let routing = pin!(self.routing.recv_from_full());
+        let received = match &mut self.ipsec {
             None => routing.await,
-            Some(ipsec) => match select(routing, pin!(read(ipsec))).await {
-                Either::Left((noticed, _)) | Either::Right((noticed, _)) => noticed,
+            Some(ipsec) => match select(routing, pin!(ipsec.recv_from_full())).await {
+                Either::Left((routing, _)) => routing,
+                // What IPsec does is told by other means than routes and rules.
+                Either::Right((ipsec, _)) => ipsec.map(|(_, from)| (Vec::new(), from)),
             },
+        };
+        match received {
+            Ok((datagram, _)) => self.look_for_culprits(&datagram),
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => {
+                self.gathered.overrun = true;
+            }
+            Err(error) => return Err(error),
         }
+        self.gathered
+            .noticed
+            .get_or_insert_with(|| Instant::now().into_std());
+        Ok(())
+    }
+
+    /// A notice bears the netlink port of the program that asked for the change: by the kernel's custom, its process id.
+    fn look_for_culprits(&mut self, datagram: &[u8]) {
+        let Ok(notice) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(datagram) else {
+            return;
+        };
+        let ours = match &notice.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRule(rule)) => {
+                message::rule(rule).is_some_and(|rule| self.numbers.owns_rule(&rule))
+            }
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(route)) => {
+                message::route(route).is_some_and(|route| self.numbers.owns_route(&route))
+            }
+            _ => false,
+        };
+        let port = notice.header.port_number;
+        // Port 0 is the kernel itself: a link went, and its routes with it.
+        if ours && port != 0 && port != self.own_port && self.gathered.culprits.len() < CULPRITS {
+            self.gathered.culprits.insert(program(port));
+        }
+    }
+}
+
+/// Names a program by its netlink port.
+fn program(port: u32) -> String {
+    match fs::read_to_string(format!("/proc/{port}/comm")) {
+        Ok(name) => format!("{} (process {port})", name.trim_end()),
+        Err(_) => format!("a program that has ended (process {port})"),
     }
 }
 
@@ -85,11 +157,4 @@ fn subscribe(protocol: isize, groups: impl Iterator<Item = u32>) -> io::Result<T
     let mask = groups.fold(0, |mask, group| mask | 1 << (group - 1));
     socket.socket_mut().bind(&SocketAddr::new(0, mask))?;
     Ok(socket)
-}
-
-async fn read(socket: &mut TokioSocket) -> io::Result<()> {
-    match socket.recv_from_full().await {
-        Err(error) if error.raw_os_error() != Some(nix::libc::ENOBUFS) => Err(error),
-        Ok(_) | Err(_) => Ok(()),
-    }
 }

@@ -256,7 +256,7 @@ impl Player {
     /// Another uplink: each mapping gets another socket, or none. An endpoint may be one that another mapping had before.
     fn move_uplink(&mut self, how: u8) {
         self.engine
-            .handle_uplink_changed(self.now, &mut self.outbox);
+            .handle_uplink_changed(|_| true, self.now, &mut self.outbox);
         let mappings = self.model.mappings.clone();
         let had: Vec<_> = mappings.values().map(|it| it.outside).collect();
         let mut expected = Vec::new();

@@ -131,7 +131,7 @@ fn capture_wins_again_when_the_vpn_starts_later() {
         let mut world = World::new().await;
         world.acquire().await;
         assert_capture("eth0");
-        let mut watch = Watch::open().expect("a watch");
+        let mut watch = Watch::open(Numbers::default(), 0).expect("a watch");
         for _ in 0..3 {
             run(WG_RULES.replace("route add", "route replace").as_str());
             assert_eq!(
@@ -163,11 +163,14 @@ fn what_another_program_flushes_is_put_back_and_what_it_made_stays() {
         run(DEFAULTS);
         let mut world = World::new().await;
         world.acquire().await;
-        let mut watch = Watch::open().expect("a watch");
+        let mut watch = Watch::open(Numbers::default(), 0).expect("a watch");
         run("ip rule flush; ip -6 rule flush; ip route flush table 30317
              ip rule add pref 32766 lookup main; ip -6 rule add pref 32766 lookup main
              ip rule add pref 30 from 10.99.0.0/16 lookup 99; ip rule add pref 0 to 10.98.0.0/16 lookup 99");
-        watch.next_change().await.expect("a notice");
+        let change = watch.next_change().await.expect("a notice");
+        assert!(change.noticed.is_some() && !change.overrun);
+        let all = change.culprits.iter().all(|who| who.contains("(process "));
+        assert!(all && !change.culprits.is_empty(), "{:?}", change.culprits);
         let report = world.acquire().await;
         assert!(matches!(&report.warnings[..], [Warning::Behind(rule)] if rule.table.0 == 99));
         assert_eq!((priorities("-4"), priorities("-6")), (vec![29], vec![100]));
@@ -218,10 +221,12 @@ fn a_new_policy_and_a_lost_uplink_change_what_is_captured() {
 fn a_watch_that_lost_notices_still_tells_that_something_changed() {
     in_namespace(|| async {
         run(LINK);
-        let mut watch = Watch::open().expect("a watch");
+        let mut watch = Watch::open(Numbers::default(), 0).expect("a watch");
         run("seq 5000 | sed 's/.*/route add 10.0.0.0\\/8 dev eth0 metric &/' | ip -batch -");
-        watch.next_change().await.expect("an overflow is a change");
+        let change = watch.next_change().await.expect("an overflow is a change");
+        assert!(change.overrun);
         run("ip rule add pref 77 lookup 77");
-        watch.next_change().await.expect("and the watch goes on");
+        let change = watch.next_change().await.expect("and the watch goes on");
+        assert!(change.culprits.is_empty(), "it was no rule of ours");
     });
 }

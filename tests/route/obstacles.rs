@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use voicelane::engine::Alias;
 use voicelane::route::nft::masquerade;
+use voicelane::route::plan::Numbers;
 use voicelane::route::watch::Watch;
 use voicelane::route::xfrm::{Exemption, Ipsec, exemptions};
 
@@ -52,7 +53,7 @@ fn an_ipsec_policy_for_everything_leaves_media_alone_and_keeps_the_rest() {
             (captured, hears(&app))
         };
         world.acquire().await;
-        let mut watch = Watch::open().expect("a watch");
+        let mut watch = Watch::open(Numbers::default(), 0).expect("a watch");
         run(IPSEC);
         // Every port goes to the TUN now, so that IPsec alone tells them apart.
         let everything = "for f in -4 -6; do ip $f rule add pref 1 iif lo ipproto udp lookup 7; ip $f route add default dev voicelane0 table 7; done";

@@ -3,7 +3,7 @@
 use voicelane::net::RouteTable;
 use voicelane::route::netlink::Kernel;
 use voicelane::route::plan::Numbers;
-use voicelane::route::uplink::{Gateway, Uplink, UplinkError, Why, choose};
+use voicelane::route::uplink::{Gateway, Preferences, Uplink, UplinkError, Why, choose};
 
 use crate::netns::{in_namespace, run};
 use crate::world::ip;
@@ -14,7 +14,11 @@ fn uplink_of(setup: &'static str) -> Result<Uplink, UplinkError> {
         run(setup);
         let kernel = Kernel::open().expect("a socket");
         let observed = kernel.observe().await.expect("observed");
-        choose(&observed, Numbers::default().protocol, None)
+        choose(
+            &observed,
+            Numbers::default().protocol,
+            &Preferences::default(),
+        )
     })
 }
 

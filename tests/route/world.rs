@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tun_tap::{Iface, Mode};
 use voicelane::net::{IfIndex, Protocol};
 use voicelane::route::plan::{Capture, Desired, Numbers};
-use voicelane::route::uplink::{Uplink, UplinkError, choose};
+use voicelane::route::uplink::{Preferences, Uplink, UplinkError, choose};
 use voicelane::route::{Report, Steering, Tun};
 
 use crate::netns::run;
@@ -243,7 +243,11 @@ impl World {
 
     pub(crate) async fn uplink(&self) -> Result<Uplink, UplinkError> {
         let observed = self.steering.observe().await.expect("observed");
-        choose(&observed, Numbers::default().protocol, None)
+        choose(
+            &observed,
+            Numbers::default().protocol,
+            &Preferences::default(),
+        )
     }
 
     pub(crate) async fn reconcile(&mut self) -> Report {

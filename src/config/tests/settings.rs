@@ -87,6 +87,14 @@ fn setting_faults() {
         "uplink-is-tun",
         "two different",
     );
+    setting_fault(
+        "[uplink]\nprefer = ['eth*', 'w lan']",
+        (3, 19),
+        "uplink.prefer[1]",
+        "'w lan'",
+        "interface-pattern",
+        "any number of '*'",
+    );
     let lifetime = |bad: &str| {
         let (lines, key) = (
             format!("[nat]\nmapping_lifetime_seconds = {bad}"),
@@ -141,6 +149,20 @@ fn setting_faults() {
     );
     setting_fault("nat = 5", (2, 7), "nat", "5", "type", "a table");
     setting_fault("[turn]", (2, 2), "turn", "turn", "unknown-key", "tun");
+}
+
+#[test]
+fn the_uplink_may_be_preferred_pinned_and_excluded() {
+    let text =
+        "version = 1\n[uplink]\ninterface = 'wlan0'\nprefer = ['eth*', 'wl*']\nexclude = ['wwan*']";
+    let config = Config::parse("it.toml", text).expect("valid");
+    let uplink = config.uplink();
+    assert_eq!(
+        uplink.interface.as_ref().map(InterfaceName::as_str),
+        Some("wlan0")
+    );
+    assert!(uplink.prefer[0].matches("eth1") && uplink.prefer[1].matches("wlp3s0"));
+    assert!(uplink.exclude[0].matches("wwan0") && uplink.exclude.len() == 1);
 }
 
 #[test]

@@ -45,7 +45,7 @@ use self::link::Stack;
 use self::session::{Ending, Session, Stage};
 use self::table::{Phase, Table};
 use super::{Command, DropReason, Engine, Outbox};
-use crate::net::{ConnectionId, Endpoint, Inside, Protocol};
+use crate::net::{ConnectionId, Endpoint, Family, Inside, Protocol};
 use crate::policy::Action;
 use crate::wire::{Packet, icmp, tcp};
 
@@ -139,10 +139,17 @@ impl Engine {
         self
     }
 
-    /// Takes the news that there is another uplink. A TCP connection cannot move: each is reset on both sides, and one
-    /// that was about to be made is made anew when the application repeats its SYN.
-    pub fn handle_uplink_changed(&mut self, now: Instant, outbox: &mut Outbox) {
-        let connections: Vec<_> = self.tcp.table.iter().map(|(id, _)| id).collect();
+    /// Takes the news that there is another uplink for the families that `moves` says. A TCP connection cannot move: each
+    /// is reset on both sides, and one that was about to be made is made anew when the application repeats its SYN.
+    pub fn handle_uplink_changed(
+        &mut self,
+        moves: impl Fn(Family) -> bool,
+        now: Instant,
+        outbox: &mut Outbox,
+    ) {
+        let connections = self.tcp.table.iter();
+        let connections = connections.filter(|(_, it)| moves(Family::of(it.remote.addr)));
+        let connections: Vec<_> = connections.map(|(id, _)| id).collect();
         for id in connections {
             self.counters.tcp.revoked += 1;
             self.abort(id, now, outbox);

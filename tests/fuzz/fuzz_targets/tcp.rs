@@ -285,7 +285,7 @@ fuzz_target!(|input: &[u8]| {
             }
             (252, _) => world
                 .engine
-                .handle_uplink_changed(world.now, &mut world.outbox),
+                .handle_uplink_changed(|_| true, world.now, &mut world.outbox),
             _ => {}
         }
         world.flush(steps);

@@ -45,6 +45,16 @@ pub const HOME: Dual = dual(
     Ipv4Addr::new(192, 168, 7, 1),
     Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 1),
 );
+/// The laptop on the home network's cable.
+pub const LAPTOP_CABLE: Dual = dual(
+    Ipv4Addr::new(192, 168, 8, 10),
+    Ipv6Addr::new(0x2001, 0xdb8, 8, 0, 0, 0, 0, 0x10),
+);
+/// The home router at the other end of the cable.
+pub const HOME_CABLE: Dual = dual(
+    Ipv4Addr::new(192, 168, 8, 1),
+    Ipv6Addr::new(0x2001, 0xdb8, 8, 0, 0, 0, 0, 1),
+);
 /// The home router on the internet: what the home network looks like from there.
 pub const HOME_PUBLIC: Dual = dual(
     Ipv4Addr::new(203, 0, 113, 2),

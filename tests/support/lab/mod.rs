@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Two witnesses capture every interface of the laptop and of the gateway. A packet takes the direct way when its payload
-//! is seen in clear on `wlan0`, and the tunnel when it is seen in the gateway, which the direct way never touches.
+//! is seen in clear on `wlan0` (or `eth0`, where a cable is plugged in), and the tunnel when it is seen in the gateway, which the direct way never touches.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -16,6 +16,7 @@
 )]
 
 pub mod addresses;
+pub mod call;
 pub mod caller;
 pub mod capture;
 pub mod echo;
@@ -40,6 +41,9 @@ use vpn::{Vpn, VpnKind};
 
 /// The laptop's physical link.
 pub const UPLINK: &str = "wlan0";
+
+/// The laptop's second physical link, where it is plugged in.
+pub const CABLE: &str = "eth0";
 
 /// What has changed when nothing has.
 pub const NOTHING: [&str; 0] = [];
@@ -97,6 +101,7 @@ impl Lab {
             ("nft", "nftables"),
             ("ethtool", "ethtool"),
             ("sysctl", "procps"),
+            ("ping", "iputils-ping"),
         ]);
         let number = fresh_number();
         let [laptop, home, internet, gateway] =
@@ -156,6 +161,29 @@ impl Lab {
         Vpn::start(kind, &self.laptop, &self.gateway)
     }
 
+    /// Plugs a cable in, of which the laptop has the addresses already; its default routes come before the Wi-Fi's.
+    pub fn plug_in(&self) {
+        link(
+            (&self.laptop, CABLE, at::LAPTOP_CABLE),
+            (&self.home, "lan1", at::HOME_CABLE),
+        );
+        // IPv6 addresses would not outlive a router's link that is set down and up again.
+        self.home.set("ipv6/conf/lan1/keep_addr_on_down", "1");
+        let (wifi, cable) = (at::HOME, at::HOME_CABLE);
+        self.laptop.ip(&format!(
+            "route del default\nroute add default via {} metric 600\n\
+             route del ::/0\nroute add ::/0 via {} metric 600\n\
+             route add default via {} metric 100\nroute add ::/0 via {} metric 100",
+            wifi.v4, wifi.v6, cable.v4, cable.v6
+        ));
+        // A link that has just come up knows no neighbours, and may not answer its own for a second.
+        for router in Family::BOTH.map(|family| [wifi.of(family), cable.of(family)]) {
+            for address in router {
+                self.laptop.run(&format!("ping -c 1 -W 5 {address}"));
+            }
+        }
+    }
+
     /// Ends both captures, for a test that moves more than they can remember.
     pub fn stop_captures(&mut self) {
         self.on_laptop.stop();
@@ -198,10 +226,10 @@ impl Lab {
         }
     }
 
-    /// The packets on the laptop's physical link that carry the payload in clear.
+    /// The packets on the laptop's physical links that carry the payload in clear.
     pub fn on_uplink(&self, payload: &str) -> Vec<Frame> {
         let mut frames = self.on_laptop.carrying(payload);
-        frames.retain(|frame| frame.interface == UPLINK);
+        frames.retain(|frame| [UPLINK, CABLE].contains(&frame.interface.as_str()));
         frames
     }
 

@@ -2,14 +2,17 @@
 
 use std::fs;
 use std::process::Output;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
+use voicelane::control::{Event, EventKind};
 
 use super::namespace::Namespace;
-use super::program::Program;
+use super::program::{PATIENCE, Program};
 
 /// Talkdesk as it is compiled in, and its like on IPv6.
 pub const CONFIG: &str = r#"
@@ -111,12 +114,16 @@ impl Home {
 
     /// Starts the service and returns when it is ready.
     pub fn start(self) -> Voicelane {
+        let mut voicelane = self.launch(&[]);
+        voicelane.wait_for("ready");
+        voicelane
+    }
+
+    /// Starts the service in an environment and returns at once.
+    pub fn launch(self, environment: &[(&str, &str)]) -> Voicelane {
         let arguments = self.run_arguments();
-        let mut program = Program::start(
-            "voicelane",
-            &mut self.command(&arguments.each_ref().map(String::as_str)),
-        );
-        program.wait_for("ready");
+        let mut command = self.command(&arguments.each_ref().map(String::as_str));
+        let program = Program::start("voicelane", command.envs(environment.iter().copied()));
         Voicelane {
             program,
             home: self,
@@ -146,6 +153,44 @@ impl Voicelane {
             let errors = String::from_utf8_lossy(&output.stderr);
             panic!("status: {e}: {text}{errors}")
         })
+    }
+
+    /// Waits until the service has logged a text.
+    pub fn wait_for(&mut self, text: &str) {
+        self.program.wait_for(text);
+    }
+
+    /// What happened, as the service tells it.
+    pub fn events(&self) -> Vec<Event> {
+        let run = self.home.path("run");
+        let output = self
+            .home
+            .invoke(&["events", "--json", "--runtime-dir", &run]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let lines = text.lines().map(serde_json::from_str);
+        lines.collect::<Result<_, _>>().unwrap_or_else(|e| {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            panic!("events: {e}: {text}{errors}")
+        })
+    }
+
+    /// The number of the newest event.
+    pub fn last_event(&self) -> u64 {
+        self.events().last().map_or(0, |event| event.sequence)
+    }
+
+    /// Waits for an event of this kind with a greater number.
+    pub fn event_after(&self, sequence: u64, kind: EventKind) -> Event {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let events = self.events();
+            let wanted = |event: &&Event| event.sequence > sequence && event.kind == kind;
+            if let Some(event) = events.iter().find(wanted) {
+                return event.clone();
+            }
+            assert!(Instant::now() < deadline, "no {kind} came: {events:#?}");
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// The process.

@@ -60,6 +60,16 @@ impl Vpn {
     }
 }
 
+impl Vpn {
+    /// Takes a `wg-quick` VPN down and up again, as its user does.
+    pub fn restart_wg_quick(&self, laptop: &Namespace) {
+        let config = self._files.path().join(format!("{}.conf", self.interface));
+        for verb in ["down", "up"] {
+            laptop.run(&format!("wg-quick {verb} {}", config.display()));
+        }
+    }
+}
+
 fn write(dir: &TempDir, name: &str, text: &str) -> String {
     let path = dir.path().join(name);
     fs::write(&path, text).expect("the temporary directory is writable");

@@ -1,0 +1,82 @@
+//! Whose a foreign rule is, as far as the kernel tells: its protocol number, and the program that usually bears it.
+
+use std::fmt;
+
+use super::observed::Rule;
+use crate::net::RouteProtocol;
+
+/// The names of linux/rtnetlink.h for the protocol numbers that are met on laptops and servers.
+const NAMES: [(u8, &str); 16] = [
+    (0, "unspecified"),
+    (2, "kernel"),
+    (3, "boot: set by hand or by a script, as wg-quick's"),
+    (
+        4,
+        "static: an administrator, NetworkManager or systemd-networkd",
+    ),
+    (9, "router advertisements"),
+    (11, "zebra"),
+    (12, "bird"),
+    (16, "dhcp"),
+    (18, "keepalived"),
+    (42, "babel"),
+    (99, "openr"),
+    (186, "bgp"),
+    (187, "isis"),
+    (188, "ospf"),
+    (189, "rip"),
+    (192, "eigrp"),
+];
+
+/// A foreign rule, described so that a person finds its owner.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a>(pub &'a Rule);
+
+impl fmt::Display for Origin<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Rule {
+            family,
+            priority,
+            protocol,
+            table,
+            ..
+        } = self.0;
+        write!(
+            f,
+            "the {family} rule at priority {priority} that asks table {table}, of protocol {protocol}"
+        )?;
+        match name(*protocol) {
+            Some(name) => write!(f, " ({name})"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn name(protocol: RouteProtocol) -> Option<&'static str> {
+    let found = NAMES.iter().find(|(number, _)| *number == protocol.0);
+    found.map(|(_, name)| *name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{Family, RouteTable, RulePriority};
+    use crate::route::observed::Selector;
+
+    #[test]
+    fn a_rule_says_whose_it_is() {
+        let rule = |protocol| Rule {
+            family: Family::V4,
+            priority: RulePriority(97),
+            protocol: RouteProtocol(protocol),
+            table: RouteTable(51_820),
+            selector: Selector::default(),
+            opaque: true,
+        };
+        assert_eq!(
+            Origin(&rule(16)).to_string(),
+            "the IPv4 rule at priority 97 that asks table 51820, of protocol 16 (dhcp)"
+        );
+        assert!(Origin(&rule(77)).to_string().ends_with("of protocol 77"));
+    }
+}

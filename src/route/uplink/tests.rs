@@ -1,0 +1,245 @@
+//! The choice of the uplink, case by case.
+
+use super::*;
+use crate::net::Prefix;
+
+const OWN: RouteProtocol = RouteProtocol(118);
+
+fn link(index: u32, name: &str, kind: Option<&str>) -> Link {
+    Link {
+        index: IfIndex(index),
+        name: name.to_owned(),
+        kind: kind.map(str::to_owned),
+        hardware: 1,
+        up: true,
+        carrier: true,
+    }
+}
+
+fn route(table: RouteTable, prefix: &str, metric: u32, link: u32, via: Option<&str>) -> Route {
+    Route {
+        table,
+        prefix: prefix.parse::<Prefix>().expect("a prefix"),
+        metric,
+        protocol: RouteProtocol(3),
+        unicast: true,
+        hops: vec![Hop {
+            link: Some(IfIndex(link)),
+            via: via.map(|via| via.parse().expect("an address")),
+        }],
+    }
+}
+
+fn address(link: u32, addr: &str) -> Address {
+    Address {
+        link: IfIndex(link),
+        addr: addr.parse().expect("an address"),
+    }
+}
+
+fn laptop(routes: &[Route]) -> Observed {
+    Observed {
+        links: vec![
+            link(2, "eth0", None),
+            link(3, "wlan0", None),
+            link(4, "tun0", Some("tun")),
+        ],
+        addresses: [2, 3]
+            .into_iter()
+            .flat_map(|link| ["2001:db8::5", "192.0.2.5"].map(|addr| address(link, addr)))
+            .collect(),
+        routes: routes.to_vec(),
+        ..Observed::default()
+    }
+}
+
+fn via(addr: &str) -> Gateway {
+    Gateway::Via(addr.parse().expect("an address"))
+}
+
+#[test]
+fn the_lowest_metric_wins_and_a_link_without_carrier_does_not() {
+    let mut observed = laptop(&[
+        route(MAIN, "0.0.0.0/0", 600, 3, Some("192.0.2.1")),
+        route(MAIN, "0.0.0.0/0", 100, 2, Some("198.51.100.1")),
+        route(MAIN, "0.0.0.0/0", 50, 4, Some("10.8.0.1")),
+    ]);
+    let uplink = choose(&observed, OWN, &Preferences::default()).expect("an uplink");
+    assert_eq!(
+        (uplink.name.as_str(), uplink.why),
+        ("eth0", Why::DefaultRoute)
+    );
+    assert_eq!(uplink.gateway_v4, Some(via("198.51.100.1")));
+    observed.links[0].carrier = false;
+    assert_eq!(
+        choose(&observed, OWN, &Preferences::default())
+            .expect("an uplink")
+            .name,
+        "wlan0"
+    );
+}
+
+#[test]
+fn the_user_prefers_and_excludes() {
+    let observed = laptop(&[
+        route(MAIN, "0.0.0.0/0", 100, 2, Some("198.51.100.1")),
+        route(MAIN, "0.0.0.0/0", 600, 3, Some("192.0.2.1")),
+    ]);
+    let patterns = |texts: &[&str]| {
+        let patterns = texts.iter().map(|text| text.parse().expect("a pattern"));
+        patterns.collect::<Vec<_>>()
+    };
+    let names = |prefer: &[&str], exclude: &[&str]| {
+        let preferences = Preferences {
+            pinned: None,
+            prefer: patterns(prefer),
+            exclude: patterns(exclude),
+        };
+        let ranked = rank(&observed, OWN, &preferences)?;
+        Ok::<Vec<_>, UplinkError>(ranked.into_iter().map(|uplink| uplink.name).collect())
+    };
+    assert_eq!(names(&[], &[]).expect("two"), ["eth0", "wlan0"]);
+    assert_eq!(
+        names(&["usb*", "wl*"], &[]).expect("two"),
+        ["wlan0", "eth0"]
+    );
+    assert_eq!(names(&["wl*", "e*"], &["wlan0"]).expect("one"), ["eth0"]);
+    let error = names(&[], &["*"]).expect_err("none");
+    assert_eq!(
+        error.to_string(),
+        "no physical uplink: eth0 (IPv4) is excluded by [uplink], wlan0 (IPv4) is excluded by [uplink]; name \
+         one with --uplink IFACE"
+    );
+}
+
+#[test]
+fn the_host_route_to_the_server_names_the_gateway_that_the_vpn_replaced() {
+    let observed = laptop(&[
+        route(MAIN, "0.0.0.0/0", 0, 4, None),
+        route(MAIN, "203.0.113.9/32", 0, 3, Some("192.0.2.1")),
+        route(MAIN, "::/0", 0, 4, None),
+    ]);
+    let uplink = choose(&observed, OWN, &Preferences::default()).expect("an uplink");
+    assert_eq!(
+        (uplink.name.as_str(), uplink.why),
+        ("wlan0", Why::HostRoute)
+    );
+    assert_eq!(
+        (uplink.gateway_v4, uplink.gateway_v6),
+        (Some(via("192.0.2.1")), None)
+    );
+}
+
+#[test]
+fn another_table_serves_when_main_has_no_way_out() {
+    let table = RouteTable(100);
+    let ours = Route {
+        protocol: OWN,
+        ..route(RouteTable(30316), "0.0.0.0/0", 0, 2, Some("198.51.100.1"))
+    };
+    let observed = laptop(&[ours, route(table, "::/0", 0, 3, Some("fe80::1"))]);
+    let uplink = choose(&observed, OWN, &Preferences::default()).expect("an uplink");
+    assert_eq!(
+        (uplink.name.as_str(), uplink.why),
+        ("wlan0", Why::OtherTable(table))
+    );
+    assert_eq!(
+        (uplink.gateway_v4, uplink.gateway_v6),
+        (None, Some(via("fe80::1")))
+    );
+}
+
+#[test]
+fn both_families_leave_by_one_link() {
+    let observed = laptop(&[
+        route(MAIN, "0.0.0.0/0", 0, 2, Some("198.51.100.1")),
+        route(MAIN, "::/0", 0, 3, Some("fe80::1")),
+        route(MAIN, "::/0", 1024, 2, Some("fe80::2")),
+    ]);
+    let uplink = choose(&observed, OWN, &Preferences::default()).expect("an uplink");
+    assert_eq!(
+        (uplink.name.as_str(), uplink.gateway_v6),
+        ("eth0", Some(via("fe80::2")))
+    );
+}
+
+#[test]
+fn a_route_without_an_address_of_its_family_is_no_way_out() {
+    let mut observed = laptop(&[
+        route(MAIN, "0.0.0.0/0", 0, 2, Some("198.51.100.1")),
+        route(MAIN, "::/0", 0, 2, Some("fe80::1")),
+    ]);
+    observed.addresses = vec![
+        address(2, "192.0.2.5"),
+        address(2, "fe80::5"),
+        address(4, "fd08::2"),
+    ];
+    let uplink = choose(&observed, OWN, &Preferences::default()).expect("an uplink");
+    assert_eq!(uplink.gateway_v4, Some(via("198.51.100.1")));
+    assert_eq!(uplink.gateway_v6, None);
+}
+
+#[test]
+fn the_error_says_what_was_rejected_and_what_to_do() {
+    let mut observed = laptop(&[
+        route(MAIN, "0.0.0.0/0", 0, 4, None),
+        route(MAIN, "0.0.0.0/0", 5, 2, Some("198.51.100.1")),
+    ]);
+    observed.links[0].up = false;
+    let error = choose(&observed, OWN, &Preferences::default()).expect_err("no uplink");
+    assert_eq!(
+        error.to_string(),
+        "no physical uplink: tun0 (IPv4) is a tunnel, eth0 (IPv4) is down; name one with --uplink IFACE"
+    );
+    assert!(choose(&laptop(&[]), OWN, &Preferences::default()).is_err());
+}
+
+#[test]
+fn the_user_may_name_what_would_not_be_chosen() {
+    let mut observed = laptop(&[
+        route(MAIN, "0.0.0.0/0", 0, 2, Some("198.51.100.1")),
+        route(MAIN, "0.0.0.0/0", 9, 4, None),
+    ]);
+    observed.addresses = vec![address(4, "10.8.0.2")];
+    let pinned = |observed: &Observed, name: &str| {
+        let preferences = Preferences {
+            pinned: Some(name.to_owned()),
+            ..Preferences::default()
+        };
+        choose(observed, OWN, &preferences)
+    };
+    let tunnel = pinned(&observed, "tun0").expect("an uplink");
+    assert_eq!(
+        (tunnel.why, tunnel.gateway_v4),
+        (Why::Pinned, Some(Gateway::OnLink))
+    );
+    assert_eq!(
+        pinned(&observed, "ppp9"),
+        Err(UplinkError::Missing("ppp9".to_owned()))
+    );
+    assert_eq!(
+        pinned(&observed, "wlan0"),
+        Err(UplinkError::Nowhere("wlan0".to_owned()))
+    );
+    observed.addresses.push(address(3, "2001:db8::2"));
+    let attached = pinned(&observed, "wlan0").expect("an uplink");
+    assert_eq!(
+        (attached.gateway_v4, attached.gateway_v6),
+        (None, Some(Gateway::OnLink))
+    );
+}
+
+#[test]
+fn a_tunnel_is_known_by_its_kind_and_otherwise_by_its_hardware() {
+    let of = |kind, hardware| Link {
+        hardware,
+        ..link(9, "x", kind)
+    };
+    assert!(of(Some("wireguard"), 0xfffe).is_tunnel() && of(None, 512).is_tunnel());
+    assert!(
+        of(Some("tun"), 1).is_tunnel(),
+        "a TAP is a tunnel that looks like Ethernet"
+    );
+    assert!(!of(Some("wwan"), 0xfffe).is_tunnel() && !of(Some("veth"), 1).is_tunnel());
+    assert!(!of(None, 1).is_tunnel());
+}
