@@ -13,10 +13,8 @@ use crate::daemon;
 use crate::net::Protocol;
 use crate::policy::Policy;
 
+use super::BAD_CONFIG;
 use super::trust::{Distrust, trust};
-
-/// The exit code of a bad configuration.
-const BAD_CONFIG: u8 = 2;
 
 /// What `voicelane check` is asked.
 #[derive(Clone, Debug, clap::Args)]
@@ -44,7 +42,7 @@ pub(super) enum LoadError {
     #[error("the configuration is not safe to obey")]
     Distrusted(#[from] Distrust),
     /// The file has faults.
-    #[error("{0}")]
+    #[error(transparent)]
     Faulty(#[from] Faults),
 }
 

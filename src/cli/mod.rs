@@ -1,23 +1,25 @@
 //! The command line: one file per command.
 //!
 //! Exit codes: 0 done; 1 failed; 2 the command line or the configuration is wrong, and nothing was touched; 3 the
-//! service is not running (`status`), or the system forbids what the demo needs (`demo`).
+//! service is not running (`status`, `reload`), or the system forbids what the demo needs (`demo`).
 
 mod check;
 mod cleanup;
 mod config;
 mod events;
 mod explain;
+mod log;
 mod policy;
+mod reload;
 mod run;
 mod status;
 mod trust;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use tracing::Level;
 
 use crate::daemon;
@@ -45,6 +47,8 @@ enum Command {
     Run(run::RunArgs),
     /// Show what the running service does.
     Status(status::StatusArgs),
+    /// Let the running service read its configuration anew; a bad one leaves in force what is.
+    Reload(reload::ReloadArgs),
     /// Tell what happened to the service and the network around it, and why.
     Events(events::EventsArgs),
     /// Tell what happens to a destination, and which rule says so.
@@ -62,6 +66,12 @@ enum Command {
     Demo(crate::demo::DemoArgs),
 }
 
+/// The exit code of a command line or a configuration that is wrong; nothing was touched.
+const BAD_CONFIG: u8 = 2;
+
+/// The exit code when no service answers.
+const NOT_RUNNING: u8 = 3;
+
 /// Where the service keeps its control socket and its journal.
 #[derive(Debug, Args)]
 struct RuntimeDir {
@@ -75,19 +85,21 @@ struct RuntimeDir {
     runtime_dir: PathBuf,
 }
 
+/// The definition of the command line, for manual pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Parses the command line, runs the command, and answers its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
     let Cli { log, command } = Cli::parse();
-    tracing_subscriber::fmt()
-        .with_max_level(log)
-        .with_target(false)
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr)
-        .init();
+    log::begin(log);
     let outcome = match command {
         Command::Run(args) => run::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Events(args) => events::run(&args),
         Command::Explain(args) => explain::run(&args, daemon::find_uplink),
         Command::Check(args) => check::run(&args),

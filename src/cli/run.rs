@@ -38,6 +38,9 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         state_dir: args.state_dir.clone(),
         runtime_dir: args.runtime.runtime_dir.clone(),
     };
-    daemon::run(&config, &options)?;
+    let file = args.config.clone();
+    daemon::run(&config, &options, move || {
+        Ok(check::load_trusted(file.as_deref())?)
+    })?;
     Ok(ExitCode::SUCCESS)
 }

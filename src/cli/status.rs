@@ -8,10 +8,7 @@ use clap::Args;
 
 use crate::control::{self, AskError, Body, Request, Status, TrafficStatus};
 
-use super::RuntimeDir;
-
-/// The exit code when no service answers.
-const NOT_RUNNING: u8 = 3;
+use super::{NOT_RUNNING, RuntimeDir};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {

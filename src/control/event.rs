@@ -61,6 +61,10 @@ pub enum EventKind {
     Resumed,
     /// The policy is another one.
     PolicyChanged,
+    /// The configuration was read anew, and is in force.
+    Reloaded,
+    /// The configuration was read anew, and is not fit to be in force: what was stays.
+    ReloadRefused,
     /// A kind that this program does not know yet: the store was written by a newer one.
     #[serde(other)]
     Unknown,
@@ -72,7 +76,7 @@ impl EventKind {
     pub const fn is_alarming(self) -> bool {
         matches!(
             self,
-            Self::UplinkLost | Self::ReconcileFailed | Self::Contested
+            Self::UplinkLost | Self::ReconcileFailed | Self::Contested | Self::ReloadRefused
         )
     }
 }

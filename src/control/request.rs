@@ -16,6 +16,16 @@ pub enum Request {
         #[serde(default)]
         after: u64,
     },
+    /// To read the configuration anew, and to bring it into force.
+    Reload,
+}
+
+impl Request {
+    /// Whether it changes something: not for everybody who may look.
+    #[must_use]
+    pub const fn changes(&self) -> bool {
+        matches!(self, Self::Reload)
+    }
 }
 
 /// A request as it stands on the wire.

@@ -78,10 +78,13 @@ impl Access {
 
     /// Whether a peer may ask.
     fn admits(self, uid: Uid, gid: Gid) -> bool {
-        uid.is_root()
-            || uid == Uid::effective()
-            || self.group.is_some_and(|group| is_member(uid, gid, group))
+        may_change(uid) || self.group.is_some_and(|group| is_member(uid, gid, group))
     }
+}
+
+/// Whether a peer may change something: root, and the service's own user, as which its unit reloads it.
+fn may_change(uid: Uid) -> bool {
+    uid.is_root() || uid == Uid::effective()
 }
 
 fn is_member(uid: Uid, gid: Gid, group: Gid) -> bool {
@@ -177,13 +180,14 @@ async fn converse(
 ) -> io::Result<()> {
     let peer = stream.peer_cred()?;
     let mut stream = BufReader::new(stream);
-    let body = if access.admits(Uid::from_raw(peer.uid()), Gid::from_raw(peer.gid())) {
+    let (uid, gid) = (Uid::from_raw(peer.uid()), Gid::from_raw(peer.gid()));
+    let body = if access.admits(uid, gid) {
         let mut line = Vec::new();
         (&mut stream)
             .take(LARGEST_REQUEST)
             .read_until(b'\n', &mut line)
             .await?;
-        answer(&line, &requests).await
+        answer(&line, uid, &requests).await
     } else {
         Body::Error(
             "permission denied: ask as root or as a member of the configured group".to_owned(),
@@ -198,8 +202,11 @@ async fn converse(
     Ok(())
 }
 
-async fn answer(line: &[u8], requests: &mpsc::Sender<Pending>) -> Body {
+async fn answer(line: &[u8], uid: Uid, requests: &mpsc::Sender<Pending>) -> Body {
     let request = match Envelope::open(line) {
+        Ok(request) if request.changes() && !may_change(uid) => {
+            return Body::Error("permission denied: only root may change something".to_owned());
+        }
         Ok(request) => request,
         Err(fault) => return Body::Error(fault),
     };

@@ -42,6 +42,7 @@
 //! - [`capture`]: how exactly the policy's packets get into the TUN, and how they stay on the direct path
 //! - [`nat`]: the translator's behaviour, requirement by requirement
 //! - [`laptop`]: what happens when everything around moves: states, timers, uplinks, sleep
+//! - [`service`]: its unit, privileges, reloads, packages
 //! - [`defaults`]: every default with its reason
 //! - [`exports`]: the policy in the words of other programs, and who has judged each
 //! - [`operating`]: what is where on a machine, what may go wrong, what to look at
@@ -54,3 +55,4 @@ pub mod glossary;
 pub mod laptop;
 pub mod nat;
 pub mod operating;
+pub mod service;
