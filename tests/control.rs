@@ -44,11 +44,16 @@ impl Service {
 
     /// Asks as another user, with the program that users have.
     fn ask_as(&self, uid: u32, gid: u32) -> Output {
+        self.invoke_as(uid, gid, &["status", "--json"])
+    }
+
+    fn invoke_as(&self, uid: u32, gid: u32, arguments: &[&str]) -> Output {
         let program = self.dir.path().join("voicelane");
         fs::copy(env!("CARGO_BIN_EXE_voicelane"), &program).expect("there is room for a copy");
         let mut command = Command::new(program);
         command
-            .args(["status", "--json", "--runtime-dir"])
+            .args(arguments)
+            .arg("--runtime-dir")
             .arg(self.dir.path());
         // A child with another user gets no supplementary groups of ours (std::os::unix::process::CommandExt).
         command.uid(uid).gid(gid);
@@ -132,6 +137,11 @@ fn the_members_of_a_group_ask() {
     assert!(member.status.success(), "{}", said(&member));
     let stranger = service.ask_as(NOBODY, NOBODY);
     assert_eq!(stranger.status.code(), Some(1));
+
+    // They look, and change nothing.
+    let reload = service.invoke_as(NOBODY, daemon.gid.as_raw(), &["reload"]);
+    assert_eq!(reload.status.code(), Some(1));
+    assert!(said(&reload).contains("only root"), "{}", said(&reload));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use lab::addresses as at;
 use lab::caller::{Family, udp};
@@ -133,12 +134,17 @@ fn root_keeps_one_capability_and_that_is_enough() {
     assert_media_way(&lab, Way::Direct);
 
     // Everything that it has set can be taken anew, and taken back.
-    let last = voicelane.last_event();
+    let rules = || ["-4", "-6"].map(|family| lab.laptop.run(&format!("ip {family} rule show")));
+    let taken = rules();
     for family in ["-4", "-6"] {
         lab.laptop
             .run(&format!("ip {family} rule flush protocol 118"));
     }
-    voicelane.event_after(last, EventKind::Reconciled);
+    let deadline = Instant::now() + PATIENCE;
+    while rules() != taken {
+        assert!(Instant::now() < deadline, "{taken:?} {:?}", rules());
+        thread::sleep(Duration::from_millis(20));
+    }
     assert_media_way(&lab, Way::Direct);
     voicelane.stop();
     assert_eq!(lab.laptop.changes_since(&before), NOTHING);
@@ -279,11 +285,11 @@ fn a_bad_file_changes_nothing_and_is_said() {
     let lab = Lab::new();
     let _vpn = lab.start_vpn(VpnKind::WgQuick);
     let voicelane = Voicelane::start(&lab.laptop);
-    let before = lab.laptop.dump();
     let bad = CONFIG.replace("dscp = \"EF\"", "dscp = \"EE\"");
     let restart = format!("{CONFIG}\n[tun]\nname = \"other0\"\n");
     for (config, named) in [(bad.as_str(), "EE"), (&restart, "[tun]"), ("versoin", "1:")] {
         voicelane.configure(config);
+        let before = lab.laptop.dump();
         let last = voicelane.last_event();
         let output = voicelane.reload();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
