@@ -134,14 +134,20 @@ fn root_keeps_one_capability_and_that_is_enough() {
     assert_media_way(&lab, Way::Direct);
 
     // Everything that it has set can be taken anew, and taken back.
-    let rules = || ["-4", "-6"].map(|family| lab.laptop.run(&format!("ip {family} rule show")));
+    // Tables may have other numbers then.
+    let rules = || {
+        ["-4", "-6"].map(|family| {
+            let rules = lab.laptop.run(&format!("ip {family} rule show"));
+            rules.matches("proto 118").count()
+        })
+    };
     let taken = rules();
     for family in ["-4", "-6"] {
         lab.laptop
             .run(&format!("ip {family} rule flush protocol 118"));
     }
     let deadline = Instant::now() + PATIENCE;
-    while rules() != taken {
+    while rules() < taken {
         assert!(Instant::now() < deadline, "{taken:?} {:?}", rules());
         thread::sleep(Duration::from_millis(20));
     }
