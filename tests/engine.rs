@@ -1,9 +1,17 @@
 //! The engine in simulated time: packets and instants in, outbox out. No socket, no clock, both address families.
 
+#[path = "engine/call.rs"]
+mod call;
+#[path = "engine/fallback.rs"]
+mod fallback;
 #[path = "engine/limits.rs"]
 mod limits;
+#[path = "engine/prefix.rs"]
+mod prefix;
 #[path = "engine/sizes.rs"]
 mod sizes;
+#[path = "engine/steady.rs"]
+mod steady;
 #[path = "engine/world.rs"]
 mod world;
 
@@ -13,7 +21,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use voicelane::engine::{Alias, Command, Engine, Event, Outbox, ReturnedError};
 use voicelane::nat::{Limits, Settings};
-use voicelane::net::{Dscp, Ecn, Endpoint, Filtering, Protocol, TrafficClass};
+use voicelane::net::{Dscp, Ecn, Endpoint, Filtering, Protocol, TrafficClass, Way};
 use voicelane::policy::Action;
 use voicelane::wire::{Packet, Transport, icmp, udp};
 
@@ -27,6 +35,7 @@ fn a_media_packet_opens_a_mapping_and_goes_out_marked() {
         let [
             Command::Open {
                 mapping: opened,
+                way: Way::Direct,
                 inside: of,
                 treatment,
             },
@@ -46,6 +55,7 @@ fn a_media_packet_opens_a_mapping_and_goes_out_marked() {
     }
 }
 
+/// RFC 4787 REQ-1.
 #[test]
 fn one_mapping_serves_every_remote() {
     for [inside, server, other_port, stranger, _] in FAMILIES.map(|family| family.map(endpoint)) {
@@ -93,6 +103,7 @@ fn an_answer_comes_back_from_the_server_with_its_marks() {
     }
 }
 
+/// RFC 4787 REQ-8.
 #[test]
 fn only_whom_the_application_asked_may_answer() {
     let cases = [
@@ -143,6 +154,7 @@ fn what_the_policy_does_not_relay_is_rejected_and_counted() {
     }
 }
 
+/// RFC 4787 REQ-5 and REQ-6.
 #[test]
 fn a_mapping_lives_by_outbound_packets_alone() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
@@ -196,6 +208,7 @@ fn a_mapping_lives_by_outbound_packets_alone() {
     }
 }
 
+/// RFC 4787 REQ-12, RFC 5508 REQ-4.
 #[test]
 fn an_error_of_the_path_reaches_the_application() {
     for [inside, server, _, _, router] in FAMILIES.map(|family| family.map(endpoint)) {
@@ -212,9 +225,13 @@ fn an_error_of_the_path_reaches_the_application() {
                 error,
                 payload: b"anyone?",
             };
-            world
-                .engine
-                .handle_error(mapping, &returned, world.now, &mut world.outbox);
+            world.engine.handle_error(
+                mapping,
+                Way::Direct,
+                &returned,
+                world.now,
+                &mut world.outbox,
+            );
             let packets: Vec<_> = world.outbox.packets().collect();
             assert_eq!(packets.len(), 1);
             let quoted = quoted_in(packets[0], error, inside.addr);
@@ -236,6 +253,7 @@ fn an_error_of_the_path_reaches_the_application() {
     }
 }
 
+/// RFC 5508 REQ-3.
 #[test]
 fn a_forged_error_changes_nothing() {
     for [inside, server, _, stranger, _] in FAMILIES.map(|family| family.map(endpoint)) {
@@ -249,9 +267,13 @@ fn a_forged_error_changes_nothing() {
             error,
             payload: b"never sent",
         };
-        world
-            .engine
-            .handle_error(mapping, &returned, world.now, &mut world.outbox);
+        world.engine.handle_error(
+            mapping,
+            Way::Direct,
+            &returned,
+            world.now,
+            &mut world.outbox,
+        );
         assert_eq!(world.outbox.packets().count(), 0);
     }
 }
@@ -299,7 +321,13 @@ fn a_socket_that_cannot_be_opened_is_tried_again() {
         let [Command::Open { mapping, .. }] = *outbox.commands() else {
             panic!("{:?}", outbox.commands())
         };
-        engine.handle_open_failed(mapping, icmp::Error::AdminProhibited, now, &mut outbox);
+        engine.handle_open_failed(
+            mapping,
+            Way::Direct,
+            icmp::Error::AdminProhibited,
+            now,
+            &mut outbox,
+        );
         let snapshot = engine.snapshot(now);
         assert_eq!(snapshot.counters.dropped_out["open_failed"], attempt);
         assert!(snapshot.mappings.is_empty());
@@ -307,6 +335,7 @@ fn a_socket_that_cannot_be_opened_is_tried_again() {
     }
 }
 
+/// RFC 5508 REQ-8.
 #[test]
 fn a_full_table_rejects_and_says_so() {
     let [inside, server, ..] = FAMILIES[0].map(endpoint);
@@ -327,12 +356,14 @@ fn a_full_table_rejects_and_says_so() {
         "ICMP tells the application (RFC 5508 REQ-8)"
     );
     assert_eq!(world.dropped("too_many_mappings"), 1);
+    assert!(world.reached("too_many_mappings"));
     assert!(
         world.send(inside, server, b"first again").is_some(),
         "who is in stays in"
     );
 }
 
+/// RFC 5508 REQ-10.
 #[test]
 fn a_last_hop_ends_here() {
     let [inside, server, ..] = FAMILIES[0].map(endpoint);

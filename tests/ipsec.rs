@@ -5,10 +5,12 @@
 mod lab;
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use lab::addresses as at;
 use lab::caller::{Family, probe, udp};
-use lab::voicelane::Voicelane;
+use lab::program::PATIENCE;
+use lab::voicelane::{CONFIG, Home, Voicelane};
 use lab::{Lab, MEDIA_PORT, NOTHING, Way};
 
 /// Policies for all traffic both ways, at the priorities that strongSwan gives them.
@@ -74,15 +76,72 @@ fn a_policy_that_takes_all_does_not_take_media() {
     }
     let before = lab.laptop.dump();
     let voicelane = Voicelane::start(&lab.laptop);
+    assert_media_passes(&lab);
+    for family in Family::BOTH {
+        let way = way_of(&lab, family, at::OTHER.at(family, MEDIA_PORT));
+        assert_eq!(way, Way::Nowhere, "the rest stays with IPsec");
+    }
+    voicelane.stop();
+    assert_eq!(lab.laptop.changes_since(&before), NOTHING);
+}
+
+/// The VPN comes later, goes and comes again, as charon installs and removes its policies.
+#[test]
+fn policies_that_come_later_do_not_take_media() {
+    let lab = Lab::new();
+    let before = lab.laptop.dump();
+    let voicelane = Voicelane::start(&lab.laptop);
+    for _ in 0..2 {
+        take_everything(&lab);
+        let deadline = Instant::now() + PATIENCE;
+        let to = at::MEDIA.at(Family::V6, MEDIA_PORT);
+        while way_of(&lab, Family::V6, to) != Way::Direct {
+            assert!(Instant::now() < deadline, "no exemption for IPv6");
+        }
+        assert_media_passes(&lab);
+        lab.laptop.run("ip xfrm policy flush");
+        for family in Family::BOTH {
+            let to = at::OTHER.at(family, MEDIA_PORT);
+            assert_eq!(way_of(&lab, family, to), Way::Direct, "no VPN, no hold");
+        }
+    }
+    voicelane.stop();
+    assert_eq!(lab.laptop.changes_since(&before), NOTHING);
+}
+
+fn assert_media_passes(lab: &Lab) {
     for family in Family::BOTH {
         for local in [family.unspecified(), at::LAPTOP.of(family)] {
             let to = at::MEDIA.at(family, MEDIA_PORT);
             let (_, payload) = lab.ask(&udp(&lab.laptop, SocketAddr::new(local, 0)), to);
             lab.assert_media(&payload, to, None);
         }
-        let way = way_of(&lab, family, at::OTHER.at(family, MEDIA_PORT));
-        assert_eq!(way, Way::Nowhere, "the rest stays with IPsec");
+    }
+}
+
+#[test]
+fn what_is_handed_back_with_its_prefix_is_the_policys() {
+    const NO_MEDIA: u16 = 9_999;
+    let lab = Lab::new();
+    let config = format!("{CONFIG}\n[route]\ncapture = \"prefix\"\n");
+    let voicelane = Home::new(&lab.laptop, &config).start();
+    for family in Family::BOTH {
+        let way = way_of(&lab, family, at::MEDIA.at(family, NO_MEDIA));
+        assert_eq!(way, Way::Direct, "without a VPN it goes as it would");
+    }
+    take_everything(&lab);
+    for family in Family::BOTH {
+        let to = at::MEDIA.at(family, MEDIA_PORT);
+        let unbound = SocketAddr::new(family.unspecified(), 0);
+        let deadline = Instant::now() + PATIENCE;
+        // The policies are seen, and media exempted from them, within moments.
+        while way_of(&lab, family, to) != Way::Direct {
+            assert!(Instant::now() < deadline, "{}", voicelane.status());
+        }
+        let (_, payload) = lab.ask(&udp(&lab.laptop, unbound), to);
+        lab.assert_media(&payload, to, None);
+        let way = way_of(&lab, family, at::MEDIA.at(family, NO_MEDIA));
+        assert_eq!(way, Way::Nowhere, "and then it is IPsec's: {family:?}");
     }
     voicelane.stop();
-    assert_eq!(lab.laptop.changes_since(&before), NOTHING);
 }

@@ -85,6 +85,7 @@ fn assert_coturn_finds(filtering: &str, verdict: &str) {
     voicelane.stop();
 }
 
+/// RFC 4787 REQ-1 and REQ-8.
 #[test]
 fn coturn_finds_address_dependent_filtering() {
     assert_coturn_finds("address-dependent", "Address Dependent Filtering!");
@@ -171,23 +172,29 @@ fn arrivals(lab: &Lab) -> u64 {
         .expect("the rule counts")
 }
 
-/// nping as a host of any address: it writes the whole frame.
-fn nping(lab: &Lab, from: SocketAddr, to: SocketAddr, count: u32) {
+/// The MAC addresses of the home router and of the laptop, on the link between them.
+fn macs(lab: &Lab) -> (String, String) {
     let link = |namespace: &lab::namespace::Namespace, name: &str| {
         let links = namespace.run(&format!("ip -j link show {name}"));
         let links: Value = serde_json::from_str(&links).expect("ip writes JSON");
         links[0]["address"].as_str().expect("Ethernet").to_owned()
     };
+    (link(&lab.home, "lan0"), link(&lab.laptop, UPLINK))
+}
+
+/// nping as a host of any address: it writes the whole frame.
+fn nping(lab: &Lab, from: SocketAddr, to: SocketAddr, count: u32) {
     let family = if from.is_ipv4() { "-4" } else { "-6" };
     let (source, port) = (from.ip(), from.port());
     let (target, destination) = (to.ip(), to.port());
-    let (own, next) = (link(&lab.home, "lan0"), link(&lab.laptop, UPLINK));
+    let (own, next) = macs(lab);
     lab.home.run(&format!(
         "nping {family} --udp -c {count} --rate 30000 --no-capture --hide-sent -q -e lan0 --source-mac {own} \
          --dest-mac {next} -S {source} -g {port} -p {destination} --data-length 24 {target}"
     ));
 }
 
+/// RFC 4787 REQ-8.
 #[test]
 fn of_a_hundred_thousand_strangers_none_gets_in() {
     const EACH: u32 = 28_000;
@@ -245,6 +252,7 @@ fn of_a_hundred_thousand_strangers_none_gets_in() {
     }
 }
 
+/// RFC 4787 REQ-8.
 #[test]
 fn the_stricter_and_the_laxer_filtering_do_as_they_say() {
     const COUNT: u32 = 2_000;
@@ -274,6 +282,49 @@ fn the_stricter_and_the_laxer_filtering_do_as_they_say() {
         }
         voicelane.stop();
     }
+}
+
+/// RFC 5508 REQ-3: what is cut short, or about somebody else's datagram, is believed by nobody.
+#[test]
+fn forged_and_truncated_errors_change_nothing() {
+    require(&[("scapy3", "python3-scapy")]);
+    let lab = Lab::new();
+    let voicelane = Voicelane::start(&lab.laptop);
+    let (own, next) = macs(&lab);
+    for family in Family::BOTH {
+        let host = at::MEDIA.at(family, MEDIA_PORT);
+        let socket = unbound(&lab, family);
+        socket.connect(host).expect("there is a route");
+        let (_, payload) = lab.ask_connected(&socket);
+        let port = lab.on_uplink(&payload)[0].source_port();
+        let forge = |kind: &str| {
+            let (laptop, port) = (at::LAPTOP.of(family), port.expect("it is UDP"));
+            let (stranger, host) = (at::MEDIA_2.of(family), host.ip());
+            lab.home.run_with(
+                &format!(
+                    "/usr/bin/python3 - lan0 {own} {next} {laptop} {port} {host} {MEDIA_PORT} {stranger} {kind}"
+                ),
+                include_str!("support/forge.py"),
+            );
+        };
+        let returned = || voicelane.status()["status"]["errors_returned"].clone();
+        let (before, strangers) = (returned(), voicelane.drops("inbound", "unsolicited"));
+        forge("forged");
+        let (_, payload) = lab.ask_connected(&socket);
+        assert_eq!(lab.on_uplink(&payload)[0].source_port(), port);
+        assert_eq!(returned(), before, "{family:?}: {}", voicelane.status());
+        // Some came as far as us: the kernel does not know whom the socket has sent to.
+        let refused = voicelane.drops("inbound", "unsolicited") - strangers;
+        assert!(refused > 0, "{family:?}: {}", voicelane.status());
+
+        // One that is right gets through, whoever reports it, and ends nothing either.
+        forge("true");
+        let heard = answer(&socket, "no answer is due");
+        assert!(heard.is_err(), "{family:?}: {heard:?}");
+        let (_, payload) = lab.ask_connected(&socket);
+        assert_eq!(lab.on_uplink(&payload)[0].source_port(), port);
+    }
+    voicelane.stop();
 }
 
 #[test]

@@ -4,6 +4,7 @@
 #[path = "support/lab/mod.rs"]
 mod lab;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
@@ -12,13 +13,14 @@ use std::time::{Duration, Instant};
 
 use lab::addresses as at;
 use lab::caller::{Family, answer, probe, udp};
-use lab::frame::Frame;
+use lab::frame::{Direction, Frame, Transport};
 use lab::namespace::{require, run};
 use lab::program::{PATIENCE, Program};
 use lab::voicelane::{Home, TUN, Voicelane, config_with_tcp};
 use lab::{Lab, MEDIA_PORT, UPLINK};
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 fn start(lab: &Lab) -> Voicelane {
     let config = config_with_tcp(&MEDIA_PORT.to_string());
@@ -94,6 +96,7 @@ fn without_descriptors_the_service_lives_and_says_so() {
     voicelane.stop();
 }
 
+/// Probes are empty and see no rule that spares what is short: only the kernel's refusals tell of it.
 #[test]
 fn a_firewall_that_forbids_sending_is_named() {
     for verdict in ["drop", "reject"] {
@@ -107,7 +110,7 @@ fn a_firewall_that_forbids_sending_is_named() {
         lab.laptop.nft(&format!(
             "add table inet killswitch
              add chain inet killswitch out {{ type filter hook output priority filter; }}
-             add rule inet killswitch out oifname {UPLINK} meta l4proto udp {verdict}"
+             add rule inet killswitch out oifname {UPLINK} meta l4proto udp meta length > 100 {verdict}"
         ));
         for (family, socket) in &sockets {
             let before = voicelane.drops("outbound", "send_failed");
@@ -126,13 +129,180 @@ fn a_firewall_that_forbids_sending_is_named() {
         for (family, socket) in &sockets {
             assert_recovers(socket, media(*family));
         }
+        if verdict == "reject" {
+            await_the_end_of_warnings(&voicelane, &sockets);
+        }
         voicelane.stop();
     }
 }
 
+/// Talks on until status warns of nothing any more.
+fn await_the_end_of_warnings(voicelane: &Voicelane, sockets: &[(Family, UdpSocket)]) {
+    let deadline = Instant::now() + 2 * PATIENCE;
+    while voicelane.warnings().contains("firewall") {
+        assert!(Instant::now() < deadline, "{}", voicelane.status());
+        for (family, socket) in sockets {
+            assert_recovers(socket, media(*family));
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    let failed = voicelane.drops("outbound", "send_failed");
+    assert!(failed > 0, "the count stays: {}", voicelane.status());
+}
+
+/// Has the kernel refuse the service's sends, until strace ends; those to the kernel itself too, so nothing else may be
+/// going on.
+fn fail_sends(lab: &Lab, voicelane: &Voicelane, errno: &str) -> Program {
+    let deadline = Instant::now() + PATIENCE;
+    while !lab.laptop.run("ip -6 addr show tentative").is_empty() {
+        assert!(Instant::now() < deadline, "addresses stay tentative");
+        thread::sleep(Duration::from_millis(20));
+    }
+    // What the last of them made the service do.
+    thread::sleep(Duration::from_secs(1));
+    let mut command = Command::new("strace");
+    command.arg("--follow-forks");
+    command.arg(format!("--inject=sendto,sendmsg,sendmmsg:error={errno}"));
+    command.arg(format!("--attach={}", voicelane.pid()));
+    let mut strace = Program::start("strace", &mut command);
+    strace.wait_for("attached");
+    strace
+}
+
 #[test]
-fn a_full_queue_of_the_uplink_loses_one_datagram_and_no_call() {
+fn a_way_that_is_gone_is_told_to_the_application_and_no_call_ends() {
     require(&[("strace", "strace")]);
+    let lab = Lab::new();
+    let config = config_with_tcp(&MEDIA_PORT.to_string());
+    let config = format!("{config}\n[fallback]\nto = \"none\"\n");
+    let voicelane = Home::new(&lab.laptop, &config).start();
+    let sockets = Family::BOTH.map(|family| {
+        let socket = unbound(&lab, family);
+        let (_, payload) = lab.ask(&socket, media(family));
+        let port = lab.on_uplink(&payload)[0].source_port();
+        (family, socket, port)
+    });
+    let mut failed = 0;
+    for (errno, advice) in [
+        ("ENETUNREACH", "has no route"),
+        ("EADDRNOTAVAIL", "address has gone"),
+    ] {
+        let strace = fail_sends(&lab, &voicelane, errno);
+        for (family, socket, _) in &sockets {
+            let net_unreachable = family.pick(Transport::Icmp(3, 0), Transport::Icmp(1, 0));
+            let told = || {
+                let frames = lab.on_laptop.frames(|frame| {
+                    let is_for_it = frame.interface == TUN && frame.direction == Direction::In;
+                    is_for_it && frame.headers.transport == net_unreachable
+                });
+                frames.len()
+            };
+            let before = told();
+            let payload = probe();
+            socket
+                .send_to(payload.as_bytes(), media(*family))
+                .expect("the TUN takes it");
+            let heard = answer(socket, &payload);
+            assert!(!matches!(heard, Ok(Some(_))), "{errno} {family:?}");
+            assert_eq!(told(), before + 1, "{errno} {family:?}");
+            failed += 1;
+        }
+        strace.end(Signal::SIGINT);
+        let status = voicelane.status();
+        let refusals = &status["status"]["refusals"];
+        let label = format!("send_{}", errno.to_lowercase());
+        assert_eq!(refusals[&label], 2, "{status}");
+        assert_eq!(voicelane.drops("outbound", "send_failed"), failed);
+        let warnings = voicelane.warnings();
+        assert!(warnings.contains(advice), "{warnings}");
+    }
+    for (family, socket, port) in &sockets {
+        let (_, payload) = lab.ask(socket, media(*family));
+        assert_eq!(lab.on_uplink(&payload)[0].source_port(), *port);
+    }
+    voicelane.stop();
+}
+
+/// RFC 4787 REQ-3, RFC 5382 REQ-7: when every port is taken, the next one is refused; none is shared.
+#[test]
+fn ports_that_are_spent_are_refused_and_never_shared() {
+    const PORTS: u16 = 8;
+    let lab = Lab::new();
+    for number in 1..=PORTS + 3 {
+        lab.laptop.ip(&format!(
+            "addr add 10.99.0.{number}/32 dev lo\naddr add fd99::{number}/128 dev lo nodad"
+        ));
+    }
+    let voicelane = start(&lab);
+    lab.laptop.set(
+        "ipv4/ip_local_port_range",
+        &format!("50000 {}", 50_000 + PORTS - 1),
+    );
+    let refused = || {
+        let status = voicelane.status();
+        let count = &status["status"]["refusals"]["open_eaddrinuse"];
+        count.as_u64().unwrap_or(0)
+    };
+    for family in Family::BOTH {
+        let before = refused();
+        // All of one port, which the first one keeps; the others need one of the kernel's.
+        let sockets: Vec<_> = (1..=PORTS + 3)
+            .map(|number| {
+                let text = format!("{}{number}", family.pick("10.99.0.", "fd99::"));
+                let address = text.parse().expect("an address");
+                let socket = udp(&lab.laptop, SocketAddr::new(address, 40_404));
+                let payload = probe();
+                let sent = socket.send_to(payload.as_bytes(), media(family));
+                sent.expect("the TUN takes it");
+                let is_answered = matches!(answer(&socket, &payload), Ok(Some(_)));
+                let seen = lab.on_uplink(&payload);
+                assert_eq!(is_answered, !seen.is_empty(), "{family:?} {number}");
+                (socket, seen.first().and_then(Frame::source_port))
+            })
+            .collect();
+        let ports: BTreeSet<_> = sockets.iter().filter_map(|(_, port)| *port).collect();
+        assert_eq!(ports.len(), usize::from(PORTS) + 1, "{family:?}: {ports:?}");
+        assert_eq!(refused() - before, 2, "{family:?}");
+
+        let before = refused();
+        let connect = |number: u16| {
+            let host = [at::MEDIA, at::MEDIA_2][usize::from(number % 2)];
+            let first = family.pick(41_000, 42_000);
+            let from = SocketAddr::new(family.unspecified(), first + number);
+            lab.laptop.enter(|| {
+                let domain = family.pick(Domain::IPV4, Domain::IPV6);
+                let socket = Socket::new(domain, Type::STREAM, None)?;
+                socket.bind(&from.into())?;
+                let to = host.at(family, MEDIA_PORT);
+                socket.connect_timeout(&to.into(), PATIENCE)?;
+                Ok::<_, std::io::Error>(socket)
+            })
+        };
+        let streams: Vec<_> = (0..PORTS).map(connect).collect();
+        let open = streams.iter().filter(|stream| stream.is_ok()).count();
+        assert_eq!(open, usize::from(PORTS), "{family:?}: {streams:?}");
+        let error = connect(PORTS).expect_err("there is no port for it");
+        assert_ne!(error.kind(), std::io::ErrorKind::TimedOut, "{family:?}");
+        assert_eq!(refused() - before, 1, "{family:?}");
+        let syns = lab.on_laptop.frames(|frame| {
+            let leaves = frame.interface == UPLINK && frame.direction == Direction::Out;
+            let of_family = frame.headers.to.is_ipv4() == (family == Family::V4);
+            leaves && of_family && matches!(frame.headers.transport, Transport::Tcp(..))
+        });
+        let ports: BTreeSet<_> = syns.iter().filter_map(Frame::source_port).collect();
+        assert_eq!(ports.len(), open, "{family:?}: {ports:?}");
+    }
+    let warnings = voicelane.warnings();
+    assert!(warnings.contains("ip_local_port_range"), "{warnings}");
+    lab.laptop.set("ipv4/ip_local_port_range", "32768 60999");
+    for family in Family::BOTH {
+        lab.ask(&unbound(&lab, family), media(family));
+    }
+    voicelane.stop();
+}
+
+#[test]
+fn a_full_queue_of_the_uplink_loses_datagrams_and_no_call() {
     let lab = Lab::new();
     let voicelane = start(&lab);
     let sockets = Family::BOTH.map(|family| {
@@ -140,36 +310,24 @@ fn a_full_queue_of_the_uplink_loses_one_datagram_and_no_call() {
         lab.ask(&socket, media(family));
         (family, socket)
     });
-    let process = voicelane.pid().to_string();
-    let mut strace = Program::start(
-        "strace",
-        Command::new("strace").args([
-            "--follow-forks",
-            "--inject=sendto,sendmsg,sendmmsg:error=ENOBUFS:when=1+2",
-            "--attach",
-            &process,
-        ]),
-    );
-    strace.wait_for("attached");
-    // Every second call of the kernel fails.
-    let mut lost = 0;
+    // A queue that has no room for anything as large as media, but for the neighbours' questions.
+    lab.laptop.run(&format!(
+        "tc qdisc add dev {UPLINK} root tbf rate 1mbit burst 150 limit 10000"
+    ));
     for (family, socket) in &sockets {
-        let heard = [(); 6].map(|()| {
-            let payload = probe();
-            socket
-                .send_to(payload.as_bytes(), media(*family))
-                .expect("the TUN takes it");
-            matches!(answer(socket, &payload), Ok(Some(_)))
-        });
-        let unheard = heard.iter().filter(|heard| !**heard).count();
-        assert!((1..6).contains(&unheard), "{family:?}: {heard:?}");
-        lost += unheard as u64;
+        let payload = probe();
+        socket
+            .send_to(payload.as_bytes(), media(*family))
+            .expect("the TUN takes it");
+        // A router whose queue is full is silent too.
+        let heard = answer(socket, &payload);
+        assert!(matches!(heard, Ok(None)), "{family:?}: {heard:?}");
     }
-    strace.end(Signal::SIGINT);
     let failed = voicelane.drops("outbound", "send_failed");
-    assert_eq!(failed, lost, "{}", voicelane.status());
+    assert_eq!(failed, 2, "{}", voicelane.status());
     let warnings = voicelane.warnings();
     assert!(warnings.contains("queue is full"), "{warnings}");
+    lab.laptop.run(&format!("tc qdisc del dev {UPLINK} root"));
     for (family, socket) in &sockets {
         lab.ask(socket, media(*family));
     }
@@ -200,6 +358,7 @@ fn gateways(voicelane: &Voicelane) -> [Value; 2] {
     ["gateway_v4", "gateway_v6"].map(|key| uplink[key].clone())
 }
 
+/// RFC 4787 REQ-2: all mappings move together.
 #[test]
 fn an_address_that_goes_and_comes_back_takes_the_calls_along() {
     let lab = Lab::new();

@@ -49,23 +49,23 @@ fn what_others_take_away_is_back_at_once_and_they_are_named() {
         (
             "ip rule flush",
             format!("-4 rule flush\n{BUILTIN}"),
-            "(process ",
+            "took ours away",
         ),
         (
             "systemd-networkd tidies up",
             "-4 rule flush protocol 118\n-6 rule flush protocol 118".to_owned(),
-            "(process ",
+            "took ours away",
         ),
         (
             "our routes are flushed",
             "-4 route flush table 30318\n-4 route flush table 30316\n-6 route flush table 30316"
                 .to_owned(),
-            "(process ",
+            "took ours away",
         ),
         (
             "somebody gets ahead",
             "rule add to 198.18.0.0/15 lookup 77 protocol 16".to_owned(),
-            "priority 99 that asks table 77, of protocol 16 (dhcp)",
+            "priority 99 that asks table 77, of protocol 16 (dhcp) came",
         ),
     ] {
         let last = voicelane.last_event();
@@ -98,7 +98,7 @@ fn two_programs_that_fight_slow_down_and_the_other_is_named() {
         ]),
     );
     let contested = voicelane.event_after(0, EventKind::Contested);
-    assert!(contested.reason.contains("(process "), "{contested}");
+    assert!(contested.reason.contains("took ours away"), "{contested}");
     assert!(voicelane.warnings().contains("again and again"));
     let corrections = || {
         let events = voicelane.events();

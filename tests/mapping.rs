@@ -25,6 +25,7 @@ fn errors(lab: &Lab) -> Vec<Frame> {
     })
 }
 
+/// RFC 4787 REQ-3, REQ-3a and REQ-11.
 #[test]
 fn a_free_source_port_is_kept_and_a_taken_one_is_not_shared() {
     let lab = Lab::new();
@@ -48,9 +49,16 @@ fn a_free_source_port_is_kept_and_a_taken_one_is_not_shared() {
         });
         assert_eq!(ports[0], Some(40404), "the first finds it free");
         assert_ne!(ports[1], ports[0], "the second may not take it");
+        assert!(ports[1] > Some(1023), "nor one of the well-known (REQ-3a)");
+        // Whether a port was free changes nothing else (REQ-11).
+        for (socket, port) in sockets.iter().zip(ports) {
+            let (_, payload) = lab.ask(socket, at::MEDIA_2.at(family, MEDIA_PORT));
+            assert_eq!(lab.on_uplink(&payload)[0].source_port(), port);
+        }
     }
 }
 
+/// RFC 4787 REQ-8.
 #[test]
 fn a_stranger_does_not_get_in() {
     let lab = Lab::new();
@@ -90,6 +98,7 @@ fn a_stranger_does_not_get_in() {
     }
 }
 
+/// RFC 4787 REQ-12, RFC 5508 REQ-4.
 #[test]
 fn an_unreachable_port_is_told_to_the_application() {
     let lab = Lab::new();
@@ -117,6 +126,13 @@ fn an_unreachable_port_is_told_to_the_application() {
             .expect("the application was told by a packet");
         assert_eq!(frame.headers.transport, error);
         assert!(frame.headers.checksums, "{frame:?}");
+
+        // The mapping survives it.
+        let port = lab.on_uplink(&payload)[0].source_port();
+        let media = at::MEDIA.at(family, MEDIA_PORT);
+        socket.connect(media).expect("there is a route");
+        let (_, payload) = lab.ask_connected(&socket);
+        assert_eq!(lab.on_uplink(&payload)[0].source_port(), port);
     }
 }
 

@@ -17,11 +17,13 @@ fn course(step: usize, steps: usize) -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
+    /// RFC 4787 REQ-1, REQ-6, REQ-8, REQ-9, REQ-11.
     #[test]
     fn the_engine_does_what_the_model_does(course in course(4, 200)) {
         engine::play(&course);
     }
 
+    /// RFC 4787 REQ-14.
     #[test]
     fn reassembly_does_what_the_model_does(course in course(5, 100)) {
         reassembly::play(&course);

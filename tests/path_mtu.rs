@@ -104,6 +104,7 @@ impl Path {
             device: "up0".to_owned(),
             addresses: Vec::new(),
             mark: Fwmark(0x7600_0000),
+            tunnel_mark: Fwmark(0x7700_0000),
         };
         relay.rebind(
             binder,
@@ -132,22 +133,25 @@ impl Path {
         for at in 0..outbox.commands().len() {
             let Order::Open {
                 mapping,
+                way,
                 inside,
                 treatment,
             } = outbox.commands()[at]
             else {
                 panic!("{:?}", outbox.commands())
             };
-            let outside = relay.open(mapping, inside, treatment).expect("a socket");
-            engine.handle_opened(mapping, outside, outbox);
+            let outside = relay
+                .open(mapping, way, inside, treatment)
+                .expect("a socket");
+            engine.handle_opened(mapping, way, outside, outbox);
         }
         for (transmit, payload) in outbox.transmits() {
             relay
                 .send(transmit, payload)
                 .expect("no refusal but by size");
         }
-        relay.take_setbacks(|mapping, returned| {
-            engine.handle_error(mapping, &returned, now, outbox);
+        relay.take_setbacks(|mapping, way, returned| {
+            engine.handle_error(mapping, way, &returned, now, outbox);
         });
         outbox.packets().map(<[u8]>::to_vec).collect()
     }
@@ -166,12 +170,12 @@ impl Path {
             let heard = tokio::time::timeout(left, relay.readable()).await;
             heard.expect("nothing came").expect("an epoll set");
             let now = Instant::now();
-            let take = |mapping, received: Received<'_>| match received {
+            let take = |mapping, way, received: Received<'_>| match received {
                 Received::Datagram(arrival) => {
-                    engine.handle_datagram(mapping, arrival, now, outbox);
+                    engine.handle_datagram(mapping, way, arrival, now, outbox);
                 }
                 Received::Error(returned) => {
-                    engine.handle_error(mapping, &returned, now, outbox);
+                    engine.handle_error(mapping, way, &returned, now, outbox);
                 }
             };
             relay.receive(64, take).expect("an epoll set");
@@ -228,6 +232,7 @@ fn assert_too_big(packet: &[u8], sent: &[u8], mtu: u32) {
     );
 }
 
+/// RFC 4787 REQ-13.
 #[test]
 fn what_the_uplink_cannot_carry_comes_back_with_its_mtu() {
     in_namespace(async || {
@@ -255,6 +260,7 @@ fn what_the_uplink_cannot_carry_comes_back_with_its_mtu() {
     });
 }
 
+/// RFC 4787 REQ-13.
 #[test]
 fn what_a_router_cannot_carry_comes_back_with_its_mtu() {
     in_namespace(async || {
@@ -275,6 +281,7 @@ fn what_a_router_cannot_carry_comes_back_with_its_mtu() {
     });
 }
 
+/// RFC 4787 REQ-13a and REQ-14.
 #[test]
 fn what_came_in_fragments_goes_out_in_fragments_and_back() {
     in_namespace(async || {

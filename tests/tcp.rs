@@ -3,8 +3,10 @@
 #[path = "tcp/world.rs"]
 mod world;
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use etherparse::PacketBuilder;
 use smoltcp::socket::tcp::State;
 use voicelane::engine::{Alias, ConnectError, ConnectionState, TcpSettings};
 use voicelane::net::{Dscp, Family};
@@ -72,6 +74,7 @@ fn reply(to: &[u8], taken: u32, window: u16, data: &[u8]) -> Vec<u8> {
     reply
 }
 
+/// RFC 5382 REQ-2.
 #[test]
 fn nothing_is_accepted_before_the_far_side_has_accepted() {
     for (address, server) in FAMILIES {
@@ -127,6 +130,7 @@ fn a_refused_connection_is_refused_to_the_application() {
     }
 }
 
+/// RFC 5382 REQ-9.
 #[test]
 fn an_unreachable_far_side_is_an_icmp_error_about_the_syn() {
     for (address, server) in FAMILIES {
@@ -174,6 +178,7 @@ fn silence_of_the_far_side_is_silence() {
     }
 }
 
+/// RFC 5382 REQ-5.
 #[test]
 fn a_connection_that_is_given_up_before_the_answer_is_given_up() {
     for (address, server) in FAMILIES {
@@ -188,6 +193,7 @@ fn a_connection_that_is_given_up_before_the_answer_is_given_up() {
     }
 }
 
+/// RFC 5382 REQ-2.
 #[test]
 fn the_application_may_end_first() {
     for (address, server) in FAMILIES {
@@ -227,6 +233,7 @@ fn the_application_may_end_first() {
     }
 }
 
+/// RFC 5382 REQ-2.
 #[test]
 fn the_far_side_may_end_first() {
     for (address, server) in FAMILIES {
@@ -270,6 +277,7 @@ fn what_the_far_side_does_not_take_is_kept_after_both_ends() {
     }
 }
 
+/// RFC 5382 REQ-2.
 #[test]
 fn a_reset_of_the_application_reaches_the_far_side() {
     for (address, server) in FAMILIES {
@@ -289,6 +297,7 @@ fn a_reset_of_the_application_reaches_the_far_side() {
     }
 }
 
+/// RFC 5382 REQ-2.
 #[test]
 fn a_reset_of_the_far_side_reaches_the_application_after_what_came_before() {
     for (address, server) in FAMILIES {
@@ -337,6 +346,8 @@ fn a_failed_write_is_a_reset() {
     }
 }
 
+/// RFC 5382 REQ-6: bytes are carried, never read.
+///
 /// One direction after the other: when two smoltcp stacks retransmit at once, each rejects the other's acknowledgments
 /// for their rewound sequence numbers, for ever. No other stack rewinds those.
 #[test]
@@ -427,6 +438,7 @@ fn a_window_that_closes_with_the_last_acknowledgment_is_not_probed() {
     }
 }
 
+/// RFC 5382 REQ-5.
 #[test]
 fn an_idle_connection_ends_after_two_hours_and_four_minutes() {
     for (address, server) in FAMILIES {
@@ -443,6 +455,7 @@ fn an_idle_connection_ends_after_two_hours_and_four_minutes() {
     }
 }
 
+/// RFC 5382 REQ-5.
 #[test]
 fn a_closing_connection_ends_after_four_minutes() {
     for (address, server) in FAMILIES {
@@ -458,6 +471,7 @@ fn a_closing_connection_ends_after_four_minutes() {
     }
 }
 
+/// RFC 5508 REQ-8.
 #[test]
 fn a_full_table_says_so() {
     for (address, server) in FAMILIES {
@@ -482,6 +496,52 @@ fn a_full_table_says_so() {
         );
         assert_eq!(world.dropped("too_many_connections"), 1);
         assert_eq!(world.connects, 2);
+    }
+}
+
+/// The segment with which an application begins to connect.
+fn syn(from: &str, port: u16, to: &str) -> Vec<u8> {
+    let (from, to): (IpAddr, SocketAddr) = (
+        from.parse().expect("an address"),
+        to.parse().expect("an endpoint"),
+    );
+    let ip = match (from, to.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
+        (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 64),
+        _ => panic!("two families"),
+    };
+    let mut packet = Vec::new();
+    ip.tcp(port, to.port(), 7, 65_535)
+        .syn()
+        .write(&mut packet, &[])
+        .expect("into memory");
+    packet
+}
+
+/// RFC 6888 REQ-4 and REQ-5.
+#[test]
+fn one_inside_address_leaves_connections_for_others() {
+    for ((address, server), other) in FAMILIES.into_iter().zip(["10.8.0.3", "fd00:8::3"]) {
+        let settings = TcpSettings {
+            connections_of_address: 2,
+            ..TcpSettings::default()
+        };
+        let mut world = World::with(address, settings);
+        for port in [50_000, 50_001, 50_002] {
+            world.inject(&syn(address, port, server));
+        }
+        assert_eq!(world.connects, 2);
+        assert_eq!(world.dropped("too_many_connections_of_address"), 1);
+        let reached = world.engine.snapshot(world.now).limits_reached;
+        assert!(reached.contains_key("too_many_connections_of_address"));
+        world.inject(&syn(other, 50_000, server));
+        assert_eq!(world.connects, 3, "another address has its own");
+
+        world
+            .engine
+            .handle_uplink_changed(|_| true, world.now, &mut world.outbox);
+        world.inject(&syn(address, 50_002, server));
+        assert_eq!(world.connects, 4, "what has ended counts no more");
     }
 }
 

@@ -6,7 +6,7 @@ mod lab;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lab::addresses as at;
 use lab::caller::{Family, tcp_exchange};
@@ -14,7 +14,7 @@ use lab::frame::{Direction, Frame, Transport};
 use lab::voicelane::{Home, TUN, Voicelane, config_with_tcp};
 use lab::vpn::VpnKind;
 use lab::{Lab, UPLINK, Way};
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// The port of the echo service, one where a test serves, and one where nobody does.
 const ECHO: u16 = 443;
@@ -156,6 +156,90 @@ fn a_transfer_leaves_by_the_physical_link_as_the_rule_says() {
     voicelane.stop();
 }
 
+/// Connects from a port that others of the same application may have too.
+fn connect_from(lab: &Lab, family: Family, port: u16, to: SocketAddr) -> io::Result<TcpStream> {
+    lab.laptop.enter(|| {
+        let domain = family.pick(Domain::IPV4, Domain::IPV6);
+        let socket = Socket::new(domain, Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddr::new(family.unspecified(), port).into())?;
+        socket.connect_timeout(&to.into(), PATIENCE)?;
+        Ok(socket.into())
+    })
+}
+
+/// The port from which segments leave for a server.
+fn outside_port(lab: &Lab, server: SocketAddr) -> Option<u16> {
+    let seen = segments(lab, UPLINK, server.ip());
+    let leaving = seen.iter().rfind(|frame| frame.goes_to(server))?;
+    leaving.source_port()
+}
+
+/// RFC 5382 REQ-1 and REQ-7.
+#[test]
+fn an_inside_endpoint_has_one_port_outside_and_shares_it_with_nobody() {
+    let lab = Lab::new();
+    let _voicelane = start(&lab);
+    for family in Family::BOTH {
+        let [first, second] = [at::MEDIA, at::MEDIA_2].map(|host| host.at(family, ECHO));
+        let to = |port, server| {
+            let stream = connect_from(&lab, family, port, server).expect("it is served");
+            (stream, outside_port(&lab, server).expect("it left"))
+        };
+        let (_one, port) = to(41_000, first);
+        let (_other, same) = to(41_000, second);
+        assert_eq!(port, same, "{family:?}: whomever it connects to");
+        let (_stranger, another) = to(41_001, second);
+        assert_ne!(port, another, "{family:?}: somebody else's");
+    }
+}
+
+/// RFC 5382 REQ-2 and REQ-2a: the far side connects to us while we connect to it, and neither listens.
+#[test]
+fn an_open_from_both_sides_at_once_is_one_connection() {
+    let lab = Lab::new();
+    // What the laptop sends first is lost on the way, so that the far side's own SYN is the first that either hears.
+    lab.home.nft(&format!(
+        "add chain inet nat in {{ type nat hook prerouting priority dstnat; }}
+         add rule inet nat in iifname wan0 meta nfproto ipv4 meta l4proto tcp dnat ip to {}
+         add rule inet nat in iifname wan0 meta nfproto ipv6 meta l4proto tcp dnat ip6 to {}
+         add chain inet nat through {{ type filter hook forward priority filter; }}
+         add rule inet nat through tcp dport {SILENT} tcp flags & (syn | ack) == syn drop",
+        at::LAPTOP.v4,
+        at::LAPTOP.v6
+    ));
+    let _voicelane = start(&lab);
+    for family in Family::BOTH {
+        let here = at::MEDIA.at(family, SILENT);
+        thread::scope(|scope| {
+            let application = scope.spawn(|| connect(&lab, here).expect("they meet"));
+            let deadline = Instant::now() + PATIENCE;
+            let port = loop {
+                if let Some(port) = outside_port(&lab, here) {
+                    break port;
+                }
+                assert!(Instant::now() < deadline, "{family:?}: no SYN leaves");
+                thread::sleep(Duration::from_millis(10));
+            };
+            let mut peer = lab.internet.enter(|| {
+                let domain = family.pick(Domain::IPV4, Domain::IPV6);
+                let socket = Socket::new(domain, Type::STREAM, None).expect("a socket");
+                socket.bind(&here.into()).expect("the port is free");
+                let there = at::HOME_PUBLIC.at(family, port);
+                let connected = socket.connect_timeout(&there.into(), PATIENCE);
+                connected.expect("they meet");
+                TcpStream::from(socket)
+            });
+            let mut application = application.join().expect("it does not panic");
+            peer.write_all(b"at once").expect("it stands");
+            let mut heard = [0; 7];
+            application.read_exact(&mut heard).expect("it stands");
+            assert_eq!(&heard, b"at once");
+        });
+    }
+}
+
+/// RFC 5382 REQ-2.
 #[test]
 fn a_refusal_is_a_refusal() {
     let lab = Lab::new();
@@ -172,6 +256,7 @@ fn a_refusal_is_a_refusal() {
     }
 }
 
+/// RFC 5382 REQ-9.
 #[test]
 fn an_unreachable_host_is_told_by_icmp() {
     let lab = Lab::new();
@@ -206,6 +291,7 @@ fn break_off(mut stream: TcpStream) -> io::Result<()> {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO))
 }
 
+/// RFC 5382 REQ-2.
 #[test]
 fn a_reset_is_a_reset_after_what_was_said() {
     let lab = Lab::new();

@@ -79,7 +79,7 @@ impl<'a> Explanation<'a> {
         let verdict = policy.evaluate(args.protocol, destination);
         let near = match verdict.action {
             Action::Relay => None,
-            Action::Tunnel => policy.near_miss(args.protocol, destination),
+            Action::Tunnel | Action::Return => policy.near_miss(args.protocol, destination),
         };
         Self {
             protocol: args.protocol,
@@ -104,6 +104,7 @@ impl<'a> Explanation<'a> {
             "action": match self.verdict.action {
                 Action::Relay => "relay",
                 Action::Tunnel => "tunnel",
+                Action::Return => "return",
             },
             "rule": self.rule.map(|rule| &rule.name),
             "role": self.rule.map(|rule| rule.role.name()),
@@ -139,6 +140,11 @@ impl fmt::Display for Explanation<'_> {
         }
         let (Some(rule), Some(prefix)) = (self.rule, self.verdict.prefix) else {
             f.write_str(" stays in the VPN\n")?;
+            if self.verdict.action == Action::Return {
+                f.write_str(
+                    "  captured   with its prefix, and handed back to the VPN (capture = \"prefix\")\n",
+                )?;
+            }
             return match &self.near {
                 Some((near, rule)) => near_miss(f, near, rule),
                 None => f.write_str("  reason     no rule names this address"),
@@ -235,6 +241,31 @@ udp 168.86.130.7:20000 from 10.8.0.2 leaves the VPN
             "near": null,
         });
         assert_eq!(json, wanted);
+    }
+
+    #[test]
+    fn what_is_handed_back_says_so() {
+        let text = "version = 1\n[route]\ncapture = 'prefix'";
+        let config = Config::parse("prefix", text).expect("it is valid");
+        let date = jiff::civil::date(2024, 6, 1);
+        let policy = Policy::compile(&config, date);
+        let args = ExplainArgs {
+            protocol: Protocol::Udp,
+            destination: "168.86.130.7:53".parse().expect("an endpoint"),
+            from: None,
+            json: false,
+            config: None,
+            date: None,
+        };
+        let explanation = Explanation::of(&policy, &args, date, None);
+        assert_eq!(
+            explanation.to_string(),
+            "\
+udp 168.86.130.7:53 stays in the VPN
+  captured   with its prefix, and handed back to the VPN (capture = \"prefix\")
+  reason     talkdesk-media names 168.86.128.0/18, but only udp ports 10000-60000"
+        );
+        assert_eq!(explanation.json()["action"], "return");
     }
 
     #[test]

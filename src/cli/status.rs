@@ -57,10 +57,28 @@ fn text(status: &Status) -> String {
         Some(priority) => format!("rules at priority {priority}"),
         None => "nothing captured".to_owned(),
     };
+    let rules = match status.capture.as_str() {
+        "prefix" => format!("{rules}, whole prefixes captured"),
+        _ => rules,
+    };
     line("tun", format!("{}, {rules}", status.tun));
     line("out", traffic(&status.outbound));
     line("in", traffic(&status.inbound));
     line("rejected", status.rejected.to_string());
+    let fallback = &status.fallback;
+    for family in &fallback.uplinks {
+        line(
+            "fallback",
+            format!("{family}: the uplink fails, calls go on in the VPN"),
+        );
+    }
+    if !fallback.falls.is_empty() {
+        let (falls, returns) = (counted(&fallback.falls), counted(&fallback.returns));
+        line(
+            "fallback",
+            format!("into the VPN: {falls}; back: {returns}"),
+        );
+    }
     let (passed_on, left_out) = (status.errors_returned, status.errors_suppressed);
     line(
         "errors",
@@ -73,10 +91,12 @@ fn text(status: &Status) -> String {
     for mapping in &status.mappings {
         let outside = mapping.outside.as_deref().unwrap_or("opening");
         let (contacts, idle) = (mapping.contacts, mapping.idle_seconds);
+        let fallen = mapping.fallen.as_deref();
+        let fallen = fallen.map_or_else(String::new, |cause| format!(", in the VPN ({cause})"));
         line(
             "",
             format!(
-                "{} -> {outside}, {contacts} remotes, idle {idle} s",
+                "{} -> {outside}, {contacts} remotes, idle {idle} s{fallen}",
                 mapping.inside
             ),
         );
@@ -135,7 +155,7 @@ fn duration(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{ConnectionStatus, MappingStatus, UplinkStatus};
+    use crate::control::{ConnectionStatus, FallbackStatus, MappingStatus, UplinkStatus};
 
     #[test]
     fn one_screen_tells_it_all() {
@@ -154,6 +174,8 @@ mod tests {
             mappings: vec![MappingStatus {
                 inside: "10.8.0.2:50000".to_owned(),
                 outside: Some("192.168.1.10:50000".to_owned()),
+                way: "tunnel".to_owned(),
+                fallen: Some("silent".to_owned()),
                 contacts: 2,
                 age_seconds: 9,
                 idle_seconds: 0,
@@ -172,6 +194,13 @@ mod tests {
                 bytes: 516,
                 drops: [("not_in_policy".to_owned(), 1)].into(),
             },
+            capture: "prefix".to_owned(),
+            fallback: FallbackStatus {
+                uplinks: vec!["IPv6".to_owned()],
+                falls: [("silent".to_owned(), 2)].into(),
+                returns: [("answered".to_owned(), 1)].into(),
+                ..FallbackStatus::default()
+            },
             errors_returned: 2,
             errors_suppressed: 1,
             refusals: [("open_emfile".to_owned(), 1), ("send_eperm".to_owned(), 2)].into(),
@@ -182,14 +211,16 @@ voicelane  0.1.0, up 1 h 2 min
 uplink     wlan0 (the default route)
            IPv4 by way of 192.168.1.1
            IPv6 by way of nothing: it stays in the VPN
-tun        voicelane0, rules at priority 97
+tun        voicelane0, rules at priority 97, whole prefixes captured
 out        3 packets, 516 bytes; dropped: not_in_policy 1
 in         0 packets, 0 bytes; dropped: none
 rejected   0
+fallback   IPv6: the uplink fails, calls go on in the VPN
+fallback   into the VPN: silent 2; back: answered 1
 errors     2 passed on to applications, 1 left out as too many
 refused    open_emfile 1, send_eperm 2
 mappings   1
-           10.8.0.2:50000 -> 192.168.1.10:50000, 2 remotes, idle 0 s
+           10.8.0.2:50000 -> 192.168.1.10:50000, 2 remotes, idle 0 s, in the VPN (silent)
 tcp        1 connections; accepted 1
            10.8.0.2:40000 -> 168.86.128.1:443, established, 517 bytes out, 4096 in
 warning    mind the gap

@@ -27,7 +27,9 @@ pub use fault::{Fault, Faults, Place};
 pub use problem::Problem;
 pub use schema::schema;
 pub use service::Service;
-pub use settings::{Control, InterfaceName, InterfaceNameError, Nat, Route, Tun, Uplink};
+pub use settings::{
+    Control, Fallback, InterfaceName, InterfaceNameError, Nat, Route, Tun, Uplink, VpnMark,
+};
 pub use space::{Block, shortest};
 
 use catalogue::CATALOGUES;
@@ -44,6 +46,7 @@ pub struct Config {
     tun: Tun,
     route: Route,
     nat: Nat,
+    fallback: Fallback,
     control: Control,
 }
 
@@ -95,6 +98,12 @@ impl Config {
         &self.nat
     }
 
+    /// What becomes of a call whose direct way fails.
+    #[must_use]
+    pub const fn fallback(&self) -> &Fallback {
+        &self.fallback
+    }
+
     /// Who may ask the running service.
     #[must_use]
     pub const fn control(&self) -> &Control {
@@ -115,6 +124,7 @@ impl Config {
         let (uplink, tun) = settings::interfaces(root, findings);
         let (route, table) = settings::route(root, findings);
         let nat = settings::nat(root, findings);
+        let fallback = settings::fallback(root, findings);
         let control = settings::control(root, findings);
 
         let included = include.map_or_else(
@@ -152,6 +162,7 @@ impl Config {
             tun,
             route,
             nat,
+            fallback,
             control,
         }
     }

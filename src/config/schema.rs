@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 
 use super::catalogue::CATALOGUES;
-use super::settings::{Nat, Route, Tun};
+use super::settings::{Fallback, Nat, Route, Tun};
 use crate::net::Role;
 
 /// The schema (draft 2020-12). A TOML date is a string of format `date`, as editors read it.
@@ -15,11 +15,14 @@ use crate::net::Role;
 pub fn schema() -> Value {
     let catalogues: Vec<_> = CATALOGUES.iter().map(|catalogue| catalogue.name).collect();
     let (tun, route, nat) = (Tun::default(), Route::default(), Nat::default());
+    let fallback = Fallback::default();
+    let choice = |words: [&str; 2], about: &str| json!({ "enum": words, "default": words[0], "description": about });
     let number = |least: u32, most: u32, default: u64, about: &str| {
         json!({
             "type": "integer", "minimum": least, "maximum": most, "default": default, "description": about,
         })
     };
+    let any_mark = json!({ "type": "integer", "minimum": 1, "maximum": u32::MAX });
     let switch = |default: bool, about: &str| json!({ "type": "boolean", "default": default, "description": about });
     let services = |about: &str| json!({ "type": "array", "items": { "type": "string" }, "default": [], "description": about });
     json!({
@@ -38,6 +41,16 @@ pub fn schema() -> Value {
             "disable": services("Services to switch off"),
             "uplink": section(json!({
                 "interface": interface("The interface that media leave by; without it, found and followed"),
+                "prefer": patterns("The interfaces to take first, the dearest first; * stands for any text"),
+                "exclude": patterns("The interfaces never to take"),
+                "vpn_mark": {
+                    "anyOf": [{ "const": "auto" }, any_mark],
+                    "description": "The VPN's mark, by which media passes its kill switch: that holds media back no longer",
+                },
+                "conntrack_mark": {
+                    "allOf": [any_mark],
+                    "description": "The mark of connections that the VPN's firewall excludes, for media to bear",
+                },
             })),
             "tun": section(json!({
                 "name": with_default(interface("Our interface"), tun.name.as_str().into()),
@@ -46,6 +59,7 @@ pub fn schema() -> Value {
                 "table": number(1, u32::MAX, route.table.0.into(), "The table of the direct way out; the next ones are ours too"),
                 "priority": number(1, 32_765, route.priority.0.into(), "The priority of our rules; lower goes first"),
                 "mark": number(1 << 24, Route::MASK.0, route.mark.0.into(), "The mark of our own sockets, within 0xff000000"),
+                "capture": choice(["exact", "prefix"], "What enters the TUN: what leaves the VPN, or whole prefixes"),
             })),
             "nat": section(json!({
                 "mapping_lifetime_seconds": number(
@@ -57,6 +71,15 @@ pub fn schema() -> Value {
                     "description": "Whose answers a mapping lets in",
                 },
                 "inbound_refresh": switch(nat.inbound_refresh, "Whether answers keep a mapping alive as well"),
+            })),
+            "fallback": section(json!({
+                "to": choice(["tunnel", "none"], "Where a call goes when its direct way fails"),
+                "silence_seconds": number(
+                    1, 30, fallback.silence.as_secs(), "How long the direct way may leave a call's checks without an answer",
+                ),
+                "retry_seconds": number(
+                    1, 3_600, fallback.retry.as_secs(), "How long a call stays in the VPN before the direct way is tried again",
+                ),
             })),
             "control": section(json!({
                 "group": {
@@ -82,6 +105,12 @@ fn with_default(mut schema: Value, default: Value) -> Value {
 
 fn interface(about: &str) -> Value {
     json!({ "type": "string", "pattern": "^(?!\\.\\.?$)[A-Za-z0-9_.-]{1,15}$", "description": about })
+}
+
+fn patterns(about: &str) -> Value {
+    let pattern = "^\\**([A-Za-z0-9_.-]\\**){0,15}$";
+    let items = json!({ "type": "string", "pattern": pattern, "minLength": 1, "maxLength": 31 });
+    json!({ "type": "array", "items": items, "default": [], "description": about })
 }
 
 fn service(switch: &impl Fn(bool, &str) -> Value) -> Value {

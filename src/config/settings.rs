@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use super::problem::Problem;
 use super::raw::{At, Findings, Section, boolean, choice, number, text};
-use crate::net::{Filtering, Fwmark, InterfacePattern, RouteTable, RulePriority};
+use crate::net::{CaptureMode, Filtering, Fwmark, InterfacePattern, RouteTable, RulePriority};
 
 /// A network interface's name that the kernel accepts: 1 to 15 letters, digits, '-', '_' and '.'.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -63,6 +63,20 @@ pub struct Uplink {
     pub prefer: Vec<InterfacePattern>,
     /// The interfaces never to take, such as a metered modem.
     pub exclude: Vec<InterfacePattern>,
+    /// The VPN's mark, for media to bear where its kill switch lets nothing else out. None: whoever installs a kill
+    /// switch means it, so passing it is IT's decision.
+    pub vpn_mark: Option<VpnMark>,
+    /// The mark of connections that the VPN's firewall lets pass, for the same reason. None.
+    pub conntrack_mark: Option<Fwmark>,
+}
+
+/// The mark of a VPN's own packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VpnMark {
+    /// The one that a rule of the VPN excepts, as wg-quick's does; while there is none, none.
+    Auto,
+    /// This one.
+    Is(Fwmark),
 }
 
 /// `[tun]`: where the captured packets enter.
@@ -92,6 +106,8 @@ pub struct Route {
     /// The mark of our own sockets, within [`Route::MASK`]. 0x76000000, clear of the marks of wg-quick,
     /// `NetworkManager`, Tailscale, Mullvad and WARP.
     pub mark: Fwmark,
+    /// What enters the TUN. Exactly what leaves the VPN, so that everything else never meets us.
+    pub capture: CaptureMode,
 }
 
 impl Route {
@@ -105,6 +121,7 @@ impl Default for Route {
             table: RouteTable(30316),
             priority: RulePriority(100),
             mark: Fwmark(0x7600_0000),
+            capture: CaptureMode::default(),
         }
     }
 }
@@ -131,6 +148,28 @@ impl Default for Nat {
     }
 }
 
+/// `[fallback]`: what becomes of a call whose direct way fails.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fallback {
+    /// Whether it goes on in the VPN. It does: a call in the VPN is better than none.
+    pub to_tunnel: bool,
+    /// How long the direct way may bring no answer, 1 to 30 s. 2 s, so that a dead uplink costs a call less than 3 s.
+    pub silence: Duration,
+    /// How long a call stays in the VPN before the direct way is tried again, 1 s to an hour. 10 s; it doubles, up to
+    /// five minutes, for who falls again at once.
+    pub retry: Duration,
+}
+
+impl Default for Fallback {
+    fn default() -> Self {
+        Self {
+            to_tunnel: true,
+            silence: Duration::from_secs(2),
+            retry: Duration::from_secs(10),
+        }
+    }
+}
+
 /// `[control]`: who may ask the running service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Control {
@@ -140,7 +179,7 @@ pub struct Control {
 
 /// Reads the tables `[uplink]` and `[tun]`.
 pub(super) fn interfaces(root: &mut Section<'_>, findings: &mut Findings) -> (Uplink, Tun) {
-    let (uplink, prefer, exclude) = root.section(findings, "uplink", |section, findings| {
+    let (uplink, preferences, marks) = root.section(findings, "uplink", |section, findings| {
         let mut patterns = |key| {
             let expected = "a list of patterns, such as [\"eth*\", \"wlan0\"]";
             let list = section.list(findings, key, expected, pattern);
@@ -149,8 +188,13 @@ pub(super) fn interfaces(root: &mut Section<'_>, findings: &mut Findings) -> (Up
         };
         let (prefer, exclude) = (patterns("prefer"), patterns("exclude"));
         let interface = section.optional(findings, "interface", interface);
-        (interface, prefer, exclude)
+        let marks = (
+            section.optional(findings, "vpn_mark", vpn_mark),
+            section.optional(findings, "conntrack_mark", any_mark),
+        );
+        (interface, (prefer, exclude), marks)
     });
+    let ((prefer, exclude), (vpn_mark, conntrack_mark)) = (preferences, marks);
     let tun = root.section(findings, "tun", |section, findings| {
         section.optional(findings, "name", interface)
     });
@@ -164,6 +208,8 @@ pub(super) fn interfaces(root: &mut Section<'_>, findings: &mut Findings) -> (Up
         interface: uplink.map(|uplink| uplink.value),
         prefer,
         exclude,
+        vpn_mark: vpn_mark.map(|mark| mark.value),
+        conntrack_mark: conntrack_mark.map(|mark| mark.value),
     };
     (uplink, Tun { name })
 }
@@ -183,10 +229,16 @@ pub(super) fn route(root: &mut Section<'_>, findings: &mut Findings) -> (Route, 
             ),
         );
         let mark = section.optional(findings, "mark", mark);
+        let capture = section.optional(
+            findings,
+            "capture",
+            choice(&["exact", "prefix"], "what to capture, such as \"exact\""),
+        );
         let route = Route {
             table: table.as_ref().map_or(default.table, |table| RouteTable(table.value)),
             priority: priority.map_or(default.priority, |priority| RulePriority(priority.value)),
             mark: mark.map_or(default.mark, |mark| mark.value),
+            capture: capture.map_or(default.capture, |capture| capture.value),
         };
         (route, table)
     })
@@ -225,6 +277,40 @@ pub(super) fn nat(root: &mut Section<'_>, findings: &mut Findings) -> Nat {
     })
 }
 
+/// Reads the table `[fallback]`.
+pub(super) fn fallback(root: &mut Section<'_>, findings: &mut Findings) -> Fallback {
+    root.section(findings, "fallback", |section, findings| {
+        let to = section.optional(
+            findings,
+            "to",
+            choice(
+                &["tunnel", "none"],
+                "where failing calls go, such as \"tunnel\"",
+            ),
+        );
+        let to = to.map(|to: At<Toward>| to.value);
+        let silence = section.optional(
+            findings,
+            "silence_seconds",
+            number(1, 30, "2 keeps the gap in a call below 3 seconds"),
+        );
+        let retry = section.optional(
+            findings,
+            "retry_seconds",
+            number(1, 3_600, "10 is recommended"),
+        );
+        let default = Fallback::default();
+        let seconds = |at: Option<At<u32>>, default| {
+            at.map_or(default, |at| Duration::from_secs(u64::from(at.value)))
+        };
+        Fallback {
+            to_tunnel: to.map_or(default.to_tunnel, |Toward(is_tunnel)| is_tunnel),
+            silence: seconds(silence, default.silence),
+            retry: seconds(retry, default.retry),
+        }
+    })
+}
+
 /// Reads the table `[control]`.
 pub(super) fn control(root: &mut Section<'_>, findings: &mut Findings) -> Control {
     let group = root.section(findings, "control", |section, findings| {
@@ -252,6 +338,46 @@ fn interface(value: &DeValue<'_>) -> Result<InterfaceName, Problem> {
 fn pattern(value: &DeValue<'_>) -> Result<InterfacePattern, Problem> {
     let text = text("a pattern of interface names, such as \"eth*\"")(value)?;
     text.parse().map_err(|_| Problem::InterfacePattern)
+}
+
+fn vpn_mark(value: &DeValue<'_>) -> Result<VpnMark, Problem> {
+    match value {
+        DeValue::String(_) => choice(&["auto"], "a mark, such as 0xca6c, or \"auto\"")(value)
+            .map(|Auto| VpnMark::Auto),
+        number => any_mark(number).map(VpnMark::Is),
+    }
+}
+
+/// The one word that a mark may be.
+struct Auto;
+
+impl FromStr for Auto {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        (word == "auto").then_some(Self).ok_or(())
+    }
+}
+
+/// A mark of another program's choice.
+fn any_mark(value: &DeValue<'_>) -> Result<Fwmark, Problem> {
+    let reason = "0 is no mark; `wg show IFACE fwmark` and `ip rule` tell the VPN's";
+    number(1, u32::MAX, reason)(value).map(Fwmark)
+}
+
+/// Whether a word names the tunnel.
+struct Toward(bool);
+
+impl FromStr for Toward {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        match word {
+            "tunnel" => Ok(Self(true)),
+            "none" => Ok(Self(false)),
+            _ => Err(()),
+        }
+    }
 }
 
 fn mark(value: &DeValue<'_>) -> Result<Fwmark, Problem> {

@@ -53,6 +53,18 @@ pub enum EventKind {
     Contested,
     /// The other program has given up, or has what it wants.
     ContestEnded,
+    /// A call's direct way fails: it goes on in the VPN.
+    CallFell,
+    /// A call has left the VPN again.
+    CallReturned,
+    /// The uplink fails in a family: all its calls go on in the VPN.
+    UplinkFell,
+    /// The uplink is trusted again.
+    UplinkReturned,
+    /// A firewall forbids the direct path to media of a family, which is in the VPN therefore.
+    Barred,
+    /// No firewall forbids it any more.
+    Unbarred,
     /// More changed than the kernel could tell: everything was read anew.
     Overrun,
     /// The machine is about to sleep.
@@ -76,7 +88,12 @@ impl EventKind {
     pub const fn is_alarming(self) -> bool {
         matches!(
             self,
-            Self::UplinkLost | Self::ReconcileFailed | Self::Contested | Self::ReloadRefused
+            Self::UplinkLost
+                | Self::UplinkFell
+                | Self::ReconcileFailed
+                | Self::Contested
+                | Self::Barred
+                | Self::ReloadRefused
         )
     }
 }

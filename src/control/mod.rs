@@ -15,7 +15,8 @@ mod server;
 pub use client::{AskError, ask};
 pub use event::{EVENT_VERSION, Event, EventKind};
 pub use reply::{
-    Body, ConnectionStatus, Events, MappingStatus, Reply, Status, TrafficStatus, UplinkStatus,
+    Body, ConnectionStatus, Events, FallbackStatus, MappingStatus, Reply, Status, TrafficStatus,
+    UplinkStatus,
 };
 pub use request::Request;
 pub use server::{Access, ListenError, Pending, Server};

@@ -86,6 +86,12 @@ pub struct Status {
     /// Datagrams from one application to another by its outside endpoint.
     #[serde(default)]
     pub hairpinned: u64,
+    /// How much is captured: "exact" or "prefix".
+    #[serde(default)]
+    pub capture: String,
+    /// Calls that go on in the VPN when their direct way fails, and what became of them.
+    #[serde(default)]
+    pub fallback: FallbackStatus,
     /// What the kernel refused to send or to open, by reason: `send_eperm`, `open_emfile`.
     #[serde(default)]
     pub refusals: BTreeMap<String, u64>,
@@ -98,6 +104,23 @@ pub struct Events {
     pub last_sequence: u64,
     /// The events that are still known, the oldest first.
     pub events: Vec<Event>,
+}
+
+/// Falls into the VPN, and returns.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FallbackStatus {
+    /// The families whose uplink is given up: all their media is in the VPN.
+    pub uplinks: Vec<String>,
+    /// Mappings that left the direct way, by cause.
+    pub falls: BTreeMap<String, u64>,
+    /// Mappings that came back to it, by cause.
+    pub returns: BTreeMap<String, u64>,
+    /// Datagrams that went into the VPN.
+    pub packets: u64,
+    /// Checks of applications that were repeated.
+    pub checks_repeated: u64,
+    /// Checks that were sent the direct way as well.
+    pub trials: u64,
 }
 
 /// The way out.
@@ -120,6 +143,12 @@ pub struct MappingStatus {
     pub inside: String,
     /// The socket's endpoint, once it is open.
     pub outside: Option<String>,
+    /// The way of its media: "direct", or "tunnel" while it goes on in the VPN.
+    #[serde(default)]
+    pub way: String,
+    /// Why it is in the VPN, if it is.
+    #[serde(default)]
+    pub fallen: Option<String>,
     /// How many remotes it has sent to.
     pub contacts: usize,
     /// Seconds since its first packet.

@@ -13,9 +13,9 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tracing::{debug, info, trace};
 
-use crate::control::{Body, Pending, Request};
+use crate::control::{Body, EventKind, Pending, Request};
 use crate::engine::{Alias, Command, Engine, Event, Outbox};
-use crate::net::ConnectionId;
+use crate::net::{ConnectionId, Way};
 use crate::policy::Policy;
 use crate::relay::{Binder, Connections, Progress, Received, Relay, SendError};
 use crate::tun::Device;
@@ -145,13 +145,13 @@ impl<D: Device> Driver<D> {
             outbox,
             ..
         } = self;
-        relay.receive(BUDGET, |mapping, received| match received {
+        relay.receive(BUDGET, |mapping, way, received| match received {
             Received::Datagram(arrival) => {
-                engine.handle_datagram(mapping, arrival, now, outbox);
+                engine.handle_datagram(mapping, way, arrival, now, outbox);
             }
             Received::Error(returned) => {
-                debug!(%mapping, to = %returned.to, error = ?returned.error, "the path returned an error");
-                engine.handle_error(mapping, &returned, now, outbox);
+                debug!(%mapping, %way, to = %returned.to, error = ?returned.error, "the path returned an error");
+                engine.handle_error(mapping, way, &returned, now, outbox);
             }
         })?;
         Ok(())
@@ -182,31 +182,31 @@ impl<D: Device> Driver<D> {
         if self.outbox.is_empty() {
             return;
         }
-        // Carrying out one command may give others.
-        let mut at = 0;
-        while let Some(&command) = self.outbox.commands().get(at) {
-            self.execute(command, now);
-            at += 1;
-        }
-        for (transmit, payload) in self.outbox.transmits() {
-            match self.relay.send(transmit, payload) {
-                // Without a socket: it could not be opened, which is counted already.
-                Ok(()) | Err(SendError::Closed(_)) => {}
-                Err(SendError::Refused(error)) => {
-                    self.troubles.send_refused(&error);
-                    self.engine.handle_send_failed();
-                }
+        let (mut command, mut transmit) = (0, 0);
+        loop {
+            // Carrying out one command may give others, and so may a datagram that was refused or returned.
+            while let Some(&order) = self.outbox.commands().get(command) {
+                self.execute(order, now);
+                command += 1;
+            }
+            if transmit < self.outbox.places() {
+                self.send(transmit, now);
+                transmit += 1;
+                continue;
+            }
+            let Self {
+                engine,
+                relay,
+                outbox,
+                ..
+            } = self;
+            relay.take_setbacks(|mapping, way, returned| {
+                engine.handle_error(mapping, way, &returned, now, outbox);
+            });
+            if self.outbox.commands().len() == command && self.outbox.places() == transmit {
+                break;
             }
         }
-        let Self {
-            engine,
-            relay,
-            outbox,
-            ..
-        } = self;
-        relay.take_setbacks(|mapping, returned| {
-            engine.handle_error(mapping, &returned, now, outbox);
-        });
         for packet in self.outbox.packets() {
             if let Err(error) = self.device.try_send(packet) {
                 trace!(%error, "could not write a packet into the TUN");
@@ -218,47 +218,117 @@ impl<D: Device> Driver<D> {
                 Event::Established {
                     mapping,
                     inside,
+                    way,
                     outside,
                 } => {
-                    debug!(%mapping, %inside, %outside, "mapping established");
+                    debug!(%mapping, %inside, %way, %outside, "mapping established");
                 }
                 Event::Ended { mapping, inside } => debug!(%mapping, %inside, "mapping ended"),
+                Event::Fell {
+                    mapping,
+                    inside,
+                    cause,
+                } => {
+                    debug!(%mapping, %inside, "it is the call of this endpoint");
+                    let call = format_args!("mapping {mapping}");
+                    self.events.record(EventKind::CallFell, call, cause);
+                }
+                Event::Returned {
+                    mapping,
+                    inside,
+                    cause,
+                } => {
+                    debug!(%mapping, %inside, "it is the call of this endpoint");
+                    let call = format_args!("mapping {mapping}");
+                    self.events.record(EventKind::CallReturned, call, cause);
+                }
+                Event::UplinkFell { family, cause } => {
+                    self.events.record(EventKind::UplinkFell, family, cause);
+                }
+                Event::UplinkReturned { family } => {
+                    let reason = "it is trusted again";
+                    self.events
+                        .record(EventKind::UplinkReturned, family, reason);
+                }
             }
         }
         self.outbox.clear();
+    }
+
+    /// Notes that a socket was opened: one of the tunnel says nothing about the uplink.
+    fn opened(&mut self, way: Way, now: Instant) {
+        if way == Way::Direct {
+            self.troubles.opened(now);
+        }
+    }
+
+    /// Sends the datagram at a place in the outbox.
+    fn send(&mut self, at: usize, now: Instant) {
+        let Some((transmit, payload)) = self.outbox.transmit_at(at) else {
+            return;
+        };
+        let way = transmit.way;
+        let Err(error) = self.relay.send(transmit, payload) else {
+            // What the tunnel takes says nothing about the uplink.
+            if way == Way::Direct {
+                self.troubles.sent(now);
+            }
+            return;
+        };
+        let told = error.told();
+        // Without a socket: it could not be opened, which is counted already.
+        if let SendError::Refused(error) = error {
+            self.troubles.send_refused(&error, now);
+            self.engine
+                .handle_send_failed(at, told, now, &mut self.outbox);
+        }
     }
 
     fn execute(&mut self, command: Command, now: Instant) {
         match command {
             Command::Open {
                 mapping,
+                way,
                 inside,
                 treatment,
-            } => match self.relay.open(mapping, inside, treatment) {
-                Ok(outside) => self
-                    .engine
-                    .handle_opened(mapping, outside, &mut self.outbox),
-                Err(error) => {
-                    debug!(%mapping, %error, "could not open a socket");
+            } => match self.relay.open(mapping, way, inside, treatment) {
+                Ok(outside) => {
+                    self.opened(way, now);
                     self.engine
-                        .handle_open_failed(mapping, error.told(), now, &mut self.outbox);
-                    self.troubles.open_failed(&error);
+                        .handle_opened(mapping, way, outside, &mut self.outbox);
+                }
+                Err(error) => {
+                    debug!(%mapping, %way, %error, "could not open a socket");
+                    self.engine.handle_open_failed(
+                        mapping,
+                        way,
+                        error.told(),
+                        now,
+                        &mut self.outbox,
+                    );
+                    self.troubles.open_failed(&error, now);
                 }
             },
             Command::Close { mapping } => self.relay.close(mapping),
             Command::Connect {
                 connection,
+                way,
+                inside,
                 to,
                 treatment,
-            } => {
-                if let Err(error) = self.connections.connect(connection, to, treatment) {
+            } => match self
+                .connections
+                .connect(connection, way, inside, to, treatment)
+            {
+                Ok(()) => self.opened(way, now),
+                Err(error) => {
                     debug!(%connection, %error, "could not begin to connect");
                     let told = (&error).into();
-                    self.troubles.open_failed(&error);
+                    self.troubles.open_failed(&error, now);
                     self.engine
                         .handle_connect_failed(connection, told, &mut self.outbox);
                 }
-            }
+            },
             Command::Carry { connection } => self.carry(connection, now),
             Command::Shutdown { connection } => self.connections.shutdown(connection),
             Command::Disconnect { connection, reset } => {
@@ -274,8 +344,8 @@ impl<D: Device> Driver<D> {
         }
     }
 
-    /// Moves the mappings' sockets to another uplink, as far as they must move. The application notices no more than that its address outside
-    /// has changed, which ICE is made for. TCP connections end: they cannot move.
+    /// Moves the mappings' sockets to another uplink, as far as they must move. The application notices no more than that
+    /// its address outside has changed, which ICE is made for. TCP connections end: they cannot move.
     fn follow(&mut self, binder: Binder, moves: Moves, now: Instant) {
         self.connections.rebind(binder.clone());
         let moves = |family| moves.includes(family);
@@ -290,10 +360,10 @@ impl<D: Device> Driver<D> {
         } = self;
         troubles.forgive();
         relay.rebind(binder, moves, |mapping, moved| match moved {
-            Ok(outside) => engine.handle_opened(mapping, outside, outbox),
+            Ok(outside) => engine.handle_opened(mapping, Way::Direct, outside, outbox),
             Err(error) => {
-                engine.handle_open_failed(mapping, error.told(), now, outbox);
-                troubles.open_failed(&error);
+                engine.handle_open_failed(mapping, Way::Direct, error.told(), now, outbox);
+                troubles.open_failed(&error, now);
             }
         });
         self.flush(now);

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::config::{self, Config, InterfaceName};
 use crate::control::{Access, Body, EventKind, Pending, Request, Server};
-use crate::engine::{Engine, TUN_MTU};
+use crate::engine::{Engine, FallbackSettings, TUN_MTU};
 use crate::nat;
 use crate::net::IfIndex;
 use crate::policy::Policy;
@@ -89,7 +89,14 @@ pub(super) async fn live(config: &Config, options: &Options, source: Source) -> 
         tun: tun.name().to_owned(),
         tun_index: IfIndex(index),
     };
-    let engine = Engine::new(Arc::clone(&policy), nat_settings(config.nat()));
+    let mut engine = Engine::new(Arc::clone(&policy), nat_settings(config.nat()));
+    let fallback = config.fallback();
+    if fallback.to_tunnel {
+        engine = engine.with_fallback(FallbackSettings {
+            silence: fallback.silence,
+            retry: fallback.retry,
+        });
+    }
     let situation = Situation::of_tun(tun.name());
     let sockets = Relay::new().and_then(|relay| Ok((relay, Connections::new()?)));
     let sockets = sockets.context("could not make an epoll set")?;

@@ -13,6 +13,7 @@ mod contest;
 mod driver;
 mod events;
 mod lifecycle;
+mod limits;
 mod manager;
 mod privileges;
 mod reload;

@@ -22,6 +22,7 @@ pub(super) fn can_follow(present: &Config, next: &Config) -> Result<(), NeedsRes
         ("[tun]", present.tun() == next.tun()),
         ("[route]", present.route() == next.route()),
         ("[nat]", present.nat() == next.nat()),
+        ("[fallback]", present.fallback() == next.fallback()),
         ("[control]", present.control() == next.control()),
     ];
     let changed: Vec<_> = fixed

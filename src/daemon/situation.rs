@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::control::{ConnectionStatus, MappingStatus, Status, TrafficStatus, UplinkStatus};
+use crate::control::{
+    ConnectionStatus, FallbackStatus, MappingStatus, Status, TrafficStatus, UplinkStatus,
+};
 use crate::engine::Snapshot;
 use crate::net::RulePriority;
 
+use super::limits;
 use super::troubles::Troubles;
 
 /// The world as the shell last saw it.
@@ -49,6 +52,7 @@ impl Situation {
                 .iter()
                 .cloned()
                 .chain(troubles.warnings())
+                .chain(limits::warnings(&snapshot.limits_reached))
                 .collect(),
             mappings: snapshot
                 .mappings
@@ -56,6 +60,8 @@ impl Situation {
                 .map(|mapping| MappingStatus {
                     inside: mapping.inside.to_string(),
                     outside: mapping.outside.map(|outside| outside.to_string()),
+                    way: mapping.way.name().to_owned(),
+                    fallen: mapping.fallen.map(|cause| cause.label().to_owned()),
                     contacts: mapping.contacts,
                     age_seconds: mapping.age.as_secs(),
                     idle_seconds: mapping.idle.as_secs(),
@@ -94,6 +100,19 @@ impl Situation {
             errors_suppressed: counters.errors_suppressed,
             reassembled: counters.reassembled,
             hairpinned: counters.hairpinned,
+            capture: snapshot.capture.name().to_owned(),
+            fallback: FallbackStatus {
+                uplinks: snapshot
+                    .fallen_uplinks
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
+                falls: owned(&counters.falls),
+                returns: owned(&counters.returns),
+                packets: counters.packets_tunnelled,
+                checks_repeated: counters.checks_repeated,
+                trials: counters.trials,
+            },
             refusals: troubles.counts(),
         }
     }

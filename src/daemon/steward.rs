@@ -18,10 +18,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Interval;
 use tracing::debug;
 
-use crate::config::Config;
+use crate::config::{Config, VpnMark};
 use crate::control::{Body, EventKind};
-use crate::net::IfIndex;
+use crate::net::{Family, IfIndex, Protocol};
 use crate::policy::Policy;
+use crate::route::firewall::{Obstacle, Permit};
 use crate::route::hold::Hold;
 use crate::route::observed::{Observed, Rule};
 use crate::route::origin::Origin;
@@ -54,7 +55,11 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The longest time before another try.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
-/// How often the calendar is looked at: a policy's dates are days.
+/// The families, in the order in which things are told.
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// How often everything is looked at without a notice. A policy's dates are days; and legacy iptables gives no notice, so
+/// that only a look finds what it forbids, or no longer does.
 const CALENDAR: Duration = Duration::from_mins(1);
 
 /// What events about them name.
@@ -91,6 +96,11 @@ pub(super) struct Steward {
     /// When a better uplink will have proven itself.
     proven: Option<Instant>,
     without_uplink: Option<UplinkError>,
+    /// Families whose media a firewall was found to forbid; before the first probe, all.
+    barred: Vec<Family>,
+    /// The ones of which an event has told.
+    noted_barred: Vec<Family>,
+    obstacles: Vec<Obstacle>,
     desired: Option<Desired>,
     foreign_rules: BTreeSet<Rule>,
     contest: Contest,
@@ -164,6 +174,9 @@ impl Steward {
             hold: Hold::default(),
             proven: None,
             without_uplink: None,
+            barred: FAMILIES.to_vec(),
+            noted_barred: Vec::new(),
+            obstacles: Vec::new(),
             desired: None,
             foreign_rules: BTreeSet::new(),
             contest: Contest::default(),
@@ -209,7 +222,10 @@ impl Steward {
                         agenda.add_now();
                     }
                 }
-                _ = calendar.tick() => if self.turn_the_page().await { agenda.add_now() },
+                _ = calendar.tick() => {
+                    self.turn_the_page().await;
+                    agenda.add_now();
+                }
                 () = next(&mut heartbeat) => self.send(Message::Heartbeat).await,
                 () = until(due) => self.attend_to(&mut agenda).await,
             }
@@ -280,18 +296,17 @@ impl Steward {
         kind == EventKind::Resumed
     }
 
-    /// Compiles the policy anew when the day has changed; answers whether it did.
-    async fn turn_the_page(&mut self) -> bool {
+    /// Compiles the policy anew when the day has changed.
+    async fn turn_the_page(&mut self) {
         let today = today();
         if today == self.compiled_for {
-            return false;
+            return;
         }
         self.compiled_for = today;
         self.policy = Arc::new(Policy::compile(&self.charge.config, today));
         self.events
             .record(EventKind::PolicyChanged, today, "compiled for a new day");
         self.send(Message::Policy(Arc::clone(&self.policy))).await;
-        true
     }
 
     /// Brings the configuration as it stands now into force, or leaves everything as it is and says why.
@@ -343,19 +358,88 @@ impl Steward {
     /// Looks at the kernel, follows the uplink, and brings rules and routes into force.
     async fn reconcile(&mut self, change: &Change) -> anyhow::Result<()> {
         let observed = self.steering.observe().await?;
-        self.follow(&observed).await?;
-        let desired = Desired {
+        let permit = self.permit(&observed);
+        self.follow(permit, &observed).await?;
+        let mut desired = Desired {
             tun: self.charge.tun_index,
             uplink: self.way.as_ref().map(|way| way.uplink.clone()),
             captures: self.captures(),
+            barred: self.barred.clone(),
+            permit,
         };
-        let report = self.steering.bring_about(&desired, &observed).await?;
+        let mut report = self.steering.bring_about(&desired, &observed).await?;
+        self.probe(&desired)?;
+        if self.barred != desired.barred {
+            desired.barred.clone_from(&self.barred);
+            let then = self.steering.reconcile(&desired).await?;
+            report.changes.extend(then.changes);
+            (report.warnings, report.priority) = (then.warnings, then.priority);
+        }
         for change in &report.changes {
             debug!("{change}");
         }
-        self.judge(&report, desired, change, &observed);
+        let mut change = change.clone();
+        let coming = self.watch.coming_culprits().await;
+        let coming = coming.context("could not watch the kernel's routing")?;
+        change.culprits.extend(coming.iter().cloned());
+        self.judge(&report, desired, &change, &observed);
         self.report = report;
         Ok(())
+    }
+
+    /// Finds out whom a firewall forbids a way: what it would refuse is better in the VPN.
+    fn probe(&mut self, desired: &Desired) -> anyhow::Result<()> {
+        self.obstacles.clear();
+        let Some(way) = &self.way else {
+            return Ok(());
+        };
+        for family in FAMILIES {
+            let target = desired.captures.iter().find_map(|capture| {
+                let mut prefixes = capture.prefixes.iter();
+                let prefix = prefixes.find(|prefix| prefix.family() == family)?;
+                let udp = capture.protocol == Protocol::Udp;
+                udp.then(|| (prefix.first(), capture.ports.first()).into())
+            });
+            if let (Some(to), Some(_)) = (target, way.uplink.gateway(family)) {
+                let direct = way.open(family)?;
+                self.obstacles
+                    .extend(self.steering.probe(desired, &direct, to));
+            }
+        }
+        let forbidden = |family: &Family| self.obstacles.iter().any(|it| it.family == *family);
+        self.barred = FAMILIES.into_iter().filter(forbidden).collect();
+        self.note_obstacles();
+        Ok(())
+    }
+
+    /// Tells of each family that a firewall keeps in the VPN from now on, or no longer.
+    fn note_obstacles(&mut self) {
+        for family in FAMILIES {
+            let is_barred = self.barred.contains(&family);
+            if is_barred == self.noted_barred.contains(&family) {
+                continue;
+            }
+            let mut obstacles = self.obstacles.iter();
+            if let Some(obstacle) = obstacles.find(|it| it.family == family) {
+                self.events.record(EventKind::Barred, family, obstacle);
+            } else {
+                let reason = "no firewall forbids its media any more";
+                self.events.record(EventKind::Unbarred, family, reason);
+            }
+        }
+        self.noted_barred.clone_from(&self.barred);
+    }
+
+    /// What media may borrow of the VPN, by the configuration.
+    fn permit(&self, observed: &Observed) -> Permit {
+        let uplink = self.charge.config.uplink();
+        Permit {
+            mark: uplink.vpn_mark.and_then(|mark| match mark {
+                VpnMark::Is(mark) => Some(mark),
+                VpnMark::Auto => observed.excepted_marks.first().copied(),
+            }),
+            conntrack_mark: uplink.conntrack_mark,
+        }
     }
 
     /// Notes what had to be changed and why, and whether that is a contest.
@@ -368,16 +452,23 @@ impl Steward {
         let turn = if changes == 0 {
             self.contest.quiet(now)
         } else if self.desired.as_ref() == Some(&desired) {
-            let mut who: Vec<_> = change.culprits.iter().cloned().collect();
-            let new = foreign.difference(&self.foreign_rules);
-            who.extend(new.take(2).map(|rule| Origin(rule).to_string()));
+            let rules = |these: &BTreeSet<Rule>, those, did| {
+                let rules = these.difference(those).take(2);
+                rules
+                    .map(|rule| format!("{} {did}", Origin(rule)))
+                    .collect::<Vec<_>>()
+            };
+            let mut who = rules(&foreign, &self.foreign_rules, "came");
+            who.extend(rules(&self.foreign_rules, &foreign, "went"));
+            let thieves = change.culprits.iter();
+            who.extend(thieves.map(|thief| format!("{thief} took ours away")));
             let who = if who.is_empty() {
-                "what took them away is not known".to_owned()
+                "who was at work is not known".to_owned()
             } else {
-                format!("changed by {}", who.join(", "))
+                who.join(", ")
             };
             let took = change.noticed.map_or(Duration::ZERO, |at| now - at);
-            let reason = format!("{changes} brought back; {who}");
+            let reason = format!("{changes} put right: {who}");
             self.events
                 .record_timed(EventKind::Reconciled, SUBJECT, reason, took);
             self.opponent = Some(who);
@@ -389,7 +480,7 @@ impl Steward {
             Turn::Nothing => {}
             Turn::Begins => {
                 let opponent = self.opponent.as_deref().unwrap_or_default();
-                let reason = format!("they are taken away again and again; {opponent}");
+                let reason = format!("others undo them again and again: {opponent}");
                 self.events.record(EventKind::Contested, SUBJECT, reason);
             }
             Turn::Ends => self.events.record(
@@ -402,15 +493,16 @@ impl Steward {
     }
 
     /// Moves to the best uplink, or lets go of one that has gone: then nothing is captured, and media is in the VPN.
-    async fn follow(&mut self, observed: &Observed) -> anyhow::Result<()> {
+    async fn follow(&mut self, permit: Permit, observed: &Observed) -> anyhow::Result<()> {
         let numbers = &self.charge.numbers;
         let ranked = uplink::rank(observed, numbers.protocol, &self.charge.preferences);
         let error = ranked.as_ref().err().cloned();
         let picked = self.hold.pick(ranked.unwrap_or_default(), Instant::now());
         self.proven = picked.1;
+        let mark = permit.mark.unwrap_or(numbers.mark);
         let way = picked
             .0
-            .map(|uplink| Way::new(uplink, observed, numbers.mark));
+            .map(|uplink| Way::new(uplink, observed, (mark, numbers.tunnel_mark())));
         if self.without_uplink != error
             && let Some(error) = &error
         {
@@ -462,9 +554,13 @@ impl Steward {
 
     /// Tells the driver what the last reconciliation found.
     async fn tell(&mut self) {
-        let is_ready = self.way.is_some() && self.report.priority.is_some();
-        if let Some(way) = self.way.as_ref().filter(|_| is_ready && !self.is_ready) {
-            let reason = format!("media leaves by {}", way.uplink.name);
+        let is_ready = self.way.is_some();
+        if let Some(way) = self.way.as_ref().filter(|_| !self.is_ready) {
+            let reason = if self.barred.is_empty() {
+                format!("media leaves by {}", way.uplink.name)
+            } else {
+                "but a firewall keeps media in the VPN".to_owned()
+            };
             self.events
                 .record(EventKind::Ready, &self.charge.tun, reason);
             self.ready_since.get_or_insert_with(Instant::now);
@@ -486,7 +582,7 @@ impl Steward {
         });
         let contest = self.contest.rests_until().map(|_| {
             let opponent = self.opponent.as_deref().unwrap_or_default();
-            format!("{SUBJECT} are taken away again and again, and brought back at longer and longer intervals; {opponent}")
+            format!("others undo our {SUBJECT} again and again, and they are put right at longer and longer intervals: {opponent}")
         });
         let warnings = self.report.warnings.iter().map(ToString::to_string);
         let situation = Situation {
@@ -495,6 +591,7 @@ impl Steward {
             uplink: self.way.as_ref().map(Way::status),
             rule_priority: self.report.priority,
             warnings: warnings
+                .chain(self.obstacles.iter().map(ToString::to_string))
                 .chain(without_aliases)
                 .chain(no_uplink)
                 .chain(fault)

@@ -3,10 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
 use crate::relay::OpenError;
+
+/// How long nothing may have been refused before a success ends a warning. Some destinations may be refused while others
+/// are not: shorter, and the warning would come and go.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// What was refused, and for which reason: the kernel's number. There are no more of these than numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,34 +25,48 @@ enum Trouble {
 #[derive(Debug, Default)]
 pub(super) struct Troubles {
     seen: BTreeMap<Trouble, Tally>,
+    /// Whether there is anything to be warned of: the packet path looks at this alone.
+    are_current: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
     times: u64,
-    /// Whether the uplink that is in use was meant.
-    is_current: bool,
+    /// When it was last refused, until that is over.
+    current: Option<Instant>,
 }
 
 impl Troubles {
     /// The kernel refused to send a datagram.
-    pub(super) fn send_refused(&mut self, error: &io::Error) {
-        self.note(Trouble::Send(number(error)));
+    pub(super) fn send_refused(&mut self, error: &io::Error, now: Instant) {
+        self.note(Trouble::Send(number(error)), now);
+    }
+
+    /// The kernel sent a datagram: what it refused a while ago, it refuses no longer.
+    pub(super) fn sent(&mut self, now: Instant) {
+        self.end(now, |it| matches!(it, Trouble::Send(_)));
     }
 
     /// The kernel refused to open a socket.
-    pub(super) fn open_failed(&mut self, error: &OpenError) {
-        self.note(match error {
+    pub(super) fn open_failed(&mut self, error: &OpenError, now: Instant) {
+        let trouble = match error {
             OpenError::NoUplink => Trouble::NoUplink,
             OpenError::Bind(error) => Trouble::Open(number(&error.source)),
-        });
+        };
+        self.note(trouble, now);
+    }
+
+    /// The kernel opened a socket, likewise.
+    pub(super) fn opened(&mut self, now: Instant) {
+        self.end(now, |it| !matches!(it, Trouble::Send(_)));
     }
 
     /// There is another uplink: what the old one refused is no reason for a warning any more.
     pub(super) fn forgive(&mut self) {
         for tally in self.seen.values_mut() {
-            tally.is_current = false;
+            tally.current = None;
         }
+        self.are_current = false;
     }
 
     /// How often what was refused, by name.
@@ -58,16 +77,34 @@ impl Troubles {
 
     /// A sentence for each current trouble, with what to do.
     pub(super) fn warnings(&self) -> BTreeSet<String> {
-        let current = self.seen.iter().filter(|(_, tally)| tally.is_current);
+        let current = self
+            .seen
+            .iter()
+            .filter(|(_, tally)| tally.current.is_some());
         current
             .map(|(it, tally)| format!("{it} ({} times): {}", tally.times, it.advice()))
             .collect()
     }
 
-    fn note(&mut self, trouble: Trouble) {
+    fn note(&mut self, trouble: Trouble, now: Instant) {
         let tally = self.seen.entry(trouble).or_default();
         tally.times += 1;
-        tally.is_current = true;
+        tally.current = Some(now);
+        self.are_current = true;
+    }
+
+    /// Ends what is of a kind and was last refused long enough ago.
+    fn end(&mut self, now: Instant, is_meant: impl Fn(&Trouble) -> bool) {
+        if !self.are_current {
+            return;
+        }
+        for (trouble, tally) in &mut self.seen {
+            let is_over = |last: Instant| now.saturating_duration_since(last) >= QUIET;
+            tally
+                .current
+                .take_if(|last| is_meant(trouble) && is_over(*last));
+        }
+        self.are_current = self.seen.values().any(|tally| tally.current.is_some());
     }
 }
 
@@ -154,7 +191,7 @@ mod tests {
 
     #[test]
     fn every_reason_is_counted_by_itself_and_says_what_to_do() {
-        let mut troubles = Troubles::default();
+        let (mut troubles, now) = (Troubles::default(), Instant::now());
         let sends = [
             Errno::EPERM,
             Errno::ENOBUFS,
@@ -163,18 +200,18 @@ mod tests {
             Errno::ENODEV,
         ];
         for errno in sends {
-            troubles.send_refused(&errno.into());
+            troubles.send_refused(&errno.into(), now);
         }
-        troubles.send_refused(&Errno::EPERM.into());
+        troubles.send_refused(&Errno::EPERM.into(), now);
         for errno in [
             Errno::EMFILE,
             Errno::ENFILE,
             Errno::EADDRINUSE,
             Errno::EPERM,
         ] {
-            troubles.open_failed(&refused_socket(errno));
+            troubles.open_failed(&refused_socket(errno), now);
         }
-        troubles.open_failed(&OpenError::NoUplink);
+        troubles.open_failed(&OpenError::NoUplink, now);
         let counts = troubles.counts();
         assert_eq!((counts["send_eperm"], counts["open_emfile"]), (2, 1));
         assert_eq!(counts["open_no_uplink"], 1);
@@ -197,9 +234,29 @@ mod tests {
     #[test]
     fn another_uplink_ends_the_warnings_and_no_count() {
         let mut troubles = Troubles::default();
-        troubles.send_refused(&Errno::ENETDOWN.into());
+        troubles.send_refused(&Errno::ENETDOWN.into(), Instant::now());
         troubles.forgive();
         assert!(troubles.warnings().is_empty());
         assert_eq!(troubles.counts()["send_enetdown"], 1);
+    }
+
+    #[test]
+    fn success_ends_the_warnings_of_its_kind_after_a_while() {
+        let (mut troubles, start) = (Troubles::default(), Instant::now());
+        let warned = |troubles: &Troubles| troubles.warnings().len();
+        troubles.send_refused(&Errno::EPERM.into(), start);
+        troubles.open_failed(&refused_socket(Errno::EMFILE), start);
+        troubles.sent(start + QUIET / 2);
+        assert_eq!(warned(&troubles), 2, "others may still be refused");
+        troubles.send_refused(&Errno::EPERM.into(), start + QUIET / 2);
+        troubles.sent(start + QUIET);
+        assert_eq!(warned(&troubles), 2, "one of them was");
+        troubles.sent(start + QUIET * 3 / 2);
+        assert_eq!(warned(&troubles), 1, "a socket was not opened yet");
+        troubles.opened(start + QUIET * 3 / 2);
+        assert_eq!(warned(&troubles), 0);
+        assert_eq!(troubles.counts()["send_eperm"], 2);
+        troubles.send_refused(&Errno::EPERM.into(), start + QUIET * 2);
+        assert_eq!(warned(&troubles), 1, "it is back");
     }
 }

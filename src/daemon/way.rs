@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
+use socket2::Socket;
+
 use crate::control::UplinkStatus;
-use crate::net::{Dscp, Endpoint, Family, Fwmark, Inside, Treatment};
+use crate::net::{self, Dscp, Endpoint, Family, Fwmark, Inside, Treatment};
 use crate::relay::{BindError, Binder};
 use crate::route::observed::Observed;
 use crate::route::uplink::{Gateway, Uplink};
@@ -38,7 +40,8 @@ impl Moves {
 }
 
 impl Way {
-    pub(super) fn new(uplink: Uplink, observed: &Observed, mark: Fwmark) -> Self {
+    /// `marks` are those of sockets of the direct way and of the tunnel.
+    pub(super) fn new(uplink: Uplink, observed: &Observed, marks: (Fwmark, Fwmark)) -> Self {
         let addresses = observed
             .addresses
             .iter()
@@ -48,19 +51,23 @@ impl Way {
         let binder = Binder {
             device: uplink.name.clone(),
             addresses: addresses.collect(),
-            mark,
+            mark: marks.0,
+            tunnel_mark: marks.1,
         };
         Self { uplink, binder }
     }
 
     /// What the step from an earlier way means for open sockets.
     ///
-    /// They are bound to the link, so another link wants other sockets, and so does one that was made anew under the
-    /// same name. On the same link an address that has gone takes with it whoever is bound to it, and what the far
+    /// They are bound to the link and bear a mark, so another link or mark wants other sockets, and so does a link that
+    /// was made anew under the same name. On the same link an address that has gone takes with it whoever is bound to it, and what the far
     /// side knows of the others; an address that has come takes nothing.
     pub(super) fn moves_since(&self, earlier: &Self) -> Moves {
-        if self.uplink.index != earlier.uplink.index || self.binder.device != earlier.binder.device
-        {
+        let key = |way: &Self| {
+            let binder = &way.binder;
+            (way.uplink.index, binder.device.clone(), binder.mark)
+        };
+        if key(self) != key(earlier) {
             return Moves::All;
         }
         let has_lost = |family| {
@@ -83,11 +90,22 @@ impl Way {
     pub(super) fn prove(&self) -> Result<(), BindError> {
         for family in [Family::V4, Family::V6] {
             if self.uplink.gateway(family).is_some() {
-                let any = Inside(Endpoint::new(family.unspecified(), 0));
-                self.binder.bind(any, Treatment::of(Dscp::EF))?;
+                self.open(family)?;
             }
         }
         Ok(())
+    }
+
+    /// Opens a socket as the relay does for a mapping.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub(super) fn open(&self, family: Family) -> Result<Socket, BindError> {
+        let any = Inside(Endpoint::new(family.unspecified(), 0));
+        let (socket, _) = self
+            .binder
+            .bind(net::Way::Direct, any, Treatment::of(Dscp::EF))?;
+        Ok(socket)
     }
 
     /// As the status tells it.
@@ -137,7 +155,7 @@ mod tests {
             addresses: addresses.iter().map(address).collect(),
             ..Observed::default()
         };
-        Way::new(uplink, &observed, Fwmark(1))
+        Way::new(uplink, &observed, (Fwmark(1), Fwmark(2)))
     }
 
     #[test]

@@ -11,23 +11,28 @@
 //! Back  handle_datagram   filter -> headers before the payload -> packet for the TUN, in fragments if it is large
 //!       handle_error      what the path, or this machine, returned -> ICMP to the application
 //! TCP   handle_connected / handle_connect_failed / handle_stream (see the `tcp` module)
-//! Time  poll_timeout -> handle_timeout: mappings end, fragments that wait in vain are forgotten
+//! Time  poll_timeout -> handle_timeout: mappings end or change their way, fragments that wait in vain are forgotten
 //! Shell handle_opened / handle_open_failed: what became of a command
 //! ```
 //!
 //! What comes out of the TUN and is not in the policy is rejected, never forwarded: this process is no way around the
-//! VPN for anything but the policy. ICMP errors, ours and those that are passed on, keep to a pace, each kind to its own.
+//! VPN for anything but the policy. A mapping has up to two sockets: the direct one, and one that goes into the VPN, for
+//! calls whose direct way fails (see [`FallbackSettings`]) and for what was captured with its prefix. ICMP errors, ours and those that are passed on, keep to a pace, each kind to its own.
 //!
 //! Nothing grows without bound: see [`nat::Limits`], [`reassembly::Limits`] and [`TcpSettings`]. The outbox is as large
 //! as one wake-up, which the driver's budget bounds.
 
+mod fallback;
 mod outbox;
 mod pace;
+mod path;
+mod question;
 pub mod reassembly;
 mod stats;
 mod tcp;
 mod udp;
 
+use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -36,14 +41,17 @@ use std::time::Instant;
 
 use foldhash::quality::RandomState;
 
+use self::fallback::Paths;
 use self::pace::Pace;
+use self::path::Path;
 use self::reassembly::Reassembly;
 use crate::nat;
-use crate::net::{Endpoint, TrafficClass};
+use crate::net::{Endpoint, Family, TrafficClass, Way};
 use crate::policy::Policy;
 use crate::wire::{Packet, ParseError, Transport, icmp};
 
 pub use outbox::{Command, Event, Outbox, Transmit};
+pub use path::{FallCause, FallbackSettings, ReturnCause};
 pub use stats::{Counters, DropReason, MappingReport, Snapshot};
 pub use tcp::{ConnectError, ConnectionReport, ConnectionState, TcpCounters, TcpSettings};
 
@@ -94,6 +102,7 @@ pub struct ReturnedError<'a> {
 pub struct Engine {
     policy: Arc<Policy>,
     nat: nat::Table,
+    paths: Paths,
     tcp: tcp::Proxy,
     reassembly: Reassembly,
     aliases: Vec<Alias>,
@@ -104,6 +113,8 @@ pub struct Engine {
     /// Of the next packet that is fragmented into the TUN.
     identification: u32,
     counters: Counters,
+    /// When each limit refused something for the last time, by label.
+    limits_reached: BTreeMap<&'static str, Instant>,
 }
 
 impl Engine {
@@ -113,6 +124,7 @@ impl Engine {
         Self {
             policy,
             nat: nat::Table::new(nat),
+            paths: Paths::default(),
             tcp: tcp::Proxy::new(TcpSettings::default()),
             reassembly: Reassembly::default(),
             aliases: Vec::new(),
@@ -122,6 +134,7 @@ impl Engine {
             #[expect(clippy::cast_possible_truncation, reason = "any 32 bits will do")]
             identification: RandomState::default().hash_one(0) as u32,
             counters: Counters::default(),
+            limits_reached: BTreeMap::new(),
         }
     }
 
@@ -137,7 +150,7 @@ impl Engine {
         let whole = match self.reassembly.take(&packet, part, now) {
             Ok(Some(whole)) => whole,
             Ok(None) => return,
-            Err(fault) => return self.counters.drop_out(DropReason::Fragment(fault)),
+            Err(fault) => return self.refuse(DropReason::Fragment(fault), now),
         };
         self.counters.reassembled += 1;
         match Packet::parse(&whole) {
@@ -195,6 +208,7 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let due = [
             self.nat.poll_timeout(),
+            self.paths.poll_timeout(),
             self.tcp.poll_timeout(),
             self.reassembly.poll_timeout(),
         ];
@@ -204,12 +218,14 @@ impl Engine {
     /// Ends what is over at `now`.
     pub fn handle_timeout(&mut self, now: Instant, outbox: &mut Outbox) {
         while let Some((mapping, entry)) = self.nat.expire(now) {
+            self.paths.remove(mapping);
             outbox.command(Command::Close { mapping });
             outbox.event(Event::Ended {
                 mapping,
                 inside: entry.inside,
             });
         }
+        self.handle_paths_due(now, outbox);
         self.handle_connections_due(now, outbox);
         while let Some(expired) = self.reassembly.expire(now) {
             self.counters.drop_out(DropReason::FragmentsMissing);
@@ -227,6 +243,8 @@ impl Engine {
             id,
             inside: mapping.inside,
             outside: mapping.outside,
+            way: self.paths.get(id).map_or(Way::Direct, Path::way),
+            fallen: self.paths.get(id).and_then(Path::fallen),
             contacts: mapping.contacts(),
             age: now.saturating_duration_since(mapping.created),
             idle: now.saturating_duration_since(mapping.refreshed),
@@ -234,7 +252,25 @@ impl Engine {
         Snapshot {
             mappings: mappings.collect(),
             connections: self.tcp.reports(now),
+            limits_reached: self
+                .limits_reached
+                .iter()
+                .map(|(label, last)| (*label, now.saturating_duration_since(*last)))
+                .collect(),
+            capture: self.policy.capture_mode(),
+            fallen_uplinks: [Family::V4, Family::V6]
+                .into_iter()
+                .filter(|family| self.paths.is_down(*family))
+                .collect(),
             counters: self.counters.clone(),
+        }
+    }
+
+    /// Counts a packet that goes no further, and remembers when a limit was the reason.
+    fn refuse(&mut self, reason: DropReason, now: Instant) {
+        self.counters.drop_out(reason);
+        if reason.is_limit() {
+            self.limits_reached.insert(reason.label(), now);
         }
     }
 
@@ -246,7 +282,7 @@ impl Engine {
         now: Instant,
         outbox: &mut Outbox,
     ) {
-        self.counters.drop_out(reason);
+        self.refuse(reason, now);
         if icmp::may_answer(packet) {
             outbox.scratch().extend_from_slice(packet.bytes());
             // The TUN has no address of its own: the far end speaks for the path to it, as a filtering router's REJECT

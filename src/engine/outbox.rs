@@ -3,30 +3,38 @@
 use std::net::IpAddr;
 use std::ops::Range;
 
-use crate::net::{ConnectionId, Endpoint, Inside, MappingId, Outside, Treatment};
+use super::path::{FallCause, ReturnCause};
+use crate::net::{ConnectionId, Endpoint, Family, Inside, MappingId, Outside, Treatment, Way};
 use crate::wire::{Packet, WriteError, fragment, icmp, tcp, udp};
 
 /// Something to be done to the socket of a mapping or of a TCP connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Open the socket of a new mapping, on the inside endpoint's port if that is free.
+    /// Open a socket of a mapping: for the direct way on the inside endpoint's port if that is free.
     Open {
         /// The mapping.
         mapping: MappingId,
+        /// The way that its packets are to take.
+        way: Way,
         /// Its inside endpoint: names the address family and the port to preserve.
         inside: Inside<Endpoint>,
         /// How its packets are to be treated at first.
         treatment: Treatment,
     },
-    /// Close the socket of a mapping that has ended.
+    /// Close the sockets of a mapping that has ended.
     Close {
         /// The mapping.
         mapping: MappingId,
     },
-    /// Connect to the far side of a new TCP connection.
+    /// Connect to the far side of a new TCP connection. The same connection may come a second time, by the other way:
+    /// the first attempt is over then.
     Connect {
         /// The connection.
         connection: ConnectionId,
+        /// The way that its packets are to take.
+        way: Way,
+        /// Its inside endpoint: others of the same share its port.
+        inside: Inside<Endpoint>,
         /// The far endpoint.
         to: Endpoint,
         /// How its packets are to be treated.
@@ -57,26 +65,64 @@ pub enum Command {
 pub struct Transmit {
     /// The mapping.
     pub mapping: MappingId,
+    /// By which of its sockets.
+    pub way: Way,
     /// Where to.
     pub to: Endpoint,
     /// How it is to be treated.
     pub treatment: Treatment,
     /// Whether it is to arrive as it is or not at all: what does not fit the path is then returned as an error.
     pub dont_fragment: bool,
+    /// Whether it is a copy of a check that the application sent once: a trial, or a repetition.
+    pub is_copy: bool,
+    is_recalled: bool,
     payload: Range<usize>,
 }
 
 /// Something that others may want to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A mapping stands: the policy passed, its socket is bound, its first packet is sent.
+    /// A mapping stands: the policy passed, its socket is bound, its first packet is sent. Comes again for another
+    /// socket.
     Established {
         /// The mapping.
         mapping: MappingId,
         /// The application's endpoint.
         inside: Inside<Endpoint>,
+        /// The way of the socket.
+        way: Way,
         /// The socket's endpoint.
         outside: Outside<Endpoint>,
+    },
+    /// A mapping's datagrams go into the VPN from now on; a new one's from the start.
+    Fell {
+        /// The mapping.
+        mapping: MappingId,
+        /// The application's endpoint.
+        inside: Inside<Endpoint>,
+        /// Why.
+        cause: FallCause,
+    },
+    /// A mapping's datagrams go the direct way again.
+    Returned {
+        /// The mapping.
+        mapping: MappingId,
+        /// The application's endpoint.
+        inside: Inside<Endpoint>,
+        /// Why.
+        cause: ReturnCause,
+    },
+    /// The whole uplink is given up: mappings of this family are in the VPN, new ones too.
+    UplinkFell {
+        /// The family.
+        family: Family,
+        /// Why the last mapping before it fell.
+        cause: FallCause,
+    },
+    /// The uplink is trusted again: new mappings of this family begin on the direct way.
+    UplinkReturned {
+        /// The family.
+        family: Family,
     },
     /// A mapping has ended.
     Ended {
@@ -90,7 +136,7 @@ pub enum Event {
 /// Everything that one wake-up produced.
 ///
 /// The driver flushes commands, then transmits, then packets, then events, so that a socket is open before its first
-/// datagram. All bytes lie in one arena, which keeps its capacity: a wake-up allocates nothing once the outbox is warm.
+/// datagram; and commands again, when a datagram that was refused has to go another way. All bytes lie in one arena, which keeps its capacity: a wake-up allocates nothing once the outbox is warm.
 #[derive(Debug, Default)]
 pub struct Outbox {
     commands: Vec<Command>,
@@ -112,7 +158,21 @@ impl Outbox {
     pub fn transmits(&self) -> impl Iterator<Item = (&Transmit, &[u8])> {
         self.transmits
             .iter()
+            .filter(|transmit| !transmit.is_recalled)
             .map(|transmit| (transmit, &self.arena[transmit.payload.clone()]))
+    }
+
+    /// How many places for datagrams there are: sending one may add others.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.transmits.len()
+    }
+
+    /// The datagram at a place, with its payload; `None` when it was taken back.
+    #[must_use]
+    pub fn transmit_at(&self, at: usize) -> Option<(&Transmit, &[u8])> {
+        let transmit = self.transmits.get(at).filter(|it| !it.is_recalled)?;
+        Some((transmit, &self.arena[transmit.payload.clone()]))
     }
 
     /// The packets to write into the TUN.
@@ -155,6 +215,7 @@ impl Outbox {
     pub(super) fn transmit(
         &mut self,
         mapping: MappingId,
+        way: Way,
         to: Endpoint,
         treatment: Treatment,
         dont_fragment: bool,
@@ -164,17 +225,59 @@ impl Outbox {
         self.arena.extend_from_slice(payload);
         self.transmits.push(Transmit {
             mapping,
+            way,
             to,
             treatment,
             dont_fragment,
+            is_copy: false,
+            is_recalled: false,
             payload: start..self.arena.len(),
         });
     }
 
+    /// Adds a copy of a check that an application sent.
+    pub(super) fn copy(
+        &mut self,
+        mapping: MappingId,
+        way: Way,
+        to: Endpoint,
+        treatment: Treatment,
+        payload: &[u8],
+    ) {
+        self.transmit(mapping, way, to, treatment, true, payload);
+        if let Some(copy) = self.transmits.last_mut() {
+            copy.is_copy = true;
+        }
+    }
+
     /// Takes back the datagrams that wait for a mapping's socket.
-    pub(super) fn recall(&mut self, mapping: MappingId) -> Vec<(Endpoint, Range<usize>)> {
-        let recalled = self.transmits.extract_if(.., |it| it.mapping == mapping);
-        recalled.map(|it| (it.to, it.payload)).collect()
+    pub(super) fn recall(&mut self, mapping: MappingId, way: Way) -> Vec<(Endpoint, Range<usize>)> {
+        let waits = |it: &&mut Transmit| {
+            it.mapping == mapping && it.way == way && !it.is_copy && !it.is_recalled
+        };
+        let recalled = self.transmits.iter_mut().filter(waits);
+        recalled
+            .map(|it| {
+                // It keeps its place: those after it are known by theirs.
+                it.is_recalled = true;
+                (it.to, it.payload.clone())
+            })
+            .collect()
+    }
+
+    /// Has the datagrams that wait for one of a mapping's sockets wait for the other.
+    pub(super) fn redirect(&mut self, mapping: MappingId, from: Way, to: Way) {
+        let waiting = self.transmits.iter_mut();
+        for transmit in waiting.filter(|it| it.mapping == mapping && it.way == from) {
+            transmit.way = to;
+        }
+    }
+
+    /// Adds a datagram that is there already once more, by another way.
+    pub(super) fn send_again(&mut self, at: usize, way: Way) {
+        let again = self.transmits.get(at).cloned();
+        self.transmits
+            .extend(again.map(|it| Transmit { way, ..it }));
     }
 
     /// Adds a packet, in fragments when it is larger than `mtu`.

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::net::{Endpoint, Inside, MappingId, Outside};
+use crate::net::{CaptureMode, Endpoint, Family, Inside, MappingId, Outside, Way};
 use crate::wire::{ParseError, WriteError};
 
 use super::reassembly::FragmentFault;
-use super::{ConnectionReport, TcpCounters};
+use super::{ConnectionReport, FallCause, TcpCounters};
 
 /// Why a packet went no further. Its label names it in status and metrics and never changes its meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub enum DropReason {
     NoConnection,
     /// The table of TCP connections is full.
     TooManyConnections,
+    /// Its inside address has as many TCP connections as it may.
+    TooManyConnectionsOfAddress,
     /// Its source is no single host's address.
     Martian,
     /// The TUN's queue is full.
@@ -72,12 +74,26 @@ impl DropReason {
             Self::Unsolicited => "unsolicited",
             Self::NoConnection => "no_connection",
             Self::TooManyConnections => "too_many_connections",
+            Self::TooManyConnectionsOfAddress => "too_many_connections_of_address",
             Self::Martian => "martian",
             Self::TunFull => "tun_full",
             Self::Unwritable(WriteError::MixedFamilies) => "mixed_families",
             Self::Unwritable(WriteError::TooLong) => "too_long",
             Self::Unwritable(WriteError::NoHeadroom) => "no_headroom",
         }
+    }
+
+    /// Whether something has as many of something as it may: who is refused then did nothing wrong.
+    pub(super) fn is_limit(self) -> bool {
+        matches!(
+            self,
+            Self::Fragment(FragmentFault::NoRoom)
+                | Self::TooManyMappings
+                | Self::TooManyMappingsOfAddress
+                | Self::TooManyContacts
+                | Self::TooManyConnections
+                | Self::TooManyConnectionsOfAddress
+        )
     }
 }
 
@@ -104,6 +120,16 @@ pub struct Counters {
     pub reassembled: u64,
     /// Datagrams that went from one inside endpoint to another by its outside endpoint.
     pub hairpinned: u64,
+    /// Datagrams handed to sockets that lead into the VPN: a part of `packets_out`.
+    pub packets_tunnelled: u64,
+    /// Mappings that left the direct way, by cause.
+    pub falls: BTreeMap<&'static str, u64>,
+    /// Mappings that came back to it, by cause.
+    pub returns: BTreeMap<&'static str, u64>,
+    /// Checks of applications that were repeated, to test a way or to introduce another.
+    pub checks_repeated: u64,
+    /// Checks of mappings in the VPN that were also sent the direct way.
+    pub trials: u64,
     /// Packets from the TUN that went no further, by label.
     pub dropped_out: BTreeMap<&'static str, u64>,
     /// Datagrams from the uplink that went no further, by label.
@@ -111,8 +137,9 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub(super) fn count_out(&mut self, payload: usize) {
+    pub(super) fn count_out(&mut self, way: Way, payload: usize) {
         self.packets_out += 1;
+        self.packets_tunnelled += u64::from(way == Way::Tunnel);
         self.bytes_out += payload as u64;
     }
 
@@ -139,6 +166,10 @@ pub struct MappingReport {
     pub inside: Inside<Endpoint>,
     /// The socket's endpoint, once it is open.
     pub outside: Option<Outside<Endpoint>>,
+    /// The way of what the policy relays.
+    pub way: Way,
+    /// Why it is in the VPN, if it is.
+    pub fallen: Option<FallCause>,
     /// How many remotes it has sent to.
     pub contacts: usize,
     /// Time since its first packet.
@@ -154,6 +185,12 @@ pub struct Snapshot {
     pub mappings: Vec<MappingReport>,
     /// Every TCP connection.
     pub connections: Vec<ConnectionReport>,
+    /// How long ago each limit refused something for the last time, by the label of the [`DropReason`].
+    pub limits_reached: BTreeMap<&'static str, Duration>,
+    /// The families whose uplink is given up.
+    pub fallen_uplinks: Vec<Family>,
+    /// How much is captured.
+    pub capture: CaptureMode,
     /// What was counted.
     pub counters: Counters,
 }

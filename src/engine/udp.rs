@@ -3,9 +3,15 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use super::{Arrival, Command, DropReason, Engine, Event, Outbox, ReturnedError, TUN_MTU};
+use super::path::{Path, Socket};
+use super::{
+    Arrival, DropReason, Engine, Event, FallCause, Outbox, ReturnCause, ReturnedError, TUN_MTU,
+    Transmit,
+};
 use crate::nat::{MapError, Mapped, Refusal};
-use crate::net::{Dscp, Endpoint, Inside, MappingId, Outside, Protocol, TrafficClass, Treatment};
+use crate::net::{
+    Dscp, Endpoint, Inside, MappingId, Outside, Protocol, TrafficClass, Treatment, Way,
+};
 use crate::policy::Action;
 use crate::wire::{Packet, WriteError, icmp, udp};
 
@@ -25,13 +31,16 @@ impl Engine {
         let inside = Inside(Endpoint::new(packet.source(), datagram.source_port));
         let remote = Endpoint::new(packet.destination(), datagram.destination_port);
         let verdict = self.policy.evaluate(Protocol::Udp, remote);
-        let (neighbour, treatment) = if verdict.action == Action::Relay {
-            (None, verdict.treatment)
-        } else if let Some(neighbour) = self.nat.at_outside(Outside(remote)) {
-            (Some(neighbour), Treatment::of(Dscp::DF))
-        } else {
-            let prohibited = icmp::Error::AdminProhibited;
-            return self.reject(packet, DropReason::NotInPolicy, prohibited, now, outbox);
+        let neighbour = self.nat.at_outside(Outside(remote));
+        let (neighbour, treatment) = match (verdict.action, neighbour) {
+            (Action::Relay, _) => (None, verdict.treatment),
+            (_, Some(neighbour)) => (Some(neighbour), Treatment::of(Dscp::DF)),
+            // It goes on as it would have gone without us, marks included.
+            (Action::Return, None) => (None, Treatment::of(packet.traffic_class().dscp)),
+            (Action::Tunnel, None) => {
+                let prohibited = icmp::Error::AdminProhibited;
+                return self.reject(packet, DropReason::NotInPolicy, prohibited, now, outbox);
+            }
         };
         if !icmp::may_answer(packet) {
             return self.counters.drop_out(DropReason::Martian);
@@ -43,11 +52,7 @@ impl Engine {
         let mapping = match self.nat.map(inside, remote, now) {
             Ok(Mapped::Known(mapping)) => mapping,
             Ok(Mapped::New(mapping)) => {
-                outbox.command(Command::Open {
-                    mapping,
-                    inside,
-                    treatment,
-                });
+                self.lay_path(mapping, inside, treatment, now, outbox);
                 mapping
             }
             Err(limit) => {
@@ -57,10 +62,20 @@ impl Engine {
         };
         if let Some(neighbour) = neighbour {
             let class = packet.traffic_class();
+            if self.nat.get(mapping).is_some_and(|it| it.outside.is_none()) {
+                let way = self.paths.get(mapping).map_or(Way::Direct, Path::way);
+                self.need_socket(mapping, way, outbox);
+            }
             return self.hairpin(mapping, neighbour, class, datagram.payload, now, outbox);
         }
-        self.counters.count_out(datagram.payload.len());
-        outbox.transmit(mapping, remote, treatment, dont_fragment, datagram.payload);
+        let payload = datagram.payload;
+        let way = match verdict.action {
+            Action::Relay => self.route(mapping, remote, treatment, payload, now, outbox),
+            Action::Return | Action::Tunnel => Way::Tunnel,
+        };
+        self.need_socket(mapping, way, outbox);
+        self.counters.count_out(way, payload.len());
+        outbox.transmit(mapping, way, remote, treatment, dont_fragment, payload);
     }
 
     /// Turns a datagram back to the inside endpoint whose outside endpoint it was sent to (RFC 4787 REQ-9). It arrives
@@ -94,13 +109,14 @@ impl Engine {
         }
     }
 
-    /// Takes a datagram that a mapping's socket received.
+    /// Takes a datagram that one of a mapping's sockets received.
     ///
     /// # Panics
     /// When the headroom is missing.
     pub fn handle_datagram(
         &mut self,
         mapping: MappingId,
+        way: Way,
         arrival: Arrival<'_>,
         now: Instant,
         outbox: &mut Outbox,
@@ -115,6 +131,7 @@ impl Engine {
             Ok(inside) => inside,
             Err(refusal) => return self.counters.drop_in(refusal.into()),
         };
+        self.hear(mapping, way, &buffer[payload.clone()], now, outbox);
         let length = payload.len();
         let headers = self.headers(from, inside, traffic_class);
         match udp::prepend(buffer, payload, &headers) {
@@ -126,13 +143,14 @@ impl Engine {
         }
     }
 
-    /// Takes an error that the direct path, or this machine, returned for a datagram of a mapping.
+    /// Takes an error that the path, or this machine, returned for a datagram of a mapping.
     ///
-    /// The application gets it as the ICMP message that it would have got without us. The mapping stands (RFC 4787
-    /// REQ-12), and is not refreshed.
+    /// The application gets it as the ICMP message that it would have got without us, unless the call goes on in the
+    /// VPN. The mapping stands (RFC 4787 REQ-12), and is not refreshed.
     pub fn handle_error(
         &mut self,
         mapping: MappingId,
+        way: Way,
         returned: &ReturnedError<'_>,
         now: Instant,
         outbox: &mut Outbox,
@@ -142,6 +160,43 @@ impl Engine {
             Ok(inside) => inside,
             Err(refusal) => return self.counters.drop_in(refusal.into()),
         };
+        if way == Way::Direct && self.is_of_the_path(mapping, returned, now, outbox) {
+            return;
+        }
+        self.tell(inside, returned, now, outbox);
+    }
+
+    /// Whether an error is one of the direct way's that the application has no use for, because its datagrams go another.
+    fn is_of_the_path(
+        &mut self,
+        mapping: MappingId,
+        returned: &ReturnedError<'_>,
+        now: Instant,
+        outbox: &mut Outbox,
+    ) -> bool {
+        let Some(path) = self.paths.get_mut(mapping) else {
+            return false;
+        };
+        if path.fallen().is_some() {
+            path.trial_failed();
+            return true;
+        }
+        // What the remote itself says is about the remote.
+        let by_router = returned.offender.is_some_and(|it| it != returned.to.addr);
+        by_router
+            && denies_the_way(returned.error)
+            && path.is_in_doubt(now)
+            && self.fall(mapping, FallCause::Unreachable, now, outbox)
+    }
+
+    /// Tells the application of an error.
+    fn tell(
+        &mut self,
+        inside: Inside<Endpoint>,
+        returned: &ReturnedError<'_>,
+        now: Instant,
+        outbox: &mut Outbox,
+    ) {
         if !self.returns.allows(now) {
             self.counters.errors_suppressed += 1;
             return;
@@ -152,40 +207,69 @@ impl Engine {
         self.pass_on(written, returned.error, reporter, inside, outbox);
     }
 
-    /// Takes the news that a mapping's socket is open, for the first time or on another uplink.
+    /// Takes the news that a socket of a mapping is open, for the first time or on another uplink.
     pub fn handle_opened(
         &mut self,
         mapping: MappingId,
+        way: Way,
         outside: Outside<Endpoint>,
         outbox: &mut Outbox,
     ) {
-        self.nat.opened(mapping, outside);
-        if let Some(entry) = self.nat.get(mapping) {
-            outbox.event(Event::Established {
-                mapping,
-                inside: entry.inside,
-                outside,
-            });
+        let stands_for_it = self.note_opened(mapping, way, outside);
+        let Some(entry) = self.nat.get(mapping) else {
+            return;
+        };
+        let inside = entry.inside;
+        if stands_for_it || entry.outside.is_none() {
+            self.nat.opened(mapping, outside);
         }
+        outbox.event(Event::Established {
+            mapping,
+            inside,
+            way,
+            outside,
+        });
     }
 
-    /// Takes the news that a mapping's socket could not be opened: the mapping ends, the next packet tries again. What
-    /// waits in the outbox for the socket is answered with `error`.
+    /// Takes the news that a socket of a mapping could not be opened. What waits in the outbox for it goes the other way
+    /// if it may, and else is answered with `error`. Without any socket the mapping ends, and the next packet tries
+    /// again.
     pub fn handle_open_failed(
         &mut self,
         mapping: MappingId,
+        way: Way,
         error: icmp::Error,
         now: Instant,
         outbox: &mut Outbox,
     ) {
-        let Some(entry) = self.nat.remove(mapping) else {
+        let Some(inside) = self.nat.get(mapping).map(|entry| entry.inside) else {
             return;
         };
-        let inside = entry.inside;
-        if entry.outside.is_some() {
-            outbox.event(Event::Ended { mapping, inside });
+        let mut is_trial = false;
+        if let Some(path) = self.paths.get_mut(mapping) {
+            path.set_socket(way, Socket::Closed);
+            is_trial = way == Way::Direct && path.fallen().is_some();
+            path.trial_failed();
         }
-        for (to, payload) in outbox.recall(mapping) {
+        let is_gone = way == Way::Direct && denies_the_way(error) && !prohibits(error);
+        if is_gone && !is_trial && self.fall(mapping, FallCause::NoSocket, now, outbox) {
+            return outbox.redirect(mapping, Way::Direct, Way::Tunnel);
+        }
+        let recalled = outbox.recall(mapping, way);
+        if is_trial {
+            return;
+        }
+        let path = self.paths.get(mapping);
+        let has_socket = |way| path.is_some_and(|it| it.socket(way) != Socket::Closed);
+        if Way::BOTH.into_iter().any(has_socket) {
+            self.come_back(mapping, ReturnCause::NoTunnel, now, outbox);
+        } else if let Some(entry) = self.nat.remove(mapping) {
+            self.paths.remove(mapping);
+            if entry.outside.is_some() {
+                outbox.event(Event::Ended { mapping, inside });
+            }
+        }
+        for (to, payload) in recalled {
             self.counters.drop_out(DropReason::OpenFailed);
             if !self.returns.allows(now) {
                 self.counters.errors_suppressed += 1;
@@ -196,10 +280,52 @@ impl Engine {
         }
     }
 
-    /// Takes the news that the kernel refused to send a datagram. What the application is to be told of it comes by
-    /// [`Engine::handle_error`].
-    pub fn handle_send_failed(&mut self) {
+    /// Takes the news that the kernel refused to send the datagram at a place in the outbox, and what a router would say
+    /// instead of the kernel's word, if it would say anything.
+    ///
+    /// A refusal of the direct way costs nothing: the datagram is in the outbox again, for the tunnel.
+    pub fn handle_send_failed(
+        &mut self,
+        at: usize,
+        told: Option<icmp::Error>,
+        now: Instant,
+        outbox: &mut Outbox,
+    ) {
+        let Some((transmit, payload)) = outbox.transmit_at(at) else {
+            return;
+        };
+        let &Transmit {
+            mapping,
+            way,
+            to,
+            is_copy,
+            ..
+        } = transmit;
+        let payload = payload.to_vec();
+        let goes_on = way == Way::Direct
+            && told.is_some_and(denies_the_way)
+            && self.fall(mapping, FallCause::Refused, now, outbox);
+        if is_copy {
+            // The application did not send it.
+            if let Some(path) = self.paths.get_mut(mapping) {
+                path.trial_failed();
+            }
+            return;
+        }
+        if goes_on {
+            return outbox.send_again(at, Way::Tunnel);
+        }
         self.counters.drop_out(DropReason::SendFailed);
+        let inside = self.nat.admit_error(mapping, to);
+        if let Some((error, inside)) = told.zip(inside.ok()) {
+            let returned = ReturnedError {
+                to,
+                offender: None,
+                error,
+                payload: &payload,
+            };
+            self.tell(inside, &returned, now, outbox);
+        }
     }
 
     /// Sends an error of somebody else about what was written into the scratch buffer.
@@ -238,6 +364,16 @@ impl Engine {
         self.identification = self.identification.wrapping_add(1);
         self.identification
     }
+}
+
+/// Whether an error, said by a router or by this machine, is about the way and not about the remote.
+fn denies_the_way(error: icmp::Error) -> bool {
+    use icmp::Error::{HostUnreachable, NetUnreachable};
+    matches!(error, NetUnreachable | HostUnreachable) || prohibits(error)
+}
+
+fn prohibits(error: icmp::Error) -> bool {
+    error == icmp::Error::AdminProhibited
 }
 
 /// The headers of a datagram that the application sent, as far as an error has to quote them.

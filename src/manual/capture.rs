@@ -6,8 +6,8 @@
 //! that pair's prefixes by way of the TUN, and one rule per address family that leads there:
 //!
 //! ```text
-//! 100:  from all iif lo ipproto udp dport 3478        lookup 30317
-//! 100:  from all iif lo ipproto udp dport 10000-60000 lookup 30318
+//! 100:  from all fwmark 0/0xff000000 iif lo ipproto udp dport 3478        lookup 30317
+//! 100:  from all fwmark 0/0xff000000 iif lo ipproto udp dport 10000-60000 lookup 30318
 //! ```
 //!
 //! Rules grow with the number of port ranges, not of prefixes. A single table for all of them would have been smaller,
@@ -17,7 +17,42 @@
 //!
 //! A family for which the uplink has no way out is not captured: its media is better in the VPN than nowhere.
 //!
-//! `iif lo` means "sent by this machine". What other machines send through this one stays where it is.
+//! `iif lo` means "sent by this machine". What other machines send through this one stays where it is. `fwmark
+//! 0/0xff000000` means "without a mark of ours", see "The way into the VPN".
+//!
+//! # Whole prefixes
+//!
+//! With `[route] capture = "prefix"` all UDP and TCP to the prefixes of the active rules enters the TUN, by one rule and
+//! one table for each protocol. The lookup table decides as ever: what a rule relays goes out directly, and the rest is
+//! carried back into the VPN by sockets of ours, with the code point that its application gave it. It is for those who
+//! want to see all traffic of a prefix in one place, and for policies of more port ranges than one would like to have
+//! rules. It costs what "exact" does not: the rest of the prefix depends on our process, comes to the VPN from other
+//! source ports, and TCP is terminated on the way. So it is off by default.
+//!
+//! What the relay cannot carry is not captured: an ICMP echo, and every protocol but these two, stays in the VPN by the
+//! kernel's own routing. What comes into the TUN all the same is rejected by ICMP. When the process is killed, the
+//! prefixes are the VPN's again like everything else.
+//!
+//! # The way into the VPN
+//!
+//! A mapping has a second socket when it needs one: for what is captured with its prefix, and for calls whose direct way
+//! fails ([`super::nat`]). It must take the way that the application's packet would have taken without us, and it must
+//! never meet our own captures, or its packets would go in circles through the TUN.
+//!
+//! Binding it to the VPN's interface would do the second, but the first only where there is one interface and where we
+//! know which: a policy-based IPsec VPN has none, the two families may leave by different ones, and a VPN that reconnects
+//! gets a new one. So it is bound to nothing, and carries a mark out of our octet; every capture rule asks for packets
+//! without one. The
+//! kernel decides about it as it decides about everything else, for each datagram anew: the VPN's rules, its firewall and
+//! its IPsec policies apply, and without a VPN it goes out as it would have gone without us. There is no moment at which
+//! rule order matters, because the exemption is a part of each capture rule itself. The direct rule (below) does not take
+//! it, because it is bound to no uplink. And the mark is another one than that of direct sockets, 0x77000000 instead of
+//! 0x76000000: a firewall that lets direct media by, or a mark that it borrows of the VPN ([`super::vpns`]), must not let
+//! out what belongs into the VPN when the VPN is down.
+//!
+//! A VPN whose own rule wants packets without any mark would miss it; none is known. Where we add IPsec exemptions of our
+//! own for IPv6 (below), they are for unmarked packets too, so that this socket's are IPsec's; but the inward half of such
+//! an exemption refuses what comes out of a tunnel, so that fallback does not work through policy-based IPsec over IPv6.
 //!
 //! # The rules' priority is computed
 //!
@@ -59,7 +94,7 @@
 //! |---|---|---|
 //! | `disable_xfrm`, `disable_policy` | the TUN, IPv4 | an IPsec policy that catches everything must catch neither what goes into the TUN nor what we write back |
 //! | `rp_filter` 2 | the TUN | the kernel takes the greater of this and of "all", so 2 is the one value that keeps a strict "all" away |
-//! | the address 192.0.0.8/32, scope host | the TUN | a link without an IPv4 address fails even the loose filter; this one is nobody's (RFC 7600) and no socket gets it as its source |
+//! | the address 192.0.0.8/32, scope host, without its local route | the TUN | a link without an IPv4 address fails even the loose filter; this one is nobody's (RFC 7600), no socket gets it as its source, and nobody on the LAN gets an answer for it |
 //! | `rp_filter` 2 | the uplink, only where it is strict | the route back to the media range is our TUN, so strict filtering would drop every reply; the old value is journalled and restored |
 //!
 //! IPv6 has no `disable_xfrm`. Where foreign IPv6 policies are found, allow policies for exactly the captured ports and

@@ -9,6 +9,7 @@
 //! | preferred, excluded uplinks | none | the administrator's metrics say what is better; a tunnel is never taken unless it is pinned |
 //! | proof of a better uplink | 2 s | see [`super::laptop`] for this and all other timers |
 //! | events | 1,024 in memory, 512 KiB on the disk | some weeks of a laptop's life, and a page for a person |
+//! | VPN's mark, connection mark | none | a kill switch is there on purpose; passing it is IT's decision |
 //! | TUN name | `voicelane0` | says whose it is |
 //! | TUN MTU | 1500 | what applications expect of a path; the uplink's own MTU answers through the error queue |
 //! | direct table | 30316 (0x766c, "vl") | used by no known program; captures take the numbers above it |
@@ -24,8 +25,16 @@
 //! | ICMP errors | 50 in a row, 100 in a second, of our own and of the path each | RFC 4443 section 2.4 (f); a mistyped port of one call is 50 in a second |
 //! | contacts of a mapping | at most 1,024 | an ICE agent checks a few dozen candidates |
 //! | TCP connections | at most 4,096 | 512 MiB of windows if all were full; a browser opens some dozen |
+//! | TCP connections of an inside address | at most 2,048 | half: a program that opens connections without end leaves room for other addresses |
+//! | TCP port outside | the kernel's choice | nobody punches holes to a server, and a preserved port could still be in TIME-WAIT |
 //! | window of a connection | 64 KiB each way | fills a gigabit as long as the way through the TUN and back takes less than 0.5 ms |
 //! | idle TCP connection | 2 h 4 min; opening or closing 4 min | RFC 5382 REQ-5 |
+//! | capture | exact | what is not relayed never meets us, see [`super::capture`] |
+//! | fallback | into the VPN | a call in the VPN is better than none |
+//! | silence of the direct way | 2 s | with the switch itself, a dead uplink costs a call less than 3 s; Wi-Fi stalls for 1 s when it roams |
+//! | first trial after a fall | 10 s, doubled for each relapse within a minute, at most 5 min | a way that comes and goes costs a call a switch each time |
+//! | trials in a row that bring a call back | 3 | one may be luck |
+//! | mappings in a row that take the uplink with them | 2, if none heard anything in between | one may have a dead server |
 //! | priority of EF | `SO_PRIORITY` 6 | interactive voice; needs no capability |
 //! | control socket | 0600 | only root asks, unless IT names a group |
 //! | TUN reads and socket reads | 64 each per wake-up | equal, so that neither direction starves the other |

@@ -10,6 +10,9 @@
 //! - **prefix, longest match**: a set of addresses with common leading bits; the longest prefix that holds an address.
 //! - **uplink**: a named way out: interface, next hop, mark. **direct**: by the uplink, past the VPN.
 //! - **capture**: what is steered into the TUN.
+//! - **way**: direct, or tunnel: the one that the system would take without us. **fall**: a mapping's move from direct to
+//!   tunnel; **return**: the move back. **check**: a STUN request by which ICE tests a pair or keeps consent. **trial**: a
+//!   check of a fallen mapping that is also sent the direct way.
 //! - **rule**: predicate and action. **verdict**: the result, with the rule that gave it.
 //! - **reject**: refuse with an ICMP error or a RST. **drop**: refuse silently, with a reason that is counted.
 //! - **treatment**: DSCP and queueing priority. **EF**: expedited forwarding, DSCP 46, TOS octet 0xb8.

@@ -40,6 +40,7 @@
 //! # Chapters
 //!
 //! - [`capture`]: how exactly the policy's packets get into the TUN, and how they stay on the direct path
+//! - [`vpns`]: which VPNs it was tested with, how each takes the traffic, and what IT must add where one forbids
 //! - [`nat`]: the translator's behaviour, requirement by requirement
 //! - [`laptop`]: what happens when everything around moves: states, timers, uplinks, sleep
 //! - [`service`]: its unit, privileges, reloads, packages
@@ -56,3 +57,4 @@ pub mod laptop;
 pub mod nat;
 pub mod operating;
 pub mod service;
+pub mod vpns;

@@ -5,7 +5,7 @@
 //! - the TUN `voicelane0`, not persistent;
 //! - rules and routes with protocol 118: `ip rule show`, `ip route show table all proto 118`;
 //! - `rp_filter` of the uplink set to 2 if it was 1, with the old value in the journal;
-//! - an nftables table when a VPN's address needs an alias: `nft list ruleset`;
+//! - two nftables tables, one for aliases of a VPN's addresses and one for probes and permits: `nft list ruleset`;
 //! - allow policies for captured IPv6 where another program has IPsec policies: `ip xfrm policy`;
 //! - the runtime directory: `control.sock` and `state.json`, the journal;
 //! - `events.jsonl` and `events.1.jsonl` in the state directory (`--state-dir`; the runtime directory if not given): what
@@ -20,12 +20,17 @@
 //!
 //! - `voicelane events` says what happened and why, `--follow` goes on, `--json` is for machines: version, sequence,
 //!   time (UTC), kind, subject, reason and, where it is a figure, `took_us`. Kinds are only added.
-//! - `voicelane status` ends with warnings: what is not as it should be, and what to do.
+//! - `voicelane status` ends with warnings: what is not as it should be, and what to do. What the kernel refused is warned
+//!   of until it sends or opens again and has refused nothing for ten seconds, a limit that was reached for a minute; the
+//!   counts stay.
 //! - `voicelane explain udp ADDR:PORT` says which rule decides, or which nearly did.
 //! - Drops are counted by reason. The ones that matter most: `not_in_policy` (something enters the TUN that should not),
 //!   `unsolicited` (somebody knocks), `open_failed` and `send_failed` (a firewall, a missing address, no descriptors;
 //!   `refusals` has them by the kernel's reason, and a warning says what to do), `fragment_overlap` (nobody does that by
-//!   accident), `too_many_mappings_of_address` (a program opens sockets without end).
+//!   accident), `too_many_mappings_of_address` and `too_many_connections_of_address` (a program opens sockets without end).
+//! - A call whose direct way fails goes on in the VPN. `status` says which, why, and how often that happened (`falls` and
+//!   `returns`, by cause): `silent` and `unheard` mean a network that drops media, a captive portal most likely; `refused`
+//!   means this machine, a kill switch most likely; `unreachable` a router; `uplink` that the whole uplink was given up.
 //!
 //! # Whose configuration
 //!
@@ -33,7 +38,14 @@
 //! the path link by link and refuse, before anything is touched, a file or directory on the way that belongs to
 //! somebody else, or that group or others may write (a sticky directory is fine). The message has the remedy.
 //!
+//! # Where a firewall forbids it
+//!
+//! At each change of the firewall (tables, chains, rules; legacy iptables gives no notice, so once a minute too) and of
+//! the network, probes are sent: see [`crate::route::firewall`]. While a way is forbidden, nothing of that family is
+//! captured, and a warning says who forbids it and what IT must add. See [`super::vpns`].
+//!
 //! # Order of things
 //!
 //! Acquire: configuration, policy, uplink, leftovers removed, TUN, a socket proven to open on the uplink, control
-//! socket, settings, routes, rules, ready. Revert in reverse. Rules come last because they are what takes effect.
+//! socket, settings, routes, rules for probes alone, probes, rules, ready. Revert in reverse. Rules come last because
+//! they are what takes effect.

@@ -52,7 +52,7 @@
 //! wants a restart, a kernel that refuses: what was in force stays. `reload` then ends with 2 and says why, as do the
 //! log, `voicelane events` and, until a reload succeeds, the warnings of `voicelane status`.
 //!
-//! Services and the choice of the uplink follow a reload. `[tun]`, `[route]`, `[nat]` and `[control]` want a restart: calls
+//! Services and the choice of the uplink follow a reload. `[tun]`, `[route]`, `[nat]`, `[fallback]` and `[control]` want a restart: calls
 //! in progress and the kernel know us by them.
 //!
 //! A call that both policies name notices nothing. The engine learns the new policy first; then new tables are filled, then

@@ -368,6 +368,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
+    use std::hash::BuildHasher;
 
     use proptest::prelude::*;
 
@@ -403,6 +404,16 @@ mod tests {
         Inbound { which: usize, from: Endpoint },
         Wait { seconds: u64 },
         Fail { which: usize },
+    }
+
+    /// Endpoints cannot be chosen to collide: each table has a secret of its own.
+    #[test]
+    fn the_hash_is_keyed_anew_for_each_table() {
+        let [one, other] = [(); 2].map(|()| Table::new(Settings::default()));
+        let key = Inside(Endpoint::new([10, 8, 0, 2].into(), 50_000));
+        let hash = |table: &Table| table.by_inside.hasher().hash_one(key);
+        assert_eq!(hash(&one), hash(&one));
+        assert_ne!(hash(&one), hash(&other));
     }
 
     fn endpoint() -> impl Strategy<Value = Endpoint> {

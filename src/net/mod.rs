@@ -3,6 +3,7 @@
 //! Nothing here touches a socket, a clock or the kernel. Each type says by its name which of two easily swapped
 //! values it is, so that a mark is never passed for a table and an inside endpoint never for an outside one.
 
+mod capture;
 mod dscp;
 mod endpoint;
 mod filtering;
@@ -13,7 +14,9 @@ mod port_range;
 mod prefix;
 mod role;
 mod side;
+mod way;
 
+pub use capture::{CaptureMode, UnknownCaptureMode};
 pub use dscp::{Dscp, DscpError, Ecn, TrafficClass, Treatment};
 pub use endpoint::Endpoint;
 pub use filtering::{Filtering, UnknownFiltering};
@@ -26,3 +29,4 @@ pub use port_range::{PortRange, PortRangeError};
 pub use prefix::{Family, Prefix, PrefixError};
 pub use role::{Role, UnknownRole};
 pub use side::{Inside, Outside};
+pub use way::Way;

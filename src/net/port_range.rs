@@ -30,6 +30,12 @@ pub enum PortRangeError {
 }
 
 impl PortRange {
+    /// Every port there is.
+    pub const ALL: Self = Self {
+        first: 1,
+        last: u16::MAX,
+    };
+
     /// Joins two ports.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use super::row::{Row, Services};
 use super::{Action, Capture, Class, Policy, Rule, State, Verdict};
 use crate::config::{Config, Service};
 use crate::lpm::{LookupTable, PrefixTable};
-use crate::net::{Family, PortRange, Prefix, Protocol, RuleId, Treatment};
+use crate::net::{CaptureMode, Family, PortRange, Prefix, Protocol, RuleId, Treatment};
 
 impl Policy {
     /// Compiles what is in force on a day.
@@ -18,13 +18,23 @@ impl Policy {
         let rules: Vec<_> = services
             .map(|(service, id)| rule(service, RuleId(id), today))
             .collect();
-        let (table, rows) = classify(&rules);
-        let captures = captures(&rules);
+        let capture = config.route().capture;
+        let (table, rows, captures) = match capture {
+            CaptureMode::Exact => {
+                let (table, rows) = classify(&rules, Action::Tunnel);
+                (table, rows, captures(&rules))
+            }
+            CaptureMode::Prefix => {
+                let (table, rows) = classify(&rules, Action::Return);
+                (table, rows, whole(&rules))
+            }
+        };
         Self {
             rules,
             table,
             rows,
             captures,
+            capture,
         }
     }
 }
@@ -54,8 +64,9 @@ fn rule(service: &Service, id: RuleId, today: Date) -> Rule {
 }
 
 /// Gives each prefix of the active rules its class: the entries of every rule that covers it, the longest prefix
-/// first, then in the order of the rules. A lookup of the longest prefix thus finds all that can match.
-fn classify(rules: &[Rule]) -> (LookupTable<Class>, Vec<Row>) {
+/// first, then in the order of the rules. A lookup of the longest prefix thus finds all that can match; what happens to
+/// the rest of a prefix is `otherwise`.
+fn classify(rules: &[Rule], otherwise: Action) -> (LookupTable<Class>, Vec<Row>) {
     let mut holders: BTreeMap<Prefix, Vec<&Rule>> = BTreeMap::new();
     for rule in rules.iter().filter(|rule| rule.is_active()) {
         for prefix in &rule.prefixes {
@@ -85,7 +96,7 @@ fn classify(rules: &[Rule]) -> (LookupTable<Class>, Vec<Row>) {
         });
         let class = u32::try_from(rows.len()).expect("fewer rows than a file has bytes");
         table.insert(prefix, Class(class));
-        rows.extend(Row::of_class(&entries.collect::<Vec<_>>()));
+        rows.extend(Row::of_class(&entries.collect::<Vec<_>>(), otherwise));
     }
     (LookupTable::new(&table), rows)
 }
@@ -101,14 +112,31 @@ fn captures(rules: &[Rule]) -> Vec<Capture> {
                 .extend(&rule.prefixes);
         }
     }
-    let capture = |((protocol, ports), mut prefixes): (_, Vec<Prefix>)| {
-        prefixes.sort_unstable();
-        prefixes.dedup_by(|next, kept| kept.covers(*next));
-        Capture {
-            protocol,
-            ports,
-            prefixes,
-        }
+    let capture = |((protocol, ports), prefixes)| Capture {
+        protocol,
+        ports,
+        prefixes: outermost(prefixes),
     };
     gathered.into_iter().map(capture).collect()
+}
+
+/// All UDP and TCP to the prefixes of the active rules.
+fn whole(rules: &[Rule]) -> Vec<Capture> {
+    let active = rules.iter().filter(|rule| rule.is_active());
+    let prefixes = outermost(active.flat_map(|rule| &rule.prefixes).copied().collect());
+    let capture = |protocol| Capture {
+        protocol,
+        ports: PortRange::ALL,
+        prefixes: prefixes.clone(),
+    };
+    let protocols = [Protocol::Udp, Protocol::Tcp].into_iter();
+    let protocols = protocols.filter(|_| !prefixes.is_empty());
+    protocols.map(capture).collect()
+}
+
+/// Sorts prefixes, without those that another covers.
+fn outermost(mut prefixes: Vec<Prefix>) -> Vec<Prefix> {
+    prefixes.sort_unstable();
+    prefixes.dedup_by(|next, kept| kept.covers(*next));
+    prefixes
 }

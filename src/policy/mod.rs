@@ -8,7 +8,9 @@
 //! The data path, `explain` and the counters all call [`Policy::evaluate`].
 //!
 //! [`Policy::captures`] says the same thing in the kernel's words, one set of prefixes for each protocol and port
-//! range. That the two agree exactly is what keeps everything else in the VPN; a property test holds them to it.
+//! range. That the two agree exactly is what keeps everything else in the VPN; a property test holds them to it. With
+//! whole prefixes captured the verdict has a third value, [`Action::Return`]: such a packet comes into the TUN as well,
+//! and is handed back to the VPN.
 
 mod compile;
 pub mod export;
@@ -24,7 +26,7 @@ pub use rule::{Rule, State, Why};
 pub use verdict::{Action, Verdict};
 
 use crate::lpm::LookupTable;
-use crate::net::{Endpoint, PortRange, Prefix, Protocol, RuleId};
+use crate::net::{CaptureMode, Endpoint, PortRange, Prefix, Protocol, RuleId};
 use row::Row;
 
 /// A compiled policy.
@@ -34,6 +36,7 @@ pub struct Policy {
     table: LookupTable<Class>,
     rows: Vec<Row>,
     captures: Vec<Capture>,
+    capture: CaptureMode,
 }
 
 /// What has to be steered into the TUN for one protocol and port range.
@@ -81,6 +84,12 @@ impl Policy {
     #[must_use]
     pub fn captures(&self) -> &[Capture] {
         &self.captures
+    }
+
+    /// How much is captured.
+    #[must_use]
+    pub const fn capture_mode(&self) -> CaptureMode {
+        self.capture
     }
 
     /// The next day after `after` on which a date switches a rule on or off.

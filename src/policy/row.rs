@@ -38,9 +38,11 @@ impl Row {
         onward: usize::MAX,
     };
 
-    /// The rows of a class with at least one entry.
-    pub(super) fn of_class(entries: &[(Services, Verdict)]) -> Vec<Self> {
-        let mut rows = vec![Self::NOTHING; entries.len().div_ceil(Self::LEN)];
+    /// The rows of a class with at least one entry; what matches none has the action `otherwise`.
+    pub(super) fn of_class(entries: &[(Services, Verdict)], otherwise: Action) -> Vec<Self> {
+        let mut nothing = Self::NOTHING;
+        nothing.verdicts[Self::LEN].action = otherwise;
+        let mut rows = vec![nothing; entries.len().div_ceil(Self::LEN)];
         for (row, entries) in rows.iter_mut().zip(entries.chunks(Self::LEN)) {
             row.onward = Self::LEN;
             for (at, (services, verdict)) in entries.iter().enumerate() {
@@ -130,15 +132,20 @@ mod tests {
                 let ports = PortRange::new(1000 - id, 1000).expect("a range");
                 (Services::new(Protocol::Udp, ports), verdict_of(id))
             };
-            let mut rows = Row::of_class(&(0..count).map(entry).collect::<Vec<_>>());
-            rows.extend(Row::of_class(&[entry(100)]));
+            let mut rows =
+                Row::of_class(&(0..count).map(entry).collect::<Vec<_>>(), Action::Return);
+            rows.extend(Row::of_class(&[entry(100)], Action::Tunnel));
+            let otherwise = Verdict {
+                action: Action::Return,
+                ..TUNNEL
+            };
             for id in 0..count {
                 assert_eq!(verdict(&rows, Protocol::Udp, 1000 - id), verdict_of(id));
             }
             for port in [0, 999 - count, 1001, u16::MAX] {
-                assert_eq!(verdict(&rows, Protocol::Udp, port), TUNNEL, "{port}");
+                assert_eq!(verdict(&rows, Protocol::Udp, port), otherwise, "{port}");
             }
-            assert_eq!(verdict(&rows, Protocol::Tcp, 1000), TUNNEL);
+            assert_eq!(verdict(&rows, Protocol::Tcp, 1000), otherwise);
         }
         assert_eq!(verdict(&[Row::NOTHING], Protocol::Udp, u16::MAX), TUNNEL);
     }

@@ -22,4 +22,6 @@ pub enum Action {
     Relay,
     /// Into the VPN: the policy does not name it.
     Tunnel,
+    /// Into the VPN too, but by way of our TUN: it is captured with its prefix, and handed back.
+    Return,
 }

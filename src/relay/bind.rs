@@ -1,6 +1,6 @@
-//! The one place where a socket for the direct path is made.
+//! The one place where a socket is made.
 //!
-//! The order matters and is the same for both families:
+//! For the direct way the order matters, and is the same for both families:
 //!
 //! 1. `SO_BINDTODEVICE`: the uplink. It outranks every routing rule, and it comes first because a process without
 //!    `CAP_NET_RAW` may set it only on a socket that is bound to no device yet.
@@ -11,7 +11,14 @@
 //! 5. `SO_PRIORITY`: after the TOS, which resets it on IPv4 (and never sets it on IPv6).
 //! 6. Datagrams: what tells us of the way back, the error queue and the TOS of received packets; then `bind`, on the
 //!    inside endpoint's port when that is free (RFC 4787 section 4.2.1).
-//! 7. Streams: `TCP_NODELAY`, for the application's own stack has waited already if it wanted to; then `connect`.
+//! 7. Streams: `TCP_NODELAY`, for the application's own stack has waited already if it wanted to; then `bind`, to a port
+//!    that only connections of the same inside endpoint share (RFC 5382 REQ-1 and REQ-7: `connect` alone may choose a
+//!    port that has a connection to another host); then `connect`.
+//!
+//! A socket for the tunnel is bound to no device (1) and exempt from no IPsec policy (3), so that it goes wherever the
+//! system sends it. Its mark (2) is another one of ours, which keeps it out of our own captures and selects nothing: see
+//! [`crate::manual::capture`].
+//! The port of a mapping is the kernel's choice.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -22,7 +29,9 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::net::{Dscp, Ecn, Endpoint, Family, Fwmark, Inside, Outside, TrafficClass, Treatment};
+use crate::net::{
+    Dscp, Ecn, Endpoint, Family, Fwmark, Inside, Outside, TrafficClass, Treatment, Way,
+};
 
 use super::option;
 
@@ -30,15 +39,17 @@ use super::option;
 /// nothing could be steered any more.
 const RESERVED: u64 = 32;
 
-/// What every socket of the direct path has in common.
+/// What the sockets have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binder {
     /// The uplink's interface name.
     pub device: String,
     /// The uplink's addresses: tried when an application on this machine holds the port on all addresses but these.
     pub addresses: Vec<IpAddr>,
-    /// The mark that selects the direct table.
+    /// The mark of direct sockets: it selects the direct table, and a VPN's firewall may know it.
     pub mark: Fwmark,
+    /// The mark of sockets that lead into the VPN: no capture takes it, and no firewall knows it.
+    pub tunnel_mark: Fwmark,
 }
 
 /// What was being done to a socket when the kernel refused.
@@ -84,15 +95,19 @@ impl Binder {
     /// [`BindError`] with the step that failed; no socket is left over.
     pub fn bind(
         &self,
+        way: Way,
         inside: Inside<Endpoint>,
         treatment: Treatment,
     ) -> Result<(Socket, Outside<Endpoint>), BindError> {
         let family = Family::of(inside.0.addr);
         let kind = (Type::DGRAM, Protocol::UDP);
-        let socket = self.make(family, kind, treatment)?;
+        let socket = self.make(way, family, kind, treatment)?;
         ask_for_reception(&socket, family).map_err(self.at(Step::Reception))?;
-        self.bind_port(&socket, family, inside.0.port)
-            .map_err(self.at(Step::Port))?;
+        let bound = match way {
+            Way::Direct => self.bind_port(&socket, family, inside.0.port),
+            Way::Tunnel => socket.bind(&SocketAddr::new(family.unspecified(), 0).into()),
+        };
+        bound.map_err(self.at(Step::Port))?;
         let local = socket.local_addr().map_err(self.at(Step::Port))?;
         let outside = local
             .as_socket()
@@ -100,16 +115,30 @@ impl Binder {
         Ok((socket, Outside(outside.into())))
     }
 
-    /// Makes the socket of a TCP connection, which is under way when this returns.
+    /// Makes the socket of a TCP connection, which is under way when this returns; on `port`, which other connections of
+    /// the same inside endpoint have, or else on one that nobody has.
     ///
     /// # Errors
     /// [`BindError`] with the step that failed, [`Step::Connect`] when it is known already that there is no way.
-    pub fn connect(&self, to: Endpoint, treatment: Treatment) -> Result<Socket, BindError> {
+    pub fn connect(
+        &self,
+        way: Way,
+        to: Endpoint,
+        port: Option<u16>,
+        treatment: Treatment,
+    ) -> Result<Socket, BindError> {
         let kind = (Type::STREAM, Protocol::TCP);
-        let socket = self.make(Family::of(to.addr), kind, treatment)?;
+        let family = Family::of(to.addr);
+        let socket = self.make(way, family, kind, treatment)?;
         socket
             .set_tcp_nodelay(true)
             .map_err(self.at(Step::Treatment))?;
+        // Who names a port may share it with others that say the same; who leaves it to the kernel never does.
+        let own = SocketAddr::new(family.unspecified(), port.unwrap_or(0));
+        socket
+            .set_reuse_address(true)
+            .and_then(|()| socket.bind(&own.into()))
+            .map_err(self.at(Step::Port))?;
         match socket.connect(&SocketAddr::from(to).into()) {
             Err(error) if error.raw_os_error() != Some(nix::libc::EINPROGRESS) => {
                 Err(self.at(Step::Connect)(error))
@@ -121,6 +150,7 @@ impl Binder {
     /// The steps that every socket has in common.
     fn make(
         &self,
+        way: Way,
         family: Family,
         (kind, protocol): (Type, Protocol),
         treatment: Treatment,
@@ -132,11 +162,23 @@ impl Binder {
         let socket = Socket::new(domain, kind.nonblocking().cloexec(), Some(protocol))
             .and_then(leave_reserve)
             .map_err(self.at(Step::Create))?;
-        socket
-            .bind_device(Some(self.device.as_bytes()))
-            .map_err(self.at(Step::Device))?;
-        socket.set_mark(self.mark.0).map_err(self.at(Step::Mark))?;
-        option::bypass_ipsec(&socket, family).map_err(self.at(Step::IpsecBypass))?;
+        if family == Family::V6 {
+            // Its ports are no business of the other family's.
+            socket.set_only_v6(true).map_err(self.at(Step::Create))?;
+        }
+        if way == Way::Direct {
+            socket
+                .bind_device(Some(self.device.as_bytes()))
+                .map_err(self.at(Step::Device))?;
+        }
+        let mark = match way {
+            Way::Direct => self.mark,
+            Way::Tunnel => self.tunnel_mark,
+        };
+        socket.set_mark(mark.0).map_err(self.at(Step::Mark))?;
+        if way == Way::Direct {
+            option::bypass_ipsec(&socket, family).map_err(self.at(Step::IpsecBypass))?;
+        }
         treat(&socket, family, treatment).map_err(self.at(Step::Treatment))?;
         Ok(socket)
     }
@@ -215,7 +257,6 @@ fn ask_for_reception(socket: &Socket, family: Family) -> io::Result<()> {
             setsockopt(socket, sockopt::Ipv4RecvErr, &true)?;
         }
         Family::V6 => {
-            socket.set_only_v6(true)?;
             socket.set_recv_tclass_v6(true)?;
             setsockopt(socket, sockopt::Ipv6RecvErr, &true)?;
         }

@@ -1,10 +1,10 @@
-//! The sockets on the uplink side: one unconnected UDP socket per mapping, one TCP socket per connection.
+//! The sockets on the outside: one unconnected UDP socket per mapping and way, one TCP socket per connection.
 //!
 //! # Theory of operation
 //!
 //! The relay does what the engine's outbox says and hands back what the sockets say; it decides nothing. A binding is
-//! the socket of a mapping, kept in the slot of its [`MappingId`](crate::net::MappingId), which is also the token of its
-//! readiness: nothing is hashed on the way back, and an event of a binding that has gone is recognised by its
+//! a socket of a mapping, kept in the slot of its [`MappingId`](crate::net::MappingId), which with the way is also the
+//! token of its readiness: nothing is hashed on the way back, and an event of a binding that has gone is recognised by its
 //! generation. With TCP connections it is the same.
 //!
 //! All sockets of mappings hang in one epoll set, and that set in one `AsyncFd`: the driver sees one source of

@@ -15,7 +15,9 @@ pub(super) fn told(error: &io::Error) -> Option<icmp::Error> {
         | Errno::ENETDOWN
         | Errno::ENODEV
         | Errno::ENXIO
-        | Errno::EADDRNOTAVAIL => icmp::Error::NetUnreachable,
+        | Errno::EADDRNOTAVAIL
+        // Of a datagram: the address that the socket is bound to has gone.
+        | Errno::EINVAL => icmp::Error::NetUnreachable,
         Errno::EHOSTUNREACH | Errno::EHOSTDOWN => icmp::Error::HostUnreachable,
         Errno::ENOPROTOOPT | Errno::EPROTO => icmp::Error::ProtocolUnreachable,
         _ => return None,

@@ -16,8 +16,7 @@ use nix::sys::epoll::EpollFlags;
 use socket2::Socket;
 
 use crate::engine::ConnectError;
-use crate::net::{ConnectionId, Endpoint, Treatment};
-use crate::wire::icmp;
+use crate::net::{ConnectionId, Endpoint, Inside, Treatment, Way};
 
 use super::bind::{Binder, Step};
 use super::readiness::Readiness;
@@ -28,6 +27,8 @@ use super::udp::OpenError;
 #[derive(Debug)]
 pub struct Stream {
     id: ConnectionId,
+    way: Way,
+    inside: Inside<Endpoint>,
     socket: Socket,
     is_connected: bool,
     is_readable: bool,
@@ -75,18 +76,22 @@ impl Connections {
         self.binder = Some(binder);
     }
 
-    /// Begins to connect to the far side of a connection.
+    /// Begins to connect to the far side of a connection. While connections of an inside endpoint stand, those of the same
+    /// way share one port outside, whomever they go to (RFC 5382 REQ-1). An earlier attempt for the same connection is over.
     ///
     /// # Errors
     /// [`OpenError`], which [`ConnectError`] can be made of; no socket is left over.
     pub fn connect(
         &mut self,
         id: ConnectionId,
+        way: Way,
+        inside: Inside<Endpoint>,
         to: Endpoint,
         treatment: Treatment,
     ) -> Result<(), OpenError> {
+        self.disconnect(id, true);
         let binder = self.binder.as_ref().ok_or(OpenError::NoUplink)?;
-        let socket = binder.connect(to, treatment)?;
+        let socket = binder.connect(way, to, self.port_of(way, inside), treatment)?;
         let everything = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
         self.readiness
             .watch(&socket, id.token(), everything)
@@ -97,12 +102,21 @@ impl Connections {
         }
         self.streams[slot] = Some(Stream {
             id,
+            way,
+            inside,
             socket,
             is_connected: false,
             is_readable: false,
             is_writable: false,
         });
         Ok(())
+    }
+
+    /// The port that an inside endpoint has outside, that way, if a connection of it stands.
+    fn port_of(&self, way: Way, inside: Inside<Endpoint>) -> Option<u16> {
+        let mut streams = self.streams.iter().flatten();
+        let stream = streams.find(|stream| (stream.way, stream.inside) == (way, inside))?;
+        Some(stream.socket.local_addr().ok()?.as_socket()?.port())
     }
 
     /// The stream of a connection, unless it has been closed.
@@ -252,9 +266,6 @@ fn told(error: &io::Error) -> ConnectError {
     match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
         Errno::ECONNREFUSED | Errno::ECONNRESET => ConnectError::Refused,
         Errno::ETIMEDOUT => ConnectError::TimedOut,
-        _ => {
-            let told = refusal::told(error).unwrap_or(icmp::Error::AdminProhibited);
-            ConnectError::Unreachable(told)
-        }
+        _ => refusal::told(error).map_or(ConnectError::Exhausted, ConnectError::Unreachable),
     }
 }

@@ -11,7 +11,7 @@ use nix::sys::socket::{
 use socket2::Socket;
 
 use crate::engine::{Arrival, HEADROOM, ReturnedError, Transmit};
-use crate::net::{Endpoint, Family, Inside, MappingId, Outside, TrafficClass, Treatment};
+use crate::net::{Endpoint, Family, Inside, MappingId, Outside, TrafficClass, Treatment, Way};
 use crate::wire::icmp;
 
 use super::bind::{BindError, Binder, Step, treat};
@@ -29,6 +29,9 @@ const QUOTED: usize = 1_184;
 /// How often a datagram is tried when errors of earlier ones keep coming.
 const TRIES: u32 = 3;
 
+/// The bit of a token that tells a mapping's two sockets apart: slots are few.
+const TUNNEL: u64 = 1 << 31;
+
 #[derive(Debug)]
 struct Binding {
     id: MappingId,
@@ -44,7 +47,8 @@ struct Binding {
 #[derive(Debug)]
 pub struct Relay {
     binder: Option<Binder>,
-    bindings: Vec<Option<Binding>>,
+    /// Two in each slot, by way.
+    bindings: Vec<[Option<Binding>; 2]>,
     readiness: Readiness,
     buffer: Box<[u8]>,
     control: Vec<u8>,
@@ -64,6 +68,7 @@ pub enum Received<'a> {
 #[derive(Debug)]
 struct Setback {
     mapping: MappingId,
+    way: Way,
     to: Endpoint,
     offender: Option<IpAddr>,
     error: icmp::Error,
@@ -97,6 +102,17 @@ pub enum SendError {
     Refused(#[from] io::Error),
 }
 
+impl SendError {
+    /// What a router would say instead of the kernel's word; `None` when it would be silent.
+    #[must_use]
+    pub fn told(&self) -> Option<icmp::Error> {
+        match self {
+            Self::Closed(_) => None,
+            Self::Refused(error) => told(error),
+        }
+    }
+}
+
 impl Relay {
     /// Makes a relay without sockets and without an uplink.
     ///
@@ -116,29 +132,30 @@ impl Relay {
         })
     }
 
-    /// Opens the socket of a mapping.
+    /// Opens a socket of a mapping.
     ///
     /// # Errors
     /// [`OpenError`]; no socket is left over.
     pub fn open(
         &mut self,
         id: MappingId,
+        way: Way,
         inside: Inside<Endpoint>,
         treatment: Treatment,
     ) -> Result<Outside<Endpoint>, OpenError> {
         let binder = self.binder.as_ref().ok_or(OpenError::NoUplink)?;
-        let (socket, outside) = binder.bind(inside, treatment)?;
+        let (socket, outside) = binder.bind(way, inside, treatment)?;
         // Level-triggered: a socket that was not drained within the budget is found again.
         let watched = self
             .readiness
-            .watch(&socket, id.token(), EpollFlags::EPOLLIN);
+            .watch(&socket, token(id, way), EpollFlags::EPOLLIN);
         watched.map_err(binder.at(Step::Watch))?;
         let slot = id.slot as usize;
         if self.bindings.len() <= slot {
-            self.bindings.resize_with(slot + 1, || None);
+            self.bindings.resize_with(slot + 1, || [None, None]);
         }
         let family = Family::of(inside.0.addr);
-        self.bindings[slot] = Some(Binding {
+        self.bindings[slot][way as usize] = Some(Binding {
             id,
             inside,
             socket,
@@ -151,7 +168,7 @@ impl Relay {
 
     /// Makes all sockets from now on on another uplink, and moves the mappings of the families that `moves` says: a new
     /// socket each, on the same port where that is free. Tells `moved` what each one came to; who could not be moved
-    /// has no socket any more.
+    /// has no direct socket any more. The tunnel is left alone.
     pub fn rebind(
         &mut self,
         binder: Binder,
@@ -166,39 +183,44 @@ impl Relay {
                 inside,
                 treatment,
                 ..
-            }) = self.bindings[slot].take_if(|binding| moves(binding.family))
+            }) =
+                self.bindings[slot][Way::Direct as usize].take_if(|binding| moves(binding.family))
             {
-                moved(id, self.open(id, inside, treatment));
+                moved(id, self.open(id, Way::Direct, inside, treatment));
             }
         }
     }
 
-    /// Closes the socket of a mapping, if it has one. Closing takes it out of the epoll set too.
+    /// Closes the sockets of a mapping, if it has any. Closing takes them out of the epoll set too.
     pub fn close(&mut self, id: MappingId) {
-        if let Some(slot) = self.bindings.get_mut(id.slot as usize)
-            && slot.as_ref().is_some_and(|binding| binding.id == id)
+        for socket in self
+            .bindings
+            .get_mut(id.slot as usize)
+            .into_iter()
+            .flatten()
         {
-            *slot = None;
+            socket.take_if(|binding| binding.id == id);
         }
     }
 
     /// Sends a datagram.
     ///
     /// A pending error of an earlier datagram makes the kernel refuse the next one without sending it (udp(7)). So the
-    /// error queue is read then, and the datagram is tried again. What the application is to be told of all that is
-    /// kept for [`Relay::take_setbacks`].
+    /// error queue is read then, and the datagram is tried again. What the application is to be told of those is kept
+    /// for [`Relay::take_setbacks`].
     ///
     /// # Errors
     /// [`SendError`]; a datagram that is too large and may not be fragmented is a setback and no error.
     pub fn send(&mut self, transmit: &Transmit, payload: &[u8]) -> Result<(), SendError> {
         let &Transmit {
             mapping,
+            way,
             to,
             treatment,
             dont_fragment,
             ..
         } = transmit;
-        let binding = binding(&mut self.bindings, mapping)?;
+        let binding = binding(&mut self.bindings, mapping, way)?;
         if binding.treatment != treatment {
             treat(&binding.socket, binding.family, treatment)?;
             binding.treatment = treatment;
@@ -212,6 +234,7 @@ impl Relay {
             let payload = payload[..payload.len().min(QUOTED)].into();
             setbacks.push(Setback {
                 mapping,
+                way,
                 to,
                 offender,
                 error,
@@ -250,15 +273,12 @@ impl Relay {
             if was_earlier && tries < TRIES {
                 continue;
             }
-            if let Some(told) = told(&error) {
-                setback(to, None, told, payload);
-            }
             return Err(error.into());
         }
     }
 
     /// Hands the errors that were found while something was sent to `take`.
-    pub fn take_setbacks(&mut self, mut take: impl FnMut(MappingId, ReturnedError<'_>)) {
+    pub fn take_setbacks(&mut self, mut take: impl FnMut(MappingId, Way, ReturnedError<'_>)) {
         for setback in self.setbacks.drain(..) {
             let returned = ReturnedError {
                 to: setback.to,
@@ -266,7 +286,7 @@ impl Relay {
                 error: setback.error,
                 payload: &setback.payload,
             };
-            take(setback.mapping, returned);
+            take(setback.mapping, setback.way, returned);
         }
     }
 
@@ -289,7 +309,7 @@ impl Relay {
     pub fn receive(
         &mut self,
         budget: usize,
-        mut take: impl FnMut(MappingId, Received<'_>),
+        mut take: impl FnMut(MappingId, Way, Received<'_>),
     ) -> io::Result<bool> {
         let mut left = budget;
         while left > 0 {
@@ -299,15 +319,15 @@ impl Relay {
             }
             for at in 0..count.min(left) {
                 let (token, flags) = self.readiness.ready(at);
-                let id = MappingId::from_token(token);
+                let (id, way) = of_token(token);
                 let has_error = flags.contains(EpollFlags::EPOLLERR);
-                if let Ok(binding) = binding(&mut self.bindings, id) {
+                if let Ok(binding) = binding(&mut self.bindings, id, way) {
                     receive_from(
                         binding,
                         has_error,
                         &mut self.buffer,
                         &mut self.control,
-                        &mut take,
+                        &mut |mapping, received| take(mapping, way, received),
                     );
                 }
             }
@@ -317,9 +337,30 @@ impl Relay {
     }
 }
 
-fn binding(bindings: &mut [Option<Binding>], id: MappingId) -> Result<&mut Binding, Closed> {
+fn token(id: MappingId, way: Way) -> u64 {
+    match way {
+        Way::Direct => id.token(),
+        Way::Tunnel => id.token() | TUNNEL,
+    }
+}
+
+fn of_token(token: u64) -> (MappingId, Way) {
+    let way = if token & TUNNEL == 0 {
+        Way::Direct
+    } else {
+        Way::Tunnel
+    };
+    (MappingId::from_token(token & !TUNNEL), way)
+}
+
+fn binding(
+    bindings: &mut [[Option<Binding>; 2]],
+    id: MappingId,
+    way: Way,
+) -> Result<&mut Binding, Closed> {
     let slot = bindings.get_mut(id.slot as usize).ok_or(Closed)?;
-    slot.as_mut()
+    slot[way as usize]
+        .as_mut()
         .filter(|binding| binding.id == id)
         .ok_or(Closed)
 }

@@ -1,6 +1,6 @@
 //! Routes, rules, links and addresses in the kernel's own words and back (rtnetlink(7)).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_core::Nla;
 use netlink_packet_route::AddressFamily;
@@ -13,7 +13,7 @@ use netlink_packet_route::rule::{
     RuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange,
 };
 
-use super::observed::{Address, Hop, Link, Route, Rule, Selector};
+use super::observed::{Address, Hop, LOCAL, Link, Route, Rule, Selector};
 use crate::net::{
     Family, Fwmark, IfIndex, PortRange, Prefix, Protocol, RouteProtocol, RouteTable, RulePriority,
 };
@@ -174,6 +174,21 @@ pub(super) fn route_message(route: &Route) -> RouteMessage {
     message
 }
 
+/// The route by which the kernel takes an address on a link for its own.
+pub(super) fn local_route(addr: Ipv4Addr, link: IfIndex) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.destination_prefix_length = 32;
+    message.header.kind = RouteType::Local;
+    message.header.scope = RouteScope::Host;
+    message.attributes = vec![
+        RouteAttribute::Table(LOCAL.0),
+        RouteAttribute::Destination(addr.into()),
+        RouteAttribute::Oif(link.0),
+    ];
+    message
+}
+
 /// `FRA_SPORT_MASK` and `FRA_DPORT_MASK` (Linux 6.15): a kernel gives them for a rule that names one port.
 const PORT_MASKS: [u16; 2] = [28, 29];
 
@@ -226,6 +241,19 @@ pub(super) fn rule(message: &RuleMessage) -> Option<Rule> {
         (mark, mask) => Some((mark.unwrap_or(Fwmark(0)), mask.unwrap_or(Fwmark(u32::MAX)))),
     };
     Some(rule)
+}
+
+/// Reads the one mark that a rule excepts, if it is for everything but that.
+pub(super) fn excepted_mark(message: &RuleMessage) -> Option<Fwmark> {
+    let attributes = &message.attributes;
+    let whole = attributes
+        .iter()
+        .all(|attribute| !matches!(attribute, RuleAttribute::FwMask(mask) if *mask != u32::MAX));
+    let mark = attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::FwMark(mark) => Some(Fwmark(*mark)),
+        _ => None,
+    });
+    mark.filter(|_| whole && message.header.flags.contains(RuleFlags::Invert))
 }
 
 /// Writes a rule with all its selectors: a deletion that names fewer takes the first rule that fits.

@@ -4,7 +4,8 @@
 //!
 //! **Capture.** One table per protocol and port range holds the range's prefixes as routes into our TUN, and one rule
 //! per table asks it: `iif lo ipproto udp dport 10000-60000 lookup 30317`. Rules grow with port ranges, not with
-//! prefixes, and nothing but what the policy names enters the TUN. The way out is a table of its own, asked for what
+//! prefixes, and nothing but what the policy names enters the TUN. What carries our mark is never captured: the relay
+//! sends into the VPN too. The way out is a table of its own, asked for what
 //! carries our mark and is bound to the uplink: a VPN that replaces the main table's default route does not touch it.
 //!
 //! **Priority.** A VPN that adds rules without a priority gets the places just ahead of the first rule that is there,
@@ -21,13 +22,14 @@
 //!
 //! **Obstacles.** Strict reverse-path filters drop replies: [`sysctl`], with a [`journal`] of what was not ours. IPsec
 //! takes packets after routing: [`sysctl`] and [`xfrm`]. A VPN's firewall drops replies to its address: [`alias`] and
-//! [`nft`].
+//! [`nft`]. A kill switch forbids the direct path: [`firewall`] finds that out, and then nothing is captured.
 //!
 //! **End.** [`Steering::revert`] goes the way back: exemptions, rules, routes, settings. After a kill, the TUN takes its
 //! routes with it, rules ask empty tables, the alias table goes with its socket and exemptions lapse; [`cleanup`]
 //! removes the rest.
 
 pub mod alias;
+pub mod firewall;
 pub mod hold;
 pub mod journal;
 mod message;
@@ -42,11 +44,15 @@ pub mod watch;
 pub mod xfrm;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::SystemTime;
 
+use socket2::Socket;
+
 use crate::engine::Alias;
 use crate::net::{Family, IfIndex, RulePriority};
+use firewall::{Firewall, Obstacle};
 use journal::{Entry, Journal, JournalError};
 use netlink::{Kernel, NetlinkError};
 use nft::{AliasTable, NftError};
@@ -161,6 +167,7 @@ pub struct Steering {
     ipsec: Option<Ipsec>,
     journal: Journal,
     aliases: Result<AliasTable, NftError>,
+    firewall: Result<Firewall, NftError>,
     numbers: Numbers,
     tun: Tun,
 }
@@ -184,6 +191,7 @@ impl Steering {
             ipsec,
             journal,
             aliases: AliasTable::new(&tun.name),
+            firewall: Firewall::open(&tun.name),
             numbers,
             tun,
         })
@@ -238,6 +246,10 @@ impl Steering {
         if let Some(uplink) = &desired.uplink {
             failures.note(sysctl::prepare_uplink(&mut self.journal, &uplink.name));
         }
+        if let (Ok(firewall), Some(uplink)) = (&mut self.firewall, &desired.uplink) {
+            let mark = desired.permit.mark.unwrap_or(self.numbers.mark);
+            failures.note(firewall.lend(desired.permit, &uplink.name, mark));
+        }
         let mut aliases = Vec::new();
         if let Ok(table) = &mut self.aliases {
             aliases = alias::aliases(observed, self.tun.index);
@@ -258,6 +270,19 @@ impl Steering {
             priority: plan.priority,
             aliases,
         })
+    }
+
+    /// Tries whether the firewall lets media of a family by, with a socket of the relay's kind for the direct path.
+    /// Without nftables nothing is found out.
+    ///
+    /// The rules must be in force, if only for what is bound to our TUN ([`Desired::barred`]).
+    #[must_use]
+    pub fn probe(&self, desired: &Desired, direct: &Socket, to: SocketAddr) -> Vec<Obstacle> {
+        let (Ok(firewall), Some(uplink)) = (&self.firewall, &desired.uplink) else {
+            return Vec::new();
+        };
+        let mark = desired.permit.mark.unwrap_or(self.numbers.mark);
+        firewall.probe(direct, (&uplink.name, mark), to)
     }
 
     /// Takes everything back. The TUN itself is its owner's to close.

@@ -164,12 +164,13 @@ impl Kernel {
                 .execute()
                 .try_collect::<Vec<_>>()
                 .await;
-            observed.rules.extend(
-                rules
-                    .map_err(dump("rules"))?
-                    .iter()
-                    .filter_map(message::rule),
-            );
+            let rules = rules.map_err(dump("rules"))?;
+            observed
+                .rules
+                .extend(rules.iter().filter_map(message::rule));
+            observed
+                .excepted_marks
+                .extend(rules.iter().filter_map(message::excepted_mark));
         }
         Ok(observed)
     }
@@ -234,7 +235,9 @@ impl Kernel {
     }
 
     /// Sets our TUN's MTU, brings it up and gives it the IPv4 address that no host has: without one the
-    /// kernel would drop replies.
+    /// kernel would drop replies. What the kernel adds by itself, that the address is local, is taken back: a machine
+    /// answers on every link for what is local to it, and who is on the LAN need not find our TUN (as in Mullvad's audit
+    /// finding MLLVD-CR-24-03).
     ///
     /// # Errors
     /// [`NetlinkError::Link`].
@@ -247,6 +250,8 @@ impl Kernel {
         self.handle.link().set(up).execute().await.map_err(failed)?;
         let mut request = self.handle.address().add(tun.0, DUMMY.into(), 32);
         request.message_mut().header.scope = AddressScope::Host;
-        request.replace().execute().await.map_err(failed)
+        request.replace().execute().await.map_err(failed)?;
+        let local = self.handle.route().del(message::local_route(DUMMY, tun));
+        local.execute().await.map_err(failed)
     }
 }

@@ -1,4 +1,5 @@
-//! Two small nftables tables over nfnetlink: aliases for a VPN's addresses, and masquerading for the demo's router.
+//! Small nftables tables of our own over nfnetlink: aliases for a VPN's addresses here, probes and permits in
+//! [`super::firewall`], masquerading for the demo's router.
 //!
 //! A table is owned by the socket that made it (`NFT_TABLE_F_OWNER`, Linux 5.12): nobody else can change it, and it goes
 //! with the process, however that ends. Nobody else's table is touched.
@@ -42,17 +43,25 @@ pub enum NftError {
 }
 
 /// One step of a rule.
-type Expression = ListAttribute<ExpressionAttribute>;
+pub(super) type Expression = ListAttribute<ExpressionAttribute>;
 
 /// `NFNL_SUBSYS_NFTABLES`, which a batch names as its addressee.
 const SUBSYSTEM: u16 = 10;
 /// `NFT_PAYLOAD_NETWORK_HEADER`.
 const NETWORK_HEADER: u32 = 1;
-/// The one chain of each table.
+/// The one chain of a table that has no more.
 const CHAIN: &str = "voicelane";
 
+/// A chain at one of the kernel's hooks.
+pub(super) struct Chain {
+    pub(super) name: &'static str,
+    pub(super) kind: &'static str,
+    pub(super) hook: InetHookNumber,
+    pub(super) priority: i32,
+}
+
 /// Goes on if a property of the packet has this value.
-fn meta_is(key: MetaKey, value: &[u8]) -> [Expression; 2] {
+pub(super) fn meta_is(key: MetaKey, value: &[u8]) -> [Expression; 2] {
     let load = Expressions::Meta(vec![
         Meta::DestinationRegister(Register::Reg1),
         Meta::Key(key),
@@ -60,14 +69,29 @@ fn meta_is(key: MetaKey, value: &[u8]) -> [Expression; 2] {
     [load.into(), register_is(value)]
 }
 
+/// Gives a property of the packet this value.
+pub(super) fn set_meta(key: MetaKey, value: &[u8]) -> [Expression; 2] {
+    let store = Expressions::Meta(vec![Meta::SourceRegister(Register::Reg1), Meta::Key(key)]);
+    [load(value), store.into()]
+}
+
+/// Puts a value into the register.
+pub(super) fn load(value: &[u8]) -> Expression {
+    Expressions::Immediate(vec![
+        Immediate::DestinationRegister(Register::Reg1),
+        Immediate::Data(DataAttribute::Value(value.to_vec())),
+    ])
+    .into()
+}
+
 /// Goes on if a property that is an interface's name is this one.
-fn link_is(key: MetaKey, name: &str) -> [Expression; 2] {
+pub(super) fn link_is(key: MetaKey, name: &str) -> [Expression; 2] {
     let mut padded = name.as_bytes().to_vec();
     padded.resize(nix::libc::IFNAMSIZ, 0);
     meta_is(key, &padded)
 }
 
-fn register_is(value: &[u8]) -> Expression {
+pub(super) fn register_is(value: &[u8]) -> Expression {
     Expressions::Cmp(vec![
         Cmp::SourceRegister(Register::Reg1),
         Cmp::Op(Operator::Equal),
@@ -96,23 +120,17 @@ fn rewrite(alias: &Alias) -> Vec<Expression> {
         Payload::Offset(at),
         Payload::Len(u32::try_from(from.len()).expect("an address is short")),
     ];
-    let mut load = vec![Payload::DestinationRegister(Register::Reg1)];
-    load.extend(destination.clone());
+    let mut fetch = vec![Payload::DestinationRegister(Register::Reg1)];
+    fetch.extend(destination.clone());
     let mut store = vec![Payload::SourceRegister(Register::Reg1)];
     store.extend(destination);
     store.extend(mend_header);
     store.push(Payload::CsumFlags(ChecksumFlags::L4PseudoHeader));
 
     let mut rule = meta_is(MetaKey::Nfproto, &[family.into()]).to_vec();
-    rule.push(Expressions::Payload(load).into());
+    rule.push(Expressions::Payload(fetch).into());
     rule.push(register_is(&from));
-    rule.push(
-        Expressions::Immediate(vec![
-            Immediate::DestinationRegister(Register::Reg1),
-            Immediate::Data(DataAttribute::Value(to)),
-        ])
-        .into(),
-    );
+    rule.push(load(&to));
     rule.push(Expressions::Payload(store).into());
     rule
 }
@@ -124,19 +142,15 @@ fn octets(addr: IpAddr) -> Vec<u8> {
     }
 }
 
-/// A table of the `inet` family with one chain. It is there as long as this value.
+/// A table of the `inet` family. It is there as long as this value.
 pub struct Table {
     socket: Socket,
     name: String,
 }
 
 impl Table {
-    fn new(
-        name: String,
-        kind: &str,
-        hook: InetHookNumber,
-        priority: i32,
-    ) -> Result<Self, NftError> {
+    /// Makes the table with its chains.
+    pub(super) fn new(name: String, chains: &[Chain]) -> Result<Self, NftError> {
         let open = || -> io::Result<Socket> {
             let mut socket = Socket::new(NETLINK_NETFILTER)?;
             socket.bind_auto()?;
@@ -147,50 +161,57 @@ impl Table {
             socket: open().map_err(NftError::Unsupported)?,
             name,
         };
-        table.commit(vec![
-            NfTablesMessage::NewTable(TableMessage {
-                attributes: vec![
-                    TableAttribute::Name(table.name.clone()),
-                    TableAttribute::Flags(TableFlags::Owner),
-                ],
-            }),
+        let made = NfTablesMessage::NewTable(TableMessage {
+            attributes: vec![
+                TableAttribute::Name(table.name.clone()),
+                TableAttribute::Flags(TableFlags::Owner),
+            ],
+        });
+        let chains = chains.iter().map(|chain| {
             NfTablesMessage::NewChain(ChainMessage {
                 attributes: vec![
                     ChainAttribute::Table(table.name.clone()),
-                    ChainAttribute::Name(CHAIN.to_owned()),
-                    ChainAttribute::Type(kind.to_owned()),
+                    ChainAttribute::Name(chain.name.to_owned()),
+                    ChainAttribute::Type(chain.kind.to_owned()),
                     ChainAttribute::Hook(vec![
-                        Hook::Number(hook.into()),
-                        Hook::Priority(priority.cast_unsigned()),
+                        Hook::Number(chain.hook.into()),
+                        Hook::Priority(chain.priority.cast_unsigned()),
                     ]),
                 ],
-            }),
-        ])?;
+            })
+        });
+        table.commit(std::iter::once(made).chain(chains).collect())?;
         Ok(table)
     }
 
-    fn rule(&self, expressions: Vec<Expression>) -> NfTablesMessage {
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A message that puts a rule at the end of a chain.
+    pub(super) fn rule(&self, chain: &str, expressions: Vec<Expression>) -> NfTablesMessage {
         NfTablesMessage::NewRule(RuleMessage {
             attributes: vec![
                 RuleAttribute::Table(self.name.clone()),
-                RuleAttribute::Chain(CHAIN.to_owned()),
+                RuleAttribute::Chain(chain.to_owned()),
                 RuleAttribute::Expressions(expressions),
             ],
         })
     }
 
-    /// A message that takes all rules out of the chain.
-    fn flush(&self) -> NfTablesMessage {
+    /// A message that takes all rules out of a chain.
+    pub(super) fn flush(&self, chain: &str) -> NfTablesMessage {
         NfTablesMessage::DeleteRule(RuleMessage {
             attributes: vec![
                 RuleAttribute::Table(self.name.clone()),
-                RuleAttribute::Chain(CHAIN.to_owned()),
+                RuleAttribute::Chain(chain.to_owned()),
             ],
         })
     }
 
     /// Carries messages out together or not at all.
-    fn commit(&self, messages: Vec<NfTablesMessage>) -> Result<(), NftError> {
+    pub(super) fn commit(&self, messages: Vec<NfTablesMessage>) -> Result<(), NftError> {
         self.exchange(messages)
             .map_err(|source| match source.raw_os_error().map(Errno::from_raw) {
                 Some(Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT) => NftError::Unsupported(source),
@@ -284,9 +305,14 @@ impl AliasTable {
     /// # Errors
     /// [`NftError::Unsupported`], with which one can do without; [`NftError::Refused`].
     pub fn new(tun: &str) -> Result<Self, NftError> {
-        let name = format!("voicelane-{tun}");
+        let chain = Chain {
+            name: CHAIN,
+            kind: "filter",
+            hook: InetHookNumber::PreRouting,
+            priority: Self::PRIORITY,
+        };
         Ok(Self {
-            table: Table::new(name, "filter", InetHookNumber::PreRouting, Self::PRIORITY)?,
+            table: Table::new(format!("voicelane-{tun}"), &[chain])?,
             tun: tun.to_owned(),
             present: Vec::new(),
         })
@@ -300,11 +326,11 @@ impl AliasTable {
         if self.present == aliases {
             return Ok(());
         }
-        let mut batch = vec![self.table.flush()];
+        let mut batch = vec![self.table.flush(CHAIN)];
         batch.extend(aliases.iter().map(|alias| {
             let mut rule = link_is(MetaKey::Iifname, &self.tun).to_vec();
             rule.extend(rewrite(alias));
-            self.table.rule(rule)
+            self.table.rule(CHAIN, rule)
         }));
         self.table.commit(batch)?;
         self.present = aliases.to_vec();
@@ -319,12 +345,18 @@ impl AliasTable {
 pub fn masquerade(oif: &str) -> Result<Table, NftError> {
     const SOURCE_NAT: i32 = 100;
     let name = format!("masquerade-{oif}");
-    let table = Table::new(name, "nat", InetHookNumber::PostRouting, SOURCE_NAT)?;
+    let chain = Chain {
+        name: CHAIN,
+        kind: "nat",
+        hook: InetHookNumber::PostRouting,
+        priority: SOURCE_NAT,
+    };
+    let table = Table::new(name, &[chain])?;
     let mut rule = meta_is(MetaKey::Nfproto, &[NetfilterProtoFamily::IPv4.into()]).to_vec();
     rule.extend(link_is(MetaKey::Oifname, oif));
     rule.push(ListAttribute::Element(vec![ExpressionAttribute::Name(
         "masq".to_owned(),
     )]));
-    table.commit(vec![table.rule(rule)])?;
+    table.commit(vec![table.rule(CHAIN, rule)])?;
     Ok(table)
 }

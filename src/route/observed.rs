@@ -18,6 +18,8 @@ pub struct Observed {
     pub routes: Vec<Route>,
     /// Policy rules in the order in which the kernel asks them, IPv4 first.
     pub rules: Vec<Rule>,
+    /// The marks that a rule excepts (`not fwmark 51820 lookup 51820`): what a VPN's own packets bear.
+    pub excepted_marks: Vec<Fwmark>,
 }
 
 impl Observed {

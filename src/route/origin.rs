@@ -7,9 +7,9 @@ use crate::net::RouteProtocol;
 
 /// The names of linux/rtnetlink.h for the protocol numbers that are met on laptops and servers.
 const NAMES: [(u8, &str); 16] = [
-    (0, "unspecified"),
+    (0, "unspecified: set by hand or by a script, as wg-quick's"),
     (2, "kernel"),
-    (3, "boot: set by hand or by a script, as wg-quick's"),
+    (3, "boot: set by hand or by a script"),
     (
         4,
         "static: an administrator, NetworkManager or systemd-networkd",

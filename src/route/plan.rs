@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::firewall::Permit;
 use super::observed::{Hop, LOCAL, Observed, Route, Rule, Selector};
 use super::uplink::{Gateway, Uplink};
 use crate::net::{
@@ -14,6 +15,8 @@ use crate::net::{
 const TABLES: u32 = 1024;
 /// The metric of our routes. Each table is ours alone, so that it only has to be the same everywhere.
 const METRIC: u32 = 1;
+/// The mask of a mark that is compared as a whole.
+const EVERY_BIT: Fwmark = Fwmark(u32::MAX);
 
 /// The numbers by which the kernel and its administrator know our objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +46,20 @@ impl Default for Numbers {
 }
 
 impl Numbers {
+    /// The mark of the relay's sockets that lead into the VPN: ours too, so that no capture takes it, but another than
+    /// [`Numbers::mark`], which firewalls may let by.
+    #[must_use]
+    pub const fn tunnel_mark(&self) -> Fwmark {
+        let [low, high] = [
+            self.mask.0 & self.mask.0.wrapping_neg(),
+            self.mask.0 ^ self.mark.0,
+        ];
+        match self.mark.0 ^ low {
+            0 => Fwmark(high),
+            mark => Fwmark(mark),
+        }
+    }
+
     fn owns_table(&self, table: RouteTable) -> bool {
         (self.table.0..self.table.0.saturating_add(TABLES)).contains(&table.0)
     }
@@ -83,6 +100,11 @@ pub struct Desired {
     pub uplink: Option<Uplink>,
     /// What to capture.
     pub captures: Vec<Capture>,
+    /// Families that a firewall forbids a way of: their rules hold for sockets that are bound to our TUN, which only
+    /// probes are, and everybody else's media stays in the VPN.
+    pub barred: Vec<Family>,
+    /// What a VPN's firewall knows its own packets by, when media is to bear it.
+    pub permit: Permit,
 }
 
 /// One step. Those that add or replace make sure, those that delete do not mind that it is done already.
@@ -156,7 +178,9 @@ pub struct TooManyPortRanges(usize);
 ///
 /// Routes come before the rules that ask them, new rules before the end of old ones, and the end of routes last: at no
 /// moment is something captured that was and stays wanted let go, or something captured that neither was nor is
-/// wanted. Objects that are not ours are left alone, and a plan that was carried out is followed by an empty one.
+/// wanted. Where nothing is in force there is nothing to hold: the rules of a family that is barred end first, and so do
+/// the routes that nobody but probes was led to. Objects that are not ours are left alone, and a plan that was carried out
+/// is followed by an empty one.
 ///
 /// # Errors
 /// [`TooManyPortRanges`].
@@ -197,6 +221,24 @@ pub fn plan(
         }
         free
     });
+    let (barred, ended): (Vec<_>, Vec<_>) = own_rules
+        .iter()
+        .filter(|rule| !rules.contains(rule))
+        .partition(|rule| desired.barred.contains(&rule.family));
+    let delete = |rule: &&Rule| Change::DeleteRule((*rule).clone());
+    plan.changes.extend(barred.into_iter().map(delete));
+    let in_force: BTreeSet<_> = own_rules
+        .iter()
+        .filter(|rule| rule.table == numbers.table || rule.selector.oif.is_none())
+        .map(|rule| (rule.family, rule.table))
+        .collect();
+    let kept: BTreeSet<_> = routes.iter().map(Route::key).collect();
+    let (left, idle): (Vec<_>, Vec<_>) = own
+        .iter()
+        .filter(|route| !kept.contains(&route.key()))
+        .partition(|route| in_force.contains(&(route.family(), route.table)));
+    let drop = |route: &&&Route| Change::DeleteRoute((**route).clone());
+    plan.changes.extend(idle.iter().map(drop));
     for route in &routes {
         match held.get(&route.key()) {
             None => plan.changes.push(Change::AddRoute(route.clone())),
@@ -208,13 +250,8 @@ pub fn plan(
     }
     let added = rules.iter().filter(|rule| !own_rules.contains(rule));
     plan.changes.extend(added.cloned().map(Change::AddRule));
-    let ended = own_rules.iter().filter(|rule| !rules.contains(rule));
-    plan.changes
-        .extend(ended.map(|rule| Change::DeleteRule((*rule).clone())));
-    let kept: BTreeSet<_> = routes.iter().map(Route::key).collect();
-    let left = own.iter().filter(|route| !kept.contains(&route.key()));
-    plan.changes
-        .extend(left.map(|route| Change::DeleteRoute((*route).clone())));
+    plan.changes.extend(ended.into_iter().map(delete));
+    plan.changes.extend(left.iter().map(drop));
     Ok(plan)
 }
 
@@ -287,20 +324,34 @@ fn wanted(
     routes.push(route(numbers.table, everywhere(family), uplink.index, via));
     let direct = Selector {
         oif: Some(uplink.name.clone()),
-        mark: Some((numbers.mark, numbers.mask)),
+        mark: Some(
+            desired
+                .permit
+                .mark
+                .map_or((numbers.mark, numbers.mask), |mark| (mark, EVERY_BIT)),
+        ),
         ..Selector::default()
     };
     rules.push(rule(numbers.table, direct));
     let tables = tables(family, &groups, numbers, observed)?;
+    let only_bound_to = desired
+        .barred
+        .contains(&family)
+        .then(|| observed.link(desired.tun).map(|tun| tun.name.clone()));
     for (group, prefixes) in groups {
         let table = tables[&group];
         let capture = Selector {
             iif: Some("lo".to_owned()),
+            oif: only_bound_to.clone().flatten(),
+            // What carries our mark is never captured: it is the relay's own, on its way into the VPN.
+            mark: Some((Fwmark(0), numbers.mask)),
             protocol: Some(group.0),
-            ports: Some(group.1),
-            ..Selector::default()
+            // The kernel takes no range up to 65535: all ports are none named.
+            ports: Some(group.1).filter(|ports| *ports != PortRange::ALL),
         };
-        rules.push(rule(table, capture));
+        if only_bound_to != Some(None) {
+            rules.push(rule(table, capture));
+        }
         routes.extend(
             prefixes
                 .into_iter()
@@ -326,9 +377,9 @@ fn tables(
         let group = match rule.selector {
             Selector {
                 protocol: Some(protocol),
-                ports: Some(ports),
+                ports,
                 ..
-            } if numbers.owns_rule(rule) => Some((protocol, ports)),
+            } if numbers.owns_rule(rule) => Some((protocol, ports.unwrap_or(PortRange::ALL))),
             _ => None,
         };
         let asker = asked.entry(rule.table).or_insert(group);

@@ -1,26 +1,31 @@
-//! Notice that something changed in the kernel's links, addresses, routes, rules or IPsec policies.
+//! Notice that something changed in the kernel's links, addresses, routes, rules, IPsec policies or firewall.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::protocols::{NETLINK_ROUTE, NETLINK_XFRM};
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM};
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use rtnetlink::MulticastGroup;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::message;
 use super::plan::Numbers;
 
 /// `XFRMNLGRP_EXPIRE` and `XFRMNLGRP_POLICY` (linux/xfrm.h): our leases run out, somebody's policies change.
 const XFRM_GROUPS: [u32; 2] = [2, 4];
+/// `NFNLGRP_NFTABLES` (linux/netfilter/nfnetlink.h): somebody's firewall changes.
+const FIREWALL_GROUP: u32 = 7;
+/// `NFT_MSG_NEWTABLE` to `NFT_MSG_DELRULE` (linux/netfilter/nf_tables.h), the upper octet being that of nftables. Sets
+/// may change with every packet, and are passed over.
+const FIREWALL_CHANGES: std::ops::RangeInclusive<u16> = 0x0a00..=0x0a08;
 /// How long notices are gathered: a VPN makes a dozen changes in a row when it starts.
 const SETTLE: Duration = Duration::from_millis(20);
+/// The largest process id (`PID_MAX_LIMIT` of linux/threads.h).
+const LARGEST_PROCESS: u32 = 4 << 20;
 /// How many culprits are remembered of one change.
 const CULPRITS: usize = 8;
 
@@ -51,6 +56,7 @@ impl Change {
 pub struct Watch {
     routing: TokioSocket,
     ipsec: Option<TokioSocket>,
+    firewall: Option<TokioSocket>,
     numbers: Numbers,
     own_port: u32,
     gathered: Change,
@@ -61,7 +67,7 @@ impl Watch {
     /// `own_port` are nobody's fault.
     ///
     /// # Errors
-    /// When a socket cannot be opened. A kernel without IPsec is no error.
+    /// When a socket cannot be opened. A kernel without IPsec or nftables is no error.
     pub fn open(numbers: Numbers, own_port: u32) -> io::Result<Self> {
         let routing = [
             MulticastGroup::Link,
@@ -75,6 +81,7 @@ impl Watch {
         Ok(Self {
             routing: subscribe(NETLINK_ROUTE, routing.iter().map(|group| *group as u32))?,
             ipsec: subscribe(NETLINK_XFRM, XFRM_GROUPS.into_iter()).ok(),
+            firewall: subscribe(NETLINK_NETFILTER, std::iter::once(FIREWALL_GROUP)).ok(),
             numbers,
             own_port,
             gathered: Change::default(),
@@ -99,22 +106,28 @@ impl Watch {
         Ok(std::mem::take(&mut self.gathered))
     }
 
+    /// Tells who took rules or routes of ours away, of the changes that the next call of [`Watch::next_change`] will tell:
+    /// the kernel may show a change before its notice has come.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn coming_culprits(&mut self) -> io::Result<&BTreeSet<String>> {
+        while let Ok(more) = timeout(Duration::ZERO, self.notice()).await {
+            more?;
+        }
+        Ok(&self.gathered.culprits)
+    }
+
     async fn notice(&mut self) -> io::Result<()> {
-        let routing = pin!(self.routing.recv_from_full());
-        let received = match &mut self.ipsec {
-            None => routing.await,
-            Some(ipsec) => match select(routing, pin!(ipsec.recv_from_full())).await {
-                Either::Left((routing, _)) => routing,
-                // What IPsec does is told by other means than routes and rules.
-                Either::Right((ipsec, _)) => ipsec.map(|(_, from)| (Vec::new(), from)),
-            },
+        let notice = tokio::select! {
+            notice = read(&mut self.routing) => notice?,
+            // What these tell does not say who took our rules.
+            notice = read_if_any(&mut self.ipsec) => notice?.map(|_| Vec::new()),
+            notice = firewall_change(&mut self.firewall) => notice?.map(|_| Vec::new()),
         };
-        match received {
-            Ok((datagram, _)) => self.look_for_culprits(&datagram),
-            Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => {
-                self.gathered.overrun = true;
-            }
-            Err(error) => return Err(error),
+        match notice {
+            Some(datagram) => self.look_for_culprits(&datagram),
+            None => self.gathered.overrun = true,
         }
         self.gathered
             .noticed
@@ -144,11 +157,45 @@ impl Watch {
     }
 }
 
-/// Names a program by its netlink port.
+/// Names a program by its netlink port. The first socket of a program has the process id for its port, others have any
+/// number above [`LARGEST_PROCESS`].
 fn program(port: u32) -> String {
+    if port > LARGEST_PROCESS {
+        return "a program that hides its number".to_owned();
+    }
     match fs::read_to_string(format!("/proc/{port}/comm")) {
         Ok(name) => format!("{} (process {port})", name.trim_end()),
         Err(_) => format!("a program that has ended (process {port})"),
+    }
+}
+
+/// Waits for a notice that tells of a table, a chain or a rule; for ever without a socket.
+async fn firewall_change(socket: &mut Option<TokioSocket>) -> io::Result<Option<Vec<u8>>> {
+    loop {
+        let notice = read_if_any(socket).await?;
+        // One that was lost may have told anything.
+        let tells = |notice: &Vec<u8>| types(notice).any(|it| FIREWALL_CHANGES.contains(&it));
+        if notice.as_ref().is_none_or(tells) {
+            return Ok(notice);
+        }
+    }
+}
+
+/// The types of the messages of a notice: each begins with its length and its type (struct nlmsghdr).
+fn types(mut notice: &[u8]) -> impl Iterator<Item = u16> {
+    std::iter::from_fn(move || {
+        let (length, rest) = notice.split_first_chunk()?;
+        let (kind, _) = rest.split_first_chunk()?;
+        let length = u32::from_ne_bytes(*length).max(16).next_multiple_of(4);
+        notice = notice.get(length as usize..).unwrap_or_default();
+        Some(u16::from_ne_bytes(*kind))
+    })
+}
+
+async fn read_if_any(socket: &mut Option<TokioSocket>) -> io::Result<Option<Vec<u8>>> {
+    match socket {
+        Some(socket) => read(socket).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -157,4 +204,13 @@ fn subscribe(protocol: isize, groups: impl Iterator<Item = u32>) -> io::Result<T
     let mask = groups.fold(0, |mask, group| mask | 1 << (group - 1));
     socket.socket_mut().bind(&SocketAddr::new(0, mask))?;
     Ok(socket)
+}
+
+/// Reads a notice; none when some were lost.
+async fn read(socket: &mut TokioSocket) -> io::Result<Option<Vec<u8>>> {
+    match socket.recv_from_full().await {
+        Ok((notice, _)) => Ok(Some(notice)),
+        Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => Ok(None),
+        Err(error) => Err(error),
+    }
 }

@@ -5,7 +5,8 @@
 //! it off (see [`super::sysctl`]). IPv6 has no `disable_xfrm`, and its `disable_policy` belongs to the interface that
 //! holds the *destination* address, not to the one that a packet comes in by. So, and only while another program has
 //! IPv6 policies, we add allow policies of our own, at the best priority there is: one per prefix and aligned block of
-//! ports, exact to the port, outward by destination and inward by source.
+//! ports, exact to the port, outward by destination and inward by source. Outward they are for what carries no mark of
+//! ours: that is on its way into our TUN. What the relay sends into the VPN carries one, and is IPsec's.
 //!
 //! They are a lease: the kernel lets them lapse when nobody renews them, so that media returns into the VPN after a
 //! crash too. When a lease grows old the kernel sends a notice, [`super::watch::Watch`] tells it, and the
@@ -22,7 +23,7 @@ use futures_util::StreamExt;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_xfrm::policy::{DelGetMessage, ModifyMessage};
 use netlink_packet_xfrm::{
-    Address, LifetimeConfig, Selector, UserPolicyId, UserPolicyInfo, XfrmAttrs, XfrmMessage,
+    Address, LifetimeConfig, Mark, Selector, UserPolicyId, UserPolicyInfo, XfrmAttrs, XfrmMessage,
 };
 use netlink_sys::protocols::NETLINK_XFRM;
 use nix::errno::Errno;
@@ -42,6 +43,8 @@ const TAG_MASK: u32 = 0xff00_0000;
 const RENEW_SECONDS: u64 = 20;
 /// The age, in seconds, at which the kernel removes it.
 const LEASE_SECONDS: u64 = 60;
+/// The bits of a mark that are ours: those of [`super::plan::Numbers`], which no setting changes.
+const MARK_MASK: u32 = 0xff00_0000;
 /// `XFRM_POLICY_ALLOW`.
 const ALLOW: u8 = 0;
 
@@ -174,7 +177,13 @@ impl Exemption {
                 index,
                 ..UserPolicyInfo::default()
             },
-            nlas: Vec::new(),
+            nlas: match self.direction {
+                Direction::Out => vec![XfrmAttrs::Mark(Mark {
+                    value: 0,
+                    mask: MARK_MASK,
+                })],
+                Direction::In => Vec::new(),
+            },
         }
     }
 }
@@ -282,7 +291,7 @@ impl Ipsec {
             }
         }
         for policy in ours {
-            match self.delete(&policy.user_policy_info).await {
+            match self.delete(policy).await {
                 Ok(()) => changed += 1,
                 Err(error) => {
                     first_error.get_or_insert(XfrmError::Dump(error));
@@ -292,15 +301,18 @@ impl Ipsec {
         first_error.map_or(Ok(changed), Err)
     }
 
-    /// Deletes by index: the selector alone may be somebody else's too.
-    async fn delete(&self, info: &UserPolicyInfo) -> io::Result<()> {
+    /// Deletes by index: the selector alone may be somebody else's too. The kernel wants to be told the mark as well.
+    async fn delete(&self, policy: &ModifyMessage) -> io::Result<()> {
+        let info = &policy.user_policy_info;
+        let marks = policy.nlas.iter();
+        let marks = marks.filter(|attribute| matches!(attribute, XfrmAttrs::Mark(_)));
         let deletion = XfrmMessage::DeletePolicy(DelGetMessage {
             user_policy_id: UserPolicyId {
                 selector: info.selector,
                 index: info.index,
                 direction: info.direction,
             },
-            nlas: Vec::new(),
+            nlas: marks.cloned().collect(),
         });
         match self.request(deletion).await {
             Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(()),

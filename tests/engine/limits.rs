@@ -1,13 +1,15 @@
 //! What is bounded, what is believed, and what inside endpoints are to each other.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
+use etherparse::PacketBuilder;
 use voicelane::engine::{Command, Event, ReturnedError};
 use voicelane::nat::{Limits, Settings};
-use voicelane::net::{Endpoint, Filtering, Outside, TrafficClass};
+use voicelane::net::{Endpoint, Filtering, Outside, TrafficClass, Way};
 use voicelane::wire::{Packet, Transport, fragment, icmp};
 
-use crate::world::{ALMOST, FAMILIES, World, datagram, endpoint, mend, quoted_in};
+use crate::world::{ALMOST, FAMILIES, World, datagram, endpoint, quoted_in};
 
 fn with_limits(limits: Limits) -> World {
     World::new(Settings {
@@ -16,7 +18,7 @@ fn with_limits(limits: Limits) -> World {
     })
 }
 
-/// RFC 6888 REQ-4.
+/// RFC 6888 REQ-4, RFC 5508 REQ-8.
 #[test]
 fn one_inside_address_leaves_room_for_others() {
     for [inside, server, _, other_host, _] in FAMILIES.map(|family| family.map(endpoint)) {
@@ -30,6 +32,7 @@ fn one_inside_address_leaves_room_for_others() {
         let told: Vec<_> = world.outbox.packets().collect();
         quoted_in(told[0], icmp::Error::AdminProhibited, inside.addr);
         assert_eq!(world.dropped("too_many_mappings_of_address"), 1);
+        assert!(world.reached("too_many_mappings_of_address"));
         assert!(
             world.send(other_host, server, b"?").is_some(),
             "another address has its own"
@@ -58,6 +61,7 @@ fn a_mapping_takes_so_many_contacts_and_no_more() {
             assert!(world.send(inside, server, b"?").is_some());
             assert!(world.send(inside, stranger, b"?").is_none());
             assert_eq!(world.dropped("too_many_contacts"), 1);
+            assert!(world.reached("too_many_contacts"));
             assert!(world.send(inside, server, b"?").is_some());
         }
     }
@@ -85,9 +89,13 @@ fn errors_keep_to_a_pace_and_one_kind_does_not_silence_the_other() {
             payload: b"hello",
         };
         for _ in 0..200 {
-            world
-                .engine
-                .handle_error(mapping, &returned, world.now, &mut world.outbox);
+            world.engine.handle_error(
+                mapping,
+                Way::Direct,
+                &returned,
+                world.now,
+                &mut world.outbox,
+            );
         }
         assert_eq!(world.outbox.packets().count(), 50, "of the path");
         let counters = world.engine.snapshot(world.now).counters;
@@ -100,6 +108,7 @@ fn errors_keep_to_a_pace_and_one_kind_does_not_silence_the_other() {
     }
 }
 
+/// RFC 5508 REQ-3.
 #[test]
 fn no_stranger_is_believed_an_error_under_any_filtering() {
     for filtering in [
@@ -127,9 +136,13 @@ fn no_stranger_is_believed_an_error_under_any_filtering() {
                     payload: b"",
                 };
                 world.outbox.clear();
-                world
-                    .engine
-                    .handle_error(mapping, &returned, world.now, &mut world.outbox);
+                world.engine.handle_error(
+                    mapping,
+                    Way::Direct,
+                    &returned,
+                    world.now,
+                    &mut world.outbox,
+                );
                 assert_eq!(world.outbox.packets().count(), 0, "{to} by {offender:?}");
             }
             assert_eq!(world.send(inside, server, b"again"), Some(mapping));
@@ -137,7 +150,7 @@ fn no_stranger_is_believed_an_error_under_any_filtering() {
     }
 }
 
-/// RFC 4787 REQ-12: an error neither ends a mapping nor keeps it alive.
+/// RFC 4787 REQ-12, RFC 5508 REQ-6: an error neither ends a mapping nor keeps it alive.
 #[test]
 fn an_error_refreshes_nothing() {
     let [inside, server, ..] = FAMILIES[0].map(endpoint);
@@ -153,9 +166,13 @@ fn an_error_refreshes_nothing() {
         error: icmp::Error::PortUnreachable,
         payload: b"hello",
     };
-    world
-        .engine
-        .handle_error(mapping, &returned, world.now, &mut world.outbox);
+    world.engine.handle_error(
+        mapping,
+        Way::Direct,
+        &returned,
+        world.now,
+        &mut world.outbox,
+    );
     world.wait(Duration::from_secs(1));
     assert_eq!(world.outbox.commands(), [Command::Close { mapping }]);
 }
@@ -181,6 +198,7 @@ fn by_configuration_known_peers_refresh_a_mapping_and_strangers_never() {
     }
 }
 
+/// RFC 5508 REQ-8.
 #[test]
 fn what_waits_for_a_socket_that_cannot_be_opened_is_answered() {
     for [inside, server, other_port, ..] in FAMILIES.map(|family| family.map(endpoint)) {
@@ -198,7 +216,7 @@ fn what_waits_for_a_socket_that_cannot_be_opened_is_answered() {
         let error = icmp::Error::AdminProhibited;
         world
             .engine
-            .handle_open_failed(mapping, error, world.now, &mut world.outbox);
+            .handle_open_failed(mapping, Way::Direct, error, world.now, &mut world.outbox);
         assert_eq!(world.outbox.transmits().count(), 0);
         let told: Vec<_> = world.outbox.packets().collect();
         let quoted = [0, 1].map(|at| quoted_in(told[at], error, inside.addr));
@@ -216,11 +234,12 @@ fn a_mapping_that_cannot_move_ends() {
     let error = icmp::Error::NetUnreachable;
     world
         .engine
-        .handle_open_failed(mapping, error, world.now, &mut world.outbox);
+        .handle_open_failed(mapping, Way::Direct, error, world.now, &mut world.outbox);
     assert!(matches!(world.outbox.events(), [Event::Ended { .. }]));
     assert_ne!(world.send(inside, server, b"again"), Some(mapping));
 }
 
+/// RFC 4787 REQ-14a, RFC 6888 REQ-5.
 #[test]
 fn a_flood_of_fragments_of_one_source_leaves_room_for_others() {
     for [inside, server, _, other_host, _] in FAMILIES.map(|family| family.map(endpoint)) {
@@ -240,6 +259,7 @@ fn a_flood_of_fragments_of_one_source_leaves_room_for_others() {
             world.send_bytes(&first(inside, identification)[0]);
         }
         assert!(world.dropped("too_many_fragments") > 9_000);
+        assert!(world.reached("too_many_fragments"));
         for part in first(other_host, 7) {
             world.send_bytes(&part);
         }
@@ -252,7 +272,7 @@ fn a_flood_of_fragments_of_one_source_leaves_room_for_others() {
     }
 }
 
-/// RFC 4787 REQ-9: from the sender's outside endpoint, through the receiver's filter.
+/// RFC 4787 REQ-9 and REQ-9a: from the sender's outside endpoint, through the receiver's filter.
 #[test]
 fn neighbours_reach_each_other_by_their_outside_endpoints() {
     for [inside, server, _, other_host, _] in FAMILIES.map(|family| family.map(endpoint)) {
@@ -263,7 +283,7 @@ fn neighbours_reach_each_other_by_their_outside_endpoints() {
             let mapping = world.send(from, server, b"hello").expect("relayed");
             world
                 .engine
-                .handle_opened(mapping, Outside(outside), &mut world.outbox);
+                .handle_opened(mapping, Way::Direct, Outside(outside), &mut world.outbox);
         }
         world.send_bytes(&datagram(inside, outside[1], b"knock"));
         assert!(
@@ -294,7 +314,7 @@ fn neighbours_reach_each_other_by_their_outside_endpoints() {
     }
 }
 
-fn uplink(family_of: Endpoint) -> std::net::IpAddr {
+fn uplink(family_of: Endpoint) -> IpAddr {
     let text = if family_of.addr.is_ipv4() {
         "192.168.1.10"
     } else {
@@ -303,29 +323,53 @@ fn uplink(family_of: Endpoint) -> std::net::IpAddr {
     text.parse().expect("an address")
 }
 
-/// An echo stays in the VPN, for rules capture UDP and TCP. Forced in, it gets an answer that is no lie.
+/// RFC 5508 REQ-1: an echo stays in the VPN, for rules capture UDP and TCP. Forced in, it gets an answer that is no lie.
 #[test]
 fn an_echo_that_is_forced_in_is_prohibited_at_once() {
-    // `ping -c 1`, as its header and eight bytes of an echo request.
-    let v4 = [
-        0x45, 0, 0, 28, 0, 0, 0x40, 0, 64, 1, 0, 0, 10, 8, 0, 2, 168, 86, 128, 1, 8, 0, 0xf7, 0xfd,
-        0, 1, 0, 1,
-    ];
-    let mut packet = v4.to_vec();
-    mend(&mut packet);
-    assert!(matches!(
-        Packet::parse(&packet).expect("valid").transport(),
-        Transport::Echo(_)
-    ));
-    let mut world = World::new(Settings::default());
-    world.send_bytes(&packet);
-    let told: Vec<_> = world.outbox.packets().collect();
-    let inside = endpoint(FAMILIES[0][0]).addr;
-    assert_eq!(
-        quoted_in(told[0], icmp::Error::AdminProhibited, inside),
-        packet
-    );
-    assert!(world.outbox.commands().is_empty());
+    for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
+        let mut packet = Vec::new();
+        match (inside.addr, server.addr) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                PacketBuilder::ipv4(from.octets(), to.octets(), 64)
+                    .icmpv4_echo_request(1, 1)
+                    .write(&mut packet, b"ping")
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                PacketBuilder::ipv6(from.octets(), to.octets(), 64)
+                    .icmpv6_echo_request(1, 1)
+                    .write(&mut packet, b"ping")
+            }
+            _ => unreachable!("one family"),
+        }
+        .expect("into memory");
+        let parsed = Packet::parse(&packet).expect("valid");
+        assert!(matches!(parsed.transport(), Transport::Echo(_)));
+        let mut world = World::new(Settings::default());
+        world.send_bytes(&packet);
+        let told: Vec<_> = world.outbox.packets().collect();
+        let error = icmp::Error::AdminProhibited;
+        assert_eq!(quoted_in(told[0], error, inside.addr), packet);
+        assert!(world.outbox.commands().is_empty());
+    }
+}
+
+/// RFC 5508 REQ-5: an error of the application's own is neither carried on nor answered.
+#[test]
+fn an_error_of_the_application_goes_nowhere() {
+    for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
+        let mut world = World::new(Settings::default());
+        let mapping = world.send(inside, server, b"?").expect("relayed");
+        let class = TrafficClass::default();
+        let late = world.arrive(mapping, server, class, b"too late");
+        let error = icmp::Error::PortUnreachable;
+        let mut packet = Vec::new();
+        icmp::write_error(&mut packet, error, inside.addr, server.addr, &late[0])
+            .expect("one family");
+        world.send_bytes(&packet);
+        assert!(world.outbox.is_empty());
+        assert_eq!(world.dropped("not_in_policy"), 1);
+        assert_eq!(world.send(inside, server, b"?"), Some(mapping));
+    }
 }
 
 #[test]

@@ -83,6 +83,7 @@ fn what_is_judged_is_the_whole_datagram() {
     }
 }
 
+/// RFC 5508 REQ-10.
 #[test]
 fn a_part_that_never_comes_is_waited_for_15_seconds() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use voicelane::config::Config;
-use voicelane::engine::{Arrival, Command, Engine, HEADROOM, Outbox};
+use voicelane::engine::{Arrival, Command, Engine, FallbackSettings, HEADROOM, Outbox};
 use voicelane::nat::Settings;
-use voicelane::net::{Endpoint, MappingId, Outside, TrafficClass};
+use voicelane::net::{Endpoint, MappingId, Outside, TrafficClass, Way};
 use voicelane::policy::Policy;
 use voicelane::wire::{Packet, Transport, icmp, udp};
 
@@ -76,16 +76,36 @@ impl World {
         }
     }
 
+    /// One whose calls go on in the VPN.
+    pub(crate) fn with_fallback() -> Self {
+        let mut world = Self::new(Settings::default());
+        world.engine =
+            Engine::new(policy(), Settings::default()).with_fallback(FallbackSettings::default());
+        world
+    }
+
     pub(crate) fn send_bytes(&mut self, packet: &[u8]) {
         self.outbox.clear();
         self.engine.handle_tun(packet, self.now, &mut self.outbox);
+        self.open_all();
+    }
+
+    /// Opens every socket that is asked for; one in the tunnel has a port of its own.
+    pub(crate) fn open_all(&mut self) {
         for at in 0..self.outbox.commands().len() {
             if let Command::Open {
-                mapping, inside, ..
+                mapping,
+                way,
+                inside,
+                ..
             } = self.outbox.commands()[at]
             {
+                let outside = match way {
+                    Way::Direct => inside.0,
+                    Way::Tunnel => Endpoint::new(inside.0.addr, inside.0.port ^ 1),
+                };
                 self.engine
-                    .handle_opened(mapping, Outside(inside.0), &mut self.outbox);
+                    .handle_opened(mapping, way, Outside(outside), &mut self.outbox);
             }
         }
     }
@@ -104,7 +124,7 @@ impl World {
             .map(|(transmit, _)| transmit.mapping)
     }
 
-    /// Lets a datagram arrive at a mapping's socket and answers the packets for the TUN.
+    /// Lets a datagram arrive at a mapping's direct socket and answers the packets for the TUN.
     pub(crate) fn arrive(
         &mut self,
         mapping: MappingId,
@@ -113,24 +133,46 @@ impl World {
         payload: &[u8],
     ) -> Vec<Vec<u8>> {
         self.outbox.clear();
+        self.take(mapping, Way::Direct, from, class, payload);
+        self.outbox.packets().map(<[u8]>::to_vec).collect()
+    }
+
+    /// Lets a datagram arrive at one of a mapping's sockets.
+    pub(crate) fn arrive_by(&mut self, mapping: MappingId, way: Way, from: Endpoint, bytes: &[u8]) {
+        self.take(mapping, way, from, TrafficClass::default(), bytes);
+    }
+
+    fn take(
+        &mut self,
+        mapping: MappingId,
+        way: Way,
+        from: Endpoint,
+        traffic_class: TrafficClass,
+        payload: &[u8],
+    ) {
         let mut buffer = vec![0xaa; HEADROOM];
         buffer.extend_from_slice(payload);
         let range = HEADROOM..buffer.len();
         let arrival = Arrival {
             from,
-            traffic_class: class,
+            traffic_class,
             buffer: &mut buffer,
             payload: range,
         };
         self.engine
-            .handle_datagram(mapping, arrival, self.now, &mut self.outbox);
-        self.outbox.packets().map(<[u8]>::to_vec).collect()
+            .handle_datagram(mapping, way, arrival, self.now, &mut self.outbox);
     }
 
     pub(crate) fn wait(&mut self, duration: Duration) {
         self.now += duration;
         self.outbox.clear();
         self.engine.handle_timeout(self.now, &mut self.outbox);
+    }
+
+    /// Whether a limit has refused something at this moment.
+    pub(crate) fn reached(&self, label: &str) -> bool {
+        let reached = self.engine.snapshot(self.now).limits_reached;
+        reached.get(label) == Some(&Duration::ZERO)
     }
 
     pub(crate) fn dropped(&self, label: &str) -> u64 {

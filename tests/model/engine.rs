@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use voicelane::config::Config;
 use voicelane::engine::{Arrival, Command, Engine, Event, HEADROOM, Outbox, ReturnedError};
 use voicelane::nat::{Limits, Settings};
-use voicelane::net::{Endpoint, Filtering, Inside, MappingId, Outside, TrafficClass};
+use voicelane::net::{Endpoint, Filtering, Inside, MappingId, Outside, TrafficClass, Way};
 use voicelane::policy::Policy;
 use voicelane::wire::{Packet, Transport, fragment, icmp, udp};
 
@@ -173,13 +173,18 @@ impl Player {
             assert_eq!(self.ids.insert(mapping, inside.0), None, "an id names one");
             if let Some(outside) = sending.outside {
                 self.engine
-                    .handle_opened(mapping, Outside(outside), &mut self.outbox);
+                    .handle_opened(mapping, Way::Direct, Outside(outside), &mut self.outbox);
                 let model = self.model.mappings.get_mut(&inside.0);
                 model.expect("the model has it too").id = mapping;
             } else {
                 let error = icmp::Error::AdminProhibited;
-                self.engine
-                    .handle_open_failed(mapping, error, self.now, &mut self.outbox);
+                self.engine.handle_open_failed(
+                    mapping,
+                    Way::Direct,
+                    error,
+                    self.now,
+                    &mut self.outbox,
+                );
             }
         }
         self.compare(expected);
@@ -205,7 +210,7 @@ impl Player {
             buffer: &mut buffer,
         };
         self.engine
-            .handle_datagram(id, arrival, self.now, &mut self.outbox);
+            .handle_datagram(id, Way::Direct, arrival, self.now, &mut self.outbox);
         let expected = self
             .stands(id)
             .then(|| self.model.inbound(inside, from, &payload, self.now))
@@ -227,7 +232,7 @@ impl Player {
             payload: &vec![how; usize::from(how)],
         };
         self.engine
-            .handle_error(id, &returned, self.now, &mut self.outbox);
+            .handle_error(id, Way::Direct, &returned, self.now, &mut self.outbox);
         let expected = self
             .stands(id)
             .then(|| self.model.error(inside, about, error, self.now))
@@ -265,8 +270,13 @@ impl Player {
                 self.model.mappings.remove(&inside);
                 expected.push(Effect::Ended(inside));
                 let error = icmp::Error::NetUnreachable;
-                self.engine
-                    .handle_open_failed(mapping.id, error, self.now, &mut self.outbox);
+                self.engine.handle_open_failed(
+                    mapping.id,
+                    Way::Direct,
+                    error,
+                    self.now,
+                    &mut self.outbox,
+                );
             } else {
                 let next = had[(at + 1) % had.len()];
                 let is_heir = how & 16 != 0 && next.addr.is_ipv4() == inside.addr.is_ipv4();
@@ -277,8 +287,12 @@ impl Player {
                 };
                 let model = self.model.mappings.get_mut(&inside);
                 model.expect("it is one of them").outside = outside;
-                self.engine
-                    .handle_opened(mapping.id, Outside(outside), &mut self.outbox);
+                self.engine.handle_opened(
+                    mapping.id,
+                    Way::Direct,
+                    Outside(outside),
+                    &mut self.outbox,
+                );
             }
         }
         self.compare(expected);
@@ -335,6 +349,7 @@ impl Player {
         let ends = self.outbox.events().iter().filter_map(|event| match event {
             Event::Ended { inside, .. } => Some(Effect::Ended(inside.0)),
             Event::Established { .. } => None,
+            other => panic!("{other:?} without fallback"),
         });
         let mut seen: Vec<_> = commands.chain(transmits).chain(ends).collect();
         seen.extend(delivered(&self.outbox));

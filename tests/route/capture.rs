@@ -169,8 +169,9 @@ fn what_another_program_flushes_is_put_back_and_what_it_made_stays() {
              ip rule add pref 30 from 10.99.0.0/16 lookup 99; ip rule add pref 0 to 10.98.0.0/16 lookup 99");
         let change = watch.next_change().await.expect("a notice");
         assert!(change.noticed.is_some() && !change.overrun);
-        let all = change.culprits.iter().all(|who| who.contains("(process "));
-        assert!(all && !change.culprits.is_empty(), "{:?}", change.culprits);
+        // Of a program that has ended the number is left, or not even that.
+        let named = change.culprits.iter().any(|who| who.contains("(process "));
+        assert!(named, "{:?}", change.culprits);
         let report = world.acquire().await;
         assert!(matches!(&report.warnings[..], [Warning::Behind(rule)] if rule.table.0 == 99));
         assert_eq!((priorities("-4"), priorities("-6")), (vec![29], vec![100]));

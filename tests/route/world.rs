@@ -10,6 +10,7 @@ use nix::net::if_::if_nametoindex;
 use tempfile::TempDir;
 use tun_tap::{Iface, Mode};
 use voicelane::net::{IfIndex, Protocol};
+use voicelane::route::firewall::Permit;
 use voicelane::route::plan::{Capture, Desired, Numbers};
 use voicelane::route::uplink::{Preferences, Uplink, UplinkError, choose};
 use voicelane::route::{Report, Steering, Tun};
@@ -234,6 +235,8 @@ impl World {
                 tun: index("voicelane0"),
                 uplink: None,
                 captures: captures(),
+                barred: Vec::new(),
+                permit: Permit::default(),
             },
             runtime,
         };

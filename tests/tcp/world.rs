@@ -13,7 +13,7 @@ use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
 use smoltcp::time;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 use voicelane::engine::{Command, ConnectError, Engine, Outbox, TcpSettings};
-use voicelane::net::{ConnectionId, Endpoint, Treatment};
+use voicelane::net::{ConnectionId, Endpoint, Treatment, Way};
 use voicelane::policy::Policy;
 
 pub(crate) const POLICY: &str = r#"
@@ -405,8 +405,10 @@ impl World {
             match command {
                 Command::Connect {
                     connection,
+                    way: Way::Direct,
                     to,
                     treatment,
+                    ..
                 } => {
                     self.connects += 1;
                     let far = Far {
@@ -444,6 +446,7 @@ impl World {
                     let far = self.fars.get_mut(&connection).expect("a far side");
                     assert_eq!(far.closed.replace(reset), None, "closed once");
                 }
+                Command::Connect { .. } => panic!("without fallback all is direct"),
                 Command::Open { .. } | Command::Close { .. } => panic!("no datagrams here"),
             }
         }

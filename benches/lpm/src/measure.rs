@@ -174,7 +174,7 @@ pub fn measure<A: Address>(
                 continue;
             }
             eprintln!("{}: {mode:?}, {source:?}", table.name);
-            let runners: Vec<_> = (0..entries.len())
+            let mut runners: Vec<_> = (0..entries.len())
                 .filter(|index| mode != Mode::Bulk || entries[*index].has_bulk())
                 .map(|index| {
                     let whole = check(&*entries[index], mode, stream)
@@ -188,7 +188,9 @@ pub fn measure<A: Address>(
                 })
                 .collect();
             let mut rates = vec![Vec::new(); entries.len()];
-            // Turn by turn, so that what else the machine does meets all of them.
+            // Turn by turn, so that what else the machine does meets all of them; and who comes after one that fills the
+            // caches changes from turn to turn.
+            let (turns, others) = (effort.passes, runners.len());
             for turn in 0..effort.passes {
                 // Loads may have to wait for stores at the same place of another page. Where a table lies is chance, so
                 // that the answers lie elsewhere each time.
@@ -198,6 +200,7 @@ pub fn measure<A: Address>(
                     let took = pass(&*entries[index], mode, stream, keys, place);
                     rates[index].push(keys as f64 / took.as_secs_f64());
                 }
+                runners.rotate_left(others.div_ceil(turns) % others);
             }
             for (index, ..) in runners {
                 let mut rates = std::mem::take(&mut rates[index]);

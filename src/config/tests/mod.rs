@@ -55,7 +55,8 @@ fn only(text: &str) -> (usize, usize, String, Option<String>, &'static str, Stri
 fn a_good_file_becomes_what_it_says() {
     let text = format!(
         "version = 1\ninclude = []\n[uplink]\ninterface = 'wlan0'\n[tun]\nname = 'voice1'\n\
-         [route]\ntable = 40000\npriority = 90\nmark = 0x01000000\n\
+         [route]\ntable = 40000\npriority = 90\nmark = 0x01000000\ncapture = 'prefix'\n\
+         [fallback]\nto = 'none'\nsilence_seconds = 3\nretry_seconds = 60\n\
          [nat]\nmapping_lifetime_seconds = 120\nfiltering = 'endpoint-independent'\n\
          inbound_refresh = true\n[control]\ngroup = 'staff'\n{GOOD}\
          valid_from = 2023-09-26\nvalid_until = 2024-01-23\nsource = 'https://example.com'\ndescription = 'Lab'\n"
@@ -73,6 +74,13 @@ fn a_good_file_becomes_what_it_says() {
     assert_eq!(config.route().table, RouteTable(40_000));
     assert_eq!(config.route().priority, RulePriority(90));
     assert_eq!(config.route().mark.0, 0x0100_0000);
+    assert_eq!(config.route().capture, crate::net::CaptureMode::Prefix);
+    let fallback = config.fallback();
+    assert!(!fallback.to_tunnel);
+    assert_eq!(
+        (fallback.silence.as_secs(), fallback.retry.as_secs()),
+        (3, 60)
+    );
     assert_eq!(config.nat().mapping_lifetime.as_secs(), 120);
     assert_eq!(
         config.nat().filtering,

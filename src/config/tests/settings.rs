@@ -1,6 +1,7 @@
 //! The faults of everything besides services.
 
 use super::*;
+use crate::net::Fwmark;
 
 /// Holds the only fault of the lines after `version = 1` against an expectation.
 #[track_caller]
@@ -114,6 +115,34 @@ fn setting_faults() {
         "address-dependent",
     );
     setting_fault(
+        "[route]\ncapture = 'all'",
+        (3, 11),
+        "route.capture",
+        "'all'",
+        "choice",
+        "prefix",
+    );
+    setting_fault(
+        "[fallback]\nto = 'direct'",
+        (3, 6),
+        "fallback.to",
+        "'direct'",
+        "choice",
+        "tunnel",
+    );
+    for (key, value, expected) in [
+        ("silence_seconds", "0", "1 to 30"),
+        ("silence_seconds", "31", "1 to 30"),
+        ("retry_seconds", "3601", "1 to 3600"),
+    ] {
+        let (lines, key) = (
+            format!("[fallback]\n{key} = {value}"),
+            format!("fallback.{key}"),
+        );
+        let column = lines.lines().next_back().map_or(0, str::len) + 1 - value.len();
+        setting_fault(&lines, (3, column), &key, value, "number", expected);
+    }
+    setting_fault(
         "[control]\ngroup = '-x'",
         (3, 9),
         "control.group",
@@ -147,6 +176,24 @@ fn setting_faults() {
         "type",
         "a whole number",
     );
+    for (key, column) in [("vpn_mark", 12), ("conntrack_mark", 18)] {
+        setting_fault(
+            &format!("[uplink]\n{key} = 0"),
+            (3, column),
+            &format!("uplink.{key}"),
+            "0",
+            "number",
+            "1 to 4294967295",
+        );
+    }
+    setting_fault(
+        "[uplink]\nvpn_mark = 'wg0'",
+        (3, 12),
+        "uplink.vpn_mark",
+        "'wg0'",
+        "choice",
+        "auto",
+    );
     setting_fault("nat = 5", (2, 7), "nat", "5", "type", "a table");
     setting_fault("[turn]", (2, 2), "turn", "turn", "unknown-key", "tun");
 }
@@ -163,6 +210,21 @@ fn the_uplink_may_be_preferred_pinned_and_excluded() {
     );
     assert!(uplink.prefer[0].matches("eth1") && uplink.prefer[1].matches("wlp3s0"));
     assert!(uplink.exclude[0].matches("wwan0") && uplink.exclude.len() == 1);
+}
+
+#[test]
+fn the_marks_of_a_vpn_are_numbers_or_found() {
+    let uplink = |lines: &str| {
+        let text = format!("version = 1\n[uplink]\n{lines}");
+        let config = Config::parse("it.toml", &text).expect("valid");
+        let uplink = config.uplink();
+        (uplink.vpn_mark, uplink.conntrack_mark)
+    };
+    assert_eq!(uplink(""), (None, None));
+    assert_eq!(uplink("vpn_mark = 'auto'"), (Some(VpnMark::Auto), None));
+    let given = uplink("vpn_mark = 0xca6c\nconntrack_mark = 0xf41");
+    let marks = (Some(VpnMark::Is(Fwmark(51_820))), Some(Fwmark(0xf41)));
+    assert_eq!(given, marks);
 }
 
 #[test]

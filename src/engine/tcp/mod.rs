@@ -45,7 +45,7 @@ use self::link::Stack;
 use self::session::{Ending, Session, Stage};
 use self::table::{Phase, Table};
 use super::{Command, DropReason, Engine, Outbox};
-use crate::net::{ConnectionId, Endpoint, Family, Inside, Protocol};
+use crate::net::{ConnectionId, Endpoint, Family, Inside, Protocol, Treatment, Way};
 use crate::policy::Action;
 use crate::wire::{Packet, icmp, tcp};
 
@@ -59,6 +59,8 @@ const TICK: Duration = Duration::from_millis(1);
 pub struct TcpSettings {
     /// Connections in all.
     pub connections: usize,
+    /// Connections of one inside address.
+    pub connections_of_address: usize,
     /// Bytes that one connection buffers in each direction: also the window that the application sees.
     pub buffer: usize,
     /// How long an established connection may be idle. RFC 5382 REQ-5: at least 2 h 4 min.
@@ -71,6 +73,7 @@ impl Default for TcpSettings {
     fn default() -> Self {
         Self {
             connections: 4_096,
+            connections_of_address: 2_048,
             buffer: 65_536,
             established_idle: Duration::from_mins(124),
             transitory_idle: Duration::from_mins(4),
@@ -141,15 +144,18 @@ impl Engine {
 
     /// Takes the news that there is another uplink for the families that `moves` says. A TCP connection cannot move: each
     /// is reset on both sides, and one that was about to be made is made anew when the application repeats its SYN.
+    /// Mappings begin anew: what was found out about the former uplink is forgotten.
     pub fn handle_uplink_changed(
         &mut self,
         moves: impl Fn(Family) -> bool,
         now: Instant,
         outbox: &mut Outbox,
     ) {
+        self.start_over(&moves, now, outbox);
         let connections = self.tcp.table.iter();
-        let connections = connections.filter(|(_, it)| moves(Family::of(it.remote.addr)));
-        let connections: Vec<_> = connections.map(|(id, _)| id).collect();
+        let direct = connections
+            .filter(|(_, it)| it.way == Way::Direct && moves(Family::of(it.remote.addr)));
+        let connections: Vec<_> = direct.map(|(id, _)| id).collect();
         for id in connections {
             self.counters.tcp.revoked += 1;
             self.abort(id, now, outbox);
@@ -166,7 +172,7 @@ impl Engine {
     ) {
         let inside = Inside(Endpoint::new(packet.source(), segment.source_port));
         let remote = Endpoint::new(packet.destination(), segment.destination_port);
-        if self.policy.evaluate(Protocol::Tcp, remote).action != Action::Relay {
+        if self.policy.evaluate(Protocol::Tcp, remote).action == Action::Tunnel {
             let prohibited = icmp::Error::AdminProhibited;
             return self.reject(packet, DropReason::NotInPolicy, prohibited, now, outbox);
         }
@@ -231,7 +237,8 @@ impl Engine {
         self.settle(id, now, outbox);
     }
 
-    /// Takes the news that the far side was not reached. The application learns it as it would without us.
+    /// Takes the news that the far side was not reached. The application learns it as it would without us, unless there
+    /// is the other way to try.
     pub fn handle_connect_failed(
         &mut self,
         id: ConnectionId,
@@ -244,6 +251,9 @@ impl Engine {
             .get_mut(id)
             .is_some_and(|connection| matches!(connection.phase, Phase::Connecting { .. }));
         if !is_connecting {
+            return;
+        }
+        if matches!(error, ConnectError::Unreachable(_)) && self.connect_by_tunnel(id, outbox) {
             return;
         }
         let connection = self
@@ -261,7 +271,12 @@ impl Engine {
                 outbox.reset(&packet, to);
                 self.counters.tcp.refused += 1;
             }
-            ConnectError::Unreachable(error) => {
+            ConnectError::Unreachable(_) | ConnectError::Exhausted => {
+                let error = match error {
+                    ConnectError::Unreachable(error) => error,
+                    // RFC 5508 REQ-8.
+                    _ => icmp::Error::AdminProhibited,
+                };
                 outbox.scratch().extend_from_slice(syn);
                 if outbox.icmp(error, connection.remote.addr, to).is_ok() {
                     self.counters.errors_returned += 1;
@@ -307,8 +322,19 @@ impl Engine {
             let is_over = connection.refreshed + lifetime <= now;
             let is_connecting = matches!(connection.phase, Phase::Connecting { .. });
             let verdict = self.policy.evaluate(Protocol::Tcp, connection.remote);
+            let is_silent = is_connecting
+                && self
+                    .paths
+                    .settings()
+                    .is_some_and(|it| connection.refreshed + it.silence <= now);
+            let is_revoked = verdict.action != connection.action;
+            if is_silent && !is_revoked && !is_over && self.connect_by_tunnel(id, outbox) {
+                self.settle(id, now, outbox);
+                continue;
+            }
+            let connection = self.tcp.table.get_mut(id).expect("what is due stands");
             let ended = &mut self.counters.tcp;
-            if verdict.action != Action::Relay {
+            if is_revoked {
                 ended.revoked += 1;
             } else if is_over && is_connecting {
                 ended.timed_out += 1;
@@ -325,8 +351,9 @@ impl Engine {
 
     /// Has every connection that the policy no longer relays ended by the next [`Engine::handle_timeout`].
     pub(super) fn revoke_connections(&mut self) {
-        let revoked = |remote| self.policy.evaluate(Protocol::Tcp, remote).action != Action::Relay;
-        let connections = self.tcp.table.iter().filter(|(_, it)| revoked(it.remote));
+        let action = |remote| self.policy.evaluate(Protocol::Tcp, remote).action;
+        let connections = self.tcp.table.iter();
+        let connections = connections.filter(|(_, it)| action(it.remote) != it.action);
         let due: Vec<_> = connections.map(|(id, it)| (id, it.created)).collect();
         for (id, overdue) in due {
             self.tcp.table.schedule(id, overdue);
@@ -351,15 +378,15 @@ impl Engine {
         let Proxy {
             settings, table, ..
         } = &mut self.tcp;
-        if table.len() >= settings.connections {
+        let limit = if table.len() >= settings.connections {
+            Some(DropReason::TooManyConnections)
+        } else {
+            let is_full = table.of_address(packet.source()) >= settings.connections_of_address;
+            is_full.then_some(DropReason::TooManyConnectionsOfAddress)
+        };
+        if let Some(limit) = limit {
             let prohibited = icmp::Error::AdminProhibited;
-            return self.reject(
-                packet,
-                DropReason::TooManyConnections,
-                prohibited,
-                now,
-                outbox,
-            );
+            return self.reject(packet, limit, prohibited, now, outbox);
         }
         let inside = Inside(Endpoint::new(packet.source(), segment.source_port));
         let to = Endpoint::new(packet.destination(), segment.destination_port);
@@ -367,13 +394,47 @@ impl Engine {
             syn: packet.bytes().into(),
             sequence: segment.sequence,
         };
-        let connection = table.insert(inside, to, held, now, now + settings.transitory_idle);
-        let treatment = self.policy.evaluate(Protocol::Tcp, to).treatment;
+        let verdict = self.policy.evaluate(Protocol::Tcp, to);
+        let (way, treatment) = match verdict.action {
+            Action::Relay if self.paths.is_down(Family::of(to.addr)) => {
+                (Way::Tunnel, verdict.treatment)
+            }
+            Action::Relay => (Way::Direct, verdict.treatment),
+            // It goes on as it would have gone without us, marks included.
+            _ => (Way::Tunnel, Treatment::of(packet.traffic_class().dscp)),
+        };
+        let patience = self.paths.settings().map(|it| it.silence);
+        let patience = patience.unwrap_or(settings.transitory_idle);
+        let due = now + patience.min(settings.transitory_idle);
+        let connection = table.insert(inside, to, (verdict.action, way), held, now, due);
         outbox.command(Command::Connect {
             connection,
+            way,
+            inside,
             to,
             treatment,
         });
+    }
+
+    /// Has a connection made through the VPN whose direct way is refused or silent, if that is allowed and was not tried.
+    fn connect_by_tunnel(&mut self, id: ConnectionId, outbox: &mut Outbox) -> bool {
+        let Some(connection) = self.tcp.table.get_mut(id) else {
+            return false;
+        };
+        if connection.way == Way::Tunnel || self.paths.settings().is_none() {
+            return false;
+        }
+        connection.way = Way::Tunnel;
+        self.counters.tcp.tunnelled += 1;
+        let (inside, to) = (connection.inside, connection.remote);
+        outbox.command(Command::Connect {
+            connection: id,
+            way: Way::Tunnel,
+            inside,
+            to,
+            treatment: self.policy.evaluate(Protocol::Tcp, to).treatment,
+        });
+        true
     }
 
     /// Sees to what a connection needs after something happened to it, and when it is due next.
@@ -389,6 +450,12 @@ impl Engine {
         } = &mut self.tcp;
         let connection = table.get_mut(id).expect("it was there a moment ago");
         let mut due = connection.refreshed + settings.lifetime(&connection.phase);
+        let patience = self.paths.settings().map(|it| it.silence);
+        if let (Phase::Connecting { .. }, Way::Direct, Some(patience)) =
+            (&connection.phase, connection.way, patience)
+        {
+            due = due.min(connection.refreshed + patience);
+        }
         if let Phase::Open(session) = &mut connection.phase {
             let needs = session.needs();
             if needs.shutdown {

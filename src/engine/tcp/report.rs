@@ -13,6 +13,8 @@ pub enum ConnectError {
     Refused,
     /// The path, or this machine, says that it cannot be reached.
     Unreachable(icmp::Error),
+    /// This machine has no socket or no port left.
+    Exhausted,
     /// Nobody answered.
     TimedOut,
 }
@@ -86,6 +88,8 @@ pub struct TcpCounters {
     pub reset_by_remote: u64,
     /// Those that were idle for too long.
     pub expired: u64,
+    /// Those whose direct way failed, and that were made through the VPN instead.
+    pub tunnelled: u64,
     /// Those that a new policy or another uplink ended.
     pub revoked: u64,
     /// Bytes handed to the far side.
@@ -97,7 +101,7 @@ pub struct TcpCounters {
 impl TcpCounters {
     /// Every counter with its stable name.
     #[must_use]
-    pub const fn named(&self) -> [(&'static str, u64); 11] {
+    pub const fn named(&self) -> [(&'static str, u64); 12] {
         [
             ("accepted", self.accepted),
             ("refused", self.refused),
@@ -107,6 +111,7 @@ impl TcpCounters {
             ("reset_by_application", self.reset_by_application),
             ("reset_by_remote", self.reset_by_remote),
             ("expired", self.expired),
+            ("tunnelled", self.tunnelled),
             ("revoked", self.revoked),
             ("bytes_out", self.bytes_out),
             ("bytes_in", self.bytes_in),

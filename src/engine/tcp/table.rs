@@ -1,18 +1,24 @@
 //! The table of connections: by id, by endpoints, and by what is due next.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use foldhash::quality::RandomState;
 
 use super::session::Session;
-use crate::net::{ConnectionId, Endpoint, Inside};
+use crate::net::{ConnectionId, Endpoint, Inside, Way};
+use crate::policy::Action;
 
 /// A connection from the first SYN to the end.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) inside: Inside<Endpoint>,
     pub(super) remote: Endpoint,
+    /// What the policy said when it was opened: with another word it ends.
+    pub(super) action: Action,
+    pub(super) way: Way,
     pub(super) phase: Phase,
     pub(super) created: Instant,
     /// When something last moved, in either direction.
@@ -44,6 +50,8 @@ struct Slot {
 pub(super) struct Table {
     /// The endpoints are chosen by local programs: the hash is keyed with a secret of the process.
     by_endpoints: HashMap<(Inside<Endpoint>, Endpoint), ConnectionId, RandomState>,
+    /// How many connections each inside address has.
+    per_address: HashMap<IpAddr, usize, RandomState>,
     slots: Vec<Slot>,
     free: Vec<u32>,
     /// Each connection once. Deadlines move both ways with every segment, so an exact queue is kept instead of
@@ -61,6 +69,7 @@ impl Table {
         &mut self,
         inside: Inside<Endpoint>,
         remote: Endpoint,
+        (action, way): (Action, Way),
         phase: Phase,
         now: Instant,
         due: Instant,
@@ -73,6 +82,8 @@ impl Table {
         entry.connection = Some(Connection {
             inside,
             remote,
+            action,
+            way,
             phase,
             created: now,
             refreshed: now,
@@ -86,6 +97,7 @@ impl Table {
             generation: entry.generation,
         };
         self.by_endpoints.insert((inside, remote), id);
+        *self.per_address.entry(inside.0.addr).or_default() += 1;
         self.due.insert((due, id));
         id
     }
@@ -108,6 +120,12 @@ impl Table {
         self.free.push(id.slot);
         self.by_endpoints
             .remove(&(connection.inside, connection.remote));
+        if let Entry::Occupied(mut of_address) = self.per_address.entry(connection.inside.0.addr) {
+            *of_address.get_mut() -= 1;
+            if *of_address.get() == 0 {
+                of_address.remove();
+            }
+        }
         self.due.remove(&(connection.due, id));
         Some(connection)
     }
@@ -148,5 +166,10 @@ impl Table {
 
     pub(super) fn len(&self) -> usize {
         self.by_endpoints.len()
+    }
+
+    /// How many connections an inside address has.
+    pub(super) fn of_address(&self, addr: IpAddr) -> usize {
+        self.per_address.get(&addr).copied().unwrap_or(0)
     }
 }

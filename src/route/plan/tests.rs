@@ -1,5 +1,6 @@
 //! The plan against a model of the kernel, from random starts.
 
+use super::super::observed::Link;
 use super::super::uplink::Why;
 use super::*;
 use proptest::prelude::*;
@@ -33,6 +34,8 @@ fn desired(captures: &[Capture]) -> Desired {
         tun: IfIndex(9),
         uplink: Some(uplink(2, true, true)),
         captures: captures.to_vec(),
+        barred: Vec::new(),
+        permit: Permit::default(),
     }
 }
 
@@ -86,11 +89,15 @@ fn apply(state: &mut Observed, change: &Change) -> Result<(), TestCaseError> {
 
 type Captured = BTreeSet<(Protocol, PortRange, Prefix)>;
 
-/// What our rules lead into the TUN.
+/// What our rules lead into the TUN, from whatever socket.
 fn captured(state: &Observed, tun: IfIndex) -> Captured {
     let rules = state.rules.iter().filter(|rule| NUMBERS().owns_rule(rule));
     rules
-        .filter_map(|rule| Some((rule, rule.selector.protocol?, rule.selector.ports?)))
+        .filter(|rule| rule.selector.oif.is_none())
+        .filter_map(|rule| {
+            let ports = rule.selector.ports.unwrap_or(PortRange::ALL);
+            Some((rule, rule.selector.protocol?, ports))
+        })
         .flat_map(|(rule, protocol, ports)| {
             let routes = state.routes.iter().filter(move |route| {
                 route.table == rule.table
@@ -112,6 +119,7 @@ fn named(desired: &Desired) -> Captured {
     });
     pairs
         .filter(|(.., prefix)| uplink.gateway(prefix.family()).is_some())
+        .filter(|(.., prefix)| !desired.barred.contains(&prefix.family()))
         .collect()
 }
 
@@ -126,7 +134,7 @@ fn prefixes() -> impl Strategy<Value = Prefix> {
 }
 
 fn port_ranges() -> impl Strategy<Value = PortRange> {
-    prop::sample::select(vec!["3478", "10000-60000", "53"])
+    prop::sample::select(vec!["3478", "10000-60000", "53", "1-65535"])
         .prop_map(|text| text.parse().expect("ports"))
 }
 
@@ -199,11 +207,23 @@ fn states() -> impl Strategy<Value = Observed> {
             .map(|route| (route.key(), route))
             .collect();
         Observed {
+            links: (7..10).map(tun).collect(),
             routes: by_key.into_values().collect(),
             rules: rules.into_iter().collect(),
             ..Observed::default()
         }
     })
+}
+
+fn tun(index: u32) -> Link {
+    Link {
+        index: IfIndex(index),
+        name: format!("voicelane{index}"),
+        kind: Some("tun".to_owned()),
+        hardware: 0xfffe,
+        up: true,
+        carrier: true,
+    }
 }
 
 fn desires() -> impl Strategy<Value = Desired> {
@@ -218,11 +238,19 @@ fn desires() -> impl Strategy<Value = Desired> {
             prefixes,
         });
     let way_out = prop::option::weighted(0.9, (2u32..4, any::<bool>(), any::<bool>()));
-    (7u32..10, way_out, prop::collection::vec(capture, 0..5)).prop_map(
-        |(tun, way_out, captures)| Desired {
+    let barred = prop::sample::subsequence(vec![Family::V4, Family::V6], 0..=2);
+    let captures = prop::collection::vec(capture, 0..5);
+    let mark = prop::option::of(Just(Fwmark(0xca6c)));
+    (7u32..10, way_out, captures, barred, mark).prop_map(
+        |(tun, way_out, captures, barred, mark)| Desired {
             tun: IfIndex(tun),
             uplink: way_out.map(|(index, v4, v6)| uplink(index, v4, v6)),
             captures,
+            barred,
+            permit: Permit {
+                mark,
+                conntrack_mark: None,
+            },
         },
     )
 }
@@ -331,9 +359,31 @@ fn routes_precede_the_rules_that_ask_them() {
             "add IPv6 ::/0 via fe80::1 dev #2 table 30316 metric 1",
             "add IPv6 2001:db8::/32 dev #9 table 30317 metric 1",
             "add IPv4 rule 100: fwmark 0x76000000/0xff000000 oif eth2 lookup 30316",
-            "add IPv4 rule 100: iif lo ipproto udp dport 3478 lookup 30317",
+            "add IPv4 rule 100: iif lo fwmark 0x0/0xff000000 ipproto udp dport 3478 lookup 30317",
             "add IPv6 rule 100: fwmark 0x76000000/0xff000000 oif eth2 lookup 30316",
-            "add IPv6 rule 100: iif lo ipproto udp dport 3478 lookup 30317",
+            "add IPv6 rule 100: iif lo fwmark 0x0/0xff000000 ipproto udp dport 3478 lookup 30317",
+        ]
+    );
+}
+
+#[test]
+fn a_barred_family_is_for_probes_alone_and_a_permit_has_the_vpns_mark() {
+    let mut both = desired(&[capture("3478", &["10.0.0.0/8", "2001:db8::/32"])]);
+    both.barred = vec![Family::V6];
+    both.permit.mark = Some(Fwmark(0xca6c));
+    let state = Observed {
+        links: vec![tun(9)],
+        ..Observed::default()
+    };
+    let plan = plan(&both, &NUMBERS(), &state).expect("one port range");
+    let shown: Vec<_> = plan.changes.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        shown[4..],
+        [
+            "add IPv4 rule 100: fwmark 0xca6c/0xffffffff oif eth2 lookup 30316",
+            "add IPv4 rule 100: iif lo fwmark 0x0/0xff000000 ipproto udp dport 3478 lookup 30317",
+            "add IPv6 rule 100: fwmark 0xca6c/0xffffffff oif eth2 lookup 30316",
+            "add IPv6 rule 100: iif lo fwmark 0x0/0xff000000 oif voicelane9 ipproto udp dport 3478 lookup 30317",
         ]
     );
 }
@@ -345,4 +395,18 @@ fn port_ranges_beyond_the_tables_are_refused() {
         .collect();
     let refused = plan(&desired(&captures), &NUMBERS(), &Observed::default());
     assert_eq!(refused, Err(TooManyPortRanges(1024)));
+}
+
+#[test]
+fn the_mark_into_the_vpn_is_ours_and_another_one() {
+    for mark in [0x7600_0000, 0x0100_0000, 0xff00_0000, 0x8000_0000] {
+        let numbers = Numbers {
+            mark: Fwmark(mark),
+            ..NUMBERS()
+        };
+        let Fwmark(tunnel) = numbers.tunnel_mark();
+        assert_ne!(tunnel, mark);
+        assert_ne!(tunnel & numbers.mask.0, 0, "captures ask for none");
+        assert_eq!(tunnel & !numbers.mask.0, 0);
+    }
 }

@@ -100,6 +100,15 @@ impl Call {
     /// Waits until both directions have carried ten packets in a row after `start`; answers how long that took from
     /// `start` to the first of them, and panics when it takes longer than `patience`.
     pub fn back_after(&self, start: Instant, patience: Duration, what: &str) -> Duration {
+        self.is_back_after(start, patience)
+            .unwrap_or_else(|how| panic!("{what}: {how}"))
+    }
+
+    /// Waits likewise; when it takes longer, says how it is.
+    ///
+    /// # Errors
+    /// The sentence.
+    pub fn is_back_after(&self, start: Instant, patience: Duration) -> Result<Duration, String> {
         let first = |arrivals: &Arrivals| {
             let arrivals = arrivals.lock().expect("no panic");
             let later: Vec<_> = arrivals.iter().copied().filter(|at| *at >= start).collect();
@@ -108,14 +117,14 @@ impl Call {
         };
         loop {
             if let (Some(far), Some(near)) = (first(&self.far), first(&self.near)) {
-                return far.max(near);
+                return Ok(far.max(near));
             }
-            assert!(
-                start.elapsed() < patience,
-                "the call is not back {patience:?} after {what}: far {:?}, near {:?}",
-                first(&self.far),
-                first(&self.near)
-            );
+            if start.elapsed() >= patience {
+                let [far, near] = [first(&self.far), first(&self.near)];
+                return Err(format!(
+                    "the call is not back after {patience:?}: at the server {far:?}, at the laptop {near:?}"
+                ));
+            }
             thread::sleep(PACE);
         }
     }

@@ -167,8 +167,16 @@ impl Lab {
             (&self.laptop, CABLE, at::LAPTOP_CABLE),
             (&self.home, "lan1", at::HOME_CABLE),
         );
-        // IPv6 addresses would not outlive a router's link that is set down and up again.
-        self.home.set("ipv6/conf/lan1/keep_addr_on_down", "1");
+        // IPv6 addresses would not outlive a router's link that is set down and up again, and would not be answered for
+        // until a random part of this delay is over.
+        for link in ["lan0", "lan1"] {
+            for (key, value) in [
+                ("keep_addr_on_down", "1"),
+                ("router_solicitation_delay", "0"),
+            ] {
+                self.home.set(&format!("ipv6/conf/{link}/{key}"), value);
+            }
+        }
         let (wifi, cable) = (at::HOME, at::HOME_CABLE);
         self.laptop.ip(&format!(
             "route del default\nroute add default via {} metric 600\n\

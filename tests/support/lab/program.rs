@@ -75,6 +75,9 @@ impl Program {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().expect("it is our child") {
+                if !status.success() {
+                    eprintln!("--- {} ended with {status}:\n{}", self.name, self.log());
+                }
                 return status;
             }
             assert!(

@@ -1,0 +1,435 @@
+//! Fallback: mappings, and whole uplinks, that leave the direct way and come back.
+//!
+//! # Theory of operation
+//!
+//! Each mapping has a [`Path`] that judges its direct way. What falls is first the mapping alone; when a second one of
+//! the same family falls and none heard anything in between, the whole uplink is given up for that family: all its
+//! mappings move, and new ones begin in the tunnel. The first mapping that comes back takes the verdict on the uplink
+//! back; the others follow by trials of their own.
+//!
+//! A switch repeats the mapping's own latest check on the new way, so that the peer learns the new address at once. No
+//! datagram is ever invented: what is repeated is word for word what the application sent, to whom it sent it.
+//!
+//! Falling only moves datagrams into the VPN. What goes out directly has been judged by the policy, datagram by datagram,
+//! and so have the repeated ones.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use super::path::{FallCause, FallbackSettings, LONGEST_RETRY, Path, ReturnCause, Socket, Step};
+use super::question::{Question, Sign};
+use super::{Command, Engine, Event, Outbox};
+use crate::net::{Endpoint, Family, Inside, MappingId, Outside, Protocol, Treatment, Way};
+use crate::policy::Action;
+
+/// Mappings in a row whose fall condemns the uplink.
+const FALLEN: u32 = 2;
+
+/// What is known of an uplink in one family.
+#[derive(Clone, Copy, Debug, Default)]
+struct Health {
+    /// Mappings that fell since one heard something.
+    fallen: u32,
+    /// When the uplink was given up.
+    down: Option<Instant>,
+}
+
+/// The paths of all mappings, in their slots.
+#[derive(Debug, Default)]
+pub(super) struct Paths {
+    settings: Option<FallbackSettings>,
+    slots: Vec<Option<(u32, Path)>>,
+    due: BTreeSet<(Instant, MappingId)>,
+    health: [Health; 2],
+}
+
+impl Paths {
+    pub(super) fn settings(&self) -> Option<FallbackSettings> {
+        self.settings
+    }
+
+    pub(super) fn get(&self, id: MappingId) -> Option<&Path> {
+        let slot = self.slots.get(id.slot as usize)?.as_ref();
+        slot.filter(|(generation, _)| *generation == id.generation)
+            .map(|(_, path)| path)
+    }
+
+    pub(super) fn get_mut(&mut self, id: MappingId) -> Option<&mut Path> {
+        let slot = self.slots.get_mut(id.slot as usize)?.as_mut();
+        slot.filter(|(generation, _)| *generation == id.generation)
+            .map(|(_, path)| path)
+    }
+
+    pub(super) fn remove(&mut self, id: MappingId) {
+        if let Some(queued) = self.get_mut(id).and_then(|path| path.queued.take()) {
+            self.due.remove(&(queued, id));
+        }
+        if self.get(id).is_some() {
+            self.slots[id.slot as usize] = None;
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    fn health(&mut self, family: Family) -> &mut Health {
+        &mut self.health[usize::from(family == Family::V6)]
+    }
+
+    /// Whether the uplink of a family is given up.
+    pub(super) fn is_down(&self, family: Family) -> bool {
+        let health = self.health[usize::from(family == Family::V6)];
+        health.down.is_some()
+    }
+
+    fn of_family(&self, family: Family) -> Vec<MappingId> {
+        let slots = (0..).zip(&self.slots);
+        let paths = slots.filter_map(|(slot, entry)| {
+            let (generation, path) = entry.as_ref()?;
+            let id = MappingId {
+                slot,
+                generation: *generation,
+            };
+            (path.family() == family).then_some(id)
+        });
+        paths.collect()
+    }
+
+    /// Queues a path anew when it is due sooner than it was; later is found out when its time comes.
+    fn queue(&mut self, id: MappingId) {
+        let Some(settings) = self.settings else {
+            return;
+        };
+        let Some(path) = self.get_mut(id) else { return };
+        let Some(due) = path.due(settings) else {
+            return;
+        };
+        if path.queued.is_none_or(|queued| due < queued) {
+            let before = path.queued.replace(due);
+            if let Some(before) = before {
+                self.due.remove(&(before, id));
+            }
+            self.due.insert((due, id));
+        }
+    }
+
+    /// Takes the first path whose time may have come.
+    fn pop(&mut self, now: Instant) -> Option<MappingId> {
+        let &(due, id) = self.due.first().filter(|(due, _)| *due <= now)?;
+        self.due.remove(&(due, id));
+        if let Some(path) = self.get_mut(id) {
+            path.queued = None;
+        }
+        Some(id)
+    }
+}
+
+impl Engine {
+    /// Has calls whose direct way fails go on in the VPN. To be called before the first packet.
+    #[must_use]
+    pub fn with_fallback(mut self, settings: FallbackSettings) -> Self {
+        self.paths.settings = Some(settings);
+        self
+    }
+
+    /// Gives a new mapping its path.
+    pub(super) fn lay_path(
+        &mut self,
+        mapping: MappingId,
+        inside: Inside<Endpoint>,
+        treatment: Treatment,
+        now: Instant,
+        outbox: &mut Outbox,
+    ) {
+        let retry = self.paths.settings.unwrap_or_default().retry;
+        let mut path = Path::new(inside, treatment, retry);
+        let family = path.family();
+        let health = self.paths.health(family);
+        if let Some(since) = health.down {
+            if now.saturating_duration_since(since) < LONGEST_RETRY {
+                let cause = FallCause::Uplink;
+                path.start_in_tunnel(cause, since);
+                self.note_fall(mapping, inside, cause, outbox);
+            } else {
+                // So long without anybody who could try: this one shall.
+                health.down = None;
+                outbox.event(Event::UplinkReturned { family });
+            }
+        }
+        let slot = mapping.slot as usize;
+        if self.paths.slots.len() <= slot {
+            self.paths.slots.resize_with(slot + 1, || None);
+        }
+        self.paths.slots[slot] = Some((mapping.generation, path));
+        self.paths.queue(mapping);
+    }
+
+    /// Has a mapping's socket opened, unless it is.
+    pub(super) fn need_socket(&mut self, mapping: MappingId, way: Way, outbox: &mut Outbox) {
+        let Some(path) = self.paths.get_mut(mapping) else {
+            return;
+        };
+        if path.socket(way) == Socket::Closed {
+            path.set_socket(way, Socket::Opening);
+            outbox.command(Command::Open {
+                mapping,
+                way,
+                inside: path.inside,
+                treatment: path.treatment,
+            });
+        }
+    }
+
+    /// Chooses the way of a datagram that the policy relays, and takes note of what it asks. What is to try the direct
+    /// way goes there first, so that the copy in the tunnel is what the peer sees last.
+    pub(super) fn route(
+        &mut self,
+        mapping: MappingId,
+        to: Endpoint,
+        treatment: Treatment,
+        payload: &[u8],
+        now: Instant,
+        outbox: &mut Outbox,
+    ) -> Way {
+        let Some(settings) = self.paths.settings else {
+            return Way::Direct;
+        };
+        let sign = Sign::of(payload);
+        let Some(path) = self.paths.get_mut(mapping) else {
+            return Way::Direct;
+        };
+        path.treatment = treatment;
+        let way = path.way();
+        match sign {
+            Sign::Question {
+                transaction,
+                repeatable,
+            } => {
+                if way == Way::Direct {
+                    path.asked(now);
+                }
+                if repeatable {
+                    path.questions.keep(to, transaction, payload);
+                }
+                if way == Way::Tunnel && repeatable && path.tries(settings, now) {
+                    self.need_socket(mapping, Way::Direct, outbox);
+                    self.counters.trials += 1;
+                    outbox.copy(mapping, Way::Direct, to, treatment, payload);
+                }
+            }
+            _ if way == Way::Direct => path.sent(),
+            _ => {}
+        }
+        self.paths.queue(mapping);
+        way
+    }
+
+    /// Takes note of a datagram that was let in.
+    pub(super) fn hear(
+        &mut self,
+        mapping: MappingId,
+        way: Way,
+        payload: &[u8],
+        now: Instant,
+        outbox: &mut Outbox,
+    ) {
+        if self.paths.settings.is_none() {
+            return;
+        }
+        let sign = Sign::of(payload);
+        let Some(path) = self.paths.get_mut(mapping) else {
+            return;
+        };
+        let family = path.family();
+        if let Sign::Answer(transaction) = sign {
+            path.questions.answer(transaction);
+        }
+        if way == Way::Direct {
+            let is_answer = matches!(sign, Sign::Answer(_));
+            let comes_back = path.heard(is_answer, now);
+            self.paths.health(family).fallen = 0;
+            if comes_back {
+                self.come_back(mapping, ReturnCause::Answered, now, outbox);
+            }
+            self.paths.queue(mapping);
+        }
+    }
+
+    /// Does what is due for paths at `now`.
+    pub(super) fn handle_paths_due(&mut self, now: Instant, outbox: &mut Outbox) {
+        let Some(settings) = self.paths.settings else {
+            return;
+        };
+        while let Some(id) = self.paths.pop(now) {
+            let Some(path) = self.paths.get_mut(id) else {
+                continue;
+            };
+            match path.step(settings, now) {
+                Step::Wait => {}
+                Step::Ask => {
+                    path.asked(now);
+                    let question = path.questions.answered().cloned();
+                    self.repeat(id, question, outbox);
+                }
+                Step::Fall(cause) => {
+                    self.fall(id, cause, now, outbox);
+                }
+                Step::Return => {
+                    let family = path.family();
+                    if self.paths.is_down(family) {
+                        // It cannot tell; others may.
+                        let path = self.paths.get_mut(id).expect("it was there a moment ago");
+                        path.start_in_tunnel(FallCause::Uplink, now);
+                    } else {
+                        self.come_back(id, ReturnCause::Untested, now, outbox);
+                    }
+                }
+            }
+            self.paths.queue(id);
+        }
+    }
+
+    /// Moves a mapping into the tunnel. Answers whether it is there now.
+    pub(super) fn fall(
+        &mut self,
+        mapping: MappingId,
+        cause: FallCause,
+        now: Instant,
+        outbox: &mut Outbox,
+    ) -> bool {
+        let Some(settings) = self.paths.settings else {
+            return false;
+        };
+        let Some(path) = self.paths.get_mut(mapping) else {
+            return false;
+        };
+        if path.fallen().is_some() {
+            return true;
+        }
+        path.fall(cause, settings, now);
+        let (inside, family) = (path.inside, path.family());
+        self.note_fall(mapping, inside, cause, outbox);
+        self.take_way(mapping, Way::Tunnel, outbox);
+        if cause != FallCause::Uplink {
+            let health = self.paths.health(family);
+            health.fallen = health.fallen.saturating_add(1);
+            if health.fallen >= FALLEN && health.down.is_none() {
+                health.down = Some(now);
+                outbox.event(Event::UplinkFell { family, cause });
+                for other in self.paths.of_family(family) {
+                    self.fall(other, FallCause::Uplink, now, outbox);
+                }
+            }
+        }
+        self.paths.queue(mapping);
+        true
+    }
+
+    fn note_fall(
+        &mut self,
+        mapping: MappingId,
+        inside: Inside<Endpoint>,
+        cause: FallCause,
+        outbox: &mut Outbox,
+    ) {
+        *self.counters.falls.entry(cause.label()).or_default() += 1;
+        outbox.event(Event::Fell {
+            mapping,
+            inside,
+            cause,
+        });
+    }
+
+    /// Moves a mapping back to the direct way, and takes the verdict on the uplink back.
+    pub(super) fn come_back(
+        &mut self,
+        mapping: MappingId,
+        cause: ReturnCause,
+        now: Instant,
+        outbox: &mut Outbox,
+    ) {
+        let Some(path) = self.paths.get_mut(mapping) else {
+            return;
+        };
+        if path.fallen().is_none() {
+            return;
+        }
+        path.come_back(now);
+        let (inside, family) = (path.inside, path.family());
+        *self.counters.returns.entry(cause.label()).or_default() += 1;
+        outbox.event(Event::Returned {
+            mapping,
+            inside,
+            cause,
+        });
+        if cause == ReturnCause::Answered && self.paths.health(family).down.take().is_some() {
+            outbox.event(Event::UplinkReturned { family });
+        }
+        self.take_way(mapping, Way::Direct, outbox);
+    }
+
+    /// Begins anew on another uplink, for the families that `moves` says: whatever was found out was about the former one.
+    pub(super) fn start_over(
+        &mut self,
+        moves: &impl Fn(Family) -> bool,
+        now: Instant,
+        outbox: &mut Outbox,
+    ) {
+        let families = [Family::V4, Family::V6].into_iter();
+        for family in families.filter(|family| moves(*family)) {
+            let health = std::mem::take(self.paths.health(family));
+            if health.down.is_some() {
+                outbox.event(Event::UplinkReturned { family });
+            }
+            for mapping in self.paths.of_family(family) {
+                self.come_back(mapping, ReturnCause::AnotherUplink, now, outbox);
+                if let Some(path) = self.paths.get_mut(mapping) {
+                    path.start_over(now);
+                }
+            }
+        }
+    }
+
+    /// Has a mapping's datagrams go this way, and lets the peer know by a check.
+    fn take_way(&mut self, mapping: MappingId, way: Way, outbox: &mut Outbox) {
+        self.need_socket(mapping, way, outbox);
+        let Some(path) = self.paths.get(mapping) else {
+            return;
+        };
+        if let Socket::Open(outside) = path.socket(way) {
+            self.nat.opened(mapping, outside);
+        }
+        let introduction = path.questions.introduction().cloned();
+        self.repeat(mapping, introduction, outbox);
+    }
+
+    /// Sends a check again, word for word, the way that the mapping goes now; unless the policy has changed its mind.
+    fn repeat(&mut self, mapping: MappingId, question: Option<Question>, outbox: &mut Outbox) {
+        let Some((question, path)) = question.zip(self.paths.get(mapping)) else {
+            return;
+        };
+        let verdict = self.policy.evaluate(Protocol::Udp, question.to);
+        if verdict.action != Action::Relay {
+            return;
+        }
+        let (way, treatment) = (path.way(), verdict.treatment);
+        self.counters.checks_repeated += 1;
+        self.need_socket(mapping, way, outbox);
+        outbox.copy(mapping, way, question.to, treatment, &question.payload);
+    }
+
+    /// Notes what became of a socket. Answers whether its endpoint is the one that stands for the mapping.
+    pub(super) fn note_opened(
+        &mut self,
+        mapping: MappingId,
+        way: Way,
+        outside: Outside<Endpoint>,
+    ) -> bool {
+        let Some(path) = self.paths.get_mut(mapping) else {
+            return false;
+        };
+        path.set_socket(way, Socket::Open(outside));
+        path.way() == way
+    }
+}

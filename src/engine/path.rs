@@ -1,0 +1,437 @@
+//! Which way a mapping's datagrams go: when the direct way is given up, and when it is trusted again.
+//!
+//! # Theory of operation
+//!
+//! Silence proves nothing by itself: music on hold, a muted agent and a supervisor who only listens are one-way traffic
+//! with nothing wrong. So a path is judged by *questions*, the STUN requests that a call sends anyway (see
+//! [`super::question`]). Anything at all that comes in by the direct way is a sign of life, and closes every question.
+//!
+//! ```text
+//!            heard nothing, or no answer, for half of `silence`, though something was sent or a stream came in
+//!   direct  ---------------------------------------------------------------------------> repeats the latest check
+//!     |                                                                                  that was answered before
+//!     | nothing heard for `silence`, the oldest of three questions or more open for half of it
+//!     | or: a stream comes in, but of six questions or more none was answered for three times `silence`
+//!     | or: refused by this machine, or by a router while nothing comes in; or moved with the others
+//!     v
+//!   tunnel  -- after `retry`: each check goes both ways; three answers in a row --> direct
+//!              (without checks: back after `retry`, the traffic is the trial)
+//! ```
+//!
+//! **Hysteresis.** Who falls again within a minute of its return waits twice as long as before, five minutes at most.
+//!
+//! Only the direct way is judged. In the tunnel a datagram is where it would be without us.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::question::Questions;
+use crate::net::{Endpoint, Family, Inside, Outside, Treatment, Way};
+
+/// Open questions that a judgement needs when nothing comes in: some may have been lost.
+const QUESTIONS: u32 = 3;
+/// And when a stream comes in.
+const QUESTIONS_IN_A_STREAM: u32 = 6;
+/// Answered trials in a row that bring a mapping back.
+const TRIALS: u32 = 3;
+/// Datagrams without a pause that make a stream.
+const STREAM: u32 = 10;
+/// The pause that ends a stream.
+const PAUSE: Duration = Duration::from_millis(250);
+/// An error of a router counts when nothing was heard for as long.
+const DOUBT: Duration = Duration::from_millis(500);
+/// A fall so soon after a return is a relapse.
+const RELAPSE: Duration = Duration::from_mins(1);
+/// The longest time between a fall and the first trial.
+pub(super) const LONGEST_RETRY: Duration = Duration::from_mins(5);
+
+/// How soon a silent path is given up, and tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FallbackSettings {
+    /// How long a path may bring no answer.
+    pub silence: Duration,
+    /// How long a call stays in the VPN before the direct way is tried again.
+    pub retry: Duration,
+}
+
+impl Default for FallbackSettings {
+    fn default() -> Self {
+        Self {
+            silence: Duration::from_secs(2),
+            retry: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why a mapping left the direct way. Its label names it in status and events and never changes its meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FallCause {
+    /// Nothing came in, and questions stayed open.
+    Silent,
+    /// A stream came in, but what was sent got no answer.
+    Unheard,
+    /// This machine refused to send.
+    Refused,
+    /// A router refused to carry.
+    Unreachable,
+    /// There was no socket to be had on the uplink.
+    NoSocket,
+    /// The whole uplink was given up.
+    Uplink,
+}
+
+impl FallCause {
+    /// The stable name.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Silent => "silent",
+            Self::Unheard => "unheard",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::NoSocket => "no_socket",
+            Self::Uplink => "uplink",
+        }
+    }
+}
+
+impl fmt::Display for FallCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Silent => "the direct way brings no answer",
+            Self::Unheard => "the direct way carries nothing outward",
+            Self::Refused => "this machine refuses to send directly",
+            Self::Unreachable => "a router refuses to carry directly",
+            Self::NoSocket => "no socket on the uplink",
+            Self::Uplink => "the whole uplink was given up",
+        })
+    }
+}
+
+/// Why a mapping is on the direct way again. Its label is as stable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ReturnCause {
+    /// Trials were answered.
+    Answered,
+    /// There is nothing to try with: the traffic itself is the trial.
+    Untested,
+    /// There is another uplink.
+    AnotherUplink,
+    /// The way through the VPN could not be opened.
+    NoTunnel,
+}
+
+impl ReturnCause {
+    /// The stable name.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Untested => "untested",
+            Self::AnotherUplink => "another_uplink",
+            Self::NoTunnel => "no_tunnel",
+        }
+    }
+}
+
+impl fmt::Display for ReturnCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Answered => "trials of the direct way were answered",
+            Self::Untested => "nothing to try the direct way with but the traffic itself",
+            Self::AnotherUplink => "there is another uplink",
+            Self::NoTunnel => "the way through the VPN could not be opened",
+        })
+    }
+}
+
+/// One of a mapping's two sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Socket {
+    Closed,
+    Opening,
+    Open(Outside<Endpoint>),
+}
+
+/// What is to be done for a mapping whose time has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Nothing yet.
+    Wait,
+    /// Repeat the answered check directly.
+    Ask,
+    /// Give the direct way up.
+    Fall(FallCause),
+    /// Go back to it.
+    Return,
+}
+
+/// Questions without an answer.
+#[derive(Clone, Copy, Debug, Default)]
+struct Open {
+    first: Option<Instant>,
+    last: Option<Instant>,
+    count: u32,
+}
+
+impl Open {
+    fn ask(&mut self, now: Instant) {
+        self.first.get_or_insert(now);
+        self.last = Some(now);
+        self.count = self.count.saturating_add(1);
+    }
+
+    /// The first question's time, when there are enough.
+    fn since(&self, enough: u32) -> Option<Instant> {
+        self.first.filter(|_| self.count >= enough)
+    }
+}
+
+/// Time in the tunnel.
+#[derive(Clone, Copy, Debug)]
+struct Absence {
+    since: Instant,
+    cause: FallCause,
+    /// When a trial was sent that is not answered yet.
+    trial: Option<Instant>,
+    answered: u32,
+}
+
+/// The path of one mapping.
+#[derive(Debug)]
+pub(super) struct Path {
+    pub(super) inside: Inside<Endpoint>,
+    pub(super) treatment: Treatment,
+    pub(super) questions: Questions,
+    sockets: [Socket; 2],
+    /// When the direct way last brought something.
+    heard: Option<Instant>,
+    /// Datagrams heard since the last pause.
+    run: u32,
+    /// Whether something was sent since something was heard.
+    expects: bool,
+    /// Since anything was heard.
+    unanswered: Open,
+    /// Since an answer was heard.
+    unheard: Open,
+    absence: Option<Absence>,
+    retry: Duration,
+    returned: Option<Instant>,
+    /// Where the mapping stands in the queue of what is due.
+    pub(super) queued: Option<Instant>,
+}
+
+impl Path {
+    pub(super) fn new(inside: Inside<Endpoint>, treatment: Treatment, retry: Duration) -> Self {
+        Self {
+            inside,
+            treatment,
+            questions: Questions::default(),
+            sockets: [Socket::Closed; 2],
+            heard: None,
+            run: 0,
+            expects: false,
+            unanswered: Open::default(),
+            unheard: Open::default(),
+            absence: None,
+            retry,
+            returned: None,
+            queued: None,
+        }
+    }
+
+    pub(super) fn family(&self) -> Family {
+        Family::of(self.inside.0.addr)
+    }
+
+    /// The way of what the policy relays.
+    pub(super) fn way(&self) -> Way {
+        match self.absence {
+            Some(_) => Way::Tunnel,
+            None => Way::Direct,
+        }
+    }
+
+    /// Why the mapping is in the tunnel, if it is.
+    pub(super) fn fallen(&self) -> Option<FallCause> {
+        self.absence.map(|absence| absence.cause)
+    }
+
+    pub(super) fn socket(&self, way: Way) -> Socket {
+        self.sockets[way as usize]
+    }
+
+    pub(super) fn set_socket(&mut self, way: Way, socket: Socket) {
+        self.sockets[way as usize] = socket;
+    }
+
+    /// Something goes out by the direct way.
+    pub(super) fn sent(&mut self) {
+        self.expects = true;
+    }
+
+    /// A question goes out by the direct way.
+    pub(super) fn asked(&mut self, now: Instant) {
+        self.expects = true;
+        self.unanswered.ask(now);
+        // A peer that never answered may be one that does not know STUN.
+        if self.questions.answered().is_some() {
+            self.unheard.ask(now);
+        }
+    }
+
+    /// Something came in by the direct way. Answers whether that brings the mapping back.
+    pub(super) fn heard(&mut self, is_answer: bool, now: Instant) -> bool {
+        let pause = |heard| now.saturating_duration_since(heard) > PAUSE;
+        if self.heard.is_none_or(pause) {
+            self.run = 0;
+        }
+        self.run = self.run.saturating_add(1);
+        self.heard = Some(now);
+        self.expects = false;
+        self.unanswered = Open::default();
+        if is_answer {
+            self.unheard = Open::default();
+        }
+        let Some(absence) = &mut self.absence else {
+            return false;
+        };
+        if is_answer && absence.trial.take().is_some() {
+            absence.answered += 1;
+        }
+        absence.answered >= TRIALS
+    }
+
+    /// Whether an error of a router says that the direct way is of no use.
+    pub(super) fn is_in_doubt(&self, now: Instant) -> bool {
+        let long_ago = |heard| now.saturating_duration_since(heard) > DOUBT;
+        self.absence.is_none() && self.heard.is_none_or(long_ago)
+    }
+
+    /// Whether a check that goes into the tunnel is to go the direct way too; if so, it is taken to go.
+    pub(super) fn tries(&mut self, settings: FallbackSettings, now: Instant) -> bool {
+        let (pace, retry) = (settings.silence / 2, self.retry);
+        let Some(absence) = &mut self.absence else {
+            return false;
+        };
+        let too_soon = |trial| now.saturating_duration_since(trial) < pace;
+        if now < absence.since + retry || absence.trial.is_some_and(too_soon) {
+            return false;
+        }
+        if absence.trial.replace(now).is_some() {
+            absence.answered = 0;
+        }
+        true
+    }
+
+    /// A trial was refused at once.
+    pub(super) fn trial_failed(&mut self) {
+        if let Some(absence) = &mut self.absence {
+            absence.answered = 0;
+        }
+    }
+
+    /// Gives the direct way up.
+    pub(super) fn fall(&mut self, cause: FallCause, settings: FallbackSettings, now: Instant) {
+        let is_relapse = |back| now.saturating_duration_since(back) < RELAPSE;
+        self.retry = if self.returned.is_some_and(is_relapse) {
+            (self.retry * 2).min(LONGEST_RETRY).max(settings.retry)
+        } else {
+            settings.retry
+        };
+        self.start_in_tunnel(cause, now);
+    }
+
+    /// Begins in the tunnel, since when the direct way was given up: a trial may be due already.
+    pub(super) fn start_in_tunnel(&mut self, cause: FallCause, since: Instant) {
+        self.absence = Some(Absence {
+            since,
+            cause,
+            trial: None,
+            answered: 0,
+        });
+        self.forget();
+    }
+
+    /// Takes the direct way again.
+    pub(super) fn come_back(&mut self, now: Instant) {
+        self.absence = None;
+        self.returned = Some(now);
+        self.forget();
+    }
+
+    /// Begins anew on another uplink.
+    pub(super) fn start_over(&mut self, now: Instant) {
+        self.absence = None;
+        self.returned = None;
+        // With something to ask by, the silence begins now.
+        self.heard = self.questions.answered().map(|_| now);
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        self.run = 0;
+        self.expects = false;
+        self.unanswered = Open::default();
+        self.unheard = Open::default();
+    }
+
+    /// When the direct way has been silent for too long.
+    fn silent_at(&self, settings: FallbackSettings) -> Option<Instant> {
+        let first = self.unanswered.since(QUESTIONS)?;
+        Some(match self.heard {
+            Some(heard) => (heard + settings.silence).max(first + settings.silence / 2),
+            None => first + settings.silence,
+        })
+    }
+
+    /// When nobody can be said to hear us any more.
+    fn unheard_at(&self, settings: FallbackSettings) -> Option<Instant> {
+        Some(self.unheard.since(QUESTIONS_IN_A_STREAM)? + settings.silence * 3)
+    }
+
+    /// When the next question is due: first after a while without a sound or an answer, then in quick succession.
+    fn ask_at(&self, settings: FallbackSettings) -> Option<Instant> {
+        self.questions.answered()?;
+        let silence = settings.silence;
+        let unheard = self.unheard.last.map(|last| last + silence / 2);
+        let unanswered = match self.unanswered.last {
+            Some(last) => Some(last + silence / 16),
+            None => self.heard.map(|heard| heard + silence / 2),
+        };
+        unheard.into_iter().chain(unanswered).min()
+    }
+
+    /// When [`Path::step`] has something to say.
+    pub(super) fn due(&self, settings: FallbackSettings) -> Option<Instant> {
+        if let Some(absence) = self.absence {
+            let is_untested = self.questions.introduction().is_none();
+            return is_untested.then_some(absence.since + self.retry);
+        }
+        if !self.expects && self.run < STREAM {
+            return None;
+        }
+        let times = [
+            self.silent_at(settings),
+            self.unheard_at(settings),
+            self.ask_at(settings),
+        ];
+        times.into_iter().flatten().min()
+    }
+
+    /// What is to be done at `now`.
+    pub(super) fn step(&self, settings: FallbackSettings, now: Instant) -> Step {
+        let is_over = |time: Option<Instant>| time.is_some_and(|time| time <= now);
+        if !is_over(self.due(settings)) {
+            Step::Wait
+        } else if self.absence.is_some() {
+            Step::Return
+        } else if is_over(self.silent_at(settings)) {
+            Step::Fall(FallCause::Silent)
+        } else if is_over(self.unheard_at(settings)) {
+            Step::Fall(FallCause::Unheard)
+        } else {
+            Step::Ask
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Capture: how much of the policy's prefixes enters the TUN.
+
+use std::str::FromStr;
+
+/// What is steered into the TUN.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CaptureMode {
+    /// What the policy relays, to the port.
+    #[default]
+    Exact,
+    /// All UDP and TCP to the policy's prefixes: what the policy does not relay is handed back to the VPN.
+    Prefix,
+}
+
+impl CaptureMode {
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Prefix => "prefix",
+        }
+    }
+}
+
+/// A text that names no capture.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no capture: expected \"exact\" or \"prefix\"")]
+pub struct UnknownCaptureMode(String);
+
+impl FromStr for CaptureMode {
+    type Err = UnknownCaptureMode;
+
+    fn from_str(text: &str) -> Result<Self, UnknownCaptureMode> {
+        match text {
+            "exact" => Ok(Self::Exact),
+            "prefix" => Ok(Self::Prefix),
+            _ => Err(UnknownCaptureMode(text.to_owned())),
+        }
+    }
+}

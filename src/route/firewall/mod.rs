@@ -1,0 +1,303 @@
+//! Whether this machine's firewall lets media by, found out without sending any; and what lets it by.
+//!
+//! # Theory of operation
+//!
+//! **Probe.** Two ways must be open: an application's packets into our TUN, and the relay's out of the uplink. For each,
+//! a datagram to an address of the policy is sent as those would be; and for IPv6 a neighbour solicitation (RFC 4861), as
+//! the kernel sends it to find the router, for a kill switch may forget that one. A probe bears a packet priority that
+//! nobody else uses. By that, a chain of ours ahead of all others at the output hook turns on nftables' tracing for it,
+//! and another behind all others at the postrouting hook drops it: nothing leaves the machine. The trace names the rule
+//! that dropped it. Ours: the way is open. Somebody else's: there is the culprit, by table, chain and rule. What
+//! iptables-nft made is traced like the rest. A probe that is refused while no rule dropped it has met something that is
+//! not nftables: legacy iptables, or a security module.
+//!
+//! Not seen: what drops replies on their way in, and what lies behind the postrouting hook (netdev chains, traffic
+//! control, control groups).
+//!
+//! **Permit.** We edit nobody's firewall. But a VPN's firewall must let the VPN's own packets out, and knows them by a
+//! mark. Where IT says so, media bears that mark too: the relay's sockets have it as theirs, and a third chain of ours
+//! gives it to what goes into our TUN.
+
+mod obstacle;
+mod trace;
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+
+use netlink_packet_core::DefaultNla;
+use netlink_packet_netfilter::nftables::{
+    DataAttribute, Expressions, Immediate, InetHookNumber, MetaKey, Payload, Register, Verdict,
+    VerdictAttribute,
+};
+use netlink_sys::{Socket as Netlink, protocols::NETLINK_NETFILTER};
+use nix::errno::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::nft::{
+    Chain, Expression, NftError, Table, link_is, load, meta_is, register_is, set_meta,
+};
+use crate::net::{Family, Fwmark};
+
+pub use obstacle::{Culprit, Obstacle, Path};
+use trace::Trace;
+
+/// The packet priority (`SO_PRIORITY`) of probes. Traffic control reads it as a class handle, 7600:1.
+const PROBE: u32 = 0x7600_0001;
+/// `NFNLGRP_NFTRACE`.
+const TRACES: u32 = 9;
+/// Turns on the trace: ahead of all.
+const BEGIN: &str = "probe-begin";
+/// Drops the probe: behind all but the confirmation of connections, which a probe is not worth.
+const END: &str = "probe-end";
+/// Marks what goes into our TUN and what the relay sends: after connection tracking (-200), before the filters (0).
+const PERMIT: &str = "permit";
+
+/// What a VPN's firewall knows its own packets by, lent to media.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Permit {
+    /// The VPN's mark, in the place of ours.
+    pub mark: Option<Fwmark>,
+    /// The mark of a connection.
+    pub conntrack_mark: Option<Fwmark>,
+}
+
+/// What became of a probe.
+enum Fate {
+    /// It came to our own chain, behind all others.
+    Passed,
+    /// It was forbidden: by this, if that is known.
+    Forbidden(Option<Culprit>),
+    /// Nothing is known of it.
+    Unknown,
+}
+
+/// Our hold on the firewall: its probes, and the permit in force.
+pub struct Firewall {
+    table: Table,
+    traces: Netlink,
+    tun: String,
+    permit: Option<(Permit, String, Fwmark)>,
+}
+
+impl Firewall {
+    /// Makes our chains. They do nothing yet to any packet but a probe.
+    ///
+    /// # Errors
+    /// [`NftError::Unsupported`], with which one can do without; [`NftError::Refused`].
+    pub fn open(tun: &str) -> Result<Self, NftError> {
+        let chain = |name, hook, priority| Chain {
+            name,
+            kind: "filter",
+            hook,
+            priority,
+        };
+        let table = Table::new(
+            format!("voicelane-{tun}-firewall"),
+            &[
+                chain(BEGIN, InetHookNumber::LocalOut, i32::MIN),
+                chain(PERMIT, InetHookNumber::LocalOut, -150),
+                chain(END, InetHookNumber::PostRouting, i32::MAX - 1),
+            ],
+        )?;
+        let is_probe = || meta_is(MetaKey::Priority, &PROBE.to_ne_bytes()).into_iter();
+        let trace = is_probe().chain(set_meta(MetaKey::NftraceBit, &[1]));
+        let end = is_probe().chain([drop_it()]);
+        table.commit(vec![
+            table.rule(BEGIN, trace.collect()),
+            table.rule(END, end.collect()),
+        ])?;
+        let listen = || -> io::Result<Netlink> {
+            let mut traces = Netlink::new(NETLINK_NETFILTER)?;
+            traces.bind_auto()?;
+            traces.add_membership(TRACES)?;
+            traces.set_non_blocking(true)?;
+            Ok(traces)
+        };
+        Ok(Self {
+            traces: listen().map_err(NftError::Unsupported)?,
+            table,
+            tun: tun.to_owned(),
+            permit: None,
+        })
+    }
+
+    /// Lends media a permit, or takes it back: to what goes into our TUN, and to what leaves by `uplink` with `mark`.
+    ///
+    /// # Errors
+    /// [`NftError::Refused`]; the former permit then stays.
+    pub fn lend(&mut self, permit: Permit, uplink: &str, mark: Fwmark) -> Result<(), NftError> {
+        let wanted = Some((permit, uplink.to_owned(), mark));
+        if self.permit == wanted {
+            return Ok(());
+        }
+        let mut batch = vec![self.table.flush(PERMIT)];
+        let captured = || link_is(MetaKey::Oifname, &self.tun).into_iter();
+        if let Some(mark) = permit.mark {
+            let neighbours = [SOLICIT, ADVERTISE].map(|kind| {
+                let rule = link_is(MetaKey::Oifname, uplink).into_iter();
+                rule.chain(is_icmpv6(kind)).collect()
+            });
+            let captured = captured().collect::<Vec<_>>();
+            for these in std::iter::once(captured).chain(neighbours) {
+                let rule = these.into_iter();
+                let rule = rule.chain(set_meta(MetaKey::Mark, &mark.0.to_ne_bytes()));
+                batch.push(self.table.rule(PERMIT, rule.collect()));
+            }
+        }
+        if let Some(connection) = permit.conntrack_mark {
+            let direct = link_is(MetaKey::Oifname, uplink).into_iter();
+            let direct = direct.chain(meta_is(MetaKey::Mark, &mark.0.to_ne_bytes()));
+            for these in [captured().collect::<Vec<_>>(), direct.collect()] {
+                let rule = these.into_iter().chain(set_conntrack_mark(connection));
+                batch.push(self.table.rule(PERMIT, rule.collect()));
+            }
+        }
+        self.table.commit(batch)?;
+        self.permit = wanted;
+        Ok(())
+    }
+
+    /// Tries both ways to a destination. `direct` is a socket as the relay's are, bound to `uplink` and with `mark`.
+    ///
+    /// A probe that ends in neither an open way nor a refusal tells nothing: an unreachable network is no firewall.
+    #[must_use]
+    pub fn probe(
+        &self,
+        direct: &Socket,
+        (uplink, mark): (&str, Fwmark),
+        to: SocketAddr,
+    ) -> Vec<Obstacle> {
+        let family = Family::of(to.ip());
+        let obstacle = |path, link: &str, mark, fate| match fate {
+            Fate::Forbidden(culprit) => Some(Obstacle {
+                family,
+                path,
+                link: link.to_owned(),
+                mark,
+                culprit,
+            }),
+            Fate::Passed | Fate::Unknown => None,
+        };
+        let captured = || {
+            let socket = socket_on(&self.tun, Domain::for_address(to), Type::DGRAM, None).ok()?;
+            let fate = self.send(&socket, &[], to);
+            obstacle(Path::Captured, &self.tun, None, fate)
+        };
+        let directly = obstacle(Path::Direct, uplink, Some(mark), self.send(direct, &[], to));
+        let neighbours = || {
+            let icmp = Some(Protocol::ICMPV6);
+            let socket = socket_on(uplink, Domain::IPV6, Type::RAW, icmp).ok()?;
+            socket.set_multicast_hops_v6(255).ok()?;
+            let fate = self.send(&socket, &SOLICITATION, SOLICITED.into());
+            obstacle(Path::Neighbours, uplink, None, fate)
+        };
+        let neighbours = (family == Family::V6).then(neighbours).flatten();
+        [captured(), directly, neighbours]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    fn send(&self, socket: &Socket, probe: &[u8], to: SocketAddr) -> Fate {
+        if socket.set_priority(PROBE).is_err() {
+            return Fate::Unknown;
+        }
+        let sent = socket.send_to(probe, &to.into());
+        // The kernel traces while it sends: the trace is complete now.
+        match self.end_of_probe() {
+            Some(culprit) if culprit.table == self.table.name() => Fate::Passed,
+            Some(culprit) => Fate::Forbidden(Some(culprit)),
+            None => {
+                let refused = sent.err().and_then(|error| error.raw_os_error());
+                match refused.map(Errno::from_raw) {
+                    Some(Errno::EPERM | Errno::EACCES) => Fate::Forbidden(None),
+                    _ => Fate::Unknown,
+                }
+            }
+        }
+    }
+
+    /// Reads all traces and says which rule dropped the probe among them.
+    fn end_of_probe(&self) -> Option<Culprit> {
+        let (mut probe, mut end) = (None, None);
+        while let Ok((bytes, _)) = self.traces.recv_from_full() {
+            let Some(trace) = Trace::parse(&bytes) else {
+                continue;
+            };
+            let Trace { id, at, drops } = trace;
+            if at.table == self.table.name() && at.chain == BEGIN {
+                probe = Some(id);
+            }
+            if drops && probe == Some(id) {
+                end = Some(at);
+            }
+        }
+        end
+    }
+}
+
+/// The number of `ICMPv6` in a header, and of neighbour solicitations and advertisements in its own (RFC 4861).
+const ICMPV6: u8 = 58;
+const SOLICIT: u8 = 135;
+const ADVERTISE: u8 = 136;
+/// A neighbour solicitation (RFC 4861 section 4.3) for fe80::1, whose checksum is the kernel's to write.
+const SOLICITATION: [u8; 24] = {
+    let mut message = [0; 24];
+    (message[0], message[8], message[9], message[23]) = (SOLICIT, 0xfe, 0x80, 1);
+    message
+};
+/// Whom it goes to (RFC 4291 section 2.7.1).
+const SOLICITED: SocketAddrV6 =
+    SocketAddrV6::new(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 1), 0, 0, 0);
+
+fn socket_on(
+    link: &str,
+    domain: Domain,
+    kind: Type,
+    protocol: Option<Protocol>,
+) -> io::Result<Socket> {
+    let socket = Socket::new(domain, kind.nonblocking(), protocol)?;
+    socket.bind_device(Some(link.as_bytes()))?;
+    Ok(socket)
+}
+
+/// The verdict that ends a packet.
+fn drop_it() -> Expression {
+    const DROP: u32 = 0;
+    let verdict = VerdictAttribute::Code(Verdict::Other(DROP));
+    Expressions::Immediate(vec![
+        Immediate::DestinationRegister(Register::Verdict),
+        Immediate::Data(DataAttribute::Verdict(vec![verdict])),
+    ])
+    .into()
+}
+
+/// Goes on if the packet is `ICMPv6` of this type.
+fn is_icmpv6(kind: u8) -> Vec<Expression> {
+    /// `NFT_PAYLOAD_TRANSPORT_HEADER`.
+    const TRANSPORT_HEADER: u32 = 2;
+    let fetch = Expressions::Payload(vec![
+        Payload::DestinationRegister(Register::Reg1),
+        Payload::Base(TRANSPORT_HEADER),
+        Payload::Offset(0),
+        Payload::Len(1),
+    ]);
+    let mut rule = meta_is(MetaKey::L4Proto, &[ICMPV6]).to_vec();
+    rule.extend([fetch.into(), register_is(&[kind])]);
+    rule
+}
+
+/// Gives the packet's connection a mark: the expression `ct`, which the library does not name.
+fn set_conntrack_mark(mark: Fwmark) -> [Expression; 2] {
+    /// `NFTA_CT_KEY`, whose value is `NFT_CT_MARK`.
+    const KEY: u16 = 2;
+    const MARK: u32 = 3;
+    /// `NFTA_CT_SREG`.
+    const SOURCE: u16 = 4;
+    let word = |kind, value: u32| DefaultNla::new(kind, value.to_be_bytes().to_vec());
+    let store = Expressions::Other {
+        expression_type: "ct".to_owned(),
+        attributes: vec![word(KEY, MARK), word(SOURCE, Register::Reg1.into())],
+    };
+    [load(&mark.0.to_ne_bytes()), store.into()]
+}

@@ -1,0 +1,259 @@
+//! What forbids media its way, in sentences: who it is and what IT must add.
+
+use std::fmt;
+
+use crate::net::{Family, Fwmark};
+
+/// A way that media takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// From applications into our TUN.
+    Captured,
+    /// From the relay out of the uplink.
+    Direct,
+    /// From the kernel to the neighbours on the uplink, the router among them.
+    Neighbours,
+}
+
+/// A rule that forbids a way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Culprit {
+    /// The family of its table, in the words of nft(8): "inet", "ip" or "ip6".
+    pub family: &'static str,
+    /// Its table.
+    pub table: String,
+    /// Its chain.
+    pub chain: String,
+    /// Its handle, as `nft --handle list ruleset` shows it; none when it is the chain's policy.
+    pub handle: Option<u64>,
+}
+
+/// A way that the firewall forbids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    /// Whose packets.
+    pub family: Family,
+    /// Which way.
+    pub path: Path,
+    /// The link at its end.
+    pub link: String,
+    /// The mark that they bear, if any.
+    pub mark: Option<Fwmark>,
+    /// Who forbids it; none when it is no rule of nftables.
+    pub culprit: Option<Culprit>,
+}
+
+impl Culprit {
+    /// Whether iptables-nft made the table: by the names that it gives.
+    fn is_iptables(&self) -> bool {
+        let tables = ["filter", "mangle", "nat", "raw", "security"];
+        self.family != "inet" && tables.contains(&self.table.as_str())
+    }
+
+    /// What the maker of the rule offers itself, where it is known by its names.
+    fn own_way(&self) -> Option<&'static str> {
+        let Self { table, chain, .. } = self;
+        if table == "mullvad" {
+            Some(
+                "[uplink] conntrack_mark = 0xf41 in voicelane's configuration, Mullvad's mark for what it excludes",
+            )
+        } else if table == "cloudflare-warp" {
+            Some("a split-tunnel exclude of the policy's prefixes in the Zero Trust dashboard")
+        } else if chain.starts_with("ciscovpn") {
+            Some("a split-exclude list of the policy's prefixes on the VPN gateway")
+        } else {
+            None
+        }
+    }
+}
+
+impl fmt::Display for Culprit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            family,
+            table,
+            chain,
+            handle,
+        } = self;
+        match handle {
+            Some(handle) => write!(f, "rule handle {handle} of the ")?,
+            None => f.write_str("the policy of the ")?,
+        }
+        write!(f, "chain {chain} in the table {family} {table}")
+    }
+}
+
+impl Obstacle {
+    /// The command by which IT lets this way through, ahead of the rule that forbids it.
+    #[must_use]
+    pub fn exclude(&self) -> String {
+        let Self {
+            family, link, mark, ..
+        } = self;
+        let neighbours = self.path == Path::Neighbours;
+        let iptables = |variant, chain: &str| {
+            let program = match family {
+                Family::V4 => "iptables",
+                Family::V6 => "ip6tables",
+            };
+            let let_out =
+                |what: &str| format!("{program}{variant} -I {chain} -o {link}{what} -j ACCEPT");
+            match mark {
+                Some(mark) => let_out(&format!(" -m mark --mark {:#x}", mark.0)),
+                None if neighbours => ["solicitation", "advertisement"]
+                    .map(|kind| let_out(&format!(" -p icmpv6 --icmpv6-type neighbour-{kind}")))
+                    .join("; "),
+                None => let_out(""),
+            }
+        };
+        match &self.culprit {
+            None => iptables("-legacy", "OUTPUT"),
+            Some(culprit) if culprit.is_iptables() => iptables("", &culprit.chain),
+            Some(Culprit {
+                family,
+                table,
+                chain,
+                ..
+            }) => {
+                let what = match mark {
+                    Some(mark) => format!(" meta mark {:#x}", mark.0),
+                    None if neighbours => {
+                        " icmpv6 type '{ nd-neighbor-solicit, nd-neighbor-advert }'".to_owned()
+                    }
+                    None => String::new(),
+                };
+                format!("nft insert rule {family} {table} {chain} oifname {link}{what} accept")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let way = match self.path {
+            Path::Captured => "applications' media into",
+            Path::Direct => "the direct path by",
+            Path::Neighbours => "to find neighbours by",
+        };
+        let Self { family, link, .. } = self;
+        write!(
+            f,
+            "a firewall on this machine forbids {way} {link} ({family}): "
+        )?;
+        match &self.culprit {
+            Some(culprit) => culprit.fmt(f)?,
+            None => f.write_str("no rule of nftables, so legacy iptables or a security module")?,
+        }
+        write!(
+            f,
+            "; media stays in the VPN until IT adds: {}",
+            self.exclude()
+        )?;
+        match self.culprit.as_ref().and_then(Culprit::own_way) {
+            Some(own) => write!(f, "; or: {own}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn obstacle(
+        family: Family,
+        path: Path,
+        culprit: Option<(&'static str, &str, &str)>,
+    ) -> Obstacle {
+        let (link, mark) = match path {
+            Path::Captured => ("voicelane0", None),
+            Path::Direct => ("wlan0", Some(Fwmark(0x7600_0000))),
+            Path::Neighbours => ("wlan0", None),
+        };
+        Obstacle {
+            family,
+            path,
+            link: link.to_owned(),
+            mark,
+            culprit: culprit.map(|(family, table, chain)| Culprit {
+                family,
+                table: table.to_owned(),
+                chain: chain.to_owned(),
+                handle: (chain != "output").then_some(7),
+            }),
+        }
+    }
+
+    #[test]
+    fn it_is_told_what_to_add_in_the_words_of_what_forbids() {
+        let filter = Some(("ip6", "filter", "OUTPUT"));
+        let own = Some(("ip", "corp", "egress"));
+        for (family, path, culprit, exclude) in [
+            (
+                Family::V4,
+                Path::Captured,
+                Some(("ip", "filter", "ciscovpn")),
+                "iptables -I ciscovpn -o voicelane0 -j ACCEPT",
+            ),
+            (
+                Family::V6,
+                Path::Direct,
+                filter,
+                "ip6tables -I OUTPUT -o wlan0 -m mark --mark 0x76000000 -j ACCEPT",
+            ),
+            (
+                Family::V6,
+                Path::Neighbours,
+                filter,
+                "ip6tables -I OUTPUT -o wlan0 -p icmpv6 --icmpv6-type neighbour-solicitation -j ACCEPT; \
+                 ip6tables -I OUTPUT -o wlan0 -p icmpv6 --icmpv6-type neighbour-advertisement -j ACCEPT",
+            ),
+            (
+                Family::V4,
+                Path::Direct,
+                own,
+                "nft insert rule ip corp egress oifname wlan0 meta mark 0x76000000 accept",
+            ),
+            (
+                Family::V6,
+                Path::Neighbours,
+                Some(("inet", "corp", "egress")),
+                "nft insert rule inet corp egress oifname wlan0 \
+                 icmpv6 type '{ nd-neighbor-solicit, nd-neighbor-advert }' accept",
+            ),
+            (
+                Family::V4,
+                Path::Captured,
+                None,
+                "iptables-legacy -I OUTPUT -o voicelane0 -j ACCEPT",
+            ),
+        ] {
+            let obstacle = obstacle(family, path, culprit);
+            assert_eq!(obstacle.exclude(), exclude);
+            assert!(obstacle.to_string().contains(exclude), "{obstacle}");
+        }
+    }
+
+    #[test]
+    fn it_is_told_who_forbids_and_what_the_vpn_offers_itself() {
+        let told = |table| obstacle(Family::V4, Path::Direct, Some(table)).to_string();
+        let policy = told(("inet", "mullvad", "output"));
+        assert!(
+            policy.contains("(IPv4): the policy of the chain output in the table inet mullvad; ")
+        );
+        assert!(policy.contains("conntrack_mark = 0xf41"), "{policy}");
+        let rule = told(("ip", "filter", "OUTPUT"));
+        assert!(
+            rule.contains("rule handle 7 of the chain OUTPUT in the table ip filter"),
+            "{rule}"
+        );
+        assert!(!rule.contains("; or: "), "{rule}");
+        assert!(told(("inet", "cloudflare-warp", "output")).contains("Zero Trust"));
+        assert!(told(("ip", "filter", "ciscovpn")).contains("split-exclude"));
+        let unread = obstacle(Family::V6, Path::Direct, None).to_string();
+        assert!(
+            unread.contains("legacy iptables or a security module"),
+            "{unread}"
+        );
+    }
+}

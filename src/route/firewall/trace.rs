@@ -1,0 +1,65 @@
+//! What nftables tells of a packet whose trace is on.
+
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload, Nla, NlasIterator};
+use netlink_packet_netfilter::nftables::NfTablesMessage;
+use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
+
+use super::obstacle::Culprit;
+
+/// One notice of a trace (`enum nft_trace_attributes` of linux/netfilter/nf_tables.h).
+pub(super) struct Trace {
+    /// Which packet.
+    pub(super) id: u32,
+    /// Where it is.
+    pub(super) at: Culprit,
+    /// Whether it ends there.
+    pub(super) drops: bool,
+}
+
+impl Trace {
+    /// Reads a notice; none when it is of another kind.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        let message = NetlinkMessage::<NetfilterMessage>::deserialize(bytes).ok()?;
+        let NetlinkPayload::InnerMessage(message) = message.payload else {
+            return None;
+        };
+        let NetfilterMessageInner::NfTables(NfTablesMessage::Trace(attributes)) = message.inner
+        else {
+            return None;
+        };
+        let value = |kind| {
+            let attribute = attributes.iter().find(|it| it.kind() & 0x3fff == kind)?;
+            let mut value = vec![0; attribute.value_len()];
+            attribute.emit_value(&mut value);
+            Some(value)
+        };
+        let word = |value: Vec<u8>| Some(u32::from_be_bytes(value.try_into().ok()?));
+        let text = |value: Vec<u8>| {
+            String::from_utf8_lossy(&value)
+                .trim_end_matches('\0')
+                .to_owned()
+        };
+        let verdict = value(5).and_then(|nested| {
+            let code = NlasIterator::new(&nested)
+                .flatten()
+                .find(|it| it.kind() == 1)?;
+            word(code.value().to_vec())
+        });
+        let (policy, handle) = (value(16).and_then(word), value(3));
+        let handle = handle.and_then(|handle| Some(u64::from_be_bytes(handle.try_into().ok()?)));
+        Some(Self {
+            id: word(value(6)?)?,
+            drops: verdict.or(policy) == Some(0),
+            at: Culprit {
+                family: match message.header.family {
+                    NetfilterProtoFamily::IPv4 => "ip",
+                    NetfilterProtoFamily::IPv6 => "ip6",
+                    _ => "inet",
+                },
+                table: text(value(1)?),
+                chain: text(value(2)?),
+                handle,
+            },
+        })
+    }
+}
