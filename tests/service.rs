@@ -156,7 +156,7 @@ fn root_keeps_one_capability_and_that_is_enough() {
     assert_eq!(lab.laptop.changes_since(&before), NOTHING);
 }
 
-/// The service as its unit runs it: a user of its own with one capability, in directories of its own.
+/// The service as its unit runs it: a user of its own with two capabilities, of which one stays, in directories of its own.
 struct Unit {
     program: Option<Program>,
     dir: TempDir,
@@ -180,7 +180,7 @@ impl Unit {
             dir,
             namespace: namespace.name().to_owned(),
         };
-        let mut command = unit.command(NOBODY, "net_admin");
+        let mut command = unit.command(NOBODY, &["+net_admin", "+net_raw"]);
         command.arg("run").arg("--config").arg(config);
         command.arg("--runtime-dir").arg(&run);
         let mut program = Program::start("voicelane", &mut command);
@@ -190,17 +190,14 @@ impl Unit {
     }
 
     /// The program for a user, with these capabilities and no others.
-    fn command(&self, user: u32, capabilities: &str) -> Command {
+    fn command(&self, user: u32, capabilities: &[&str]) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace, "setpriv"]);
         command.arg(format!("--reuid={user}"));
         command.arg(format!("--regid={user}"));
         command.args(["--clear-groups", "--no-new-privs"]);
+        let capabilities = [&["-all"], capabilities].concat().join(",");
         for set in ["inh-caps", "ambient-caps", "bounding-set"] {
-            let capabilities = match capabilities {
-                "" => "-all".to_owned(),
-                some => format!("-all,+{some}"),
-            };
             command.arg(format!("--{set}={capabilities}"));
         }
         command.arg(self.dir.path().join("voicelane"));
@@ -208,7 +205,7 @@ impl Unit {
     }
 
     fn reload_as(&self, user: u32) -> Output {
-        let mut command = self.command(user, "");
+        let mut command = self.command(user, &[]);
         let run = self.dir.path().join("run");
         command.arg("reload").arg("--runtime-dir").arg(run);
         command.output().expect("setpriv is there (util-linux)")
@@ -228,8 +225,10 @@ fn a_user_of_its_own_with_one_capability_is_enough() {
     let ids = [uid.as_str(); 4].join("\t");
     let expected = [
         ("Uid", ids.as_str()),
+        ("CapInh", NONE),
+        ("CapPrm", NET_ADMIN),
         ("CapEff", NET_ADMIN),
-        ("CapBnd", NET_ADMIN),
+        ("CapAmb", NONE),
         ("NoNewPrivs", "1"),
     ];
     assert_threads(program.pid(), &expected);

@@ -51,15 +51,6 @@ pub(super) async fn live(config: &Config, options: &Options, source: Source) -> 
     let index = if_nametoindex(tun.name()).context("the TUN has gone")?;
     let access = Access::of_group(config.control().group.as_deref())?;
     let server = Server::listen(runtime_dir, access)?;
-    // All that follows needs no more, and comes again later: what cannot be done without must not be noticed only then.
-    // It is also before the first thread, for each has privileges of its own.
-    privileges::drop_all_but_needed()?;
-    let events = Events::open(options.state_dir.as_ref().unwrap_or(runtime_dir));
-    events.record(
-        EventKind::Started,
-        tun.name(),
-        concat!("voicelane ", env!("CARGO_PKG_VERSION")),
-    );
     let leftovers = route::cleanup(runtime_dir, &numbers).await?;
     if leftovers != route::Leftovers::default() {
         info!(
@@ -68,18 +59,28 @@ pub(super) async fn live(config: &Config, options: &Options, source: Source) -> 
         );
     }
 
-    let (driver_sender, mut mailbox) = mpsc::channel(MAILBOX);
-    let (requests, pending) = mpsc::channel(MAILBOX);
-    let (reload, reloads) = mpsc::channel(1);
-    tokio::spawn(server.serve(requests));
-    tokio::spawn(hand_on(pending, driver_sender.clone(), reload));
-
     let steered = route::Tun {
         name: tun.name().to_owned(),
         index: IfIndex(index),
         mtu: TUN_MTU.into(),
     };
     let steering = Steering::open(runtime_dir, numbers, steered).await?;
+    // What follows comes again later, and must not fail only then: so it does with no more from the beginning. It is
+    // also before the first thread, for each has privileges of its own.
+    privileges::drop_all_but_needed()?;
+    let events = Events::open(options.state_dir.as_ref().unwrap_or(runtime_dir));
+    events.record(
+        EventKind::Started,
+        tun.name(),
+        concat!("voicelane ", env!("CARGO_PKG_VERSION")),
+    );
+
+    let (driver_sender, mut mailbox) = mpsc::channel(MAILBOX);
+    let (requests, pending) = mpsc::channel(MAILBOX);
+    let (reload, reloads) = mpsc::channel(1);
+    tokio::spawn(server.serve(requests));
+    tokio::spawn(hand_on(pending, driver_sender.clone(), reload));
+
     let charge = Charge {
         config: config.clone(),
         source,

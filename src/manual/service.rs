@@ -14,12 +14,14 @@
 //!
 //! # What the unit opens, and why
 //!
-//! `config/voicelane.service` comes to 1.7 of 10 in `systemd-analyze security --offline=yes`, and `tests/packages` fails
+//! `config/voicelane.service` comes to 1.9 of 10 in `systemd-analyze security --offline=yes`, and `tests/packages` fails
 //! above 2.0. What remains is the job itself:
 //!
 //! | open | for |
 //! |---|---|
 //! | `CAP_NET_ADMIN`, ambient | the TUN, rules, routes, nftables, `SO_MARK`, `IP_XFRM_POLICY`, `/proc/sys/net` |
+//! | `CAP_NET_RAW`, ambient, dropped after the start | a raw ICMPv6 socket: [`crate::route::firewall`] solicits a neighbour that is not there, because kill switches were found that forget the IPv6 neighbour discovery (see [`super::vpns`]) |
+//! | `capset`, `chown` | dropping that; giving the control socket to a group |
 //! | `/dev/net/tun`, hence not `PrivateDevices` | the TUN |
 //! | `/proc/sys/net` writable, hence not `ProcSubset=pid` | `rp_filter` of the uplink, the settings of the TUN |
 //! | `AF_NETLINK` | routes, rules, IPsec policies, nftables |
@@ -34,11 +36,11 @@
 //!
 //! # Privileges
 //!
-//! Started as root, the service needs more than `CAP_NET_ADMIN` for one thing:
-//! to give the control socket to a group. After that, before it starts a thread and before it touches rules and routes,
-//! it drops every other capability from all sets, the bounding set included, and forbids itself new ones
+//! The service needs more than `CAP_NET_ADMIN` for two things, both at the start: to give the control socket to a group
+//! (as root), and to open the one raw socket. After that, before it starts a thread and before it adds a rule or a route,
+//! it drops every other capability from all sets, the bounding set included where it may, and forbids itself new ones
 //! (`NoNewPrivs`). What follows at a change of the network or at a reload was thus done before with no more, and cannot
-//! fail later for want of a capability. Under the unit there is nothing to drop.
+//! fail later for want of a capability.
 //!
 //! `CAP_NET_ADMIN` stays for three reasons: rules and routes must be brought back when another program takes them away
 //! and moved when the network changes; each new mapping's socket takes a mark and an exemption from IPsec policies; the

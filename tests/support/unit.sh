@@ -33,7 +33,7 @@ ip -n router link set lan0 up
 echo 1 >/proc/sys/net/ipv4/conf/wlan0/rp_filter
 ip route add default via 192.168.7.1
 
-echo "--- ready, as a user of its own with one capability"
+echo "--- ready, as a user of its own, with one capability left"
 media_leaves_after 0
 [[ $(rp_filter) == 2 ]] || fail "the uplink's filter is strict"
 pid=$(property MainPID)
