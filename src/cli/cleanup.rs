@@ -1,4 +1,5 @@
-//! `voicelane cleanup`: removes what a killed service left behind.
+//! `voicelane cleanup`: removes what a killed service left behind. With a bad configuration it goes by the defaults, and
+//! answers 2 all the same.
 
 use std::fmt::Write;
 use std::process::ExitCode;
@@ -6,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Args;
 
+use crate::config::Config;
 use crate::control::{self, Request};
 use crate::daemon;
 use crate::route::Leftovers;
@@ -23,16 +25,17 @@ pub(super) struct CleanupArgs {
 }
 
 pub(super) fn run(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
-    let config = match args.files.load_trusted(&Overrides::default()) {
-        Ok(config) => config,
-        Err(error) => return Ok(error.report()),
+    let (config, code) = match args.files.load_trusted(&Overrides::default()) {
+        Ok(config) => (config, ExitCode::SUCCESS),
+        // It may be what the service has stumbled over. What it left behind is no less in the way.
+        Err(error) => (Config::default(), error.report()),
     };
     if control::ask(&args.runtime.runtime_dir, Request::Status).is_ok() {
         bail!("voicelane is running: stop it first, it takes everything back by itself");
     }
     let leftovers = daemon::cleanup(&config, &args.runtime.runtime_dir)?;
     super::print(&text(&leftovers))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
 
 fn text(leftovers: &Leftovers) -> String {

@@ -1,7 +1,7 @@
 //! The command line: one file per command.
 //!
 //! Exit codes: 0 done; 1 failed; 2 the command line or the configuration is wrong, and nothing was touched; 3 the
-//! service is not running, or the system forbids what the demo needs (`demo`). `status` answers 0 for working, 1 for
+//! service is not running (`status`, `reload`), or the system forbids what the demo needs (`demo`). `status` answers 0 for working, 1 for
 //! degraded, 2 for not working, 3 for not running, 4 when it cannot be told.
 
 mod check;
@@ -9,15 +9,17 @@ mod cleanup;
 mod config;
 mod events;
 mod explain;
+mod log;
 mod mappings;
 mod monitor;
 mod policy;
+mod reload;
 mod run;
 mod sources;
 mod status;
 mod trust;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -47,6 +49,8 @@ enum Command {
     Mappings(mappings::MappingsArgs),
     /// Tell what changes from now on: mappings, the uplink, health.
     Monitor(monitor::MonitorArgs),
+    /// Let the running service read its configuration anew; a bad one leaves in force what is.
+    Reload(reload::ReloadArgs),
     /// Tell what happened to the service and the network around it, and why.
     Events(events::EventsArgs),
     /// Tell what happens to a destination, and which rule says so.
@@ -63,6 +67,9 @@ enum Command {
     #[cfg(feature = "demo")]
     Demo(crate::demo::DemoArgs),
 }
+
+/// The exit code when no service answers.
+const NOT_RUNNING: u8 = 3;
 
 /// Where the service keeps its control socket and its journal.
 #[derive(Debug, Args)]
@@ -97,15 +104,11 @@ fn twin(flag: &str) -> String {
 pub fn main() -> ExitCode {
     let parsed = Cli::from_arg_matches(&command().get_matches());
     let Cli { log, command } = parsed.unwrap_or_else(|error| error.exit());
-    tracing_subscriber::fmt()
-        .with_max_level(log)
-        .with_target(false)
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr)
-        .init();
+    log::begin(log);
     let outcome = match command {
         Command::Run(args) => run::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Mappings(args) => mappings::run(&args),
         Command::Monitor(args) => monitor::run(&args),
         Command::Events(args) => events::run(&args),

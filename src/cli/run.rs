@@ -32,6 +32,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         state_dir: args.state_dir.clone(),
         runtime_dir: args.runtime.runtime_dir.clone(),
     };
-    daemon::run(&config, &options)?;
+    let (files, overrides) = (args.files.clone(), args.overrides.clone());
+    let source = move || Ok(files.load_trusted(&overrides)?);
+    daemon::run(&config, &options, source)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -12,10 +12,7 @@ use clap::Args;
 
 use crate::control::{self, AskError, Body, Reply, State, Status, TrafficStatus, VpnStatus};
 
-use super::RuntimeDir;
-
-/// The exit code when no service runs.
-const NOT_RUNNING: u8 = 3;
+use super::{NOT_RUNNING, RuntimeDir};
 
 /// The exit code when the service does not tell: the asker may not know, or the service is too busy.
 const NOT_TOLD: u8 = 4;

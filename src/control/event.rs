@@ -73,6 +73,10 @@ pub enum EventKind {
     Resumed,
     /// The policy is another one.
     PolicyChanged,
+    /// The configuration was read anew, and is in force.
+    Reloaded,
+    /// The configuration was read anew, and is not fit to be in force: what was stays.
+    ReloadRefused,
     /// A kind that this program does not know yet: the store was written by a newer one.
     #[serde(other)]
     Unknown,
@@ -89,6 +93,7 @@ impl EventKind {
                 | Self::ReconcileFailed
                 | Self::Contested
                 | Self::Barred
+                | Self::ReloadRefused
         )
     }
 }

@@ -24,6 +24,13 @@ pub enum Body {
     Status(Box<Status>),
     /// To [`super::Request::Events`].
     Events(Events),
+    /// To [`super::Request::Reload`]: the configuration as it stands now is in force.
+    Reloaded {},
+    /// To [`super::Request::Reload`]: nothing has changed.
+    Kept {
+        /// A sentence that says what is wrong with the configuration.
+        why: String,
+    },
     /// The request could not be met: a sentence that says why.
     Error(String),
 }

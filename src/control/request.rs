@@ -17,6 +17,8 @@ pub enum Request {
         #[serde(default)]
         after: u64,
     },
+    /// To read the configuration anew, and to bring it into force.
+    Reload,
 }
 
 /// A request as it stands on the wire.
@@ -33,6 +35,7 @@ impl Request {
     pub const fn needs(self) -> Privilege {
         match self {
             Self::Status | Self::Events { .. } => Privilege::Read,
+            Self::Reload => Privilege::Write,
         }
     }
 

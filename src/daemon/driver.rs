@@ -21,6 +21,7 @@ use crate::relay::{Binder, Connections, Progress, Received, Relay, SendError};
 use crate::tun::Device;
 
 use super::events::Events;
+use super::manager;
 use super::situation::Situation;
 use super::troubles::Troubles;
 use super::way::Moves;
@@ -40,6 +41,8 @@ pub(super) enum Message {
     Aliases(Vec<Alias>),
     /// Media leaves by another uplink from now on.
     Uplink(Binder, Moves),
+    /// The service manager wants to know that packets are carried.
+    Heartbeat,
     /// Another policy is in force from now on.
     Policy(Arc<Policy>),
     /// What surrounds the data path has changed.
@@ -374,6 +377,7 @@ impl<D: Device> Driver<D> {
                 status.warnings.extend(self.events.trouble());
                 Body::Status(Box::new(status))
             }
+            Request::Reload => unreachable!("the steward reloads"),
             Request::Events { after } => Body::Events(self.events.after(after)),
         }
     }
@@ -385,6 +389,7 @@ impl<D: Device> Driver<D> {
                 let _ = reply.send(self.answer(&request, now));
             }
             Message::Uplink(binder, moves) => self.follow(binder, moves, now),
+            Message::Heartbeat => manager::alive(),
             Message::Policy(policy) => self.engine.handle_policy(policy),
             Message::Aliases(aliases) => self.engine.handle_aliases(aliases),
             Message::Situation(situation) => {

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 use nix::net::if_::if_nametoindex;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::config::{self, Config};
-use crate::control::{Access, EventKind, Exporter, Server, Site};
+use crate::control::{Access, Body, EventKind, Exporter, Pending, Request, Server, Site};
 use crate::engine::{Engine, FallbackSettings, TUN_MTU};
 use crate::nat;
 use crate::net::IfIndex;
@@ -23,15 +23,16 @@ use crate::tun::Tun;
 
 use super::driver::{Driver, Message};
 use super::events::Events;
+use super::reload::Source;
 use super::situation::Situation;
 use super::steward::{Charge, Steward};
-use super::{Options, today};
+use super::{Options, manager, privileges, today};
 
 /// Messages that may wait for the driver; senders wait when there are more.
 const MAILBOX: usize = 64;
 
 /// Acquires, lives, reverts.
-pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<()> {
+pub(super) async fn live(config: &Config, options: &Options, source: Source) -> anyhow::Result<()> {
     let compiled_for = today();
     let policy = Arc::new(Policy::compile(config, compiled_for));
     let numbers = numbers(config);
@@ -48,14 +49,18 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
     // The TUN comes first: who holds its name is the one voicelane here, and may remove what a dead one left.
     let tun = Tun::open(name)?;
     let index = if_nametoindex(tun.name()).context("the TUN has gone")?;
-    let events = Events::open(options.state_dir.as_ref().unwrap_or(runtime_dir));
-    events.record(
-        EventKind::Started,
-        tun.name(),
-        concat!("voicelane ", env!("CARGO_PKG_VERSION")),
-    );
     let control = config.control();
     let access = Access::of_groups(control.group.as_deref(), control.admin_group.as_deref())?;
+    let server = Server::listen(runtime_dir, access)?;
+    let exporter = match config.metrics().listen {
+        Some(config::Listen::Unix) => Some(Site::Unix),
+        Some(config::Listen::Loopback(address)) => Some(Site::Loopback(address)),
+        None => None,
+    };
+    let exporter = match exporter {
+        Some(site) => Some(Exporter::listen(site, runtime_dir, access).await?),
+        None => None,
+    };
     let leftovers = route::cleanup(runtime_dir, &numbers).await?;
     if leftovers != route::Leftovers::default() {
         info!(
@@ -64,35 +69,34 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
         );
     }
 
-    let (driver_sender, mut mailbox) = mpsc::channel(MAILBOX);
-    let server = Server::listen(runtime_dir, access)?;
-    let (requests, mut pending) = mpsc::channel(MAILBOX);
-    if let Some(listen) = config.metrics().listen {
-        let site = match listen {
-            config::Listen::Unix => Site::Unix,
-            config::Listen::Loopback(address) => Site::Loopback(address),
-        };
-        let exporter = Exporter::listen(site, runtime_dir, access).await?;
-        tokio::spawn(exporter.serve(requests.clone()));
-    }
-    tokio::spawn(server.serve(requests));
-    let forward = driver_sender.clone();
-    tokio::spawn(async move {
-        while let Some(request) = pending.recv().await {
-            if forward.send(Message::Request(request)).await.is_err() {
-                return;
-            }
-        }
-    });
-
     let steered = route::Tun {
         name: tun.name().to_owned(),
         index: IfIndex(index),
         mtu: TUN_MTU.into(),
     };
     let steering = Steering::open(runtime_dir, numbers, steered).await?;
+    // What follows comes again later, and must not fail only then: so it does with no more from the beginning. It is
+    // also before the first thread, for each has privileges of its own.
+    privileges::drop_all_but_needed()?;
+    let events = Events::open(options.state_dir.as_ref().unwrap_or(runtime_dir));
+    events.record(
+        EventKind::Started,
+        tun.name(),
+        concat!("voicelane ", env!("CARGO_PKG_VERSION")),
+    );
+
+    let (driver_sender, mut mailbox) = mpsc::channel(MAILBOX);
+    let (requests, pending) = mpsc::channel(MAILBOX);
+    let (reload, reloads) = mpsc::channel(1);
+    if let Some(exporter) = exporter {
+        tokio::spawn(exporter.serve(requests.clone()));
+    }
+    tokio::spawn(server.serve(requests));
+    tokio::spawn(hand_on(pending, driver_sender.clone(), reload));
+
     let charge = Charge {
         config: config.clone(),
+        source,
         preferences: preferences(config),
         numbers,
         tun: tun.name().to_owned(),
@@ -113,7 +117,7 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
     let mut steward = Steward::new(
         charge,
         steering,
-        driver_sender,
+        (driver_sender, reloads),
         policy,
         compiled_for,
         events.clone(),
@@ -126,6 +130,7 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
         },
         attended = steward.attend() => attended,
     };
+    manager::stopping();
     let why = match &outcome {
         Ok(()) => "a signal came".to_owned(),
         Err(error) => format!("{error:#}"),
@@ -141,6 +146,23 @@ pub(super) async fn live(config: &Config, options: &Options) -> anyhow::Result<(
             Err(error)
         }
         (outcome, reverted) => outcome.and(reverted),
+    }
+}
+
+/// Gives each request to who can answer it.
+async fn hand_on(
+    mut pending: mpsc::Receiver<Pending>,
+    driver: mpsc::Sender<Message>,
+    steward: mpsc::Sender<oneshot::Sender<Body>>,
+) {
+    while let Some(pending) = pending.recv().await {
+        let handed = match pending.request {
+            Request::Reload => steward.send(pending.reply).await.is_ok(),
+            _ => driver.send(Message::Request(pending)).await.is_ok(),
+        };
+        if !handed {
+            return;
+        }
     }
 }
 

@@ -15,6 +15,8 @@ mod events;
 mod lifecycle;
 mod limits;
 mod manager;
+mod privileges;
+mod reload;
 mod situation;
 mod sleep;
 mod steward;
@@ -66,12 +68,17 @@ pub fn find_uplink(config: &Config) -> Option<String> {
         .map(|uplink| uplink.name)
 }
 
-/// Runs the service until a signal ends it, and reverts everything.
+/// Runs the service until a signal ends it, and reverts everything. A reload reads the configuration from `source`; an
+/// error of it leaves in force what is.
 ///
 /// # Errors
 /// What could not be acquired, carried on, or reverted.
-pub fn run(config: &Config, options: &Options) -> anyhow::Result<()> {
-    runtime()?.block_on(lifecycle::live(config, options))
+pub fn run(
+    config: &Config,
+    options: &Options,
+    source: impl Fn() -> anyhow::Result<Config> + 'static,
+) -> anyhow::Result<()> {
+    runtime()?.block_on(lifecycle::live(config, options, Box::new(source)))
 }
 
 /// Today in UTC, so that a fleet of laptops switches at the same moment.

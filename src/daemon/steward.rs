@@ -7,17 +7,19 @@
 //! [`crate::manual::laptop`] for the states and timers.
 
 use std::collections::BTreeSet;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use jiff::civil::Date;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Interval;
 use tracing::debug;
 
 use crate::config::{Config, VpnMark};
-use crate::control::EventKind;
+use crate::control::{Body, EventKind};
 use crate::net::{Family, IfIndex, Protocol};
 use crate::policy::Policy;
 use crate::route::firewall::{Obstacle, Permit};
@@ -32,7 +34,9 @@ use crate::route::{Report, Steering, SteeringErrors};
 use super::contest::{Contest, Turn};
 use super::driver::Message;
 use super::events::Events;
-use super::manager::Manager;
+use super::lifecycle::preferences;
+use super::manager::{self, Manager};
+use super::reload::{Source, can_follow};
 use super::situation::Situation;
 use super::sleep::{Notice, SleepWatch};
 use super::today;
@@ -61,10 +65,10 @@ const CALENDAR: Duration = Duration::from_mins(1);
 /// What events about them name.
 const SUBJECT: &str = "rules and routes";
 
-/// What the steward needs to know and does not change.
-#[derive(Debug)]
+/// What the steward needs to know; a reload changes it as a whole.
 pub(super) struct Charge {
     pub(super) config: Config,
+    pub(super) source: Source,
     pub(super) preferences: Preferences,
     pub(super) numbers: Numbers,
     pub(super) tun: String,
@@ -77,8 +81,9 @@ pub(super) struct Steward {
     steering: Steering,
     watch: Watch,
     sleep: SleepWatch,
-    signals: [Signal; 2],
+    signals: [Signal; 3],
     driver: mpsc::Sender<Message>,
+    reloads: mpsc::Receiver<oneshot::Sender<Body>>,
     policy: Arc<Policy>,
     compiled_for: Date,
     /// The way that is in force.
@@ -104,6 +109,8 @@ pub(super) struct Steward {
     report: Report,
     /// Why the last reconciliation failed, if it did.
     fault: Option<String>,
+    /// Why the last reload was refused, if it was.
+    refused: Option<String>,
     events: Events,
     manager: Manager,
 }
@@ -140,7 +147,7 @@ impl Steward {
     pub(super) fn new(
         charge: Charge,
         steering: Steering,
-        driver: mpsc::Sender<Message>,
+        (driver, reloads): (mpsc::Sender<Message>, mpsc::Receiver<oneshot::Sender<Body>>),
         policy: Arc<Policy>,
         compiled_for: Date,
         events: Events,
@@ -154,8 +161,10 @@ impl Steward {
             signals: [
                 signal(SignalKind::interrupt()).context("could not catch SIGINT")?,
                 signal(SignalKind::terminate()).context("could not catch SIGTERM")?,
+                signal(SignalKind::hangup()).context("could not catch SIGHUP")?,
             ],
             driver,
+            reloads,
             policy,
             compiled_for,
             way: None,
@@ -174,6 +183,7 @@ impl Steward {
             is_ready: false,
             report: Report::default(),
             fault: None,
+            refused: None,
             events,
             manager: Manager::default(),
         })
@@ -188,12 +198,20 @@ impl Steward {
         self.tell().await;
         let mut agenda = Agenda::default();
         let mut calendar = tokio::time::interval(CALENDAR);
+        let mut heartbeat = manager::heartbeat().map(tokio::time::interval);
         loop {
             let due = self.due(&agenda);
-            let [interrupt, terminate] = &mut self.signals;
+            let [interrupt, terminate, hangup] = &mut self.signals;
             tokio::select! {
                 _ = interrupt.recv() => return Ok(()),
                 _ = terminate.recv() => return Ok(()),
+                _ = hangup.recv() => {
+                    self.reload(&mut agenda).await;
+                }
+                Some(reply) = self.reloads.recv() => {
+                    // Who hung up meanwhile wants no answer.
+                    let _ = reply.send(self.reload(&mut agenda).await);
+                }
                 changed = self.watch.next_change() => {
                     agenda.add(changed.context("could not watch the kernel's routing")?);
                 }
@@ -206,6 +224,7 @@ impl Steward {
                     self.turn_the_page().await;
                     agenda.add_now();
                 }
+                () = next(&mut heartbeat) => self.send(Message::Heartbeat).await,
                 () = until(due) => self.attend_to(&mut agenda).await,
             }
         }
@@ -286,6 +305,52 @@ impl Steward {
         self.events
             .record(EventKind::PolicyChanged, today, "compiled for a new day");
         self.send(Message::Policy(Arc::clone(&self.policy))).await;
+    }
+
+    /// Brings the configuration as it stands now into force, or leaves everything as it is and says why.
+    async fn reload(&mut self, agenda: &mut Agenda) -> Body {
+        self.manager.reloading();
+        let renewed = self.renew(agenda).await;
+        // A file's faults are a line each.
+        self.refused = renewed
+            .err()
+            .map(|error| format!("{error:#}").replace('\n', "; "));
+        let (kind, reason) = match &self.refused {
+            None => (EventKind::Reloaded, "what it says is in force"),
+            Some(why) => (EventKind::ReloadRefused, why.as_str()),
+        };
+        self.events.record(kind, "configuration", reason);
+        self.tell().await;
+        match self.refused.clone() {
+            None => Body::Reloaded {},
+            Some(why) => Body::Kept { why },
+        }
+    }
+
+    /// Reads the configuration and puts it in the place of the present one, which comes back when the kernel refuses.
+    async fn renew(&mut self, agenda: &mut Agenda) -> anyhow::Result<()> {
+        let config = (self.charge.source)()?;
+        can_follow(&self.charge.config, &config)?;
+        let today = today();
+        let policy = Arc::new(Policy::compile(&config, today));
+        let preferences = preferences(&config);
+        let former = (
+            mem::replace(&mut self.charge.config, config),
+            mem::replace(&mut self.charge.preferences, preferences),
+            mem::replace(&mut self.policy, policy),
+        );
+        // First who judges packets, then what brings them.
+        self.send(Message::Policy(Arc::clone(&self.policy))).await;
+        let outcome = self.reconcile(&Change::default()).await;
+        if outcome.is_ok() {
+            self.compiled_for = today;
+        } else {
+            (self.charge.config, self.charge.preferences, self.policy) = former;
+            self.desired = None;
+            self.send(Message::Policy(Arc::clone(&self.policy))).await;
+            agenda.add_now();
+        }
+        outcome
     }
 
     /// Looks at the kernel, follows the uplink, and brings rules and routes into force.
@@ -514,6 +579,10 @@ impl Steward {
         let fault = self.fault.as_ref();
         let fault =
             fault.map(|fault| format!("rules and routes are not as they should be: {fault}"));
+        let refused = self.refused.as_ref();
+        let refused = refused.map(|why| {
+            format!("the configuration was not reloaded, what was in force stays: {why}")
+        });
         let contest = self.contest.rests_until().map(|_| {
             let opponent = self.opponent.as_deref().unwrap_or_default();
             format!("others undo our {SUBJECT} again and again, and they are put right at longer and longer intervals: {opponent}")
@@ -531,6 +600,7 @@ impl Steward {
                 .chain(without_aliases)
                 .chain(no_uplink)
                 .chain(fault)
+                .chain(refused)
                 .chain(contest)
                 .collect(),
         };
@@ -541,6 +611,15 @@ impl Steward {
     async fn send(&self, message: Message) {
         // A driver that has gone ends the service by itself; there is nobody left to tell.
         let _ = self.driver.send(message).await;
+    }
+}
+
+async fn next(heartbeat: &mut Option<Interval>) {
+    match heartbeat {
+        Some(heartbeat) => {
+            heartbeat.tick().await;
+        }
+        None => std::future::pending().await,
     }
 }
 

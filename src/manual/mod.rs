@@ -43,6 +43,7 @@
 //! - [`vpns`]: which VPNs it was tested with, how each takes the traffic, and what IT must add where one forbids
 //! - [`nat`]: the translator's behaviour, requirement by requirement
 //! - [`laptop`]: what happens when everything around moves: states, timers, uplinks, sleep
+//! - [`service`]: its unit, privileges, reloads, packages
 //! - [`defaults`]: every default with its reason
 //! - [`exports`]: the policy in the words of other programs, and who has judged each
 //! - [`administration`]: configuration in layers, who may ask the service, its state, metrics
@@ -57,4 +58,5 @@ pub mod glossary;
 pub mod laptop;
 pub mod nat;
 pub mod operating;
+pub mod service;
 pub mod vpns;

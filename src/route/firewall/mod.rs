@@ -31,6 +31,7 @@ use netlink_packet_netfilter::nftables::{
 };
 use netlink_sys::{Socket as Netlink, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::nft::{
@@ -77,10 +78,12 @@ pub struct Firewall {
     traces: Netlink,
     tun: String,
     permit: Option<(Permit, String, Fwmark)>,
+    /// What neighbours are solicited with; none without `CAP_NET_RAW`, and then nothing is known of them.
+    solicitor: Option<Socket>,
 }
 
 impl Firewall {
-    /// Makes our chains. They do nothing yet to any packet but a probe.
+    /// Makes our chains. They do nothing yet to any packet but a probe. A raw socket is opened while that may be allowed.
     ///
     /// # Errors
     /// [`NftError::Unsupported`], with which one can do without; [`NftError::Refused`].
@@ -118,6 +121,7 @@ impl Firewall {
             table,
             tun: tun.to_owned(),
             permit: None,
+            solicitor: solicitor().ok(),
         })
     }
 
@@ -179,16 +183,18 @@ impl Firewall {
             Fate::Passed | Fate::Unknown => None,
         };
         let captured = || {
-            let socket = socket_on(&self.tun, Domain::for_address(to), Type::DGRAM, None).ok()?;
+            let socket = Socket::new(Domain::for_address(to), Type::DGRAM.nonblocking(), None);
+            let socket = socket.ok()?;
+            socket.bind_device(Some(self.tun.as_bytes())).ok()?;
             let fate = self.send(&socket, &[], to);
             obstacle(Path::Captured, &self.tun, None, fate)
         };
         let directly = obstacle(Path::Direct, uplink, Some(mark), self.send(direct, &[], to));
         let neighbours = || {
-            let icmp = Some(Protocol::ICMPV6);
-            let socket = socket_on(uplink, Domain::IPV6, Type::RAW, icmp).ok()?;
-            socket.set_multicast_hops_v6(255).ok()?;
-            let fate = self.send(&socket, &SOLICITATION, SOLICITED.into());
+            let socket = self.solicitor.as_ref()?;
+            let link = if_nametoindex(uplink).ok()?;
+            let to = SocketAddrV6::new(SOLICITED, 0, 0, link);
+            let fate = self.send(socket, &SOLICITATION, to.into());
             obstacle(Path::Neighbours, uplink, None, fate)
         };
         let neighbours = (family == Family::V6).then(neighbours).flatten();
@@ -247,17 +253,15 @@ const SOLICITATION: [u8; 24] = {
     message
 };
 /// Whom it goes to (RFC 4291 section 2.7.1).
-const SOLICITED: SocketAddrV6 =
-    SocketAddrV6::new(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 1), 0, 0, 0);
+const SOLICITED: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 1);
 
-fn socket_on(
-    link: &str,
-    domain: Domain,
-    kind: Type,
-    protocol: Option<Protocol>,
-) -> io::Result<Socket> {
-    let socket = Socket::new(domain, kind.nonblocking(), protocol)?;
-    socket.bind_device(Some(link.as_bytes()))?;
+/// A socket for any link: one that is bound to a link could not be bound to the next without `CAP_NET_RAW`.
+fn solicitor() -> io::Result<Socket> {
+    let kind = Type::RAW.nonblocking().cloexec();
+    let socket = Socket::new(Domain::IPV6, kind, Some(Protocol::ICMPV6))?;
+    socket.set_multicast_hops_v6(255)?;
+    // It never reads: what comes has no room.
+    socket.set_recv_buffer_size(0)?;
     Ok(socket)
 }
 

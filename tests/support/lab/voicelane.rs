@@ -198,6 +198,22 @@ impl Voicelane {
         self.program.pid()
     }
 
+    /// Where the service's configuration is.
+    pub fn config_file(&self) -> String {
+        self.home.path("config.toml")
+    }
+
+    /// Writes another configuration. The service knows nothing of it yet.
+    pub fn configure(&self, config: &str) {
+        fs::write(self.config_file(), config).expect("it is ours");
+    }
+
+    /// Lets the service read its configuration anew.
+    pub fn reload(&self) -> Output {
+        let run = self.home.path("run");
+        self.home.invoke(&["reload", "--runtime-dir", &run])
+    }
+
     /// What the service has dropped for a reason, in a direction (`outbound` or `inbound`).
     pub fn drops(&self, direction: &str, reason: &str) -> u64 {
         let status = self.status();

@@ -1,0 +1,35 @@
+//! `voicelane reload`: the running service reads its configuration anew.
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::Args;
+
+use crate::control::{self, AskError, Body, Request};
+
+use super::sources::BAD_CONFIG;
+use super::{NOT_RUNNING, RuntimeDir};
+
+#[derive(Debug, Args)]
+pub(super) struct ReloadArgs {
+    #[command(flatten)]
+    runtime: RuntimeDir,
+}
+
+pub(super) fn run(args: &ReloadArgs) -> anyhow::Result<ExitCode> {
+    match control::ask(&args.runtime.runtime_dir, Request::Reload) {
+        Ok(reply) => match reply.body {
+            Body::Reloaded {} => Ok(ExitCode::SUCCESS),
+            Body::Kept { why } => {
+                eprintln!("voicelane: not reloaded, what was in force stays: {why}");
+                Ok(ExitCode::from(BAD_CONFIG))
+            }
+            _ => bail!("the service answered something else"),
+        },
+        Err(error @ AskError::NotRunning(_)) => {
+            eprintln!("voicelane: {error}");
+            Ok(ExitCode::from(NOT_RUNNING))
+        }
+        Err(error) => Err(error.into()),
+    }
+}

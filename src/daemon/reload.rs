@@ -1,0 +1,67 @@
+//! Another configuration for a running service: what it may change, and what wants a restart.
+
+use crate::config::Config;
+
+/// Reads the configuration anew.
+pub(super) type Source = Box<dyn Fn() -> anyhow::Result<Config>>;
+
+/// Tables that say something else than what the service was started with, and that it cannot change under way.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("only a restart can change {}", .0.join(", "))]
+pub(super) struct NeedsRestart(Vec<&'static str>);
+
+/// Makes sure that a running service can take up everything that is new.
+///
+/// Services and the choice of the uplink follow. The rest is what calls in progress and the kernel know us by: the TUN,
+/// the numbers of rules and tables, how mappings behave, whose the control socket is, where
+/// metrics are.
+///
+/// # Errors
+/// [`NeedsRestart`].
+pub(super) fn can_follow(present: &Config, next: &Config) -> Result<(), NeedsRestart> {
+    let fixed = [
+        ("[tun]", present.tun() == next.tun()),
+        ("[route]", present.route() == next.route()),
+        ("[nat]", present.nat() == next.nat()),
+        ("[fallback]", present.fallback() == next.fallback()),
+        ("[control]", present.control() == next.control()),
+        ("[metrics]", present.metrics() == next.metrics()),
+    ];
+    let changed: Vec<_> = fixed
+        .into_iter()
+        .filter_map(|(table, stays)| (!stays).then_some(table))
+        .collect();
+    if changed.is_empty() {
+        Ok(())
+    } else {
+        Err(NeedsRestart(changed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(lines: &str) -> Config {
+        Config::parse("it.toml", &format!("version = 1\n{lines}")).expect("valid")
+    }
+
+    #[test]
+    fn services_and_the_uplink_follow() {
+        let next = config("include = []\n[uplink]\ninterface = 'wlan1'");
+        assert_eq!(can_follow(&config(""), &next), Ok(()));
+    }
+
+    #[test]
+    fn what_wants_a_restart_is_named() {
+        let next = config(
+            "[tun]\nname = 'other0'\n[route]\ntable = 9000\n[nat]\ninbound_refresh = true\n\
+             [control]\ngroup = 'voicelane'",
+        );
+        let error = can_follow(&config(""), &next).expect_err("all four differ");
+        assert_eq!(
+            error.to_string(),
+            "only a restart can change [tun], [route], [nat], [control]"
+        );
+    }
+}

@@ -1,0 +1,69 @@
+#!/bin/bash
+# Runs inside a booted machine of its own (tests/packages): gives it an uplink, and tries the unit under its systemd.
+# The outcome is in /root/result; the machine is switched off at the end.
+set -euo pipefail
+exec >/root/result 2>&1
+trap 'status=$?; ((status == 0)) || journalctl --unit voicelane --no-pager; echo "ended with $status"; systemctl poweroff 2>&1 | true' EXIT
+
+fail() {
+    echo "FAILED: $*"
+    exit 1
+}
+property() {
+    systemctl show --property "$1" --value voicelane
+}
+rp_filter() {
+    cat /proc/sys/net/ipv4/conf/wlan0/rp_filter
+}
+# Waits until the service has been started anew so many times, and media leaves.
+media_leaves_after() {
+    for _ in $(seq 300); do
+        [[ $(property NRestarts) == "$1" && $(property StatusText) == "media leaves by wlan0" ]] && return
+        sleep 0.1
+    done
+    fail "no media leaves after $1 restarts: $(property StatusText)"
+}
+
+ip netns add router
+ip link add wlan0 type veth peer name lan0 netns router
+ip addr add 192.168.7.10/24 dev wlan0
+ip link set wlan0 up
+ip -n router addr add 192.168.7.1/24 dev lan0
+ip -n router link set lan0 up
+echo 1 >/proc/sys/net/ipv4/conf/wlan0/rp_filter
+ip route add default via 192.168.7.1
+
+echo "--- ready, as a user of its own, with one capability left"
+media_leaves_after 0
+[[ $(rp_filter) == 2 ]] || fail "the uplink's filter is strict"
+pid=$(property MainPID)
+[[ $(stat --format %U "/proc/$pid") == voicelane ]] || fail "it runs as somebody else"
+grep -q '^CapEff:.0*1000$' "/proc/$pid/status" || fail "it may do other things"
+voicelane status
+
+echo "--- reload: all or nothing, and systemctl knows"
+systemctl reload voicelane
+echo 'nonsense = 1' >>/etc/voicelane/voicelane.toml
+if systemctl reload voicelane; then
+    fail "a bad file was taken"
+fi
+systemctl is-active voicelane
+sed -i '/^nonsense/d' /etc/voicelane/voicelane.toml
+systemctl reload voicelane
+
+echo "--- the journal has fields"
+journalctl --unit voicelane --output verbose --no-pager | grep -q '^ *VOICELANE_' || fail "no fields"
+
+echo "--- killed: cleaned up, and back"
+kill -9 "$pid"
+media_leaves_after 1
+
+echo "--- standing still: the watchdog bites"
+kill -STOP "$(property MainPID)"
+media_leaves_after 2
+
+echo "--- stopped: nothing stays"
+systemctl stop voicelane
+[[ -z $(ip rule show | grep 'proto 118') ]] || fail "a rule is left"
+[[ $(rp_filter) == 1 ]] || fail "the uplink's filter is not put back"
+echo "the unit is well"
