@@ -31,8 +31,8 @@
 //! There is no `LoadCredential`: the service has no secret. Its configuration is readable by everybody on purpose (`check`
 //! and `explain` are for users), and a credential would not follow a reload.
 //!
-//! `cleanup` runs before each start and after each end, with the configuration's numbers and, as the file may be what
-//! is broken, with the default ones. The runtime directory outlives a restart, because the journal of settings is in it.
+//! `cleanup` runs before each start and after each end, by the configuration's numbers or, as the file may be what is
+//! broken, by the default ones. The runtime directory outlives a restart, because the journal of settings is in it.
 //!
 //! # Privileges
 //!
@@ -49,13 +49,13 @@
 //!
 //! # Reload
 //!
-//! `voicelane reload`, `systemctl reload voicelane` and SIGHUP do the same: the file is read, judged and compiled like at
+//! `voicelane reload`, `systemctl reload voicelane` and SIGHUP do the same: the configuration is read, judged and compiled like at
 //! the start, and then all of it is in force, or nothing. A file with a fault, one that others may write, a change that
 //! wants a restart, a kernel that refuses: what was in force stays. `reload` then ends with 2 and says why, as do the
 //! log, `voicelane events` and, until a reload succeeds, the warnings of `voicelane status`.
 //!
-//! Services and the choice of the uplink follow a reload. `[tun]`, `[route]`, `[nat]`, `[fallback]` and `[control]` want a restart: calls
-//! in progress and the kernel know us by them.
+//! Services and the choice of the uplink follow a reload. `[tun]`, `[route]`, `[nat]`, `[fallback]`, `[control]` and
+//! `[metrics]` want a restart: calls in progress, the kernel and the neighbours know us by them.
 //!
 //! A call that both policies name notices nothing. The engine learns the new policy first; then new tables are filled, then
 //! new rules added, then old rules taken out, then old tables emptied, and a port range keeps its table. A service that
