@@ -1,10 +1,10 @@
 //! Which configuration a command reads: the files, what the command line adds, and whether they may be obeyed.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::{env, fs};
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
@@ -105,6 +105,7 @@ impl Files {
             let paths = names.into_iter().map(|name| drop_ins.join(name));
             files.extend(paths.map(|path| (Layer::DropIn, path)));
         }
+        files.extend(credential().map(|path| (Layer::Credential, path)));
         Ok(files)
     }
 
@@ -157,6 +158,14 @@ impl Files {
     fn drop_in_dir(&self) -> PathBuf {
         self.config_dir.join("conf.d")
     }
+}
+
+/// What systemd hands to the service, as the service sees it and as root does. Nobody else may look there.
+fn credential() -> Option<PathBuf> {
+    let dir = env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let dir = dir.unwrap_or_else(|| PathBuf::from("/run/credentials/voicelane.service"));
+    let file = dir.join("voicelane.toml");
+    file.exists().then_some(file)
 }
 
 fn exists(path: &Path) -> Result<bool, LoadError> {

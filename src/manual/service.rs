@@ -28,8 +28,8 @@
 //! | `AF_INET`, `AF_INET6`, no `PrivateNetwork`, no address list | media, to wherever the policy says |
 //! | `AF_UNIX` | the control socket, the journal, logind |
 //!
-//! There is no `LoadCredential`: the service has no secret. Its configuration is readable by everybody on purpose (`check`
-//! and `explain` are for users), and a credential would not follow a reload.
+//! The service has no secret. Its configuration is readable by everybody on purpose (`check` and `explain` are for users);
+//! what users must not read can be a credential ([`super::administration`]).
 //!
 //! `cleanup` runs before each start and after each end, by the configuration's numbers or, as the file may be what is
 //! broken, by the default ones. The runtime directory outlives a restart, because the journal of settings is in it.
