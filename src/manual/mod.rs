@@ -13,7 +13,7 @@
 //!         \___________|________/   (config -> policy)    |
 //!  L3              engine  -------- Outbox --------------+->  L4  tun   relay   route   control
 //!             handle_* / poll_timeout  <-----------------+-        \_____|_______|_______/
-//!                                                        |                 L5 daemon -- cli, main; demo
+//!                                                        |                 L5 daemon -- doctor, evidence -- cli, main; demo
 //! ```
 //!
 //! `tests/layers.rs` holds the `crate::` edges and the forbidden names against this picture.
