@@ -159,7 +159,7 @@ fn network(observed: &Observed) -> String {
         );
     }
     for rule in &observed.rules {
-        list("rule", &format_args!("{rule} protocol {}", rule.protocol));
+        list("policy", &format_args!("{rule} protocol {}", rule.protocol));
     }
     for route in &observed.routes {
         list(

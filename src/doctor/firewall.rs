@@ -5,10 +5,10 @@
 
 use std::net::SocketAddr;
 
-use super::scene::Steered;
 use super::{Finding, Scene};
 use crate::control::Status;
-use crate::net::{Dscp, Endpoint, Family, Inside, Protocol, Treatment, Way};
+use crate::net::{Dscp, Endpoint, Family, Inside, Protocol, Role, Treatment, Way};
+use crate::policy::Policy;
 use crate::relay::Binder;
 use crate::route::firewall::{FORBIDS, Firewall, UNTIL};
 
@@ -78,7 +78,7 @@ fn probe(scene: &Scene) -> Vec<Finding> {
     };
     let mut findings = Vec::new();
     for family in [Family::V4, Family::V6] {
-        let Some(to) = target(&scene.steered, family).filter(|_| uplink.gateway(family).is_some())
+        let Some(to) = target(&scene.policy, family).filter(|_| uplink.gateway(family).is_some())
         else {
             continue;
         };
@@ -103,14 +103,18 @@ fn probe(scene: &Scene) -> Vec<Finding> {
     findings
 }
 
-/// Where media of a family goes, if anywhere.
-pub(super) fn target(steered: &[Steered], family: Family) -> Option<SocketAddr> {
-    let is_meant = |it: &&Steered| it.family == family && it.protocol == Protocol::Udp;
-    // The widest range is the one of media itself.
-    let widest = steered
+/// Where media of a family goes, if anywhere: to the media servers themselves rather than to what helps them.
+pub(super) fn target(policy: &Policy, family: Family) -> Option<SocketAddr> {
+    let meant = policy
+        .rules()
         .iter()
-        .filter(is_meant)
-        .max_by_key(|it| it.ports.last() - it.ports.first())?;
-    let (to, _) = widest.ways.first()?;
-    Some(SocketAddr::new(*to, widest.ports.first()))
+        .filter(|rule| rule.is_active() && rule.protocol == Protocol::Udp);
+    let of_family = meant.filter_map(|rule| {
+        let prefix = rule.prefixes.iter().find(|it| it.family() == family)?;
+        let widest = rule.ports.iter().max_by_key(|it| it.last() - it.first())?;
+        let is_media = rule.role == Role::Media;
+        let to = SocketAddr::new(prefix.first(), widest.first());
+        Some(((is_media, widest.last() - widest.first()), to))
+    });
+    of_family.max_by_key(|(rank, _)| *rank).map(|(_, to)| to)
 }

@@ -74,7 +74,7 @@ pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
         .into_iter()
         .filter(|it| has_way(*it));
     let found = families.filter_map(|family| {
-        let to = firewall::target(&scene.steered, family)?;
+        let to = firewall::target(&scene.policy, family)?;
         Some(match trace(&binder, to) {
             Ok(heard) => judge(family, &heard),
             Err(error) => Finding::unknown(

@@ -132,6 +132,10 @@ impl Redactor {
     }
 
     fn hardware(&mut self, digits: &str) -> String {
+        // The loopback's.
+        if digits.bytes().all(|digit| digit == b'0') {
+            return "00:00:00:00:00:00".to_owned();
+        }
         let next = self.hardware.len() + 1;
         let digits = digits.to_lowercase();
         self.hardware
