@@ -4,7 +4,7 @@
 //!
 //! [`Scene::survey`] looks at everything once: configuration, policy, the kernel's links, addresses, routes and rules, and
 //! what a running service says of itself. Each examination, one file each, is a function of the scene and of some files of
-//! the system to findings; [`EXAMINATIONS`] names them in the order in which one thing rests on the other.
+//! the system to findings; `EXAMINATIONS` names them in the order in which one thing rests on the other.
 //!
 //! **Honest.** What could not be looked at is unknown, never fine and never wrong; a finding says whether root would
 //! know. **Harmless.** Nothing is changed. A firewall is probed only while no service runs, since two that probe would

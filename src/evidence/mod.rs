@@ -1,6 +1,6 @@
 //! What is handed to whoever helps: an archive of how things are, and what passes the TUN.
 //!
-//! Both leave out what nobody else should know. The archive is redacted ([`redact`]); a capture holds headers and no
+//! Both leave out what nobody else should know. The archive is redacted ([`Redactor`]); a capture holds headers and no
 //! words, unless asked for.
 
 mod archive;

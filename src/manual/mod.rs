@@ -47,12 +47,14 @@
 //! - [`defaults`]: every default with its reason
 //! - [`exports`]: the policy in the words of other programs, and who has judged each
 //! - [`administration`]: configuration in layers, who may ask the service, its state, metrics
+//! - [`diagnosis`]: when calls are bad: the doctor, the archive for whoever helps, the capture
 //! - [`operating`]: what is where on a machine, what may go wrong, what to look at
 //! - [`glossary`]: the words
 
 pub mod administration;
 pub mod capture;
 pub mod defaults;
+pub mod diagnosis;
 pub mod exports;
 pub mod glossary;
 pub mod laptop;
