@@ -42,12 +42,21 @@ fn an_archive_says_nothing_of_who_and_where() {
     let _calls = calls(&lab);
     let file = |name: &str| home.dir().join(name).display().to_string();
     let archive = file("it.tar.gz");
-    let script = "hostname lap-4711.corp.example
+    let (config, runtime) = (voicelane.config_file(), file("run"));
+    let script = format!(
+        "hostname lap-4711.corp.example
          mount -t tmpfs none /mnt
-         { cat /etc/passwd; echo mallory:x:1234:1234::/srv/people/mallory:/bin/sh; } > /mnt/passwd
+         (cat /etc/passwd; echo mallory:x:1234:1234::/srv/people/mallory:/bin/sh) > /mnt/passwd
          mount --bind /mnt/passwd /etc/passwd
-         export HOME=/srv/people/mallory USER=mallory";
-    let output = home.invoke_from(script, &["bugreport", "--output", &archive]);
+         export HOME=/srv/people/mallory USER=mallory
+         mkdir /mnt/credentials
+         printf 'version = 1\n[nat]\nmapping_lifetime_seconds = 4242\n' > /mnt/credentials/voicelane.toml
+         export CREDENTIALS_DIRECTORY=/mnt/credentials
+         mkdir /mnt/etc
+         cp {config} /mnt/etc/voicelane.toml
+         set -- \"$1\" bugreport --output {archive} --config-dir /mnt/etc --runtime-dir {runtime}"
+    );
+    let output = home.invoke_from(&script, &[]);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{output:?}");
     run(
@@ -103,6 +112,7 @@ fn an_archive_says_nothing_of_who_and_where() {
         "via private4-",
         "via public6-",
         "168.86.128.0/18",
+        "mapping_lifetime_seconds = \"withheld\"",
         "dev #2",
         "voicelane0",
     ] {

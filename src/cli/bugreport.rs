@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::Args;
 use nix::sys::utsname::uname;
 
+use crate::config::Layer;
 use crate::control::{self, AskError, Body, Event, Reply, Request};
 use crate::daemon;
 use crate::doctor::{self, Scene};
@@ -124,7 +125,15 @@ fn events(args: &BugreportArgs) -> anyhow::Result<String> {
 
 fn config(args: &BugreportArgs) -> String {
     match args.files.load(&args.overrides) {
-        Ok(effective) => super::config::text(&effective.sections()),
+        Ok(effective) => {
+            let mut sections = effective.sections();
+            let values = sections.iter_mut().flat_map(|section| &mut section.values);
+            // Users must not read what came by a credential, and an archive is read by more than users.
+            for value in values.filter(|it| it.origin.layer() == Layer::Credential) {
+                value.written = Some("\"withheld\"".to_owned());
+            }
+            super::config::text(&sections)
+        }
         Err(error) => format!("# {}", error.to_string().replace('\n', "\n# ")),
     }
 }

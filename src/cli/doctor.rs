@@ -1,13 +1,16 @@
 //! `voicelane doctor`: what is wrong on this machine, and what to do about it.
 
 use std::fmt::Write;
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 
 use clap::Args;
 use nix::unistd::Uid;
 
 use crate::config::Config;
+use crate::control;
 use crate::doctor::{self, Case, Finding, Report, Scene, Verdict};
 
 use super::RuntimeDir;
@@ -52,8 +55,10 @@ pub(super) fn case(files: &Files, overrides: &Overrides, runtime: &RuntimeDir) -
         Ok(effective) => (effective.into_config(), None),
         Err(error) => (Config::default(), Some(sentence(&error))),
     };
-    // Whoever asks, it is the service that obeys; of what is not root's it knows only its own user's.
-    let trust = match files.judge_for(Uid::from_raw(0)) {
+    // Whoever asks, it is the service that obeys: its socket says whose it is.
+    let socket = runtime.runtime_dir.join(control::SOCKET);
+    let service = fs::metadata(socket).map_or(0, |socket| socket.uid());
+    let trust = match files.judge_for(Uid::from_raw(service)) {
         Ok(()) => Some(Ok(())),
         Err(LoadError::Distrusted(Distrust::Hidden { cause, .. }))
             if cause.kind() == io::ErrorKind::PermissionDenied =>

@@ -47,7 +47,7 @@
 //! Addresses, hardware addresses (also where an interface is called by one), names of the host, of people with an account
 //! and of their homes each have a stand-in that is the same everywhere (`private4-2`, `mac-1`, `user-1`). The policy's
 //! addresses stay, and prefix lengths, interface names and ports. What a person wrote into a description stays too, but for
-//! these names: whoever passes it on should look through it. The file is new, and its owner's alone.
+//! these names, and of what came by a credential only the key: whoever passes it on should look through it. The file is new, and its owner's alone.
 //!
 //! # The capture
 //!
