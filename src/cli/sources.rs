@@ -8,6 +8,7 @@ use std::{env, fs};
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+use nix::unistd::Uid;
 
 use crate::config::{Config, Document, Effective, Faults, Layer};
 
@@ -142,15 +143,23 @@ impl Files {
     /// # Errors
     /// [`LoadError::Distrusted`], and what keeps it from being found out.
     pub(super) fn judge(&self) -> Result<(), LoadError> {
+        self.judge_for(Uid::effective())
+    }
+
+    /// The same for a service of another user.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(super) fn judge_for(&self, me: Uid) -> Result<(), LoadError> {
         if self.config.is_none() {
             for dir in [self.config_dir.clone(), self.drop_in_dir()] {
                 if exists(&dir)? {
-                    trust(&dir)?;
+                    trust(&dir, me)?;
                 }
             }
         }
         for (_, file) in self.list()? {
-            trust(&file)?;
+            trust(&file, me)?;
         }
         Ok(())
     }

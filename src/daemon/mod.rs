@@ -36,6 +36,7 @@ use crate::route::netlink::Kernel;
 use crate::route::{self, Leftovers, uplink};
 
 pub use events::read_events;
+pub(crate) use lifecycle::{numbers, preferences};
 
 /// What the command line says beside the configuration.
 #[derive(Clone, Debug)]
@@ -87,7 +88,7 @@ pub fn today() -> Date {
     Timestamp::now().to_zoned(TimeZone::UTC).date()
 }
 
-fn runtime() -> anyhow::Result<Runtime> {
+pub(crate) fn runtime() -> anyhow::Result<Runtime> {
     Builder::new_current_thread()
         .enable_all()
         .build()

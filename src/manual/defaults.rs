@@ -47,5 +47,7 @@
 //! | `--runtime-dir` | `/run/voicelane` | emptied by a reboot, as routes are (FHS 3.0 section 3.15) |
 //! | `--log` | `info` | what changed, and what a person should act on; no addresses |
 //! | `--interval` | `1` s | what a person can follow |
-//! | `--seconds` of the demo | `8` | 400 packets each way, among which a lost one shows |
+//! | `--seconds` of the demo and of a capture | `8`, `30` | 400 packets each way, among which a lost one shows; long enough to call somebody |
+//! | `--packets` of a capture | `100000` | ten minutes of a call with voice alone, and 10 MB of headers |
+//! | `--output` of `capture` and `bugreport` | `voicelane.pcap`, `voicelane-bugreport.tar.gz` | where whoever asks is; what is there is not written over |
 //! | TUN reads and socket reads | 64 each per wake-up | equal, so that neither direction starves the other |

@@ -13,7 +13,7 @@
 //!         \___________|________/   (config -> policy)    |
 //!  L3              engine  -------- Outbox --------------+->  L4  tun   relay   route   control
 //!             handle_* / poll_timeout  <-----------------+-        \_____|_______|_______/
-//!                                                        |                 L5 daemon -- cli, main; demo
+//!                                                        |                 L5 daemon -- doctor, evidence -- cli, main; demo
 //! ```
 //!
 //! `tests/layers.rs` holds the `crate::` edges and the forbidden names against this picture.
@@ -47,12 +47,14 @@
 //! - [`defaults`]: every default with its reason
 //! - [`exports`]: the policy in the words of other programs, and who has judged each
 //! - [`administration`]: configuration in layers, who may ask the service, its state, metrics
+//! - [`diagnosis`]: when calls are bad: the doctor, the archive for whoever helps, the capture
 //! - [`operating`]: what is where on a machine, what may go wrong, what to look at
 //! - [`glossary`]: the words
 
 pub mod administration;
 pub mod capture;
 pub mod defaults;
+pub mod diagnosis;
 pub mod exports;
 pub mod glossary;
 pub mod laptop;

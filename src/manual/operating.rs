@@ -18,6 +18,7 @@
 //!
 //! # What does not work is said
 //!
+//! - `voicelane doctor` examines everything at once, see [`super::diagnosis`].
 //! - `voicelane events` says what happened and why, `--follow` goes on, `--json` is for machines: version, sequence,
 //!   time (UTC), kind, subject, reason and, where it is a figure, `took_us`. Kinds are only added.
 //! - `voicelane status` ends with warnings: what is not as it should be, and what to do. What the kernel refused is warned

@@ -32,6 +32,7 @@ pub mod alias;
 pub mod firewall;
 pub mod hold;
 pub mod journal;
+pub mod lookup;
 mod message;
 pub mod netlink;
 pub mod nft;

@@ -55,7 +55,7 @@ pub enum NetlinkError {
 }
 
 /// The kernel's answer as an error of the system.
-fn answer(error: rtnetlink::Error) -> io::Error {
+pub(super) fn answer(error: rtnetlink::Error) -> io::Error {
     match error {
         rtnetlink::Error::NetlinkError(error) => error.to_io(),
         other => io::Error::other(other),
@@ -65,7 +65,7 @@ fn answer(error: rtnetlink::Error) -> io::Error {
 /// A connection to the routing half of the kernel, in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Kernel {
-    handle: Handle,
+    pub(super) handle: Handle,
     connection: JoinHandle<()>,
     port: u32,
 }

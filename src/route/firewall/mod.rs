@@ -39,7 +39,7 @@ use super::nft::{
 };
 use crate::net::{Family, Fwmark};
 
-pub use obstacle::{Culprit, Obstacle, Path};
+pub use obstacle::{Culprit, FORBIDS, Obstacle, Path, UNTIL};
 use trace::Trace;
 
 /// The packet priority (`SO_PRIORITY`) of probes. Traffic control reads it as a class handle, 7600:1.

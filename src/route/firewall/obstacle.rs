@@ -4,6 +4,12 @@ use std::fmt;
 
 use crate::net::{Family, Fwmark};
 
+/// How every sentence on an obstacle begins.
+pub const FORBIDS: &str = "a firewall on this machine forbids";
+
+/// What stands in it between the culprit and what IT must add.
+pub const UNTIL: &str = "; media stays in the VPN until IT adds: ";
+
 /// A way that media takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
@@ -136,19 +142,12 @@ impl fmt::Display for Obstacle {
             Path::Neighbours => "to find neighbours by",
         };
         let Self { family, link, .. } = self;
-        write!(
-            f,
-            "a firewall on this machine forbids {way} {link} ({family}): "
-        )?;
+        write!(f, "{FORBIDS} {way} {link} ({family}): ")?;
         match &self.culprit {
             Some(culprit) => culprit.fmt(f)?,
             None => f.write_str("no rule of nftables, so legacy iptables or a security module")?,
         }
-        write!(
-            f,
-            "; media stays in the VPN until IT adds: {}",
-            self.exclude()
-        )?;
+        write!(f, "{UNTIL}{}", self.exclude())?;
         match self.culprit.as_ref().and_then(Culprit::own_way) {
             Some(own) => write!(f, "; or: {own}"),
             None => Ok(()),
