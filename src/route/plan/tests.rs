@@ -36,6 +36,7 @@ fn desired(captures: &[Capture]) -> Desired {
         captures: captures.to_vec(),
         barred: Vec::new(),
         permit: Permit::default(),
+        clients: BTreeSet::new(),
     }
 }
 
@@ -251,6 +252,7 @@ fn desires() -> impl Strategy<Value = Desired> {
                 mark,
                 conntrack_mark: None,
             },
+            clients: BTreeSet::new(),
         },
     )
 }
