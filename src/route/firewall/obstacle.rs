@@ -189,10 +189,9 @@ mod tests {
         culprit: Option<(&'static str, &str, &str)>,
     ) -> Obstacle {
         let (link, mark) = match path {
-            Path::Captured => ("voicelane0", None),
+            Path::Captured | Path::Forwarded => ("voicelane0", None),
             Path::Direct => ("wlan0", Some(Fwmark(0x7600_0000))),
             Path::Neighbours => ("wlan0", None),
-            Path::Forwarded => ("voicelane0", None),
         };
         Obstacle {
             family,

@@ -7,6 +7,9 @@ use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner, Netfilte
 use super::obstacle::Culprit;
 use crate::net::{Family, IfIndex};
 
+/// `NFPROTO_IPV4` and `NFPROTO_IPV6`.
+const FAMILIES: [(u32, Family); 2] = [(2, Family::V4), (10, Family::V6)];
+
 /// One notice of a trace (`enum nft_trace_attributes` of linux/netfilter/nf_tables.h).
 pub(in crate::route) struct Trace {
     /// Which packet.
@@ -52,8 +55,6 @@ impl Trace {
         });
         let (policy, handle) = (value(16).and_then(word), value(3));
         let handle = handle.and_then(|handle| Some(u64::from_be_bytes(handle.try_into().ok()?)));
-        /// `NFPROTO_IPV4` and `NFPROTO_IPV6`.
-        const FAMILIES: [(u32, Family); 2] = [(2, Family::V4), (10, Family::V6)];
         let family = value(15).and_then(word);
         let family = FAMILIES.iter().find(|it| Some(it.0) == family);
         Some(Self {

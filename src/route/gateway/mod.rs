@@ -20,17 +20,16 @@
 //! link, family and direction is traced through the firewall. Its trace ends in a chain of ours, behind all others, or
 //! in somebody else's rule.
 
+mod expression;
+mod setting;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use netlink_packet_core::DefaultNla;
-use netlink_packet_netfilter::NetfilterProtoFamily;
 use netlink_packet_netfilter::nftables::{
-    Bitwise, DataAttribute, ExpressionAttribute, Expressions, InetHookNumber, ListAttribute,
-    Lookup, Meta, MetaKey, NfTablesMessage, Operator, Payload, Register, SetAttribute,
-    SetElementAttribute, SetElementFlags, SetElementList, SetElementMessage, SetFlags, SetMessage,
+    Expressions, InetHookNumber, Lookup, MetaKey, NfTablesMessage, Operator, Register,
+    SetAttribute, SetElementList, SetElementMessage, SetFlags, SetMessage,
 };
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
@@ -38,14 +37,15 @@ use nix::net::if_::if_indextoname;
 
 use super::firewall::trace::Trace;
 use super::firewall::{self, Culprit, Obstacle, Path};
-use super::nft::{
-    Chain, Expression, NETWORK_HEADER, NftError, Table, compare, link_is, load, meta_is, octets,
-    set_meta,
-};
-use super::observed::Observed;
+use super::nft::{Chain, Expression, NftError, Table, compare, link_is, meta_is};
 use super::plan::{Capture, Desired, Numbers};
-use super::sysctl::{self, Key};
 use crate::net::{Family, IfIndex, PortRange, Prefix, Protocol};
+use expression::{
+    Asked, defragment, destination, destination_port, elements, is_family, mark_within, ranges,
+    routing, trace_some, untrack,
+};
+
+pub use setting::{hindrances, mtu, prepare_tun};
 
 /// Marks what is to be captured: after aliases (-290) are real addresses again, before connection tracking (-200).
 const CLIENTS: &str = "clients";
@@ -196,10 +196,10 @@ impl Gateway {
             if clients.peek().is_none() {
                 continue;
             }
-            let set = set_name(group);
+            let set = set_name(*group);
             batch.extend(self.new_set(&set, number, group.0, prefixes));
             batch.extend(clients.map(|(_, link)| {
-                let rule = self.capture(link, group, &set, number);
+                let rule = self.capture(link, *group, &set, number);
                 self.table.rule(CLIENTS, rule)
             }));
         }
@@ -225,8 +225,8 @@ impl Gateway {
     }
 
     /// Marks a client's packets of a group, and leaves them untracked.
-    fn capture(&self, link: &str, group: &Group, set: &str, number: u32) -> Vec<Expression> {
-        let (family, protocol, ports) = *group;
+    fn capture(&self, link: &str, group: Group, set: &str, number: u32) -> Vec<Expression> {
+        let (family, protocol, ports) = group;
         let (mark, mask) = (self.numbers.client_mark(), self.numbers.mask);
         let mut rule = link_is(MetaKey::Iifname, link).to_vec();
         rule.extend(is_family(family));
@@ -386,247 +386,6 @@ impl Gateway {
     }
 }
 
-/// Lets the kernel forward what comes out of our TUN, where it forwards IPv4 from some links only.
-///
-/// # Errors
-/// The setting that could not be written.
-pub fn prepare_tun(tun: &str) -> Result<(), sysctl::SysctlError> {
-    sysctl::write(&Key::new(Family::V4, tun, "forwarding"), "1")
-}
-
-/// What keeps clients of a link from being served that is not ours to change, a sentence each.
-#[must_use]
-pub fn hindrances(desired: &Desired, observed: &Observed) -> Vec<String> {
-    let links: BTreeSet<_> = desired.clients.iter().map(|it| &it.1).collect();
-    let is_one = |family, link: &str, name| {
-        sysctl::read(&Key::new(family, link, name)).is_ok_and(|value| value == "1")
-    };
-    let mut told = Vec::new();
-    for link in links {
-        let served = |family| desired.served().contains(&(family, link.clone()));
-        if !observed.links.iter().any(|it| it.name == *link) {
-            told.push(format!(
-                "there is no interface {link}, so nobody behind it is served: [gateway] interfaces names it"
-            ));
-            continue;
-        }
-        if served(Family::V4) && !is_one(Family::V4, link, "forwarding") {
-            told.push(format!(
-                "this machine does not forward IPv4 of clients at {link}: sysctl net.ipv4.ip_forward=1, if it is to be a gateway"
-            ));
-        }
-        let forwards_v6 =
-            is_one(Family::V6, "all", "forwarding") || is_one(Family::V6, link, "force_forwarding");
-        if served(Family::V6) && !is_one(Family::V6, link, "disable_ipv6") && !forwards_v6 {
-            told.push(format!(
-                "this machine does not forward IPv6 of clients at {link}: sysctl net.ipv6.conf.all.forwarding=1, if it is to be a gateway"
-            ));
-        }
-    }
-    told
-}
-
-/// The largest packet that every client's link takes, if that can be read.
-#[must_use]
-pub fn mtu(desired: &Desired) -> Option<u16> {
-    let mtus = desired.clients.iter().filter_map(|(_, link)| {
-        let mtu = sysctl::read(&Key::new(Family::V6, link, "mtu")).ok()?;
-        Some(mtu.parse::<u32>().ok()?.try_into().unwrap_or(u16::MAX))
-    });
-    mtus.min()
-}
-
-fn set_name((family, protocol, ports): &Group) -> String {
+fn set_name((family, protocol, ports): Group) -> String {
     format!("{family}-{protocol}-{ports}").to_lowercase()
-}
-
-/// Prefixes as ranges of addresses that neither overlap nor touch.
-fn ranges(prefixes: &BTreeSet<Prefix>) -> Vec<(IpAddr, IpAddr)> {
-    let mut ranges: Vec<(IpAddr, IpAddr)> = Vec::new();
-    for prefix in Prefix::aggregate(prefixes.iter().copied()) {
-        match ranges.last_mut() {
-            Some((_, last)) if following(*last) == Some(prefix.first()) => *last = prefix.last(),
-            _ => ranges.push((prefix.first(), prefix.last())),
-        }
-    }
-    ranges
-}
-
-fn following(addr: IpAddr) -> Option<IpAddr> {
-    match addr {
-        IpAddr::V4(addr) => addr
-            .to_bits()
-            .checked_add(1)
-            .map(|it| IpAddr::V4(it.into())),
-        IpAddr::V6(addr) => addr
-            .to_bits()
-            .checked_add(1)
-            .map(|it| IpAddr::V6(it.into())),
-    }
-}
-
-/// The first address of a range, and the first behind it if there is one.
-fn elements((first, last): (IpAddr, IpAddr)) -> Vec<ListAttribute<SetElementAttribute>> {
-    let key = |addr| SetElementAttribute::Key(DataAttribute::Value(octets(addr)));
-    let end = following(last).map(|end| {
-        ListAttribute::Element(vec![
-            key(end),
-            SetElementAttribute::Flags(SetElementFlags::IntervalEnd),
-        ])
-    });
-    let begin = ListAttribute::Element(vec![key(first)]);
-    std::iter::once(begin).chain(end).collect()
-}
-
-fn is_family(family: Family) -> [Expression; 2] {
-    let family = match family {
-        Family::V4 => NetfilterProtoFamily::IPv4,
-        Family::V6 => NetfilterProtoFamily::IPv6,
-    };
-    meta_is(MetaKey::Nfproto, &[family.into()])
-}
-
-fn fetch(base: u32, offset: u32, length: u32) -> Expression {
-    Expressions::Payload(vec![
-        Payload::DestinationRegister(Register::Reg1),
-        Payload::Base(base),
-        Payload::Offset(offset),
-        Payload::Len(length),
-    ])
-    .into()
-}
-
-fn destination(family: Family) -> Expression {
-    match family {
-        Family::V4 => fetch(NETWORK_HEADER, 16, 4),
-        Family::V6 => fetch(NETWORK_HEADER, 24, 16),
-    }
-}
-
-fn destination_port() -> Expression {
-    /// `NFT_PAYLOAD_TRANSPORT_HEADER`.
-    const TRANSPORT_HEADER: u32 = 2;
-    fetch(TRANSPORT_HEADER, 2, 2)
-}
-
-/// An expression that the library does not name.
-fn expression(name: &str, attributes: &[(u16, &[u8])]) -> Expression {
-    let attributes = attributes.iter();
-    Expressions::Other {
-        expression_type: name.to_owned(),
-        attributes: attributes
-            .map(|(kind, value)| DefaultNla::new(*kind, value.to_vec()))
-            .collect(),
-    }
-    .into()
-}
-
-/// Takes a packet out of connection tracking's sight.
-fn untrack() -> Expression {
-    let notrack: Expression =
-        ListAttribute::Element(vec![ExpressionAttribute::Name("notrack".to_owned())]);
-    notrack
-}
-
-/// What routing is asked.
-#[derive(Clone, Copy)]
-enum Asked {
-    /// Whether the source is reached by the link that the packet came in by: the link, or 0.
-    LinkOfSource,
-    /// What kind of address the destination is.
-    TypeOfDestination,
-}
-
-/// Loads what routing says (`nft_fib`).
-fn routing(asked: Asked) -> Expression {
-    const SOURCE: u32 = 1;
-    const DESTINATION: u32 = 1 << 1;
-    const BY_LINK: u32 = 1 << 3;
-    let (result, flags): (u32, u32) = match asked {
-        Asked::LinkOfSource => (1, SOURCE | BY_LINK),
-        Asked::TypeOfDestination => (3, DESTINATION),
-    };
-    let register = u32::from(Register::Reg1);
-    let words = [register, result, flags].map(u32::to_be_bytes);
-    expression("fib", &[(1, &words[0]), (2, &words[1]), (3, &words[2])])
-}
-
-/// Has fragments put together (`nft_tproxy`, both families), by a rule that no packet gets through.
-fn defragment() -> Vec<Expression> {
-    let nobody = [0xff];
-    let (family, register) = (0_u32.to_be_bytes(), u32::from(Register::Reg1).to_be_bytes());
-    let mut rule = meta_is(MetaKey::Nfproto, &nobody).to_vec();
-    rule.push(load(&[0, 1]));
-    rule.push(expression("tproxy", &[(1, &family), (3, &register)]));
-    rule
-}
-
-/// Sets the bits of the mark that are ours, and leaves the others.
-fn mark_within(mark: u32, mask: u32) -> [Expression; 3] {
-    let get = Expressions::Meta(vec![
-        Meta::DestinationRegister(Register::Reg1),
-        Meta::Key(MetaKey::Mark),
-    ]);
-    let value = |bits: u32| DataAttribute::Value(bits.to_ne_bytes().to_vec());
-    let change = Expressions::Bitwise(vec![
-        Bitwise::SourceRegister(Register::Reg1),
-        Bitwise::DestinationRegister(Register::Reg1),
-        Bitwise::Length(4),
-        Bitwise::Mask(value(!mask)),
-        Bitwise::Xor(value(mark)),
-    ]);
-    let set = Expressions::Meta(vec![
-        Meta::SourceRegister(Register::Reg1),
-        Meta::Key(MetaKey::Mark),
-    ]);
-    [get.into(), change.into(), set.into()]
-}
-
-/// Traces one packet in a second from one link to another.
-fn trace_some(family: Family, from: &str, to: &str) -> Vec<Expression> {
-    let (rate, burst) = (1_u64.to_be_bytes(), 1_u32.to_be_bytes());
-    let mut rule = is_family(family).to_vec();
-    rule.extend(link_is(MetaKey::Iifname, from));
-    rule.extend(link_is(MetaKey::Oifname, to));
-    rule.push(expression("limit", &[(1, &rate), (2, &rate), (3, &burst)]));
-    rule.extend(set_meta(MetaKey::NftraceBit, &[1]));
-    rule
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn prefixes(texts: &[&str]) -> BTreeSet<Prefix> {
-        let prefixes = texts.iter();
-        prefixes.map(|it| it.parse().expect("a prefix")).collect()
-    }
-
-    #[test]
-    fn ranges_neither_overlap_nor_touch() {
-        let told = |texts: &[&str]| {
-            let ranges = ranges(&prefixes(texts)).into_iter();
-            ranges
-                .map(|(first, last)| format!("{first}-{last}"))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            told(&["10.0.1.0/24", "10.0.2.0/24", "10.0.2.128/25", "10.0.4.0/24"]),
-            ["10.0.1.0-10.0.2.255", "10.0.4.0-10.0.4.255"]
-        );
-        assert_eq!(
-            told(&["2001:db8::/33", "2001:db8:8000::/33"]),
-            ["2001:db8::-2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"]
-        );
-    }
-
-    #[test]
-    fn a_range_up_to_the_last_address_has_no_end() {
-        let ends = |text| {
-            let range = ranges(&prefixes(&[text]));
-            elements(range[0]).len()
-        };
-        assert_eq!(ends("255.255.255.0/24"), 1);
-        assert_eq!(ends("255.255.254.0/24"), 2);
-    }
 }
