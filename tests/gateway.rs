@@ -11,6 +11,9 @@ mod lab;
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::addresses::{self as at, Dual};
@@ -106,6 +109,8 @@ impl Site {
     fn new() -> Self {
         let lab = Lab::new();
         lab.laptop.ip("link add lan0 type bridge");
+        // As careful routers are: a source must be where it comes from.
+        lab.laptop.set("ipv4/conf/all/rp_filter", "1");
         lab.laptop.set("ipv4/ip_forward", "1");
         lab.laptop.set("ipv6/conf/all/forwarding", "1");
         lab.laptop.nft(
@@ -423,7 +428,7 @@ fn the_gateway_is_a_router_like_any_other() {
         udp(&site.a.namespace, source)
             .send_to(payload.as_bytes(), media)
             .expect("a route");
-        std::thread::sleep(Duration::from_millis(200));
+        thread::sleep(Duration::from_millis(200));
         let way = lab.way(&payload);
         assert!(matches!(way, Way::Tunnel | Way::Nowhere), "{way:?}");
     }
@@ -434,20 +439,44 @@ fn the_gateway_is_a_router_like_any_other() {
 #[test]
 fn a_killed_gateway_leaves_clients_calls_to_the_vpn() {
     let (site, _vpn) = Site::with_vpn();
-    let sockets = Family::BOTH.map(|family| {
+    let families = Family::BOTH.into_iter().cycle().take(12);
+    let sockets = families.map(|family| {
         let to = at::MEDIA.at(family, MEDIA_PORT);
         let socket = site.a.udp(family, 0);
         // The connection that the VPN's translation remembers must not keep the call in the VPN either.
         assert_eq!(site.lab.ask(&socket, to).0, Way::Tunnel);
         (socket, to)
     });
+    let sockets: Vec<_> = sockets.collect();
     let voicelane = site.serve(&format!("{CONFIG}{GATEWAY}"));
     for (socket, to) in &sockets {
-        for _ in 0..5 {
-            assert_eq!(site.lab.ask(socket, *to).0, Way::Direct);
-        }
+        assert_eq!(site.lab.ask(socket, *to).0, Way::Direct);
     }
+    // Packets are under way at every moment of the end: none of them may leave behind what keeps its call from the VPN.
+    let flood = Arc::new(AtomicBool::new(true));
+    let senders = sockets.iter().map(|(socket, to)| {
+        let (socket, to) = (socket.try_clone().expect("a descriptor"), *to);
+        let flood = Arc::clone(&flood);
+        thread::spawn(move || {
+            while flood.load(Ordering::Relaxed) {
+                // What cannot leave now is not missed.
+                let _ = socket.send_to(b"flood", to);
+                thread::sleep(Duration::from_micros(500));
+            }
+        })
+    });
+    let senders: Vec<_> = senders.collect();
+    thread::sleep(Duration::from_millis(50));
     let home = voicelane.kill();
+    thread::sleep(Duration::from_millis(50));
+    flood.store(false, Ordering::Relaxed);
+    for sender in senders {
+        sender.join().expect("it only sends");
+    }
+    // Room for what comes now.
+    for (socket, _) in &sockets {
+        while socket.recv(&mut [0; 8]).is_ok() {}
+    }
     // The very same calls go on, translated for the VPN as anything that begins now.
     for (socket, to) in &sockets {
         wait_for_way(&site, socket, *to, Way::Tunnel);
