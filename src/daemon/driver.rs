@@ -41,6 +41,8 @@ pub(super) enum Message {
     Aliases(Vec<Alias>),
     /// Media leaves by another uplink from now on.
     Uplink(Binder, Moves),
+    /// The size of the largest packet that applications get, and a gateway's clients.
+    Mtu(u16),
     /// The service manager wants to know that packets are carried.
     Heartbeat,
     /// Another policy is in force from now on.
@@ -391,6 +393,7 @@ impl<D: Device> Driver<D> {
             Message::Uplink(binder, moves) => self.follow(binder, moves, now),
             Message::Heartbeat => manager::alive(),
             Message::Policy(policy) => self.engine.handle_policy(policy),
+            Message::Mtu(mtu) => self.engine.handle_mtu(mtu),
             Message::Aliases(aliases) => self.engine.handle_aliases(aliases),
             Message::Situation(situation) => {
                 if situation.warnings != self.situation.warnings {

@@ -42,6 +42,7 @@
 //! - [`capture`]: how exactly the policy's packets get into the TUN, and how they stay on the direct path
 //! - [`vpns`]: which VPNs it was tested with, how each takes the traffic, and what IT must add where one forbids
 //! - [`nat`]: the translator's behaviour, requirement by requirement
+//! - [`gateway`]: the media of everybody behind the VPN router of a site
 //! - [`laptop`]: what happens when everything around moves: states, timers, uplinks, sleep
 //! - [`service`]: its unit, privileges, reloads, packages
 //! - [`defaults`]: every default with its reason
@@ -56,6 +57,7 @@ pub mod capture;
 pub mod defaults;
 pub mod diagnosis;
 pub mod exports;
+pub mod gateway;
 pub mod glossary;
 pub mod laptop;
 pub mod nat;

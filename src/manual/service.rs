@@ -54,7 +54,7 @@
 //! wants a restart, a kernel that refuses: what was in force stays. `reload` then ends with 2 and says why, as do the
 //! log, `voicelane events` and, until a reload succeeds, the warnings of `voicelane status`.
 //!
-//! Services and the choice of the uplink follow a reload. `[tun]`, `[route]`, `[nat]`, `[fallback]`, `[control]` and
+//! Services, the choice of the uplink and the interfaces of a gateway follow a reload. `[tun]`, `[route]`, `[nat]`, `[fallback]`, `[control]` and
 //! `[metrics]` want a restart: calls in progress, the kernel and the neighbours know us by them.
 //!
 //! A call that both policies name notices nothing. The engine learns the new policy first; then new tables are filled, then

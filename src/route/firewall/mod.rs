@@ -19,7 +19,7 @@
 //! gives it to what goes into our TUN.
 
 mod obstacle;
-mod trace;
+pub(super) mod trace;
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -45,7 +45,7 @@ use trace::Trace;
 /// The packet priority (`SO_PRIORITY`) of probes. Traffic control reads it as a class handle, 7600:1.
 const PROBE: u32 = 0x7600_0001;
 /// `NFNLGRP_NFTRACE`.
-const TRACES: u32 = 9;
+pub(super) const TRACES: u32 = 9;
 /// Turns on the trace: ahead of all.
 const BEGIN: &str = "probe-begin";
 /// Drops the probe: behind all but the confirmation of connections, which a probe is not worth.
@@ -177,6 +177,7 @@ impl Firewall {
                 family,
                 path,
                 link: link.to_owned(),
+                clients: None,
                 mark,
                 culprit,
             }),
@@ -208,6 +209,8 @@ impl Firewall {
         if socket.set_priority(PROBE).is_err() {
             return Fate::Unknown;
         }
+        // What is traced of others, and what was lost of that, is none of the probe's.
+        forget(&self.traces);
         let sent = socket.send_to(probe, &to.into());
         // The kernel traces while it sends: the trace is complete now.
         match self.end_of_probe() {
@@ -230,7 +233,7 @@ impl Firewall {
             let Some(trace) = Trace::parse(&bytes) else {
                 continue;
             };
-            let Trace { id, at, drops } = trace;
+            let Trace { id, at, drops, .. } = trace;
             if at.table == self.table.name() && at.chain == BEGIN {
                 probe = Some(id);
             }
@@ -239,6 +242,16 @@ impl Firewall {
             }
         }
         end
+    }
+}
+
+/// Throws away all that was told so far, also what was lost (`ENOBUFS`).
+fn forget(traces: &Netlink) {
+    loop {
+        match traces.recv_from_full() {
+            Err(error) if error.raw_os_error() != Some(Errno::ENOBUFS as i32) => return,
+            Ok(_) | Err(_) => {}
+        }
     }
 }
 
