@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 
 use super::catalogue::CATALOGUES;
-use super::settings::{Fallback, Nat, Route, Tun};
+use super::settings::{Fallback, Nat, Relay, Route, Tun};
 use crate::net::Role;
 
 /// The schema (draft 2020-12). A TOML date is a string of format `date`, as editors read it.
@@ -16,6 +16,7 @@ pub fn schema() -> Value {
     let catalogues: Vec<_> = CATALOGUES.iter().map(|catalogue| catalogue.name).collect();
     let (tun, route, nat) = (Tun::default(), Route::default(), Nat::default());
     let fallback = Fallback::default();
+    let relay = Relay::default();
     let choice = |words: [&str; 2], about: &str| json!({ "enum": words, "default": words[0], "description": about });
     let number = |least: u32, most: u32, default: u64, about: &str| {
         json!({
@@ -80,6 +81,9 @@ pub fn schema() -> Value {
                 "retry_seconds": number(
                     1, 3_600, fallback.retry.as_secs(), "How long a call stays in the VPN before the direct way is tried again",
                 ),
+            })),
+            "relay": section(json!({
+                "realtime": switch(relay.realtime, "Whether packets are carried in real time, where that is permitted"),
             })),
             "control": section(json!({
                 "group": group("The group whose members may look at the running service; without it only root"),

@@ -171,6 +171,20 @@ impl Default for Fallback {
     }
 }
 
+/// `[relay]`: how packets are carried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relay {
+    /// Whether the thread that carries packets is scheduled in real time, where that is permitted. It is: on a busy
+    /// machine nothing else keeps a call in time.
+    pub realtime: bool,
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        Self { realtime: true }
+    }
+}
+
 /// `[control]`: who may ask the running service, and who may change it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Control {
@@ -326,6 +340,16 @@ pub(super) fn fallback(root: &mut Section<'_>, findings: &mut Findings) -> Fallb
             to_tunnel: to.map_or(default.to_tunnel, |Toward(is_tunnel)| is_tunnel),
             silence: seconds(silence, default.silence),
             retry: seconds(retry, default.retry),
+        }
+    })
+}
+
+/// Reads the table `[relay]`.
+pub(super) fn relay(root: &mut Section<'_>, findings: &mut Findings) -> Relay {
+    root.section(findings, "relay", |section, findings| {
+        let realtime = section.optional(findings, "realtime", boolean);
+        Relay {
+            realtime: realtime.map_or(Relay::default().realtime, |wanted| wanted.value),
         }
     })
 }

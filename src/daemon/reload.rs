@@ -3,7 +3,7 @@
 use crate::config::Config;
 
 /// Reads the configuration anew.
-pub(super) type Source = Box<dyn Fn() -> anyhow::Result<Config>>;
+pub(super) type Source = Box<dyn Fn() -> anyhow::Result<Config> + Send>;
 
 /// Tables that say something else than what the service was started with, and that it cannot change under way.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -13,8 +13,8 @@ pub(super) struct NeedsRestart(Vec<&'static str>);
 /// Makes sure that a running service can take up everything that is new.
 ///
 /// Services and the choice of the uplink follow. The rest is what calls in progress and the kernel know us by: the TUN,
-/// the numbers of rules and tables, how mappings behave, whose the control socket is, where
-/// metrics are.
+/// the numbers of rules and tables, how mappings behave, how the thread that carries
+/// packets is scheduled, whose the control socket is, where metrics are.
 ///
 /// # Errors
 /// [`NeedsRestart`].
@@ -24,6 +24,7 @@ pub(super) fn can_follow(present: &Config, next: &Config) -> Result<(), NeedsRes
         ("[route]", present.route() == next.route()),
         ("[nat]", present.nat() == next.nat()),
         ("[fallback]", present.fallback() == next.fallback()),
+        ("[relay]", present.relay() == next.relay()),
         ("[control]", present.control() == next.control()),
         ("[metrics]", present.metrics() == next.metrics()),
     ];

@@ -44,6 +44,7 @@
 //! - [`nat`]: the translator's behaviour, requirement by requirement
 //! - [`laptop`]: what happens when everything around moves: states, timers, uplinks, sleep
 //! - [`service`]: its unit, privileges, reloads, packages
+//! - [`load`]: threads, real time, what is dropped under load and how it is counted, what was tried and lost
 //! - [`defaults`]: every default with its reason
 //! - [`exports`]: the policy in the words of other programs, and who has judged each
 //! - [`administration`]: configuration in layers, who may ask the service, its state, metrics
@@ -56,6 +57,7 @@ pub mod defaults;
 pub mod exports;
 pub mod glossary;
 pub mod laptop;
+pub mod load;
 pub mod nat;
 pub mod operating;
 pub mod service;
