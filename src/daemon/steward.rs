@@ -37,6 +37,7 @@ use super::contest::{Contest, Turn};
 use super::driver::Message;
 use super::events::Events;
 use super::lifecycle::preferences;
+use super::mailbox;
 use super::manager::{self, Manager};
 use super::reload::{Source, can_follow};
 use super::situation::Situation;
@@ -84,7 +85,7 @@ pub(super) struct Steward {
     watch: Watch,
     sleep: SleepWatch,
     signals: [Signal; 3],
-    driver: mpsc::Sender<Message>,
+    driver: mailbox::Sender<Message>,
     reloads: mpsc::Receiver<oneshot::Sender<Body>>,
     policy: Arc<Policy>,
     compiled_for: Date,
@@ -150,7 +151,10 @@ impl Steward {
     pub(super) fn new(
         charge: Charge,
         steering: Steering,
-        (driver, reloads): (mpsc::Sender<Message>, mpsc::Receiver<oneshot::Sender<Body>>),
+        (driver, reloads): (
+            mailbox::Sender<Message>,
+            mpsc::Receiver<oneshot::Sender<Body>>,
+        ),
         policy: Arc<Policy>,
         compiled_for: Date,
         events: Events,
