@@ -48,7 +48,7 @@ impl Port {
         let mut address: libc::sockaddr_ll = unsafe { zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
         address.sll_protocol = protocol;
-        address.sll_ifindex = index as c_int;
+        address.sll_ifindex = index.cast_signed();
         let length = size_of::<libc::sockaddr_ll>() as u32;
         // SAFETY: the address is initialised and of this length.
         checked(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) })?;

@@ -4,11 +4,12 @@
 #![allow(unsafe_code, reason = "tun-tap's descriptor is borrowed raw")]
 
 use std::collections::HashMap;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use socket2::{Domain, Protocol, Socket, Type};
 use tun_tap::{Iface, Mode};
@@ -44,7 +45,11 @@ pub fn run(tun: &str, uplink: &str) -> Result<()> {
     let mut events = [EpollEvent::empty(); BUDGET];
     let mut buffer = [0; 2048];
     loop {
-        let ready = epoll.wait(&mut events, EpollTimeout::NONE)?;
+        let ready = match epoll.wait(&mut events, EpollTimeout::NONE) {
+            // A tracer came or went.
+            Err(Errno::EINTR) => continue,
+            ready => ready?,
+        };
         for event in &events[..ready] {
             if event.data() != TUN {
                 let (ends, socket) = &flows[event.data() as usize];
@@ -58,16 +63,15 @@ pub fn run(tun: &str, uplink: &str) -> Result<()> {
                 let Some((ends, payload)) = read(&buffer[..length]) else {
                     continue;
                 };
-                let place = match places.get(&ends) {
-                    Some(&place) => place,
-                    None => {
-                        let socket = open(uplink, ends.1)?;
-                        let place = flows.len();
-                        epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, place as u64))?;
-                        flows.push((ends, socket));
-                        places.insert(ends, place);
-                        place
-                    }
+                let place = if let Some(&place) = places.get(&ends) {
+                    place
+                } else {
+                    let socket = open(uplink, ends.1)?;
+                    let place = flows.len();
+                    epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, place as u64))?;
+                    flows.push((ends, socket));
+                    places.insert(ends, place);
+                    place
                 };
                 // A full queue drops, as everywhere.
                 let _ = flows[place].1.send(payload);
@@ -78,11 +82,9 @@ pub fn run(tun: &str, uplink: &str) -> Result<()> {
 
 /// Carries a datagram back.
 fn answer(tun: &Iface, (inside, remote): Ends, socket: &Socket, buffer: &mut [u8]) {
-    let length = match io::Read::read(&mut &*socket, &mut buffer[HEADERS..]) {
-        Ok(length) => length,
-        Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-        // What ICMP said of an earlier one.
-        Err(_) => return,
+    // Otherwise nothing is there, or ICMP has said something of an earlier one.
+    let Ok(length) = io::Read::read(&mut &*socket, &mut buffer[HEADERS..]) else {
+        return;
     };
     write_headers(&mut buffer[..HEADERS + length], remote, inside);
     let _ = tun.send(&buffer[..HEADERS + length]);

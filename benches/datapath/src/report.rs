@@ -33,7 +33,8 @@ pub fn table(all: &[Figures]) -> String {
             (Some(value), _) => format!("{value:.*}", row.digits),
         });
         let cells: Vec<_> = cells.collect();
-        text += &format!("| {} | {} |\n", row.name, cells.join(" | "));
+        let cells = cells.join(" | ");
+        text.extend(["| ", &row.name, " | ", &cells, " |\n"]);
     }
     text
 }
@@ -78,7 +79,7 @@ pub fn targets(all: &[Figures]) -> String {
     let mut text = "| voicelane | measured | expected |\n|---|---|---|\n".to_owned();
     for (name, value, expected) in lines {
         let value = value.map_or("-".to_owned(), |value| format!("{value:.2}"));
-        text += &format!("| {name} | {value} | {expected} |\n");
+        text.extend(["| ", name, " | ", &value, " | ", expected, " |\n"]);
     }
     text
 }
