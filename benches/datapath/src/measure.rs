@@ -261,13 +261,10 @@ impl Busy {
         let line = stat
             .lines()
             .find_map(|line| line.strip_prefix(&format!("cpu{core} ")));
-        // user, nice, system, idle, iowait: the last two are idle.
+        // user, nice, system, idle, iowait. What runs at a low priority is somebody else's, and only where it may.
         let times = line.unwrap_or_default().split_whitespace();
-        let idle = times
-            .skip(3)
-            .take(2)
-            .filter_map(|time| time.parse::<u64>().ok())
-            .sum();
+        let spare = times.enumerate().filter(|(at, _)| [1, 3, 4].contains(at));
+        let idle = spare.filter_map(|(_, time)| time.parse::<u64>().ok()).sum();
         Self {
             idle,
             at: Instant::now(),
