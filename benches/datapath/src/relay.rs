@@ -14,7 +14,7 @@ use crate::program::Program;
 use crate::traffic::Traffic;
 use crate::world::{Cores, Shape, WAN, World};
 
-/// What is measured.
+/// What is measured, in this order: the kernel frees what tun2proxy's flows took while others are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
     /// Client and server on one wire.
@@ -25,10 +25,10 @@ pub enum Kind {
     Pasta,
     /// The plain loop of this package.
     Plain,
-    /// tun2proxy and the SOCKS server of the crate fast-socks5.
-    Tun2proxy,
     /// voicelane.
     Voicelane,
+    /// tun2proxy and the SOCKS server of the crate fast-socks5.
+    Tun2proxy,
 }
 
 /// Where the programs are.
