@@ -12,7 +12,7 @@ use netns::{in_namespace, run};
 use voicelane::config::Config;
 use voicelane::engine::{Command as Order, Engine, Outbox};
 use voicelane::nat::Settings;
-use voicelane::net::{Endpoint, Family, Fwmark, TrafficClass};
+use voicelane::net::{Endpoint, Family, Fwmark, PerFamily, TrafficClass};
 use voicelane::policy::Policy;
 use voicelane::relay::{Binder, Received, Relay};
 use voicelane::wire::{Packet, Transport, fragment, icmp, udp};
@@ -107,7 +107,7 @@ impl Path {
             tunnel_mark: Fwmark(0x7700_0000),
         };
         relay.rebind(
-            binder,
+            PerFamily::new(|_| Some(binder.clone())),
             |_| true,
             |_, _| unreachable!("there is no mapping yet"),
         );

@@ -235,9 +235,20 @@ impl World {
                 view.extend(["--- ", name, ": ", line, "\n", &output]);
             }
         }
-        let frames = self.lab.on_laptop.frames(|frame| frame.interface != "lo");
-        let last = frames.len().saturating_sub(40);
-        view + &format!("{:#?}", &frames[last..])
+        // Of each interface the last frames: a call's alone would push out who asked for whom before it.
+        for interface in [UPLINK, CABLE, TUN, "wgq0"] {
+            let frames = self
+                .lab
+                .on_laptop
+                .frames(|frame| frame.interface == interface);
+            let last = frames.len().saturating_sub(25);
+            view += &format!("--- {interface}: {:#?}\n", &frames[last..]);
+        }
+        let asked = self.lab.on_laptop.frames(|frame| {
+            let is_icmp = matches!(frame.headers.transport, Transport::Icmp(..));
+            is_icmp && frame.headers.to.is_ipv6()
+        });
+        view + &format!("--- neighbours: {asked:#?}")
     }
 
     /// Which way a datagram goes.
@@ -318,7 +329,9 @@ fn calls_survive_whatever_the_network_does() {
         let back = calls.iter().zip(Family::BOTH).map(|(call, family)| {
             call.is_back_after(end, LONGEST_LOSS).unwrap_or_else(|how| {
                 let (view, status) = (world.view(), voicelane.status());
-                panic!("{what}: {family:?}: {how}\n{view}\n{status:#}")
+                let events = voicelane.events();
+                let events = &events[events.len().saturating_sub(30)..];
+                panic!("{what}: {family:?}: {how}\n{view}\n{status:#}\n{events:#?}")
             })
         });
         let back = back.max().unwrap_or_default();

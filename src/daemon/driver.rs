@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep_until;
 use tracing::{debug, info, trace};
 
@@ -17,7 +17,7 @@ use crate::control::{Body, EventKind, Pending, Request};
 use crate::engine::{Alias, Command, Engine, Event, Outbox};
 use crate::net::{ConnectionId, Way};
 use crate::policy::Policy;
-use crate::relay::{Binder, Connections, Progress, Received, Relay, SendError};
+use crate::relay::{Binders, Connections, Progress, Received, Relay, SendError};
 use crate::tun::Device;
 
 use super::events::Events;
@@ -39,8 +39,8 @@ pub(super) enum Message {
     Request(Pending),
     /// Addresses that replies must not name have changed.
     Aliases(Vec<Alias>),
-    /// Media leaves by another uplink from now on.
-    Uplink(Binder, Moves),
+    /// Media leaves by other uplinks from now on.
+    Uplinks(Binders, Moves),
     /// The service manager wants to know that packets are carried.
     Heartbeat,
     /// Another policy is in force from now on.
@@ -59,6 +59,8 @@ pub(super) struct Driver<D> {
     packet: Box<[u8]>,
     situation: Situation,
     troubles: Troubles,
+    /// Told when a firewall seems to forbid sending.
+    alarm: Arc<Notify>,
     events: Events,
 }
 
@@ -68,6 +70,7 @@ impl<D: Device> Driver<D> {
         device: D,
         (relay, connections): (Relay, Connections),
         situation: Situation,
+        alarm: Arc<Notify>,
         events: Events,
     ) -> Self {
         Self {
@@ -79,6 +82,7 @@ impl<D: Device> Driver<D> {
             packet: vec![0; LARGEST].into_boxed_slice(),
             situation,
             troubles: Troubles::default(),
+            alarm,
             events,
         }
     }
@@ -117,6 +121,9 @@ impl<D: Device> Driver<D> {
             self.take_from_relay(now)?;
             self.take_from_connections(now)?;
             self.flush(now);
+            if self.troubles.take_suspicion(now) {
+                self.alarm.notify_one();
+            }
             if let Some(message) = message {
                 self.obey(message, now);
             }
@@ -346,9 +353,9 @@ impl<D: Device> Driver<D> {
 
     /// Moves the mappings' sockets to another uplink, as far as they must move. The application notices no more than that
     /// its address outside has changed, which ICE is made for. TCP connections end: they cannot move.
-    fn follow(&mut self, binder: Binder, moves: Moves, now: Instant) {
-        self.connections.rebind(binder.clone());
-        let moves = |family| moves.includes(family);
+    fn follow(&mut self, binders: Binders, moves: Moves, now: Instant) {
+        self.connections.rebind(binders.clone());
+        let moves = |family| moves[family];
         self.engine
             .handle_uplink_changed(moves, now, &mut self.outbox);
         let Self {
@@ -359,7 +366,7 @@ impl<D: Device> Driver<D> {
             ..
         } = self;
         troubles.forgive();
-        relay.rebind(binder, moves, |mapping, moved| match moved {
+        relay.rebind(binders, moves, |mapping, moved| match moved {
             Ok(outside) => engine.handle_opened(mapping, Way::Direct, outside, outbox),
             Err(error) => {
                 engine.handle_open_failed(mapping, Way::Direct, error.told(), now, outbox);
@@ -388,7 +395,7 @@ impl<D: Device> Driver<D> {
                 // A peer that hung up meanwhile wants no answer.
                 let _ = reply.send(self.answer(&request, now));
             }
-            Message::Uplink(binder, moves) => self.follow(binder, moves, now),
+            Message::Uplinks(binders, moves) => self.follow(binders, moves, now),
             Message::Heartbeat => manager::alive(),
             Message::Policy(policy) => self.engine.handle_policy(policy),
             Message::Aliases(aliases) => self.engine.handle_aliases(aliases),

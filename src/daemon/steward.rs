@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use jiff::civil::Date;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Interval;
 use tracing::debug;
 
 use crate::config::{Config, VpnMark};
 use crate::control::{Body, EventKind};
-use crate::net::{Family, IfIndex, Protocol};
+use crate::net::{Family, IfIndex, PerFamily, Protocol};
 use crate::policy::Policy;
 use crate::route::firewall::{Obstacle, Permit};
 use crate::route::hold::Hold;
@@ -40,7 +40,7 @@ use super::reload::{Source, can_follow};
 use super::situation::Situation;
 use super::sleep::{Notice, SleepWatch};
 use super::today;
-use super::way::{Moves, Way};
+use super::way::{self, Moves, Way, Ways};
 
 /// The least rest after a look at the kernel. A look that took long, since there is much to see, is rested from for
 /// [`SHARE`] times as long.
@@ -55,11 +55,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The longest time before another try.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
-/// The families, in the order in which things are told.
-const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
-
 /// How often everything is looked at without a notice. A policy's dates are days; and legacy iptables gives no notice, so
-/// that only a look finds what it forbids, or no longer does.
+/// that only a look finds what it no longer forbids. (What it does forbid, the driver notices.)
 const CALENDAR: Duration = Duration::from_mins(1);
 
 /// What events about them name.
@@ -84,13 +81,15 @@ pub(super) struct Steward {
     signals: [Signal; 3],
     driver: mpsc::Sender<Message>,
     reloads: mpsc::Receiver<oneshot::Sender<Body>>,
+    /// Comes when the driver is refused what a firewall would refuse.
+    alarm: Arc<Notify>,
     policy: Arc<Policy>,
     compiled_for: Date,
-    /// The way that is in force.
-    way: Option<Way>,
-    /// The way that the driver was told last: it keeps its sockets while there is none.
-    told: Option<Way>,
-    hold: Hold,
+    /// The ways that are in force.
+    ways: Ways,
+    /// The ways that the driver was told last: it keeps the sockets of a family while there is none.
+    told: Ways,
+    holds: PerFamily<Hold>,
     /// When a better uplink will have proven itself.
     proven: Option<Instant>,
     without_uplink: Option<UplinkError>,
@@ -147,7 +146,11 @@ impl Steward {
     pub(super) fn new(
         charge: Charge,
         steering: Steering,
-        (driver, reloads): (mpsc::Sender<Message>, mpsc::Receiver<oneshot::Sender<Body>>),
+        (driver, reloads, alarm): (
+            mpsc::Sender<Message>,
+            mpsc::Receiver<oneshot::Sender<Body>>,
+            Arc<Notify>,
+        ),
         policy: Arc<Policy>,
         compiled_for: Date,
         events: Events,
@@ -165,14 +168,15 @@ impl Steward {
             ],
             driver,
             reloads,
+            alarm,
             policy,
             compiled_for,
-            way: None,
-            told: None,
-            hold: Hold::default(),
+            ways: Ways::default(),
+            told: Ways::default(),
+            holds: PerFamily::default(),
             proven: None,
             without_uplink: None,
-            barred: FAMILIES.to_vec(),
+            barred: Family::BOTH.to_vec(),
             noted_barred: Vec::new(),
             obstacles: Vec::new(),
             desired: None,
@@ -220,6 +224,7 @@ impl Steward {
                         agenda.add_now();
                     }
                 }
+                () = self.alarm.notified() => agenda.add_now(),
                 _ = calendar.tick() => {
                     self.turn_the_page().await;
                     agenda.add_now();
@@ -273,7 +278,9 @@ impl Steward {
                         .record(EventKind::ReconcileFailed, SUBJECT, reason);
                 }
                 self.fault = fault;
-                let wait = agenda.retry.map_or(RETRY, |(_, last)| last * 2);
+                // What was cut off may go on at once.
+                let first = if self.steering.is_lost() { REST } else { RETRY };
+                let wait = agenda.retry.map_or(first, |(_, last)| last * 2);
                 let wait = wait.min(LONGEST_RETRY);
                 agenda.retry = Some((now + wait, wait));
             }
@@ -355,12 +362,22 @@ impl Steward {
 
     /// Looks at the kernel, follows the uplink, and brings rules and routes into force.
     async fn reconcile(&mut self, change: &Change) -> anyhow::Result<()> {
+        if self.steering.is_lost() {
+            self.steering.mend()?;
+            self.watch.know_port(self.steering.port());
+            let reason = "the connection to the kernel was cut off, and is open again";
+            self.events
+                .record(EventKind::Reconnected, "netlink", reason);
+        }
         let observed = self.steering.observe().await?;
         let permit = self.permit(&observed);
         self.follow(permit, &observed).await?;
         let mut desired = Desired {
             tun: self.charge.tun_index,
-            uplink: self.way.as_ref().map(|way| way.uplink.clone()),
+            uplinks: PerFamily::new(|family| {
+                let way = self.ways[family].as_ref();
+                way.map(|way| way.uplink.clone())
+            }),
             captures: self.captures(),
             barred: self.barred.clone(),
             permit,
@@ -388,31 +405,31 @@ impl Steward {
     /// Finds out whom a firewall forbids a way: what it would refuse is better in the VPN.
     fn probe(&mut self, desired: &Desired) -> anyhow::Result<()> {
         self.obstacles.clear();
-        let Some(way) = &self.way else {
+        if self.ways == Ways::default() {
             return Ok(());
-        };
-        for family in FAMILIES {
+        }
+        for (family, way) in self.ways.present() {
             let target = desired.captures.iter().find_map(|capture| {
                 let mut prefixes = capture.prefixes.iter();
                 let prefix = prefixes.find(|prefix| prefix.family() == family)?;
                 let udp = capture.protocol == Protocol::Udp;
                 udp.then(|| (prefix.first(), capture.ports.first()).into())
             });
-            if let (Some(to), Some(_)) = (target, way.uplink.gateway(family)) {
-                let direct = way.open(family)?;
+            if let Some(to) = target {
+                let direct = way.open()?;
                 self.obstacles
                     .extend(self.steering.probe(desired, &direct, to));
             }
         }
         let forbidden = |family: &Family| self.obstacles.iter().any(|it| it.family == *family);
-        self.barred = FAMILIES.into_iter().filter(forbidden).collect();
+        self.barred = Family::BOTH.into_iter().filter(forbidden).collect();
         self.note_obstacles();
         Ok(())
     }
 
     /// Tells of each family that a firewall keeps in the VPN from now on, or no longer.
     fn note_obstacles(&mut self) {
-        for family in FAMILIES {
+        for family in Family::BOTH {
             let is_barred = self.barred.contains(&family);
             if is_barred == self.noted_barred.contains(&family) {
                 continue;
@@ -490,53 +507,98 @@ impl Steward {
         (self.desired, self.foreign_rules) = (Some(desired), foreign);
     }
 
-    /// Moves to the best uplink, or lets go of one that has gone: then nothing is captured, and media is in the VPN.
+    /// Moves to each family's best uplink, or lets go of one that has gone: then nothing of the family is captured, and its
+    /// media is in the VPN.
     async fn follow(&mut self, permit: Permit, observed: &Observed) -> anyhow::Result<()> {
         let numbers = &self.charge.numbers;
+        let marks = (permit.mark.unwrap_or(numbers.mark), numbers.tunnel_mark());
         let ranked = uplink::rank(observed, numbers.protocol, &self.charge.preferences);
         let error = ranked.as_ref().err().cloned();
-        let picked = self.hold.pick(ranked.unwrap_or_default(), Instant::now());
-        self.proven = picked.1;
-        let mark = permit.mark.unwrap_or(numbers.mark);
-        let way = picked
-            .0
-            .map(|uplink| Way::new(uplink, observed, (mark, numbers.tunnel_mark())));
+        let (mut ranked, now) = (ranked.unwrap_or_default(), Instant::now());
+        let picked = PerFamily::new(|family| {
+            let ranked = mem::take(&mut ranked[family]);
+            self.holds[family].pick(ranked, now)
+        });
+        let again = picked.iter().filter_map(|(_, (_, again))| *again);
+        self.proven = again.min();
+        let ways = PerFamily::new(|family| {
+            let uplink = picked[family].0.clone()?;
+            Some(Way::new(family, uplink, observed, marks))
+        });
         if self.without_uplink != error
             && let Some(error) = &error
         {
-            let kind = match &self.way {
+            let lost = way::names(&self.ways);
+            let kind = match lost {
                 Some(_) => EventKind::UplinkLost,
                 None => EventKind::Waiting,
             };
             let reason = format!("waiting for an uplink; media stays in the VPN: {error}");
-            let lost = self.way.as_ref().map(|way| way.uplink.name.clone());
             self.events
                 .record(kind, lost.as_deref().unwrap_or("uplink"), reason);
         }
         self.without_uplink = error;
-        if way == self.way {
+        if ways == self.ways {
             return Ok(());
         }
-        if let Some(way) = &way
-            && self.told.as_ref() != Some(way)
-        {
-            way.prove()?;
-            let moves = self.told.as_ref();
-            let moves = moves.map_or(Moves::All, |told| way.moves_since(told));
-            let former = self.told.as_ref().map(|told| &told.uplink.name);
-            let reason = match former {
-                Some(former) if *former != way.uplink.name => {
-                    format!("{}, before it was {former}", way.uplink.why)
-                }
-                _ => way.uplink.why.to_string(),
-            };
-            self.events
-                .record(EventKind::UplinkChanged, &way.uplink.name, reason);
-            self.send(Message::Uplink(way.binder.clone(), moves)).await;
-            self.told = Some(way.clone());
+        let mut moves = Moves::default();
+        let mut told = self.told.clone();
+        for (family, way) in ways.present() {
+            let former = self.told[family].as_ref();
+            if former != Some(way) {
+                way.open()?;
+                moves[family] = former.is_none_or(|former| way.moves_since(former));
+                told[family] = Some(way.clone());
+            }
         }
-        self.way = way;
+        self.note_ways(&ways);
+        if told != self.told {
+            let binders = PerFamily::new(|family| Some(told[family].as_ref()?.binder.clone()));
+            self.send(Message::Uplinks(binders, moves)).await;
+            self.told = told;
+        }
+        self.ways = ways;
         Ok(())
+    }
+
+    /// Tells of each family that has another way from now on; the families in one word where they go together.
+    fn note_ways(&self, ways: &Ways) {
+        let mut changes = Vec::<(&str, String, Vec<Family>)>::new();
+        for (family, way) in ways.iter() {
+            let (name, reason) = match (way, &self.ways[family], &self.told[family]) {
+                (None, None, _) => continue,
+                (None, Some(former), _) if ways.present().next().is_some() => {
+                    let reason = "no way out any more, its media stays in the VPN".to_owned();
+                    (&former.uplink.name, reason)
+                }
+                // Nothing is left: that is told as the loss that it is.
+                (None, Some(_), _) => continue,
+                (Some(way), _, Some(told)) if way == told => continue,
+                (Some(way), _, told) => {
+                    let uplink = &way.uplink;
+                    let former = told.as_ref().map(|told| &told.uplink.name);
+                    let reason = match former.filter(|former| **former != uplink.name) {
+                        Some(former) => format!("{}, before it was {former}", uplink.why),
+                        None => uplink.why.to_string(),
+                    };
+                    (&uplink.name, reason)
+                }
+            };
+            match changes.iter_mut().find(|it| it.0 == name && it.1 == reason) {
+                Some((.., families)) => families.push(family),
+                None => changes.push((name, reason, vec![family])),
+            }
+        }
+        let with_a_way = ways.present().count();
+        for (name, reason, families) in changes {
+            let reason = match families[..] {
+                [family] if with_a_way > 1 || ways[family].is_none() => {
+                    format!("{family}: {reason}")
+                }
+                _ => reason,
+            };
+            self.events.record(EventKind::UplinkChanged, name, reason);
+        }
     }
 
     fn captures(&self) -> Vec<Capture> {
@@ -552,10 +614,11 @@ impl Steward {
 
     /// Tells the driver what the last reconciliation found.
     async fn tell(&mut self) {
-        let is_ready = self.way.is_some();
-        if let Some(way) = self.way.as_ref().filter(|_| !self.is_ready) {
+        let links = way::names(&self.ways);
+        let is_ready = links.is_some();
+        if let Some(links) = links.filter(|_| !self.is_ready) {
             let reason = if self.barred.is_empty() {
-                format!("media leaves by {}", way.uplink.name)
+                format!("media leaves by {links}")
             } else {
                 "but a firewall keeps media in the VPN".to_owned()
             };
@@ -572,9 +635,9 @@ impl Steward {
         let no_uplink = self.without_uplink.as_ref();
         let no_uplink = no_uplink.map(|error| format!("{error}; media stays in the VPN"));
         let leaves = |family: &Family| {
-            let way = self.way.as_ref();
-            let open = way.is_some_and(|way| way.uplink.gateway(*family).is_some());
-            open && self.report.priority.is_some() && !self.barred.contains(family)
+            self.ways[*family].is_some()
+                && self.report.priority.is_some()
+                && !self.barred.contains(family)
         };
         let fault = self.fault.as_ref();
         let fault =
@@ -588,12 +651,14 @@ impl Steward {
             format!("others undo our {SUBJECT} again and again, and they are put right at longer and longer intervals: {opponent}")
         });
         let warnings = self.report.warnings.iter().map(ToString::to_string);
+        let (uplink, uplink_v6) = way::status(&self.ways);
         let situation = Situation {
             ready_since: self.ready_since,
             tun: self.charge.tun.clone(),
-            uplink: self.way.as_ref().map(Way::status),
+            uplink,
+            uplink_v6,
             vpns: self.report.vpns.clone(),
-            captured: FAMILIES.into_iter().filter(leaves).collect(),
+            captured: Family::BOTH.into_iter().filter(leaves).collect(),
             rule_priority: self.report.priority,
             warnings: warnings
                 .chain(self.obstacles.iter().map(ToString::to_string))
@@ -604,7 +669,7 @@ impl Steward {
                 .chain(contest)
                 .collect(),
         };
-        self.manager.tell(self.way.as_ref());
+        self.manager.tell(&self.ways);
         self.send(Message::Situation(Box::new(situation))).await;
     }
 

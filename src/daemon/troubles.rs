@@ -13,6 +13,9 @@ use crate::relay::OpenError;
 /// are not: shorter, and the warning would come and go.
 const QUIET: Duration = Duration::from_secs(10);
 
+/// How long to leave a firewall alone that was asked about: it may forbid what a probe is allowed.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// What was refused, and for which reason: the kernel's number. There are no more of these than numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Trouble {
@@ -27,6 +30,17 @@ pub(super) struct Troubles {
     seen: BTreeMap<Trouble, Tally>,
     /// Whether there is anything to be warned of: the packet path looks at this alone.
     are_current: bool,
+    suspicion: Suspicion,
+}
+
+/// Whether a firewall is to be asked about.
+#[derive(Clone, Copy, Debug, Default)]
+enum Suspicion {
+    #[default]
+    None,
+    Raised,
+    /// It was, lately.
+    Told(Instant),
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,6 +75,16 @@ impl Troubles {
         self.end(now, |it| !matches!(it, Trouble::Send(_)));
     }
 
+    /// Whether a firewall has begun to forbid sending, as far as refusals tell: to be asked after each wake-up, and true
+    /// at most once a second.
+    pub(super) fn take_suspicion(&mut self, now: Instant) -> bool {
+        let is_raised = matches!(self.suspicion, Suspicion::Raised);
+        if is_raised {
+            self.suspicion = Suspicion::Told(now);
+        }
+        is_raised
+    }
+
     /// There is another uplink: what the old one refused is no reason for a warning any more.
     pub(super) fn forgive(&mut self) {
         for tally in self.seen.values_mut() {
@@ -91,6 +115,12 @@ impl Troubles {
         tally.times += 1;
         tally.current = Some(now);
         self.are_current = true;
+        let is_recent = |at: Instant| now.saturating_duration_since(at) < PATIENCE;
+        if trouble.is_of_a_firewall()
+            && !matches!(self.suspicion, Suspicion::Told(at) if is_recent(at))
+        {
+            self.suspicion = Suspicion::Raised;
+        }
     }
 
     /// Ends what is of a kind and was last refused long enough ago.
@@ -113,6 +143,14 @@ fn number(error: &io::Error) -> i32 {
 }
 
 impl Trouble {
+    /// Whether this is what a firewall does.
+    fn is_of_a_firewall(self) -> bool {
+        let Self::Send(number) = self else {
+            return false;
+        };
+        matches!(Errno::from_raw(number), Errno::EPERM | Errno::EACCES)
+    }
+
     /// The stable name.
     fn label(self) -> String {
         match self {
@@ -229,6 +267,21 @@ mod tests {
             "firewall"
         ));
         assert!(!warnings.iter().any(|line| line.contains("kernel's word")));
+    }
+
+    #[test]
+    fn a_firewall_is_suspected_at_once_and_not_all_the_time() {
+        let (mut troubles, start) = (Troubles::default(), Instant::now());
+        troubles.open_failed(&refused_socket(Errno::EPERM), start);
+        troubles.send_refused(&Errno::ENETUNREACH.into(), start);
+        assert!(!troubles.take_suspicion(start));
+        troubles.send_refused(&Errno::EPERM.into(), start);
+        assert!(troubles.take_suspicion(start));
+        assert!(!troubles.take_suspicion(start), "it was told");
+        troubles.send_refused(&Errno::EPERM.into(), start + PATIENCE / 2);
+        assert!(!troubles.take_suspicion(start + PATIENCE / 2));
+        troubles.send_refused(&Errno::EPERM.into(), start + PATIENCE);
+        assert!(troubles.take_suspicion(start + PATIENCE));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::firewall::Permit;
 use super::observed::{Hop, LOCAL, Observed, Route, Rule, Selector};
-use super::uplink::{Gateway, Uplink};
+use super::uplink::{Gateway, Uplinks};
 use crate::net::{
     Family, Fwmark, IfIndex, PortRange, Prefix, Protocol, RouteProtocol, RouteTable, RulePriority,
 };
@@ -95,9 +95,8 @@ pub struct Capture {
 pub struct Desired {
     /// Our TUN.
     pub tun: IfIndex,
-    /// The way out. Without one nothing is captured, and in a family without a gateway nothing of that family:
-    /// better in the VPN than nowhere.
-    pub uplink: Option<Uplink>,
+    /// The ways out. Of a family without one nothing is captured: better in the VPN than nowhere.
+    pub uplinks: Uplinks,
     /// What to capture.
     pub captures: Vec<Capture>,
     /// Families that a firewall forbids a way of: their rules hold for sockets that are bound to our TUN, which only
@@ -289,11 +288,7 @@ fn wanted(
             groups.entry(group).or_default().insert(prefix);
         }
     }
-    let way_out = desired
-        .uplink
-        .as_ref()
-        .and_then(|uplink| Some((uplink, uplink.gateway(family)?)));
-    let (Some((uplink, gateway)), false) = (way_out, groups.is_empty()) else {
+    let (Some(uplink), false) = (&desired.uplinks[family], groups.is_empty()) else {
         return Ok((routes, rules));
     };
     let route = |table, prefix, link, via| Route {
@@ -317,7 +312,7 @@ fn wanted(
         opaque: false,
     };
 
-    let via = match gateway {
+    let via = match uplink.gateway {
         Gateway::Via(router) => Some(router),
         Gateway::OnLink => None,
     };

@@ -6,7 +6,9 @@
 //! holds the *destination* address, not to the one that a packet comes in by. So, and only while another program has
 //! IPv6 policies, we add allow policies of our own, at the best priority there is: one per prefix and aligned block of
 //! ports, exact to the port, outward by destination and inward by source. Outward they are for what carries no mark of
-//! ours: that is on its way into our TUN. What the relay sends into the VPN carries one, and is IPsec's.
+//! ours: that is on its way into our TUN. What the relay sends into the VPN carries one, and is IPsec's. Inward they are
+//! for what comes out of our TUN, by its index: a policy without a template refuses what came through an association,
+//! which answers from the VPN did, and would let in by any link what claims to be from a captured prefix.
 //!
 //! They are a lease: the kernel lets them lapse when nobody renews them, so that media returns into the VPN after a
 //! crash too. When a lease grows old the kernel sends a notice, [`super::watch::Watch`] tells it, and the
@@ -30,10 +32,10 @@ use nix::errno::Errno;
 use nix::libc::AF_INET6;
 use rtnetlink::proto::{ConnectionHandle, new_connection};
 use rtnetlink::sys::SocketAddr;
-use tokio::task::JoinHandle;
 
+use super::exchange::Connection;
 use super::plan::Capture;
-use crate::net::{Family, PortRange, Prefix, Protocol};
+use crate::net::{Family, IfIndex, PortRange, Prefix, Protocol};
 
 /// The upper bits of our policies' indexes. The kernel's own count up from zero.
 const TAG: u32 = 0x7600_0000;
@@ -69,11 +71,22 @@ pub enum XfrmError {
     },
 }
 
-/// The direction of a policy, by the kernel's numbers.
+/// The direction of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Direction {
-    In = 0,
-    Out = 1,
+    /// Into this machine, by our TUN alone.
+    In(IfIndex),
+    Out,
+}
+
+impl Direction {
+    /// The kernel's number (`XFRM_POLICY_IN`, `XFRM_POLICY_OUT`).
+    const fn number(self) -> u8 {
+        match self {
+            Self::In(_) => 0,
+            Self::Out => 1,
+        }
+    }
 }
 
 /// Packets of one direction that IPsec is to leave alone.
@@ -89,7 +102,7 @@ pub struct Exemption {
 impl fmt::Display for Exemption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let way = match self.direction {
-            Direction::In => "from",
+            Direction::In(_) => "from",
             Direction::Out => "to",
         };
         let Self {
@@ -118,9 +131,9 @@ fn blocks(ports: PortRange) -> impl Iterator<Item = (u16, u16)> {
     })
 }
 
-/// What must be exempted for these captures.
+/// What must be exempted for these captures, whose answers come out of `tun`.
 #[must_use]
-pub fn exemptions(captures: &[Capture]) -> Vec<Exemption> {
+pub fn exemptions(captures: &[Capture], tun: IfIndex) -> Vec<Exemption> {
     let mut found = Vec::new();
     for capture in captures {
         for &prefix in capture
@@ -129,7 +142,8 @@ pub fn exemptions(captures: &[Capture]) -> Vec<Exemption> {
             .filter(|prefix| prefix.family() == Family::V6)
         {
             for (port, mask) in blocks(capture.ports) {
-                found.extend([Direction::Out, Direction::In].map(|direction| Exemption {
+                let directions = [Direction::Out, Direction::In(tun)];
+                found.extend(directions.map(|direction| Exemption {
                     direction,
                     prefix,
                     protocol: capture.protocol,
@@ -155,7 +169,8 @@ impl Exemption {
                 (selector.daddr, selector.prefixlen_d) = (address, self.prefix.len());
                 (selector.dport, selector.dport_mask) = (self.port, self.mask);
             }
-            Direction::In => {
+            Direction::In(tun) => {
+                selector.ifindex = tun.0.try_into().unwrap_or_default();
                 (selector.saddr, selector.prefixlen_s) = (address, self.prefix.len());
                 (selector.sport, selector.sport_mask) = (self.port, self.mask);
             }
@@ -172,7 +187,7 @@ impl Exemption {
                     hard_add_expires_seconds: LEASE_SECONDS,
                     ..LifetimeConfig::default()
                 },
-                direction: self.direction as u8,
+                direction: self.direction.number(),
                 action: ALLOW,
                 index,
                 ..UserPolicyInfo::default()
@@ -182,7 +197,7 @@ impl Exemption {
                     value: 0,
                     mask: MARK_MASK,
                 })],
-                Direction::In => Vec::new(),
+                Direction::In(_) => Vec::new(),
             },
         }
     }
@@ -208,13 +223,7 @@ fn is_rival(policy: &ModifyMessage) -> bool {
 /// A connection to the IPsec half of the kernel, in the network namespace of the thread that opened it.
 pub struct Ipsec {
     handle: ConnectionHandle<XfrmMessage>,
-    connection: JoinHandle<()>,
-}
-
-impl Drop for Ipsec {
-    fn drop(&mut self) {
-        self.connection.abort();
-    }
+    connection: Connection,
 }
 
 impl Ipsec {
@@ -226,11 +235,17 @@ impl Ipsec {
         match new_connection(NETLINK_XFRM) {
             Ok((connection, handle, _)) => Ok(Some(Self {
                 handle,
-                connection: tokio::spawn(connection),
+                connection: Connection::drive(connection),
             })),
             Err(error) if error.raw_os_error() == Some(Errno::EPROTONOSUPPORT as i32) => Ok(None),
             Err(error) => Err(XfrmError::Open(error)),
         }
+    }
+
+    /// Whether the connection has ended: every exchange fails from now on.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.connection.has_ended()
     }
 
     /// Brings our policies to what is wanted, if there are policies to be exempt from; otherwise removes ours.
@@ -273,7 +288,7 @@ impl Ipsec {
             }
         };
         for exemption in wanted {
-            let (selector, direction) = (exemption.selector(), exemption.direction as u8);
+            let (selector, direction) = (exemption.selector(), exemption.direction.number());
             let there = ours.iter().position(|policy| {
                 let info = &policy.user_policy_info;
                 (info.selector, info.direction) == (selector, direction)
@@ -350,14 +365,19 @@ impl Ipsec {
             .clone()
             .request(request, kernel)
             .map_err(io::Error::other)?;
-        while let Some(reply) = replies.next().await {
-            match reply.payload {
-                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-                NetlinkPayload::InnerMessage(message) => receive(message),
-                _ => {}
+        let exchange = async {
+            while let Some(reply) = replies.next().await {
+                match reply.payload {
+                    NetlinkPayload::Error(error) if error.code.is_some() => {
+                        return Err(error.to_io());
+                    }
+                    NetlinkPayload::InnerMessage(message) => receive(message),
+                    _ => {}
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        self.connection.attend(exchange).await?
     }
 }
 
@@ -396,7 +416,7 @@ mod tests {
                 .map(|text| text.parse().expect("a prefix"))
                 .to_vec(),
         };
-        let shown: Vec<_> = exemptions(&[capture])
+        let shown: Vec<_> = exemptions(&[capture], IfIndex(9))
             .iter()
             .map(ToString::to_string)
             .collect();

@@ -21,6 +21,7 @@
 mod obstacle;
 mod trace;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 
@@ -77,7 +78,7 @@ pub struct Firewall {
     table: Table,
     traces: Netlink,
     tun: String,
-    permit: Option<(Permit, String, Fwmark)>,
+    permit: Option<(Permit, BTreeSet<String>, Fwmark)>,
     /// What neighbours are solicited with; none without `CAP_NET_RAW`, and then nothing is known of them.
     solicitor: Option<Socket>,
 }
@@ -125,21 +126,31 @@ impl Firewall {
         })
     }
 
-    /// Lends media a permit, or takes it back: to what goes into our TUN, and to what leaves by `uplink` with `mark`.
+    /// Lends media a permit, or takes it back: to what goes into our TUN, and to what leaves by one of `uplinks` with
+    /// `mark`.
     ///
     /// # Errors
     /// [`NftError::Refused`]; the former permit then stays.
-    pub fn lend(&mut self, permit: Permit, uplink: &str, mark: Fwmark) -> Result<(), NftError> {
-        let wanted = Some((permit, uplink.to_owned(), mark));
+    pub fn lend(
+        &mut self,
+        permit: Permit,
+        uplinks: BTreeSet<String>,
+        mark: Fwmark,
+    ) -> Result<(), NftError> {
+        let wanted = Some((permit, uplinks.clone(), mark));
         if self.permit == wanted {
             return Ok(());
         }
+        let links: Vec<_> = uplinks
+            .iter()
+            .map(|link| link_is(MetaKey::Oifname, link))
+            .collect();
         let mut batch = vec![self.table.flush(PERMIT)];
         let captured = || link_is(MetaKey::Oifname, &self.tun).into_iter();
         if let Some(mark) = permit.mark {
-            let neighbours = [SOLICIT, ADVERTISE].map(|kind| {
-                let rule = link_is(MetaKey::Oifname, uplink).into_iter();
-                rule.chain(is_icmpv6(kind)).collect()
+            let neighbours = links.iter().flat_map(|link| {
+                let rule = |kind| link.iter().cloned().chain(is_icmpv6(kind)).collect();
+                [SOLICIT, ADVERTISE].map(rule)
             });
             let captured = captured().collect::<Vec<_>>();
             for these in std::iter::once(captured).chain(neighbours) {
@@ -149,9 +160,12 @@ impl Firewall {
             }
         }
         if let Some(connection) = permit.conntrack_mark {
-            let direct = link_is(MetaKey::Oifname, uplink).into_iter();
-            let direct = direct.chain(meta_is(MetaKey::Mark, &mark.0.to_ne_bytes()));
-            for these in [captured().collect::<Vec<_>>(), direct.collect()] {
+            let direct = links.iter().map(|link| {
+                let marked = meta_is(MetaKey::Mark, &mark.0.to_ne_bytes());
+                link.iter().cloned().chain(marked).collect()
+            });
+            let captured = captured().collect::<Vec<_>>();
+            for these in std::iter::once(captured).chain(direct) {
                 let rule = these.into_iter().chain(set_conntrack_mark(connection));
                 batch.push(self.table.rule(PERMIT, rule.collect()));
             }
