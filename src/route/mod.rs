@@ -284,12 +284,24 @@ impl Steering {
             failures.note(table.set(&aliases));
         }
         failures.note_all(self.kernel.apply(&plan.changes).await);
-        let exemptions = match desired.uplinks.v6 {
-            Some(_) => xfrm::exemptions(&desired.captures, desired.tun),
-            None => Vec::new(),
-        };
         if let Some(ipsec) = &self.ipsec {
+            let is_wanted = desired.uplinks.v6.is_some();
+            let is_wanted = is_wanted && failures.note(ipsec.is_in_the_way().await) == Some(true);
+            // Who looks for the mark comes after the mark, and goes before it.
+            let mut answers = is_wanted.then_some(self.numbers.mark);
+            if let (Ok(firewall), true) = (&mut self.firewall, is_wanted) {
+                failures.note(firewall.mark_answers(answers));
+            } else {
+                answers = None;
+            }
+            let exemptions = match is_wanted {
+                true => xfrm::exemptions(&desired.captures, answers),
+                false => Vec::new(),
+            };
             failures.note(ipsec.reconcile(&exemptions, SystemTime::now()).await);
+            if let (Ok(firewall), None) = (&mut self.firewall, answers) {
+                failures.note(firewall.mark_answers(None));
+            }
         }
         failures.or(Report {
             changes: plan.changes,

@@ -7,8 +7,10 @@
 //! IPv6 policies, we add allow policies of our own, at the best priority there is: one per prefix and aligned block of
 //! ports, exact to the port, outward by destination and inward by source. Outward they are for what carries no mark of
 //! ours: that is on its way into our TUN. What the relay sends into the VPN carries one, and is IPsec's. Inward they are
-//! for what comes out of our TUN, by its index: a policy without a template refuses what came through an association,
-//! which answers from the VPN did, and would let in by any link what claims to be from a captured prefix.
+//! for what comes out of our TUN and bears our mark therefore ([`super::firewall`]): a policy without a template refuses
+//! what came through an association, as answers in the VPN do, and would let in by any link what claims to be from a
+//! captured prefix. (The selector has an interface too, but inward the kernel compares it with the one that holds the
+//! destination address.) Without nftables nothing bears a mark, and then it has to do without.
 //!
 //! They are a lease: the kernel lets them lapse when nobody renews them, so that media returns into the VPN after a
 //! crash too. When a lease grows old the kernel sends a notice, [`super::watch::Watch`] tells it, and the
@@ -35,7 +37,7 @@ use rtnetlink::sys::SocketAddr;
 
 use super::exchange::Connection;
 use super::plan::Capture;
-use crate::net::{Family, IfIndex, PortRange, Prefix, Protocol};
+use crate::net::{Family, Fwmark, PortRange, Prefix, Protocol};
 
 /// The upper bits of our policies' indexes. The kernel's own count up from zero.
 const TAG: u32 = 0x7600_0000;
@@ -71,22 +73,11 @@ pub enum XfrmError {
     },
 }
 
-/// The direction of a policy.
+/// The direction of a policy, by the kernel's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Direction {
-    /// Into this machine, by our TUN alone.
-    In(IfIndex),
-    Out,
-}
-
-impl Direction {
-    /// The kernel's number (`XFRM_POLICY_IN`, `XFRM_POLICY_OUT`).
-    const fn number(self) -> u8 {
-        match self {
-            Self::In(_) => 0,
-            Self::Out => 1,
-        }
-    }
+    In = 0,
+    Out = 1,
 }
 
 /// Packets of one direction that IPsec is to leave alone.
@@ -97,12 +88,14 @@ pub struct Exemption {
     protocol: Protocol,
     port: u16,
     mask: u16,
+    /// What is in our bits of its packets' marks; none: whatever.
+    mark: Option<Fwmark>,
 }
 
 impl fmt::Display for Exemption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let way = match self.direction {
-            Direction::In(_) => "from",
+            Direction::In => "from",
             Direction::Out => "to",
         };
         let Self {
@@ -131,9 +124,9 @@ fn blocks(ports: PortRange) -> impl Iterator<Item = (u16, u16)> {
     })
 }
 
-/// What must be exempted for these captures, whose answers come out of `tun`.
+/// What must be exempted for these captures, whose answers bear the mark `answers`, if they do.
 #[must_use]
-pub fn exemptions(captures: &[Capture], tun: IfIndex) -> Vec<Exemption> {
+pub fn exemptions(captures: &[Capture], answers: Option<Fwmark>) -> Vec<Exemption> {
     let mut found = Vec::new();
     for capture in captures {
         for &prefix in capture
@@ -142,13 +135,15 @@ pub fn exemptions(captures: &[Capture], tun: IfIndex) -> Vec<Exemption> {
             .filter(|prefix| prefix.family() == Family::V6)
         {
             for (port, mask) in blocks(capture.ports) {
-                let directions = [Direction::Out, Direction::In(tun)];
-                found.extend(directions.map(|direction| Exemption {
+                let unmarked = Some(Fwmark(0));
+                let halves = [(Direction::Out, unmarked), (Direction::In, answers)];
+                found.extend(halves.map(|(direction, mark)| Exemption {
                     direction,
                     prefix,
                     protocol: capture.protocol,
                     port,
                     mask,
+                    mark,
                 }));
             }
         }
@@ -169,13 +164,18 @@ impl Exemption {
                 (selector.daddr, selector.prefixlen_d) = (address, self.prefix.len());
                 (selector.dport, selector.dport_mask) = (self.port, self.mask);
             }
-            Direction::In(tun) => {
-                selector.ifindex = tun.0.try_into().unwrap_or_default();
+            Direction::In => {
                 (selector.saddr, selector.prefixlen_s) = (address, self.prefix.len());
                 (selector.sport, selector.sport_mask) = (self.port, self.mask);
             }
         }
         selector
+    }
+
+    fn mark(&self) -> Option<XfrmAttrs> {
+        let Fwmark(value) = self.mark?;
+        let mask = MARK_MASK;
+        Some(XfrmAttrs::Mark(Mark { value, mask }))
     }
 
     fn policy(&self, index: u32) -> ModifyMessage {
@@ -187,18 +187,12 @@ impl Exemption {
                     hard_add_expires_seconds: LEASE_SECONDS,
                     ..LifetimeConfig::default()
                 },
-                direction: self.direction.number(),
+                direction: self.direction as u8,
                 action: ALLOW,
                 index,
                 ..UserPolicyInfo::default()
             },
-            nlas: match self.direction {
-                Direction::Out => vec![XfrmAttrs::Mark(Mark {
-                    value: 0,
-                    mask: MARK_MASK,
-                })],
-                Direction::In(_) => Vec::new(),
-            },
+            nlas: self.mark().into_iter().collect(),
         }
     }
 }
@@ -212,6 +206,12 @@ fn is_ours(policy: &ModifyMessage) -> bool {
             .nlas
             .iter()
             .any(|attribute| matches!(attribute, XfrmAttrs::Template(_)))
+}
+
+/// What a policy says of marks, if anything.
+fn mark_of(policy: &ModifyMessage) -> Option<&XfrmAttrs> {
+    let mut attributes = policy.nlas.iter();
+    attributes.find(|attribute| matches!(attribute, XfrmAttrs::Mark(_)))
 }
 
 /// Whether a policy is somebody else's and can catch IPv6. Those of single sockets have directions above 2.
@@ -246,6 +246,15 @@ impl Ipsec {
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.connection.has_ended()
+    }
+
+    /// Whether there are policies to be exempt from.
+    ///
+    /// # Errors
+    /// [`XfrmError::Dump`].
+    pub async fn is_in_the_way(&self) -> Result<bool, XfrmError> {
+        let present = self.dump().await.map_err(XfrmError::Dump)?;
+        Ok(present.iter().any(is_rival))
     }
 
     /// Brings our policies to what is wanted, if there are policies to be exempt from; otherwise removes ours.
@@ -288,10 +297,11 @@ impl Ipsec {
             }
         };
         for exemption in wanted {
-            let (selector, direction) = (exemption.selector(), exemption.direction.number());
+            let (selector, direction) = (exemption.selector(), exemption.direction as u8);
             let there = ours.iter().position(|policy| {
                 let info = &policy.user_policy_info;
                 (info.selector, info.direction) == (selector, direction)
+                    && mark_of(policy) == exemption.mark().as_ref()
             });
             if let Some(at) = there {
                 let info = &ours.swap_remove(at).user_policy_info;
@@ -319,15 +329,13 @@ impl Ipsec {
     /// Deletes by index: the selector alone may be somebody else's too. The kernel wants to be told the mark as well.
     async fn delete(&self, policy: &ModifyMessage) -> io::Result<()> {
         let info = &policy.user_policy_info;
-        let marks = policy.nlas.iter();
-        let marks = marks.filter(|attribute| matches!(attribute, XfrmAttrs::Mark(_)));
         let deletion = XfrmMessage::DeletePolicy(DelGetMessage {
             user_policy_id: UserPolicyId {
                 selector: info.selector,
                 index: info.index,
                 direction: info.direction,
             },
-            nlas: marks.cloned().collect(),
+            nlas: mark_of(policy).cloned().into_iter().collect(),
         });
         match self.request(deletion).await {
             Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(()),
@@ -416,7 +424,7 @@ mod tests {
                 .map(|text| text.parse().expect("a prefix"))
                 .to_vec(),
         };
-        let shown: Vec<_> = exemptions(&[capture], IfIndex(9))
+        let shown: Vec<_> = exemptions(&[capture], None)
             .iter()
             .map(ToString::to_string)
             .collect();

@@ -17,6 +17,9 @@
 //! **Permit.** We edit nobody's firewall. But a VPN's firewall must let the VPN's own packets out, and knows them by a
 //! mark. Where IT says so, media bears that mark too: the relay's sockets have it as theirs, and a third chain of ours
 //! gives it to what goes into our TUN.
+//!
+//! **Answers.** What comes out of our TUN can be given our mark at the end of the input hook, where no route and no filter
+//! sees it any more: that is how exemptions from IPsec know it ([`super::xfrm`]).
 
 mod obstacle;
 mod trace;
@@ -54,6 +57,9 @@ const END: &str = "probe-end";
 /// Marks what goes into our TUN and what the relay sends: after connection tracking (-200), before the filters (0).
 const PERMIT: &str = "permit";
 
+/// Marks what comes out of our TUN: behind all others.
+const ANSWERS: &str = "answers";
+
 /// What a VPN's firewall knows its own packets by, lent to media.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Permit {
@@ -79,6 +85,7 @@ pub struct Firewall {
     traces: Netlink,
     tun: String,
     permit: Option<(Permit, BTreeSet<String>, Fwmark)>,
+    answers: Option<Fwmark>,
     /// What neighbours are solicited with; none without `CAP_NET_RAW`, and then nothing is known of them.
     solicitor: Option<Socket>,
 }
@@ -101,6 +108,7 @@ impl Firewall {
                 chain(BEGIN, InetHookNumber::LocalOut, i32::MIN),
                 chain(PERMIT, InetHookNumber::LocalOut, -150),
                 chain(END, InetHookNumber::PostRouting, i32::MAX - 1),
+                chain(ANSWERS, InetHookNumber::LocalIn, i32::MAX - 1),
             ],
         )?;
         let is_probe = || meta_is(MetaKey::Priority, &PROBE.to_ne_bytes()).into_iter();
@@ -122,6 +130,7 @@ impl Firewall {
             table,
             tun: tun.to_owned(),
             permit: None,
+            answers: None,
             solicitor: solicitor().ok(),
         })
     }
@@ -172,6 +181,25 @@ impl Firewall {
         }
         self.table.commit(batch)?;
         self.permit = wanted;
+        Ok(())
+    }
+
+    /// Gives what comes out of our TUN a mark, or no longer does.
+    ///
+    /// # Errors
+    /// [`NftError::Refused`]; what was stays then.
+    pub fn mark_answers(&mut self, mark: Option<Fwmark>) -> Result<(), NftError> {
+        if self.answers == mark {
+            return Ok(());
+        }
+        let mut batch = vec![self.table.flush(ANSWERS)];
+        batch.extend(mark.map(|mark| {
+            let rule = link_is(MetaKey::Iifname, &self.tun).into_iter();
+            let rule = rule.chain(set_meta(MetaKey::Mark, &mark.0.to_ne_bytes()));
+            self.table.rule(ANSWERS, rule.collect())
+        }));
+        self.table.commit(batch)?;
+        self.answers = mark;
         Ok(())
     }
 
