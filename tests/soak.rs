@@ -1,7 +1,8 @@
 //! Random network events beside two running calls: each time the calls are back within three seconds, nothing else has
 //! left the VPN, and in the end nothing is left over.
 //!
-//! `VOICELANE_SOAK_EVENTS` says how many events there are, `VOICELANE_SOAK_SEED` which ones.
+//! `VOICELANE_SOAK_EVENTS` says how many events there are, `VOICELANE_SOAK_SEED` which ones, and `VOICELANE_SOAK_KIND`, for
+//! who looks for a fault, that all are of one kind.
 
 #[path = "support/lab/mod.rs"]
 mod lab;
@@ -94,7 +95,7 @@ impl Random {
 /// The laptop's world as the course has left it.
 struct World {
     lab: Lab,
-    _vpn: Vpn,
+    vpn: Vpn,
     /// The VPN's configuration, as `wg-quick` takes it.
     config: PathBuf,
     _files: TempDir,
@@ -121,7 +122,7 @@ impl World {
         fs::write(&config, text).expect("the directory is ours");
         Self {
             lab,
-            _vpn: vpn,
+            vpn,
             config,
             _files: files,
             wifi: at::LAPTOP.v4.to_string(),
@@ -236,7 +237,7 @@ impl World {
             }
         }
         // Of each interface the last frames: a call's alone would push out who asked for whom before it.
-        for interface in [UPLINK, CABLE, TUN, "wgq0"] {
+        for interface in [UPLINK, CABLE, TUN, &self.vpn.interface] {
             let frames = self
                 .lab
                 .on_laptop
@@ -302,6 +303,9 @@ fn calls_survive_whatever_the_network_does() {
     let fresh = clock.expect("after 1970").as_secs();
     let seed = number("VOICELANE_SOAK_SEED", fresh);
     println!("{events} events; VOICELANE_SOAK_SEED={seed}");
+    let kind = env::var("VOICELANE_SOAK_KIND").ok();
+    let mut kinds = ALL.to_vec();
+    kinds.retain(|it| kind.as_ref().is_none_or(|kind| *kind == format!("{it:?}")));
     let mut random = Random(seed);
 
     let mut world = World::new();
@@ -322,7 +326,7 @@ fn calls_survive_whatever_the_network_does() {
         // A witness remembers everything: a new one for each event.
         world.lab.on_laptop = Capture::start(&world.lab.laptop);
         world.lab.on_gateway = Capture::start(&world.lab.gateway);
-        let happening = random.pick(&ALL);
+        let happening = random.pick(&kinds);
         let what = format!("event {turn} of seed {seed}, {happening:?}");
         world.undergo(happening, &mut random);
         let end = Instant::now();
