@@ -360,6 +360,7 @@ fn calls_survive_whatever_the_network_does() {
     assert!(grown < 16 << 10, "{grown} KiB more");
     // A mapping is a descriptor, and one lives for five minutes.
     assert!(descriptors() < files + 4 * events as usize + 16);
+    println!("fallback: {}", voicelane.status()["status"]["fallback"]);
     let contests = voicelane.events().into_iter();
     let contests = contests.filter(|event| event.kind == EventKind::Contested);
     assert_eq!(contests.count(), 0, "nobody fought");

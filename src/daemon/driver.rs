@@ -15,7 +15,7 @@ use tracing::{debug, info, trace};
 
 use crate::control::{Body, EventKind, Pending, Request};
 use crate::engine::{Alias, Command, Engine, Event, Outbox};
-use crate::net::{ConnectionId, Way};
+use crate::net::{ConnectionId, Family, Way};
 use crate::policy::Policy;
 use crate::relay::{Binders, Connections, Progress, Received, Relay, SendError};
 use crate::tun::Device;
@@ -41,6 +41,8 @@ pub(super) enum Message {
     Aliases(Vec<Alias>),
     /// Media leaves by other uplinks from now on.
     Uplinks(Binders, Moves),
+    /// A family's uplink, which was gone, is there again.
+    UplinkIsBack(Family),
     /// The service manager wants to know that packets are carried.
     Heartbeat,
     /// Another policy is in force from now on.
@@ -396,6 +398,11 @@ impl<D: Device> Driver<D> {
                 let _ = reply.send(self.answer(&request, now));
             }
             Message::Uplinks(binders, moves) => self.follow(binders, moves, now),
+            Message::UplinkIsBack(family) => {
+                let Self { engine, outbox, .. } = self;
+                engine.handle_uplink_is_back(family, now, outbox);
+                self.flush(now);
+            }
             Message::Heartbeat => manager::alive(),
             Message::Policy(policy) => self.engine.handle_policy(policy),
             Message::Aliases(aliases) => self.engine.handle_aliases(aliases),

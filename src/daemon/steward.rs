@@ -557,6 +557,11 @@ impl Steward {
             self.send(Message::Uplinks(binders, moves)).await;
             self.told = told;
         }
+        for (family, _) in ways.present() {
+            if self.ways[family].is_none() && !moves[family] {
+                self.send(Message::UplinkIsBack(family)).await;
+            }
+        }
         self.ways = ways;
         Ok(())
     }
