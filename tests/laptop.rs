@@ -391,6 +391,47 @@ fn each_family_leaves_by_its_own_link_and_moves_alone() {
     voicelane.stop();
 }
 
+/// While its link goes, a call falls into the VPN, which has no link either and takes its time to recover.
+#[test]
+fn a_call_that_fell_while_its_link_was_gone_is_back_with_the_link() {
+    let lab = Lab::new();
+    let _vpn = lab.start_vpn(VpnKind::WgQuick);
+    let voicelane = Voicelane::start(&lab.laptop);
+    let calls =
+        Family::BOTH.map(|family| Call::start(&lab, SocketAddr::new(family.unspecified(), 0)));
+    let begun = Instant::now();
+    for call in &calls {
+        call.back_after(begun, PATIENCE, "the start");
+    }
+    lab.gateway.nft(
+        "add table inet dead
+         add chain inet dead in { type filter hook input priority 0; }
+         add rule inet dead in iifname wan0 drop",
+    );
+    let last = voicelane.last_event();
+    // What is in the TUN when the link has gone is refused.
+    kill(voicelane.pid(), Signal::SIGSTOP).expect("it runs");
+    lab.laptop.ip("link set wlan0 down");
+    sleep(Duration::from_millis(200));
+    kill(voicelane.pid(), Signal::SIGCONT).expect("it waits");
+    voicelane.event_after(last, EventKind::CallFell);
+    voicelane.event_after(last, EventKind::UplinkLost);
+    let (own, router) = (at::LAPTOP.v6, at::HOME);
+    lab.laptop.ip(&format!(
+        "link set wlan0 up\naddr replace {own}/64 dev wlan0 nodad\n\
+         route replace default via {}\nroute replace ::/0 via {}",
+        router.v4, router.v6
+    ));
+    let back = Instant::now();
+    for (call, family) in calls.iter().zip(Family::BOTH) {
+        let took = call.back_after(back, LONGEST_LOSS, "the link is back");
+        println!("{family:?} was back {took:?} after the link");
+    }
+    let returned = voicelane.event_after(last, EventKind::CallReturned);
+    assert_eq!(returned.reason, "the uplink is there again");
+    voicelane.stop();
+}
+
 #[test]
 fn a_link_that_comes_and_goes_is_not_followed() {
     let lab = Lab::new();

@@ -243,7 +243,8 @@ impl World {
                 .on_laptop
                 .frames(|frame| frame.interface == interface);
             let last = frames.len().saturating_sub(25);
-            view += &format!("--- {interface}: {:#?}\n", &frames[last..]);
+            let frames = format!("--- {interface}: {:#?}\n", &frames[last..]);
+            view.push_str(&frames);
         }
         let asked = self.lab.on_laptop.frames(|frame| {
             let is_icmp = matches!(frame.headers.transport, Transport::Icmp(..));

@@ -123,7 +123,7 @@ impl<D: Device> Driver<D> {
             self.take_from_relay(now)?;
             self.take_from_connections(now)?;
             self.flush(now);
-            if self.troubles.take_suspicion(now) {
+            if self.troubles.take_suspicion() {
                 self.alarm.notify_one();
             }
             if let Some(message) = message {

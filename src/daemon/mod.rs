@@ -15,6 +15,7 @@ mod events;
 mod lifecycle;
 mod limits;
 mod manager;
+mod pilot;
 mod privileges;
 mod reload;
 mod situation;

@@ -23,11 +23,10 @@ use crate::control::{Body, EventKind};
 use crate::net::{Family, IfIndex, PerFamily, Protocol};
 use crate::policy::Policy;
 use crate::route::firewall::{Obstacle, Permit};
-use crate::route::hold::Hold;
 use crate::route::observed::{Observed, Rule};
 use crate::route::origin::Origin;
 use crate::route::plan::{Capture, Desired, Numbers};
-use crate::route::uplink::{self, Preferences, UplinkError};
+use crate::route::uplink::{self, Preferences};
 use crate::route::watch::{Change, Watch};
 use crate::route::{Report, Steering, SteeringErrors};
 
@@ -36,11 +35,12 @@ use super::driver::Message;
 use super::events::Events;
 use super::lifecycle::preferences;
 use super::manager::{self, Manager};
+use super::pilot::{News, Noted, Pilot};
 use super::reload::{Source, can_follow};
 use super::situation::Situation;
 use super::sleep::{Notice, SleepWatch};
 use super::today;
-use super::way::{self, Moves, Way, Ways};
+use super::way;
 
 /// The least rest after a look at the kernel. A look that took long, since there is much to see, is rested from for
 /// [`SHARE`] times as long.
@@ -51,6 +51,9 @@ const SHARE: u32 = 4;
 
 /// When to try again what the kernel refused, at first; it doubles up to [`LONGEST_RETRY`].
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How long to leave a firewall alone that was asked about: it may forbid what a probe is allowed.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest time before another try.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
@@ -85,14 +88,7 @@ pub(super) struct Steward {
     alarm: Arc<Notify>,
     policy: Arc<Policy>,
     compiled_for: Date,
-    /// The ways that are in force.
-    ways: Ways,
-    /// The ways that the driver was told last: it keeps the sockets of a family while there is none.
-    told: Ways,
-    holds: PerFamily<Hold>,
-    /// When a better uplink will have proven itself.
-    proven: Option<Instant>,
-    without_uplink: Option<UplinkError>,
+    pilot: Pilot,
     /// Families whose media a firewall was found to forbid; before the first probe, all.
     barred: Vec<Family>,
     /// The ones of which an event has told.
@@ -120,6 +116,9 @@ struct Agenda {
     change: Option<Change>,
     /// Nothing is done before this time.
     rest: Option<Instant>,
+    /// When to ask about a firewall, and when that was last done.
+    doubt: Option<Instant>,
+    asked: Option<Instant>,
     /// When to try again, and how long that was waited for.
     retry: Option<(Instant, Duration)>,
 }
@@ -127,6 +126,13 @@ struct Agenda {
 impl Agenda {
     fn add(&mut self, change: Change) {
         self.change.get_or_insert_default().merge(change);
+    }
+
+    /// The driver was refused what a firewall would refuse.
+    fn doubt(&mut self) {
+        let now = Instant::now();
+        let at = self.asked.map_or(now, |asked| now.max(asked + PAUSE));
+        self.doubt.get_or_insert(at);
     }
 
     /// Something that no notice told of.
@@ -171,11 +177,7 @@ impl Steward {
             alarm,
             policy,
             compiled_for,
-            ways: Ways::default(),
-            told: Ways::default(),
-            holds: PerFamily::default(),
-            proven: None,
-            without_uplink: None,
+            pilot: Pilot::default(),
             barred: Family::BOTH.to_vec(),
             noted_barred: Vec::new(),
             obstacles: Vec::new(),
@@ -224,7 +226,7 @@ impl Steward {
                         agenda.add_now();
                     }
                 }
-                () = self.alarm.notified() => agenda.add_now(),
+                () = self.alarm.notified() => agenda.doubt(),
                 _ = calendar.tick() => {
                     self.turn_the_page().await;
                     agenda.add_now();
@@ -248,7 +250,13 @@ impl Steward {
         let now = Instant::now();
         let asked = agenda.change.as_ref().map(|_| now);
         let retry = agenda.retry.map(|(at, _)| at);
-        let next = [asked, retry, self.proven, self.contest.ends()];
+        let next = [
+            asked,
+            retry,
+            agenda.doubt,
+            self.pilot.again(),
+            self.contest.ends(),
+        ];
         let next = next.into_iter().flatten().min()?;
         Some(agenda.rest.map_or(next, |rest| next.max(rest)))
     }
@@ -264,6 +272,9 @@ impl Steward {
             );
         }
         let begun = Instant::now();
+        if agenda.doubt.take_if(|at| *at <= begun).is_some() {
+            agenda.asked = Some(begun);
+        }
         let outcome = self.reconcile(&change).await;
         let now = Instant::now();
         let rest = now + REST.max((now - begun) * SHARE);
@@ -375,7 +386,7 @@ impl Steward {
         let mut desired = Desired {
             tun: self.charge.tun_index,
             uplinks: PerFamily::new(|family| {
-                let way = self.ways[family].as_ref();
+                let way = self.pilot.ways()[family].as_ref();
                 way.map(|way| way.uplink.clone())
             }),
             captures: self.captures(),
@@ -405,10 +416,11 @@ impl Steward {
     /// Finds out whom a firewall forbids a way: what it would refuse is better in the VPN.
     fn probe(&mut self, desired: &Desired) -> anyhow::Result<()> {
         self.obstacles.clear();
-        if self.ways == Ways::default() {
+        let ways = self.pilot.ways();
+        if ways.present().next().is_none() {
             return Ok(());
         }
-        for (family, way) in self.ways.present() {
+        for (family, way) in ways.present() {
             let target = desired.captures.iter().find_map(|capture| {
                 let mut prefixes = capture.prefixes.iter();
                 let prefix = prefixes.find(|prefix| prefix.family() == family)?;
@@ -507,103 +519,25 @@ impl Steward {
         (self.desired, self.foreign_rules) = (Some(desired), foreign);
     }
 
-    /// Moves to each family's best uplink, or lets go of one that has gone: then nothing of the family is captured, and its
-    /// media is in the VPN.
+    /// Moves to each family's best uplink, or lets go of one that has gone.
     async fn follow(&mut self, permit: Permit, observed: &Observed) -> anyhow::Result<()> {
         let numbers = &self.charge.numbers;
         let marks = (permit.mark.unwrap_or(numbers.mark), numbers.tunnel_mark());
         let ranked = uplink::rank(observed, numbers.protocol, &self.charge.preferences);
-        let error = ranked.as_ref().err().cloned();
-        let (mut ranked, now) = (ranked.unwrap_or_default(), Instant::now());
-        let picked = PerFamily::new(|family| {
-            let ranked = mem::take(&mut ranked[family]);
-            self.holds[family].pick(ranked, now)
-        });
-        let again = picked.iter().filter_map(|(_, (_, again))| *again);
-        self.proven = again.min();
-        let ways = PerFamily::new(|family| {
-            let uplink = picked[family].0.clone()?;
-            Some(Way::new(family, uplink, observed, marks))
-        });
-        if self.without_uplink != error
-            && let Some(error) = &error
+        let ways = self.pilot.pick(ranked, observed, marks, Instant::now());
+        let News { events, messages } = self.pilot.follow(ways)?;
+        for Noted {
+            kind,
+            subject,
+            reason,
+        } in events
         {
-            let lost = way::names(&self.ways);
-            let kind = match lost {
-                Some(_) => EventKind::UplinkLost,
-                None => EventKind::Waiting,
-            };
-            let reason = format!("waiting for an uplink; media stays in the VPN: {error}");
-            self.events
-                .record(kind, lost.as_deref().unwrap_or("uplink"), reason);
+            self.events.record(kind, subject, reason);
         }
-        self.without_uplink = error;
-        if ways == self.ways {
-            return Ok(());
+        for message in messages {
+            self.send(message).await;
         }
-        let mut moves = Moves::default();
-        let mut told = self.told.clone();
-        for (family, way) in ways.present() {
-            let former = self.told[family].as_ref();
-            if former != Some(way) {
-                way.open()?;
-                moves[family] = former.is_none_or(|former| way.moves_since(former));
-                told[family] = Some(way.clone());
-            }
-        }
-        self.note_ways(&ways);
-        if told != self.told {
-            let binders = PerFamily::new(|family| Some(told[family].as_ref()?.binder.clone()));
-            self.send(Message::Uplinks(binders, moves)).await;
-            self.told = told;
-        }
-        for (family, _) in ways.present() {
-            if self.ways[family].is_none() && !moves[family] {
-                self.send(Message::UplinkIsBack(family)).await;
-            }
-        }
-        self.ways = ways;
         Ok(())
-    }
-
-    /// Tells of each family that has another way from now on; the families in one word where they go together.
-    fn note_ways(&self, ways: &Ways) {
-        let mut changes = Vec::<(&str, String, Vec<Family>)>::new();
-        for (family, way) in ways.iter() {
-            let (name, reason) = match (way, &self.ways[family], &self.told[family]) {
-                (None, None, _) => continue,
-                (None, Some(former), _) if ways.present().next().is_some() => {
-                    let reason = "no way out any more, its media stays in the VPN".to_owned();
-                    (&former.uplink.name, reason)
-                }
-                // Nothing is left: that is told as the loss that it is.
-                (None, Some(_), _) => continue,
-                (Some(way), _, Some(told)) if way == told => continue,
-                (Some(way), _, told) => {
-                    let uplink = &way.uplink;
-                    let former = told.as_ref().map(|told| &told.uplink.name);
-                    let reason = match former.filter(|former| **former != uplink.name) {
-                        Some(former) => format!("{}, before it was {former}", uplink.why),
-                        None => uplink.why.to_string(),
-                    };
-                    (&uplink.name, reason)
-                }
-            };
-            match changes.iter_mut().find(|it| it.0 == name && it.1 == reason) {
-                Some((.., families)) => families.push(family),
-                None => changes.push((name, reason, vec![family])),
-            }
-        }
-        let with_a_way = ways.present().count();
-        for (name, reason, families) in changes {
-            let reason = match families[..] {
-                [family] if with_a_way > 1 || ways[family].is_none() => {
-                    format!("{family}: {reason}")
-                }
-                _ => reason,
-            };
-            self.events.record(EventKind::UplinkChanged, name, reason);
-        }
     }
 
     fn captures(&self) -> Vec<Capture> {
@@ -619,7 +553,7 @@ impl Steward {
 
     /// Tells the driver what the last reconciliation found.
     async fn tell(&mut self) {
-        let links = way::names(&self.ways);
+        let links = way::names(self.pilot.ways());
         let is_ready = links.is_some();
         if let Some(links) = links.filter(|_| !self.is_ready) {
             let reason = if self.barred.is_empty() {
@@ -637,10 +571,10 @@ impl Steward {
         let without_aliases = self.steering.without_aliases().map(|error| {
             format!("replies to the VPN's own address may be dropped by its firewall: no nftables ({error})")
         });
-        let no_uplink = self.without_uplink.as_ref();
+        let no_uplink = self.pilot.without_uplink();
         let no_uplink = no_uplink.map(|error| format!("{error}; media stays in the VPN"));
         let leaves = |family: &Family| {
-            self.ways[*family].is_some()
+            self.pilot.ways()[*family].is_some()
                 && self.report.priority.is_some()
                 && !self.barred.contains(family)
         };
@@ -656,7 +590,7 @@ impl Steward {
             format!("others undo our {SUBJECT} again and again, and they are put right at longer and longer intervals: {opponent}")
         });
         let warnings = self.report.warnings.iter().map(ToString::to_string);
-        let (uplink, uplink_v6) = way::status(&self.ways);
+        let (uplink, uplink_v6) = way::status(self.pilot.ways());
         let situation = Situation {
             ready_since: self.ready_since,
             tun: self.charge.tun.clone(),
@@ -674,7 +608,7 @@ impl Steward {
                 .chain(contest)
                 .collect(),
         };
-        self.manager.tell(&self.ways);
+        self.manager.tell(self.pilot.ways());
         self.send(Message::Situation(Box::new(situation))).await;
     }
 

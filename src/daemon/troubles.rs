@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
+use std::mem;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -12,9 +13,6 @@ use crate::relay::OpenError;
 /// How long nothing may have been refused before a success ends a warning. Some destinations may be refused while others
 /// are not: shorter, and the warning would come and go.
 const QUIET: Duration = Duration::from_secs(10);
-
-/// How long to leave a firewall alone that was asked about: it may forbid what a probe is allowed.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What was refused, and for which reason: the kernel's number. There are no more of these than numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,17 +28,8 @@ pub(super) struct Troubles {
     seen: BTreeMap<Trouble, Tally>,
     /// Whether there is anything to be warned of: the packet path looks at this alone.
     are_current: bool,
-    suspicion: Suspicion,
-}
-
-/// Whether a firewall is to be asked about.
-#[derive(Clone, Copy, Debug, Default)]
-enum Suspicion {
-    #[default]
-    None,
-    Raised,
-    /// It was, lately.
-    Told(Instant),
+    /// A firewall is to be asked about.
+    is_suspicious: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -75,14 +64,9 @@ impl Troubles {
         self.end(now, |it| !matches!(it, Trouble::Send(_)));
     }
 
-    /// Whether a firewall has begun to forbid sending, as far as refusals tell: to be asked after each wake-up, and true
-    /// at most once a second.
-    pub(super) fn take_suspicion(&mut self, now: Instant) -> bool {
-        let is_raised = matches!(self.suspicion, Suspicion::Raised);
-        if is_raised {
-            self.suspicion = Suspicion::Told(now);
-        }
-        is_raised
+    /// Whether anything was refused as a firewall refuses it since this was last asked.
+    pub(super) fn take_suspicion(&mut self) -> bool {
+        mem::take(&mut self.is_suspicious)
     }
 
     /// There is another uplink: what the old one refused is no reason for a warning any more.
@@ -115,12 +99,7 @@ impl Troubles {
         tally.times += 1;
         tally.current = Some(now);
         self.are_current = true;
-        let is_recent = |at: Instant| now.saturating_duration_since(at) < PATIENCE;
-        if trouble.is_of_a_firewall()
-            && !matches!(self.suspicion, Suspicion::Told(at) if is_recent(at))
-        {
-            self.suspicion = Suspicion::Raised;
-        }
+        self.is_suspicious |= trouble.is_of_a_firewall();
     }
 
     /// Ends what is of a kind and was last refused long enough ago.
@@ -270,18 +249,14 @@ mod tests {
     }
 
     #[test]
-    fn a_firewall_is_suspected_at_once_and_not_all_the_time() {
+    fn a_firewall_is_suspected_of_what_firewalls_do() {
         let (mut troubles, start) = (Troubles::default(), Instant::now());
         troubles.open_failed(&refused_socket(Errno::EPERM), start);
         troubles.send_refused(&Errno::ENETUNREACH.into(), start);
-        assert!(!troubles.take_suspicion(start));
+        assert!(!troubles.take_suspicion());
         troubles.send_refused(&Errno::EPERM.into(), start);
-        assert!(troubles.take_suspicion(start));
-        assert!(!troubles.take_suspicion(start), "it was told");
-        troubles.send_refused(&Errno::EPERM.into(), start + PATIENCE / 2);
-        assert!(!troubles.take_suspicion(start + PATIENCE / 2));
-        troubles.send_refused(&Errno::EPERM.into(), start + PATIENCE);
-        assert!(troubles.take_suspicion(start + PATIENCE));
+        assert!(troubles.take_suspicion());
+        assert!(!troubles.take_suspicion(), "it was told");
     }
 
     #[test]

@@ -110,7 +110,7 @@
 //! VOICELANE_SOAK_EVENTS=1000 cargo nextest run --test soak --no-capture
 //! ```
 //!
-//! It prints its seed; `VOICELANE_SOAK_SEED` repeats a course. Measured in courses of 400 and 250 events: calls are back
+//! It prints its seed; `VOICELANE_SOAK_SEED` repeats a course, and `VOICELANE_SOAK_KIND=BothLost` has all events of one kind. Measured in courses of 400 and 250 events: calls are back
 //! 14 to 20 ms after most events, 1.8 s at most after the home router's links were set down and up, of which a second is
 //! that router's IPv6 neighbour discovery.
 //!
@@ -134,7 +134,7 @@
 //! | prefer, pin, exclude | `laptop::configuration_prefers_excludes_and_never_takes_a_tunnel`, `route::uplink::the_user_prefers_and_excludes` |
 //! | a captive portal or a firewall on the way that drops media: less than 3 s, and back when it carries again | `fallback::silence_costs_less_than_three_seconds_with_wg_quick`, `fallback::silence_costs_less_than_three_seconds_with_openvpn`, `engine::fallback::a_dead_way_costs_a_call_less_than_three_seconds` |
 //! | a router that refuses, a firewall of this machine's that refuses | `fallback::a_router_that_says_no_is_believed`, `fallback::a_firewall_on_this_machine_costs_nothing` |
-//! | first a mapping, then the whole uplink; hysteresis; the probe for the way back | `engine::fallback::two_mappings_in_a_row_take_the_uplink_with_them_and_only_their_family`, `engine::fallback::a_healed_way_is_taken_again_and_a_fickle_one_later_each_time`, `engine::fallback::trials_on_a_dead_way_bring_nobody_back`, `engine::fallback::an_uplink_that_is_back_is_taken_again_at_once` |
+//! | first a mapping, then the whole uplink; hysteresis; the probe for the way back | `engine::fallback::two_mappings_in_a_row_take_the_uplink_with_them_and_only_their_family`, `engine::fallback::a_healed_way_is_taken_again_and_a_fickle_one_later_each_time`, `engine::fallback::trials_on_a_dead_way_bring_nobody_back`, `engine::fallback::an_uplink_that_is_back_is_taken_again_at_once`, `laptop::a_call_that_fell_while_its_link_was_gone_is_back_with_the_link` |
 //! | `fallback = none` | `fallback::without_fallback_a_call_stays_where_it_is` |
 //! | whole prefixes, the rest back into the VPN | `prefix::the_rest_of_a_prefix_arrives_at_the_far_end_of_the_vpn`, `prefix::what_lets_media_by_lets_nothing_else_out` |
 //! | a kill switch is found, named and obeyed, with and without nftables, at the start and later | `coexistence::the_kill_switch_of_wg_quick_is_named_and_obeyed`, `coexistence::the_firewall_of_mullvad_is_named_and_obeyed`, `coexistence::a_kill_switch_of_legacy_iptables_is_obeyed_though_not_named`, `coexistence::legacy_iptables_that_comes_later_is_found_by_its_first_refusal` |

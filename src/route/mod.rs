@@ -276,7 +276,7 @@ impl Steering {
         let links: BTreeSet<_> = links.map(|(_, uplink)| uplink.name.clone()).collect();
         if let (Ok(firewall), false) = (&mut self.firewall, links.is_empty()) {
             let mark = desired.permit.mark.unwrap_or(self.numbers.mark);
-            failures.note(firewall.lend(desired.permit, links, mark));
+            failures.note(firewall.lend(desired.permit, &links, mark));
         }
         let mut aliases = Vec::new();
         if let Ok(table) = &mut self.aliases {
@@ -294,9 +294,10 @@ impl Steering {
             } else {
                 answers = None;
             }
-            let exemptions = match is_wanted {
-                true => xfrm::exemptions(&desired.captures, answers),
-                false => Vec::new(),
+            let exemptions = if is_wanted {
+                xfrm::exemptions(&desired.captures, answers)
+            } else {
+                Vec::new()
             };
             failures.note(ipsec.reconcile(&exemptions, SystemTime::now()).await);
             if let (Ok(firewall), None) = (&mut self.firewall, answers) {

@@ -143,7 +143,7 @@ impl Firewall {
     pub fn lend(
         &mut self,
         permit: Permit,
-        uplinks: BTreeSet<String>,
+        uplinks: &BTreeSet<String>,
         mark: Fwmark,
     ) -> Result<(), NftError> {
         let wanted = Some((permit, uplinks.clone(), mark));
