@@ -23,6 +23,9 @@ use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use voicelane::control::EventKind;
 
+/// How long a call may be gone at most, whatever happens.
+const LONGEST_LOSS: Duration = Duration::from_secs(3);
+
 fn start(lab: &Lab) -> Voicelane {
     let config = config_with_tcp(&MEDIA_PORT.to_string());
     Home::new(&lab.laptop, &config).start()
@@ -263,6 +266,29 @@ fn what_cuts_the_steward_off_from_the_kernel_is_made_up_for() {
         let event = voicelane.event_after(last, EventKind::Reconciled);
         assert!(event.reason.contains("took ours away"), "{event}");
     }
+    voicelane.stop();
+}
+
+/// On a machine that is busy with other things a look takes long, and costs nothing.
+#[test]
+fn a_look_that_had_to_wait_holds_up_no_other() {
+    require(&[("strace", "strace")]);
+    let lab = Lab::new();
+    let voicelane = start(&lab);
+    let last = voicelane.last_event();
+    let mut command = Command::new("strace");
+    command.args(["--follow-forks", "--inject=sendto:delay_enter=20000"]);
+    command.arg(format!("--attach={}", voicelane.pid()));
+    let mut strace = Program::start("strace", &mut command);
+    strace.wait_for("attached");
+    lab.laptop.run("ip rule flush protocol 118");
+    let slow = voicelane.event_after(last, EventKind::Reconciled);
+    strace.end(Signal::SIGINT);
+    lab.laptop.run("ip rule flush protocol 118");
+    let next = voicelane.event_after(slow.sequence, EventKind::Reconciled);
+    let took = Duration::from_micros(next.took_us.expect("it is timed"));
+    println!("{:?} us while it had to wait, {took:?} then", slow.took_us);
+    assert!(took < LONGEST_LOSS, "{slow} {next}");
     voicelane.stop();
 }
 

@@ -16,6 +16,7 @@ use std::str::FromStr;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
+use jiff::Timestamp;
 use lab::addresses as at;
 use lab::call::Call;
 use lab::caller::{Family, probe, udp};
@@ -253,6 +254,14 @@ impl World {
         view + &format!("--- neighbours: {asked:#?}")
     }
 
+    /// What a person would want to know besides.
+    fn account(&self, voicelane: &Voicelane) -> String {
+        let view = self.view();
+        let (status, events) = (voicelane.status(), voicelane.events());
+        let events = &events[events.len().saturating_sub(30)..];
+        format!("{view}\n{status:#}\n{events:#?}")
+    }
+
     /// Which way a datagram goes.
     fn way(&self, socket: &UdpSocket, to: SocketAddr) -> Way {
         let payload = probe();
@@ -263,13 +272,19 @@ impl World {
 
     /// What must be so after each event, beside the calls: media is outside the VPN again, what is no media is in it,
     /// and nothing but media to the media server is marked.
-    fn assert_order(&self, what: &str, end: Instant) {
+    fn assert_order(&self, what: &str, end: Instant, voicelane: &Voicelane) {
         for family in Family::BOTH {
             let socket = udp(&self.lab.laptop, SocketAddr::new(family.unspecified(), 0));
             let media = at::MEDIA.at(family, MEDIA_PORT);
             while self.way(&socket, media) != Way::Direct {
-                let late = end.elapsed() > LONGEST_LOSS;
-                assert!(!late, "{what}: media of {family:?} is still in the VPN");
+                let after = end.elapsed();
+                if after > LONGEST_LOSS {
+                    let now = Timestamp::now();
+                    let account = self.account(voicelane);
+                    panic!(
+                        "{what}: media of {family:?} is in the VPN after {after:?}, {now}\n{account}"
+                    );
+                }
             }
             // The VPN may need a moment for itself; what it does not carry yet must not be anywhere.
             let other = at::OTHER.at(family, 53);
@@ -333,15 +348,14 @@ fn calls_survive_whatever_the_network_does() {
         let end = Instant::now();
         let back = calls.iter().zip(Family::BOTH).map(|(call, family)| {
             call.is_back_after(end, LONGEST_LOSS).unwrap_or_else(|how| {
-                let (view, status) = (world.view(), voicelane.status());
-                let events = voicelane.events();
-                let events = &events[events.len().saturating_sub(30)..];
-                panic!("{what}: {family:?}: {how}\n{view}\n{status:#}\n{events:#?}")
+                let now = Timestamp::now();
+                let account = world.account(&voicelane);
+                panic!("{what}: {family:?}: {how}, {now}\n{account}")
             })
         });
         let back = back.max().unwrap_or_default();
         losses.entry(happening).or_default().push(back);
-        world.assert_order(&what, end);
+        world.assert_order(&what, end, &voicelane);
         random.wait(300);
     }
     for (happening, losses) in &mut losses {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use jiff::civil::Date;
+use nix::time::{ClockId, clock_gettime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Interval;
@@ -42,12 +43,16 @@ use super::sleep::{Notice, SleepWatch};
 use super::today;
 use super::way;
 
-/// The least rest after a look at the kernel. A look that took long, since there is much to see, is rested from for
-/// [`SHARE`] times as long.
+/// The least rest after a look at the kernel. One that cost much, since there is much to see, is rested from for
+/// [`SHARE`] times what it cost.
 const REST: Duration = Duration::from_millis(10);
 
-/// How many times as long as a look the rest after it is: what others do to the routes must not keep this machine busy.
+/// How many times the processor's time for a look the rest after it is: what others do to the routes must not keep this
+/// machine busy. A look that only waited for the processor has cost nothing.
 const SHARE: u32 = 4;
+
+/// The longest rest after a look.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// When to try again what the kernel refused, at first; it doubles up to [`LONGEST_RETRY`].
 const RETRY: Duration = Duration::from_secs(1);
@@ -271,14 +276,14 @@ impl Steward {
                 "more changed than the kernel could tell: everything is read anew",
             );
         }
-        let begun = Instant::now();
+        let (begun, busy) = (Instant::now(), processor_time());
         if agenda.doubt.take_if(|at| *at <= begun).is_some() {
             agenda.asked = Some(begun);
         }
         let outcome = self.reconcile(&change).await;
         let now = Instant::now();
-        let rest = now + REST.max((now - begun) * SHARE);
-        agenda.rest = Some(rest).max(self.contest.rests_until());
+        let rest = rest_after(processor_time().saturating_sub(busy));
+        agenda.rest = Some(now + rest).max(self.contest.rests_until());
         match outcome {
             Ok(()) => (agenda.retry, self.fault) = (None, None),
             Err(error) => {
@@ -618,6 +623,15 @@ impl Steward {
     }
 }
 
+/// What this thread has had of the processor.
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+fn rest_after(cost: Duration) -> Duration {
+    (cost * SHARE).clamp(REST, LONGEST_REST)
+}
+
 async fn next(heartbeat: &mut Option<Interval>) {
     match heartbeat {
         Some(heartbeat) => {
@@ -631,5 +645,18 @@ async fn until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rest_is_long_for_what_cost_much_and_bounded() {
+        assert_eq!(rest_after(Duration::ZERO), REST);
+        let cost = Duration::from_millis(40);
+        assert_eq!(rest_after(cost), cost * SHARE);
+        assert_eq!(rest_after(Duration::from_secs(9)), LONGEST_REST);
     }
 }

@@ -37,7 +37,7 @@
 //! | timer | value | reason |
 //! |---|---|---|
 //! | gathering | 20 ms from the first notice | a VPN makes a dozen changes in a row |
-//! | rest after a look | 10 ms, or four times as long as the look took | a machine whose routes never stand still must not be kept busy by us |
+//! | rest after a look | 10 ms, or four times the processor's time that the look took, up to 1 s | a machine whose routes never stand still must not be kept busy by us; one that is busy with other things is no reason to wait |
 //! | proof of a better uplink | 2 s, doubled with each loss of that uplink within 10 minutes, up to 64 s | a cable has a carrier before its network works, and a bad one comes and goes; until then the present one works |
 //! | corrections without a rest | 20 in a row, and 2 a second | a VPN that starts, somebody who tidies up |
 //! | rest in a contest | 0.5 s, doubled up to 16 s | two programs that undo each other's work help no call |
@@ -123,6 +123,7 @@
 //! | `ip rule flush`, routes flushed, networkd tidies up, somebody gets ahead: put right at once, and it is said who | `laptop::what_others_take_away_is_back_at_once_and_they_are_named` |
 //! | two programs fight: slower and slower, the other is named | `laptop::two_programs_that_fight_slow_down_and_the_other_is_named`, `daemon::contest::twenty_in_a_row_and_two_each_second_are_no_contest` |
 //! | notices are lost, sockets to the kernel fail | `laptop::more_notices_than_the_socket_holds_lead_to_a_full_look`, `kernel_faults::what_cuts_the_steward_off_from_the_kernel_is_made_up_for` |
+//! | the machine is busy with other things | `kernel_faults::a_look_that_had_to_wait_holds_up_no_other`, `daemon::steward::a_rest_is_long_for_what_cost_much_and_bounded` |
 //! | a VPN starts, stops, starts again, replaces the default route | `vpn::voicelane_then_openvpn_replacing_the_default_route`, `coexistence::openconnect_with_vpnc_script`, and every row of [`super::vpns`] |
 //! | a lease is renewed, or brings another address | `laptop::a_renewed_lease_moves_nothing_and_a_new_address_costs_no_call` |
 //! | an address vanishes and comes back | `kernel_faults::an_address_that_goes_and_comes_back_takes_the_calls_along` |
