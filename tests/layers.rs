@@ -28,7 +28,9 @@ const TABLE: &[(&str, u8, &[&str])] = &[
 ];
 
 /// Modules above the layers: they may name everything.
-const SHELL: &[&str] = &["daemon", "cli", "demo", "manual", "lib", "main"];
+const SHELL: &[&str] = &[
+    "daemon", "doctor", "evidence", "cli", "demo", "manual", "lib", "main",
+];
 
 /// What the layers 0 to 3 must never name.
 const FORBIDDEN_IN_CORE: &[&str] = &[

@@ -90,7 +90,7 @@ fn is_written(origin: &Origin) -> bool {
 }
 
 /// Writes a file that says the same, each value with where it comes from.
-fn text(sections: &[EffectiveSection]) -> String {
+pub(super) fn text(sections: &[EffectiveSection]) -> String {
     let mut out = String::new();
     for (index, section) in sections.iter().enumerate() {
         let gap = if index == 0 { "" } else { "\n" };

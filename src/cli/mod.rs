@@ -2,11 +2,15 @@
 //!
 //! Exit codes: 0 done; 1 failed; 2 the command line or the configuration is wrong, and nothing was touched; 3 the
 //! service is not running (`status`, `reload`), or the system forbids what the demo needs (`demo`). `status` answers 0 for working, 1 for
-//! degraded, 2 for not working, 3 for not running, 4 when it cannot be told.
+//! degraded, 2 for not working, 3 for not running, 4 when it cannot be told. `doctor` answers 0 when nothing is wrong as
+//! far as it could look, 1 for warnings, 2 for faults.
 
+mod bugreport;
+mod capture;
 mod check;
 mod cleanup;
 mod config;
+mod doctor;
 mod events;
 mod explain;
 mod log;
@@ -53,6 +57,12 @@ enum Command {
     Reload(reload::ReloadArgs),
     /// Tell what happened to the service and the network around it, and why.
     Events(events::EventsArgs),
+    /// Examine this machine: what is wrong, and what to do about it.
+    Doctor(doctor::DoctorArgs),
+    /// Write one archive for whoever helps, without names and addresses.
+    Bugreport(bugreport::BugreportArgs),
+    /// Record what passes the TUN for Wireshark: headers alone, unless more is asked for.
+    Capture(capture::CaptureArgs),
     /// Tell what happens to a destination, and which rule says so.
     Explain(explain::ExplainArgs),
     /// Validate a configuration file.
@@ -112,6 +122,9 @@ pub fn main() -> ExitCode {
         Command::Mappings(args) => mappings::run(&args),
         Command::Monitor(args) => monitor::run(&args),
         Command::Events(args) => events::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Bugreport(args) => bugreport::run(&args),
+        Command::Capture(args) => capture::run(&args),
         Command::Explain(args) => explain::run(&args, daemon::find_uplink),
         Command::Check(args) => check::run(&args),
         Command::Config(args) => config::run(&args),

@@ -1,13 +1,14 @@
 //! Which configuration a command reads: the files, what the command line adds, and whether they may be obeyed.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::{env, fs};
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+use nix::unistd::Uid;
 
 use crate::config::{Config, Document, Effective, Faults, Layer};
 
@@ -105,6 +106,7 @@ impl Files {
             let paths = names.into_iter().map(|name| drop_ins.join(name));
             files.extend(paths.map(|path| (Layer::DropIn, path)));
         }
+        files.extend(credential().map(|path| (Layer::Credential, path)));
         Ok(files)
     }
 
@@ -141,15 +143,23 @@ impl Files {
     /// # Errors
     /// [`LoadError::Distrusted`], and what keeps it from being found out.
     pub(super) fn judge(&self) -> Result<(), LoadError> {
+        self.judge_for(Uid::effective())
+    }
+
+    /// The same for a service of another user.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(super) fn judge_for(&self, me: Uid) -> Result<(), LoadError> {
         if self.config.is_none() {
             for dir in [self.config_dir.clone(), self.drop_in_dir()] {
                 if exists(&dir)? {
-                    trust(&dir)?;
+                    trust(&dir, me)?;
                 }
             }
         }
         for (_, file) in self.list()? {
-            trust(&file)?;
+            trust(&file, me)?;
         }
         Ok(())
     }
@@ -157,6 +167,14 @@ impl Files {
     fn drop_in_dir(&self) -> PathBuf {
         self.config_dir.join("conf.d")
     }
+}
+
+/// What systemd hands to the service, as the service sees it and as root does. Nobody else may look there.
+fn credential() -> Option<PathBuf> {
+    let dir = env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let dir = dir.unwrap_or_else(|| PathBuf::from("/run/credentials/voicelane.service"));
+    let file = dir.join("voicelane.toml");
+    file.exists().then_some(file)
 }
 
 fn exists(path: &Path) -> Result<bool, LoadError> {

@@ -138,6 +138,11 @@ fn text(status: &Status) -> String {
             }
         }
     }
+    for (interface, families) in &status.clients {
+        let families = families.iter().map(|it| it.replace("ip", "IP"));
+        let families = families.collect::<Vec<_>>().join(" and ");
+        line("clients", format!("at {interface}: {families}"));
+    }
     if status.vpns.is_empty() {
         line("vpn", "none found".to_owned());
     }

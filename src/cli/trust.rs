@@ -45,9 +45,9 @@ const MOST_LINKS: u32 = 40;
 /// Follows a path as the kernel does, link by link, and judges everything that it touches.
 ///
 /// # Errors
-/// The first thing on the way that others could change.
-pub(super) fn trust(file: &Path) -> Result<(), Distrust> {
-    let me = Uid::effective().as_raw();
+/// The first thing on the way that others than root and `me` could change.
+pub(super) fn trust(file: &Path, me: Uid) -> Result<(), Distrust> {
+    let me = me.as_raw();
     let hidden = |path: &Path, cause| Distrust::Hidden {
         path: path.to_owned(),
         cause,
@@ -133,7 +133,7 @@ mod tests {
     }
 
     fn writable(file: &Path) -> PathBuf {
-        match trust(file) {
+        match trust(file, Uid::effective()) {
             Err(Distrust::Writable { path, .. }) => path,
             other => panic!("{other:?}"),
         }
@@ -168,8 +168,8 @@ mod tests {
         chmod(&file, 0o644);
         let link = closed.join("it.toml");
         symlink("../open/./it.toml", &link).expect("a link");
-        trust(&file).expect("safe");
-        trust(&link).expect("safe");
+        trust(&file, Uid::effective()).expect("safe");
+        trust(&link, Uid::effective()).expect("safe");
 
         chmod(&file, 0o664);
         assert_eq!(writable(&file), file);
@@ -178,12 +178,15 @@ mod tests {
         chmod(&open, 0o777);
         assert_eq!(writable(&link), open);
         chmod(&open, 0o1777);
-        trust(&link).expect("nobody replaces another's file there");
+        trust(&link, Uid::effective()).expect("nobody replaces another's file there");
 
         let circle = closed.join("circle");
         symlink("circle", &circle).expect("a link");
         for lost in [circle, closed.join("none.toml")] {
-            assert!(matches!(trust(&lost), Err(Distrust::Hidden { .. })));
+            assert!(matches!(
+                trust(&lost, Uid::effective()),
+                Err(Distrust::Hidden { .. })
+            ));
         }
     }
 }

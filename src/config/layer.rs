@@ -13,6 +13,8 @@ pub enum Layer {
     Main,
     /// IT as well, or a tool of theirs: a file that adds to the main one.
     DropIn,
+    /// IT's management: what the service manager hands over (systemd.exec(5), `LoadCredential`).
+    Credential,
     /// Whoever starts the program: flags and environment variables.
     CommandLine,
 }
@@ -25,6 +27,7 @@ impl Layer {
             Self::Vendor => "vendor",
             Self::Main => "file",
             Self::DropIn => "drop-in",
+            Self::Credential => "credential",
             Self::CommandLine => "command-line",
         }
     }

@@ -38,8 +38,8 @@ pub use problem::Problem;
 pub use schema::schema;
 pub use service::Service;
 pub use settings::{
-    Control, Fallback, InterfaceName, InterfaceNameError, Listen, Metrics, Nat, Route, Tun, Uplink,
-    VpnMark,
+    Control, Fallback, Gateway, InterfaceName, InterfaceNameError, Listen, Metrics, Nat, Route,
+    Tun, Uplink, VpnMark,
 };
 pub use space::{Block, shortest};
 
@@ -61,6 +61,7 @@ pub struct Config {
     route: Route,
     nat: Nat,
     fallback: Fallback,
+    gateway: Gateway,
     control: Control,
     metrics: Metrics,
 }
@@ -115,6 +116,12 @@ impl Config {
         &self.fallback
     }
 
+    /// Whose media is carried besides this machine's own.
+    #[must_use]
+    pub const fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
     /// Who may ask the running service.
     #[must_use]
     pub const fn control(&self) -> &Control {
@@ -143,6 +150,7 @@ impl Config {
         let (route, table) = settings::route(root, findings);
         let nat = settings::nat(root, findings);
         let fallback = settings::fallback(root, findings);
+        let gateway = settings::gateway(root, (&uplink, &tun), findings);
         let control = settings::control(root, findings);
         let metrics = settings::metrics(root, findings);
 
@@ -183,6 +191,7 @@ impl Config {
             route,
             nat,
             fallback,
+            gateway,
             control,
             metrics,
         };

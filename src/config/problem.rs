@@ -67,6 +67,8 @@ pub enum Problem {
     MetricsPlace,
     #[error("the uplink and the TUN have the same name")]
     UplinkIsTun,
+    #[error("the uplink and the TUN have no clients")]
+    ClientsAtUplink,
     #[error("a service of this name stands in the same file")]
     DuplicateService,
     #[error("more than {most} services")]
@@ -152,6 +154,7 @@ impl Problem {
             Self::GroupName => "group-name",
             Self::MetricsPlace => "metrics-place",
             Self::UplinkIsTun => "uplink-is-tun",
+            Self::ClientsAtUplink => "clients-at-uplink",
             Self::DuplicateService => "duplicate-service",
             Self::TooManyServices { .. } => "too-many-services",
             Self::UnknownName { .. } => "unknown-name",
@@ -211,6 +214,7 @@ impl Problem {
                 "\"unix\", or a loopback address and a port, such as \"127.0.0.1:9764\"".into()
             }
             Self::UplinkIsTun => "two different interfaces".into(),
+            Self::ClientsAtUplink => "an interface that clients are behind".into(),
             Self::DuplicateService => "a name that no other service of the file has".into(),
             Self::TooManyServices { most } => format!("at most {most}"),
             Self::UnknownName { known, .. } if known.is_empty() => {
@@ -271,6 +275,7 @@ impl Problem {
                 "write \"unix\"; to read from another machine, let a Prometheus agent here forward them".into()
             }
             Self::UplinkIsTun => "name the physical interface as uplink, or remove the line to have it found".into(),
+            Self::ClientsAtUplink => "name the interfaces of the LAN".into(),
             Self::DuplicateService => {
                 "rename this one; to replace the other, put this one into a file of its own in conf.d".into()
             }

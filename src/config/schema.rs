@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 
 use super::catalogue::CATALOGUES;
-use super::settings::{Fallback, Nat, Route, Tun};
+use super::settings::{Fallback, Gateway, Nat, Route, Tun};
 use crate::net::Role;
 
 /// The schema (draft 2020-12). A TOML date is a string of format `date`, as editors read it.
@@ -15,7 +15,7 @@ use crate::net::Role;
 pub fn schema() -> Value {
     let catalogues: Vec<_> = CATALOGUES.iter().map(|catalogue| catalogue.name).collect();
     let (tun, route, nat) = (Tun::default(), Route::default(), Nat::default());
-    let fallback = Fallback::default();
+    let (fallback, gateway) = (Fallback::default(), Gateway::default());
     let choice = |words: [&str; 2], about: &str| json!({ "enum": words, "default": words[0], "description": about });
     let number = |least: u32, most: u32, default: u64, about: &str| {
         json!({
@@ -80,6 +80,21 @@ pub fn schema() -> Value {
                 "retry_seconds": number(
                     1, 3_600, fallback.retry.as_secs(), "How long a call stays in the VPN before the direct way is tried again",
                 ),
+            })),
+            "gateway": section(json!({
+                "interfaces": {
+                    "type": "array", "items": interface("An interface with clients behind it"), "default": [],
+                    "description": "The interfaces whose clients' media is carried; without any, only this machine's own",
+                },
+                "mappings_per_client": number(1, 32_768, gateway.mappings_per_client as u64, "The mappings of one client"),
+                "connections_per_client": number(
+                    1, 4_096, gateway.connections_per_client as u64, "The TCP connections of one client",
+                ),
+                "remark": {
+                    "anyOf": [{ "type": "integer", "minimum": 0, "maximum": 63 }, { "type": "string" }],
+                    "default": "keep",
+                    "description": "The code point of media towards clients: a name, 0 to 63, or \"keep\"",
+                },
             })),
             "control": section(json!({
                 "group": group("The group whose members may look at the running service; without it only root"),

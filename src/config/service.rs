@@ -256,7 +256,7 @@ fn ports(value: &DeValue<'_>) -> Result<PortRange, Problem> {
     }
 }
 
-fn dscp(value: &DeValue<'_>) -> Result<Dscp, Problem> {
+pub(super) fn dscp(value: &DeValue<'_>) -> Result<Dscp, Problem> {
     let written = match value {
         DeValue::Integer(number) => number.to_string(),
         DeValue::String(name) => name.to_string(),

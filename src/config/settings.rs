@@ -1,4 +1,4 @@
-//! The settings besides the policy: uplink, TUN, routing numbers, NAT, control socket, metrics. Each default gives its reason.
+//! The settings besides the policy: uplink, TUN, routing numbers, NAT, gateway, control socket, metrics. Each default gives its reason.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,7 +9,10 @@ use toml::de::DeValue;
 
 use super::problem::Problem;
 use super::raw::{At, Findings, Section, boolean, choice, number, text};
-use crate::net::{CaptureMode, Filtering, Fwmark, InterfacePattern, RouteTable, RulePriority};
+use super::service::dscp;
+use crate::net::{
+    CaptureMode, Dscp, Filtering, Fwmark, InterfacePattern, RouteTable, RulePriority,
+};
 
 /// A network interface's name that the kernel accepts: 1 to 15 letters, digits, '-', '_' and '.'.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -167,6 +170,30 @@ impl Default for Fallback {
             to_tunnel: true,
             silence: Duration::from_secs(2),
             retry: Duration::from_secs(10),
+        }
+    }
+}
+
+/// `[gateway]`: whose media this machine carries besides its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    /// The interfaces whose clients are served. None: a laptop carries nobody else's.
+    pub interfaces: Vec<InterfaceName>,
+    /// The mappings of one client. 256: a call takes two to ten, each for five minutes after its end.
+    pub mappings_per_client: usize,
+    /// The TCP connections of one client. 256: a browser opens some dozen.
+    pub connections_per_client: usize,
+    /// The code point of media towards clients. None: the one that it arrives with.
+    pub remark: Option<Dscp>,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            mappings_per_client: 256,
+            connections_per_client: 256,
+            remark: None,
         }
     }
 }
@@ -330,6 +357,41 @@ pub(super) fn fallback(root: &mut Section<'_>, findings: &mut Findings) -> Fallb
     })
 }
 
+/// Reads the table `[gateway]`. What is the way out, or our own, has no clients.
+pub(super) fn gateway(
+    root: &mut Section<'_>,
+    (uplink, tun): (&Uplink, &Tun),
+    findings: &mut Findings,
+) -> Gateway {
+    root.section(findings, "gateway", |section, findings| {
+        let expected = "a list of interfaces, such as [\"lan0\"]";
+        let interfaces = section.list(findings, "interfaces", expected, interface);
+        let interfaces = interfaces.map_or_else(Vec::new, |list| list.value);
+        for one in &interfaces {
+            if one.value == tun.name || uplink.interface.as_ref() == Some(&one.value) {
+                findings
+                    .faults
+                    .push(one.fault(None, Problem::ClientsAtUplink));
+            }
+        }
+        let mut limit = |key, most| {
+            let reason = "256 is ample for a person's calls";
+            let limit = section.optional(findings, key, number(1, most, reason));
+            limit.and_then(|it| usize::try_from(it.value).ok())
+        };
+        let mappings = limit("mappings_per_client", 32_768);
+        let connections = limit("connections_per_client", 4_096);
+        let remark = section.optional(findings, "remark", remark);
+        let default = Gateway::default();
+        Gateway {
+            interfaces: interfaces.into_iter().map(|one| one.value).collect(),
+            mappings_per_client: mappings.unwrap_or(default.mappings_per_client),
+            connections_per_client: connections.unwrap_or(default.connections_per_client),
+            remark: remark.map_or(default.remark, |remark| remark.value),
+        }
+    })
+}
+
 /// Reads the table `[control]`.
 pub(super) fn control(root: &mut Section<'_>, findings: &mut Findings) -> Control {
     root.section(findings, "control", |section, findings| {
@@ -383,6 +445,13 @@ fn interface(value: &DeValue<'_>) -> Result<InterfaceName, Problem> {
 fn pattern(value: &DeValue<'_>) -> Result<InterfacePattern, Problem> {
     let text = text("a pattern of interface names, such as \"eth*\"")(value)?;
     text.parse().map_err(|_| Problem::InterfacePattern)
+}
+
+fn remark(value: &DeValue<'_>) -> Result<Option<Dscp>, Problem> {
+    match value {
+        DeValue::String(word) if word == "keep" => Ok(None),
+        value => dscp(value).map(Some),
+    }
 }
 
 fn vpn_mark(value: &DeValue<'_>) -> Result<VpnMark, Problem> {

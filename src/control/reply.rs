@@ -112,6 +112,9 @@ pub struct Status {
     pub captured: BTreeSet<String>,
     /// The priority of the capturing rules, when there are any.
     pub rule_priority: Option<u32>,
+    /// The interfaces whose clients' media leaves by the uplink, where this machine is a gateway, and of which families.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub clients: BTreeMap<String, BTreeSet<String>>,
     /// What is not as it should be: a sentence each, with what to do.
     pub warnings: Vec<String>,
     /// Every mapping.

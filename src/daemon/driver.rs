@@ -43,6 +43,8 @@ pub(super) enum Message {
     Uplinks(Binders, Moves),
     /// A family's uplink, which was gone, is there again.
     UplinkIsBack(Family),
+    /// The size of the largest packet that applications get, and a gateway's clients.
+    Mtu(u16),
     /// The service manager wants to know that packets are carried.
     Heartbeat,
     /// Another policy is in force from now on.
@@ -405,6 +407,7 @@ impl<D: Device> Driver<D> {
             }
             Message::Heartbeat => manager::alive(),
             Message::Policy(policy) => self.engine.handle_policy(policy),
+            Message::Mtu(mtu) => self.engine.handle_mtu(mtu),
             Message::Aliases(aliases) => self.engine.handle_aliases(aliases),
             Message::Situation(situation) => {
                 if situation.warnings != self.situation.warnings {

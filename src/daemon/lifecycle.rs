@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::config::{self, Config};
 use crate::control::{Access, Body, EventKind, Exporter, Pending, Request, Server, Site};
-use crate::engine::{Engine, FallbackSettings, TUN_MTU};
+use crate::engine::{Engine, FallbackSettings, TUN_MTU, TcpSettings};
 use crate::nat;
 use crate::net::IfIndex;
 use crate::policy::Policy;
@@ -102,7 +102,10 @@ pub(super) async fn live(config: &Config, options: &Options, source: Source) -> 
         tun: tun.name().to_owned(),
         tun_index: IfIndex(index),
     };
-    let mut engine = Engine::new(Arc::clone(&policy), nat_settings(config.nat()));
+    let (nat, tcp) = translator(config);
+    let mut engine = Engine::new(Arc::clone(&policy), nat)
+        .with_tcp(tcp)
+        .with_remark(config.gateway().remark);
     let fallback = config.fallback();
     if fallback.to_tunnel {
         engine = engine.with_fallback(FallbackSettings {
@@ -198,18 +201,31 @@ pub(crate) fn numbers(config: &Config) -> Numbers {
 /// What the configuration wants of the uplink.
 pub(crate) fn preferences(config: &Config) -> Preferences {
     let uplink = config.uplink();
+    // What has clients is no way out.
+    let clients = config.gateway().interfaces.iter().map(|interface| {
+        let pattern = interface.as_str().parse();
+        pattern.expect("a name is a pattern without stars")
+    });
     Preferences {
         pinned: uplink.interface.as_ref().map(ToString::to_string),
         prefer: uplink.prefer.clone(),
-        exclude: uplink.exclude.clone(),
+        exclude: uplink.exclude.iter().cloned().chain(clients).collect(),
     }
 }
 
-fn nat_settings(nat: &config::Nat) -> nat::Settings {
-    nat::Settings {
+/// How mappings and connections behave; a gateway's clients have a smaller share than a laptop's few addresses.
+fn translator(config: &Config) -> (nat::Settings, TcpSettings) {
+    let (nat, gateway) = (config.nat(), config.gateway());
+    let (mut limits, mut tcp) = (nat::Limits::default(), TcpSettings::default());
+    if !gateway.interfaces.is_empty() {
+        limits.mappings_of_address = gateway.mappings_per_client;
+        tcp.connections_of_address = gateway.connections_per_client;
+    }
+    let nat = nat::Settings {
         lifetime: nat.mapping_lifetime,
         filtering: nat.filtering,
         inbound_refresh: nat.inbound_refresh,
-        ..nat::Settings::default()
-    }
+        limits,
+    };
+    (nat, tcp)
 }

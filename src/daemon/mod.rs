@@ -9,6 +9,7 @@
 //! Things are acquired in the order in which it is safe to lose them, and reverted in reverse: rules come last, because
 //! they are what takes effect. See [`crate::manual::operating`].
 
+mod clients;
 mod contest;
 mod driver;
 mod events;
@@ -38,6 +39,7 @@ use crate::route::netlink::Kernel;
 use crate::route::{self, Leftovers, uplink};
 
 pub use events::read_events;
+pub(crate) use lifecycle::{numbers, preferences};
 
 /// What the command line says beside the configuration.
 #[derive(Clone, Debug)]
@@ -89,7 +91,7 @@ pub fn today() -> Date {
     Timestamp::now().to_zoned(TimeZone::UTC).date()
 }
 
-fn runtime() -> anyhow::Result<Runtime> {
+pub(crate) fn runtime() -> anyhow::Result<Runtime> {
     Builder::new_current_thread()
         .enable_all()
         .build()

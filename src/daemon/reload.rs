@@ -1,6 +1,7 @@
 //! Another configuration for a running service: what it may change, and what wants a restart.
 
-use crate::config::Config;
+use crate::config::{Config, Gateway};
+use crate::net::Dscp;
 
 /// Reads the configuration anew.
 pub(super) type Source = Box<dyn Fn() -> anyhow::Result<Config>>;
@@ -12,7 +13,7 @@ pub(super) struct NeedsRestart(Vec<&'static str>);
 
 /// Makes sure that a running service can take up everything that is new.
 ///
-/// Services and the choice of the uplink follow. The rest is what calls in progress and the kernel know us by: the TUN,
+/// Services, the choice of the uplink and a gateway's interfaces follow. The rest is what calls in progress and the kernel know us by: the TUN,
 /// the numbers of rules and tables, how mappings behave, whose the control socket is, where
 /// metrics are.
 ///
@@ -24,6 +25,10 @@ pub(super) fn can_follow(present: &Config, next: &Config) -> Result<(), NeedsRes
         ("[route]", present.route() == next.route()),
         ("[nat]", present.nat() == next.nat()),
         ("[fallback]", present.fallback() == next.fallback()),
+        (
+            "[gateway] but its interfaces",
+            fixed_of(present.gateway()) == fixed_of(next.gateway()),
+        ),
         ("[control]", present.control() == next.control()),
         ("[metrics]", present.metrics() == next.metrics()),
     ];
@@ -38,6 +43,16 @@ pub(super) fn can_follow(present: &Config, next: &Config) -> Result<(), NeedsRes
     }
 }
 
+/// What cannot change of a gateway, whether it is one included: what clients may take is settled at the start.
+fn fixed_of(gateway: &Gateway) -> (bool, usize, usize, Option<Dscp>) {
+    (
+        gateway.interfaces.is_empty(),
+        gateway.mappings_per_client,
+        gateway.connections_per_client,
+        gateway.remark,
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,6 +65,25 @@ mod tests {
     fn services_and_the_uplink_follow() {
         let next = config("include = []\n[uplink]\ninterface = 'wlan1'");
         assert_eq!(can_follow(&config(""), &next), Ok(()));
+    }
+
+    #[test]
+    fn a_gateway_may_get_other_interfaces_but_not_become_one() {
+        let gateway = |rest| config(&format!("[gateway]\n{rest}"));
+        let present = gateway("interfaces = ['lan0']");
+        let next = gateway("interfaces = ['lan0', 'lan1']");
+        assert_eq!(can_follow(&present, &next), Ok(()));
+        for next in [
+            gateway("interfaces = []"),
+            gateway("interfaces = ['lan0']\nmappings_per_client = 10"),
+            gateway("interfaces = ['lan0']\nremark = 'EF'"),
+        ] {
+            let error = can_follow(&present, &next).expect_err("it is settled at the start");
+            assert_eq!(
+                error.to_string(),
+                "only a restart can change [gateway] but its interfaces"
+            );
+        }
     }
 
     #[test]

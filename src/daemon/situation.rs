@@ -1,6 +1,6 @@
 //! What surrounds the data path, as status tells it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use crate::control::{
@@ -27,6 +27,8 @@ pub(super) struct Situation {
     /// The families of which media leaves by the uplink.
     pub(super) captured: Vec<Family>,
     pub(super) rule_priority: Option<RulePriority>,
+    /// A gateway's clients of which media leaves by the uplink, by family and interface.
+    pub(super) clients: BTreeSet<(Family, String)>,
     pub(super) warnings: Vec<String>,
 }
 
@@ -42,8 +44,20 @@ impl Situation {
             vpns: Vec::new(),
             captured: Vec::new(),
             rule_priority,
+            clients: BTreeSet::new(),
             warnings: Vec::new(),
         }
+    }
+
+    /// The interfaces whose clients' media leaves by the uplink, with the families of which it does.
+    fn clients_served(&self, snapshot: &Snapshot) -> BTreeMap<String, BTreeSet<String>> {
+        let mut served = BTreeMap::<_, BTreeSet<_>>::new();
+        let clients = self.clients.iter();
+        for (family, interface) in clients.filter(|it| !snapshot.fallen_uplinks.contains(&it.0)) {
+            let families = served.entry(interface.clone()).or_default();
+            families.insert(family.to_string().to_lowercase());
+        }
+        served
     }
 
     /// Joins what the shell, the engine and the relay know.
@@ -67,6 +81,7 @@ impl Situation {
                 .map(|it| it.to_string().to_lowercase())
                 .collect(),
             rule_priority: self.rule_priority.map(|priority| priority.0),
+            clients: self.clients_served(snapshot),
             warnings: self
                 .warnings
                 .iter()

@@ -21,6 +21,7 @@ use tracing::debug;
 
 use crate::config::{Config, VpnMark};
 use crate::control::{Body, EventKind};
+use crate::engine::TUN_MTU;
 use crate::net::{Family, IfIndex, PerFamily, Protocol};
 use crate::policy::Policy;
 use crate::route::firewall::{Obstacle, Permit};
@@ -31,6 +32,7 @@ use crate::route::uplink::{self, Preferences};
 use crate::route::watch::{Change, Watch};
 use crate::route::{Report, Steering, SteeringErrors};
 
+use super::clients::Clients;
 use super::contest::{Contest, Turn};
 use super::driver::Message;
 use super::events::Events;
@@ -99,6 +101,7 @@ pub(super) struct Steward {
     /// The ones of which an event has told.
     noted_barred: Vec<Family>,
     obstacles: Vec<Obstacle>,
+    clients: Clients,
     desired: Option<Desired>,
     foreign_rules: BTreeSet<Rule>,
     contest: Contest,
@@ -186,6 +189,7 @@ impl Steward {
             barred: Family::BOTH.to_vec(),
             noted_barred: Vec::new(),
             obstacles: Vec::new(),
+            clients: Clients::default(),
             desired: None,
             foreign_rules: BTreeSet::new(),
             contest: Contest::default(),
@@ -236,6 +240,11 @@ impl Steward {
                     self.turn_the_page().await;
                     agenda.add_now();
                 }
+                refusal = self.steering.next_refusal() => {
+                    let obstacle = refusal.context("could not watch the firewall")?;
+                    self.clients.refuse(obstacle, Instant::now(), &self.events);
+                    agenda.add_now();
+                }
                 () = next(&mut heartbeat) => self.send(Message::Heartbeat).await,
                 () = until(due) => self.attend_to(&mut agenda).await,
             }
@@ -261,6 +270,7 @@ impl Steward {
             agenda.doubt,
             self.pilot.again(),
             self.contest.ends(),
+            self.clients.due(),
         ];
         let next = next.into_iter().flatten().min()?;
         Some(agenda.rest.map_or(next, |rest| next.max(rest)))
@@ -333,6 +343,8 @@ impl Steward {
     /// Brings the configuration as it stands now into force, or leaves everything as it is and says why.
     async fn reload(&mut self, agenda: &mut Agenda) -> Body {
         self.manager.reloading();
+        // Who asks for it may have mended the firewall: clients' media is tried again at once.
+        self.clients = Clients::default();
         let renewed = self.renew(agenda).await;
         // A file's faults are a line each.
         self.refused = renewed
@@ -397,6 +409,10 @@ impl Steward {
             captures: self.captures(),
             barred: self.barred.clone(),
             permit,
+            clients: {
+                let gateway = self.charge.config.gateway();
+                self.clients.wanted(gateway, Instant::now(), &self.events)
+            },
         };
         let mut report = self.steering.bring_about(&desired, &observed).await?;
         self.probe(&desired)?;
@@ -573,6 +589,8 @@ impl Steward {
         self.is_ready = is_ready;
         self.send(Message::Aliases(self.report.aliases.clone()))
             .await;
+        self.send(Message::Mtu(self.report.clients_mtu.unwrap_or(TUN_MTU)))
+            .await;
         let without_aliases = self.steering.without_aliases().map(|error| {
             format!("replies to the VPN's own address may be dropped by its firewall: no nftables ({error})")
         });
@@ -604,8 +622,15 @@ impl Steward {
             vpns: self.report.vpns.clone(),
             captured: Family::BOTH.into_iter().filter(leaves).collect(),
             rule_priority: self.report.priority,
+            clients: self
+                .desired
+                .as_ref()
+                .map(Desired::served)
+                .unwrap_or_default(),
             warnings: warnings
                 .chain(self.obstacles.iter().map(ToString::to_string))
+                .chain(self.clients.warnings())
+                .chain(self.report.hindrances.iter().cloned())
                 .chain(without_aliases)
                 .chain(no_uplink)
                 .chain(fault)

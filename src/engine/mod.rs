@@ -46,7 +46,7 @@ use self::pace::Pace;
 use self::path::Path;
 use self::reassembly::Reassembly;
 use crate::nat;
-use crate::net::{Endpoint, Family, TrafficClass, Way};
+use crate::net::{Dscp, Endpoint, Family, TrafficClass, Way};
 use crate::policy::Policy;
 use crate::wire::{Packet, ParseError, Transport, icmp};
 
@@ -112,6 +112,10 @@ pub struct Engine {
     returns: Pace,
     /// Of the next packet that is fragmented into the TUN.
     identification: u32,
+    /// The largest packet that is written into the TUN.
+    mtu: u16,
+    /// What media's answers carry instead of the code point that they came with.
+    remark: Option<Dscp>,
     counters: Counters,
     /// When each limit refused something for the last time, by label.
     limits_reached: BTreeMap<&'static str, Instant>,
@@ -133,9 +137,19 @@ impl Engine {
             // Not to be guessed by others (RFC 7739): the hasher's seed is a secret of the process.
             #[expect(clippy::cast_possible_truncation, reason = "any 32 bits will do")]
             identification: RandomState::default().hash_one(0) as u32,
+            mtu: TUN_MTU,
+            remark: None,
             counters: Counters::default(),
             limits_reached: BTreeMap::new(),
         }
+    }
+
+    /// Gives the answers of media another code point than the one that they come with; what says who is congested (ECN)
+    /// stays.
+    #[must_use]
+    pub const fn with_remark(mut self, remark: Option<Dscp>) -> Self {
+        self.remark = remark;
+        self
     }
 
     /// Takes a packet that an application sent into the TUN.
@@ -201,6 +215,12 @@ impl Engine {
     /// Takes the addresses that replies must not name (see [`Alias`]).
     pub fn handle_aliases(&mut self, aliases: Vec<Alias>) {
         self.aliases = aliases;
+    }
+
+    /// Takes the size of the largest packet that gets through to applications beyond the TUN, at most [`TUN_MTU`]: what
+    /// is larger goes into the TUN in fragments.
+    pub fn handle_mtu(&mut self, mtu: u16) {
+        self.mtu = mtu.min(TUN_MTU);
     }
 
     /// When [`Engine::handle_timeout`] has something to do next.

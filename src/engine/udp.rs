@@ -5,8 +5,7 @@ use std::time::Instant;
 
 use super::path::{Path, Socket};
 use super::{
-    Arrival, DropReason, Engine, Event, FallCause, Outbox, ReturnCause, ReturnedError, TUN_MTU,
-    Transmit,
+    Arrival, DropReason, Engine, Event, FallCause, Outbox, ReturnCause, ReturnedError, Transmit,
 };
 use crate::nat::{MapError, Mapped, Refusal};
 use crate::net::{
@@ -103,7 +102,7 @@ impl Engine {
         match written {
             Ok(()) => {
                 self.counters.hairpinned += 1;
-                outbox.scratched_packet(TUN_MTU, self.identify());
+                outbox.scratched_packet(self.mtu, self.identify());
             }
             Err(fault) => self.counters.drop_in(DropReason::Unwritable(fault)),
         }
@@ -133,11 +132,11 @@ impl Engine {
         };
         self.hear(mapping, way, &buffer[payload.clone()], now, outbox);
         let length = payload.len();
-        let headers = self.headers(from, inside, traffic_class);
+        let headers = self.headers(from, inside, self.remarked(from, traffic_class));
         match udp::prepend(buffer, payload, &headers) {
             Ok(packet) => {
                 self.counters.count_in(length);
-                outbox.packet(&buffer[packet], TUN_MTU, self.identify());
+                outbox.packet(&buffer[packet], self.mtu, self.identify());
             }
             Err(fault) => self.counters.drop_in(DropReason::Unwritable(fault)),
         }
@@ -356,6 +355,15 @@ impl Engine {
             destination: Endpoint::new(self.alias_of(inside.0.addr), inside.0.port),
             traffic_class,
             hop_limit: HOP_LIMIT,
+        }
+    }
+
+    /// The traffic class of an answer: another one where that is wanted, and if it is media's.
+    fn remarked(&self, from: Endpoint, arrived: TrafficClass) -> TrafficClass {
+        let is_media = || self.policy.evaluate(Protocol::Udp, from).action == Action::Relay;
+        match self.remark.filter(|_| is_media()) {
+            Some(dscp) => TrafficClass { dscp, ..arrived },
+            None => arrived,
         }
     }
 

@@ -52,7 +52,15 @@
 //! | pages | more | 2 loads | 1 MiB, and 64 cells of 1, 2 or 4 bytes for each distinct /18 |
 //! | registers | up to 32 intervals with AVX2, 128 with AVX-512: the bulk lookup | 1/8 or 1/16 of a walk down 5 to 7 levels | 1 KiB |
 //!
-//! A lookup takes the same steps whatever the address and however long the prefix, without a branch that depends on
+//! | IPv6 engine | when | one lookup | memory |
+//! |---|---|---|---|
+//! | walk | up to 8,192 intervals | one compare for each doubling of their number; in bulk, in registers and by gathers | 12 B an interval, up to twice that |
+//! | tree | more | 1 load, then 1 to 3 cache-line pairs of 128 B | 4 B for each block of the directory, 6 or 8 B an interval |
+//!
+//! IPv6 is searched by the high half of an address, where nearly all prefixes end; where a longer one lies, the few
+//! boundaries of its /64 are searched in full.
+//!
+//! An IPv4 lookup takes the same steps whatever the address and however long the prefix, without a branch that depends on
 //! them, and so a stream of addresses that no predictor can follow costs what a steady one does. Two exceptions pay with
 //! a short walk down a tree of cache lines: a /14 with more than 8 intervals in the directory, and a /24 with more than
 //! one interval in the pages. In a policy the first is rare; in a BGP table one /24 in ten thousand is of the second

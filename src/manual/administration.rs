@@ -7,6 +7,7 @@
 //! | `vendor` | compiled in: every default ([`super::defaults`]) and the catalogues | we, from what the vendor publishes |
 //! | `file` | `/etc/voicelane/voicelane.toml` | IT |
 //! | `drop-in` | `/etc/voicelane/conf.d/*.toml`, in the order of their names' bytes | IT's tools, one file each |
+//! | `credential` | `voicelane.toml` among systemd's credentials | IT's management, encrypted if it likes |
 //! | `command-line` | flags, and the environment variable of each: `--uplink` is `VOICELANE_UPLINK` | whoever starts the service |
 //!
 //! The last layer that has a key has the last word. A list replaces the list, a service the whole service of its name,
@@ -14,8 +15,13 @@
 //! in one file are a fault. Every file says `version = 1`, and every file is checked in full, so that no drop-in hides
 //! what is wrong below it.
 //!
-//! `--config FILE` means that file alone, without drop-ins: a test of a file shall not depend on the machine. The vendor's
-//! layer and the command line's stay.
+//! `--config FILE` means that file alone, without drop-ins and credential: a test of a file shall not depend on the machine.
+//! The vendor's layer and the command line's stay.
+//!
+//! The unit loads a credential `voicelane.toml` if there is one: in `/etc/credstore`, handed to a machine from outside or,
+//! by a drop-in of the unit that says `LoadCredentialEncrypted=voicelane.toml`, encrypted for this machine alone
+//! (systemd-creds(1)). It is for configurations that users must not read, and so `config show` shows it to root only, while
+//! the service runs. systemd hands it over at a start, so a change wants a restart.
 //!
 //! `voicelane config show --effective` prints a file that says the same as all layers, and behind each value the layer,
 //! the file and the line that it comes from. Without `--effective` it leaves out what nobody but the vendor said.

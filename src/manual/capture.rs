@@ -17,7 +17,8 @@
 //!
 //! A family for which the uplink has no way out is not captured: its media is better in the VPN than nowhere.
 //!
-//! `iif lo` means "sent by this machine". What other machines send through this one stays where it is. `fwmark
+//! `iif lo` means "sent by this machine". What other machines send through this one stays where it is, unless it is to be
+//! their gateway ([`super::gateway`]). `fwmark
 //! 0/0xff000000` means "without a mark of ours", see "The way into the VPN".
 //!
 //! # Whole prefixes

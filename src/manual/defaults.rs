@@ -36,6 +36,11 @@
 //! | first trial after a fall, `fallback.retry_seconds` | 10 s, doubled for each relapse within a minute, at most 5 min | a way that comes and goes costs a call a switch each time |
 //! | trials in a row that bring a call back | 3 | one may be luck |
 //! | mappings in a row that take the uplink with them | 2, if none heard anything in between | one may have a dead server |
+//! | interfaces with clients, `gateway.interfaces` | none | a laptop carries nobody else's media, and a router only what IT says |
+//! | mappings of a client, `gateway.mappings_per_client` | 256 | a call takes two to ten, each for five minutes after its end; 128 clients may have all of theirs |
+//! | TCP connections of a client, `gateway.connections_per_client` | 256 | a browser opens some dozen |
+//! | media's code point towards clients, `gateway.remark` | keep | the LAN's code points are IT's |
+//! | trial of a firewall that refused clients' media | 1 min | each costs calls what is sent within some 30 ms |
 //! | priority of EF | `SO_PRIORITY` 6 | interactive voice; needs no capability |
 //! | who may look, `control.group` | nobody but root | mappings tell who is on the phone, and with whom |
 //! | who may change, `control.admin_group` | nobody but root | what leaves the VPN is IT's decision |
@@ -47,5 +52,7 @@
 //! | `--runtime-dir` | `/run/voicelane` | emptied by a reboot, as routes are (FHS 3.0 section 3.15) |
 //! | `--log` | `info` | what changed, and what a person should act on; no addresses |
 //! | `--interval` | `1` s | what a person can follow |
-//! | `--seconds` of the demo | `8` | 400 packets each way, among which a lost one shows |
+//! | `--seconds` of the demo and of a capture | `8`, `30` | 400 packets each way, among which a lost one shows; long enough to call somebody |
+//! | `--packets` of a capture | `100000` | ten minutes of a call with voice alone, and 10 MB of headers |
+//! | `--output` of `capture` and `bugreport` | `voicelane.pcap`, `voicelane-bugreport.tar.gz` | where whoever asks is; what is there is not written over |
 //! | TUN reads and socket reads | 64 each per wake-up | equal, so that neither direction starves the other |

@@ -17,6 +17,7 @@
 //! - **reject**: refuse with an ICMP error or a RST. **drop**: refuse silently, with a reason that is counted.
 //! - **treatment**: DSCP and queueing priority. **EF**: expedited forwarding, DSCP 46, TOS octet 0xb8.
 //! - **fwmark, table, rule priority, protocol number**: as in ip-rule(8) and ip-route(8).
+//! - **client**: a machine behind a gateway, whose media is forwarded into the TUN.
 //! - **alias**: an address that stands for a local one on the short way from the TUN to the firewall's prerouting hook.
 //! - **transmit, command, event, timeout**: what passes between engine and shell.
 //! - **revert**: undo what was acquired, in reverse order. **cleanup**: the same for a process that cannot do it itself.

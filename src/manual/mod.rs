@@ -13,7 +13,7 @@
 //!         \___________|________/   (config -> policy)    |
 //!  L3              engine  -------- Outbox --------------+->  L4  tun   relay   route   control
 //!             handle_* / poll_timeout  <-----------------+-        \_____|_______|_______/
-//!                                                        |                 L5 daemon -- cli, main; demo
+//!                                                        |                 L5 daemon -- doctor, evidence -- cli, main; demo
 //! ```
 //!
 //! `tests/layers.rs` holds the `crate::` edges and the forbidden names against this picture.
@@ -42,18 +42,22 @@
 //! - [`capture`]: how exactly the policy's packets get into the TUN, and how they stay on the direct path
 //! - [`vpns`]: which VPNs it was tested with, how each takes the traffic, and what IT must add where one forbids
 //! - [`nat`]: the translator's behaviour, requirement by requirement
+//! - [`gateway`]: the media of everybody behind the VPN router of a site
 //! - [`laptop`]: what happens when everything around moves: states, timers, uplinks, sleep
 //! - [`service`]: its unit, privileges, reloads, packages
 //! - [`defaults`]: every default with its reason
 //! - [`exports`]: the policy in the words of other programs, and who has judged each
 //! - [`administration`]: configuration in layers, who may ask the service, its state, metrics
+//! - [`diagnosis`]: when calls are bad: the doctor, the archive for whoever helps, the capture
 //! - [`operating`]: what is where on a machine, what may go wrong, what to look at
 //! - [`glossary`]: the words
 
 pub mod administration;
 pub mod capture;
 pub mod defaults;
+pub mod diagnosis;
 pub mod exports;
+pub mod gateway;
 pub mod glossary;
 pub mod laptop;
 pub mod nat;

@@ -56,7 +56,7 @@
 //! | RFC 7857 section 7 inbound refresh off where filtering is endpoint-independent | off everywhere; where it is on, strangers that the filter lets in refresh nothing | `engine::limits::by_configuration_known_peers_refresh_a_mapping_and_strangers_never` |
 //! | RFC 7857 section 8 port parity off | see REQ-4 above | none is due |
 //! | RFC 7857 section 10, RFC 6864 IPv4 identification | the kernel's on the uplink; in the TUN a count that starts where nobody can guess | by construction |
-//! | RFC 6888 REQ-4, 5 limits for each subscriber, of ports and of memory | 8,192 mappings of an inside address, of 32,768 in all; 2,048 TCP connections, of 4,096; 1 MiB of waiting fragments of a source, of 4 MiB | `engine::limits::one_inside_address_leaves_room_for_others`, `tcp::one_inside_address_leaves_connections_for_others`, `engine::limits::a_flood_of_fragments_of_one_source_leaves_room_for_others` |
+//! | RFC 6888 REQ-4, 5 limits for each subscriber, of ports and of memory | 8,192 mappings of an inside address, of 32,768 in all; 2,048 TCP connections, of 4,096; of each 256 on a gateway ([`super::gateway`]), by configuration; 1 MiB of waiting fragments of a source, of 4 MiB | `engine::limits::one_inside_address_leaves_room_for_others`, `tcp::one_inside_address_leaves_connections_for_others`, `gateway::a_client_has_its_share_and_answers_are_marked_anew`, `engine::limits::a_flood_of_fragments_of_one_source_leaves_room_for_others` |
 //! | RFC 6888 REQ-12 destinations are not logged | addresses at the level DEBUG only | by construction |
 //!
 //! # What grows, and how far

@@ -5,19 +5,21 @@
 //! - the TUN `voicelane0`, not persistent;
 //! - rules and routes with protocol 118: `ip rule show`, `ip route show table all proto 118`;
 //! - `rp_filter` of the uplink set to 2 if it was 1, with the old value in the journal;
-//! - two nftables tables, one for aliases of a VPN's addresses and one for probes and permits: `nft list ruleset`;
+//! - two nftables tables, one for aliases of a VPN's addresses and one for probes and permits, and a third on a gateway:
+//!   `nft list ruleset`;
 //! - allow policies for captured IPv6 where another program has IPsec policies: `ip xfrm policy`;
 //! - the runtime directory: `control.sock`, `metrics.sock` if it is asked for, and `state.json`, the journal;
 //! - `events.jsonl` and `events.1.jsonl` in the state directory (`--state-dir`; the runtime directory if not given): what
 //!   happened, at most 512 KiB. They stay.
 //!
-//! All but the events goes on SIGINT and SIGTERM. After SIGKILL the TUN, its routes and the nftables table go at once with the
+//! All but the events goes on SIGINT and SIGTERM. After SIGKILL the TUN, its routes and the nftables tables go at once with the
 //! process; what stays (rules that lead to empty tables, the uplink's setting, the journal) harms nothing, and the next
 //! start or `voicelane cleanup` removes it. Both recognise what is ours by protocol number and table, and touch nothing
 //! else.
 //!
 //! # What does not work is said
 //!
+//! - `voicelane doctor` examines everything at once, see [`super::diagnosis`].
 //! - `voicelane events` says what happened and why, `--follow` goes on, `--json` is for machines: version, sequence,
 //!   time (UTC), kind, subject, reason and, where it is a figure, `took_us`. Kinds are only added.
 //! - `voicelane status` ends with warnings: what is not as it should be, and what to do. What the kernel refused is warned

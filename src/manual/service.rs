@@ -28,8 +28,8 @@
 //! | `AF_INET`, `AF_INET6`, no `PrivateNetwork`, no address list | media, to wherever the policy says |
 //! | `AF_UNIX` | the control socket, the journal, logind |
 //!
-//! There is no `LoadCredential`: the service has no secret. Its configuration is readable by everybody on purpose (`check`
-//! and `explain` are for users), and a credential would not follow a reload.
+//! The service has no secret. Its configuration is readable by everybody on purpose (`check` and `explain` are for users);
+//! what users must not read can be a credential ([`super::administration`]).
 //!
 //! `cleanup` runs before each start and after each end, by the configuration's numbers or, as the file may be what is
 //! broken, by the default ones. The runtime directory outlives a restart, because the journal of settings is in it.
@@ -54,7 +54,7 @@
 //! wants a restart, a kernel that refuses: what was in force stays. `reload` then ends with 2 and says why, as do the
 //! log, `voicelane events` and, until a reload succeeds, the warnings of `voicelane status`.
 //!
-//! Services and the choice of the uplink follow a reload. `[tun]`, `[route]`, `[nat]`, `[fallback]`, `[control]` and
+//! Services, the choice of the uplink and the interfaces of a gateway follow a reload. `[tun]`, `[route]`, `[nat]`, `[fallback]`, `[control]` and
 //! `[metrics]` want a restart: calls in progress, the kernel and the neighbours know us by them.
 //!
 //! A call that both policies name notices nothing. The engine learns the new policy first; then new tables are filled, then

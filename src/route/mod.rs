@@ -24,6 +24,9 @@
 //! takes packets after routing: [`sysctl`] and [`xfrm`]. A VPN's firewall drops replies to its address: [`alias`] and
 //! [`nft`]. A kill switch forbids the direct path: [`firewall`] finds that out, and then nothing is captured.
 //!
+//! **Clients.** A gateway's clients are captured as this machine's own applications are, by rules that ask for a mark:
+//! [`gateway`] makes it, for whole datagrams.
+//!
 //! **End.** [`Steering::revert`] goes the way back: exemptions, rules, routes, settings. After a kill, the TUN takes its
 //! routes with it, rules ask empty tables, the alias table goes with its socket and exemptions lapse; [`cleanup`]
 //! removes the rest.
@@ -31,8 +34,10 @@
 pub mod alias;
 mod exchange;
 pub mod firewall;
+pub mod gateway;
 pub mod hold;
 pub mod journal;
+pub mod lookup;
 mod message;
 pub mod netlink;
 pub mod nft;
@@ -47,6 +52,7 @@ pub mod xfrm;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::SystemTime;
@@ -56,6 +62,7 @@ use socket2::Socket;
 use crate::engine::Alias;
 use crate::net::{Family, IfIndex, RulePriority};
 use firewall::{Firewall, Obstacle};
+use gateway::Gateway;
 use journal::{Entry, Journal, JournalError};
 use netlink::{Kernel, NetlinkError};
 use nft::{AliasTable, NftError};
@@ -164,6 +171,10 @@ pub struct Report {
     pub aliases: Vec<Alias>,
     /// The VPNs that take traffic.
     pub vpns: Vec<Vpn>,
+    /// What keeps a gateway's clients from being served that is not ours to change, a sentence each.
+    pub hindrances: Vec<String>,
+    /// The largest packet that the links of a gateway's clients take.
+    pub clients_mtu: Option<u16>,
 }
 
 /// The hold on the kernel's routing: from [`Steering::open`], with nothing captured, over any number of
@@ -174,6 +185,8 @@ pub struct Steering {
     journal: Journal,
     aliases: Result<AliasTable, NftError>,
     firewall: Result<Firewall, NftError>,
+    /// There while clients are to be served.
+    gateway: Option<Gateway>,
     numbers: Numbers,
     tun: Tun,
 }
@@ -198,6 +211,7 @@ impl Steering {
             journal,
             aliases: AliasTable::new(&tun.name),
             firewall: Firewall::open(&tun.name),
+            gateway: None,
             numbers,
             tun,
         })
@@ -283,7 +297,14 @@ impl Steering {
             aliases = alias::aliases(observed, self.tun.index);
             failures.note(table.set(&aliases));
         }
+        failures.note(self.welcome(desired));
         failures.note_all(self.kernel.apply(&plan.changes).await);
+        if let Some(gateway) = &mut self.gateway {
+            failures.note(gateway.narrow(desired));
+        }
+        if desired.clients.is_empty() {
+            self.gateway = None;
+        }
         if let Some(ipsec) = &self.ipsec {
             let is_wanted = desired.uplinks.v6.is_some();
             let is_wanted = is_wanted && failures.note(ipsec.is_in_the_way().await) == Some(true);
@@ -310,7 +331,36 @@ impl Steering {
             priority: plan.priority,
             aliases,
             vpns: vpn::find(observed, self.tun.index),
+            hindrances: gateway::hindrances(desired, observed),
+            clients_mtu: gateway::mtu(desired),
         })
+    }
+
+    /// Marks packets of the clients that are to be served, before rules ask for the mark.
+    fn welcome(&mut self, desired: &Desired) -> Result<(), SteeringError> {
+        if self.gateway.is_none() && !desired.clients.is_empty() {
+            gateway::prepare_tun(&self.tun.name)?;
+            self.gateway = Some(Gateway::open(&self.tun.name, self.numbers)?);
+        }
+        if let Some(gateway) = &mut self.gateway {
+            gateway.widen(desired)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the firewall has refused a packet of a gateway's client, or an answer to one; for ever where none is
+    /// served.
+    ///
+    /// # Errors
+    /// When the socket that it is told by fails.
+    ///
+    /// # Cancel safety
+    /// Nothing that was told is lost.
+    pub async fn next_refusal(&mut self) -> io::Result<Obstacle> {
+        match &mut self.gateway {
+            Some(gateway) => gateway.next_refusal().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Tries whether the firewall lets media of a family by, with a socket of the relay's kind for the direct path.

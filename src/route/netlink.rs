@@ -58,7 +58,7 @@ pub enum NetlinkError {
 }
 
 /// The kernel's answer as an error of the system.
-fn answer(error: rtnetlink::Error) -> io::Error {
+pub(super) fn answer(error: rtnetlink::Error) -> io::Error {
     match error {
         rtnetlink::Error::NetlinkError(error) => error.to_io(),
         other => io::Error::other(other),
@@ -68,8 +68,8 @@ fn answer(error: rtnetlink::Error) -> io::Error {
 /// A connection to the routing half of the kernel, in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Kernel {
-    handle: Handle,
-    connection: Connection,
+    pub(super) handle: Handle,
+    pub(super) connection: Connection,
     port: u32,
 }
 

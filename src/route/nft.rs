@@ -23,6 +23,7 @@ use netlink_packet_netfilter::{
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::engine::Alias;
 
@@ -48,7 +49,7 @@ pub(super) type Expression = ListAttribute<ExpressionAttribute>;
 /// `NFNL_SUBSYS_NFTABLES`, which a batch names as its addressee.
 const SUBSYSTEM: u16 = 10;
 /// `NFT_PAYLOAD_NETWORK_HEADER`.
-const NETWORK_HEADER: u32 = 1;
+pub(super) const NETWORK_HEADER: u32 = 1;
 /// The one chain of a table that has no more.
 const CHAIN: &str = "voicelane";
 
@@ -92,9 +93,14 @@ pub(super) fn link_is(key: MetaKey, name: &str) -> [Expression; 2] {
 }
 
 pub(super) fn register_is(value: &[u8]) -> Expression {
+    compare(Operator::Equal, value)
+}
+
+/// Goes on if the register compares so with a value.
+pub(super) fn compare(operator: Operator, value: &[u8]) -> Expression {
     Expressions::Cmp(vec![
         Cmp::SourceRegister(Register::Reg1),
-        Cmp::Op(Operator::Equal),
+        Cmp::Op(operator),
         Cmp::Data(DataAttribute::Value(value.to_vec())),
     ])
     .into()
@@ -135,7 +141,7 @@ fn rewrite(alias: &Alias) -> Vec<Expression> {
     rule
 }
 
-fn octets(addr: IpAddr) -> Vec<u8> {
+pub(super) fn octets(addr: IpAddr) -> Vec<u8> {
     match addr {
         IpAddr::V4(addr) => addr.octets().to_vec(),
         IpAddr::V6(addr) => addr.octets().to_vec(),
@@ -161,16 +167,22 @@ impl Table {
             socket: open().map_err(NftError::Unsupported)?,
             name,
         };
+        table.commit(table.made(chains))?;
+        Ok(table)
+    }
+
+    /// Messages that make the table.
+    fn made(&self, chains: &[Chain]) -> Vec<NfTablesMessage> {
         let made = NfTablesMessage::NewTable(TableMessage {
             attributes: vec![
-                TableAttribute::Name(table.name.clone()),
+                TableAttribute::Name(self.name.clone()),
                 TableAttribute::Flags(TableFlags::Owner),
             ],
         });
         let chains = chains.iter().map(|chain| {
             NfTablesMessage::NewChain(ChainMessage {
                 attributes: vec![
-                    ChainAttribute::Table(table.name.clone()),
+                    ChainAttribute::Table(self.name.clone()),
                     ChainAttribute::Name(chain.name.to_owned()),
                     ChainAttribute::Type(chain.kind.to_owned()),
                     ChainAttribute::Hook(vec![
@@ -180,8 +192,24 @@ impl Table {
                 ],
             })
         });
-        table.commit(std::iter::once(made).chain(chains).collect())?;
-        Ok(table)
+        std::iter::once(made).chain(chains).collect()
+    }
+
+    /// Messages that put an empty table in the place of this one.
+    pub(super) fn made_anew(&self, chains: &[Chain]) -> Vec<NfTablesMessage> {
+        let gone = NfTablesMessage::DeleteTable(TableMessage {
+            attributes: vec![TableAttribute::Name(self.name.clone())],
+        });
+        std::iter::once(gone).chain(self.made(chains)).collect()
+    }
+
+    /// Allows batches of this many bytes.
+    pub(super) fn allow_batches_of(&self, bytes: usize) -> Result<(), NftError> {
+        let allowed = setsockopt(&self.socket, sockopt::SndBufForce, &bytes);
+        allowed.map_err(|source| NftError::Refused {
+            table: self.name.clone(),
+            source: source.into(),
+        })
     }
 
     /// Its name.
@@ -236,7 +264,7 @@ impl Table {
             let flags = NLM_F_ACK
                 | match message {
                     NfTablesMessage::NewRule(_) => NLM_F_CREATE | NLM_F_APPEND,
-                    NfTablesMessage::DeleteRule(_) => 0,
+                    NfTablesMessage::DeleteRule(_) | NfTablesMessage::DeleteTable(_) => 0,
                     _ => NLM_F_CREATE | NLM_F_EXCL,
                 };
             (

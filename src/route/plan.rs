@@ -60,6 +60,16 @@ impl Numbers {
         }
     }
 
+    /// The mark of clients' packets that are to be captured: ours too, and neither of the relay's.
+    #[must_use]
+    pub const fn client_mark(&self) -> Fwmark {
+        let low = self.mask.0 & self.mask.0.wrapping_neg();
+        match self.mark.0 ^ (low << 1) {
+            0 => Fwmark(low << 2),
+            mark => Fwmark(mark),
+        }
+    }
+
     fn owns_table(&self, table: RouteTable) -> bool {
         (self.table.0..self.table.0.saturating_add(TABLES)).contains(&table.0)
     }
@@ -104,6 +114,19 @@ pub struct Desired {
     pub barred: Vec<Family>,
     /// What a VPN's firewall knows its own packets by, when media is to bear it.
     pub permit: Permit,
+    /// The interfaces of whose clients media is captured, by family.
+    pub clients: BTreeSet<(Family, String)>,
+}
+
+impl Desired {
+    /// Of which clients media is captured: of those that are wanted, where the family has a way out.
+    #[must_use]
+    pub fn served(&self) -> BTreeSet<(Family, String)> {
+        let has_way =
+            |family: Family| self.uplinks[family].is_some() && !self.barred.contains(&family);
+        let clients = self.clients.iter();
+        clients.filter(|it| has_way(it.0)).cloned().collect()
+    }
 }
 
 /// One step. Those that add or replace make sure, those that delete do not mind that it is done already.
@@ -344,6 +367,17 @@ fn wanted(
             // The kernel takes no range up to 65535: all ports are none named.
             ports: Some(group.1).filter(|ports| *ports != PortRange::ALL),
         };
+        let served = desired.served();
+        let served = served.iter().filter(|it| it.0 == family);
+        rules.extend(served.map(|(_, interface)| {
+            let of_client = Selector {
+                iif: Some(interface.clone()),
+                oif: None,
+                mark: Some((numbers.client_mark(), numbers.mask)),
+                ..capture.clone()
+            };
+            rule(table, of_client)
+        }));
         if only_bound_to != Some(None) {
             rules.push(rule(table, capture));
         }

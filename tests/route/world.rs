@@ -1,5 +1,6 @@
 //! What the tests stand on: links, VPNs, our TUN with the test behind it, and the judges.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -237,6 +238,7 @@ impl World {
                 captures: captures(),
                 barred: Vec::new(),
                 permit: Permit::default(),
+                clients: BTreeSet::new(),
             },
             runtime,
         };

@@ -54,6 +54,17 @@ systemctl reload voicelane
 echo "--- the journal has fields"
 journalctl --unit voicelane --output verbose --no-pager | grep -q '^ *VOICELANE_' || fail "no fields"
 
+echo "--- a credential is configuration"
+mkdir -p -m 700 /etc/credstore
+printf 'version = 1\nnat.mapping_lifetime_seconds = 299\n' >/etc/credstore/voicelane.toml
+systemctl restart voicelane
+media_leaves_after 0
+voicelane config show --effective | grep -q '^mapping_lifetime_seconds = 299.*credential' || fail "it is not in force"
+rm /etc/credstore/voicelane.toml
+systemctl restart voicelane
+media_leaves_after 0
+pid=$(property MainPID)
+
 echo "--- killed: cleaned up, and back"
 kill -9 "$pid"
 media_leaves_after 1

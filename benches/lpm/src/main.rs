@@ -27,7 +27,7 @@ const SCANNED: usize = 1_000;
 
 fn main() {
     let mut effort = Effort {
-        keys: 1 << 20,
+        bytes: 4 << 20,
         passes: 7,
     };
     let mut wanted = Vec::new();
@@ -35,7 +35,7 @@ fn main() {
         match argument.as_str() {
             "--quick" => {
                 effort = Effort {
-                    keys: 1 << 18,
+                    bytes: 1 << 20,
                     passes: 3,
                 }
             }

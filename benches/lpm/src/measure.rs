@@ -44,8 +44,8 @@ pub struct Entry<A> {
 /// How much is measured.
 #[derive(Clone, Copy)]
 pub struct Effort {
-    /// Addresses of a stream.
-    pub keys: usize,
+    /// A stream's addresses, in bytes: more of them, and IPv6 would be measured at the memory's speed.
+    pub bytes: usize,
     /// Passes over it, of which the median counts.
     pub passes: usize,
 }
@@ -144,7 +144,8 @@ pub fn measure<A: Address>(
 ) -> Vec<Outcome> {
     let routes = &table.routes[..];
     let oracle = Oracle::new(routes);
-    let streams = Source::ALL.map(|source| Stream::new(source, routes, &oracle, effort.keys));
+    let all = effort.bytes / size_of::<A>();
+    let streams = Source::ALL.map(|source| Stream::new(source, routes, &oracle, all));
 
     let mut rng = StdRng::seed_from_u64(2);
     let mut entries = Vec::new();
@@ -182,8 +183,8 @@ pub fn measure<A: Address>(
                         .unwrap_or_else(|wrong| panic!("{} errs: {wrong}", outcomes[index].name));
                     let [warm, keys] = [WARM_UP, LONGEST_PASS].map(|longest| {
                         let share = longest.as_secs_f64() / whole.as_secs_f64();
-                        let keys = (effort.keys as f64 * share.min(1.0)) as usize;
-                        keys.next_multiple_of(BATCH).min(effort.keys)
+                        let keys = (all as f64 * share.min(1.0)) as usize;
+                        keys.next_multiple_of(BATCH).min(all)
                     });
                     (index, warm, keys)
                 })

@@ -59,7 +59,8 @@ fn a_good_file_becomes_what_it_says() {
          [route]\ntable = 40000\npriority = 90\nmark = 0x01000000\ncapture = 'prefix'\n\
          [fallback]\nto = 'none'\nsilence_seconds = 3\nretry_seconds = 60\n\
          [nat]\nmapping_lifetime_seconds = 120\nfiltering = 'endpoint-independent'\n\
-         inbound_refresh = true\n[control]\ngroup = 'staff'\n{GOOD}\
+         inbound_refresh = true\n[control]\ngroup = 'staff'\n\
+         [gateway]\ninterfaces = ['lan0']\nmappings_per_client = 64\nremark = 'AF41'\n{GOOD}\
          valid_from = 2023-09-26\nvalid_until = 2024-01-23\nsource = 'https://example.com'\ndescription = 'Lab'\n"
     );
     let config = Config::parse("it.toml", &text).expect("a good file");
@@ -89,6 +90,13 @@ fn a_good_file_becomes_what_it_says() {
     );
     assert!(config.nat().inbound_refresh);
     assert_eq!(config.control().group.as_deref(), Some("staff"));
+    let gateway = config.gateway();
+    assert_eq!(gateway.interfaces[0].as_str(), "lan0");
+    assert_eq!(
+        (gateway.mappings_per_client, gateway.connections_per_client),
+        (64, 256)
+    );
+    assert_eq!(gateway.remark.map(Dscp::value), Some(34));
     let [lab] = config.services() else {
         panic!("one service")
     };

@@ -142,6 +142,50 @@ fn setting_faults() {
         let column = lines.lines().next_back().map_or(0, str::len) + 1 - value.len();
         setting_fault(&lines, (3, column), &key, value, "number", expected);
     }
+    for (lines, column, key, value, kind, expected) in [
+        (
+            "interfaces = ['lan0', 'a b']",
+            23,
+            "interfaces[1]",
+            "'a b'",
+            "interface-name",
+            "1 to 15",
+        ),
+        (
+            "interfaces = ['voicelane0']",
+            15,
+            "interfaces[0]",
+            "'voicelane0'",
+            "clients-at-uplink",
+            "clients are behind",
+        ),
+        (
+            "mappings_per_client = 0",
+            23,
+            "mappings_per_client",
+            "0",
+            "number",
+            "1 to 32768",
+        ),
+        (
+            "connections_per_client = 4097",
+            26,
+            "connections_per_client",
+            "4097",
+            "number",
+            "1 to 4096",
+        ),
+        ("remark = 'best'", 10, "remark", "'best'", "dscp", "0 to 63"),
+    ] {
+        setting_fault(
+            &format!("[gateway]\n{lines}"),
+            (3, column),
+            &format!("gateway.{key}"),
+            value,
+            kind,
+            expected,
+        );
+    }
     setting_fault(
         "[control]\ngroup = '-x'",
         (3, 9),

@@ -22,7 +22,7 @@
 //! sees it any more: that is how exemptions from IPsec know it ([`super::xfrm`]).
 
 mod obstacle;
-mod trace;
+pub(super) mod trace;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -43,13 +43,13 @@ use super::nft::{
 };
 use crate::net::{Family, Fwmark};
 
-pub use obstacle::{Culprit, Obstacle, Path};
+pub use obstacle::{Culprit, FORBIDS, Obstacle, Path, UNTIL};
 use trace::Trace;
 
 /// The packet priority (`SO_PRIORITY`) of probes. Traffic control reads it as a class handle, 7600:1.
 const PROBE: u32 = 0x7600_0001;
 /// `NFNLGRP_NFTRACE`.
-const TRACES: u32 = 9;
+pub(super) const TRACES: u32 = 9;
 /// Turns on the trace: ahead of all.
 const BEGIN: &str = "probe-begin";
 /// Drops the probe: behind all but the confirmation of connections, which a probe is not worth.
@@ -219,6 +219,7 @@ impl Firewall {
                 family,
                 path,
                 link: link.to_owned(),
+                clients: None,
                 mark,
                 culprit,
             }),
@@ -250,6 +251,8 @@ impl Firewall {
         if socket.set_priority(PROBE).is_err() {
             return Fate::Unknown;
         }
+        // What is traced of others, and what was lost of that, is none of the probe's.
+        forget(&self.traces);
         let sent = socket.send_to(probe, &to.into());
         // The kernel traces while it sends: the trace is complete now.
         match self.end_of_probe() {
@@ -272,7 +275,7 @@ impl Firewall {
             let Some(trace) = Trace::parse(&bytes) else {
                 continue;
             };
-            let Trace { id, at, drops } = trace;
+            let Trace { id, at, drops, .. } = trace;
             if at.table == self.table.name() && at.chain == BEGIN {
                 probe = Some(id);
             }
@@ -281,6 +284,16 @@ impl Firewall {
             }
         }
         end
+    }
+}
+
+/// Throws away all that was told so far, also what was lost (`ENOBUFS`).
+fn forget(traces: &Netlink) {
+    loop {
+        match traces.recv_from_full() {
+            Err(error) if error.raw_os_error() != Some(Errno::ENOBUFS as i32) => return,
+            Ok(_) | Err(_) => {}
+        }
     }
 }
 

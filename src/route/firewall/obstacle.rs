@@ -4,6 +4,12 @@ use std::fmt;
 
 use crate::net::{Family, Fwmark};
 
+/// How every sentence on an obstacle begins.
+pub const FORBIDS: &str = "a firewall on this machine forbids";
+
+/// What stands in it between the culprit and what IT must add.
+pub const UNTIL: &str = "; media stays in the VPN until IT adds: ";
+
 /// A way that media takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
@@ -13,6 +19,8 @@ pub enum Path {
     Direct,
     /// From the kernel to the neighbours on the uplink, the router among them.
     Neighbours,
+    /// From a gateway's clients into our TUN, and back.
+    Forwarded,
 }
 
 /// A rule that forbids a way.
@@ -37,6 +45,8 @@ pub struct Obstacle {
     pub path: Path,
     /// The link at its end.
     pub link: String,
+    /// The link of the clients whose packets they are; none when they are this machine's own.
+    pub clients: Option<String>,
     /// The mark that they bear, if any.
     pub mark: Option<Fwmark>,
     /// Who forbids it; none when it is no rule of nftables.
@@ -91,11 +101,28 @@ impl Obstacle {
             family, link, mark, ..
         } = self;
         let neighbours = self.path == Path::Neighbours;
+        // A firewall that knows connections knows these not: both directions want a rule.
+        let both_ways = self.clients.iter().flat_map(|clients| {
+            let there = (clients.as_str(), link.as_str());
+            [there, (there.1, there.0)]
+        });
+        let program = match family {
+            Family::V4 => "iptables",
+            Family::V6 => "ip6tables",
+        };
+        if self.path == Path::Forwarded {
+            let rules = both_ways.map(|(from, to)| match &self.culprit {
+                None => format!("{program}-legacy -I FORWARD -i {from} -o {to} -j ACCEPT"),
+                Some(culprit) if culprit.is_iptables() => {
+                    format!("{program} -I {} -i {from} -o {to} -j ACCEPT", culprit.chain)
+                }
+                Some(Culprit { family, table, chain, .. }) => {
+                    format!("nft insert rule {family} {table} {chain} iifname {from} oifname {to} accept")
+                }
+            });
+            return rules.collect::<Vec<_>>().join("; ");
+        }
         let iptables = |variant, chain: &str| {
-            let program = match family {
-                Family::V4 => "iptables",
-                Family::V6 => "ip6tables",
-            };
             let let_out =
                 |what: &str| format!("{program}{variant} -I {chain} -o {link}{what} -j ACCEPT");
             match mark {
@@ -134,21 +161,16 @@ impl fmt::Display for Obstacle {
             Path::Captured => "applications' media into",
             Path::Direct => "the direct path by",
             Path::Neighbours => "to find neighbours by",
+            Path::Forwarded => "clients' media between here and",
         };
         let Self { family, link, .. } = self;
-        write!(
-            f,
-            "a firewall on this machine forbids {way} {link} ({family}): "
-        )?;
+        let link = self.clients.as_ref().unwrap_or(link);
+        write!(f, "{FORBIDS} {way} {link} ({family}): ")?;
         match &self.culprit {
             Some(culprit) => culprit.fmt(f)?,
             None => f.write_str("no rule of nftables, so legacy iptables or a security module")?,
         }
-        write!(
-            f,
-            "; media stays in the VPN until IT adds: {}",
-            self.exclude()
-        )?;
+        write!(f, "{UNTIL}{}", self.exclude())?;
         match self.culprit.as_ref().and_then(Culprit::own_way) {
             Some(own) => write!(f, "; or: {own}"),
             None => Ok(()),
@@ -166,7 +188,7 @@ mod tests {
         culprit: Option<(&'static str, &str, &str)>,
     ) -> Obstacle {
         let (link, mark) = match path {
-            Path::Captured => ("voicelane0", None),
+            Path::Captured | Path::Forwarded => ("voicelane0", None),
             Path::Direct => ("wlan0", Some(Fwmark(0x7600_0000))),
             Path::Neighbours => ("wlan0", None),
         };
@@ -174,6 +196,7 @@ mod tests {
             family,
             path,
             link: link.to_owned(),
+            clients: (path == Path::Forwarded).then(|| "lan0".to_owned()),
             mark,
             culprit: culprit.map(|(family, table, chain)| Culprit {
                 family,
@@ -226,6 +249,20 @@ mod tests {
                 Path::Captured,
                 None,
                 "iptables-legacy -I OUTPUT -o voicelane0 -j ACCEPT",
+            ),
+            (
+                Family::V6,
+                Path::Forwarded,
+                Some(("ip6", "filter", "DOCKER-FORWARD")),
+                "ip6tables -I DOCKER-FORWARD -i lan0 -o voicelane0 -j ACCEPT; \
+                 ip6tables -I DOCKER-FORWARD -i voicelane0 -o lan0 -j ACCEPT",
+            ),
+            (
+                Family::V4,
+                Path::Forwarded,
+                Some(("inet", "office", "forward")),
+                "nft insert rule inet office forward iifname lan0 oifname voicelane0 accept; \
+                 nft insert rule inet office forward iifname voicelane0 oifname lan0 accept",
             ),
         ] {
             let obstacle = obstacle(family, path, culprit);

@@ -5,20 +5,28 @@ use netlink_packet_netfilter::nftables::NfTablesMessage;
 use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 
 use super::obstacle::Culprit;
+use crate::net::{Family, IfIndex};
+
+/// `NFPROTO_IPV4` and `NFPROTO_IPV6`.
+const FAMILIES: [(u32, Family); 2] = [(2, Family::V4), (10, Family::V6)];
 
 /// One notice of a trace (`enum nft_trace_attributes` of linux/netfilter/nf_tables.h).
-pub(super) struct Trace {
+pub(in crate::route) struct Trace {
     /// Which packet.
-    pub(super) id: u32,
+    pub(in crate::route) id: u32,
+    /// Of which family; none where that is not told.
+    pub(in crate::route) family: Option<Family>,
+    /// The links that it came in and leaves by, as far as the first notice of a chain tells.
+    pub(in crate::route) links: [Option<IfIndex>; 2],
     /// Where it is.
-    pub(super) at: Culprit,
+    pub(in crate::route) at: Culprit,
     /// Whether it ends there.
-    pub(super) drops: bool,
+    pub(in crate::route) drops: bool,
 }
 
 impl Trace {
     /// Reads a notice; none when it is of another kind.
-    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(in crate::route) fn parse(bytes: &[u8]) -> Option<Self> {
         let message = NetlinkMessage::<NetfilterMessage>::deserialize(bytes).ok()?;
         let NetlinkPayload::InnerMessage(message) = message.payload else {
             return None;
@@ -47,8 +55,12 @@ impl Trace {
         });
         let (policy, handle) = (value(16).and_then(word), value(3));
         let handle = handle.and_then(|handle| Some(u64::from_be_bytes(handle.try_into().ok()?)));
+        let family = value(15).and_then(word);
+        let family = FAMILIES.iter().find(|it| Some(it.0) == family);
         Some(Self {
             id: word(value(6)?)?,
+            family: family.map(|it| it.1),
+            links: [10, 12].map(|kind| value(kind).and_then(word).map(IfIndex)),
             drops: verdict.or(policy) == Some(0),
             at: Culprit {
                 family: match message.header.family {

@@ -42,6 +42,7 @@ fn desired(captures: &[Capture]) -> Desired {
         captures: captures.to_vec(),
         barred: Vec::new(),
         permit: Permit::default(),
+        clients: BTreeSet::new(),
     }
 }
 
@@ -244,8 +245,14 @@ fn desires() -> impl Strategy<Value = Desired> {
     let barred = prop::sample::subsequence(vec![Family::V4, Family::V6], 0..=2);
     let captures = prop::collection::vec(capture, 0..5);
     let mark = prop::option::of(Just(Fwmark(0xca6c)));
-    (7u32..10, (link(), link()), captures, barred, mark).prop_map(
-        |(tun, (v4, v6), captures, barred, mark)| Desired {
+    let clients = [
+        (Family::V4, "lan0".to_owned()),
+        (Family::V6, "lan0".to_owned()),
+        (Family::V4, "lan1".to_owned()),
+    ];
+    let clients = prop::sample::subsequence(clients.to_vec(), 0..=3);
+    (7u32..10, (link(), link()), captures, barred, mark, clients).prop_map(
+        |(tun, (v4, v6), captures, barred, mark, clients)| Desired {
             tun: IfIndex(tun),
             uplinks: uplinks(v4, v6),
             captures,
@@ -254,6 +261,7 @@ fn desires() -> impl Strategy<Value = Desired> {
                 mark,
                 conntrack_mark: None,
             },
+            clients: clients.into_iter().collect(),
         },
     )
 }
@@ -411,5 +419,50 @@ fn the_mark_into_the_vpn_is_ours_and_another_one() {
         assert_ne!(tunnel, mark);
         assert_ne!(tunnel & numbers.mask.0, 0, "captures ask for none");
         assert_eq!(tunnel & !numbers.mask.0, 0);
+    }
+}
+
+#[test]
+fn clients_are_asked_of_by_their_mark_where_their_family_has_a_way() {
+    let mut desired = desired(&[capture("3478", &["10.0.0.0/8", "2001:db8::/32"])]);
+    let who = |family| (family, "lan0".to_owned());
+    desired.clients = [who(Family::V4), who(Family::V6)].into();
+    desired.barred = vec![Family::V6];
+    assert_eq!(desired.served(), [who(Family::V4)].into());
+    let steps = plan(&desired, &NUMBERS(), &Observed::default()).expect("few port ranges");
+    let of_clients = steps.changes.iter().filter_map(|change| match change {
+        Change::AddRule(rule) if rule.selector.iif.as_deref() == Some("lan0") => Some(rule),
+        _ => None,
+    });
+    let [rule] = &of_clients.collect::<Vec<_>>()[..] else {
+        panic!("one rule, for IPv4: {steps:?}")
+    };
+    let numbers = NUMBERS();
+    assert_eq!(rule.family, Family::V4);
+    assert_eq!(
+        rule.selector.mark,
+        Some((numbers.client_mark(), numbers.mask))
+    );
+    assert_eq!(
+        rule.selector.ports,
+        Some(PortRange::new(3478, 3478).expect("a port"))
+    );
+}
+
+#[test]
+fn the_three_marks_differ_and_are_within_the_mask() {
+    for mark in 1..=255_u32 {
+        let numbers = Numbers {
+            mark: Fwmark(mark << 24),
+            ..Numbers::default()
+        };
+        let marks = [numbers.mark, numbers.tunnel_mark(), numbers.client_mark()];
+        let distinct: BTreeSet<_> = marks.iter().map(|it| it.0).collect();
+        assert_eq!(distinct.len(), 3, "{marks:?}");
+        assert!(
+            distinct
+                .iter()
+                .all(|it| *it != 0 && it & !numbers.mask.0 == 0)
+        );
     }
 }

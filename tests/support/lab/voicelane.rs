@@ -88,6 +88,32 @@ impl Home {
         self.command(arguments).output().expect("ip is there")
     }
 
+    /// Runs a command of the program that takes configuration and runtime directory, from a shell with mounts and a host
+    /// name of its own: `"$@"` is the command, which `script` may change before it runs it.
+    pub fn invoke_from(&self, script: &str, arguments: &[&str]) -> Output {
+        let mut command = std::process::Command::new("ip");
+        command
+            .args([
+                "netns",
+                "exec",
+                &self.namespace,
+                "unshare",
+                "--mount",
+                "--uts",
+            ])
+            .args(["sh", "-ec", &format!("{script}\nexec \"$@\""), "sh"])
+            .arg(env!("CARGO_BIN_EXE_voicelane"))
+            .args(arguments)
+            .args(["--config", &self.path("config.toml")])
+            .args(["--runtime-dir", &self.path("run")]);
+        command.output().expect("ip is there")
+    }
+
+    /// Where the files are.
+    pub fn dir(&self) -> &std::path::Path {
+        self.files.path()
+    }
+
     fn command(&self, arguments: &[&str]) -> std::process::Command {
         let mut command = std::process::Command::new("ip");
         command
@@ -196,6 +222,11 @@ impl Voicelane {
     /// The process.
     pub fn pid(&self) -> Pid {
         self.program.pid()
+    }
+
+    /// Where the service keeps its files.
+    pub const fn home(&self) -> &Home {
+        &self.home
     }
 
     /// Where the service's configuration is.

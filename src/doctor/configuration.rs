@@ -1,0 +1,13 @@
+//! Whether the configuration could be in force.
+
+use super::{Finding, Scene};
+
+pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
+    vec![match &scene.case.config_fault {
+        None => Finding::ok("the configuration is valid"),
+        Some(fault) => Finding::fault(
+            format!("the configuration cannot be in force: {fault}"),
+            "`voicelane check` shows every fault with its line; what follows here goes by the defaults",
+        ),
+    }]
+}

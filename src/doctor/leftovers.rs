@@ -1,0 +1,46 @@
+//! Whether a service that was killed has left something.
+
+use super::{Finding, Scene};
+use crate::route::journal::{Journal, JournalError};
+use crate::route::plan;
+
+pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
+    if scene.is_running() {
+        return vec![Finding::ok(
+            "the service runs: rules and routes of protocol 118 are its own",
+        )];
+    }
+    let mut left: Vec<_> = plan::removal(&scene.numbers, &scene.observed)
+        .iter()
+        .map(|change| change.to_string().replacen("delete ", "", 1))
+        .collect();
+    let mut findings = Vec::new();
+    match Journal::open(&scene.case.runtime_dir) {
+        Ok(journal) => {
+            let settings = journal.entries().iter();
+            left.extend(settings.map(|entry| {
+                format!("{} = {}, formerly {}", entry.key, entry.after, entry.before)
+            }));
+        }
+        Err(error @ JournalError::Format { .. }) => {
+            findings.push(Finding::warning(
+                error.to_string(),
+                "read it, remove it, and look at rp_filter of your links",
+            ));
+        }
+        Err(error) => findings.push(Finding::for_root(error.to_string())),
+    }
+    if let Some(first) = left.first() {
+        findings.push(Finding::fault(
+            format!(
+                "a killed voicelane has left {} rules, routes and settings: {first}{}",
+                left.len(),
+                if left.len() > 1 { ", ..." } else { "" }
+            ),
+            "sudo voicelane cleanup; a start does the same",
+        ));
+    } else if findings.is_empty() {
+        findings.push(Finding::ok("nothing was left behind"));
+    }
+    findings
+}
