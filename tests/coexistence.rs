@@ -14,6 +14,7 @@ use lab::program::PATIENCE;
 use lab::voicelane::{CONFIG, Home, Voicelane};
 use lab::vpn::VpnKind;
 use lab::{Lab, MEDIA_PORT, NOTHING, Way};
+use voicelane::control::EventKind;
 
 fn unbound(lab: &Lab, family: Family) -> UdpSocket {
     udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0))
@@ -197,6 +198,32 @@ fn a_kill_switch_of_legacy_iptables_is_obeyed_though_not_named() {
         "ip6tables-legacy -I OUTPUT -o wlan0 -m mark --mark 0x76000000 -j ACCEPT",
     ];
     await_warning(&voicelane, &words);
+}
+
+/// Legacy iptables gives no notice: the first datagram that is refused does.
+#[test]
+fn legacy_iptables_that_comes_later_is_found_by_its_first_refusal() {
+    let lab = Lab::new();
+    let _vpn = lab.start_vpn(VpnKind::WgQuick);
+    let voicelane = Voicelane::start(&lab.laptop);
+    assert_media_goes(&lab, Way::Direct);
+    for (program, family) in [
+        ("iptables-legacy", Family::V4),
+        ("ip6tables-legacy", Family::V6),
+    ] {
+        let last = voicelane.last_event();
+        lab.laptop.run(&format!(
+            "{program} -I OUTPUT -o wlan0 -p udp -m mark --mark 0x76000000 -j DROP"
+        ));
+        let socket = unbound(&lab, family);
+        let sent = socket.send_to(&[0x80; 172], at::MEDIA.at(family, MEDIA_PORT));
+        sent.expect("the TUN takes it");
+        let barred = voicelane.event_after(last, EventKind::Barred);
+        assert_eq!(barred.subject, family.pick("IPv4", "IPv6"), "{barred}");
+        assert!(barred.reason.contains("legacy iptables"), "{barred}");
+    }
+    assert_media_goes(&lab, Way::Tunnel);
+    assert_the_rest_goes(&lab, Way::Tunnel);
 }
 
 /// A kill switch holds: media stays in the VPN, and status says who forbids what, and what IT must add. When that was

@@ -21,6 +21,10 @@ use lab::{Lab, MEDIA_PORT, UPLINK};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
+use voicelane::control::EventKind;
+
+/// How long a call may be gone at most, whatever happens.
+const LONGEST_LOSS: Duration = Duration::from_secs(3);
 
 fn start(lab: &Lab) -> Voicelane {
     let config = config_with_tcp(&MEDIA_PORT.to_string());
@@ -220,6 +224,71 @@ fn a_way_that_is_gone_is_told_to_the_application_and_no_call_ends() {
         let (_, payload) = lab.ask(socket, media(*family));
         assert_eq!(lab.on_uplink(&payload)[0].source_port(), *port);
     }
+    voicelane.stop();
+}
+
+/// A netlink send that fails once ends the library's connection, and a read that fails ends a subscription.
+#[test]
+fn what_cuts_the_steward_off_from_the_kernel_is_made_up_for() {
+    require(&[("strace", "strace")]);
+    let lab = Lab::new();
+    let voicelane = start(&lab);
+    let routes = || lab.laptop.run("ip rule show");
+    for inject in ["sendto:error=ENOBUFS", "recvfrom:error=EIO"] {
+        let last = voicelane.last_event();
+        let mut command = Command::new("strace");
+        command.arg("--follow-forks");
+        command.arg(format!("--inject={inject}"));
+        command.arg(format!("--attach={}", voicelane.pid()));
+        let mut strace = Program::start("strace", &mut command);
+        strace.wait_for("attached");
+        lab.laptop.run("ip rule flush protocol 118");
+        // It is cut off, and tries again in vain.
+        thread::sleep(Duration::from_secs(1));
+        assert!(!routes().contains("proto 118"), "{inject}: {}", routes());
+        strace.end(Signal::SIGINT);
+        voicelane.event_after(last, EventKind::Reconnected);
+        let deadline = Instant::now() + PATIENCE;
+        while !routes().contains("proto 118") || voicelane.warnings() != "[]" {
+            assert!(
+                Instant::now() < deadline,
+                "{inject}: {}",
+                voicelane.status()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+        for family in Family::BOTH {
+            lab.ask(&unbound(&lab, family), media(family));
+        }
+        // And what comes later is noticed as before.
+        let last = voicelane.last_event();
+        lab.laptop.run("ip rule flush protocol 118");
+        let event = voicelane.event_after(last, EventKind::Reconciled);
+        assert!(event.reason.contains("took ours away"), "{event}");
+    }
+    voicelane.stop();
+}
+
+/// On a machine that is busy with other things a look takes long, and costs nothing.
+#[test]
+fn a_look_that_had_to_wait_holds_up_no_other() {
+    require(&[("strace", "strace")]);
+    let lab = Lab::new();
+    let voicelane = start(&lab);
+    let last = voicelane.last_event();
+    let mut command = Command::new("strace");
+    command.args(["--follow-forks", "--inject=sendto:delay_enter=20000"]);
+    command.arg(format!("--attach={}", voicelane.pid()));
+    let mut strace = Program::start("strace", &mut command);
+    strace.wait_for("attached");
+    lab.laptop.run("ip rule flush protocol 118");
+    let slow = voicelane.event_after(last, EventKind::Reconciled);
+    strace.end(Signal::SIGINT);
+    lab.laptop.run("ip rule flush protocol 118");
+    let next = voicelane.event_after(slow.sequence, EventKind::Reconciled);
+    let took = Duration::from_micros(next.took_us.expect("it is timed"));
+    println!("{:?} us while it had to wait, {took:?} then", slow.took_us);
+    assert!(took < LONGEST_LOSS, "{slow} {next}");
     voicelane.stop();
 }
 

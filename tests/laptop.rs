@@ -318,6 +318,120 @@ fn a_call_goes_from_cable_to_wifi_and_back_with_its_inside_endpoint() {
     }
 }
 
+/// A cable that has IPv4 alone beside a Wi-Fi that has IPv6.
+#[test]
+fn each_family_leaves_by_its_own_link_and_moves_alone() {
+    let lab = Lab::new();
+    lab.plug_in();
+    let (wifi, cable, own) = (at::HOME, at::HOME_CABLE, at::LAPTOP_CABLE);
+    lab.laptop.ip(&format!(
+        "route del default via {} metric 600\nroute del ::/0 via {} metric 100\naddr del {}/64 dev {CABLE}",
+        wifi.v4, cable.v6, own.v6
+    ));
+    let _vpn = lab.start_vpn(VpnKind::WgQuick);
+    let voicelane = Voicelane::start(&lab.laptop);
+    let links = || {
+        let status = voicelane.status();
+        ["uplink", "uplink_v6"].map(|it| {
+            let interface = status["status"][it]["interface"].as_str();
+            interface.map(str::to_owned)
+        })
+    };
+    let both = [CABLE, UPLINK].map(|link| Some(link.to_owned()));
+    assert_eq!(links(), both, "{}", voicelane.status());
+    let leaves_by = |family, link: &str| {
+        let socket = udp(&lab.laptop, SocketAddr::new(Family::unspecified(family), 0));
+        let (way, payload) = lab.ask(&socket, at::MEDIA.at(family, MEDIA_PORT));
+        assert_eq!(way, Way::Direct, "{family:?}");
+        let frames = lab.on_uplink(&payload);
+        assert!(
+            frames.iter().all(|frame| frame.interface == link),
+            "{family:?}: {frames:#?}"
+        );
+        assert_eq!(frames[0].headers.dscp(), 46, "{frames:#?}");
+    };
+    leaves_by(Family::V4, CABLE);
+    leaves_by(Family::V6, UPLINK);
+
+    let [v4, v6] =
+        Family::BOTH.map(|family| Call::start(&lab, SocketAddr::new(family.unspecified(), 0)));
+    let begun = Instant::now();
+    for call in [&v4, &v6] {
+        call.back_after(begun, PATIENCE, "the start");
+    }
+    let (begun, last) = (Instant::now(), voicelane.last_event());
+    lab.home.ip("link set lan0 down");
+    let lost = voicelane.event_after(last, EventKind::UplinkChanged);
+    assert_eq!(lost.subject, UPLINK, "{lost}");
+    assert!(lost.reason.starts_with("IPv6: no way out"), "{lost}");
+    wait_until("IPv6 in the VPN", || {
+        media_way(&lab, Family::V6) == Way::Tunnel
+    });
+    let only = [Some(CABLE.to_owned()), None];
+    assert_eq!(links(), only, "{}", voicelane.status());
+
+    // IPv6 comes later, by the other link.
+    lab.laptop.ip(&format!(
+        "addr add {}/64 dev {CABLE} nodad\nroute add ::/0 via {} metric 100",
+        own.v6, cable.v6
+    ));
+    let found = voicelane.event_after(lost.sequence, EventKind::UplinkChanged);
+    assert_eq!(found.subject, CABLE, "{found}");
+    let reason = "IPv6: the default route, before it was wlan0";
+    assert_eq!(found.reason, reason);
+    v6.back_after(Instant::now(), LONGEST_LOSS, "IPv6 by the cable");
+    leaves_by(Family::V6, CABLE);
+    leaves_by(Family::V4, CABLE);
+    assert_eq!(links(), only, "{}", voicelane.status());
+    let gaps = v4.gaps_since(begun);
+    assert!(
+        gaps.into_iter().all(|gap| gap < LONGEST_GAP),
+        "IPv4 was not meant: {gaps:?}"
+    );
+    voicelane.stop();
+}
+
+/// While its link goes, a call falls into the VPN, which has no link either and takes its time to recover.
+#[test]
+fn a_call_that_fell_while_its_link_was_gone_is_back_with_the_link() {
+    let lab = Lab::new();
+    let _vpn = lab.start_vpn(VpnKind::WgQuick);
+    let voicelane = Voicelane::start(&lab.laptop);
+    let calls =
+        Family::BOTH.map(|family| Call::start(&lab, SocketAddr::new(family.unspecified(), 0)));
+    let begun = Instant::now();
+    for call in &calls {
+        call.back_after(begun, PATIENCE, "the start");
+    }
+    lab.gateway.nft(
+        "add table inet dead
+         add chain inet dead in { type filter hook input priority 0; }
+         add rule inet dead in iifname wan0 drop",
+    );
+    let last = voicelane.last_event();
+    // What is in the TUN when the link has gone is refused.
+    kill(voicelane.pid(), Signal::SIGSTOP).expect("it runs");
+    lab.laptop.ip("link set wlan0 down");
+    sleep(Duration::from_millis(200));
+    kill(voicelane.pid(), Signal::SIGCONT).expect("it waits");
+    voicelane.event_after(last, EventKind::CallFell);
+    voicelane.event_after(last, EventKind::UplinkLost);
+    let (own, router) = (at::LAPTOP.v6, at::HOME);
+    lab.laptop.ip(&format!(
+        "link set wlan0 up\naddr replace {own}/64 dev wlan0 nodad\n\
+         route replace default via {}\nroute replace ::/0 via {}",
+        router.v4, router.v6
+    ));
+    let back = Instant::now();
+    for (call, family) in calls.iter().zip(Family::BOTH) {
+        let took = call.back_after(back, LONGEST_LOSS, "the link is back");
+        println!("{family:?} was back {took:?} after the link");
+    }
+    let returned = voicelane.event_after(last, EventKind::CallReturned);
+    assert_eq!(returned.reason, "the uplink is there again");
+    voicelane.stop();
+}
+
 #[test]
 fn a_link_that_comes_and_goes_is_not_followed() {
     let lab = Lab::new();

@@ -13,6 +13,7 @@ use lab::voicelane::{CONFIG, Home, TUN, Voicelane};
 use lab::vpn::VpnKind;
 use lab::{Lab, MEDIA_PORT, NOTHING, Way};
 use nix::sys::signal::Signal;
+use tempfile::TempDir;
 
 fn assert_media_way(lab: &Lab, way: Way) {
     for family in Family::BOTH {
@@ -43,6 +44,33 @@ fn both_signals_revert_everything() {
         voicelane.end(signal);
         assert_eq!(lab.laptop.changes_since(&before), NOTHING, "{signal}");
     }
+}
+
+/// The unit keeps its state in `/var/lib/voicelane`; the runtime directory goes with the machine.
+#[test]
+fn events_outlive_a_crash_and_a_reboot() {
+    let lab = Lab::new();
+    let state = TempDir::new().expect("the temporary directory is writable");
+    let path = state.path().display().to_string();
+    let environment = [("VOICELANE_STATE_DIR", path.as_str())];
+    let mut sequences = Vec::new();
+    for _ in 0..2 {
+        // Each time a runtime directory of its own.
+        let mut voicelane = Home::new(&lab.laptop, CONFIG).launch(&environment);
+        voicelane.wait_for("ready");
+        let events = voicelane.events();
+        sequences = events.iter().map(|event| event.sequence).collect();
+        voicelane.kill().cleanup();
+    }
+    let count = u64::try_from(sequences.len()).expect("few events");
+    assert_eq!(sequences, (1..=count).collect::<Vec<_>>());
+    // And they can be read while nothing runs.
+    let home = Home::new(&lab.laptop, CONFIG);
+    let output = home.invoke(&["events", "--json", "--state-dir", &path]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let starts = text.lines().filter(|line| line.contains("\"started\""));
+    assert_eq!(starts.count(), 2, "{text}");
+    assert_eq!(text.lines().count(), sequences.len(), "{text}");
 }
 
 #[test]

@@ -57,21 +57,54 @@ fn requirements(cell: &str) -> Vec<String> {
     items.collect()
 }
 
+type Functions = BTreeMap<(String, String), String>;
+
+fn all_functions(root: &Path) -> Functions {
+    let mut found = Functions::new();
+    functions(&root.join("tests"), "", &mut found);
+    functions(&root.join("src"), "", &mut found);
+    found
+}
+
+/// What is written of a test. A module's tests may lie in a module of the same file.
+fn look_up<'a>(found: &'a Functions, path: &str) -> Option<&'a String> {
+    let (file, name) = path.rsplit_once("::").expect("it has two parts");
+    let file = file.strip_suffix("::tests").unwrap_or(file);
+    let files = [file.to_owned(), format!("{file}::tests")];
+    files
+        .into_iter()
+        .find_map(|file| found.get(&(file, name.to_owned())))
+}
+
+/// Rows of a macro are tests without a `fn` of their own.
+#[test]
+fn what_is_said_of_a_laptop_names_tests_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let found = all_functions(root);
+    let manual = fs::read_to_string(root.join("src/manual/laptop.rs")).expect("it is there");
+    let tests: Vec<_> = tests_in(&manual).collect();
+    assert!(
+        tests.len() > 40,
+        "{} tests are no whole manual",
+        tests.len()
+    );
+    let is_row = |test: &str| {
+        let (file, name) = test.rsplit_once("::").expect("it has two parts");
+        let text = fs::read_to_string(root.join(format!("tests/{file}.rs")));
+        text.is_ok_and(|text| text.contains(&format!("\n    {name}: ")))
+    };
+    let missing: Vec<_> = tests
+        .into_iter()
+        .filter(|test| look_up(&found, test).is_none() && !is_row(test))
+        .collect();
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
 #[test]
 fn every_requirement_names_tests_that_are_there_and_name_it() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut found = BTreeMap::new();
-    functions(&root.join("tests"), "", &mut found);
-    functions(&root.join("src"), "", &mut found);
-    // A module's tests may lie in a module of the same file.
-    let look_up = |path: &str| {
-        let (file, name) = path.rsplit_once("::").expect("it has two parts");
-        let file = file.strip_suffix("::tests").unwrap_or(file);
-        let files = [file.to_owned(), format!("{file}::tests")];
-        files
-            .into_iter()
-            .find_map(|file| found.get(&(file, name.to_owned())))
-    };
+    let found = all_functions(root);
+    let look_up = |path: &str| look_up(&found, path);
     let manual = fs::read_to_string(root.join("src/manual/nat.rs")).expect("it is there");
     let (mut rfc, mut rows, mut faults) = (String::new(), 0, Vec::new());
     for line in manual.lines() {

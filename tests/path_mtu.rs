@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use voicelane::config::Config;
 use voicelane::engine::{Command as Order, Engine, Outbox};
 use voicelane::nat::Settings;
-use voicelane::net::{Endpoint, Family, Fwmark, TrafficClass};
+use voicelane::net::{Endpoint, Family, Fwmark, PerFamily, TrafficClass};
 use voicelane::policy::Policy;
 use voicelane::relay::{Binder, Received, Relay};
 use voicelane::wire::{Packet, Transport, fragment, icmp, udp};
@@ -109,7 +109,7 @@ impl Path {
             tunnel_mark: Fwmark(0x7700_0000),
         };
         relay.rebind(
-            binder,
+            PerFamily::new(|_| Some(binder.clone())),
             |_| true,
             |_, _| unreachable!("there is no mapping yet"),
         );

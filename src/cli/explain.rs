@@ -11,7 +11,7 @@ use super::policy::join;
 use super::sources::{Files, Overrides};
 use crate::config::Config;
 use crate::daemon;
-use crate::net::{Endpoint, Protocol};
+use crate::net::{Endpoint, Family, Protocol};
 use crate::policy::{Action, NearMiss, Policy, Reason, Rule, Verdict, Why};
 
 /// What `voicelane explain` is asked.
@@ -45,7 +45,7 @@ pub(super) struct ExplainArgs {
 /// When nothing can be printed. A bad configuration is reported and answered with exit code 2.
 pub(super) fn run(
     args: &ExplainArgs,
-    find_uplink: impl FnOnce(&Config) -> Option<String>,
+    find_uplink: impl FnOnce(&Config, Family) -> Option<String>,
 ) -> anyhow::Result<ExitCode> {
     let config = match args.files.load(&args.overrides) {
         Ok(effective) => effective.into_config(),
@@ -53,7 +53,8 @@ pub(super) fn run(
     };
     let date = args.date.unwrap_or_else(daemon::today);
     let policy = Policy::compile(&config, date);
-    let explanation = Explanation::of(&policy, args, date, find_uplink(&config));
+    let uplink = find_uplink(&config, Family::of(args.destination.ip()));
+    let explanation = Explanation::of(&policy, args, date, uplink);
     if args.json {
         super::print(&format!("{:#}\n", explanation.json()))?;
     } else {

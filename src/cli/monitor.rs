@@ -54,6 +54,9 @@ enum Change {
     },
     Uplink {
         uplink: Option<UplinkStatus>,
+        /// IPv6's, where it is another one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        uplink_v6: Option<UplinkStatus>,
     },
     WarningBegan {
         warning: String,
@@ -164,10 +167,10 @@ fn changes(before: Option<&Status>, now: Option<&Status>) -> Vec<Change> {
             to: now.state,
         });
     }
-    if before.uplink != now.uplink {
-        changes.push(Change::Uplink {
-            uplink: now.uplink.clone(),
-        });
+    let ways = |status: &Status| (status.uplink.clone(), status.uplink_v6.clone());
+    if ways(before) != ways(now) {
+        let (uplink, uplink_v6) = ways(now);
+        changes.push(Change::Uplink { uplink, uplink_v6 });
     }
     let (old, new) = (essences(before), essences(now));
     let only = |these: &BTreeMap<String, String>, others: &BTreeMap<String, String>| {
@@ -226,10 +229,17 @@ impl fmt::Display for Change {
                 write!(f, "{}: {}: {}", event.kind, event.subject, event.reason)
             }
             Self::State { to, .. } => f.write_str(to.words()),
-            Self::Uplink { uplink: None } => f.write_str("no uplink: media stays in the VPN"),
+            Self::Uplink { uplink: None, .. } => f.write_str("no uplink: media stays in the VPN"),
             Self::Uplink {
                 uplink: Some(uplink),
-            } => write!(f, "uplink {} ({})", uplink.interface, uplink.why),
+                uplink_v6,
+            } => {
+                write!(f, "uplink {} ({})", uplink.interface, uplink.why)?;
+                match uplink_v6 {
+                    Some(v6) => write!(f, ", of IPv6 {} ({})", v6.interface, v6.why),
+                    None => Ok(()),
+                }
+            }
             Self::WarningBegan { warning } => write!(f, "warning: {warning}"),
             Self::WarningEnded { warning } => write!(f, "no more warning: {warning}"),
             Self::MappingBegan { mapping } => write!(f, "mapping began: {}", endpoints(mapping)),

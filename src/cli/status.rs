@@ -117,16 +117,26 @@ fn text(status: &Status) -> String {
     let uptime = duration(status.uptime_seconds);
     line("voicelane", format!("{}, up {uptime}", status.program));
     line("state", status.state.words().to_owned());
-    match &status.uplink {
-        None => line("uplink", "none: media stays in the VPN".to_owned()),
-        Some(uplink) => {
-            line("uplink", format!("{} ({})", uplink.interface, uplink.why));
-            for (family, gateway) in [("IPv4", &uplink.gateway_v4), ("IPv6", &uplink.gateway_v6)] {
-                let leaves = status.captured.contains(&family.to_lowercase());
-                match gateway {
-                    Some(gateway) if leaves => line("", format!("{family} by way of {gateway}")),
-                    _ => line("", format!("{family} stays in the VPN")),
-                }
+    if status.uplink.is_none() {
+        line("uplink", "none: media stays in the VPN".to_owned());
+    }
+    let parts = status.uplink_v6.is_some();
+    let both = ["IPv4", "IPv6"];
+    let own = if parts { &both[..1] } else { &both };
+    for (uplink, families) in [(&status.uplink, own), (&status.uplink_v6, &both[1..])] {
+        let Some(uplink) = uplink else {
+            continue;
+        };
+        line("uplink", format!("{} ({})", uplink.interface, uplink.why));
+        for family in families {
+            let gateway = match *family {
+                "IPv4" => &uplink.gateway_v4,
+                _ => &uplink.gateway_v6,
+            };
+            let leaves = status.captured.contains(&family.to_lowercase());
+            match gateway {
+                Some(gateway) if leaves => line("", format!("{family} by way of {gateway}")),
+                _ => line("", format!("{family} stays in the VPN")),
             }
         }
     }

@@ -67,6 +67,8 @@ pub enum EventKind {
     Unbarred,
     /// More changed than the kernel could tell: everything was read anew.
     Overrun,
+    /// The exchange with the kernel was cut off, and goes on by a new connection.
+    Reconnected,
     /// The machine is about to sleep.
     Sleeping,
     /// The machine has slept.

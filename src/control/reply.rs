@@ -101,6 +101,9 @@ pub struct Status {
     pub tun: String,
     /// The way out; without one nothing is captured, and media is in the VPN.
     pub uplink: Option<UplinkStatus>,
+    /// The way out of IPv6, where it leaves by another interface than IPv4: then `uplink` is IPv4's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplink_v6: Option<UplinkStatus>,
     /// The VPNs that take traffic: what media is taken past.
     #[serde(default)]
     pub vpns: Vec<VpnStatus>,

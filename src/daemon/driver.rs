@@ -15,14 +15,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tracing::{debug, info, trace};
 
 use crate::control::EventKind;
 use crate::engine::{Alias, Command, Engine, Event, Outbox};
-use crate::net::Way;
+use crate::net::{Family, Way};
 use crate::policy::Policy;
-use crate::relay::{Binder, Connections, Progress, Received, Relay, SendError};
+use crate::relay::{Binders, Connections, Progress, Received, Relay, SendError};
 use crate::tun::Device;
 
 use super::events::Events;
@@ -54,8 +54,10 @@ pub(super) enum Message {
     Look(oneshot::Sender<View>),
     /// Addresses that replies must not name have changed.
     Aliases(Vec<Alias>),
-    /// Media leaves by another uplink from now on.
-    Uplink(Binder, Moves),
+    /// Media leaves by other uplinks from now on.
+    Uplinks(Binders, Moves),
+    /// A family's uplink, which was gone, is there again.
+    UplinkIsBack(Family),
     /// The size of the largest packet that applications get, and a gateway's clients.
     Mtu(u16),
     /// The service manager wants to know that packets are carried.
@@ -85,6 +87,8 @@ pub(super) struct Driver<D> {
     packet: Box<[u8]>,
     situation: Situation,
     troubles: Troubles,
+    /// Told when a firewall seems to forbid sending.
+    alarm: Arc<Notify>,
     events: Events,
     /// Whether nothing was left in the TUN.
     device_is_empty: bool,
@@ -96,6 +100,7 @@ impl<D: Device> Driver<D> {
         device: D,
         (relay, connections): (Relay, Connections),
         situation: Situation,
+        alarm: Arc<Notify>,
         events: Events,
     ) -> Self {
         Self {
@@ -107,6 +112,7 @@ impl<D: Device> Driver<D> {
             packet: vec![0; LARGEST].into_boxed_slice(),
             situation,
             troubles: Troubles::default(),
+            alarm,
             events,
             device_is_empty: true,
         }
@@ -182,6 +188,9 @@ impl<D: Device> Driver<D> {
             self.take_from_connections(now)?;
         }
         self.flush(now);
+        if self.troubles.take_suspicion() {
+            self.alarm.notify_one();
+        }
         Ok(())
     }
 
@@ -419,9 +428,9 @@ impl<D: Device> Driver<D> {
 
     /// Moves the mappings' sockets to another uplink, as far as they must move. The application notices no more than that
     /// its address outside has changed, which ICE is made for. TCP connections end: they cannot move.
-    fn follow(&mut self, binder: Binder, moves: Moves, now: Instant) {
-        self.connections.rebind(binder.clone());
-        let moves = |family| moves.includes(family);
+    fn follow(&mut self, binders: Binders, moves: Moves, now: Instant) {
+        self.connections.rebind(binders.clone());
+        let moves = |family| moves[family];
         self.engine
             .handle_uplink_changed(moves, now, &mut self.outbox);
         let Self {
@@ -432,7 +441,7 @@ impl<D: Device> Driver<D> {
             ..
         } = self;
         troubles.forgive();
-        relay.rebind(binder, moves, |mapping, moved| match moved {
+        relay.rebind(binders, moves, |mapping, moved| match moved {
             Ok(outside) => engine.handle_opened(mapping, Way::Direct, outside, outbox),
             Err(error) => {
                 engine.handle_open_failed(mapping, Way::Direct, error.told(), now, outbox);
@@ -456,7 +465,12 @@ impl<D: Device> Driver<D> {
                 // Who asked may have gone meanwhile.
                 let _ = reply.send(view);
             }
-            Message::Uplink(binder, moves) => self.follow(binder, moves, now),
+            Message::Uplinks(binders, moves) => self.follow(binders, moves, now),
+            Message::UplinkIsBack(family) => {
+                let Self { engine, outbox, .. } = self;
+                engine.handle_uplink_is_back(family, now, outbox);
+                self.flush(now);
+            }
             Message::Heartbeat => manager::alive(),
             Message::Policy(policy) => self.engine.handle_policy(policy),
             Message::Mtu(mtu) => self.engine.handle_mtu(mtu),

@@ -7,7 +7,7 @@ use std::{fs, io};
 use anyhow::{Context, anyhow};
 use nix::net::if_::if_nametoindex;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::config::{self, Config};
@@ -148,11 +148,19 @@ pub(super) async fn live(
     let situation = Situation::of_tun(tun.name());
     let sockets = Relay::new().and_then(|relay| Ok((relay, Connections::new()?)));
     let sockets = sockets.context("could not make an epoll set")?;
-    let driver = Driver::new(engine, tun, sockets, situation, events.clone());
+    let alarm = Arc::new(Notify::new());
+    let driver = Driver::new(
+        engine,
+        tun,
+        sockets,
+        situation,
+        Arc::clone(&alarm),
+        events.clone(),
+    );
     let mut steward = Steward::new(
         charge,
         steering,
-        (driver_sender, reloads),
+        (driver_sender, reloads, alarm),
         policy,
         compiled_for,
         events.clone(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tracing::debug;
 
-use super::way::Way;
+use super::way::{Ways, names};
 
 /// The service manager, if there is one.
 #[derive(Debug, Default)]
@@ -17,10 +17,10 @@ pub(super) struct Manager {
 
 impl Manager {
     /// Says that the service is ready, which it also is while it waits for an uplink, and by which way media goes.
-    pub(super) fn tell(&mut self, way: Option<&Way>) {
-        let status = way.map_or_else(
+    pub(super) fn tell(&mut self, ways: &Ways) {
+        let status = names(ways).map_or_else(
             || "waiting for an uplink: media stays in the VPN".to_owned(),
-            |way| format!("media leaves by {}", way.uplink.name),
+            |links| format!("media leaves by {links}"),
         );
         if self.said.as_ref() == Some(&status) {
             return;

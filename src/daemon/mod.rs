@@ -18,6 +18,7 @@ mod lifecycle;
 mod limits;
 mod mailbox;
 mod manager;
+mod pilot;
 mod privileges;
 mod queue;
 mod realtime;
@@ -41,6 +42,7 @@ use jiff::tz::TimeZone;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::config::Config;
+use crate::net::Family;
 use crate::route::netlink::Kernel;
 use crate::route::{self, Leftovers, uplink};
 
@@ -67,16 +69,16 @@ pub fn cleanup(config: &Config, runtime_dir: &Path) -> anyhow::Result<Leftovers>
     Ok(runtime()?.block_on(route::cleanup(runtime_dir, &numbers))?)
 }
 
-/// Finds the uplink that the service would choose now; none when there is none, or none can be seen.
+/// Finds the uplink that the service would choose now for a family; none when there is none, or none can be seen.
 #[must_use]
-pub fn find_uplink(config: &Config) -> Option<String> {
+pub fn find_uplink(config: &Config, family: Family) -> Option<String> {
     let numbers = lifecycle::numbers(config);
     let observed = runtime()
         .ok()?
         .block_on(async { Kernel::open()?.observe().await })
         .ok()?;
-    uplink::choose(&observed, numbers.protocol, &lifecycle::preferences(config))
-        .ok()
+    uplink::choose(&observed, numbers.protocol, &lifecycle::preferences(config)).ok()?[family]
+        .take()
         .map(|uplink| uplink.name)
 }
 

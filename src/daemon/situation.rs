@@ -25,6 +25,8 @@ pub(super) struct Situation {
     pub(super) ready_since: Option<Instant>,
     pub(super) tun: String,
     pub(super) uplink: Option<UplinkStatus>,
+    /// IPv6's, where it is another one.
+    pub(super) uplink_v6: Option<UplinkStatus>,
     pub(super) vpns: Vec<Vpn>,
     /// The families of which media leaves by the uplink.
     pub(super) captured: Vec<Family>,
@@ -79,6 +81,7 @@ impl Situation {
             ready_since,
             tun: tun.to_owned(),
             uplink,
+            uplink_v6: None,
             vpns: Vec::new(),
             captured: Vec::new(),
             rule_priority,
@@ -110,6 +113,7 @@ impl Situation {
                 .map_or(0, |since| now.saturating_duration_since(since).as_secs()),
             tun: self.tun.clone(),
             uplink: self.uplink.clone(),
+            uplink_v6: self.uplink_v6.clone(),
             vpns: self.vpns.iter().map(vpn_status).collect(),
             captured: self
                 .captured

@@ -13,22 +13,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use jiff::civil::Date;
+use nix::time::{ClockId, clock_gettime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Interval;
 use tracing::debug;
 
 use crate::config::{Config, VpnMark};
 use crate::control::{Body, EventKind};
 use crate::engine::TUN_MTU;
-use crate::net::{Family, IfIndex, Protocol};
+use crate::net::{Family, IfIndex, PerFamily, Protocol};
 use crate::policy::Policy;
 use crate::route::firewall::{Obstacle, Permit};
-use crate::route::hold::Hold;
 use crate::route::observed::{Observed, Rule};
 use crate::route::origin::Origin;
 use crate::route::plan::{Capture, Desired, Numbers};
-use crate::route::uplink::{self, Preferences, UplinkError};
+use crate::route::uplink::{self, Preferences};
 use crate::route::watch::{Change, Watch};
 use crate::route::{Report, Steering, SteeringErrors};
 
@@ -39,30 +39,35 @@ use super::events::Events;
 use super::lifecycle::preferences;
 use super::mailbox;
 use super::manager::{self, Manager};
+use super::pilot::{News, Noted, Pilot};
 use super::reload::{Source, can_follow};
 use super::situation::Situation;
 use super::sleep::{Notice, SleepWatch};
 use super::today;
-use super::way::{Moves, Way};
+use super::way;
 
-/// The least rest after a look at the kernel. A look that took long, since there is much to see, is rested from for
-/// [`SHARE`] times as long.
+/// The least rest after a look at the kernel. One that cost much, since there is much to see, is rested from for
+/// [`SHARE`] times what it cost.
 const REST: Duration = Duration::from_millis(10);
 
-/// How many times as long as a look the rest after it is: what others do to the routes must not keep this machine busy.
+/// How many times the processor's time for a look the rest after it is: what others do to the routes must not keep this
+/// machine busy. A look that only waited for the processor has cost nothing.
 const SHARE: u32 = 4;
+
+/// The longest rest after a look.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// When to try again what the kernel refused, at first; it doubles up to [`LONGEST_RETRY`].
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How long to leave a firewall alone that was asked about: it may forbid what a probe is allowed.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// The longest time before another try.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
-/// The families, in the order in which things are told.
-const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
-
 /// How often everything is looked at without a notice. A policy's dates are days; and legacy iptables gives no notice, so
-/// that only a look finds what it forbids, or no longer does.
+/// that only a look finds what it no longer forbids. (What it does forbid, the driver notices.)
 const CALENDAR: Duration = Duration::from_mins(1);
 
 /// What events about them name.
@@ -87,16 +92,11 @@ pub(super) struct Steward {
     signals: [Signal; 3],
     driver: mailbox::Sender<Message>,
     reloads: mpsc::Receiver<oneshot::Sender<Body>>,
+    /// Comes when the driver is refused what a firewall would refuse.
+    alarm: Arc<Notify>,
     policy: Arc<Policy>,
     compiled_for: Date,
-    /// The way that is in force.
-    way: Option<Way>,
-    /// The way that the driver was told last: it keeps its sockets while there is none.
-    told: Option<Way>,
-    hold: Hold,
-    /// When a better uplink will have proven itself.
-    proven: Option<Instant>,
-    without_uplink: Option<UplinkError>,
+    pilot: Pilot,
     /// Families whose media a firewall was found to forbid; before the first probe, all.
     barred: Vec<Family>,
     /// The ones of which an event has told.
@@ -125,6 +125,9 @@ struct Agenda {
     change: Option<Change>,
     /// Nothing is done before this time.
     rest: Option<Instant>,
+    /// When to ask about a firewall, and when that was last done.
+    doubt: Option<Instant>,
+    asked: Option<Instant>,
     /// When to try again, and how long that was waited for.
     retry: Option<(Instant, Duration)>,
 }
@@ -132,6 +135,13 @@ struct Agenda {
 impl Agenda {
     fn add(&mut self, change: Change) {
         self.change.get_or_insert_default().merge(change);
+    }
+
+    /// The driver was refused what a firewall would refuse.
+    fn doubt(&mut self) {
+        let now = Instant::now();
+        let at = self.asked.map_or(now, |asked| now.max(asked + PAUSE));
+        self.doubt.get_or_insert(at);
     }
 
     /// Something that no notice told of.
@@ -151,9 +161,10 @@ impl Steward {
     pub(super) fn new(
         charge: Charge,
         steering: Steering,
-        (driver, reloads): (
+        (driver, reloads, alarm): (
             mailbox::Sender<Message>,
             mpsc::Receiver<oneshot::Sender<Body>>,
+            Arc<Notify>,
         ),
         policy: Arc<Policy>,
         compiled_for: Date,
@@ -172,14 +183,11 @@ impl Steward {
             ],
             driver,
             reloads,
+            alarm,
             policy,
             compiled_for,
-            way: None,
-            told: None,
-            hold: Hold::default(),
-            proven: None,
-            without_uplink: None,
-            barred: FAMILIES.to_vec(),
+            pilot: Pilot::default(),
+            barred: Family::BOTH.to_vec(),
             noted_barred: Vec::new(),
             obstacles: Vec::new(),
             clients: Clients::default(),
@@ -228,6 +236,7 @@ impl Steward {
                         agenda.add_now();
                     }
                 }
+                () = self.alarm.notified() => agenda.doubt(),
                 _ = calendar.tick() => {
                     self.turn_the_page().await;
                     agenda.add_now();
@@ -259,7 +268,8 @@ impl Steward {
         let next = [
             asked,
             retry,
-            self.proven,
+            agenda.doubt,
+            self.pilot.again(),
             self.contest.ends(),
             self.clients.due(),
         ];
@@ -277,11 +287,14 @@ impl Steward {
                 "more changed than the kernel could tell: everything is read anew",
             );
         }
-        let begun = Instant::now();
+        let (begun, busy) = (Instant::now(), processor_time());
+        if agenda.doubt.take_if(|at| *at <= begun).is_some() {
+            agenda.asked = Some(begun);
+        }
         let outcome = self.reconcile(&change).await;
         let now = Instant::now();
-        let rest = now + REST.max((now - begun) * SHARE);
-        agenda.rest = Some(rest).max(self.contest.rests_until());
+        let rest = rest_after(processor_time().saturating_sub(busy));
+        agenda.rest = Some(now + rest).max(self.contest.rests_until());
         match outcome {
             Ok(()) => (agenda.retry, self.fault) = (None, None),
             Err(error) => {
@@ -292,7 +305,9 @@ impl Steward {
                         .record(EventKind::ReconcileFailed, SUBJECT, reason);
                 }
                 self.fault = fault;
-                let wait = agenda.retry.map_or(RETRY, |(_, last)| last * 2);
+                // What was cut off may go on at once.
+                let first = if self.steering.is_lost() { REST } else { RETRY };
+                let wait = agenda.retry.map_or(first, |(_, last)| last * 2);
                 let wait = wait.min(LONGEST_RETRY);
                 agenda.retry = Some((now + wait, wait));
             }
@@ -376,12 +391,22 @@ impl Steward {
 
     /// Looks at the kernel, follows the uplink, and brings rules and routes into force.
     async fn reconcile(&mut self, change: &Change) -> anyhow::Result<()> {
+        if self.steering.is_lost() {
+            self.steering.mend()?;
+            self.watch.know_port(self.steering.port());
+            let reason = "the connection to the kernel was cut off, and is open again";
+            self.events
+                .record(EventKind::Reconnected, "netlink", reason);
+        }
         let observed = self.steering.observe().await?;
         let permit = self.permit(&observed);
         self.follow(permit, &observed).await?;
         let mut desired = Desired {
             tun: self.charge.tun_index,
-            uplink: self.way.as_ref().map(|way| way.uplink.clone()),
+            uplinks: PerFamily::new(|family| {
+                let way = self.pilot.ways()[family].as_ref();
+                way.map(|way| way.uplink.clone())
+            }),
             captures: self.captures(),
             barred: self.barred.clone(),
             permit,
@@ -413,31 +438,32 @@ impl Steward {
     /// Finds out whom a firewall forbids a way: what it would refuse is better in the VPN.
     fn probe(&mut self, desired: &Desired) -> anyhow::Result<()> {
         self.obstacles.clear();
-        let Some(way) = &self.way else {
+        let ways = self.pilot.ways();
+        if ways.present().next().is_none() {
             return Ok(());
-        };
-        for family in FAMILIES {
+        }
+        for (family, way) in ways.present() {
             let target = desired.captures.iter().find_map(|capture| {
                 let mut prefixes = capture.prefixes.iter();
                 let prefix = prefixes.find(|prefix| prefix.family() == family)?;
                 let udp = capture.protocol == Protocol::Udp;
                 udp.then(|| (prefix.first(), capture.ports.first()).into())
             });
-            if let (Some(to), Some(_)) = (target, way.uplink.gateway(family)) {
-                let direct = way.open(family)?;
+            if let Some(to) = target {
+                let direct = way.open()?;
                 self.obstacles
                     .extend(self.steering.probe(desired, &direct, to));
             }
         }
         let forbidden = |family: &Family| self.obstacles.iter().any(|it| it.family == *family);
-        self.barred = FAMILIES.into_iter().filter(forbidden).collect();
+        self.barred = Family::BOTH.into_iter().filter(forbidden).collect();
         self.note_obstacles();
         Ok(())
     }
 
     /// Tells of each family that a firewall keeps in the VPN from now on, or no longer.
     fn note_obstacles(&mut self) {
-        for family in FAMILIES {
+        for family in Family::BOTH {
             let is_barred = self.barred.contains(&family);
             if is_barred == self.noted_barred.contains(&family) {
                 continue;
@@ -515,52 +541,24 @@ impl Steward {
         (self.desired, self.foreign_rules) = (Some(desired), foreign);
     }
 
-    /// Moves to the best uplink, or lets go of one that has gone: then nothing is captured, and media is in the VPN.
+    /// Moves to each family's best uplink, or lets go of one that has gone.
     async fn follow(&mut self, permit: Permit, observed: &Observed) -> anyhow::Result<()> {
         let numbers = &self.charge.numbers;
+        let marks = (permit.mark.unwrap_or(numbers.mark), numbers.tunnel_mark());
         let ranked = uplink::rank(observed, numbers.protocol, &self.charge.preferences);
-        let error = ranked.as_ref().err().cloned();
-        let picked = self.hold.pick(ranked.unwrap_or_default(), Instant::now());
-        self.proven = picked.1;
-        let mark = permit.mark.unwrap_or(numbers.mark);
-        let way = picked
-            .0
-            .map(|uplink| Way::new(uplink, observed, (mark, numbers.tunnel_mark())));
-        if self.without_uplink != error
-            && let Some(error) = &error
+        let ways = self.pilot.pick(ranked, observed, marks, Instant::now());
+        let News { events, messages } = self.pilot.follow(ways)?;
+        for Noted {
+            kind,
+            subject,
+            reason,
+        } in events
         {
-            let kind = match &self.way {
-                Some(_) => EventKind::UplinkLost,
-                None => EventKind::Waiting,
-            };
-            let reason = format!("waiting for an uplink; media stays in the VPN: {error}");
-            let lost = self.way.as_ref().map(|way| way.uplink.name.clone());
-            self.events
-                .record(kind, lost.as_deref().unwrap_or("uplink"), reason);
+            self.events.record(kind, subject, reason);
         }
-        self.without_uplink = error;
-        if way == self.way {
-            return Ok(());
+        for message in messages {
+            self.send(message).await;
         }
-        if let Some(way) = &way
-            && self.told.as_ref() != Some(way)
-        {
-            way.prove()?;
-            let moves = self.told.as_ref();
-            let moves = moves.map_or(Moves::All, |told| way.moves_since(told));
-            let former = self.told.as_ref().map(|told| &told.uplink.name);
-            let reason = match former {
-                Some(former) if *former != way.uplink.name => {
-                    format!("{}, before it was {former}", way.uplink.why)
-                }
-                _ => way.uplink.why.to_string(),
-            };
-            self.events
-                .record(EventKind::UplinkChanged, &way.uplink.name, reason);
-            self.send(Message::Uplink(way.binder.clone(), moves)).await;
-            self.told = Some(way.clone());
-        }
-        self.way = way;
         Ok(())
     }
 
@@ -577,10 +575,11 @@ impl Steward {
 
     /// Tells the driver what the last reconciliation found.
     async fn tell(&mut self) {
-        let is_ready = self.way.is_some();
-        if let Some(way) = self.way.as_ref().filter(|_| !self.is_ready) {
+        let links = way::names(self.pilot.ways());
+        let is_ready = links.is_some();
+        if let Some(links) = links.filter(|_| !self.is_ready) {
             let reason = if self.barred.is_empty() {
-                format!("media leaves by {}", way.uplink.name)
+                format!("media leaves by {links}")
             } else {
                 "but a firewall keeps media in the VPN".to_owned()
             };
@@ -596,12 +595,12 @@ impl Steward {
         let without_aliases = self.steering.without_aliases().map(|error| {
             format!("replies to the VPN's own address may be dropped by its firewall: no nftables ({error})")
         });
-        let no_uplink = self.without_uplink.as_ref();
+        let no_uplink = self.pilot.without_uplink();
         let no_uplink = no_uplink.map(|error| format!("{error}; media stays in the VPN"));
         let leaves = |family: &Family| {
-            let way = self.way.as_ref();
-            let open = way.is_some_and(|way| way.uplink.gateway(*family).is_some());
-            open && self.report.priority.is_some() && !self.barred.contains(family)
+            self.pilot.ways()[*family].is_some()
+                && self.report.priority.is_some()
+                && !self.barred.contains(family)
         };
         let fault = self.fault.as_ref();
         let fault =
@@ -615,12 +614,14 @@ impl Steward {
             format!("others undo our {SUBJECT} again and again, and they are put right at longer and longer intervals: {opponent}")
         });
         let warnings = self.report.warnings.iter().map(ToString::to_string);
+        let (uplink, uplink_v6) = way::status(self.pilot.ways());
         let situation = Situation {
             ready_since: self.ready_since,
             tun: self.charge.tun.clone(),
-            uplink: self.way.as_ref().map(Way::status),
+            uplink,
+            uplink_v6,
             vpns: self.report.vpns.clone(),
-            captured: FAMILIES.into_iter().filter(leaves).collect(),
+            captured: Family::BOTH.into_iter().filter(leaves).collect(),
             rule_priority: self.report.priority,
             clients: self
                 .desired
@@ -638,7 +639,7 @@ impl Steward {
                 .chain(contest)
                 .collect(),
         };
-        self.manager.tell(self.way.as_ref());
+        self.manager.tell(self.pilot.ways());
         self.send(Message::Situation(Box::new(situation))).await;
     }
 
@@ -646,6 +647,15 @@ impl Steward {
         // A driver that has gone ends the service by itself; there is nobody left to tell.
         let _ = self.driver.send(message).await;
     }
+}
+
+/// What this thread has had of the processor.
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+fn rest_after(cost: Duration) -> Duration {
+    (cost * SHARE).clamp(REST, LONGEST_REST)
 }
 
 async fn next(heartbeat: &mut Option<Interval>) {
@@ -661,5 +671,18 @@ async fn until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rest_is_long_for_what_cost_much_and_bounded() {
+        assert_eq!(rest_after(Duration::ZERO), REST);
+        let cost = Duration::from_millis(40);
+        assert_eq!(rest_after(cost), cost * SHARE);
+        assert_eq!(rest_after(Duration::from_secs(9)), LONGEST_REST);
     }
 }

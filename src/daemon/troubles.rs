@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
+use std::mem;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -27,6 +28,8 @@ pub(super) struct Troubles {
     seen: BTreeMap<Trouble, Tally>,
     /// Whether there is anything to be warned of: the packet path looks at this alone.
     are_current: bool,
+    /// A firewall is to be asked about.
+    is_suspicious: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,6 +64,11 @@ impl Troubles {
         self.end(now, |it| !matches!(it, Trouble::Send(_)));
     }
 
+    /// Whether anything was refused as a firewall refuses it since this was last asked.
+    pub(super) fn take_suspicion(&mut self) -> bool {
+        mem::take(&mut self.is_suspicious)
+    }
+
     /// There is another uplink: what the old one refused is no reason for a warning any more.
     pub(super) fn forgive(&mut self) {
         for tally in self.seen.values_mut() {
@@ -91,6 +99,7 @@ impl Troubles {
         tally.times += 1;
         tally.current = Some(now);
         self.are_current = true;
+        self.is_suspicious |= trouble.is_of_a_firewall();
     }
 
     /// Ends what is of a kind and was last refused long enough ago.
@@ -113,6 +122,14 @@ fn number(error: &io::Error) -> i32 {
 }
 
 impl Trouble {
+    /// Whether this is what a firewall does.
+    fn is_of_a_firewall(self) -> bool {
+        let Self::Send(number) = self else {
+            return false;
+        };
+        matches!(Errno::from_raw(number), Errno::EPERM | Errno::EACCES)
+    }
+
     /// The stable name.
     fn label(self) -> String {
         match self {
@@ -229,6 +246,17 @@ mod tests {
             "firewall"
         ));
         assert!(!warnings.iter().any(|line| line.contains("kernel's word")));
+    }
+
+    #[test]
+    fn a_firewall_is_suspected_of_what_firewalls_do() {
+        let (mut troubles, start) = (Troubles::default(), Instant::now());
+        troubles.open_failed(&refused_socket(Errno::EPERM), start);
+        troubles.send_refused(&Errno::ENETUNREACH.into(), start);
+        assert!(!troubles.take_suspicion());
+        troubles.send_refused(&Errno::EPERM.into(), start);
+        assert!(troubles.take_suspicion());
+        assert!(!troubles.take_suspicion(), "it was told");
     }
 
     #[test]

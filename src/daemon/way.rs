@@ -1,107 +1,77 @@
-//! The way out that media takes now, and what a change of it means for open sockets.
+//! The way out that media of a family takes now, and what a change of it means for open sockets.
 
 use std::net::IpAddr;
 
 use socket2::Socket;
 
 use crate::control::UplinkStatus;
-use crate::net::{self, Dscp, Endpoint, Family, Fwmark, Inside, Treatment};
+use crate::net::{self, Dscp, Endpoint, Family, Fwmark, Inside, PerFamily, Treatment};
 use crate::relay::{BindError, Binder};
 use crate::route::observed::Observed;
-use crate::route::uplink::{Gateway, Uplink};
+use crate::route::uplink::Uplink;
 
-/// An uplink and the addresses that it has.
+/// A family's uplink and the addresses that it has of that family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Way {
+    pub(super) family: Family,
     pub(super) uplink: Uplink,
     pub(super) binder: Binder,
 }
 
-/// What becomes of the sockets that are open when the way changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Moves {
-    /// They stay: all that they may use is there as before.
-    None,
-    /// Those of this family are replaced: an address of it has gone.
-    Family(Family),
-    /// All are replaced.
-    All,
-}
+/// The way of each family that has one.
+pub(super) type Ways = PerFamily<Option<Way>>;
 
-impl Moves {
-    /// Whether the sockets of a family are replaced.
-    pub(super) fn includes(self, family: Family) -> bool {
-        match self {
-            Self::None => false,
-            Self::Family(one) => one == family,
-            Self::All => true,
-        }
-    }
-}
+/// Of which families open sockets are replaced when the ways change.
+pub(super) type Moves = PerFamily<bool>;
 
 impl Way {
     /// `marks` are those of sockets of the direct way and of the tunnel.
-    pub(super) fn new(uplink: Uplink, observed: &Observed, marks: (Fwmark, Fwmark)) -> Self {
+    pub(super) fn new(
+        family: Family,
+        uplink: Uplink,
+        observed: &Observed,
+        marks: (Fwmark, Fwmark),
+    ) -> Self {
         let addresses = observed
             .addresses
             .iter()
             .filter(|address| address.link == uplink.index)
             .map(|address| address.addr)
-            .filter(|addr| !is_link_local(*addr));
+            .filter(|addr| Family::of(*addr) == family && !is_link_local(*addr));
         let binder = Binder {
             device: uplink.name.clone(),
             addresses: addresses.collect(),
             mark: marks.0,
             tunnel_mark: marks.1,
         };
-        Self { uplink, binder }
+        Self {
+            family,
+            uplink,
+            binder,
+        }
     }
 
-    /// What the step from an earlier way means for open sockets.
+    /// Whether the step from an earlier way wants other sockets in the place of those that are open.
     ///
     /// They are bound to the link and bear a mark, so another link or mark wants other sockets, and so does a link that
     /// was made anew under the same name. On the same link an address that has gone takes with it whoever is bound to it, and what the far
     /// side knows of the others; an address that has come takes nothing.
-    pub(super) fn moves_since(&self, earlier: &Self) -> Moves {
+    pub(super) fn moves_since(&self, earlier: &Self) -> bool {
         let key = |way: &Self| {
             let binder = &way.binder;
             (way.uplink.index, binder.device.clone(), binder.mark)
         };
-        if key(self) != key(earlier) {
-            return Moves::All;
-        }
-        let has_lost = |family| {
-            let mut former = earlier.binder.addresses.iter();
-            former.any(|addr| Family::of(*addr) == family && !self.binder.addresses.contains(addr))
-        };
-        match (has_lost(Family::V4), has_lost(Family::V6)) {
-            (true, true) => Moves::All,
-            (true, false) => Moves::Family(Family::V4),
-            (false, true) => Moves::Family(Family::V6),
-            (false, false) => Moves::None,
-        }
+        let mut former = earlier.binder.addresses.iter();
+        key(self) != key(earlier) || former.any(|addr| !self.binder.addresses.contains(addr))
     }
 
-    /// Opens a socket on the uplink, once per family, before anything is steered to it: what the kernel refuses (a
-    /// missing capability, most likely) is found out while all is still as it was.
+    /// Opens a socket as the relay does for a mapping. To be done before anything is steered to the uplink: what the kernel
+    /// refuses (a missing capability, most likely) is found out while all is still as it was.
     ///
     /// # Errors
     /// [`BindError`].
-    pub(super) fn prove(&self) -> Result<(), BindError> {
-        for family in [Family::V4, Family::V6] {
-            if self.uplink.gateway(family).is_some() {
-                self.open(family)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Opens a socket as the relay does for a mapping.
-    ///
-    /// # Errors
-    /// [`BindError`].
-    pub(super) fn open(&self, family: Family) -> Result<Socket, BindError> {
-        let any = Inside(Endpoint::new(family.unspecified(), 0));
+    pub(super) fn open(&self) -> Result<Socket, BindError> {
+        let any = Inside(Endpoint::new(self.family.unspecified(), 0));
         let (socket, _) = self
             .binder
             .bind(net::Way::Direct, any, Treatment::of(Dscp::EF))?;
@@ -109,17 +79,36 @@ impl Way {
     }
 
     /// As the status tells it.
-    pub(super) fn status(&self) -> UplinkStatus {
-        let gateway = |family| {
-            let gateway: Option<Gateway> = self.uplink.gateway(family);
-            gateway.map(|gateway| gateway.to_string())
-        };
+    fn status(&self) -> UplinkStatus {
+        let gateway = |family| (family == self.family).then(|| self.uplink.gateway.to_string());
         UplinkStatus {
             interface: self.uplink.name.clone(),
             gateway_v4: gateway(Family::V4),
             gateway_v6: gateway(Family::V6),
             why: self.uplink.why.to_string(),
         }
+    }
+}
+
+/// The ways as the status tells them: IPv6's apart only where it leaves by another link than IPv4.
+pub(super) fn status(ways: &Ways) -> (Option<UplinkStatus>, Option<UplinkStatus>) {
+    let [v4, v6] = [&ways.v4, &ways.v6].map(|way| way.as_ref().map(Way::status));
+    match (v4, v6) {
+        (Some(v4), Some(v6)) if v4.interface == v6.interface => {
+            let gateway_v6 = v6.gateway_v6;
+            (Some(UplinkStatus { gateway_v6, ..v4 }), None)
+        }
+        (None, v6) => (v6, None),
+        both => both,
+    }
+}
+
+/// The links of the ways in words; none without a way.
+pub(super) fn names(ways: &Ways) -> Option<String> {
+    let [v4, v6] = [&ways.v4, &ways.v6].map(|way| way.as_ref().map(|way| &way.uplink.name));
+    match (v4, v6) {
+        (Some(v4), Some(v6)) if v4 != v6 => Some(format!("{v4} (IPv4) and {v6} (IPv6)")),
+        (one, other) => one.or(other).cloned(),
     }
 }
 
@@ -136,15 +125,14 @@ mod tests {
     use super::*;
     use crate::net::IfIndex;
     use crate::route::observed::Address;
-    use crate::route::uplink::Why;
+    use crate::route::uplink::{Gateway, Why};
 
-    fn way(index: u32, addresses: &[&str]) -> Way {
+    fn way(family: Family, (index, name): (u32, &str), addresses: &[&str]) -> Way {
         let link = IfIndex(index);
         let uplink = Uplink {
-            name: "wlan0".to_owned(),
+            name: name.to_owned(),
             index: link,
-            gateway_v4: Some(Gateway::OnLink),
-            gateway_v6: None,
+            gateway: Gateway::OnLink,
             why: Why::DefaultRoute,
         };
         let address = |text: &&str| Address {
@@ -155,25 +143,57 @@ mod tests {
             addresses: addresses.iter().map(address).collect(),
             ..Observed::default()
         };
-        Way::new(uplink, &observed, (Fwmark(1), Fwmark(2)))
+        Way::new(family, uplink, &observed, (Fwmark(1), Fwmark(2)))
     }
 
     #[test]
     fn sockets_move_when_what_they_use_has_gone() {
-        let before = way(2, &["192.0.2.5", "2001:db8::5"]);
-        let step = |index, addresses: &[&str]| way(index, addresses).moves_since(&before);
+        let wlan = (2, "wlan0");
         let both = ["192.0.2.5", "2001:db8::5"];
-        assert_eq!(step(2, &both), Moves::None);
-        assert_eq!(step(3, &both), Moves::All);
+        let moves = |family, link, addresses: &[&str]| {
+            way(family, link, addresses).moves_since(&way(family, wlan, &both))
+        };
+        for family in Family::BOTH {
+            assert!(!moves(family, wlan, &both));
+            assert!(moves(family, (3, "wlan0"), &both), "made anew");
+            assert!(moves(family, (2, "wlan1"), &both));
+            assert!(moves(family, wlan, &[]));
+        }
+        let more = ["192.0.2.5", "2001:db8::5", "2001:db8::6", "fe80::1"];
+        assert!(!moves(Family::V6, wlan, &more), "one has come");
+        let renewed = ["192.0.2.6", "2001:db8::5"];
+        assert!(moves(Family::V4, wlan, &renewed));
+        assert!(!moves(Family::V6, wlan, &renewed), "it is not IPv6's");
+    }
+
+    #[test]
+    fn the_families_are_told_apart_only_where_they_part() {
+        let some = |family, name| Some(way(family, (2, name), &[]));
+        let told = |v4, v6| {
+            let ways = Ways { v4, v6 };
+            let (uplink, v6) = status(&ways);
+            let gateways = uplink.map(|it| (it.gateway_v4.is_some(), it.gateway_v6.is_some()));
+            (gateways, v6.map(|it| it.interface), names(&ways))
+        };
+        let [wlan4, eth4] = ["wlan0", "eth0"].map(|name| some(Family::V4, name));
+        let wlan6 = some(Family::V6, "wlan0");
+        let wlan = Some("wlan0".to_owned());
         assert_eq!(
-            step(2, &["192.0.2.5", "2001:db8::5", "2001:db8::6", "fe80::1"]),
-            Moves::None
+            told(wlan4, wlan6.clone()),
+            (Some((true, true)), None, wlan.clone())
         );
         assert_eq!(
-            step(2, &["192.0.2.6", "2001:db8::5"]),
-            Moves::Family(Family::V4)
+            told(None, wlan6.clone()),
+            (Some((false, true)), None, wlan.clone())
         );
-        assert_eq!(step(2, &["192.0.2.5"]), Moves::Family(Family::V6));
-        assert_eq!(step(2, &[]), Moves::All);
+        assert_eq!(
+            told(eth4, wlan6),
+            (
+                Some((true, false)),
+                wlan,
+                Some("eth0 (IPv4) and wlan0 (IPv6)".to_owned())
+            )
+        );
+        assert_eq!(told(None, None), (None, None, None));
     }
 }

@@ -3,6 +3,7 @@
 //! A running service probes that at each change, and its word is taken: two that probe at once would find each other.
 //! Without one, a probe is sent here, which never leaves the machine (see [`crate::route::firewall`]).
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::{Finding, Scene};
@@ -54,7 +55,7 @@ fn finding(obstacle: &str) -> Finding {
 }
 
 fn probe(scene: &Scene) -> Vec<Finding> {
-    let Ok(uplink) = &scene.uplink else {
+    let Ok(uplinks) = &scene.uplinks else {
         return vec![Finding::unknown(
             "without an uplink there is no way to probe",
             "see what is said of the uplink",
@@ -70,17 +71,17 @@ fn probe(scene: &Scene) -> Vec<Finding> {
         }
     };
     let mark = scene.numbers.mark;
-    let binder = Binder {
-        device: uplink.name.clone(),
-        addresses: Vec::new(),
-        mark,
-        tunnel_mark: scene.numbers.tunnel_mark(),
-    };
-    let mut findings = Vec::new();
-    for family in [Family::V4, Family::V6] {
-        let Some(to) = target(&scene.policy, family).filter(|_| uplink.gateway(family).is_some())
-        else {
+    let (mut findings, mut names) = (Vec::new(), BTreeSet::new());
+    for (family, uplink) in uplinks.present() {
+        names.insert(uplink.name.as_str());
+        let Some(to) = target(&scene.policy, family) else {
             continue;
+        };
+        let binder = Binder {
+            device: uplink.name.clone(),
+            addresses: Vec::new(),
+            mark,
+            tunnel_mark: scene.numbers.tunnel_mark(),
         };
         let any = Inside(Endpoint::new(family.unspecified(), 0));
         match binder.bind(Way::Direct, any, Treatment::of(Dscp::EF)) {
@@ -97,7 +98,7 @@ fn probe(scene: &Scene) -> Vec<Finding> {
     if findings.is_empty() {
         findings.push(Finding::ok(format!(
             "no firewall here forbids the direct way by {}",
-            uplink.name
+            names.into_iter().collect::<Vec<_>>().join(" and ")
         )));
     }
     findings

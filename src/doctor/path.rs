@@ -52,28 +52,19 @@ pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
             "only root may read what routers say of a datagram",
         )];
     }
-    let Some(device) = scene.uplink_name() else {
+    if scene.uplink_name().is_none() {
         return vec![Finding::unknown(
             "there is no uplink to try",
             "see what is said of the uplink",
         )];
-    };
-    let binder = Binder {
-        device: device.to_owned(),
-        addresses: Vec::new(),
-        mark: scene.numbers.mark,
-        tunnel_mark: scene.numbers.tunnel_mark(),
-    };
-    let has_way = |family| {
-        scene
-            .uplink
-            .as_ref()
-            .is_ok_and(|it| it.gateway(family).is_some())
-    };
-    let families = [Family::V4, Family::V6]
-        .into_iter()
-        .filter(|it| has_way(*it));
-    let found = families.filter_map(|family| {
+    }
+    let found = Family::BOTH.into_iter().filter_map(|family| {
+        let binder = Binder {
+            device: scene.uplink(family)?.name.clone(),
+            addresses: Vec::new(),
+            mark: scene.numbers.mark,
+            tunnel_mark: scene.numbers.tunnel_mark(),
+        };
         let to = firewall::target(&scene.policy, family)?;
         Some(match trace(&binder, to) {
             Ok(heard) => judge(family, &heard),

@@ -58,13 +58,7 @@ fn judge(scene: &Scene, steered: &Steered, way: Option<Decision>, to: &[IpAddr])
     let captured = |status: &Status| status.captured.contains(&family.to_string().to_lowercase());
     let is_due = match &scene.status {
         Ok(status) => captured(status),
-        Err(_) => {
-            scene.is_running()
-                && scene
-                    .uplink
-                    .as_ref()
-                    .is_ok_and(|it| it.gateway(*family).is_some())
-        }
+        Err(_) => scene.is_running() && scene.uplink(*family).is_some(),
     };
     if !is_due {
         return Finding::ok(format!("{found}, for voicelane captures no {family} now"));

@@ -16,7 +16,7 @@ use crate::route::lookup::Decision;
 use crate::route::netlink::Kernel;
 use crate::route::observed::{Link, Observed};
 use crate::route::plan::Numbers;
-use crate::route::uplink::{self, Uplink, UplinkError};
+use crate::route::uplink::{self, Uplink, UplinkError, Uplinks};
 
 use super::dns;
 
@@ -53,7 +53,7 @@ pub struct Scene {
     pub(super) numbers: Numbers,
     pub(super) status: Result<Status, AskError>,
     pub(super) observed: Observed,
-    pub(super) uplink: Result<Uplink, UplinkError>,
+    pub(super) uplinks: Result<Uplinks, UplinkError>,
     pub(super) steered: Vec<Steered>,
     /// Where names are asked for, and which way questions go there.
     pub(super) resolvers: Vec<(IpAddr, io::Result<Decision>)>,
@@ -104,7 +104,7 @@ impl Scene {
         let preferences = daemon::preferences(&case.config);
         let may = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
         Ok(Self {
-            uplink: uplink::choose(&observed, numbers.protocol, &preferences),
+            uplinks: uplink::choose(&observed, numbers.protocol, &preferences),
             case,
             today,
             policy,
@@ -116,6 +116,11 @@ impl Scene {
             may_administer: may(Capability::CAP_NET_ADMIN),
             may_listen: may(Capability::CAP_NET_RAW),
         })
+    }
+
+    /// The uplink that a family would leave by, if there is one.
+    pub(super) fn uplink(&self, family: Family) -> Option<&Uplink> {
+        self.uplinks.as_ref().ok()?[family].as_ref()
     }
 
     /// What the kernel has, for who wants to show it.
@@ -165,7 +170,10 @@ impl Scene {
     pub(super) fn uplink_name(&self) -> Option<&str> {
         let told = self.status.as_ref().ok();
         let told = told.and_then(|status| Some(status.uplink.as_ref()?.interface.as_str()));
-        let chosen = || self.uplink.as_ref().ok().map(|uplink| uplink.name.as_str());
+        let chosen = || {
+            let mut uplinks = Family::BOTH.into_iter().filter_map(|it| self.uplink(it));
+            uplinks.next().map(|uplink| uplink.name.as_str())
+        };
         told.or_else(chosen)
     }
 

@@ -1,12 +1,13 @@
 //! Which way media leaves this machine, and why.
 
 use super::{Finding, Scene};
+use crate::control::UplinkStatus;
 use crate::net::Family;
 use crate::route::uplink::{Gateway, Uplink};
 
 pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
-    let uplink = match &scene.uplink {
-        Ok(uplink) => uplink,
+    let uplinks = match &scene.uplinks {
+        Ok(uplinks) => uplinks,
         Err(error) => {
             return vec![Finding::fault(
                 format!("{error}; all media is in the VPN"),
@@ -14,23 +15,56 @@ pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
             )];
         }
     };
-    let mut findings = vec![Finding::ok(ways(uplink))];
-    let told = scene.status.as_ref().ok();
-    let told = told.and_then(|status| status.uplink.as_ref());
-    if let Some(told) = told.filter(|told| told.interface != uplink.name) {
-        findings.push(Finding::ok(format!(
-            "media still leaves by {} ({}): a better uplink must prove itself first",
-            told.interface, told.why
-        )));
+    let mut findings = match (&uplinks.v4, &uplinks.v6) {
+        (Some(v4), Some(v6)) if v4.name != v6.name => {
+            vec![
+                Finding::ok(way(v4, Family::V4)),
+                Finding::ok(way(v6, Family::V6)),
+            ]
+        }
+        (v4, v6) => {
+            let uplink = v4.as_ref().or(v6.as_ref());
+            let words = [(Family::V4, v4), (Family::V6, v6)]
+                .map(|(family, it)| onwards(it.as_ref(), family));
+            let link = uplink.map(|it| format!("{} ({}); {}", it.name, it.why, words.join(", ")));
+            link.map(Finding::ok).into_iter().collect()
+        }
+    };
+    let status = scene.status.as_ref().ok();
+    for family in Family::BOTH {
+        let told = status.and_then(|status| {
+            let own = status.uplink_v6.as_ref().filter(|_| family == Family::V6);
+            own.or(status.uplink.as_ref())
+                .filter(|it| serves(it, family))
+        });
+        if let Some((told, best)) = told.zip(scene.uplink(family))
+            && told.interface != best.name
+        {
+            findings.push(Finding::ok(format!(
+                "media of {family} still leaves by {} ({}): a better uplink must prove itself first",
+                told.interface, told.why
+            )));
+        }
     }
     findings
 }
 
-fn ways(uplink: &Uplink) -> String {
-    let ways = [Family::V4, Family::V6].map(|family| match uplink.gateway(family) {
+fn serves(uplink: &UplinkStatus, family: Family) -> bool {
+    match family {
+        Family::V4 => uplink.gateway_v4.is_some(),
+        Family::V6 => uplink.gateway_v6.is_some(),
+    }
+}
+
+fn way(uplink: &Uplink, family: Family) -> String {
+    let onwards = onwards(Some(uplink), family);
+    format!("{} ({}); {onwards}", uplink.name, uplink.why)
+}
+
+fn onwards(uplink: Option<&Uplink>, family: Family) -> String {
+    match uplink.map(|uplink| uplink.gateway) {
         Some(Gateway::Via(router)) => format!("{family} by way of {router}"),
         Some(Gateway::OnLink) => format!("{family} on the link"),
         None => format!("{family} stays in the VPN"),
-    });
-    format!("{} ({}); {}", uplink.name, uplink.why, ways.join(", "))
+    }
 }

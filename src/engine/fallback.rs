@@ -398,15 +398,26 @@ impl Engine {
     ) {
         let families = [Family::V4, Family::V6].into_iter();
         for family in families.filter(|family| moves(*family)) {
-            let health = std::mem::take(self.paths.health(family));
-            if health.down.is_some() {
-                outbox.event(Event::UplinkReturned { family });
-            }
-            for mapping in self.paths.of_family(family) {
-                self.come_back(mapping, ReturnCause::AnotherUplink, now, outbox);
-                if let Some(path) = self.paths.get_mut(mapping) {
-                    path.start_over(now);
-                }
+            self.trust(family, ReturnCause::AnotherUplink, now, outbox);
+        }
+    }
+
+    /// Takes the news that a family's uplink, which was gone, is there again, the same as before: what was found out while it
+    /// went is of no account, and calls need not wait in the VPN until the direct way is tried again.
+    pub fn handle_uplink_is_back(&mut self, family: Family, now: Instant, outbox: &mut Outbox) {
+        self.trust(family, ReturnCause::UplinkIsBack, now, outbox);
+    }
+
+    /// Gives a family's direct way a fresh chance.
+    fn trust(&mut self, family: Family, cause: ReturnCause, now: Instant, outbox: &mut Outbox) {
+        let health = std::mem::take(self.paths.health(family));
+        if health.down.is_some() {
+            outbox.event(Event::UplinkReturned { family });
+        }
+        for mapping in self.paths.of_family(family) {
+            self.come_back(mapping, cause, now, outbox);
+            if let Some(path) = self.paths.get_mut(mapping) {
+                path.start_over(now);
             }
         }
     }

@@ -117,6 +117,8 @@ pub enum ReturnCause {
     Untested,
     /// There is another uplink.
     AnotherUplink,
+    /// The uplink was gone, and is there again.
+    UplinkIsBack,
     /// The way through the VPN could not be opened.
     NoTunnel,
 }
@@ -129,6 +131,7 @@ impl ReturnCause {
             Self::Answered => "answered",
             Self::Untested => "untested",
             Self::AnotherUplink => "another_uplink",
+            Self::UplinkIsBack => "uplink_is_back",
             Self::NoTunnel => "no_tunnel",
         }
     }
@@ -140,6 +143,7 @@ impl fmt::Display for ReturnCause {
             Self::Answered => "trials of the direct way were answered",
             Self::Untested => "nothing to try the direct way with but the traffic itself",
             Self::AnotherUplink => "there is another uplink",
+            Self::UplinkIsBack => "the uplink is there again",
             Self::NoTunnel => "the way through the VPN could not be opened",
         })
     }

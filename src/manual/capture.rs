@@ -52,8 +52,8 @@
 //! out what belongs into the VPN when the VPN is down.
 //!
 //! A VPN whose own rule wants packets without any mark would miss it; none is known. Where we add IPsec exemptions of our
-//! own for IPv6 (below), they are for unmarked packets too, so that this socket's are IPsec's; but the inward half of such
-//! an exemption refuses what comes out of a tunnel, so that fallback does not work through policy-based IPsec over IPv6.
+//! own for IPv6 (below), they are for unmarked packets too, so that this socket's are IPsec's. Their inward halves are for
+//! what comes out of our TUN alone, for an exemption refuses what came through an association, as answers in the VPN do.
 //!
 //! # The rules' priority is computed
 //!
@@ -100,7 +100,11 @@
 //!
 //! IPv6 has no `disable_xfrm`. Where foreign IPv6 policies are found, allow policies for exactly the captured ports and
 //! prefixes are added, as leases of a minute that the running service renews: after a kill they lapse by themselves. A
-//! foreign policy at priority 0 that was there first cannot be outdone.
+//! foreign policy at priority 0 that was there first cannot be outdone. Inward they want our mark, which a chain of ours
+//! at the end of the input hook gives to what comes out of our TUN: so what comes by the uplink, whoever it claims to be
+//! from, stays IPsec's (`tests/ipsec.rs`). Not tested, for the kernel of the test machine has no ESP: a whole call that
+//! falls back into such a tunnel. Without nftables there is no mark, and that fall is silent over IPv6; the call then comes
+//! back by its trials, and nothing leaks.
 //!
 //! # Addresses that must not be named
 //!

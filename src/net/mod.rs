@@ -10,6 +10,7 @@ mod filtering;
 mod five_tuple;
 mod id;
 mod interface;
+mod per_family;
 mod port_range;
 mod prefix;
 mod role;
@@ -25,6 +26,7 @@ pub use id::{
     ConnectionId, Fwmark, IfIndex, MappingId, RouteProtocol, RouteTable, RuleId, RulePriority,
 };
 pub use interface::{InterfacePattern, InterfacePatternError};
+pub use per_family::PerFamily;
 pub use port_range::{PortRange, PortRangeError};
 pub use prefix::{Family, Prefix, PrefixError};
 pub use role::{Role, UnknownRole};

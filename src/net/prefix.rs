@@ -16,6 +16,9 @@ pub enum Family {
 }
 
 impl Family {
+    /// Both, in the order in which things are told.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
     /// The family of an address.
     #[must_use]
     pub const fn of(addr: IpAddr) -> Self {

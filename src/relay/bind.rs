@@ -30,7 +30,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::net::{
-    Dscp, Ecn, Endpoint, Family, Fwmark, Inside, Outside, TrafficClass, Treatment, Way,
+    Dscp, Ecn, Endpoint, Family, Fwmark, Inside, Outside, PerFamily, TrafficClass, Treatment, Way,
 };
 
 use super::option;
@@ -51,6 +51,10 @@ pub struct Binder {
     /// The mark of sockets that lead into the VPN: no capture takes it, and no firewall knows it.
     pub tunnel_mark: Fwmark,
 }
+
+/// What the sockets of each family have in common: the families may leave by different links. Without it there is no
+/// socket of that family.
+pub type Binders = PerFamily<Option<Binder>>;
 
 /// What was being done to a socket when the kernel refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

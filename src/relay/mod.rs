@@ -21,6 +21,6 @@ mod refusal;
 mod tcp;
 mod udp;
 
-pub use bind::{BindError, Binder, Step};
+pub use bind::{BindError, Binder, Binders, Step};
 pub use tcp::{Connections, Progress, Stream};
 pub use udp::{Closed, OpenError, Received, Relay, SendError};

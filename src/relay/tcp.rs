@@ -18,9 +18,9 @@ use nix::sys::epoll::EpollFlags;
 use socket2::Socket;
 
 use crate::engine::ConnectError;
-use crate::net::{ConnectionId, Endpoint, Inside, Treatment, Way};
+use crate::net::{ConnectionId, Endpoint, Family, Inside, Treatment, Way};
 
-use super::bind::{Binder, Step};
+use super::bind::{Binders, Step};
 use super::readiness::Readiness;
 use super::refusal;
 use super::udp::OpenError;
@@ -45,7 +45,7 @@ pub struct Stream {
 /// The sockets of all TCP connections.
 #[derive(Debug)]
 pub struct Connections {
-    binder: Option<Binder>,
+    binders: Binders,
     streams: Vec<Option<Stream>>,
     /// Those that are to be carried, in the order in which they asked.
     line: VecDeque<ConnectionId>,
@@ -70,17 +70,17 @@ impl Connections {
     /// When the kernel gives no epoll set.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
-            binder: None,
+            binders: Binders::default(),
             streams: Vec::new(),
             line: VecDeque::new(),
             readiness: Readiness::new()?,
         })
     }
 
-    /// Makes all sockets from now on on another uplink. Those that are open stay where they are: a TCP connection cannot
+    /// Makes all sockets from now on on other uplinks. Those that are open stay where they are: a TCP connection cannot
     /// move.
-    pub fn rebind(&mut self, binder: Binder) {
-        self.binder = Some(binder);
+    pub fn rebind(&mut self, binders: Binders) {
+        self.binders = binders;
     }
 
     /// Begins to connect to the far side of a connection. While connections of an inside endpoint stand, those of the same
@@ -97,7 +97,8 @@ impl Connections {
         treatment: Treatment,
     ) -> Result<(), OpenError> {
         self.disconnect(id, true);
-        let binder = self.binder.as_ref().ok_or(OpenError::NoUplink)?;
+        let binder = self.binders[Family::of(to.addr)].as_ref();
+        let binder = binder.ok_or(OpenError::NoUplink)?;
         let socket = binder.connect(way, to, self.port_of(way, inside), treatment)?;
         let everything = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
         self.readiness

@@ -14,7 +14,7 @@ use crate::engine::{Arrival, HEADROOM, ReturnedError, Transmit};
 use crate::net::{Endpoint, Family, Inside, MappingId, Outside, TrafficClass, Treatment, Way};
 use crate::wire::icmp;
 
-use super::bind::{BindError, Binder, Step, treat};
+use super::bind::{BindError, Binders, Step, treat};
 use super::errqueue;
 use super::option;
 use super::readiness::Readiness;
@@ -48,7 +48,7 @@ struct Binding {
 /// The sockets of all mappings.
 #[derive(Debug)]
 pub struct Relay {
-    binder: Option<Binder>,
+    binders: Binders,
     /// Two in each slot, by way.
     bindings: Vec<[Option<Binding>; 2]>,
     readiness: Readiness,
@@ -123,7 +123,7 @@ impl Relay {
     /// When the kernel gives no epoll set.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
-            binder: None,
+            binders: Binders::default(),
             bindings: Vec::new(),
             readiness: Readiness::new()?,
             buffer: vec![0; HEADROOM + LARGEST].into_boxed_slice(),
@@ -144,7 +144,8 @@ impl Relay {
         inside: Inside<Endpoint>,
         treatment: Treatment,
     ) -> Result<Outside<Endpoint>, OpenError> {
-        let binder = self.binder.as_ref().ok_or(OpenError::NoUplink)?;
+        let binder = self.binders[Family::of(inside.0.addr)].as_ref();
+        let binder = binder.ok_or(OpenError::NoUplink)?;
         let (socket, outside) = binder.bind(way, inside, treatment)?;
         // Level-triggered: a socket that was not drained within the budget is found again.
         let watched = self
@@ -168,16 +169,16 @@ impl Relay {
         Ok(outside)
     }
 
-    /// Makes all sockets from now on on another uplink, and moves the mappings of the families that `moves` says: a new
+    /// Makes all sockets from now on on other uplinks, and moves the mappings of the families that `moves` says: a new
     /// socket each, on the same port where that is free. Tells `moved` what each one came to; who could not be moved
     /// has no direct socket any more. The tunnel is left alone.
     pub fn rebind(
         &mut self,
-        binder: Binder,
+        binders: Binders,
         moves: impl Fn(Family) -> bool,
         mut moved: impl FnMut(MappingId, Result<Outside<Endpoint>, OpenError>),
     ) {
-        self.binder = Some(binder);
+        self.binders = binders;
         for slot in 0..self.bindings.len() {
             // The old socket is closed first, so that its port is free.
             if let Some(Binding {

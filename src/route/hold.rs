@@ -18,7 +18,7 @@ const DOUBLINGS: u32 = 5;
 /// After which time a loss is forgotten.
 const MEMORY: Duration = Duration::from_mins(10);
 
-/// Which uplink is held, and what is remembered of others.
+/// Which uplink is held of a family, and what is remembered of others.
 #[derive(Debug, Default)]
 pub struct Hold {
     held: Option<String>,
@@ -102,8 +102,7 @@ mod tests {
         let uplink = |name: &&str| Uplink {
             name: (*name).to_owned(),
             index: IfIndex(2),
-            gateway_v4: Some(Gateway::OnLink),
-            gateway_v6: None,
+            gateway: Gateway::OnLink,
             why: Why::DefaultRoute,
         };
         names.iter().map(uplink).collect()

@@ -51,7 +51,11 @@ impl Kernel {
             RouteAttribute::Other(DefaultNla::new(DESTINATION_PORT, port)),
         ];
         let answers = self.handle.route().get(question).execute();
-        let answers: Vec<_> = answers.try_collect().await.map_err(answer)?;
+        let answers = self
+            .connection
+            .attend(answers.try_collect::<Vec<_>>())
+            .await?;
+        let answers = answers.map_err(answer)?;
         let found = answers.first().ok_or(io::ErrorKind::UnexpectedEof)?;
         let mut decision = Decision {
             link: None,

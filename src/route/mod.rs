@@ -32,6 +32,7 @@
 //! removes the rest.
 
 pub mod alias;
+mod exchange;
 pub mod firewall;
 pub mod gateway;
 pub mod hold;
@@ -49,6 +50,7 @@ pub mod vpn;
 pub mod watch;
 pub mod xfrm;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -227,10 +229,30 @@ impl Steering {
         self.kernel.port()
     }
 
+    /// Whether a connection to the kernel has ended, so that [`Steering::mend`] is due.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.kernel.is_lost() || self.ipsec.as_ref().is_some_and(Ipsec::is_lost)
+    }
+
+    /// Opens anew what has ended of the connections to the kernel. [`Steering::port`] is another one then.
+    ///
+    /// # Errors
+    /// When the kernel has no socket for us.
+    pub fn mend(&mut self) -> Result<(), SteeringError> {
+        if self.kernel.is_lost() {
+            self.kernel = Kernel::open()?;
+        }
+        if self.ipsec.as_ref().is_some_and(Ipsec::is_lost) {
+            self.ipsec = Ipsec::open()?;
+        }
+        Ok(())
+    }
+
     /// Reads what the kernel has, for [`uplink::choose`].
     ///
     /// # Errors
-    /// [`NetlinkError::Dump`].
+    /// [`NetlinkError::Dump`], [`NetlinkError::Lost`].
     pub async fn observe(&self) -> Result<Observed, NetlinkError> {
         self.kernel.observe().await
     }
@@ -261,12 +283,14 @@ impl Steering {
     ) -> Result<Report, SteeringErrors> {
         let plan = plan::plan(desired, &self.numbers, observed)?;
         let mut failures = Failures::default();
-        if let Some(uplink) = &desired.uplink {
+        if let Some(uplink) = &desired.uplinks.v4 {
             failures.note(sysctl::prepare_uplink(&mut self.journal, &uplink.name));
         }
-        if let (Ok(firewall), Some(uplink)) = (&mut self.firewall, &desired.uplink) {
+        let links = desired.uplinks.present();
+        let links: BTreeSet<_> = links.map(|(_, uplink)| uplink.name.clone()).collect();
+        if let (Ok(firewall), false) = (&mut self.firewall, links.is_empty()) {
             let mark = desired.permit.mark.unwrap_or(self.numbers.mark);
-            failures.note(firewall.lend(desired.permit, &uplink.name, mark));
+            failures.note(firewall.lend(desired.permit, &links, mark));
         }
         let mut aliases = Vec::new();
         if let Ok(table) = &mut self.aliases {
@@ -281,13 +305,25 @@ impl Steering {
         if desired.clients.is_empty() {
             self.gateway = None;
         }
-        let captured = desired
-            .uplink
-            .as_ref()
-            .and_then(|uplink| uplink.gateway(Family::V6));
-        let exemptions = captured.map_or_else(Vec::new, |_| xfrm::exemptions(&desired.captures));
         if let Some(ipsec) = &self.ipsec {
+            let is_wanted = desired.uplinks.v6.is_some();
+            let is_wanted = is_wanted && failures.note(ipsec.is_in_the_way().await) == Some(true);
+            // Who looks for the mark comes after the mark, and goes before it.
+            let mut answers = is_wanted.then_some(self.numbers.mark);
+            if let (Ok(firewall), true) = (&mut self.firewall, is_wanted) {
+                failures.note(firewall.mark_answers(answers));
+            } else {
+                answers = None;
+            }
+            let exemptions = if is_wanted {
+                xfrm::exemptions(&desired.captures, answers)
+            } else {
+                Vec::new()
+            };
             failures.note(ipsec.reconcile(&exemptions, SystemTime::now()).await);
+            if let (Ok(firewall), None) = (&mut self.firewall, answers) {
+                failures.note(firewall.mark_answers(None));
+            }
         }
         failures.or(Report {
             changes: plan.changes,
@@ -333,7 +369,8 @@ impl Steering {
     /// The rules must be in force, if only for what is bound to our TUN ([`Desired::barred`]).
     #[must_use]
     pub fn probe(&self, desired: &Desired, direct: &Socket, to: SocketAddr) -> Vec<Obstacle> {
-        let (Ok(firewall), Some(uplink)) = (&self.firewall, &desired.uplink) else {
+        let uplink = desired.uplinks[Family::of(to.ip())].as_ref();
+        let (Ok(firewall), Some(uplink)) = (&self.firewall, uplink) else {
             return Vec::new();
         };
         let mark = desired.permit.mark.unwrap_or(self.numbers.mark);
@@ -345,6 +382,7 @@ impl Steering {
     /// # Errors
     /// Everything that failed; the rest is done. [`cleanup`] can try again.
     pub async fn revert(mut self) -> Result<(), SteeringErrors> {
+        self.mend()?;
         remove(
             &self.kernel,
             self.ipsec.as_ref(),

@@ -10,8 +10,8 @@ use netlink_packet_route::route::RouteMessage;
 use netlink_sys::AsyncSocket;
 use nix::errno::Errno;
 use rtnetlink::{Handle, IpVersion, LinkUnspec};
-use tokio::task::JoinHandle;
 
+use super::exchange::Connection;
 use super::message;
 use super::observed::Observed;
 use super::plan::Change;
@@ -36,6 +36,9 @@ pub enum NetlinkError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The connection has ended, or an answer was lost: nothing is known of what was asked last.
+    #[error("the exchange with the kernel was cut off")]
+    Lost(#[source] io::Error),
     /// A change was refused.
     #[error("cannot {change}")]
     Change {
@@ -66,14 +69,8 @@ pub(super) fn answer(error: rtnetlink::Error) -> io::Error {
 #[derive(Debug)]
 pub struct Kernel {
     pub(super) handle: Handle,
-    connection: JoinHandle<()>,
+    pub(super) connection: Connection,
     port: u32,
-}
-
-impl Drop for Kernel {
-    fn drop(&mut self) {
-        self.connection.abort();
-    }
 }
 
 impl Kernel {
@@ -87,7 +84,7 @@ impl Kernel {
         let address = connection.socket_mut().socket_mut().bind_auto();
         Ok(Self {
             handle,
-            connection: tokio::spawn(connection),
+            connection: Connection::drive(connection),
             port: address.map_err(NetlinkError::Open)?.port_number(),
         })
     }
@@ -98,14 +95,25 @@ impl Kernel {
         self.port
     }
 
+    /// Whether the connection has ended: every exchange fails from now on.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.connection.has_ended()
+    }
+
     /// Reads links, addresses, routes and rules.
     ///
     /// The dumps follow each other: what changes between them is seen by the next observation, to which the change's
     /// own notice leads (see [`super::watch`]).
     ///
     /// # Errors
-    /// [`NetlinkError::Dump`].
+    /// [`NetlinkError::Dump`], [`NetlinkError::Lost`].
     pub async fn observe(&self) -> Result<Observed, NetlinkError> {
+        let observed = self.connection.attend(self.dump()).await;
+        observed.map_err(NetlinkError::Lost)?
+    }
+
+    async fn dump(&self) -> Result<Observed, NetlinkError> {
         let dump = |what| {
             move |error| NetlinkError::Dump {
                 what,
@@ -181,12 +189,17 @@ impl Kernel {
     /// routes by itself when their link goes.
     ///
     /// # Errors
-    /// Every failed change.
+    /// Every failed change; after [`NetlinkError::Lost`] no more is tried.
     pub async fn apply(&self, changes: &[Change]) -> Result<(), Vec<NetlinkError>> {
         let mut errors = Vec::new();
         for change in changes {
-            let Err(error) = self.carry_out(change).await else {
-                continue;
+            let error = match self.connection.attend(self.carry_out(change)).await {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error,
+                Err(lost) => {
+                    errors.push(NetlinkError::Lost(lost));
+                    break;
+                }
             };
             let source = answer(error);
             let done: &[Errno] = match change {
@@ -240,8 +253,13 @@ impl Kernel {
     /// finding MLLVD-CR-24-03).
     ///
     /// # Errors
-    /// [`NetlinkError::Link`].
+    /// [`NetlinkError::Link`], [`NetlinkError::Lost`].
     pub async fn bring_up(&self, tun: IfIndex, mtu: u32) -> Result<(), NetlinkError> {
+        let brought_up = self.connection.attend(self.set_up(tun, mtu)).await;
+        brought_up.map_err(NetlinkError::Lost)?
+    }
+
+    async fn set_up(&self, tun: IfIndex, mtu: u32) -> Result<(), NetlinkError> {
         let failed = |error| NetlinkError::Link {
             link: tun,
             source: answer(error),

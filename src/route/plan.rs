@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::firewall::Permit;
 use super::observed::{Hop, LOCAL, Observed, Route, Rule, Selector};
-use super::uplink::{Gateway, Uplink};
+use super::uplink::{Gateway, Uplinks};
 use crate::net::{
     Family, Fwmark, IfIndex, PortRange, Prefix, Protocol, RouteProtocol, RouteTable, RulePriority,
 };
@@ -105,9 +105,8 @@ pub struct Capture {
 pub struct Desired {
     /// Our TUN.
     pub tun: IfIndex,
-    /// The way out. Without one nothing is captured, and in a family without a gateway nothing of that family:
-    /// better in the VPN than nowhere.
-    pub uplink: Option<Uplink>,
+    /// The ways out. Of a family without one nothing is captured: better in the VPN than nowhere.
+    pub uplinks: Uplinks,
     /// What to capture.
     pub captures: Vec<Capture>,
     /// Families that a firewall forbids a way of: their rules hold for sockets that are bound to our TUN, which only
@@ -123,10 +122,8 @@ impl Desired {
     /// Of which clients media is captured: of those that are wanted, where the family has a way out.
     #[must_use]
     pub fn served(&self) -> BTreeSet<(Family, String)> {
-        let has_way = |family: Family| {
-            let uplink = self.uplink.as_ref();
-            uplink.is_some_and(|it| it.gateway(family).is_some()) && !self.barred.contains(&family)
-        };
+        let has_way =
+            |family: Family| self.uplinks[family].is_some() && !self.barred.contains(&family);
         let clients = self.clients.iter();
         clients.filter(|it| has_way(it.0)).cloned().collect()
     }
@@ -314,11 +311,7 @@ fn wanted(
             groups.entry(group).or_default().insert(prefix);
         }
     }
-    let way_out = desired
-        .uplink
-        .as_ref()
-        .and_then(|uplink| Some((uplink, uplink.gateway(family)?)));
-    let (Some((uplink, gateway)), false) = (way_out, groups.is_empty()) else {
+    let (Some(uplink), false) = (&desired.uplinks[family], groups.is_empty()) else {
         return Ok((routes, rules));
     };
     let route = |table, prefix, link, via| Route {
@@ -342,7 +335,7 @@ fn wanted(
         opaque: false,
     };
 
-    let via = match gateway {
+    let via = match uplink.gateway {
         Gateway::Via(router) => Some(router),
         Gateway::OnLink => None,
     };

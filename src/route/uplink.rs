@@ -4,33 +4,23 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::observed::{Address, Hop, Link, MAIN, Observed, Route};
-use crate::net::{Family, IfIndex, InterfacePattern, RouteProtocol, RouteTable};
+use crate::net::{Family, IfIndex, InterfacePattern, PerFamily, RouteProtocol, RouteTable};
 
-/// The physical way out.
+/// The physical way out of a family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
     /// The interface's name.
     pub name: String,
     /// The interface's index.
     pub index: IfIndex,
-    /// Where IPv4 goes from there; none when that link has no IPv4 way out.
-    pub gateway_v4: Option<Gateway>,
-    /// Where IPv6 goes from there; none when that link has no IPv6 way out.
-    pub gateway_v6: Option<Gateway>,
+    /// Where its packets go from there.
+    pub gateway: Gateway,
     /// What spoke for this interface.
     pub why: Why,
 }
 
-impl Uplink {
-    /// Where a family's packets go.
-    #[must_use]
-    pub const fn gateway(&self, family: Family) -> Option<Gateway> {
-        match family {
-            Family::V4 => self.gateway_v4,
-            Family::V6 => self.gateway_v6,
-        }
-    }
-}
+/// The way out of each family that has one: by the same link, or by two.
+pub type Uplinks = PerFamily<Option<Uplink>>;
 
 /// The next hop of a way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,7 +166,7 @@ fn listed(rejected: &[Rejected]) -> String {
         .join(", ")
 }
 
-/// Chooses the uplink: the best of [`rank`].
+/// Chooses the uplinks: each family's best of [`rank`].
 ///
 /// # Errors
 /// [`UplinkError`], which says what was rejected and why.
@@ -184,17 +174,18 @@ pub fn choose(
     observed: &Observed,
     own: RouteProtocol,
     preferences: &Preferences,
-) -> Result<Uplink, UplinkError> {
-    rank(observed, own, preferences).map(|mut ranked| ranked.swap_remove(0))
+) -> Result<Uplinks, UplinkError> {
+    let ranked = rank(observed, own, preferences)?;
+    Ok(PerFamily::new(|family| ranked[family].first().cloned()))
 }
 
-/// Finds the usable uplinks, the best first. Never empty.
+/// Finds each family's usable uplinks, the best first. Never empty for both.
 ///
-/// Per family, the candidates are the main table's default routes by metric, then its host routes through a gateway,
-/// then the default routes of other tables; what `own` made is no evidence. Preferred links come first. A candidate
-/// counts when its link is usable, not excluded and no tunnel, IPv4 before IPv6; the other family's gateway is then
-/// sought on the same link only, since sockets are bound to one link. A pinned link may be a tunnel, and one that no
-/// route names but that has an address is taken to reach its destinations directly.
+/// The candidates are the main table's default routes by metric, then its host routes through a gateway, then the default
+/// routes of other tables; what `own` made is no evidence. Preferred links come first. A candidate counts when its link
+/// is usable, not excluded, no tunnel, and has an address of the family. The families need not leave by the same link: a
+/// network may have one of them only. A pinned link is both families', may be a tunnel, and one that no route names but
+/// that has an address is taken to reach its destinations directly.
 ///
 /// # Errors
 /// [`UplinkError`], which says what was rejected and why.
@@ -202,36 +193,56 @@ pub fn rank(
     observed: &Observed,
     own: RouteProtocol,
     preferences: &Preferences,
-) -> Result<Vec<Uplink>, UplinkError> {
-    let v4 = candidates(observed, own, Family::V4);
-    let v6 = candidates(observed, own, Family::V6);
+) -> Result<PerFamily<Vec<Uplink>>, UplinkError> {
+    let candidates = PerFamily::new(|family| candidates(observed, own, family));
     if let Some(name) = &preferences.pinned {
         let link = named(observed, name)?;
-        let gateways = gateways(observed, link, &v4, &v6);
-        let gateways = gateways.or_else(|| {
+        let mut gateways = PerFamily::new(|family| gateway(observed, link, &candidates, family));
+        if gateways.present().next().is_none() {
             let on_link = |family| has_address(observed, link, family).then_some(Gateway::OnLink);
-            some((on_link(Family::V4), on_link(Family::V6)))
-        });
-        let gateways = gateways.ok_or_else(|| UplinkError::Nowhere(name.clone()))?;
-        return Ok(vec![uplink(link, gateways, Why::Pinned)]);
+            gateways = PerFamily::new(on_link);
+        }
+        if gateways.present().next().is_none() {
+            return Err(UplinkError::Nowhere(name.clone()));
+        }
+        return Ok(PerFamily::new(|family| {
+            let gateway = gateways[family].into_iter();
+            gateway.map(|it| uplink(link, it, Why::Pinned)).collect()
+        }));
     }
-    let (mut found, mut rejected) = (Vec::<(usize, Uplink)>::new(), Vec::new());
-    for candidate in v4.iter().chain(&v6) {
+    let mut rejected = Vec::new();
+    let ranked =
+        PerFamily::new(|family| usable(observed, preferences, &candidates, family, &mut rejected));
+    if ranked.iter().all(|(_, uplinks)| uplinks.is_empty()) {
+        return Err(UplinkError::NotFound(rejected));
+    }
+    Ok(ranked)
+}
+
+/// A family's uplinks, the best first; notes what was rejected.
+fn usable(
+    observed: &Observed,
+    preferences: &Preferences,
+    candidates: &PerFamily<Vec<Candidate>>,
+    family: Family,
+    rejected: &mut Vec<Rejected>,
+) -> Vec<Uplink> {
+    let mut found = Vec::<(usize, Uplink)>::new();
+    for candidate in &candidates[family] {
         let Some(link) = observed.link(candidate.link) else {
             continue;
         };
         if found.iter().any(|(_, uplink)| uplink.index == link.index) {
             continue;
         }
-        let gateways = gateways(observed, link, &v4, &v6);
         let reason = if link.is_tunnel() {
             Reason::Tunnel
         } else if preferences.excludes(link) {
             Reason::Excluded
         } else if let Some(reason) = unusable(link) {
             reason
-        } else if let Some(gateways) = gateways {
-            let uplink = uplink(link, gateways, candidate.why);
+        } else if let Some(gateway) = gateway(observed, link, candidates, family) {
+            let uplink = uplink(link, gateway, candidate.why);
             found.push((preferences.place(link), uplink));
             continue;
         } else {
@@ -239,51 +250,35 @@ pub fn rank(
         };
         let entry = Rejected {
             name: link.name.clone(),
-            family: candidate.family,
+            family,
             reason,
         };
         if !rejected.contains(&entry) {
             rejected.push(entry);
         }
     }
-    if found.is_empty() {
-        return Err(UplinkError::NotFound(rejected));
-    }
     found.sort_by_key(|(place, _)| *place);
-    Ok(found.into_iter().map(|(_, uplink)| uplink).collect())
+    found.into_iter().map(|(_, uplink)| uplink).collect()
 }
 
-type Gateways = (Option<Gateway>, Option<Gateway>);
-
-/// The ways onwards from a link, if there is one.
-fn gateways(
+/// A family's way onwards from a link, if there is one.
+fn gateway(
     observed: &Observed,
     link: &Link,
-    v4: &[Candidate],
-    v6: &[Candidate],
-) -> Option<Gateways> {
-    let routed = |candidates: &[Candidate]| {
-        let route = candidates.iter().find(|route| route.link == link.index)?;
-        Some(route.via.map_or(Gateway::OnLink, Gateway::Via))
-    };
+    candidates: &PerFamily<Vec<Candidate>>,
+    family: Family,
+) -> Option<Gateway> {
+    let mut routes = candidates[family].iter();
+    let route = routes.find(|route| route.link == link.index)?;
     // A route may outlive the last address, and then the kernel takes another link's for its source: the VPN's.
-    let addressed = |family| has_address(observed, link, family);
-    some((
-        routed(v4).filter(|_| addressed(Family::V4)),
-        routed(v6).filter(|_| addressed(Family::V6)),
-    ))
+    has_address(observed, link, family).then(|| route.via.map_or(Gateway::OnLink, Gateway::Via))
 }
 
-fn some(gateways: Gateways) -> Option<Gateways> {
-    (gateways != (None, None)).then_some(gateways)
-}
-
-fn uplink(link: &Link, (gateway_v4, gateway_v6): Gateways, why: Why) -> Uplink {
+fn uplink(link: &Link, gateway: Gateway, why: Why) -> Uplink {
     Uplink {
         name: link.name.clone(),
         index: link.index,
-        gateway_v4,
-        gateway_v6,
+        gateway,
         why,
     }
 }
@@ -292,7 +287,6 @@ fn uplink(link: &Link, (gateway_v4, gateway_v6): Gateways, why: Why) -> Uplink {
 struct Candidate {
     why: Why,
     metric: u32,
-    family: Family,
     link: IfIndex,
     via: Option<IpAddr>,
 }
@@ -308,7 +302,6 @@ fn candidates(observed: &Observed, own: RouteProtocol, family: Family) -> Vec<Ca
                 Some(Candidate {
                     why: evidence(route, via)?,
                     metric: route.metric,
-                    family,
                     link: link?,
                     via,
                 })

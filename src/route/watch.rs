@@ -10,7 +10,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM};
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use rtnetlink::MulticastGroup;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::message;
 use super::plan::Numbers;
@@ -24,6 +24,8 @@ const FIREWALL_GROUP: u32 = 7;
 const FIREWALL_CHANGES: std::ops::RangeInclusive<u16> = 0x0a00..=0x0a08;
 /// How long notices are gathered: a VPN makes a dozen changes in a row when it starts.
 const SETTLE: Duration = Duration::from_millis(20);
+/// How long to wait before a socket that failed is opened anew: one that fails at once again must not keep us busy.
+const PAUSE: Duration = Duration::from_millis(100);
 /// The largest process id (`PID_MAX_LIMIT` of linux/threads.h).
 const LARGEST_PROCESS: u32 = 4 << 20;
 /// How many culprits are remembered of one change.
@@ -60,6 +62,8 @@ pub struct Watch {
     numbers: Numbers,
     own_port: u32,
     gathered: Change,
+    /// A socket has failed: all are opened anew.
+    has_failed: bool,
 }
 
 impl Watch {
@@ -85,13 +89,21 @@ impl Watch {
             numbers,
             own_port,
             gathered: Change::default(),
+            has_failed: false,
         })
+    }
+
+    /// Takes note that our changes come from another netlink port from now on.
+    pub const fn know_port(&mut self, own_port: u32) {
+        self.own_port = own_port;
     }
 
     /// Waits for a change, gathers those that come with it, and returns what is known of them.
     ///
+    /// More notices than a socket holds (`ENOBUFS`) count as a change, and so does a socket that fails: it is opened anew.
+    ///
     /// # Errors
-    /// When a socket fails. More notices than it holds (`ENOBUFS`) count as a change.
+    /// When there is no socket to be had in the place of one that failed.
     ///
     /// # Cancel safety
     /// A change that was noticed before the caller gave up is told by the next call.
@@ -119,11 +131,22 @@ impl Watch {
     }
 
     async fn notice(&mut self) -> io::Result<()> {
-        let notice = tokio::select! {
-            notice = read(&mut self.routing) => notice?,
-            // What these tell does not say who took our rules.
-            notice = read_if_any(&mut self.ipsec) => notice?.map(|_| Vec::new()),
-            notice = firewall_change(&mut self.firewall) => notice?.map(|_| Vec::new()),
+        let notice = if self.has_failed {
+            sleep(PAUSE).await;
+            *self = Self {
+                gathered: std::mem::take(&mut self.gathered),
+                ..Self::open(self.numbers, self.own_port)?
+            };
+            None
+        } else {
+            let notice = tokio::select! {
+                notice = read(&mut self.routing) => notice,
+                // What these tell does not say who took our rules.
+                notice = read_if_any(&mut self.ipsec) => notice.map(nothing),
+                notice = firewall_change(&mut self.firewall) => notice.map(nothing),
+            };
+            self.has_failed = notice.is_err();
+            notice.ok().flatten()
         };
         match notice {
             Some(datagram) => self.look_for_culprits(&datagram),
@@ -190,6 +213,11 @@ fn types(mut notice: &[u8]) -> impl Iterator<Item = u16> {
         notice = notice.get(length as usize..).unwrap_or_default();
         Some(u16::from_ne_bytes(*kind))
     })
+}
+
+/// Keeps of a notice that there was one.
+fn nothing(notice: Option<Vec<u8>>) -> Option<Vec<u8>> {
+    notice.map(|_| Vec::new())
 }
 
 async fn read_if_any(socket: &mut Option<TokioSocket>) -> io::Result<Option<Vec<u8>>> {

@@ -6,7 +6,11 @@
 //! holds the *destination* address, not to the one that a packet comes in by. So, and only while another program has
 //! IPv6 policies, we add allow policies of our own, at the best priority there is: one per prefix and aligned block of
 //! ports, exact to the port, outward by destination and inward by source. Outward they are for what carries no mark of
-//! ours: that is on its way into our TUN. What the relay sends into the VPN carries one, and is IPsec's.
+//! ours: that is on its way into our TUN. What the relay sends into the VPN carries one, and is IPsec's. Inward they are
+//! for what comes out of our TUN and bears our mark therefore ([`super::firewall`]): a policy without a template refuses
+//! what came through an association, as answers in the VPN do, and would let in by any link what claims to be from a
+//! captured prefix. (The selector has an interface too, but inward the kernel compares it with the one that holds the
+//! destination address.) Without nftables nothing bears a mark, and then it has to do without.
 //!
 //! They are a lease: the kernel lets them lapse when nobody renews them, so that media returns into the VPN after a
 //! crash too. When a lease grows old the kernel sends a notice, [`super::watch::Watch`] tells it, and the
@@ -30,10 +34,10 @@ use nix::errno::Errno;
 use nix::libc::AF_INET6;
 use rtnetlink::proto::{ConnectionHandle, new_connection};
 use rtnetlink::sys::SocketAddr;
-use tokio::task::JoinHandle;
 
+use super::exchange::Connection;
 use super::plan::Capture;
-use crate::net::{Family, PortRange, Prefix, Protocol};
+use crate::net::{Family, Fwmark, PortRange, Prefix, Protocol};
 
 /// The upper bits of our policies' indexes. The kernel's own count up from zero.
 const TAG: u32 = 0x7600_0000;
@@ -84,6 +88,8 @@ pub struct Exemption {
     protocol: Protocol,
     port: u16,
     mask: u16,
+    /// What is in our bits of its packets' marks; none: whatever.
+    mark: Option<Fwmark>,
 }
 
 impl fmt::Display for Exemption {
@@ -118,9 +124,9 @@ fn blocks(ports: PortRange) -> impl Iterator<Item = (u16, u16)> {
     })
 }
 
-/// What must be exempted for these captures.
+/// What must be exempted for these captures, whose answers bear the mark `answers`, if they do.
 #[must_use]
-pub fn exemptions(captures: &[Capture]) -> Vec<Exemption> {
+pub fn exemptions(captures: &[Capture], answers: Option<Fwmark>) -> Vec<Exemption> {
     let mut found = Vec::new();
     for capture in captures {
         for &prefix in capture
@@ -129,12 +135,15 @@ pub fn exemptions(captures: &[Capture]) -> Vec<Exemption> {
             .filter(|prefix| prefix.family() == Family::V6)
         {
             for (port, mask) in blocks(capture.ports) {
-                found.extend([Direction::Out, Direction::In].map(|direction| Exemption {
+                let unmarked = Some(Fwmark(0));
+                let halves = [(Direction::Out, unmarked), (Direction::In, answers)];
+                found.extend(halves.map(|(direction, mark)| Exemption {
                     direction,
                     prefix,
                     protocol: capture.protocol,
                     port,
                     mask,
+                    mark,
                 }));
             }
         }
@@ -163,6 +172,12 @@ impl Exemption {
         selector
     }
 
+    fn mark(&self) -> Option<XfrmAttrs> {
+        let Fwmark(value) = self.mark?;
+        let mask = MARK_MASK;
+        Some(XfrmAttrs::Mark(Mark { value, mask }))
+    }
+
     fn policy(&self, index: u32) -> ModifyMessage {
         ModifyMessage {
             user_policy_info: UserPolicyInfo {
@@ -177,13 +192,7 @@ impl Exemption {
                 index,
                 ..UserPolicyInfo::default()
             },
-            nlas: match self.direction {
-                Direction::Out => vec![XfrmAttrs::Mark(Mark {
-                    value: 0,
-                    mask: MARK_MASK,
-                })],
-                Direction::In => Vec::new(),
-            },
+            nlas: self.mark().into_iter().collect(),
         }
     }
 }
@@ -199,6 +208,12 @@ fn is_ours(policy: &ModifyMessage) -> bool {
             .any(|attribute| matches!(attribute, XfrmAttrs::Template(_)))
 }
 
+/// What a policy says of marks, if anything.
+fn mark_of(policy: &ModifyMessage) -> Option<&XfrmAttrs> {
+    let mut attributes = policy.nlas.iter();
+    attributes.find(|attribute| matches!(attribute, XfrmAttrs::Mark(_)))
+}
+
 /// Whether a policy is somebody else's and can catch IPv6. Those of single sockets have directions above 2.
 fn is_rival(policy: &ModifyMessage) -> bool {
     let info = &policy.user_policy_info;
@@ -208,13 +223,7 @@ fn is_rival(policy: &ModifyMessage) -> bool {
 /// A connection to the IPsec half of the kernel, in the network namespace of the thread that opened it.
 pub struct Ipsec {
     handle: ConnectionHandle<XfrmMessage>,
-    connection: JoinHandle<()>,
-}
-
-impl Drop for Ipsec {
-    fn drop(&mut self) {
-        self.connection.abort();
-    }
+    connection: Connection,
 }
 
 impl Ipsec {
@@ -226,11 +235,26 @@ impl Ipsec {
         match new_connection(NETLINK_XFRM) {
             Ok((connection, handle, _)) => Ok(Some(Self {
                 handle,
-                connection: tokio::spawn(connection),
+                connection: Connection::drive(connection),
             })),
             Err(error) if error.raw_os_error() == Some(Errno::EPROTONOSUPPORT as i32) => Ok(None),
             Err(error) => Err(XfrmError::Open(error)),
         }
+    }
+
+    /// Whether the connection has ended: every exchange fails from now on.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.connection.has_ended()
+    }
+
+    /// Whether there are policies to be exempt from.
+    ///
+    /// # Errors
+    /// [`XfrmError::Dump`].
+    pub async fn is_in_the_way(&self) -> Result<bool, XfrmError> {
+        let present = self.dump().await.map_err(XfrmError::Dump)?;
+        Ok(present.iter().any(is_rival))
     }
 
     /// Brings our policies to what is wanted, if there are policies to be exempt from; otherwise removes ours.
@@ -277,6 +301,7 @@ impl Ipsec {
             let there = ours.iter().position(|policy| {
                 let info = &policy.user_policy_info;
                 (info.selector, info.direction) == (selector, direction)
+                    && mark_of(policy) == exemption.mark().as_ref()
             });
             if let Some(at) = there {
                 let info = &ours.swap_remove(at).user_policy_info;
@@ -304,15 +329,13 @@ impl Ipsec {
     /// Deletes by index: the selector alone may be somebody else's too. The kernel wants to be told the mark as well.
     async fn delete(&self, policy: &ModifyMessage) -> io::Result<()> {
         let info = &policy.user_policy_info;
-        let marks = policy.nlas.iter();
-        let marks = marks.filter(|attribute| matches!(attribute, XfrmAttrs::Mark(_)));
         let deletion = XfrmMessage::DeletePolicy(DelGetMessage {
             user_policy_id: UserPolicyId {
                 selector: info.selector,
                 index: info.index,
                 direction: info.direction,
             },
-            nlas: marks.cloned().collect(),
+            nlas: mark_of(policy).cloned().into_iter().collect(),
         });
         match self.request(deletion).await {
             Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(()),
@@ -350,14 +373,19 @@ impl Ipsec {
             .clone()
             .request(request, kernel)
             .map_err(io::Error::other)?;
-        while let Some(reply) = replies.next().await {
-            match reply.payload {
-                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-                NetlinkPayload::InnerMessage(message) => receive(message),
-                _ => {}
+        let exchange = async {
+            while let Some(reply) = replies.next().await {
+                match reply.payload {
+                    NetlinkPayload::Error(error) if error.code.is_some() => {
+                        return Err(error.to_io());
+                    }
+                    NetlinkPayload::InnerMessage(message) => receive(message),
+                    _ => {}
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        self.connection.attend(exchange).await?
     }
 }
 
@@ -396,7 +424,7 @@ mod tests {
                 .map(|text| text.parse().expect("a prefix"))
                 .to_vec(),
         };
-        let shown: Vec<_> = exemptions(&[capture])
+        let shown: Vec<_> = exemptions(&[capture], None)
             .iter()
             .map(ToString::to_string)
             .collect();

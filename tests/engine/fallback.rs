@@ -385,6 +385,32 @@ fn another_uplink_is_given_a_chance_of_its_own() {
 }
 
 #[test]
+fn an_uplink_that_is_back_is_taken_again_at_once() {
+    for mut call in Call::of_both(TALK) {
+        call.kill();
+        call.run(Duration::from_secs(4));
+        assert_eq!(call.falls.len(), 1);
+        call.heal();
+        let now = call.world.now;
+        let own = Family::of(call.inside.addr);
+        let mut families = Family::BOTH;
+        families.sort_by_key(|family| *family == own);
+        for family in families {
+            let returns = usize::from(family == own);
+            let engine = &mut call.world.engine;
+            engine.handle_uplink_is_back(family, now, &mut call.world.outbox);
+            call.carry();
+            assert_eq!(call.returns.len(), returns, "{family}");
+        }
+        assert_eq!(call.returns[0].1, ReturnCause::UplinkIsBack);
+        call.longest_gap = Duration::ZERO;
+        call.run(Duration::from_secs(10));
+        assert!(call.longest_gap < Duration::from_millis(500));
+        assert_eq!(call.falls.len(), 1);
+    }
+}
+
+#[test]
 fn a_missing_socket_is_replaced_by_the_other() {
     for [inside, peer, ..] in FAMILIES.map(|family| family.map(endpoint)) {
         let open_failed = |world: &mut World, way, error| {

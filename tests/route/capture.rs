@@ -1,6 +1,7 @@
 //! Capture: exact, ahead of VPNs, put back when flushed, and gone without a trace.
 
 use voicelane::route::plan::{Change, Numbers, Warning};
+use voicelane::route::uplink::Uplinks;
 use voicelane::route::watch::Watch;
 use voicelane::route::{Leftovers, cleanup};
 
@@ -197,7 +198,7 @@ fn a_new_policy_and_a_lost_uplink_change_what_is_captured() {
         assert_eq!(device_of("168.86.128.1 ipproto udp dport 3478"), "eth0");
 
         run("ip -6 route del default");
-        world.desired.uplink = Some(world.uplink().await.expect("an IPv4 uplink"));
+        world.desired.uplinks = world.uplinks().await.expect("an IPv4 uplink");
         world.acquire().await;
         assert_eq!(
             run("ip -6 rule | grep -c 'proto 118' || true"),
@@ -208,11 +209,11 @@ fn a_new_policy_and_a_lost_uplink_change_what_is_captured() {
 
         // A gateway that no route leads to, as cloud providers have it.
         run("ip route replace default via 203.0.113.1 dev eth0 onlink");
-        world.desired.uplink = Some(world.uplink().await.expect("an IPv4 uplink"));
+        world.desired.uplinks = world.uplinks().await.expect("an IPv4 uplink");
         world.acquire().await;
         assert!(run("ip route show table 30316").starts_with("default via 203.0.113.1 dev eth0"));
 
-        world.desired.uplink = None;
+        world.desired.uplinks = Uplinks::default();
         world.acquire().await;
         assert_eq!(run("ip rule | grep -c 'proto 118' || true"), "0\n");
     });

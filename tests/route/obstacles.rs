@@ -105,7 +105,7 @@ fn exemptions_are_leases_that_are_renewed_when_they_grow_old() {
         let ipsec = Ipsec::open()
             .expect("a socket")
             .expect("a kernel with IPsec");
-        let wanted = exemptions(&captures());
+        let wanted = exemptions(&captures(), None);
         let indexes = || run("ip -s xfrm policy | grep -o 'index 1979[0-9]* .*priority 0 '");
         let reconcile = async |wanted: &[Exemption], age| {
             let now = SystemTime::now() + Duration::from_secs(age);

@@ -1,15 +1,15 @@
 //! Which way out is found, whatever a VPN did to the routes.
 
-use voicelane::net::RouteTable;
+use voicelane::net::{Family, RouteTable};
 use voicelane::route::netlink::Kernel;
 use voicelane::route::plan::Numbers;
-use voicelane::route::uplink::{Gateway, Preferences, Uplink, UplinkError, Why, choose};
+use voicelane::route::uplink::{Gateway, Preferences, UplinkError, Uplinks, Why, choose};
 
 use crate::netns::{in_namespace, run};
 use crate::world::ip;
 
-/// The uplink of a namespace that `setup` made, without a TUN of ours.
-fn uplink_of(setup: &'static str) -> Result<Uplink, UplinkError> {
+/// The uplinks of a namespace that `setup` made, without a TUN of ours.
+fn uplinks_of(setup: &'static str) -> Result<Uplinks, UplinkError> {
     in_namespace(move || async move {
         run(setup);
         let kernel = Kernel::open().expect("a socket");
@@ -93,9 +93,12 @@ fn the_uplink_is_the_physical_way_out_whatever_a_vpn_did_to_the_routes() {
     ];
     for (routes, name, why, gateways) in cases {
         let setup: &'static str = format!("{TWO_LINKS}\n{routes}").leak();
-        let uplink = uplink_of(setup).unwrap_or_else(|error| panic!("{routes}: {error}"));
-        assert_eq!((uplink.name.as_str(), uplink.why), (name, why), "{routes}");
-        assert_eq!([uplink.gateway_v4, uplink.gateway_v6], gateways, "{routes}");
+        let uplinks = uplinks_of(setup).unwrap_or_else(|error| panic!("{routes}: {error}"));
+        for (_, uplink) in uplinks.present() {
+            assert_eq!((uplink.name.as_str(), uplink.why), (name, why), "{routes}");
+        }
+        let found = Family::BOTH.map(|family| Some(uplinks[family].as_ref()?.gateway));
+        assert_eq!(found, gateways, "{routes}");
     }
 }
 
@@ -104,12 +107,12 @@ fn without_a_physical_way_out_the_error_names_what_there_is() {
     let setup = format!(
         "{TWO_LINKS}\nip route add default dev tun0; ip route add default via 192.0.0.1 metric 9\nip link set far0 down"
     );
-    let error = uplink_of(setup.leak()).expect_err("no uplink");
+    let error = uplinks_of(setup.leak()).expect_err("no uplink");
     assert_eq!(
         error.to_string(),
         "no physical uplink: tun0 (IPv4) is a tunnel, eth0 (IPv4) has no carrier; name one with --uplink IFACE"
     );
     assert!(
-        matches!(uplink_of(TWO_LINKS), Err(UplinkError::NotFound(rejected)) if rejected.is_empty())
+        matches!(uplinks_of(TWO_LINKS), Err(UplinkError::NotFound(rejected)) if rejected.is_empty())
     );
 }

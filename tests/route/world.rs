@@ -13,7 +13,7 @@ use tun_tap::{Iface, Mode};
 use voicelane::net::{IfIndex, Protocol};
 use voicelane::route::firewall::Permit;
 use voicelane::route::plan::{Capture, Desired, Numbers};
-use voicelane::route::uplink::{Preferences, Uplink, UplinkError, choose};
+use voicelane::route::uplink::{Preferences, UplinkError, Uplinks, choose};
 use voicelane::route::{Report, Steering, Tun};
 
 use crate::netns::run;
@@ -234,7 +234,7 @@ impl World {
             device,
             desired: Desired {
                 tun: index("voicelane0"),
-                uplink: None,
+                uplinks: Uplinks::default(),
                 captures: captures(),
                 barred: Vec::new(),
                 permit: Permit::default(),
@@ -242,11 +242,11 @@ impl World {
             },
             runtime,
         };
-        world.desired.uplink = Some(world.uplink().await.expect("an uplink"));
+        world.desired.uplinks = world.uplinks().await.expect("an uplink");
         world
     }
 
-    pub(crate) async fn uplink(&self) -> Result<Uplink, UplinkError> {
+    pub(crate) async fn uplinks(&self) -> Result<Uplinks, UplinkError> {
         let observed = self.steering.observe().await.expect("observed");
         choose(
             &observed,

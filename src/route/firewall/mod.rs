@@ -17,10 +17,14 @@
 //! **Permit.** We edit nobody's firewall. But a VPN's firewall must let the VPN's own packets out, and knows them by a
 //! mark. Where IT says so, media bears that mark too: the relay's sockets have it as theirs, and a third chain of ours
 //! gives it to what goes into our TUN.
+//!
+//! **Answers.** What comes out of our TUN can be given our mark at the end of the input hook, where no route and no filter
+//! sees it any more: that is how exemptions from IPsec know it ([`super::xfrm`]).
 
 mod obstacle;
 pub(super) mod trace;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 
@@ -53,6 +57,9 @@ const END: &str = "probe-end";
 /// Marks what goes into our TUN and what the relay sends: after connection tracking (-200), before the filters (0).
 const PERMIT: &str = "permit";
 
+/// Marks what comes out of our TUN: behind all others.
+const ANSWERS: &str = "answers";
+
 /// What a VPN's firewall knows its own packets by, lent to media.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Permit {
@@ -77,7 +84,8 @@ pub struct Firewall {
     table: Table,
     traces: Netlink,
     tun: String,
-    permit: Option<(Permit, String, Fwmark)>,
+    permit: Option<(Permit, BTreeSet<String>, Fwmark)>,
+    answers: Option<Fwmark>,
     /// What neighbours are solicited with; none without `CAP_NET_RAW`, and then nothing is known of them.
     solicitor: Option<Socket>,
 }
@@ -100,6 +108,7 @@ impl Firewall {
                 chain(BEGIN, InetHookNumber::LocalOut, i32::MIN),
                 chain(PERMIT, InetHookNumber::LocalOut, -150),
                 chain(END, InetHookNumber::PostRouting, i32::MAX - 1),
+                chain(ANSWERS, InetHookNumber::LocalIn, i32::MAX - 1),
             ],
         )?;
         let is_probe = || meta_is(MetaKey::Priority, &PROBE.to_ne_bytes()).into_iter();
@@ -121,25 +130,36 @@ impl Firewall {
             table,
             tun: tun.to_owned(),
             permit: None,
+            answers: None,
             solicitor: solicitor().ok(),
         })
     }
 
-    /// Lends media a permit, or takes it back: to what goes into our TUN, and to what leaves by `uplink` with `mark`.
+    /// Lends media a permit, or takes it back: to what goes into our TUN, and to what leaves by one of `uplinks` with
+    /// `mark`.
     ///
     /// # Errors
     /// [`NftError::Refused`]; the former permit then stays.
-    pub fn lend(&mut self, permit: Permit, uplink: &str, mark: Fwmark) -> Result<(), NftError> {
-        let wanted = Some((permit, uplink.to_owned(), mark));
+    pub fn lend(
+        &mut self,
+        permit: Permit,
+        uplinks: &BTreeSet<String>,
+        mark: Fwmark,
+    ) -> Result<(), NftError> {
+        let wanted = Some((permit, uplinks.clone(), mark));
         if self.permit == wanted {
             return Ok(());
         }
+        let links: Vec<_> = uplinks
+            .iter()
+            .map(|link| link_is(MetaKey::Oifname, link))
+            .collect();
         let mut batch = vec![self.table.flush(PERMIT)];
         let captured = || link_is(MetaKey::Oifname, &self.tun).into_iter();
         if let Some(mark) = permit.mark {
-            let neighbours = [SOLICIT, ADVERTISE].map(|kind| {
-                let rule = link_is(MetaKey::Oifname, uplink).into_iter();
-                rule.chain(is_icmpv6(kind)).collect()
+            let neighbours = links.iter().flat_map(|link| {
+                let rule = |kind| link.iter().cloned().chain(is_icmpv6(kind)).collect();
+                [SOLICIT, ADVERTISE].map(rule)
             });
             let captured = captured().collect::<Vec<_>>();
             for these in std::iter::once(captured).chain(neighbours) {
@@ -149,15 +169,37 @@ impl Firewall {
             }
         }
         if let Some(connection) = permit.conntrack_mark {
-            let direct = link_is(MetaKey::Oifname, uplink).into_iter();
-            let direct = direct.chain(meta_is(MetaKey::Mark, &mark.0.to_ne_bytes()));
-            for these in [captured().collect::<Vec<_>>(), direct.collect()] {
+            let direct = links.iter().map(|link| {
+                let marked = meta_is(MetaKey::Mark, &mark.0.to_ne_bytes());
+                link.iter().cloned().chain(marked).collect()
+            });
+            let captured = captured().collect::<Vec<_>>();
+            for these in std::iter::once(captured).chain(direct) {
                 let rule = these.into_iter().chain(set_conntrack_mark(connection));
                 batch.push(self.table.rule(PERMIT, rule.collect()));
             }
         }
         self.table.commit(batch)?;
         self.permit = wanted;
+        Ok(())
+    }
+
+    /// Gives what comes out of our TUN a mark, or no longer does.
+    ///
+    /// # Errors
+    /// [`NftError::Refused`]; what was stays then.
+    pub fn mark_answers(&mut self, mark: Option<Fwmark>) -> Result<(), NftError> {
+        if self.answers == mark {
+            return Ok(());
+        }
+        let mut batch = vec![self.table.flush(ANSWERS)];
+        batch.extend(mark.map(|mark| {
+            let rule = link_is(MetaKey::Iifname, &self.tun).into_iter();
+            let rule = rule.chain(set_meta(MetaKey::Mark, &mark.0.to_ne_bytes()));
+            self.table.rule(ANSWERS, rule.collect())
+        }));
+        self.table.commit(batch)?;
+        self.answers = mark;
         Ok(())
     }
 

@@ -1,20 +1,26 @@
 //! The plan against a model of the kernel, from random starts.
 
 use super::super::observed::Link;
-use super::super::uplink::Why;
+use super::super::uplink::{Uplink, Why};
 use super::*;
 use proptest::prelude::*;
 
 const NUMBERS: fn() -> Numbers = Numbers::default;
 
-fn uplink(index: u32, v4: bool, v6: bool) -> Uplink {
-    let via = |on: bool, addr: &str| on.then(|| Gateway::Via(addr.parse().expect("an address")));
+fn uplink(index: u32, via: &str) -> Uplink {
     Uplink {
         name: format!("eth{index}"),
         index: IfIndex(index),
-        gateway_v4: via(v4, "192.0.2.1"),
-        gateway_v6: via(v6, "fe80::1"),
+        gateway: Gateway::Via(via.parse().expect("an address")),
         why: Why::DefaultRoute,
+    }
+}
+
+/// The links of the two families, as far as they have one.
+fn uplinks(v4: Option<u32>, v6: Option<u32>) -> Uplinks {
+    Uplinks {
+        v4: v4.map(|index| uplink(index, "192.0.2.1")),
+        v6: v6.map(|index| uplink(index, "fe80::1")),
     }
 }
 
@@ -32,7 +38,7 @@ fn capture(ports: &str, prefixes: &[&str]) -> Capture {
 fn desired(captures: &[Capture]) -> Desired {
     Desired {
         tun: IfIndex(9),
-        uplink: Some(uplink(2, true, true)),
+        uplinks: uplinks(Some(2), Some(2)),
         captures: captures.to_vec(),
         barred: Vec::new(),
         permit: Permit::default(),
@@ -111,15 +117,12 @@ fn captured(state: &Observed, tun: IfIndex) -> Captured {
 }
 
 fn named(desired: &Desired) -> Captured {
-    let Some(uplink) = &desired.uplink else {
-        return Captured::new();
-    };
     let pairs = desired.captures.iter().flat_map(|capture| {
         let prefixes = capture.prefixes.iter();
         prefixes.map(move |prefix| (capture.protocol, capture.ports, *prefix))
     });
     pairs
-        .filter(|(.., prefix)| uplink.gateway(prefix.family()).is_some())
+        .filter(|(.., prefix)| desired.uplinks[prefix.family()].is_some())
         .filter(|(.., prefix)| !desired.barred.contains(&prefix.family()))
         .collect()
 }
@@ -238,7 +241,7 @@ fn desires() -> impl Strategy<Value = Desired> {
             ports,
             prefixes,
         });
-    let way_out = prop::option::weighted(0.9, (2u32..4, any::<bool>(), any::<bool>()));
+    let link = || prop::option::weighted(0.8, 2u32..4);
     let barred = prop::sample::subsequence(vec![Family::V4, Family::V6], 0..=2);
     let captures = prop::collection::vec(capture, 0..5);
     let mark = prop::option::of(Just(Fwmark(0xca6c)));
@@ -248,10 +251,10 @@ fn desires() -> impl Strategy<Value = Desired> {
         (Family::V4, "lan1".to_owned()),
     ];
     let clients = prop::sample::subsequence(clients.to_vec(), 0..=3);
-    (7u32..10, way_out, captures, barred, mark, clients).prop_map(
-        |(tun, way_out, captures, barred, mark, clients)| Desired {
+    (7u32..10, (link(), link()), captures, barred, mark, clients).prop_map(
+        |(tun, (v4, v6), captures, barred, mark, clients)| Desired {
             tun: IfIndex(tun),
-            uplink: way_out.map(|(index, v4, v6)| uplink(index, v4, v6)),
+            uplinks: uplinks(v4, v6),
             captures,
             barred,
             permit: Permit {

@@ -53,6 +53,17 @@ fn laptop(routes: &[Route]) -> Observed {
     }
 }
 
+/// What is chosen for IPv4 and for IPv6 when the user wants nothing.
+#[track_caller]
+fn chosen(observed: &Observed) -> [Option<(&str, Why, Gateway)>; 2] {
+    let uplinks = choose(observed, OWN, &Preferences::default()).expect("an uplink");
+    Family::BOTH.map(|family| {
+        let uplink = uplinks[family].as_ref()?;
+        let link = observed.link(uplink.index).expect("it is there");
+        Some((link.name.as_str(), uplink.why, uplink.gateway))
+    })
+}
+
 fn via(addr: &str) -> Gateway {
     Gateway::Via(addr.parse().expect("an address"))
 }
@@ -64,19 +75,11 @@ fn the_lowest_metric_wins_and_a_link_without_carrier_does_not() {
         route(MAIN, "0.0.0.0/0", 100, 2, Some("198.51.100.1")),
         route(MAIN, "0.0.0.0/0", 50, 4, Some("10.8.0.1")),
     ]);
-    let uplink = choose(&observed, OWN, &Preferences::default()).expect("an uplink");
-    assert_eq!(
-        (uplink.name.as_str(), uplink.why),
-        ("eth0", Why::DefaultRoute)
-    );
-    assert_eq!(uplink.gateway_v4, Some(via("198.51.100.1")));
+    let eth0 = ("eth0", Why::DefaultRoute, via("198.51.100.1"));
+    assert_eq!(chosen(&observed), [Some(eth0), None]);
     observed.links[0].carrier = false;
-    assert_eq!(
-        choose(&observed, OWN, &Preferences::default())
-            .expect("an uplink")
-            .name,
-        "wlan0"
-    );
+    let wlan0 = ("wlan0", Why::DefaultRoute, via("192.0.2.1"));
+    assert_eq!(chosen(&observed), [Some(wlan0), None]);
 }
 
 #[test]
@@ -96,7 +99,8 @@ fn the_user_prefers_and_excludes() {
             exclude: patterns(exclude),
         };
         let ranked = rank(&observed, OWN, &preferences)?;
-        Ok::<Vec<_>, UplinkError>(ranked.into_iter().map(|uplink| uplink.name).collect())
+        let uplinks = ranked.v4.into_iter();
+        Ok::<Vec<_>, UplinkError>(uplinks.map(|uplink| uplink.name).collect())
     };
     assert_eq!(names(&[], &[]).expect("two"), ["eth0", "wlan0"]);
     assert_eq!(
@@ -119,15 +123,8 @@ fn the_host_route_to_the_server_names_the_gateway_that_the_vpn_replaced() {
         route(MAIN, "203.0.113.9/32", 0, 3, Some("192.0.2.1")),
         route(MAIN, "::/0", 0, 4, None),
     ]);
-    let uplink = choose(&observed, OWN, &Preferences::default()).expect("an uplink");
-    assert_eq!(
-        (uplink.name.as_str(), uplink.why),
-        ("wlan0", Why::HostRoute)
-    );
-    assert_eq!(
-        (uplink.gateway_v4, uplink.gateway_v6),
-        (Some(via("192.0.2.1")), None)
-    );
+    let wlan0 = ("wlan0", Why::HostRoute, via("192.0.2.1"));
+    assert_eq!(chosen(&observed), [Some(wlan0), None]);
 }
 
 #[test]
@@ -138,29 +135,46 @@ fn another_table_serves_when_main_has_no_way_out() {
         ..route(RouteTable(30316), "0.0.0.0/0", 0, 2, Some("198.51.100.1"))
     };
     let observed = laptop(&[ours, route(table, "::/0", 0, 3, Some("fe80::1"))]);
-    let uplink = choose(&observed, OWN, &Preferences::default()).expect("an uplink");
-    assert_eq!(
-        (uplink.name.as_str(), uplink.why),
-        ("wlan0", Why::OtherTable(table))
-    );
-    assert_eq!(
-        (uplink.gateway_v4, uplink.gateway_v6),
-        (None, Some(via("fe80::1")))
-    );
+    let wlan0 = ("wlan0", Why::OtherTable(table), via("fe80::1"));
+    assert_eq!(chosen(&observed), [None, Some(wlan0)]);
 }
 
 #[test]
-fn both_families_leave_by_one_link() {
-    let observed = laptop(&[
+fn each_family_leaves_by_its_own_best_link() {
+    let mut observed = laptop(&[
         route(MAIN, "0.0.0.0/0", 0, 2, Some("198.51.100.1")),
         route(MAIN, "::/0", 0, 3, Some("fe80::1")),
         route(MAIN, "::/0", 1024, 2, Some("fe80::2")),
     ]);
-    let uplink = choose(&observed, OWN, &Preferences::default()).expect("an uplink");
-    assert_eq!(
-        (uplink.name.as_str(), uplink.gateway_v6),
-        ("eth0", Some(via("fe80::2")))
-    );
+    let eth0 = Some(("eth0", Why::DefaultRoute, via("198.51.100.1")));
+    let wlan0 = Some(("wlan0", Why::DefaultRoute, via("fe80::1")));
+    assert_eq!(chosen(&observed), [eth0, wlan0]);
+
+    // What the user wants holds for both.
+    let by = |text: &str| Preferences {
+        prefer: vec![text.parse().expect("a pattern")],
+        ..Preferences::default()
+    };
+    for (preferences, [v4, v6]) in [
+        (by("eth*"), ["eth0", "eth0"]),
+        (by("wlan*"), ["eth0", "wlan0"]),
+    ] {
+        let uplinks = choose(&observed, OWN, &preferences).expect("an uplink");
+        let names = uplinks.present().map(|(_, uplink)| uplink.name.as_str());
+        assert_eq!(names.collect::<Vec<_>>(), [v4, v6], "{preferences:?}");
+    }
+    let pinned = Preferences {
+        pinned: Some("wlan0".to_owned()),
+        ..Preferences::default()
+    };
+    let uplinks = choose(&observed, OWN, &pinned).expect("an uplink");
+    assert_eq!(uplinks.v4, None, "the one link has no way out for it");
+    assert_eq!(uplinks.v6.map(|it| it.name).as_deref(), Some("wlan0"));
+
+    // Each family's loss is its own.
+    observed.links[1].carrier = false;
+    let eth0_v6 = Some(("eth0", Why::DefaultRoute, via("fe80::2")));
+    assert_eq!(chosen(&observed), [eth0, eth0_v6]);
 }
 
 #[test]
@@ -174,9 +188,8 @@ fn a_route_without_an_address_of_its_family_is_no_way_out() {
         address(2, "fe80::5"),
         address(4, "fd08::2"),
     ];
-    let uplink = choose(&observed, OWN, &Preferences::default()).expect("an uplink");
-    assert_eq!(uplink.gateway_v4, Some(via("198.51.100.1")));
-    assert_eq!(uplink.gateway_v6, None);
+    let eth0 = ("eth0", Why::DefaultRoute, via("198.51.100.1"));
+    assert_eq!(chosen(&observed), [Some(eth0), None]);
 }
 
 #[test]
@@ -208,11 +221,13 @@ fn the_user_may_name_what_would_not_be_chosen() {
         };
         choose(observed, OWN, &preferences)
     };
+    let gateways = |uplinks: Uplinks| {
+        let ways = [uplinks.v4, uplinks.v6];
+        ways.map(|way| way.map(|way| (way.why, way.gateway)))
+    };
+    let on_link = Some((Why::Pinned, Gateway::OnLink));
     let tunnel = pinned(&observed, "tun0").expect("an uplink");
-    assert_eq!(
-        (tunnel.why, tunnel.gateway_v4),
-        (Why::Pinned, Some(Gateway::OnLink))
-    );
+    assert_eq!(gateways(tunnel), [on_link, None]);
     assert_eq!(
         pinned(&observed, "ppp9"),
         Err(UplinkError::Missing("ppp9".to_owned()))
@@ -223,10 +238,7 @@ fn the_user_may_name_what_would_not_be_chosen() {
     );
     observed.addresses.push(address(3, "2001:db8::2"));
     let attached = pinned(&observed, "wlan0").expect("an uplink");
-    assert_eq!(
-        (attached.gateway_v4, attached.gateway_v6),
-        (None, Some(Gateway::OnLink))
-    );
+    assert_eq!(gateways(attached), [None, on_link]);
 }
 
 #[test]
