@@ -15,6 +15,9 @@ use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 use std::time::Instant;
 
+/// Entries that are queued again in one go: with a great many of one age, packets wait for no more than these.
+const MOVES: usize = 256;
+
 /// A queue of keys by deadline, in which pushing a deadline back costs nothing.
 ///
 /// A key should not be used again for another thing (a [`MappingId`](crate::net::MappingId) with its generation is
@@ -47,7 +50,8 @@ impl<K: Ord + Copy> Timers<K> {
         self.queue.peek().map(|Reverse((deadline, _))| *deadline)
     }
 
-    /// Takes the next key whose deadline is `now` or before, in the order of the deadlines.
+    /// Takes the next key whose deadline is `now` or before, in the order of the deadlines; `None` when there is none, or
+    /// when so many were pushed back that it is to be called again at once, as [`Timers::poll_timeout`] says then.
     ///
     /// `deadline_of` says the real deadline of a key, or `None` when the thing is gone. Each key is handed out once for
     /// each call of [`Timers::schedule`]: the caller ends the thing, or schedules its next deadline.
@@ -56,7 +60,7 @@ impl<K: Ord + Copy> Timers<K> {
         now: Instant,
         mut deadline_of: impl FnMut(K) -> Option<Instant>,
     ) -> Option<K> {
-        loop {
+        for _ in 0..MOVES {
             let mut first = self.queue.peek_mut()?;
             let Reverse((queued, key)) = *first;
             if queued > now {
@@ -73,6 +77,7 @@ impl<K: Ord + Copy> Timers<K> {
                 }
             }
         }
+        None
     }
 }
 

@@ -4,11 +4,13 @@
 mod netns;
 
 use std::net::{IpAddr, UdpSocket};
+use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use netns::{in_namespace, run};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use voicelane::config::Config;
 use voicelane::engine::{Command as Order, Engine, Outbox};
 use voicelane::nat::Settings;
@@ -157,7 +159,7 @@ impl Path {
     }
 
     /// Waits for what comes in through the sockets, and answers what it becomes in the TUN.
-    async fn hear(&mut self) -> Vec<Vec<u8>> {
+    fn hear(&mut self) -> Vec<Vec<u8>> {
         let Self {
             engine,
             relay,
@@ -167,8 +169,10 @@ impl Path {
         outbox.clear();
         while outbox.packets().next().is_none() {
             let left = deadline.saturating_duration_since(Instant::now());
-            let heard = tokio::time::timeout(left, relay.readable()).await;
-            heard.expect("nothing came").expect("an epoll set");
+            let left = PollTimeout::try_from(left).expect("a few seconds");
+            let mut watched = [PollFd::new(relay.as_fd(), PollFlags::POLLIN)];
+            let heard = poll(&mut watched, left).expect("an epoll set");
+            assert_eq!(heard, 1, "nothing came");
             let now = Instant::now();
             let take = |mapping, way, received: Received<'_>| match received {
                 Received::Datagram(arrival) => {
@@ -272,7 +276,7 @@ fn what_a_router_cannot_carry_comes_back_with_its_mtu() {
                 path.put(std::slice::from_ref(&sent)).is_empty(),
                 "nobody knows yet"
             );
-            let told = path.hear().await;
+            let told = path.hear();
             assert_too_big(&told[0], &sent, 1_320);
             // From here on this machine's kernel knows the path, and the error is its own.
             let told = path.put(std::slice::from_ref(&sent));
@@ -312,7 +316,7 @@ fn what_came_in_fragments_goes_out_in_fragments_and_back() {
                 assert_eq!(from.ip(), address(family[1]));
                 echo.send_to(&payload, from).expect("an answer");
 
-                let answers = path.hear().await;
+                let answers = path.hear();
                 assert!(answers.iter().all(|answer| answer.len() <= 1_500));
                 let mut joined = Vec::new();
                 for answer in &answers {

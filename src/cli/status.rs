@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::control::{self, AskError, Body, Reply, State, Status, TrafficStatus, VpnStatus};
+use crate::control::{
+    self, AskError, Body, Reply, SchedulingStatus, State, Status, TrafficStatus, VpnStatus,
+};
 
 use super::{NOT_RUNNING, RuntimeDir};
 
@@ -158,6 +160,9 @@ fn text(status: &Status) -> String {
         _ => rules,
     };
     line("tun", format!("{}, {rules}", status.tun));
+    if let Some(scheduling) = scheduling(&status.scheduling) {
+        line("cpu", scheduling);
+    }
     line("out", traffic(&status.outbound));
     line("in", traffic(&status.inbound));
     line("rejected", status.rejected.to_string());
@@ -222,6 +227,25 @@ fn text(status: &Status) -> String {
         line("warning", warning.clone());
     }
     out
+}
+
+/// How the thread that carries packets is scheduled; nothing when a service says nothing of it.
+fn scheduling(scheduling: &SchedulingStatus) -> Option<String> {
+    let class = match scheduling.class.as_str() {
+        "" => return None,
+        "realtime" => "media runs in real time",
+        "resting" => {
+            "media runs as any other program: its real-time budget is used up for the moment"
+        }
+        "not_permitted" => {
+            "media runs as any other program: real time is not permitted (LimitRTPRIO=1 permits it)"
+        }
+        _ => "media runs as any other program, as configured",
+    };
+    Some(match scheduling.given_up {
+        0 => class.to_owned(),
+        times => format!("{class}; budget used up {times} times"),
+    })
 }
 
 fn traffic(traffic: &TrafficStatus) -> String {

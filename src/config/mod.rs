@@ -38,8 +38,8 @@ pub use problem::Problem;
 pub use schema::schema;
 pub use service::Service;
 pub use settings::{
-    Control, Fallback, Gateway, InterfaceName, InterfaceNameError, Listen, Metrics, Nat, Route,
-    Tun, Uplink, VpnMark,
+    Control, Fallback, Gateway, InterfaceName, InterfaceNameError, Listen, Metrics, Nat, Relay,
+    Route, Tun, Uplink, VpnMark,
 };
 pub use space::{Block, shortest};
 
@@ -62,6 +62,7 @@ pub struct Config {
     nat: Nat,
     fallback: Fallback,
     gateway: Gateway,
+    relay: Relay,
     control: Control,
     metrics: Metrics,
 }
@@ -122,6 +123,12 @@ impl Config {
         &self.gateway
     }
 
+    /// How packets are carried.
+    #[must_use]
+    pub const fn relay(&self) -> &Relay {
+        &self.relay
+    }
+
     /// Who may ask the running service.
     #[must_use]
     pub const fn control(&self) -> &Control {
@@ -151,6 +158,7 @@ impl Config {
         let nat = settings::nat(root, findings);
         let fallback = settings::fallback(root, findings);
         let gateway = settings::gateway(root, (&uplink, &tun), findings);
+        let relay = settings::relay(root, findings);
         let control = settings::control(root, findings);
         let metrics = settings::metrics(root, findings);
 
@@ -192,6 +200,7 @@ impl Config {
             nat,
             fallback,
             gateway,
+            relay,
             control,
             metrics,
         };

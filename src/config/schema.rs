@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 
 use super::catalogue::CATALOGUES;
-use super::settings::{Fallback, Gateway, Nat, Route, Tun};
+use super::settings::{Fallback, Gateway, Nat, Relay, Route, Tun};
 use crate::net::Role;
 
 /// The schema (draft 2020-12). A TOML date is a string of format `date`, as editors read it.
@@ -16,6 +16,7 @@ pub fn schema() -> Value {
     let catalogues: Vec<_> = CATALOGUES.iter().map(|catalogue| catalogue.name).collect();
     let (tun, route, nat) = (Tun::default(), Route::default(), Nat::default());
     let (fallback, gateway) = (Fallback::default(), Gateway::default());
+    let relay = Relay::default();
     let choice = |words: [&str; 2], about: &str| json!({ "enum": words, "default": words[0], "description": about });
     let number = |least: u32, most: u32, default: u64, about: &str| {
         json!({
@@ -95,6 +96,9 @@ pub fn schema() -> Value {
                     "default": "keep",
                     "description": "The code point of media towards clients: a name, 0 to 63, or \"keep\"",
                 },
+            })),
+            "relay": section(json!({
+                "realtime": switch(relay.realtime, "Whether packets are carried in real time, where that is permitted"),
             })),
             "control": section(json!({
                 "group": group("The group whose members may look at the running service; without it only root"),

@@ -198,6 +198,20 @@ impl Default for Gateway {
     }
 }
 
+/// `[relay]`: how packets are carried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relay {
+    /// Whether the thread that carries packets is scheduled in real time, where that is permitted. It is: on a busy
+    /// machine nothing else keeps a call in time.
+    pub realtime: bool,
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        Self { realtime: true }
+    }
+}
+
 /// `[control]`: who may ask the running service, and who may change it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Control {
@@ -388,6 +402,16 @@ pub(super) fn gateway(
             mappings_per_client: mappings.unwrap_or(default.mappings_per_client),
             connections_per_client: connections.unwrap_or(default.connections_per_client),
             remark: remark.map_or(default.remark, |remark| remark.value),
+        }
+    })
+}
+
+/// Reads the table `[relay]`.
+pub(super) fn relay(root: &mut Section<'_>, findings: &mut Findings) -> Relay {
+    root.section(findings, "relay", |section, findings| {
+        let realtime = section.optional(findings, "realtime", boolean);
+        Relay {
+            realtime: realtime.map_or(Relay::default().realtime, |wanted| wanted.value),
         }
     })
 }

@@ -67,6 +67,13 @@ fn registry(status: &Status) -> Registry {
         "Whether media of the family leaves by the uplink",
         numbered(leaves),
     );
+    let classes = ["realtime", "resting", "not_permitted", "switched_off"];
+    let is = classes.map(|class| (label("class", class), status.scheduling.class == class));
+    metrics.gauge(
+        "scheduling",
+        "1 for how the thread that carries packets is scheduled",
+        numbered(is),
+    );
     let mut level = |name, help, count: usize| {
         let gauge = Gauge::<i64>::default();
         gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -128,6 +135,11 @@ fn registry(status: &Status) -> Registry {
         "tunnelled_packets",
         "Datagrams of fallen mappings, into the VPN",
         status.fallback.packets,
+    );
+    total(
+        "realtime_given_up",
+        "How often the thread that carries packets used up its real-time budget",
+        status.scheduling.given_up,
     );
     total(
         "rejected",

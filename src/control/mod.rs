@@ -21,8 +21,8 @@ pub use event::{EVENT_VERSION, Event, EventKind};
 pub use exporter::{Exporter, METRICS_SOCKET, Site};
 pub use peer::{Access, Privilege};
 pub use reply::{
-    Body, ConnectionStatus, Events, FallbackStatus, MappingStatus, Reply, State, Status,
-    TrafficStatus, UplinkStatus, VpnStatus,
+    Body, ConnectionStatus, Events, FallbackStatus, MappingStatus, Reply, SchedulingStatus, State,
+    Status, TrafficStatus, UplinkStatus, VpnStatus,
 };
 pub use request::Request;
 pub use server::{ListenError, Pending, Server};

@@ -151,6 +151,19 @@ pub struct Status {
     /// What the kernel refused to send or to open, by reason: `send_eperm`, `open_emfile`.
     #[serde(default)]
     pub refusals: BTreeMap<String, u64>,
+    /// How the thread that carries packets is scheduled.
+    #[serde(default)]
+    pub scheduling: SchedulingStatus,
+}
+
+/// The scheduling of the thread that carries packets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchedulingStatus {
+    /// `realtime`; or as any other program: `resting` (its budget was used up a moment ago), `not_permitted`,
+    /// `switched_off`.
+    pub class: String,
+    /// How often the budget was used up.
+    pub given_up: u64,
 }
 
 /// What happened.

@@ -1,33 +1,48 @@
-//! The driver loop: the one owner of engine, device and relay.
+//! The driver loop: the one owner of engine, device and relay, on a thread that does nothing else.
 //!
-//! A wake-up goes, in this order: what is due, a batch from the TUN, a batch from the sockets of
-//! either kind, the flush, a message of
-//! the shell. Each source has the same budget, so that neither direction starves the other under load; what is left
-//! over is still ready at the next wake-up. The clock is read once per wake-up.
+//! A wake-up goes, in this order: what is due, a batch from the TUN, a batch from the sockets of either kind, the flush,
+//! a letter of the shell. Each source has the same budget, so that neither direction starves the other under load; what
+//! is left over is still ready at the next wake-up. The clock is read once per wake-up.
+//!
+//! **Media first.** The applications' TCP shares the TUN's queue with their media, and fills it with all that a window
+//! allows: carrying a stream opens its window, and writing a stream's bytes into the TUN has them acknowledged through
+//! the queue. So streams stand in line. Each wake-up carries [`STREAMS`] of them when the TUN's queue was found empty,
+//! and [`STREAMS_UNDER_LOAD`] when it was not: what they bring into the queue is gone before more comes.
+//!
+//! There is no runtime here: one `epoll_wait` per wake-up, see [`super::wait`].
 
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::{Notify, mpsc};
-use tokio::time::sleep_until;
+use tokio::sync::{Notify, oneshot};
 use tracing::{debug, info, trace};
 
-use crate::control::{Body, EventKind, Pending, Request};
+use crate::control::EventKind;
 use crate::engine::{Alias, Command, Engine, Event, Outbox};
-use crate::net::{ConnectionId, Family, Way};
+use crate::net::{Family, Way};
 use crate::policy::Policy;
 use crate::relay::{Binders, Connections, Progress, Received, Relay, SendError};
 use crate::tun::Device;
 
 use super::events::Events;
+use super::mailbox::{Mailbox, Post};
 use super::manager;
-use super::situation::Situation;
+use super::realtime::Realtime;
+use super::situation::{Situation, View};
 use super::troubles::Troubles;
+use super::wait::{Ready, Source, Wait};
 use super::way::Moves;
 
 /// Packets per source and wake-up.
 const BUDGET: usize = 64;
+
+/// Streams that a wake-up carries when the TUN's queue was empty: together they bring at most 300 packets into it, of
+/// the 500 that it holds.
+const STREAMS: usize = 4;
+
+/// And when it was not: fewer packets than a wake-up takes out.
+const STREAMS_UNDER_LOAD: usize = 1;
 
 /// The largest IP packet.
 const LARGEST: usize = 65_535;
@@ -35,8 +50,8 @@ const LARGEST: usize = 65_535;
 /// What the shell tells the driver.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// Somebody asks.
-    Request(Pending),
+    /// Somebody wants to see how things are.
+    Look(oneshot::Sender<View>),
     /// Addresses that replies must not name have changed.
     Aliases(Vec<Alias>),
     /// Media leaves by other uplinks from now on.
@@ -53,6 +68,15 @@ pub(super) enum Message {
     Situation(Box<Situation>),
 }
 
+/// How a shift ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shift {
+    /// Another thread takes over.
+    Relieved,
+    /// The shell is gone.
+    Last,
+}
+
 /// Engine, device and relay, and the buffers between them.
 pub(super) struct Driver<D> {
     engine: Engine,
@@ -66,6 +90,8 @@ pub(super) struct Driver<D> {
     /// Told when a firewall seems to forbid sending.
     alarm: Arc<Notify>,
     events: Events,
+    /// Whether nothing was left in the TUN.
+    device_is_empty: bool,
 }
 
 impl<D: Device> Driver<D> {
@@ -88,52 +114,84 @@ impl<D: Device> Driver<D> {
             troubles: Troubles::default(),
             alarm,
             events,
+            device_is_empty: true,
         }
     }
 
-    /// Carries packets until the device is lost or the shell is gone.
+    /// Carries packets until the device is lost or the shell is gone. A shift ends before that when it is another
+    /// thread's turn.
     ///
     /// # Errors
-    /// When the device or the epoll set fails: nothing can be carried any more.
-    ///
-    /// # Cancel safety
-    /// Dropping the future loses at most the packets of one wake-up.
-    pub(super) async fn run(&mut self, mailbox: &mut mpsc::Receiver<Message>) -> io::Result<()> {
+    /// When the device or an epoll set fails: nothing can be carried any more.
+    pub(super) fn run(
+        &mut self,
+        mailbox: &mut Mailbox<Message>,
+        mut realtime: Realtime,
+    ) -> io::Result<()>
+    where
+        D: Send,
+    {
+        let wait = Wait::new()?;
+        wait.watch(Source::Device, &self.device)?;
+        wait.watch(Source::Relay, &self.relay)?;
+        wait.watch(Source::Connections, &self.connections)?;
+        wait.watch(Source::Mailbox, &*mailbox)?;
+        loop {
+            let shift = realtime.shift(|realtime| self.shift(&wait, mailbox, realtime))?;
+            if shift == Shift::Last {
+                return Ok(());
+            }
+        }
+    }
+
+    fn shift(
+        &mut self,
+        wait: &Wait,
+        mailbox: &mut Mailbox<Message>,
+        realtime: &mut Realtime,
+    ) -> io::Result<Shift> {
         loop {
             let due = self.engine.poll_timeout();
-            let timeout = async {
-                match due {
-                    Some(due) => sleep_until(due.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let message = tokio::select! {
-                ready = self.device.readable() => ready.map(|()| None)?,
-                ready = self.relay.readable() => ready.map(|()| None)?,
-                ready = self.connections.readable() => ready.map(|()| None)?,
-                () = timeout => None,
-                message = mailbox.recv() => match message {
-                    Some(message) => Some(message),
-                    None => return Ok(()),
-                },
+            let ready = if self.connections.has_line() {
+                wait.look()?
+            } else {
+                wait.wait(due)?
             };
             let now = Instant::now();
-            if due.is_some_and(|due| due <= now) {
-                self.engine.handle_timeout(now, &mut self.outbox);
+            self.wake(ready, now)?;
+            if ready.has(Source::Mailbox) {
+                match mailbox.take() {
+                    Post::Letter(message) => self.obey(message, realtime, now),
+                    Post::Nothing => {}
+                    Post::Closed => return Ok(Shift::Last),
+                }
             }
-            self.take_from_device(now)?;
-            self.take_from_relay(now)?;
-            self.take_from_connections(now)?;
-            self.flush(now);
-            if self.troubles.take_suspicion() {
-                self.alarm.notify_one();
+            if realtime.look(now) {
+                return Ok(Shift::Relieved);
             }
-            if let Some(message) = message {
-                self.obey(message, now);
-            }
-            // Under load there is always something ready: without this, nobody could ask, steer or stop the service.
-            tokio::task::yield_now().await;
         }
+    }
+
+    /// Does what one wake-up does with packets.
+    fn wake(&mut self, ready: Ready, now: Instant) -> io::Result<()> {
+        if self.engine.poll_timeout().is_some_and(|due| due <= now) {
+            self.engine.handle_timeout(now, &mut self.outbox);
+        }
+        self.device_is_empty = true;
+        if ready.has(Source::Device) {
+            self.take_from_device(now)?;
+        }
+        if ready.has(Source::Relay) {
+            self.take_from_relay(now)?;
+        }
+        if ready.has(Source::Connections) {
+            self.take_from_connections(now)?;
+        }
+        self.flush(now);
+        if self.troubles.take_suspicion() {
+            self.alarm.notify_one();
+        }
+        Ok(())
     }
 
     fn take_from_device(&mut self, now: Instant) -> io::Result<()> {
@@ -142,10 +200,11 @@ impl<D: Device> Driver<D> {
                 Ok(length) => self
                     .engine
                     .handle_tun(&self.packet[..length], now, &mut self.outbox),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
+        self.device_is_empty = false;
         Ok(())
     }
 
@@ -181,18 +240,19 @@ impl<D: Device> Driver<D> {
                 debug!(connection = %id, ?error, "the far side was not reached");
                 engine.handle_connect_failed(id, error, outbox);
             }
-            Progress::Ready => {
-                if let Some(stream) = connections.stream(id) {
-                    engine.handle_stream(id, stream, now, outbox);
-                }
-            }
+            Progress::Ready => connections.line_up(id),
         })
     }
 
     fn flush(&mut self, now: Instant) {
-        if self.outbox.is_empty() {
+        if self.outbox.is_empty() && !self.connections.has_line() {
             return;
         }
+        let mut streams = if self.device_is_empty {
+            STREAMS
+        } else {
+            STREAMS_UNDER_LOAD
+        };
         let (mut command, mut transmit) = (0, 0);
         loop {
             // Carrying out one command may give others, and so may a datagram that was refused or returned.
@@ -214,9 +274,14 @@ impl<D: Device> Driver<D> {
             relay.take_setbacks(|mapping, way, returned| {
                 engine.handle_error(mapping, way, &returned, now, outbox);
             });
-            if self.outbox.commands().len() == command && self.outbox.places() == transmit {
+            if self.outbox.commands().len() != command || self.outbox.places() != transmit {
+                continue;
+            }
+            // Streams come last, behind the datagrams of this wake-up.
+            if streams == 0 || !self.carry(now) {
                 break;
             }
+            streams -= 1;
         }
         for packet in self.outbox.packets() {
             if let Err(error) = self.device.try_send(packet) {
@@ -340,7 +405,7 @@ impl<D: Device> Driver<D> {
                         .handle_connect_failed(connection, told, &mut self.outbox);
                 }
             },
-            Command::Carry { connection } => self.carry(connection, now),
+            Command::Carry { connection } => self.connections.line_up(connection),
             Command::Shutdown { connection } => self.connections.shutdown(connection),
             Command::Disconnect { connection, reset } => {
                 self.connections.disconnect(connection, reset);
@@ -348,11 +413,17 @@ impl<D: Device> Driver<D> {
         }
     }
 
-    fn carry(&mut self, connection: ConnectionId, now: Instant) {
-        if let Some(stream) = self.connections.stream(connection) {
-            self.engine
-                .handle_stream(connection, stream, now, &mut self.outbox);
-        }
+    /// Carries the stream that has waited for longest. Answers whether there was one.
+    fn carry(&mut self, now: Instant) -> bool {
+        let Self {
+            engine,
+            connections,
+            outbox,
+            ..
+        } = self;
+        let next = connections.next_in_line();
+        next.map(|(id, stream)| engine.handle_stream(id, stream, now, outbox))
+            .is_some()
     }
 
     /// Moves the mappings' sockets to another uplink, as far as they must move. The application notices no more than that
@@ -380,24 +451,19 @@ impl<D: Device> Driver<D> {
         self.flush(now);
     }
 
-    fn answer(&self, request: &Request, now: Instant) -> Body {
-        match *request {
-            Request::Status => {
-                let snapshot = self.engine.snapshot(now);
-                let mut status = self.situation.status(&snapshot, &self.troubles, now);
-                status.warnings.extend(self.events.trouble());
-                Body::Status(Box::new(status))
-            }
-            Request::Reload => unreachable!("the steward reloads"),
-            Request::Events { after } => Body::Events(self.events.after(after)),
-        }
-    }
-
-    fn obey(&mut self, message: Message, now: Instant) {
+    fn obey(&mut self, message: Message, realtime: &Realtime, now: Instant) {
         match message {
-            Message::Request(Pending { request, reply }) => {
-                // A peer that hung up meanwhile wants no answer.
-                let _ = reply.send(self.answer(&request, now));
+            Message::Look(reply) => {
+                let view = View {
+                    situation: self.situation.clone(),
+                    snapshot: self.engine.snapshot(now),
+                    troubles: self.troubles.clone(),
+                    overflowed: self.relay.overflowed(),
+                    scheduling: (realtime.class(), realtime.given_up()),
+                    now,
+                };
+                // Who asked may have gone meanwhile.
+                let _ = reply.send(view);
             }
             Message::Uplinks(binders, moves) => self.follow(binders, moves, now),
             Message::UplinkIsBack(family) => {

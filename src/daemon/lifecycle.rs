@@ -1,7 +1,8 @@
 //! The order of things: what is acquired when, and that it is taken back.
 
-use std::fs;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::{fs, io};
 
 use anyhow::{Context, anyhow};
 use nix::net::if_::if_nametoindex;
@@ -23,6 +24,8 @@ use crate::tun::Tun;
 
 use super::driver::{Driver, Message};
 use super::events::Events;
+use super::mailbox::{self, Mailbox, mailbox};
+use super::realtime::Realtime;
 use super::reload::Source;
 use super::situation::Situation;
 use super::steward::{Charge, Steward};
@@ -31,8 +34,32 @@ use super::{Options, manager, privileges, today};
 /// Messages that may wait for the driver; senders wait when there are more.
 const MAILBOX: usize = 64;
 
-/// Acquires, lives, reverts.
-pub(super) async fn live(config: &Config, options: &Options, source: Source) -> anyhow::Result<()> {
+/// What the thread that carries packets is given.
+pub(super) struct Carrier {
+    driver: Driver<Tun>,
+    mailbox: Mailbox<Message>,
+    ended: oneshot::Sender<io::Result<()>>,
+}
+
+impl Carrier {
+    /// Carries packets in the calling thread until the device is lost or the shell is gone, and tells the shell.
+    pub(super) fn carry(mut self, realtime: Realtime) {
+        let carried = privileges::drop_all_but_needed().map_err(io::Error::other);
+        let carried = carried.and_then(|()| self.driver.run(&mut self.mailbox, realtime));
+        // The shell may have ended for a reason of its own.
+        let _ = self.ended.send(carried);
+        // The device stays until everything is taken back: what falls into it does not get out.
+        self.mailbox.drain();
+    }
+}
+
+/// Acquires, lives, reverts. The driver goes to `carriers`.
+pub(super) async fn live(
+    config: &Config,
+    options: &Options,
+    source: Source,
+    carriers: SyncSender<Carrier>,
+) -> anyhow::Result<()> {
     let compiled_for = today();
     let policy = Arc::new(Policy::compile(config, compiled_for));
     let numbers = numbers(config);
@@ -76,7 +103,7 @@ pub(super) async fn live(config: &Config, options: &Options, source: Source) -> 
     };
     let steering = Steering::open(runtime_dir, numbers, steered).await?;
     // What follows comes again later, and must not fail only then: so it does with no more from the beginning. It is
-    // also before the first thread, for each has privileges of its own.
+    // also before any thread of this one's, for each has privileges of its own.
     privileges::drop_all_but_needed()?;
     let events = Events::open(options.state_dir.as_ref().unwrap_or(runtime_dir));
     events.record(
@@ -85,14 +112,19 @@ pub(super) async fn live(config: &Config, options: &Options, source: Source) -> 
         concat!("voicelane ", env!("CARGO_PKG_VERSION")),
     );
 
-    let (driver_sender, mut mailbox) = mpsc::channel(MAILBOX);
+    let (driver_sender, mailbox) = mailbox(MAILBOX).context("could not make a mailbox")?;
     let (requests, pending) = mpsc::channel(MAILBOX);
     let (reload, reloads) = mpsc::channel(1);
     if let Some(exporter) = exporter {
         tokio::spawn(exporter.serve(requests.clone()));
     }
     tokio::spawn(server.serve(requests));
-    tokio::spawn(hand_on(pending, driver_sender.clone(), reload));
+    let answering = tokio::spawn(hand_on(
+        pending,
+        driver_sender.clone(),
+        reload,
+        events.clone(),
+    ));
 
     let charge = Charge {
         config: config.clone(),
@@ -117,7 +149,7 @@ pub(super) async fn live(config: &Config, options: &Options, source: Source) -> 
     let sockets = Relay::new().and_then(|relay| Ok((relay, Connections::new()?)));
     let sockets = sockets.context("could not make an epoll set")?;
     let alarm = Arc::new(Notify::new());
-    let mut driver = Driver::new(
+    let driver = Driver::new(
         engine,
         tun,
         sockets,
@@ -134,10 +166,21 @@ pub(super) async fn live(config: &Config, options: &Options, source: Source) -> 
         events.clone(),
     )?;
 
+    let (ended, carried) = oneshot::channel();
+    let carrier = Carrier {
+        driver,
+        mailbox,
+        ended,
+    };
+    carriers
+        .send(carrier)
+        .map_err(|_| anyhow!("the thread that carries packets has gone"))?;
     let outcome = tokio::select! {
-        carried = driver.run(&mut mailbox) => match carried {
-            Ok(()) => Err(anyhow!("the driver ended by itself")),
-            Err(error) => Err(error).context("the TUN was lost: did another program delete it?"),
+        carried = carried => match carried {
+            Ok(Err(error)) => {
+                Err(error).context("the TUN was lost: did another program delete it?")
+            }
+            Ok(Ok(())) | Err(_) => Err(anyhow!("the driver ended by itself")),
         },
         attended = steward.attend() => attended,
     };
@@ -151,6 +194,9 @@ pub(super) async fn live(config: &Config, options: &Options, source: Source) -> 
         .revert()
         .await
         .context("could not take everything back: run `voicelane cleanup`");
+    // Nobody is left to send then: the other thread ends, and the TUN goes with it, last of all.
+    answering.abort();
+    let _ = answering.await;
     match (outcome, reverted) {
         (Err(error), Err(revert)) => {
             warn!("{revert:#}");
@@ -163,16 +209,32 @@ pub(super) async fn live(config: &Config, options: &Options, source: Source) -> 
 /// Gives each request to who can answer it.
 async fn hand_on(
     mut pending: mpsc::Receiver<Pending>,
-    driver: mpsc::Sender<Message>,
+    driver: mailbox::Sender<Message>,
     steward: mpsc::Sender<oneshot::Sender<Body>>,
+    events: Events,
 ) {
-    while let Some(pending) = pending.recv().await {
-        let handed = match pending.request {
-            Request::Reload => steward.send(pending.reply).await.is_ok(),
-            _ => driver.send(Message::Request(pending)).await.is_ok(),
-        };
-        if !handed {
-            return;
+    while let Some(Pending { request, reply }) = pending.recv().await {
+        // A peer that hung up meanwhile wants no answer.
+        match request {
+            Request::Reload => {
+                if steward.send(reply).await.is_err() {
+                    return;
+                }
+            }
+            Request::Events { after } => {
+                let _ = reply.send(Body::Events(events.after(after)));
+            }
+            Request::Status => {
+                let (look, seen) = oneshot::channel();
+                if driver.send(Message::Look(look)).await.is_err() {
+                    return;
+                }
+                if let Ok(view) = seen.await {
+                    let mut status = view.status();
+                    status.warnings.extend(events.trouble());
+                    let _ = reply.send(Body::Status(Box::new(status)));
+                }
+            }
         }
     }
 }

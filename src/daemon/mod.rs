@@ -2,8 +2,9 @@
 //!
 //! # Theory of operation
 //!
-//! One thread, two futures. The *driver* owns engine, device and relay and carries packets. The *steward* owns what
-//! surrounds them: it watches the kernel and keeps our rules in force and ahead, follows the calendar, and listens to
+//! Two threads. The *driver* owns engine, device and relay and carries packets: on the first thread, which does nothing
+//! else, in real time where that is permitted ([`realtime`]). The *steward* owns what surrounds them, in the runtime of the
+//! other thread: it watches the kernel and keeps our rules in force and ahead, follows the calendar, and listens to
 //! signals. It talks to the driver through a mailbox and never touches a packet; neither waits for the other.
 //!
 //! Things are acquired in the order in which it is safe to lose them, and reverted in reverse: rules come last, because
@@ -15,17 +16,24 @@ mod driver;
 mod events;
 mod lifecycle;
 mod limits;
+mod mailbox;
 mod manager;
 mod pilot;
 mod privileges;
+mod queue;
+mod realtime;
 mod reload;
 mod situation;
 mod sleep;
 mod steward;
 mod troubles;
+mod wait;
 mod way;
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+use std::thread;
 
 use anyhow::Context;
 use jiff::Timestamp;
@@ -37,6 +45,8 @@ use crate::config::Config;
 use crate::net::Family;
 use crate::route::netlink::Kernel;
 use crate::route::{self, Leftovers, uplink};
+
+use realtime::Realtime;
 
 pub use events::read_events;
 pub(crate) use lifecycle::{numbers, preferences};
@@ -80,9 +90,22 @@ pub fn find_uplink(config: &Config, family: Family) -> Option<String> {
 pub fn run(
     config: &Config,
     options: &Options,
-    source: impl Fn() -> anyhow::Result<Config> + 'static,
+    source: impl Fn() -> anyhow::Result<Config> + Send + 'static,
 ) -> anyhow::Result<()> {
-    runtime()?.block_on(lifecycle::live(config, options, Box::new(source)))
+    let realtime = Realtime::take(config.relay().realtime);
+    let (carriers, carrier) = sync_channel(1);
+    thread::scope(|scope| {
+        let shell = thread::Builder::new().name("shell".to_owned());
+        let shell = shell.spawn_scoped(scope, move || {
+            runtime()?.block_on(lifecycle::live(config, options, Box::new(source), carriers))
+        });
+        let shell = shell.context("could not start a thread")?;
+        // None comes when something could not be acquired.
+        if let Ok(carrier) = carrier.recv() {
+            carrier.carry(realtime);
+        }
+        shell.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
 }
 
 /// Today in UTC, so that a fleet of laptops switches at the same moment.

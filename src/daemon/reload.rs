@@ -4,7 +4,7 @@ use crate::config::{Config, Gateway};
 use crate::net::Dscp;
 
 /// Reads the configuration anew.
-pub(super) type Source = Box<dyn Fn() -> anyhow::Result<Config>>;
+pub(super) type Source = Box<dyn Fn() -> anyhow::Result<Config> + Send>;
 
 /// Tables that say something else than what the service was started with, and that it cannot change under way.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -13,9 +13,9 @@ pub(super) struct NeedsRestart(Vec<&'static str>);
 
 /// Makes sure that a running service can take up everything that is new.
 ///
-/// Services, the choice of the uplink and a gateway's interfaces follow. The rest is what calls in progress and the kernel know us by: the TUN,
-/// the numbers of rules and tables, how mappings behave, whose the control socket is, where
-/// metrics are.
+/// Services, the choice of the uplink and a gateway's interfaces follow. The rest is what calls in progress and the kernel
+/// know us by: the TUN, the numbers of rules and tables, how mappings behave, how the thread that carries packets is
+/// scheduled, whose the control socket is, where metrics are.
 ///
 /// # Errors
 /// [`NeedsRestart`].
@@ -29,6 +29,7 @@ pub(super) fn can_follow(present: &Config, next: &Config) -> Result<(), NeedsRes
             "[gateway] but its interfaces",
             fixed_of(present.gateway()) == fixed_of(next.gateway()),
         ),
+        ("[relay]", present.relay() == next.relay()),
         ("[control]", present.control() == next.control()),
         ("[metrics]", present.metrics() == next.metrics()),
     ];

@@ -1,17 +1,21 @@
-//! What surrounds the data path, as status tells it.
+//! What surrounds the data path, and a view of it all, as status tells it.
+//!
+//! The thread that carries packets only copies what it knows; words are made of it elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use crate::control::{
-    ConnectionStatus, FallbackStatus, MappingStatus, State, Status, TrafficStatus, UplinkStatus,
-    VpnStatus,
+    ConnectionStatus, FallbackStatus, MappingStatus, SchedulingStatus, State, Status,
+    TrafficStatus, UplinkStatus, VpnStatus,
 };
 use crate::engine::Snapshot;
 use crate::net::{Family, RulePriority};
 use crate::route::vpn::Vpn;
 
 use super::limits;
+use super::queue;
+use super::realtime::Class;
 use super::troubles::Troubles;
 
 /// The world as the shell last saw it.
@@ -30,6 +34,43 @@ pub(super) struct Situation {
     /// A gateway's clients of which media leaves by the uplink, by family and interface.
     pub(super) clients: BTreeSet<(Family, String)>,
     pub(super) warnings: Vec<String>,
+}
+
+/// What the thread that carries packets knows at one moment.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) situation: Situation,
+    pub(super) snapshot: Snapshot,
+    pub(super) troubles: Troubles,
+    /// Datagrams that found their socket's queue full.
+    pub(super) overflowed: u64,
+    /// How the thread is scheduled, and how often it used up its budget.
+    pub(super) scheduling: (Class, u64),
+    pub(super) now: Instant,
+}
+
+impl View {
+    /// Makes words of it.
+    pub(super) fn status(&self) -> Status {
+        let mut status = self
+            .situation
+            .status(&self.snapshot, &self.troubles, self.now);
+        let count = |drops: &mut BTreeMap<String, u64>, label: &str, times: u64| {
+            if times > 0 {
+                drops.insert(label.to_owned(), times);
+            }
+        };
+        let full = queue::dropped(&self.situation.tun);
+        count(&mut status.outbound.drops, "tun_queue_full", full);
+        let full = self.overflowed;
+        count(&mut status.inbound.drops, "receive_queue_full", full);
+        let (class, given_up) = self.scheduling;
+        status.scheduling = SchedulingStatus {
+            class: class.label().to_owned(),
+            given_up,
+        };
+        status
+    }
 }
 
 impl Situation {
@@ -61,7 +102,7 @@ impl Situation {
     }
 
     /// Joins what the shell, the engine and the relay know.
-    pub(super) fn status(&self, snapshot: &Snapshot, troubles: &Troubles, now: Instant) -> Status {
+    fn status(&self, snapshot: &Snapshot, troubles: &Troubles, now: Instant) -> Status {
         let counters = &snapshot.counters;
         let status = Status {
             program: env!("CARGO_PKG_VERSION").to_owned(),
@@ -150,6 +191,7 @@ impl Situation {
                 trials: counters.trials,
             },
             refusals: troubles.counts(),
+            scheduling: SchedulingStatus::default(),
         };
         status.judged()
     }

@@ -37,6 +37,7 @@ use super::contest::{Contest, Turn};
 use super::driver::Message;
 use super::events::Events;
 use super::lifecycle::preferences;
+use super::mailbox;
 use super::manager::{self, Manager};
 use super::pilot::{News, Noted, Pilot};
 use super::reload::{Source, can_follow};
@@ -89,7 +90,7 @@ pub(super) struct Steward {
     watch: Watch,
     sleep: SleepWatch,
     signals: [Signal; 3],
-    driver: mpsc::Sender<Message>,
+    driver: mailbox::Sender<Message>,
     reloads: mpsc::Receiver<oneshot::Sender<Body>>,
     /// Comes when the driver is refused what a firewall would refuse.
     alarm: Arc<Notify>,
@@ -161,7 +162,7 @@ impl Steward {
         charge: Charge,
         steering: Steering,
         (driver, reloads, alarm): (
-            mpsc::Sender<Message>,
+            mailbox::Sender<Message>,
             mpsc::Receiver<oneshot::Sender<Body>>,
             Arc<Notify>,
         ),

@@ -23,7 +23,7 @@ enum Trouble {
 }
 
 /// All refusals since the start.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Troubles {
     seen: BTreeMap<Trouble, Tally>,
     /// Whether there is anything to be warned of: the packet path looks at this alone.

@@ -13,7 +13,8 @@
 //! Falling only moves datagrams into the VPN. What goes out directly has been judged by the policy, datagram by datagram,
 //! and so have the repeated ones.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::time::Instant;
 
 use super::path::{FallCause, FallbackSettings, LONGEST_RETRY, Path, ReturnCause, Socket, Step};
@@ -24,6 +25,9 @@ use crate::policy::Action;
 
 /// Mappings in a row whose fall condemns the uplink.
 const FALLEN: u32 = 2;
+
+/// Paths that are looked at in one go; the others are due again at once, after whatever packets have come meanwhile.
+const STEPS: usize = 256;
 
 /// What is known of an uplink in one family.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,7 +43,9 @@ struct Health {
 pub(super) struct Paths {
     settings: Option<FallbackSettings>,
     slots: Vec<Option<(u32, Path)>>,
-    due: BTreeSet<(Instant, MappingId)>,
+    /// An entry counts if its path is queued for just that time: one that is due sooner has another entry, and the
+    /// former is dropped when its time comes. A heap keeps its room, where a tree would allocate.
+    due: BinaryHeap<Reverse<(Instant, MappingId)>>,
     health: [Health; 2],
 }
 
@@ -61,16 +67,13 @@ impl Paths {
     }
 
     pub(super) fn remove(&mut self, id: MappingId) {
-        if let Some(queued) = self.get_mut(id).and_then(|path| path.queued.take()) {
-            self.due.remove(&(queued, id));
-        }
         if self.get(id).is_some() {
             self.slots[id.slot as usize] = None;
         }
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.due.first().map(|(due, _)| *due)
+        self.due.peek().map(|Reverse((due, _))| *due)
     }
 
     fn health(&mut self, family: Family) -> &mut Health {
@@ -106,22 +109,30 @@ impl Paths {
             return;
         };
         if path.queued.is_none_or(|queued| due < queued) {
-            let before = path.queued.replace(due);
-            if let Some(before) = before {
-                self.due.remove(&(before, id));
-            }
-            self.due.insert((due, id));
+            path.queued = Some(due);
+            self.due.push(Reverse((due, id)));
+        }
+    }
+
+    /// Queues a path anew after media, which puts off what is due and never brings it forward.
+    fn queue_after_media(&mut self, id: MappingId) {
+        if self.get(id).is_some_and(|path| path.queued.is_none()) {
+            self.queue(id);
         }
     }
 
     /// Takes the first path whose time may have come.
     fn pop(&mut self, now: Instant) -> Option<MappingId> {
-        let &(due, id) = self.due.first().filter(|(due, _)| *due <= now)?;
-        self.due.remove(&(due, id));
-        if let Some(path) = self.get_mut(id) {
-            path.queued = None;
+        loop {
+            let &Reverse((due, id)) = self.due.peek().filter(|it| it.0.0 <= now)?;
+            self.due.pop();
+            if let Some(path) = self.get_mut(id)
+                && path.queued == Some(due)
+            {
+                path.queued = None;
+                return Some(id);
+            }
         }
-        Some(id)
     }
 }
 
@@ -201,25 +212,27 @@ impl Engine {
         };
         path.treatment = treatment;
         let way = path.way();
-        match sign {
-            Sign::Question {
-                transaction,
-                repeatable,
-            } => {
-                if way == Way::Direct {
-                    path.asked(now);
-                }
-                if repeatable {
-                    path.questions.keep(to, transaction, payload);
-                }
-                if way == Way::Tunnel && repeatable && path.tries(settings, now) {
-                    self.need_socket(mapping, Way::Direct, outbox);
-                    self.counters.trials += 1;
-                    outbox.copy(mapping, Way::Direct, to, treatment, payload);
-                }
+        let Sign::Question {
+            transaction,
+            repeatable,
+        } = sign
+        else {
+            if way == Way::Direct {
+                path.sent();
             }
-            _ if way == Way::Direct => path.sent(),
-            _ => {}
+            self.paths.queue_after_media(mapping);
+            return way;
+        };
+        if way == Way::Direct {
+            path.asked(now);
+        }
+        if repeatable {
+            path.questions.keep(to, transaction, payload);
+        }
+        if way == Way::Tunnel && repeatable && path.tries(settings, now) {
+            self.need_socket(mapping, Way::Direct, outbox);
+            self.counters.trials += 1;
+            outbox.copy(mapping, Way::Direct, to, treatment, payload);
         }
         self.paths.queue(mapping);
         way
@@ -252,7 +265,11 @@ impl Engine {
             if comes_back {
                 self.come_back(mapping, ReturnCause::Answered, now, outbox);
             }
-            self.paths.queue(mapping);
+            if sign == Sign::Other {
+                self.paths.queue_after_media(mapping);
+            } else {
+                self.paths.queue(mapping);
+            }
         }
     }
 
@@ -261,7 +278,10 @@ impl Engine {
         let Some(settings) = self.paths.settings else {
             return;
         };
-        while let Some(id) = self.paths.pop(now) {
+        for _ in 0..STEPS {
+            let Some(id) = self.paths.pop(now) else {
+                return;
+            };
             let Some(path) = self.paths.get_mut(id) else {
                 continue;
             };

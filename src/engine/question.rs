@@ -74,8 +74,9 @@ pub(super) struct Question {
 /// The checks of one mapping: the latest, and the latest that was answered.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Questions {
-    latest: Option<Question>,
-    answered: Option<Question>,
+    /// Both apart from the path: media goes by without a look at them.
+    latest: Option<Box<Question>>,
+    answered: Option<Box<Question>>,
 }
 
 impl Questions {
@@ -89,11 +90,11 @@ impl Questions {
                 latest.payload.extend_from_slice(payload);
             }
             None => {
-                self.latest = Some(Question {
+                self.latest = Some(Box::new(Question {
                     to,
                     transaction,
                     payload: payload.into(),
-                });
+                }));
             }
         }
     }
@@ -112,12 +113,12 @@ impl Questions {
 
     /// A check that the peer has answered before, and will answer again.
     pub(super) fn answered(&self) -> Option<&Question> {
-        self.answered.as_ref()
+        self.answered.as_deref()
     }
 
     /// The check by which the peer is to learn of another way: the answered one, else the latest.
     pub(super) fn introduction(&self) -> Option<&Question> {
-        self.answered.as_ref().or(self.latest.as_ref())
+        self.answered().or(self.latest.as_deref())
     }
 }
 

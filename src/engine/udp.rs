@@ -30,16 +30,17 @@ impl Engine {
         let inside = Inside(Endpoint::new(packet.source(), datagram.source_port));
         let remote = Endpoint::new(packet.destination(), datagram.destination_port);
         let verdict = self.policy.evaluate(Protocol::Udp, remote);
-        let neighbour = self.nat.at_outside(Outside(remote));
-        let (neighbour, treatment) = match (verdict.action, neighbour) {
-            (Action::Relay, _) => (None, verdict.treatment),
-            (_, Some(neighbour)) => (Some(neighbour), Treatment::of(Dscp::DF)),
-            // It goes on as it would have gone without us, marks included.
-            (Action::Return, None) => (None, Treatment::of(packet.traffic_class().dscp)),
-            (Action::Tunnel, None) => {
-                let prohibited = icmp::Error::AdminProhibited;
-                return self.reject(packet, DropReason::NotInPolicy, prohibited, now, outbox);
-            }
+        let (neighbour, treatment) = match verdict.action {
+            Action::Relay => (None, verdict.treatment),
+            other => match (other, self.nat.at_outside(Outside(remote))) {
+                (_, Some(neighbour)) => (Some(neighbour), Treatment::of(Dscp::DF)),
+                (Action::Tunnel, None) => {
+                    let prohibited = icmp::Error::AdminProhibited;
+                    return self.reject(packet, DropReason::NotInPolicy, prohibited, now, outbox);
+                }
+                // It goes on as it would have gone without us, marks included.
+                (_, None) => (None, Treatment::of(packet.traffic_class().dscp)),
+            },
         };
         if !icmp::may_answer(packet) {
             return self.counters.drop_out(DropReason::Martian);

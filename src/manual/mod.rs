@@ -45,6 +45,7 @@
 //! - [`gateway`]: the media of everybody behind the VPN router of a site
 //! - [`laptop`]: what happens when everything around moves: states, timers, uplinks, sleep
 //! - [`service`]: its unit, privileges, reloads, packages
+//! - [`load`]: threads, real time, what is dropped under load and how it is counted, what was tried and lost
 //! - [`defaults`]: every default with its reason
 //! - [`exports`]: the policy in the words of other programs, and who has judged each
 //! - [`administration`]: configuration in layers, who may ask the service, its state, metrics
@@ -60,6 +61,7 @@ pub mod exports;
 pub mod gateway;
 pub mod glossary;
 pub mod laptop;
+pub mod load;
 pub mod nat;
 pub mod operating;
 pub mod service;

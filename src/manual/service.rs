@@ -28,6 +28,9 @@
 //! | `AF_INET`, `AF_INET6`, no `PrivateNetwork`, no address list | media, to wherever the policy says |
 //! | `AF_UNIX` | the control socket, the journal, logind |
 //!
+//! Real time is given by the unit (`CPUSchedulingPolicy=fifo`, reset on fork), so that no system call for it has to be
+//! allowed: see [`super::load`].
+//!
 //! The service has no secret. Its configuration is readable by everybody on purpose (`check` and `explain` are for users);
 //! what users must not read can be a credential ([`super::administration`]).
 //!
@@ -36,9 +39,9 @@
 //!
 //! # Privileges
 //!
-//! The service needs more than `CAP_NET_ADMIN` for two things, both at the start: to give the control socket to a group
-//! (as root), and to open the one raw socket. After that, before it starts a thread and before it adds a rule or a route,
-//! it drops every other capability from all sets, the bounding set included where it may, and forbids itself new ones
+//! The service needs more than `CAP_NET_ADMIN` for three things, all at the start: to give the control socket to a group
+//! (as root), to open the one raw socket, and to take real-time scheduling where no unit has given it. After that, before it
+//! carries a packet and before it adds a rule or a route, it drops every other capability from all sets, the bounding set included where it may, and forbids itself new ones
 //! (`NoNewPrivs`). What follows at a change of the network or at a reload was thus done before with no more, and cannot
 //! fail later for want of a capability.
 //!
@@ -54,8 +57,9 @@
 //! wants a restart, a kernel that refuses: what was in force stays. `reload` then ends with 2 and says why, as do the
 //! log, `voicelane events` and, until a reload succeeds, the warnings of `voicelane status`.
 //!
-//! Services, the choice of the uplink and the interfaces of a gateway follow a reload. `[tun]`, `[route]`, `[nat]`, `[fallback]`, `[control]` and
-//! `[metrics]` want a restart: calls in progress, the kernel and the neighbours know us by them.
+//! Services, the choice of the uplink and the interfaces of a gateway follow a reload. `[tun]`, `[route]`, `[nat]`,
+//! `[fallback]`, the rest of `[gateway]`, `[relay]`, `[control]` and `[metrics]` want a restart: calls in progress, the
+//! kernel and the neighbours know us by them.
 //!
 //! A call that both policies name notices nothing. The engine learns the new policy first; then new tables are filled, then
 //! new rules added, then old rules taken out, then old tables emptied, and a port range keeps its table. A service that

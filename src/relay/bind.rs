@@ -255,6 +255,7 @@ pub(super) fn treat(socket: &Socket, family: Family, treatment: Treatment) -> io
 }
 
 fn ask_for_reception(socket: &Socket, family: Family) -> io::Result<()> {
+    setsockopt(socket, sockopt::RxqOvfl, &1)?;
     match family {
         Family::V4 => {
             socket.set_recv_tos_v4(true)?;

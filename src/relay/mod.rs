@@ -7,7 +7,7 @@
 //! token of its readiness: nothing is hashed on the way back, and an event of a binding that has gone is recognised by its
 //! generation. With TCP connections it is the same.
 //!
-//! All sockets of mappings hang in one epoll set, and that set in one `AsyncFd`: the driver sees one source of
+//! All sockets of mappings hang in one epoll set, which is one descriptor to wait for: the driver sees one source of
 //! readiness, however many calls there are. The sockets of TCP connections hang in another set of the same kind.
 //!
 //! Every socket is made in `bind` and nowhere else: what is set there, and in which order, is what keeps a datagram

@@ -7,8 +7,10 @@
 //! be empty or full says so by itself, and one that the engine leaves alone because a window is closed stays silent,
 //! until either side moves.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -25,12 +27,17 @@ use super::udp::OpenError;
 
 /// The socket of a connection, to be read and written without blocking.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, as the kernel tells them"
+)]
 pub struct Stream {
     id: ConnectionId,
     way: Way,
     inside: Inside<Endpoint>,
     socket: Socket,
     is_connected: bool,
+    is_in_line: bool,
     is_readable: bool,
     is_writable: bool,
 }
@@ -40,6 +47,8 @@ pub struct Stream {
 pub struct Connections {
     binders: Binders,
     streams: Vec<Option<Stream>>,
+    /// Those that are to be carried, in the order in which they asked.
+    line: VecDeque<ConnectionId>,
     readiness: Readiness,
 }
 
@@ -59,13 +68,11 @@ impl Connections {
     ///
     /// # Errors
     /// When the kernel gives no epoll set.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             binders: Binders::default(),
             streams: Vec::new(),
+            line: VecDeque::new(),
             readiness: Readiness::new()?,
         })
     }
@@ -107,6 +114,7 @@ impl Connections {
             inside,
             socket,
             is_connected: false,
+            is_in_line: false,
             is_readable: false,
             is_writable: false,
         });
@@ -124,6 +132,35 @@ impl Connections {
     pub fn stream(&mut self, id: ConnectionId) -> Option<&mut Stream> {
         let stream = self.streams.get_mut(id.slot as usize)?.as_mut();
         stream.filter(|stream| stream.id == id && stream.is_connected)
+    }
+
+    /// Puts a stream in line to be carried, unless it stands there.
+    pub fn line_up(&mut self, id: ConnectionId) {
+        if let Some(stream) = self.stream(id)
+            && !std::mem::replace(&mut stream.is_in_line, true)
+        {
+            self.line.push_back(id);
+        }
+    }
+
+    /// The stream that has stood in line for longest; it stands there no more.
+    pub fn next_in_line(&mut self) -> Option<(ConnectionId, &mut Stream)> {
+        // Who was closed meanwhile is passed over.
+        let id = loop {
+            let id = self.line.pop_front()?;
+            if self.stream(id).is_some() {
+                break id;
+            }
+        };
+        let stream = self.stream(id)?;
+        stream.is_in_line = false;
+        Some((id, stream))
+    }
+
+    /// Whether a stream stands in line.
+    #[must_use]
+    pub fn has_line(&self) -> bool {
+        !self.line.is_empty()
     }
 
     /// Tells the far side that there is no more to come.
@@ -146,17 +183,6 @@ impl Connections {
             // Without it the close is an orderly one: not right, but nothing that could be mended.
             let _ = stream.socket.set_linger(Some(Duration::ZERO));
         }
-    }
-
-    /// Waits until something may have happened.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
-    ///
-    /// # Errors
-    /// When the runtime cannot watch the epoll set.
-    pub async fn readable(&mut self) -> io::Result<()> {
-        self.readiness.readable().await
     }
 
     /// Tells `take` what happened to whom, until the sockets are quiet or at least `budget` have been named.
@@ -212,6 +238,13 @@ impl Connections {
                 Some(Progress::Failed(told(&error)))
             }
         }
+    }
+}
+
+/// Readable while a socket has something to say.
+impl AsFd for Connections {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.readiness.as_fd()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{
@@ -41,6 +41,8 @@ struct Binding {
     treatment: Treatment,
     /// Unset until the first datagram says it.
     dont_fragment: Option<bool>,
+    /// Datagrams that found the socket's queue full, as the kernel counts them.
+    overflowed: u32,
 }
 
 /// The sockets of all mappings.
@@ -53,6 +55,7 @@ pub struct Relay {
     buffer: Box<[u8]>,
     control: Vec<u8>,
     setbacks: Vec<Setback>,
+    overflowed: u64,
 }
 
 /// What came in through a socket.
@@ -118,17 +121,15 @@ impl Relay {
     ///
     /// # Errors
     /// When the kernel gives no epoll set.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             binders: Binders::default(),
             bindings: Vec::new(),
             readiness: Readiness::new()?,
             buffer: vec![0; HEADROOM + LARGEST].into_boxed_slice(),
-            control: nix::cmsg_space!(i32),
+            control: nix::cmsg_space!(i32, u32),
             setbacks: Vec::new(),
+            overflowed: 0,
         })
     }
 
@@ -163,6 +164,7 @@ impl Relay {
             family,
             treatment,
             dont_fragment: None,
+            overflowed: 0,
         });
         Ok(outside)
     }
@@ -278,6 +280,12 @@ impl Relay {
         }
     }
 
+    /// Datagrams that were dropped since the start because their socket's queue was full, as far as later ones have told.
+    #[must_use]
+    pub const fn overflowed(&self) -> u64 {
+        self.overflowed
+    }
+
     /// Hands the errors that were found while something was sent to `take`.
     pub fn take_setbacks(&mut self, mut take: impl FnMut(MappingId, Way, ReturnedError<'_>)) {
         for setback in self.setbacks.drain(..) {
@@ -289,17 +297,6 @@ impl Relay {
             };
             take(setback.mapping, setback.way, returned);
         }
-    }
-
-    /// Waits until something may have come in.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
-    ///
-    /// # Errors
-    /// When the runtime cannot watch the epoll set.
-    pub async fn readable(&mut self) -> io::Result<()> {
-        self.readiness.readable().await
     }
 
     /// Hands at most `budget` datagrams and errors to `take`, in turns of one per ready socket, so that no socket
@@ -323,6 +320,7 @@ impl Relay {
                 let (id, way) = of_token(token);
                 let has_error = flags.contains(EpollFlags::EPOLLERR);
                 if let Ok(binding) = binding(&mut self.bindings, id, way) {
+                    let before = binding.overflowed;
                     receive_from(
                         binding,
                         has_error,
@@ -330,11 +328,20 @@ impl Relay {
                         &mut self.control,
                         &mut |mapping, received| take(mapping, way, received),
                     );
+                    let more = binding.overflowed.wrapping_sub(before);
+                    self.overflowed += u64::from(more);
                 }
             }
             left = left.saturating_sub(count);
         }
         Ok(true)
+    }
+}
+
+/// Readable while a socket has something.
+impl AsFd for Relay {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.readiness.as_fd()
     }
 }
 
@@ -368,7 +375,7 @@ fn binding(
 
 /// Takes one entry of the error queue, if there is one, and one datagram.
 fn receive_from(
-    binding: &Binding,
+    binding: &mut Binding,
     has_error: bool,
     buffer: &mut [u8],
     control: &mut [u8],
@@ -398,9 +405,10 @@ fn receive_from(
         Family::V6 => datagram::<SockaddrIn6>(&binding.socket, room, control),
     };
     // Nothing waiting, or an error whose entry in the queue has been or will be taken above.
-    let Ok((length, from, traffic_class)) = received else {
+    let Ok((length, from, traffic_class, overflowed)) = received else {
         return;
     };
+    binding.overflowed = overflowed.unwrap_or(binding.overflowed);
     let payload = HEADROOM..HEADROOM + length;
     let arrival = Arrival {
         from,
@@ -415,7 +423,7 @@ fn datagram<A>(
     socket: &Socket,
     room: &mut [u8],
     control: &mut [u8],
-) -> io::Result<(usize, Endpoint, TrafficClass)>
+) -> io::Result<(usize, Endpoint, TrafficClass, Option<u32>)>
 where
     A: SockaddrLike + Into<SocketAddr> + Copy,
 {
@@ -423,13 +431,19 @@ where
     let flags = MsgFlags::MSG_DONTWAIT;
     let message = recvmsg::<A>(socket.as_raw_fd(), &mut iov, Some(control), flags)?;
     let from = message.address.ok_or(io::ErrorKind::InvalidData)?;
-    let octet = message.cmsgs()?.find_map(|part| match part {
-        ControlMessageOwned::Ipv4Tos(tos) => Some(tos),
-        ControlMessageOwned::Ipv6TClass(class) => u8::try_from(class).ok(),
-        _ => None,
-    });
-    let traffic_class = TrafficClass::from_octet(octet.unwrap_or(0));
-    Ok((message.bytes, Endpoint::from(from.into()), traffic_class))
+    let (mut octet, mut overflowed) = (0, None);
+    for part in message.cmsgs()? {
+        match part {
+            ControlMessageOwned::Ipv4Tos(tos) => octet = tos,
+            ControlMessageOwned::Ipv6TClass(class) => octet = u8::try_from(class).unwrap_or(0),
+            // Only once there is something to count.
+            ControlMessageOwned::RxqOvfl(count) => overflowed = Some(count),
+            _ => {}
+        }
+    }
+    let traffic_class = TrafficClass::from_octet(octet);
+    let from = Endpoint::from(from.into());
+    Ok((message.bytes, from, traffic_class, overflowed))
 }
 
 fn is_of_an_earlier_datagram(error: &io::Error) -> bool {

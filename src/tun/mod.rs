@@ -7,12 +7,14 @@ mod memory;
 mod tap;
 
 use std::io;
+use std::os::fd::AsFd;
 
 pub use memory::Memory;
 pub use tap::{OpenError, Tun};
 
-/// A source and sink of IP packets, without packet information before them.
-pub trait Device {
+/// A source and sink of IP packets, without packet information before them. Its descriptor is readable while a packet
+/// waits, and when the device is lost.
+pub trait Device: AsFd {
     /// Reads one packet into `buffer` and answers its length.
     ///
     /// # Errors
@@ -24,13 +26,4 @@ pub trait Device {
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] when the kernel's queue is full; anything else concerns this packet alone.
     fn try_send(&mut self, packet: &[u8]) -> io::Result<()>;
-
-    /// Waits until a packet may be waiting.
-    ///
-    /// # Cancel safety
-    /// No packet is lost when the future is dropped.
-    ///
-    /// # Errors
-    /// When the runtime cannot watch the device.
-    fn readable(&mut self) -> impl Future<Output = io::Result<()>>;
 }

@@ -1,21 +1,16 @@
 //! The kernel's TUN device, through the `tun-tap` crate.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tun_tap::{Iface, Mode};
 
 use super::Device;
 
-/// Packets, and the error that is all that a device tells which another program has deleted.
-const WATCHED: Interest = Interest::READABLE.add(Interest::ERROR);
-
 /// A TUN device of our own.
 #[derive(Debug)]
 pub struct Tun {
-    fd: AsyncFd<Iface>,
+    iface: Iface,
 }
 
 /// Why there is no device.
@@ -56,16 +51,13 @@ impl Tun {
     ///
     /// # Errors
     /// [`OpenError`], with what to do about it.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
     pub fn open(name: &str) -> Result<Self, OpenError> {
         let open = || {
             let iface = Iface::without_packet_info(name, Mode::Tun)?;
             iface.set_non_blocking()?;
-            watch(iface)
+            Ok(iface)
         };
-        let fd = open().map_err(|source| {
+        let iface = open().map_err(|source: io::Error| {
             let name = name.to_owned();
             match source.kind() {
                 io::ErrorKind::ResourceBusy => OpenError::Busy { name },
@@ -74,49 +66,36 @@ impl Tun {
                 _ => OpenError::Other { name, source },
             }
         })?;
-        Ok(Self { fd })
+        Ok(Self { iface })
     }
 
     /// The name that the kernel gave it.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.fd.get_ref().name()
+        self.iface.name()
     }
-}
-
-#[allow(unsafe_code)]
-fn watch(iface: Iface) -> io::Result<AsyncFd<Iface>> {
-    // SAFETY: an `Iface` owns one open descriptor and names the same one as long as it lives.
-    Ok(unsafe { AsyncFd::register_with_interest(iface, WATCHED) }?)
 }
 
 impl AsRawFd for Tun {
     fn as_raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+        self.iface.as_raw_fd()
+    }
+}
+
+#[allow(unsafe_code)]
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: an `Iface` owns one open descriptor, and the borrow ends before it.
+        unsafe { BorrowedFd::borrow_raw(self.iface.as_raw_fd()) }
     }
 }
 
 impl Device for Tun {
     fn try_recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // Readiness is edge-triggered: `try_io` clears it when the queue is empty, and only then.
-        // It takes one interest at a time.
-        match self
-            .fd
-            .try_io(Interest::READABLE, |iface| iface.recv(buffer))
-        {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.fd.try_io(Interest::ERROR, |iface| iface.recv(buffer))
-            }
-            received => received,
-        }
+        self.iface.recv(buffer)
     }
 
     fn try_send(&mut self, packet: &[u8]) -> io::Result<()> {
-        self.fd.get_ref().send(packet).map(|_| ())
-    }
-
-    async fn readable(&mut self) -> io::Result<()> {
-        self.fd.ready(WATCHED).await?.retain_ready();
-        Ok(())
+        self.iface.send(packet).map(|_| ())
     }
 }

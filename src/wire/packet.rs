@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use etherparse::{IpNumber, IpPayloadSlice, Ipv4Slice, Ipv6Header, Ipv6HeaderSlice, Ipv6Slice};
+use etherparse::{IpNumber, Ipv4Slice, Ipv6Header, Ipv6HeaderSlice, Ipv6Slice};
 
 use super::fragment::{self, Fragment};
 use super::ip::Addresses;
@@ -79,7 +79,7 @@ impl<'a> Packet<'a> {
                 payload: &bytes[offset..],
             })
         } else {
-            Transport::parse(bytes, addresses, payload)?
+            Transport::parse(bytes, addresses, payload.ip_number, payload.payload)?
         };
         Ok(Self {
             bytes,
@@ -101,11 +101,21 @@ impl<'a> Packet<'a> {
             source: header.source_addr(),
             destination: header.destination_addr(),
         };
-        let part = fragment::find_v6(bytes);
-        let transport = match part {
-            Some(part) => Transport::Fragment(part),
-            None => Transport::parse(bytes, addresses, Ipv6Slice::from_slice(bytes)?.payload())?,
-        };
+        let next = header.next_header();
+        let (part, transport) =
+            if matches!(next, IpNumber::UDP | IpNumber::TCP | IpNumber::IPV6_ICMP) {
+                // Nearly always: no extension header to look for.
+                let payload = &bytes[Ipv6Header::LEN..];
+                (None, Transport::parse(bytes, addresses, next, payload)?)
+            } else if let Some(part) = fragment::find_v6(bytes) {
+                (Some(part), Transport::Fragment(part))
+            } else {
+                let ip = Ipv6Slice::from_slice(bytes)?;
+                let payload = ip.payload();
+                let transport =
+                    Transport::parse(bytes, addresses, payload.ip_number, payload.payload)?;
+                (None, transport)
+            };
         Ok(Self {
             bytes,
             addresses,
@@ -197,11 +207,12 @@ impl<'a> Transport<'a> {
     fn parse(
         packet: &'a [u8],
         addresses: Addresses,
-        ip: &IpPayloadSlice<'_>,
+        protocol: IpNumber,
+        payload: &[u8],
     ) -> Result<Self, ParseError> {
-        let offset = packet.len() - ip.payload.len();
+        let offset = packet.len() - payload.len();
         let segment = &packet[offset..];
-        match (ip.ip_number, addresses.family()) {
+        match (protocol, addresses.family()) {
             (IpNumber::UDP, _) => udp::Datagram::parse(addresses, segment, offset).map(Self::Udp),
             (IpNumber::TCP, _) => tcp::Segment::parse(addresses, segment).map(Self::Tcp),
             (IpNumber::ICMP, Family::V4) | (IpNumber::IPV6_ICMP, Family::V6) => {

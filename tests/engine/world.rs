@@ -167,6 +167,14 @@ impl World {
         self.now += duration;
         self.outbox.clear();
         self.engine.handle_timeout(self.now, &mut self.outbox);
+        // What is over ends in parts.
+        while self
+            .engine
+            .poll_timeout()
+            .is_some_and(|due| due <= self.now)
+        {
+            self.engine.handle_timeout(self.now, &mut self.outbox);
+        }
     }
 
     /// Whether a limit has refused something at this moment.

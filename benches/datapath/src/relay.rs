@@ -1,0 +1,243 @@
+//! The relays that are compared: each in a world of its own, started as its users start it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use tempfile::TempDir;
+
+use crate::namespace::Namespace;
+use crate::program::Program;
+use crate::traffic::Traffic;
+use crate::world::{Cores, Shape, WAN, World};
+
+/// What is measured, in this order: the kernel frees what tun2proxy's flows took while others are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// Client and server on one wire.
+    Wire,
+    /// Policy routing, masquerade and marking by the kernel.
+    Kernel,
+    /// Debian's passt package.
+    Pasta,
+    /// The plain loop of this package.
+    Plain,
+    /// voicelane.
+    Voicelane,
+    /// tun2proxy and the SOCKS server of the crate fast-socks5.
+    Tun2proxy,
+}
+
+/// Where the programs are.
+#[derive(Debug)]
+pub struct Programs {
+    /// voicelane's binary.
+    pub voicelane: PathBuf,
+    /// The folder of what was built to be compared with.
+    pub peers: PathBuf,
+    /// A command that starts every relay that is a program, with its arguments.
+    pub under: Vec<String>,
+}
+
+/// A running relay with its world; both end with this value.
+pub struct Relay {
+    /// What it is.
+    pub kind: Kind,
+    /// Its generator and echo.
+    pub traffic: Traffic,
+    /// The processes, none of which outlives the world.
+    programs: Vec<Program>,
+    _files: TempDir,
+    _world: World,
+}
+
+impl Kind {
+    /// What the table calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Wire => "no relay",
+            Self::Kernel => "kernel",
+            Self::Pasta => "pasta",
+            Self::Plain => "plain loop",
+            Self::Tun2proxy => "tun2proxy",
+            Self::Voicelane => "voicelane",
+        }
+    }
+
+    /// What to run to have it, unless it is there.
+    pub fn wanting(self, programs: &Programs) -> Option<String> {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut folders = path.split(':').chain(["/usr/sbin", "/sbin"]);
+        match self {
+            Self::Wire | Self::Kernel | Self::Plain => None,
+            Self::Pasta => (!folders.any(|folder| Path::new(folder).join("pasta").exists()))
+                .then(|| "apt-get install passt".to_owned()),
+            Self::Tun2proxy => (!programs.tun2proxy().exists() || !programs.socks().exists())
+                .then(|| "scripts/bench datapath, which builds it with cargo install".to_owned()),
+            Self::Voicelane => (!programs.voicelane.exists())
+                .then(|| "cargo build --release, or say --voicelane PATH".to_owned()),
+        }
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start(self, programs: &Programs, cores: Cores) -> Result<Relay> {
+        let world = World::new(self.shape(), cores);
+        let files = TempDir::new()?;
+        let guest = |program: &str| {
+            let mut command = world.router.command("taskset");
+            command.args(["--cpu-list", &cores.relay.to_string()]);
+            command.args(&programs.under).arg(program);
+            command
+        };
+        let start = |command: &mut Command| Program::start(self.name(), command);
+        let programs = match self {
+            Self::Wire => Vec::new(),
+            Self::Kernel => {
+                forward(&world);
+                Vec::new()
+            }
+            Self::Pasta => {
+                let namespace = format!("/run/netns/{}", world.lan().name());
+                let pasta = start(
+                    guest("pasta")
+                        .args([
+                            "--foreground",
+                            "--quiet",
+                            "--config-net",
+                            "--ns-ifname",
+                            "tap0",
+                        ])
+                        .args(["--tcp-ports", "none", "--udp-ports", "none"])
+                        .args(["--tcp-ns", "none", "--udp-ns", "none", "--runas", "0"])
+                        .args(["--netns-only", "--netns", &namespace]),
+                );
+                appears(world.lan(), "tap0", &pasta)?;
+                world.divert("via 203.0.113.1 dev tap0 onlink");
+                vec![pasta]
+            }
+            Self::Plain => {
+                let myself = std::env::current_exe()?;
+                let mut plain =
+                    start(guest(&myself.to_string_lossy()).args(["plain-loop", "tun0", WAN]));
+                plain.wait_for("ready");
+                world.router.ip("link set tun0 up");
+                world.divert("dev tun0");
+                vec![plain]
+            }
+            Self::Tun2proxy => {
+                let socks = start(
+                    guest(&programs.socks().to_string_lossy())
+                        .args(["--listen-addr", "127.0.0.1:1080", "--allow-udp"])
+                        .args(["--public-addr", "127.0.0.1", "no-auth"])
+                        .env("RUST_LOG", "error"),
+                );
+                let tun2proxy = start(
+                    guest(&programs.tun2proxy().to_string_lossy())
+                        .args(["--tun", "tun0", "--proxy", "socks5://127.0.0.1:1080"])
+                        .args(["--max-sessions", "100000", "--udp-timeout", "300"])
+                        .args(["--verbosity", "off"]),
+                );
+                appears(&world.router, "tun0", &tun2proxy)?;
+                world.router.ip("link set tun0 up");
+                world.divert("dev tun0");
+                vec![tun2proxy, socks]
+            }
+            Self::Voicelane => {
+                let config = files.path().join("voicelane.toml");
+                fs::write(&config, "version = 1\ninclude = [\"talkdesk\"]\n")?;
+                let mut voicelane = start(
+                    guest(&programs.voicelane.to_string_lossy())
+                        .arg("run")
+                        .arg("--config")
+                        .arg(&config)
+                        .arg("--runtime-dir")
+                        .arg(files.path().join("run")),
+                );
+                voicelane.wait_for("ready");
+                world.divert("dev voicelane0");
+                vec![voicelane]
+            }
+        };
+        let traffic = world.traffic(self.marks());
+        Ok(Relay {
+            kind: self,
+            traffic,
+            programs,
+            _files: files,
+            _world: world,
+        })
+    }
+
+    fn shape(self) -> Shape {
+        match self {
+            Self::Wire => Shape::Wire,
+            Self::Pasta => Shape::Halves,
+            _ => Shape::Router,
+        }
+    }
+
+    /// Whether what leaves bears voice's code point.
+    fn marks(self) -> bool {
+        matches!(self, Self::Kernel | Self::Plain | Self::Voicelane)
+    }
+}
+
+impl Relay {
+    /// The memory of its processes, in KiB.
+    pub fn memory(&self) -> u64 {
+        let resident = |program: &Program| {
+            let status = fs::read_to_string(format!("/proc/{}/status", program.pid()));
+            number(&status.unwrap_or_default(), "VmRSS:")
+        };
+        self.programs.iter().map(resident).sum()
+    }
+}
+
+impl Programs {
+    fn tun2proxy(&self) -> PathBuf {
+        self.peers.join("bin/tun2proxy-bin")
+    }
+
+    fn socks(&self) -> PathBuf {
+        self.peers.join("bin/server")
+    }
+}
+
+/// The number behind a name in a file of `/proc`; 0 where there is none.
+pub fn number(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+        .unwrap_or(0)
+}
+
+/// The same work done by the kernel.
+fn forward(world: &World) {
+    world.divert(&format!("via 203.0.113.1 dev {WAN}"));
+    world.router.nft(&format!(
+        "add table ip relay
+         add chain ip relay out {{ type nat hook postrouting priority srcnat; }}
+         add rule ip relay out oifname {WAN} masquerade
+         add chain ip relay ef {{ type filter hook postrouting priority mangle; }}
+         add rule ip relay ef oifname {WAN} udp dport 10000-60000 ip dscp set ef"
+    ));
+}
+
+/// Waits until a program has made its interface.
+fn appears(namespace: &Namespace, interface: &str, program: &Program) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while namespace.enter(|| nix::net::if_::if_nametoindex(interface).is_err()) {
+        ensure!(
+            Instant::now() < deadline,
+            "{interface} does not appear: {}",
+            program.log()
+        );
+        sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! The table, and how voicelane stands to its targets.
+
+use crate::measure::{CALLS, Figures, PACED};
+use crate::relay::Kind;
+
+/// A row: what it is, its unit, and a value of each relay.
+struct Row {
+    name: String,
+    values: Vec<Option<f64>>,
+    digits: usize,
+    /// Whether it is a share already, of which a ratio would say nothing.
+    share: bool,
+}
+
+/// The table in Markdown: a column for each relay, behind each value its ratio to the kernel's.
+pub fn table(all: &[Figures]) -> String {
+    let names: Vec<_> = all.iter().map(|figures| figures.kind.name()).collect();
+    let mut text = format!(
+        "| | {} |\n|---|{}\n",
+        names.join(" | "),
+        "---|".repeat(all.len())
+    );
+    for row in rows(all) {
+        let kernel = all.iter().position(|figures| figures.kind == Kind::Kernel);
+        let kernel = kernel
+            .and_then(|at| row.values[at])
+            .filter(|value| *value > 0.0);
+        let cells = row.values.iter().map(|value| match (value, kernel) {
+            (None, _) => "-".to_owned(),
+            (Some(value), Some(kernel)) if !row.share => {
+                format!("{value:.*} ({:.2})", row.digits, value / kernel)
+            }
+            (Some(value), _) => format!("{value:.*}", row.digits),
+        });
+        let cells: Vec<_> = cells.collect();
+        let cells = cells.join(" | ");
+        text.extend(["| ", &row.name, " | ", &cells, " |\n"]);
+    }
+    text
+}
+
+/// voicelane's figures beside what is expected of it.
+pub fn targets(all: &[Figures]) -> String {
+    let of = |kind| all.iter().find(|figures| figures.kind == kind);
+    let Some(voicelane) = of(Kind::Voicelane) else {
+        return String::new();
+    };
+    let full = |figures: &Figures| median(&figures.no_loss[2]);
+    let tail = |figures: &Figures, hog: usize| quantile(figures, 1, hog, 0.99);
+    let ratio = |over: Option<f64>, under: Option<f64>| Some(over? / under?);
+    let (kernel, tun2proxy) = (of(Kind::Kernel), of(Kind::Tun2proxy));
+    let lines = [
+        (
+            "no-loss rate at 2,000 flows, of the kernel's",
+            ratio(full(voicelane), kernel.and_then(full)),
+            "at least 0.42",
+        ),
+        (
+            "the same, of tun2proxy's",
+            ratio(full(voicelane), tun2proxy.and_then(full)),
+            "at least 2.5",
+        ),
+        (
+            "p99 at 400 x 50/s, of the kernel's",
+            ratio(tail(voicelane, 0), kernel.and_then(|k| tail(k, 0))),
+            "at most 1.3",
+        ),
+        (
+            "the same beside a hog",
+            ratio(tail(voicelane, 1), kernel.and_then(|k| tail(k, 1))),
+            "at most 1.3",
+        ),
+        (
+            "goodput at twice the rate, of its peak",
+            median(&voicelane.kept),
+            "at least 0.90",
+        ),
+    ];
+    let mut text = "| voicelane | measured | expected |\n|---|---|---|\n".to_owned();
+    for (name, value, expected) in lines {
+        let value = value.map_or("-".to_owned(), |value| format!("{value:.2}"));
+        text.extend(["| ", name, " | ", &value, " | ", expected, " |\n"]);
+    }
+    text
+}
+
+fn rows(all: &[Figures]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut row = |name: String, digits, share, value: &dyn Fn(&Figures) -> Option<f64>| {
+        rows.push(Row {
+            name,
+            values: all.iter().map(value).collect(),
+            digits,
+            share,
+        });
+    };
+    for (at, flows) in CALLS.iter().enumerate() {
+        let name = format!("no loss, {flows} flows, k round trips/s");
+        row(name, 1, false, &|f| Some(median(&f.no_loss[at])? / 1e3));
+    }
+    row("answered at twice that, k/s".into(), 1, false, &|f| {
+        Some(median(&f.overload)? / 1e3)
+    });
+    row("the same, share of the peak".into(), 2, true, &|f| {
+        median(&f.kept)
+    });
+    row("us a packet near the highest rate".into(), 1, false, &|f| {
+        median(&f.cost_full)
+    });
+    row("us a packet at 400 x 50/s".into(), 1, false, &|f| {
+        median(&f.cost_paced)
+    });
+    for (at, whose) in ["the processes'", "the kernel's"].into_iter().enumerate() {
+        row(format!("KB a flow, {whose}"), 1, false, &|f| {
+            Some(f.memory?[at].max(0.0) / 1e3)
+        });
+    }
+    for (which, flows) in PACED.iter().enumerate() {
+        for (hog, beside) in ["", ", hog"].into_iter().enumerate() {
+            for (q, name) in [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")] {
+                let name = format!("{flows} x 50/s{beside}: {name}, us");
+                row(name, 0, false, &|f| Some(quantile(f, which, hog, q)? / 1e3));
+            }
+            row(format!("{flows} x 50/s{beside}: lost, %"), 2, true, &|f| {
+                let [lost, sent] = f.paced[which][hog].lost;
+                (sent > 0).then(|| 100.0 * lost as f64 / sent as f64)
+            });
+        }
+    }
+    rows
+}
+
+/// Nanoseconds.
+fn quantile(figures: &Figures, which: usize, hog: usize, quantile: f64) -> Option<f64> {
+    let trips = &figures.paced[which][hog].round_trips;
+    (!trips.is_empty()).then(|| trips.value_at_quantile(quantile) as f64)
+}
+
+fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len().checked_sub(1)? / 2).copied()
+}

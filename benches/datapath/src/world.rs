@@ -1,0 +1,173 @@
+//! Client, router and server: namespaces and links of the benchmark's own, everything of the router on one core.
+//!
+//! ```text
+//!  client            router                          server
+//!  card ---- lan0 .1 | relay | wan0 203.0.113.2 ---- card
+//!  192.168.7.10                          203.0.113.1, 168.86.128.0/18
+//! ```
+//!
+//! The relay's core does all that the kernel does with a packet from the router's card to the packet socket at the end.
+//! Client and server are packet sockets on cards without an address. For pasta, which gives a namespace a way out, the
+//! router is two: `lan0` is in the namespace that pasta serves, `wan0` where pasta runs.
+
+use std::net::Ipv4Addr;
+
+use crate::burst::Port;
+use crate::frame::Mac;
+use crate::namespace::{Namespace, fresh_number};
+use crate::traffic::{Course, Traffic, tos};
+
+/// The router's card towards the client.
+const LAN: &str = "lan0";
+
+/// The router's card towards the server.
+pub const WAN: &str = "wan0";
+
+/// The routing table of what is to be relayed.
+const TABLE: u32 = 100;
+
+/// The servers' prefix, of the catalogue.
+const SERVERS: &str = "168.86.128.0/18";
+
+const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 10);
+const SERVER: Ipv4Addr = Ipv4Addr::new(168, 86, 130, 1);
+const ROUTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+
+const CLIENT_CARD: Mac = [2, 0, 0, 0, 1, 1];
+const LAN_CARD: Mac = [2, 0, 0, 0, 1, 2];
+const WAN_CARD: Mac = [2, 0, 0, 0, 2, 1];
+const SERVER_CARD: Mac = [2, 0, 0, 0, 2, 2];
+
+/// The two cores in use.
+#[derive(Clone, Copy, Debug)]
+pub struct Cores {
+    /// That of the relay, and of all that the kernel does for it.
+    pub relay: usize,
+    /// That of the generator and the echo.
+    pub traffic: usize,
+}
+
+/// What is between client and server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A wire: what generator and echo can do.
+    Wire,
+    /// A router.
+    Router,
+    /// A router in two parts.
+    Halves,
+}
+
+/// The namespaces of one relay; they go with this value.
+pub struct World {
+    /// Where the relay runs; it has the way out.
+    pub router: Namespace,
+    /// Where the client's card is joined.
+    lan: Option<Namespace>,
+    client: Namespace,
+    server: Namespace,
+    shape: Shape,
+}
+
+impl World {
+    /// Builds it, without a relay: nothing is forwarded to the servers yet by more than the default route.
+    pub fn new(shape: Shape, cores: Cores) -> Self {
+        let number = fresh_number();
+        let make = |role| Namespace::new(number, role);
+        let world = Self {
+            router: make("router"),
+            lan: (shape == Shape::Halves).then(|| make("lan")),
+            client: make("client"),
+            server: make("server"),
+            shape,
+        };
+        let lan = world.lan();
+        let card = |mac| Mac::map(mac, |byte| format!("{byte:02x}")).join(":");
+        let link = |name: &str, mac, to: &Namespace, its| {
+            let (mac, to, its) = (card(mac), to.name(), card(its));
+            format!(
+                "link add {name} address {mac} type veth peer name card address {its} netns {to}"
+            )
+        };
+        if shape == Shape::Wire {
+            world
+                .client
+                .ip(&link("card", CLIENT_CARD, &world.server, SERVER_CARD));
+        } else {
+            lan.ip(&link(LAN, LAN_CARD, &world.client, CLIENT_CARD));
+            world
+                .router
+                .ip(&link(WAN, WAN_CARD, &world.server, SERVER_CARD));
+            for router in [lan, &world.router] {
+                router.set("ipv4/ip_forward", "1");
+                router.set("ipv4/conf/all/rp_filter", "0");
+                router.set("ipv4/conf/default/rp_filter", "0");
+            }
+            lan.ip(&format!(
+                "addr add 192.168.7.1/24 dev {LAN}\nlink set {LAN} up\n\
+                 neigh replace {CLIENT} lladdr {} dev {LAN} nud permanent",
+                card(CLIENT_CARD)
+            ));
+            world.router.ip(&format!(
+                "addr add {ROUTER}/24 dev {WAN}\nlink set {WAN} up\n\
+                 neigh replace 203.0.113.1 lladdr {} dev {WAN} nud permanent\n\
+                 route add default via 203.0.113.1",
+                card(SERVER_CARD)
+            ));
+            steer(lan, LAN, cores.relay);
+            steer(&world.router, WAN, cores.relay);
+        }
+        for end in [&world.client, &world.server] {
+            end.set("ipv6/conf/all/disable_ipv6", "1");
+            end.ip("link set card up");
+            // Packet sockets have seen it by then; no protocol of the host behind it is to spend time on it.
+            end.nft(
+                "add table netdev end
+                 add chain netdev end in { type filter hook ingress device card priority 0; policy drop; }",
+            );
+        }
+        world
+    }
+
+    /// The namespace that the client's packets come into first.
+    pub fn lan(&self) -> &Namespace {
+        self.lan.as_ref().unwrap_or(&self.router)
+    }
+
+    /// Sends the calls of the client another way than the default route, such as `dev tun0`.
+    pub fn divert(&self, way: &str) {
+        let lan = self.lan();
+        lan.ip(&format!(
+            "route add default {way} table {TABLE}\n\
+             rule add iif {LAN} to {SERVERS} ipproto udp dport 10000-60000 lookup {TABLE} priority 30000"
+        ));
+    }
+
+    /// The generator and the echo of this world; `marks` tells whether the relay is to mark what leaves as voice.
+    pub fn traffic(&self, marks: bool) -> Traffic {
+        let [client, server] = [&self.client, &self.server].map(|end| {
+            end.enter(|| Port::open("card"))
+                .expect("root may open packet sockets")
+        });
+        let wire = self.shape == Shape::Wire;
+        let course = Course {
+            macs: (CLIENT_CARD, if wire { SERVER_CARD } else { LAN_CARD }),
+            client: CLIENT,
+            server: SERVER,
+            seen: if wire { CLIENT } else { ROUTER },
+            tos: tos(marks),
+        };
+        Traffic::new(client, server, course)
+    }
+}
+
+/// Lets one core do what the kernel does for a card's incoming packets, as a network card's queue does.
+///
+/// Not for the client's and the server's cards: to hand a packet over to another core takes an interrupt of that core,
+/// which in a virtual machine costs the relay more than all its system calls. So the relay's core puts a packet into the
+/// packet socket itself, about what a network card's driver would cost it.
+fn steer(namespace: &Namespace, card: &str, core: usize) {
+    let mask = 1_u64 << core;
+    let file = format!("/sys/class/net/{card}/queues/rx-0/rps_cpus");
+    namespace.run_with(&format!("tee {file}"), &format!("{mask:x}"));
+}

@@ -1,0 +1,68 @@
+//! Under load: who runs when, what is dropped, what a packet costs, and what was tried and lost.
+//!
+//! # Two threads
+//!
+//! The first thread carries packets and does nothing else; the other has the runtime, in which everything that surrounds
+//! the packets lives. Nothing that the shell does holds a packet up: the compilation of a policy, a look at the kernel's
+//! rules, the words of a status (the first thread only copies what it knows). A reload hands over a finished policy, by
+//! pointer.
+//!
+//! The first thread has no runtime. One `epoll_wait` tells which of four things is ready: the TUN, the sockets of mappings,
+//! those of TCP connections, a letter. The sockets hang in two sets of their own, so that ready sockets, however many,
+//! cannot crowd the TUN out. A wake-up takes at most 64 packets of each, writes what came of them, and looks again.
+//!
+//! # Real time
+//!
+//! The first thread runs under `SCHED_FIFO`, at the lowest real-time priority, where that is permitted: by the unit
+//! (`CPUSchedulingPolicy=`), or by the privileges that `voicelane run` is started with. What it was measured to bring
+//! before there was a product: 400 calls beside a busy machine had their slowest percent at 2.9 ms with a plain loop and at
+//! 0.28 ms with this, the kernel's own forwarding at 0.27 ms. The tail is scheduling, and no technique of input and output
+//! moves it.
+//!
+//! Its budget is four fifths of a core. Who has used more within 100 ms is relieved by an ordinary thread for a second, so
+//! that a machine of one core stays usable at any load. `voicelane status` says `real time` or why not, and how often the
+//! budget was used up; `voicelane_scheduling` and `voicelane_realtime_given_up_total` say it to a monitor. `RLIMIT_RTTIME`
+//! ends a process that computes for a second at that rank without a sleep: by a fault, for a wake-up is bounded.
+//! `realtime = false` in `[relay]` does without all of it. Kernels with `CONFIG_RT_GROUP_SCHED` may refuse the rank to
+//! services altogether; a drop-in with `CPUSchedulingPolicy=other` lets the unit start there.
+//!
+//! # What is dropped, where, and how it is counted
+//!
+//! No queue stands for long, and each place that drops counts:
+//!
+//! | reason | place |
+//! |---|---|
+//! | `tun_queue_full` | the TUN's queue, 500 packets: applications send more than one core carries |
+//! | `receive_queue_full` | a socket's receive buffer: the same from outside (`SO_RXQ_OVFL`; told by the next datagram of the socket) |
+//! | `tun_full` | the kernel did not take a packet from us |
+//! | `send_failed` | a socket's send buffer or the uplink's queue (`send_eagain`, `send_enobufs` among the refusals) |
+//!
+//! Media goes before TCP. Both share the TUN's queue, and TCP fills it with whatever a window allows: when a stream is
+//! carried, its window opens, and what is written into the TUN is acknowledged through the queue. So streams stand in line:
+//! a wake-up carries four of them, which bring 300 packets at most, and one while packets wait in the TUN.
+//!
+//! # Many mappings
+//!
+//! 20,000 mappings (10,000 calls with RTCP) take as many descriptors; the unit allows 65,536. What is over ends in parts of
+//! 32: closing 20,000 sockets takes the kernel a tenth of a second, in which packets go on.
+//!
+//! # What a packet costs
+//!
+//! `scripts/bench engine` measures the engine by itself; `benches/README.md` has the figures. A call that stands
+//! allocates nothing in either direction and family (`allocations::a_call_that_stands_allocates_nothing`).
+//!
+//! # What lost
+//!
+//! - *A runtime on the packet path* (`AsyncFd` on the epoll set, a `select!` of five futures): for each wake-up it adds
+//!   another `epoll_wait` at the least, a timer that is set anew, and the turn that it owes to its other tasks. It also ties
+//!   the scheduling of packets to that of everything else.
+//! - *A task per flow*: of 60,000 datagrams a second 500 arrived. The reader never yields.
+//! - *`io_uring`* carried 41,000 round trips in a second where the plain loop carried 43,000, for 40 MB more.
+//! - *`recvmmsg`* on sockets that have one datagram each, GSO, GRO, checksum offload of the TUN: nothing to gain for voice,
+//!   0 of 45,001 paced datagrams were coalesced.
+//! - *`connect()`* spares 1 to 1.5 us of a send, but the socket then hears nobody else. A mapping must (RFC 4787 REQ-1): so
+//!   there would be two sockets on one port, a connected one beside the other, by `SO_REUSEPORT`. Then the kernel
+//!   spreads strangers' datagrams over both, and the connected one drops none of them but is chosen before the other by
+//!   its score only for its own remote, while a second process of the same user may join the port; every mapping costs
+//!   another descriptor and 2.6 KB; and a remote that changes, as ICE makes them, would have its answers refused in between.
+//!   For 1 us of about 11, no.
