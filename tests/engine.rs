@@ -182,7 +182,7 @@ fn a_mapping_lives_by_outbound_packets_alone() {
             world
                 .engine
                 .poll_timeout()
-                .is_some_and(|due| due <= world.now + Duration::from_secs(1))
+                .is_some_and(|due| due <= world.now + Duration::from_secs(2))
         );
         world.wait(LIFETIME.saturating_sub(ALMOST));
         assert_eq!(

@@ -3,7 +3,7 @@
 //! # Theory of operation
 //!
 //! Two threads. The *driver* owns engine, device and relay and carries packets: on the first thread, which does nothing
-//! else, in real time where that is permitted ([`realtime`]). The *steward* owns what surrounds them, in the runtime of the
+//! else, in real time where that is permitted (`realtime`). The *steward* owns what surrounds them, in the runtime of the
 //! other thread: it watches the kernel and keeps our rules in force and ahead, follows the calendar, and listens to
 //! signals. It talks to the driver through a mailbox and never touches a packet; neither waits for the other.
 //!

@@ -42,7 +42,7 @@ struct Health {
 #[derive(Debug, Default)]
 pub(super) struct Paths {
     settings: Option<FallbackSettings>,
-    slots: Vec<Option<(u32, Path)>>,
+    slots: Vec<Option<Path>>,
     /// An entry counts if its path is queued for just that time: one that is due sooner has another entry, and the
     /// former is dropped when its time comes. A heap keeps its room, where a tree would allocate.
     due: BinaryHeap<Reverse<(Instant, MappingId)>>,
@@ -56,14 +56,12 @@ impl Paths {
 
     pub(super) fn get(&self, id: MappingId) -> Option<&Path> {
         let slot = self.slots.get(id.slot as usize)?.as_ref();
-        slot.filter(|(generation, _)| *generation == id.generation)
-            .map(|(_, path)| path)
+        slot.filter(|path| path.generation == id.generation)
     }
 
     pub(super) fn get_mut(&mut self, id: MappingId) -> Option<&mut Path> {
         let slot = self.slots.get_mut(id.slot as usize)?.as_mut();
-        slot.filter(|(generation, _)| *generation == id.generation)
-            .map(|(_, path)| path)
+        slot.filter(|path| path.generation == id.generation)
     }
 
     pub(super) fn remove(&mut self, id: MappingId) {
@@ -89,10 +87,10 @@ impl Paths {
     fn of_family(&self, family: Family) -> Vec<MappingId> {
         let slots = (0..).zip(&self.slots);
         let paths = slots.filter_map(|(slot, entry)| {
-            let (generation, path) = entry.as_ref()?;
+            let path = entry.as_ref()?;
             let id = MappingId {
                 slot,
-                generation: *generation,
+                generation: path.generation,
             };
             (path.family() == family).then_some(id)
         });
@@ -154,7 +152,7 @@ impl Engine {
         outbox: &mut Outbox,
     ) {
         let retry = self.paths.settings.unwrap_or_default().retry;
-        let mut path = Path::new(inside, treatment, retry);
+        let mut path = Path::new(mapping, inside, treatment, retry);
         let family = path.family();
         let health = self.paths.health(family);
         if let Some(since) = health.down {
@@ -172,7 +170,7 @@ impl Engine {
         if self.paths.slots.len() <= slot {
             self.paths.slots.resize_with(slot + 1, || None);
         }
-        self.paths.slots[slot] = Some((mapping.generation, path));
+        self.paths.slots[slot] = Some(path);
         self.paths.queue(mapping);
     }
 

@@ -37,7 +37,7 @@ use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
 
@@ -61,8 +61,10 @@ pub const HEADROOM: usize = crate::wire::HEADROOM;
 /// The TUN's MTU in bytes: what applications expect of a path. Larger packets are written into it in fragments.
 pub const TUN_MTU: u16 = 1_500;
 
-/// Mappings that end in one go. To close a socket takes the kernel some microseconds, in which no packet moves.
-const ENDS: usize = 32;
+/// Mappings that end in one go, and the rest after it. To close a socket takes the kernel some microseconds at once, and
+/// some more when it clears up after many: with thousands in a row no packet would move for milliseconds.
+const ENDS: usize = 8;
+const REST: Duration = Duration::from_millis(1);
 
 /// An address of this machine that replies must not name on their way in, and the one they carry instead until the
 /// firewall's prerouting has translated it back.
@@ -119,6 +121,8 @@ pub struct Engine {
     mtu: u16,
     /// What media's answers carry instead of the code point that they came with.
     remark: Option<Dscp>,
+    /// Until when no mapping ends, for enough have.
+    rest: Option<Instant>,
     counters: Counters,
     /// When each limit refused something for the last time, by label.
     limits_reached: BTreeMap<&'static str, Instant>,
@@ -142,6 +146,7 @@ impl Engine {
             identification: RandomState::default().hash_one(0) as u32,
             mtu: TUN_MTU,
             remark: None,
+            rest: None,
             counters: Counters::default(),
             limits_reached: BTreeMap::new(),
         }
@@ -229,8 +234,9 @@ impl Engine {
     /// When [`Engine::handle_timeout`] has something to do next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
+        let end = self.nat.poll_timeout();
         let due = [
-            self.nat.poll_timeout(),
+            end.map(|end| self.rest.map_or(end, |rest| end.max(rest))),
             self.paths.poll_timeout(),
             self.tcp.poll_timeout(),
             self.reassembly.poll_timeout(),
@@ -238,19 +244,10 @@ impl Engine {
         due.into_iter().flatten().min()
     }
 
-    /// Ends what is over at `now`, or a part of it: then [`Engine::poll_timeout`] is due again at once, after whatever
-    /// packets have come meanwhile.
+    /// Ends what is over at `now`, or a part of it: then [`Engine::poll_timeout`] is due again a moment later.
     pub fn handle_timeout(&mut self, now: Instant, outbox: &mut Outbox) {
-        for _ in 0..ENDS {
-            let Some((mapping, entry)) = self.nat.expire(now) else {
-                break;
-            };
-            self.paths.remove(mapping);
-            outbox.command(Command::Close { mapping });
-            outbox.event(Event::Ended {
-                mapping,
-                inside: entry.inside,
-            });
+        if self.rest.is_none_or(|rest| rest <= now) {
+            self.end_mappings(now, outbox);
         }
         self.handle_paths_due(now, outbox);
         self.handle_connections_due(now, outbox);
@@ -261,6 +258,28 @@ impl Engine {
                 self.answer(icmp::Error::ReassemblyTimeExceeded, to, from, now, outbox);
             }
         }
+    }
+
+    fn end_mappings(&mut self, now: Instant, outbox: &mut Outbox) {
+        for _ in 0..ENDS {
+            let Some((mapping, entry)) = self.nat.expire(now) else {
+                self.rest = None;
+                return;
+            };
+            self.paths.remove(mapping);
+            outbox.command(Command::Close { mapping });
+            outbox.event(Event::Ended {
+                mapping,
+                inside: entry.inside,
+            });
+        }
+        self.rest = Some(now + REST);
+    }
+
+    /// How many mappings stand.
+    #[must_use]
+    pub fn mappings(&self) -> usize {
+        self.nat.len()
     }
 
     /// The mappings and counters as they are.

@@ -26,7 +26,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::question::Questions;
-use crate::net::{Endpoint, Family, Inside, Outside, Treatment, Way};
+use crate::net::{Endpoint, Family, Inside, MappingId, Outside, Treatment, Way};
 
 /// Open questions that a judgement needs when nothing comes in: some may have been lost.
 const QUESTIONS: u32 = 3;
@@ -203,15 +203,17 @@ struct Absence {
 
 /// The path of one mapping. What every datagram looks at comes first, within two cache lines.
 #[derive(Debug)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub(super) struct Path {
+    /// How often the mapping's slot was used before.
+    pub(super) generation: u32,
+    /// Datagrams heard since the last pause.
+    run: u32,
     /// Where the mapping stands in the queue of what is due.
     pub(super) queued: Option<Instant>,
     /// When the direct way last brought something.
     heard: Option<Instant>,
     pub(super) questions: Questions,
-    /// Datagrams heard since the last pause.
-    run: u32,
     /// Whether something was sent since something was heard.
     expects: bool,
     pub(super) treatment: Treatment,
@@ -227,8 +229,14 @@ pub(super) struct Path {
 }
 
 impl Path {
-    pub(super) fn new(inside: Inside<Endpoint>, treatment: Treatment, retry: Duration) -> Self {
+    pub(super) fn new(
+        mapping: MappingId,
+        inside: Inside<Endpoint>,
+        treatment: Treatment,
+        retry: Duration,
+    ) -> Self {
         Self {
+            generation: mapping.generation,
             inside,
             treatment,
             questions: Questions::default(),

@@ -39,12 +39,24 @@
 //!
 //! Media goes before TCP. Both share the TUN's queue, and TCP fills it with whatever a window allows: when a stream is
 //! carried, its window opens, and what is written into the TUN is acknowledged through the queue. So streams stand in line:
-//! a wake-up carries four of them, which bring 300 packets at most, and one while packets wait in the TUN.
+//! a wake-up carries four of them, which bring 300 packets at most, and one while packets wait in the TUN. 64 connections
+//! that said and heard all they could lost 43 % of their packets in the queue before (134,000 of 313,000), and calls beside
+//! them up to a quarter; now 0.26 %, and calls one packet of 400.
 //!
 //! # Many mappings
 //!
-//! 20,000 mappings (10,000 calls with RTCP) take as many descriptors; the unit allows 65,536. What is over ends in parts of
-//! 32: closing 20,000 sockets takes the kernel a tenth of a second, in which packets go on.
+//! 20,000 mappings (10,000 calls with RTCP) take as many descriptors; the unit allows 65,536. `tests/many_mappings.rs` opens
+//! what a container's limit lets it and prints what each costs:
+//!
+//! | bytes for each mapping | |
+//! |---|---|
+//! | ours: mapping, path, index, timer, binding | 702 |
+//! | the kernel's: socket, inode, file, epoll | 2,929 |
+//! | the kernel's: two IPsec policies for each socket (see [`crate::route`]) | 1,950 |
+//!
+//! What is over ends in parts, eight mappings in a millisecond, and the kernel clears up in between: 39 us for each part at
+//! the median, 0.16 ms at p99 (all at once: a tenth of a second; 32 at a time without a pause: 2.1 ms at p99). What was
+//! pushed back comes up again in parts too. Another policy is one pointer; none of the 19,800 packets around it was lost.
 //!
 //! # What a packet costs
 //!

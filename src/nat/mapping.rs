@@ -1,10 +1,12 @@
 //! The table of mappings.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
+use hashbrown::HashTable;
 
 use crate::net::{Endpoint, Filtering, Inside, MappingId, Outside};
 use crate::timer::Timers;
@@ -113,10 +115,25 @@ pub enum Refusal {
     Unsolicited,
 }
 
+/// Two cache lines: with many mappings, to fetch them is most of what a packet costs.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 struct Slot {
     generation: u32,
     mapping: Option<Mapping>,
+}
+
+impl Slot {
+    fn holds(&self, inside: Inside<Endpoint>) -> bool {
+        let mapping = self.mapping.as_ref();
+        mapping.is_some_and(|mapping| mapping.inside == inside)
+    }
+
+    /// The hash by which it is indexed.
+    fn hash(&self, hasher: &RandomState) -> u64 {
+        let mapping = self.mapping.as_ref();
+        hasher.hash_one(mapping.expect("an indexed mapping stands").inside)
+    }
 }
 
 /// All mappings of one uplink. A mapping that was made must be [opened](Table::opened) or [removed](Table::remove).
@@ -124,7 +141,9 @@ struct Slot {
 pub struct Table {
     settings: Settings,
     /// The inside endpoint is chosen by local programs: the hash is keyed with a secret of the process.
-    by_inside: HashMap<Inside<Endpoint>, MappingId, RandomState>,
+    hasher: RandomState,
+    /// Slots, found by the inside endpoint that stands in them: an index without keys stays in the cache.
+    by_inside: HashTable<u32>,
     by_outside: HashMap<Outside<Endpoint>, MappingId, RandomState>,
     /// How many mappings each inside address has.
     per_address: HashMap<IpAddr, usize, RandomState>,
@@ -139,7 +158,8 @@ impl Table {
     pub fn new(settings: Settings) -> Self {
         Self {
             settings,
-            by_inside: HashMap::default(),
+            hasher: RandomState::default(),
+            by_inside: HashTable::new(),
             by_outside: HashMap::default(),
             per_address: HashMap::default(),
             slots: Vec::new(),
@@ -161,16 +181,17 @@ impl Table {
         let Settings {
             filtering, limits, ..
         } = self.settings;
-        if let Some(&id) = self.by_inside.get(&inside) {
-            let mapping = self.slots[id.slot as usize]
-                .mapping
-                .as_mut()
-                .expect("an indexed mapping stands");
+        let hash = self.hasher.hash_one(inside);
+        let stands = |slot: &u32| self.slots[*slot as usize].holds(inside);
+        if let Some(&slot) = self.by_inside.find(hash, stands) {
+            let entry = &mut self.slots[slot as usize];
+            let generation = entry.generation;
+            let mapping = entry.mapping.as_mut().expect("an indexed mapping stands");
             if !mapping.contacts.note(filtering, remote, limits.contacts) {
                 return Err(MapError::Contacts);
             }
             mapping.refreshed = now;
-            return Ok(Mapped::Known(id));
+            return Ok(Mapped::Known(MappingId { slot, generation }));
         }
         if self.by_inside.len() >= limits.mappings {
             return Err(MapError::Mappings);
@@ -190,7 +211,13 @@ impl Table {
             refreshed: now,
             contacts,
         });
-        self.by_inside.insert(inside, id);
+        let Self {
+            hasher,
+            by_inside,
+            slots,
+            ..
+        } = self;
+        by_inside.insert_unique(hash, id.slot, |slot| slots[*slot as usize].hash(hasher));
         *self.per_address.entry(inside.0.addr).or_default() += 1;
         Ok(Mapped::New(id))
     }
@@ -267,7 +294,10 @@ impl Table {
         let mapping = slot.mapping.take()?;
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(id.slot);
-        self.by_inside.remove(&mapping.inside);
+        let hash = self.hasher.hash_one(mapping.inside);
+        if let Ok(indexed) = self.by_inside.find_entry(hash, |slot| *slot == id.slot) {
+            indexed.remove();
+        }
         if let Some(of_address) = self.per_address.get_mut(&mapping.inside.0.addr) {
             *of_address -= 1;
             if *of_address == 0 {
@@ -368,7 +398,6 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
-    use std::hash::BuildHasher;
 
     use proptest::prelude::*;
 
@@ -411,7 +440,7 @@ mod tests {
     fn the_hash_is_keyed_anew_for_each_table() {
         let [one, other] = [(); 2].map(|()| Table::new(Settings::default()));
         let key = Inside(Endpoint::new([10, 8, 0, 2].into(), 50_000));
-        let hash = |table: &Table| table.by_inside.hasher().hash_one(key);
+        let hash = |table: &Table| table.hasher.hash_one(key);
         assert_eq!(hash(&one), hash(&one));
         assert_ne!(hash(&one), hash(&other));
     }

@@ -9,7 +9,7 @@ use voicelane::nat::{Limits, Settings};
 use voicelane::net::{Endpoint, Filtering, Outside, TrafficClass, Way};
 use voicelane::wire::{Packet, Transport, fragment, icmp};
 
-use crate::world::{ALMOST, FAMILIES, World, datagram, endpoint, quoted_in};
+use crate::world::{ALMOST, FAMILIES, LIFETIME, World, datagram, endpoint, quoted_in};
 
 fn with_limits(limits: Limits) -> World {
     World::new(Settings {
@@ -173,7 +173,7 @@ fn an_error_refreshes_nothing() {
         world.now,
         &mut world.outbox,
     );
-    world.wait(Duration::from_secs(1));
+    world.wait(LIFETIME.saturating_sub(ALMOST));
     assert_eq!(world.outbox.commands(), [Command::Close { mapping }]);
 }
 
@@ -193,7 +193,7 @@ fn by_configuration_known_peers_refresh_a_mapping_and_strangers_never() {
         world.wait(ALMOST);
         assert!(world.outbox.commands().is_empty(), "refreshed");
         assert_eq!(world.arrive(mapping, stranger, class, b"unknown").len(), 1);
-        world.wait(Duration::from_secs(1));
+        world.wait(LIFETIME.saturating_sub(ALMOST));
         assert_eq!(world.outbox.commands(), [Command::Close { mapping }]);
     }
 }

@@ -1,0 +1,221 @@
+//! Nearly ten thousand calls with RTCP: their mappings stand, another policy loses none of their packets, and their end holds
+//! nothing up.
+//!
+//! What is measured on the way is printed: memory for each mapping with the kernel's part, and the longest time that
+//! packets waited while all mappings ended.
+
+#[path = "support/netns.rs"]
+mod netns;
+
+use std::fs;
+use std::net::{IpAddr, UdpSocket};
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use netns::{in_namespace, run};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use voicelane::config::Config;
+use voicelane::engine::{Command, Engine, FallbackSettings, Outbox};
+use voicelane::nat::Settings;
+use voicelane::net::{Endpoint, Fwmark, TrafficClass};
+use voicelane::policy::Policy;
+use voicelane::relay::{Binder, Relay};
+use voicelane::wire::udp;
+
+/// As many as the 20,000 descriptors of a container's hard limit have room for.
+const MAPPINGS: usize = 19_800;
+
+/// Mappings that end in one go.
+const AT_ONCE: usize = 8;
+
+const POLICY: &str = r#"
+version = 1
+include = []
+
+[[service]]
+name = "media"
+description = "the media of this test"
+role = "media"
+protocol = "udp"
+prefixes = ["198.18.0.0/24", "2001:db8:18::/64"]
+ports = [3478]
+allow_special_purpose = true
+source = "made up for this test"
+"#;
+
+const SERVERS: [&str; 2] = ["198.18.0.1", "2001:db8:18::1"];
+
+fn policy() -> Arc<Policy> {
+    let config = Config::parse("policy", POLICY).expect("a valid policy");
+    Arc::new(Policy::compile(
+        &config,
+        "2026-01-01".parse().expect("a date"),
+    ))
+}
+
+/// The packet that a mapping's application sends.
+fn packet(number: usize) -> Vec<u8> {
+    let is_v6 = number % 2 == 1;
+    let agent = u8::try_from(number / 5_000 + 1).expect("a few");
+    let addr = if is_v6 {
+        IpAddr::from([0xfd00, 8, 0, 0, 0, 0, 0, u16::from(agent)])
+    } else {
+        IpAddr::from([10, 8, 0, agent])
+    };
+    let port = u16::try_from(number % 5_000 + 20_000).expect("a port");
+    let server = SERVERS[usize::from(is_v6)].parse().expect("an address");
+    let headers = udp::Headers {
+        source: Endpoint::new(addr, port),
+        destination: Endpoint::new(server, 3478),
+        traffic_class: TrafficClass::default(),
+        hop_limit: 64,
+    };
+    let mut packet = Vec::new();
+    udp::write_datagram(&mut packet, &headers, &[0x80; 172]).expect("a datagram");
+    packet
+}
+
+/// Bytes that this process has in memory, and that the kernel has in its slabs.
+fn memory() -> [usize; 2] {
+    let field = |file: &str, name: &str| -> usize {
+        let text = fs::read_to_string(file).expect("every Linux has it");
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let kilobytes = line.and_then(|line| line.split_whitespace().next());
+        kilobytes.expect(name).parse::<usize>().expect("a number") * 1_024
+    };
+    [
+        field("/proc/self/status", "VmRSS:"),
+        field("/proc/meminfo", "Slab:"),
+    ]
+}
+
+struct World {
+    engine: Engine,
+    relay: Relay,
+    outbox: Outbox,
+    now: Instant,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut relay = Relay::new().expect("an epoll set");
+        let binder = Binder {
+            device: "lo".to_owned(),
+            addresses: Vec::new(),
+            mark: Fwmark(0x7600_0000),
+            tunnel_mark: Fwmark(0x7700_0000),
+        };
+        relay.rebind(
+            binder,
+            |_| true,
+            |_, _| unreachable!("there is no mapping yet"),
+        );
+        Self {
+            engine: Engine::new(policy(), Settings::default())
+                .with_fallback(FallbackSettings::default()),
+            relay,
+            outbox: Outbox::default(),
+            now: Instant::now(),
+        }
+    }
+
+    /// Has a packet sent, by a socket that is opened if it must be.
+    fn send(&mut self, packet: &[u8]) {
+        self.outbox.clear();
+        self.engine.handle_tun(packet, self.now, &mut self.outbox);
+        self.obey();
+        let (transmit, payload) = self.outbox.transmits().next().expect("it is relayed");
+        self.relay.send(transmit, payload).expect("it is sent");
+    }
+
+    /// Carries out the commands, and answers how many sockets were closed.
+    fn obey(&mut self) -> usize {
+        let mut closed = 0;
+        for at in 0..self.outbox.commands().len() {
+            match self.outbox.commands()[at] {
+                Command::Open {
+                    mapping,
+                    way,
+                    inside,
+                    treatment,
+                } => {
+                    let opened = self.relay.open(mapping, way, inside, treatment);
+                    let outside = opened.expect("a socket");
+                    self.engine
+                        .handle_opened(mapping, way, outside, &mut self.outbox);
+                }
+                Command::Close { mapping } => {
+                    self.relay.close(mapping);
+                    closed += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        closed
+    }
+}
+
+#[test]
+fn a_branch_full_of_calls_stands_and_ends_in_parts() {
+    in_namespace(async || {
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("every process has it");
+        assert!(
+            most > MAPPINGS as u64 + 100,
+            "`ulimit -Hn` is {most}: the test needs a little more than {MAPPINGS}"
+        );
+        setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("up to the hard limit");
+        run("ip addr add 198.18.0.1/32 dev lo; ip addr add 2001:db8:18::1/128 dev lo nodad");
+        // Somebody must be there: errors would lie in every socket's queue.
+        let _servers = SERVERS.map(|server| UdpSocket::bind((server, 3478)).expect("it is free"));
+        let packets: Vec<_> = (0..MAPPINGS).map(packet).collect();
+
+        let mut world = World::new();
+        let before = memory();
+        for packet in &packets {
+            world.send(packet);
+        }
+        let after = memory();
+        let [own, kernels] = [0, 1].map(|at| after[at].saturating_sub(before[at]) / MAPPINGS);
+        println!("bytes for each mapping: {own} of ours, {kernels} of the kernel's");
+        let count = |world: &World| world.engine.mappings();
+        assert_eq!(count(&world), MAPPINGS);
+
+        // Another policy in the midst of it.
+        for (number, packet) in packets.iter().enumerate() {
+            if number == MAPPINGS / 2 {
+                world.engine.handle_policy(policy());
+            }
+            world.send(packet);
+        }
+        assert_eq!(count(&world), MAPPINGS);
+        let counters = world.engine.snapshot(world.now).counters;
+        assert_eq!(counters.packets_out, 2 * MAPPINGS as u64);
+        assert!(counters.dropped_out.is_empty(), "{counters:?}");
+
+        world.now += Settings::default().lifetime;
+        // One of them goes on talking, and is never kept waiting for more than a part of the others.
+        world.send(&packets[0]);
+        let (mut ended, mut waits) = (0, Vec::new());
+        while count(&world) > 1 {
+            world.outbox.clear();
+            let start = Instant::now();
+            world.engine.handle_timeout(world.now, &mut world.outbox);
+            let closed = world.obey();
+            waits.push(start.elapsed());
+            assert!(0 < closed && closed <= AT_ONCE, "{closed} in one go");
+            ended += closed;
+            world.send(&packets[0]);
+            // As the driver does: the kernel clears up meanwhile.
+            sleep(Duration::from_millis(1));
+            world.now += Duration::from_millis(1);
+        }
+        waits.sort_unstable();
+        let [usual, most, longest] =
+            [50, 99, 100].map(|percent| waits[(waits.len() - 1) * percent / 100]);
+        println!(
+            "waits while all ended: {usual:?} at the median, {most:?} at p99, {longest:?} at most"
+        );
+        assert_eq!((ended, count(&world)), (MAPPINGS - 1, 1));
+    });
+}
