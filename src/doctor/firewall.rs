@@ -84,7 +84,7 @@ fn probe(scene: &Scene) -> Vec<Finding> {
             tunnel_mark: scene.numbers.tunnel_mark(),
         };
         let any = Inside(Endpoint::new(family.unspecified(), 0));
-        match binder.bind(Way::Direct, any, Treatment::of(Dscp::EF)) {
+        match binder.bind(Way::Direct, any, Treatment::of(Dscp::EF), true) {
             Ok((direct, _)) => {
                 let obstacles = firewall.probe(&direct, (&uplink.name, mark), to);
                 findings.extend(obstacles.iter().map(|it| finding(&it.to_string())));

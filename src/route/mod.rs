@@ -60,7 +60,7 @@ use std::time::SystemTime;
 use socket2::Socket;
 
 use crate::engine::Alias;
-use crate::net::{Family, IfIndex, RulePriority};
+use crate::net::{Family, IfIndex, PerFamily, RulePriority};
 use firewall::{Firewall, Obstacle};
 use gateway::Gateway;
 use journal::{Entry, Journal, JournalError};
@@ -166,6 +166,8 @@ pub struct Report {
     /// What a person should know.
     pub warnings: Vec<Warning>,
     /// The place of our rules, when there are any.
+    /// Of which families there are IPsec policies that direct sockets must be exempt from.
+    pub ipsec: PerFamily<bool>,
     pub priority: Option<RulePriority>,
     /// The aliases in force: replies to a `real` address must be written to its `alias`.
     pub aliases: Vec<Alias>,
@@ -254,6 +256,17 @@ impl Steering {
     /// # Errors
     /// [`NetlinkError::Dump`], [`NetlinkError::Lost`].
     pub async fn observe(&self) -> Result<Observed, NetlinkError> {
+    /// Of which families there are IPsec policies that direct sockets must be exempt from.
+    ///
+    /// # Errors
+    /// [`XfrmError::Dump`].
+    pub async fn ipsec_policies(&self) -> Result<PerFamily<bool>, XfrmError> {
+        match &self.ipsec {
+            Some(ipsec) => ipsec.rivals().await,
+            None => Ok(PerFamily::default()),
+        }
+    }
+
         self.kernel.observe().await
     }
 
@@ -302,12 +315,13 @@ impl Steering {
         if let Some(gateway) = &mut self.gateway {
             failures.note(gateway.narrow(desired));
         }
+        let rivals = failures.note(self.ipsec_policies().await);
+        let rivals = rivals.unwrap_or_default();
         if desired.clients.is_empty() {
             self.gateway = None;
         }
         if let Some(ipsec) = &self.ipsec {
-            let is_wanted = desired.uplinks.v6.is_some();
-            let is_wanted = is_wanted && failures.note(ipsec.is_in_the_way().await) == Some(true);
+            let is_wanted = desired.uplinks.v6.is_some() && rivals.v6;
             // Who looks for the mark comes after the mark, and goes before it.
             let mut answers = is_wanted.then_some(self.numbers.mark);
             if let (Ok(firewall), true) = (&mut self.firewall, is_wanted) {
@@ -327,6 +341,7 @@ impl Steering {
         }
         failures.or(Report {
             changes: plan.changes,
+            ipsec: rivals,
             warnings: plan.warnings,
             priority: plan.priority,
             aliases,

@@ -39,6 +39,8 @@ pub struct Change {
     /// The kernel had more to tell than the socket holds: what is lost is lost.
     pub overrun: bool,
     /// Who took rules or routes of ours away: programs' names with their process ids.
+    /// IPsec policies may have changed.
+    pub ipsec: bool,
     pub culprits: BTreeSet<String>,
 }
 
@@ -48,6 +50,7 @@ impl Change {
         self.noticed = self.noticed.or(later.noticed);
         self.overrun |= later.overrun;
         self.culprits.extend(later.culprits);
+        self.ipsec |= later.ipsec;
     }
 }
 
@@ -142,7 +145,10 @@ impl Watch {
             let notice = tokio::select! {
                 notice = read(&mut self.routing) => notice,
                 // What these tell does not say who took our rules.
-                notice = read_if_any(&mut self.ipsec) => notice.map(nothing),
+                notice = read_if_any(&mut self.ipsec) => {
+                    self.gathered.ipsec = true;
+                    notice.map(nothing)
+                }
                 notice = firewall_change(&mut self.firewall) => notice.map(nothing),
             };
             self.has_failed = notice.is_err();
