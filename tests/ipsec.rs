@@ -8,10 +8,12 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Instant;
 
 use lab::addresses as at;
+use lab::call::Call;
 use lab::caller::{Family, answer, probe, udp};
 use lab::program::PATIENCE;
 use lab::voicelane::{CONFIG, Home, Voicelane};
 use lab::{Lab, MEDIA_PORT, NOTHING, Way};
+use voicelane::control::{Event, EventKind};
 
 /// Policies for all traffic both ways, at the priorities that strongSwan gives them.
 ///
@@ -107,6 +109,32 @@ fn policies_that_come_later_do_not_take_media() {
     }
     voicelane.stop();
     assert_eq!(lab.laptop.changes_since(&before), NOTHING);
+}
+
+/// Sockets are exempt only where there is something to be exempt from; those that are open follow when it comes.
+#[test]
+fn a_call_that_runs_stays_when_policies_come() {
+    let lab = Lab::new();
+    let voicelane = Voicelane::start(&lab.laptop);
+    let calls =
+        Family::BOTH.map(|family| Call::start(&lab, SocketAddr::new(family.unspecified(), 0)));
+    let begun = Instant::now();
+    for call in &calls {
+        call.back_after(begun, PATIENCE, "the start");
+    }
+    let exempt = || lab.laptop.run("ip xfrm policy").matches("socket").count();
+    assert_eq!(exempt(), 0, "nothing to be exempt from");
+    let came = Instant::now();
+    take_everything(&lab);
+    for (call, family) in calls.iter().zip(Family::BOTH) {
+        let took = call.back_after(came, PATIENCE, "policies came");
+        println!("{family:?} passed {took:?} after the first policy");
+    }
+    assert_eq!(exempt(), 2 * calls.len(), "in and out");
+    let fell = |event: &Event| event.kind == EventKind::CallFell;
+    let events = voicelane.events();
+    assert!(!events.iter().any(fell), "{events:?}");
+    voicelane.stop();
 }
 
 fn assert_media_passes(lab: &Lab) {

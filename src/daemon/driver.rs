@@ -20,7 +20,7 @@ use tracing::{debug, info, trace};
 
 use crate::control::EventKind;
 use crate::engine::{Alias, Command, Engine, Event, Outbox};
-use crate::net::{Family, Way};
+use crate::net::{Family, PerFamily, Way};
 use crate::policy::Policy;
 use crate::relay::{Binders, Connections, Progress, Received, Relay, SendError};
 use crate::tun::Device;
@@ -54,6 +54,8 @@ pub(super) enum Message {
     Look(oneshot::Sender<View>),
     /// Addresses that replies must not name have changed.
     Aliases(Vec<Alias>),
+    /// Of which families other programs have IPsec policies, which direct sockets must be exempt from.
+    Exempt(PerFamily<bool>),
     /// Media leaves by other uplinks from now on.
     Uplinks(Binders, Moves),
     /// A family's uplink, which was gone, is there again.
@@ -152,7 +154,7 @@ impl<D: Device> Driver<D> {
     ) -> io::Result<Shift> {
         loop {
             let due = self.engine.poll_timeout();
-            let ready = if self.connections.has_line() {
+            let ready = if self.connections.has_line() || self.is_exempting() {
                 wait.look()?
             } else {
                 wait.wait(due)?
@@ -188,10 +190,17 @@ impl<D: Device> Driver<D> {
             self.take_from_connections(now)?;
         }
         self.flush(now);
+        self.relay.exempt_some();
+        self.connections.exempt_some();
         if self.troubles.take_suspicion() {
             self.alarm.notify_one();
         }
         Ok(())
+    }
+
+    /// Whether sockets are still to be exempted from IPsec policies: some at each wake-up, and nobody sleeps meanwhile.
+    fn is_exempting(&self) -> bool {
+        self.relay.is_exempting() || self.connections.is_exempting()
     }
 
     fn take_from_device(&mut self, now: Instant) -> io::Result<()> {
@@ -464,6 +473,10 @@ impl<D: Device> Driver<D> {
                 };
                 // Who asked may have gone meanwhile.
                 let _ = reply.send(view);
+            }
+            Message::Exempt(families) => {
+                self.relay.exempt(families);
+                self.connections.exempt(families);
             }
             Message::Uplinks(binders, moves) => self.follow(binders, moves, now),
             Message::UplinkIsBack(family) => {

@@ -22,7 +22,7 @@ use tracing::debug;
 use crate::config::{Config, VpnMark};
 use crate::control::{Body, EventKind};
 use crate::engine::TUN_MTU;
-use crate::net::{Family, IfIndex, PerFamily, Protocol};
+use crate::net::{Family, IfIndex, PerFamily};
 use crate::policy::Policy;
 use crate::route::firewall::{Obstacle, Permit};
 use crate::route::observed::{Observed, Rule};
@@ -104,6 +104,8 @@ pub(super) struct Steward {
     obstacles: Vec<Obstacle>,
     clients: Clients,
     desired: Option<Desired>,
+    /// Of which families direct sockets are exempt from IPsec policies.
+    exempt: PerFamily<bool>,
     foreign_rules: BTreeSet<Rule>,
     contest: Contest,
     /// Who is on the other side of the contest, as far as is known.
@@ -192,6 +194,7 @@ impl Steward {
             obstacles: Vec::new(),
             clients: Clients::default(),
             desired: None,
+            exempt: PerFamily::default(),
             foreign_rules: BTreeSet::new(),
             contest: Contest::default(),
             opponent: None,
@@ -229,7 +232,9 @@ impl Steward {
                     let _ = reply.send(self.reload(&mut agenda).await);
                 }
                 changed = self.watch.next_change() => {
-                    agenda.add(changed.context("could not watch the kernel's routing")?);
+                    let change = changed.context("could not watch the kernel's routing")?;
+                    self.hurry_exemptions(&change).await;
+                    agenda.add(change);
                 }
                 noticed = self.sleep.next() => {
                     if self.has_slept(noticed.context("could not watch the clock")?) {
@@ -416,7 +421,8 @@ impl Steward {
             },
         };
         let mut report = self.steering.bring_about(&desired, &observed).await?;
-        self.probe(&desired)?;
+        self.exempt(report.ipsec).await;
+        self.probe()?;
         if self.barred != desired.barred {
             desired.barred.clone_from(&self.barred);
             let then = self.steering.reconcile(&desired).await?;
@@ -435,24 +441,37 @@ impl Steward {
         Ok(())
     }
 
+    /// Looks after IPsec policies ahead of the agenda: until sockets are exempt, the first policy takes their media.
+    async fn hurry_exemptions(&mut self, change: &Change) {
+        let all = PerFamily::new(|_| true);
+        if (change.ipsec || change.overrun) && self.exempt != all {
+            // Who cannot look now is told so when everything is looked at, which comes next.
+            if let Ok(families) = self.steering.ipsec_policies().await {
+                self.exempt(families).await;
+            }
+        }
+    }
+
+    async fn exempt(&mut self, families: PerFamily<bool>) {
+        if self.exempt != families {
+            self.exempt = families;
+            self.send(Message::Exempt(families)).await;
+        }
+    }
+
     /// Finds out whom a firewall forbids a way: what it would refuse is better in the VPN.
-    fn probe(&mut self, desired: &Desired) -> anyhow::Result<()> {
+    fn probe(&mut self) -> anyhow::Result<()> {
         self.obstacles.clear();
         let ways = self.pilot.ways();
         if ways.present().next().is_none() {
             return Ok(());
         }
-        for (family, way) in ways.present() {
-            let target = desired.captures.iter().find_map(|capture| {
-                let mut prefixes = capture.prefixes.iter();
-                let prefix = prefixes.find(|prefix| prefix.family() == family)?;
-                let udp = capture.protocol == Protocol::Udp;
-                udp.then(|| (prefix.first(), capture.ports.first()).into())
-            });
-            if let Some(to) = target {
+        if let Some(prober) = self.steering.prober()? {
+            for (family, way) in ways.present() {
                 let direct = way.open()?;
-                self.obstacles
-                    .extend(self.steering.probe(desired, &direct, to));
+                let by = (way.uplink.name.as_str(), way.binder.mark);
+                let found = prober.probe(&direct, by, &self.policy.samples(family));
+                self.obstacles.extend(found);
             }
         }
         let forbidden = |family: &Family| self.obstacles.iter().any(|it| it.family == *family);

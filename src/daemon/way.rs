@@ -74,7 +74,7 @@ impl Way {
         let any = Inside(Endpoint::new(self.family.unspecified(), 0));
         let (socket, _) = self
             .binder
-            .bind(net::Way::Direct, any, Treatment::of(Dscp::EF))?;
+            .bind(net::Way::Direct, any, Treatment::of(Dscp::EF), true)?;
         Ok(socket)
     }
 

@@ -127,7 +127,7 @@ fn judge(family: Family, heard: &Heard) -> Finding {
 fn trace(binder: &Binder, to: SocketAddr) -> io::Result<Heard> {
     let family = Family::of(to.ip());
     let any = Inside(Endpoint::new(family.unspecified(), 0));
-    let bound = binder.bind(Way::Direct, any, Treatment::of(Dscp::EF));
+    let bound = binder.bind(Way::Direct, any, Treatment::of(Dscp::EF), true);
     let (socket, outside) = bound.map_err(|error| error.source)?;
     let kind = Type::RAW.cloexec();
     let mut ears = match family {

@@ -60,6 +60,11 @@
 //!
 //! # What a packet costs
 //!
+//! Nothing of ours is in the kernel's way that has nothing to do. The chains of a firewall's probe are there while it is
+//! sent: a rule that turns tracing on costs 3.5 % of a packet, whoever's it is. Sockets are exempt from IPsec policies
+//! only where there are policies: an exemption costs 5.1 % of a packet and 2 KB a socket. When the first policy comes,
+//! open sockets are exempted in parts of 64, ahead of everything else that it means.
+//!
 //! `scripts/bench engine` measures the engine by itself; `benches/README.md` has the figures. A call that stands
 //! allocates nothing in either direction and family (`allocations::a_call_that_stands_allocates_nothing`).
 //!

@@ -17,7 +17,7 @@
 //! | wg-quick with the kill switch of its manual | real | rejects what is unmarked and not by the tunnel | found out, named, obeyed; passes with an exclude or `vpn_mark` |
 //! | NetworkManager's WireGuard | imitated | mark and table 51820 to 52319, rules at 30768 to 31767 | our rules are ahead |
 //! | strongSwan, `kernel-libipsec` | real | table 220 by rule 220, a TUN | our rules are ahead |
-//! | strongSwan, kernel IPsec | imitated | policies that take packets after routing | sockets and TUN are exempt from policies, see [`crate::route::xfrm`] |
+//! | strongSwan, kernel IPsec | imitated | policies that take packets after routing | sockets (as soon as there is a policy) and TUN are exempt, see [`crate::route::xfrm`] |
 //! | openconnect with ocserv and vpnc-script | real | replaces the default routes | as with OpenVPN |
 //! | Tailscale exit node | imitated | rules 5210 to 5270, table 52 | our rules are ahead |
 //! | Mullvad | imitated | rules without a priority; chains whose last word is drop | found out, named, obeyed; passes with an exclude or `conntrack_mark` |

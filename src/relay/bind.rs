@@ -5,8 +5,8 @@
 //! 1. `SO_BINDTODEVICE`: the uplink. It outranks every routing rule, and it comes first because a process without
 //!    `CAP_NET_RAW` may set it only on a socket that is bound to no device yet.
 //! 2. `SO_MARK`: selects our direct table, whose next hop is the uplink's own.
-//! 3. A per-socket IPsec policy "allow", both directions, as an IKE daemon sets for its own socket (`IP_XFRM_POLICY`):
-//!    a catch-all policy of an IPsec VPN would swallow the datagrams after routing.
+//! 3. Where this machine has IPsec policies: a policy "allow" of the socket's own, both directions, as an IKE daemon sets
+//!    for its own socket (`IP_XFRM_POLICY`): a catch-all policy of an IPsec VPN would swallow the datagrams after routing.
 //! 4. `IP_TOS` / `IPV6_TCLASS`: the DSCP.
 //! 5. `SO_PRIORITY`: after the TOS, which resets it on IPv4 (and never sets it on IPv6).
 //! 6. Datagrams: what tells us of the way back, the error queue and the TOS of received packets; then `bind`, on the
@@ -93,7 +93,8 @@ pub struct BindError {
 }
 
 impl Binder {
-    /// Makes the socket of a mapping and tells which outside endpoint it got.
+    /// Makes the socket of a mapping and tells which outside endpoint it got. `exempt`: from IPsec policies, on the direct
+    /// way.
     ///
     /// # Errors
     /// [`BindError`] with the step that failed; no socket is left over.
@@ -102,10 +103,11 @@ impl Binder {
         way: Way,
         inside: Inside<Endpoint>,
         treatment: Treatment,
+        exempt: bool,
     ) -> Result<(Socket, Outside<Endpoint>), BindError> {
         let family = Family::of(inside.0.addr);
         let kind = (Type::DGRAM, Protocol::UDP);
-        let socket = self.make(way, family, kind, treatment)?;
+        let socket = self.make(way, family, kind, treatment, exempt)?;
         ask_for_reception(&socket, family).map_err(self.at(Step::Reception))?;
         let bound = match way {
             Way::Direct => self.bind_port(&socket, family, inside.0.port),
@@ -120,7 +122,7 @@ impl Binder {
     }
 
     /// Makes the socket of a TCP connection, which is under way when this returns; on `port`, which other connections of
-    /// the same inside endpoint have, or else on one that nobody has.
+    /// the same inside endpoint have, or else on one that nobody has. `exempt` as in [`Binder::bind`].
     ///
     /// # Errors
     /// [`BindError`] with the step that failed, [`Step::Connect`] when it is known already that there is no way.
@@ -130,10 +132,11 @@ impl Binder {
         to: Endpoint,
         port: Option<u16>,
         treatment: Treatment,
+        exempt: bool,
     ) -> Result<Socket, BindError> {
         let kind = (Type::STREAM, Protocol::TCP);
         let family = Family::of(to.addr);
-        let socket = self.make(way, family, kind, treatment)?;
+        let socket = self.make(way, family, kind, treatment, exempt)?;
         socket
             .set_tcp_nodelay(true)
             .map_err(self.at(Step::Treatment))?;
@@ -158,6 +161,7 @@ impl Binder {
         family: Family,
         (kind, protocol): (Type, Protocol),
         treatment: Treatment,
+        exempt: bool,
     ) -> Result<Socket, BindError> {
         let domain = match family {
             Family::V4 => Domain::IPV4,
@@ -180,7 +184,7 @@ impl Binder {
             Way::Tunnel => self.tunnel_mark,
         };
         socket.set_mark(mark.0).map_err(self.at(Step::Mark))?;
-        if way == Way::Direct {
+        if exempt && way == Way::Direct {
             option::bypass_ipsec(&socket, family).map_err(self.at(Step::IpsecBypass))?;
         }
         treat(&socket, family, treatment).map_err(self.at(Step::Treatment))?;

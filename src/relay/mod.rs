@@ -15,6 +15,7 @@
 
 mod bind;
 mod errqueue;
+mod exempt;
 mod option;
 mod readiness;
 mod refusal;

@@ -18,9 +18,11 @@ use nix::sys::epoll::EpollFlags;
 use socket2::Socket;
 
 use crate::engine::ConnectError;
-use crate::net::{ConnectionId, Endpoint, Family, Inside, Treatment, Way};
+use crate::net::{ConnectionId, Endpoint, Family, Inside, PerFamily, Treatment, Way};
 
 use super::bind::{Binders, Step};
+use super::exempt::Exempt;
+use super::option;
 use super::readiness::Readiness;
 use super::refusal;
 use super::udp::OpenError;
@@ -36,6 +38,7 @@ pub struct Stream {
     way: Way,
     inside: Inside<Endpoint>,
     socket: Socket,
+    is_exempt: bool,
     is_connected: bool,
     is_in_line: bool,
     is_readable: bool,
@@ -46,6 +49,7 @@ pub struct Stream {
 #[derive(Debug)]
 pub struct Connections {
     binders: Binders,
+    exempt: Exempt,
     streams: Vec<Option<Stream>>,
     /// Those that are to be carried, in the order in which they asked.
     line: VecDeque<ConnectionId>,
@@ -71,6 +75,7 @@ impl Connections {
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             binders: Binders::default(),
+            exempt: Exempt::default(),
             streams: Vec::new(),
             line: VecDeque::new(),
             readiness: Readiness::new()?,
@@ -81,6 +86,32 @@ impl Connections {
     /// move.
     pub fn rebind(&mut self, binders: Binders) {
         self.binders = binders;
+    }
+
+    /// Exempts the direct sockets of these families from IPsec policies: new ones at once, and those that are open with
+    /// [`Connections::exempt_some`]. Who is exempt stays so.
+    pub fn exempt(&mut self, families: PerFamily<bool>) {
+        self.exempt.set(families, self.streams.len());
+    }
+
+    /// Whether sockets are still to be exempted.
+    #[must_use]
+    pub fn is_exempting(&self) -> bool {
+        self.exempt.is_behind()
+    }
+
+    /// Exempts the next sockets: a bounded number.
+    pub fn exempt_some(&mut self) {
+        for slot in self.exempt.batch() {
+            let stream = self.streams[slot].as_mut();
+            let Some(stream) = stream.filter(|it| it.way == Way::Direct && !it.is_exempt) else {
+                continue;
+            };
+            let family = Family::of(stream.inside.0.addr);
+            if self.exempt.has(family) {
+                stream.is_exempt = option::bypass_ipsec(&stream.socket, family).is_ok();
+            }
+        }
     }
 
     /// Begins to connect to the far side of a connection. While connections of an inside endpoint stand, those of the same
@@ -97,9 +128,12 @@ impl Connections {
         treatment: Treatment,
     ) -> Result<(), OpenError> {
         self.disconnect(id, true);
-        let binder = self.binders[Family::of(to.addr)].as_ref();
+        let family = Family::of(to.addr);
+        let binder = self.binders[family].as_ref();
         let binder = binder.ok_or(OpenError::NoUplink)?;
-        let socket = binder.connect(way, to, self.port_of(way, inside), treatment)?;
+        let is_exempt = self.exempt.has(family);
+        let port = self.port_of(way, inside);
+        let socket = binder.connect(way, to, port, treatment, is_exempt)?;
         let everything = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
         self.readiness
             .watch(&socket, id.token(), everything)
@@ -113,6 +147,7 @@ impl Connections {
             way,
             inside,
             socket,
+            is_exempt,
             is_connected: false,
             is_in_line: false,
             is_readable: false,

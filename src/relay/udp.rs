@@ -11,11 +11,14 @@ use nix::sys::socket::{
 use socket2::Socket;
 
 use crate::engine::{Arrival, HEADROOM, ReturnedError, Transmit};
-use crate::net::{Endpoint, Family, Inside, MappingId, Outside, TrafficClass, Treatment, Way};
+use crate::net::{
+    Endpoint, Family, Inside, MappingId, Outside, PerFamily, TrafficClass, Treatment, Way,
+};
 use crate::wire::icmp;
 
 use super::bind::{BindError, Binders, Step, treat};
 use super::errqueue;
+use super::exempt::Exempt;
 use super::option;
 use super::readiness::Readiness;
 use super::refusal::told;
@@ -39,6 +42,7 @@ struct Binding {
     socket: Socket,
     family: Family,
     treatment: Treatment,
+    is_exempt: bool,
     /// Unset until the first datagram says it.
     dont_fragment: Option<bool>,
     /// Datagrams that found the socket's queue full, as the kernel counts them.
@@ -49,6 +53,7 @@ struct Binding {
 #[derive(Debug)]
 pub struct Relay {
     binders: Binders,
+    exempt: Exempt,
     /// Two in each slot, by way.
     bindings: Vec<[Option<Binding>; 2]>,
     readiness: Readiness,
@@ -124,6 +129,7 @@ impl Relay {
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             binders: Binders::default(),
+            exempt: Exempt::default(),
             bindings: Vec::new(),
             readiness: Readiness::new()?,
             buffer: vec![0; HEADROOM + LARGEST].into_boxed_slice(),
@@ -144,9 +150,11 @@ impl Relay {
         inside: Inside<Endpoint>,
         treatment: Treatment,
     ) -> Result<Outside<Endpoint>, OpenError> {
-        let binder = self.binders[Family::of(inside.0.addr)].as_ref();
+        let family = Family::of(inside.0.addr);
+        let binder = self.binders[family].as_ref();
         let binder = binder.ok_or(OpenError::NoUplink)?;
-        let (socket, outside) = binder.bind(way, inside, treatment)?;
+        let is_exempt = self.exempt.has(family);
+        let (socket, outside) = binder.bind(way, inside, treatment, is_exempt)?;
         // Level-triggered: a socket that was not drained within the budget is found again.
         let watched = self
             .readiness
@@ -156,13 +164,13 @@ impl Relay {
         if self.bindings.len() <= slot {
             self.bindings.resize_with(slot + 1, || [None, None]);
         }
-        let family = Family::of(inside.0.addr);
         self.bindings[slot][way as usize] = Some(Binding {
             id,
             inside,
             socket,
             family,
             treatment,
+            is_exempt,
             dont_fragment: None,
             overflowed: 0,
         });
@@ -190,6 +198,31 @@ impl Relay {
                 self.bindings[slot][Way::Direct as usize].take_if(|binding| moves(binding.family))
             {
                 moved(id, self.open(id, Way::Direct, inside, treatment));
+            }
+        }
+    }
+
+    /// Exempts the direct sockets of these families from IPsec policies: new ones at once, and those that are open with
+    /// [`Relay::exempt_some`]. Who is exempt stays so.
+    pub fn exempt(&mut self, families: PerFamily<bool>) {
+        self.exempt.set(families, self.bindings.len());
+    }
+
+    /// Whether sockets are still to be exempted.
+    #[must_use]
+    pub fn is_exempting(&self) -> bool {
+        self.exempt.is_behind()
+    }
+
+    /// Exempts the next sockets: a bounded number.
+    pub fn exempt_some(&mut self) {
+        for slot in self.exempt.batch() {
+            let direct = self.bindings[slot][Way::Direct as usize].as_mut();
+            let wanted =
+                direct.filter(|binding| !binding.is_exempt && self.exempt.has(binding.family));
+            if let Some(binding) = wanted {
+                // Who is refused (no memory) has its media taken by the VPN: a detour, and no leak.
+                binding.is_exempt = option::bypass_ipsec(&binding.socket, binding.family).is_ok();
             }
         }
     }

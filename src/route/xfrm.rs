@@ -37,7 +37,7 @@ use rtnetlink::sys::SocketAddr;
 
 use super::exchange::Connection;
 use super::plan::Capture;
-use crate::net::{Family, Fwmark, PortRange, Prefix, Protocol};
+use crate::net::{Family, Fwmark, PerFamily, PortRange, Prefix, Protocol};
 
 /// The upper bits of our policies' indexes. The kernel's own count up from zero.
 const TAG: u32 = 0x7600_0000;
@@ -214,10 +214,15 @@ fn mark_of(policy: &ModifyMessage) -> Option<&XfrmAttrs> {
     attributes.find(|attribute| matches!(attribute, XfrmAttrs::Mark(_)))
 }
 
-/// Whether a policy is somebody else's and can catch IPv6. Those of single sockets have directions above 2.
-fn is_rival(policy: &ModifyMessage) -> bool {
+/// The family of which a policy catches packets, if it is somebody else's. Those of single sockets have directions above
+/// 2, and catch nobody else's.
+fn rival(policy: &ModifyMessage) -> Option<Family> {
     let info = &policy.user_policy_info;
-    !is_ours(policy) && info.direction <= 2 && i32::from(info.selector.family) == AF_INET6
+    let family = match i32::from(info.selector.family) {
+        AF_INET6 => Family::V6,
+        _ => Family::V4,
+    };
+    (!is_ours(policy) && info.direction <= 2).then_some(family)
 }
 
 /// A connection to the IPsec half of the kernel, in the network namespace of the thread that opened it.
@@ -248,17 +253,18 @@ impl Ipsec {
         self.connection.has_ended()
     }
 
-    /// Whether there are policies to be exempt from.
+    /// Of which families others have policies.
     ///
     /// # Errors
     /// [`XfrmError::Dump`].
-    pub async fn is_in_the_way(&self) -> Result<bool, XfrmError> {
+    pub async fn rivals(&self) -> Result<PerFamily<bool>, XfrmError> {
         let present = self.dump().await.map_err(XfrmError::Dump)?;
-        Ok(present.iter().any(is_rival))
+        let families: Vec<_> = present.iter().filter_map(rival).collect();
+        Ok(PerFamily::new(|family| families.contains(&family)))
     }
 
-    /// Brings our policies to what is wanted, if there are policies to be exempt from; otherwise removes ours.
-    /// Returns how many were added, renewed or removed. What is old is told by `now`.
+    /// Brings our policies to what is wanted. Returns how many were added, renewed or removed. What is old is told by
+    /// `now`.
     ///
     /// # Errors
     /// [`XfrmError`], the first; the rest is tried all the same.
@@ -268,11 +274,6 @@ impl Ipsec {
         now: SystemTime,
     ) -> Result<usize, XfrmError> {
         let present = self.dump().await.map_err(XfrmError::Dump)?;
-        let wanted = if present.iter().any(is_rival) {
-            wanted
-        } else {
-            &[]
-        };
         let mut ours: Vec<_> = present.iter().filter(|policy| is_ours(policy)).collect();
         let used: Vec<_> = ours
             .iter()
