@@ -18,7 +18,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use voicelane::config::Config;
 use voicelane::engine::{Command, Engine, FallbackSettings, Outbox};
 use voicelane::nat::Settings;
-use voicelane::net::{Endpoint, Fwmark, TrafficClass};
+use voicelane::net::{Endpoint, Fwmark, PerFamily, TrafficClass};
 use voicelane::policy::Policy;
 use voicelane::relay::{Binder, Relay};
 use voicelane::wire::udp;
@@ -107,7 +107,7 @@ impl World {
             tunnel_mark: Fwmark(0x7700_0000),
         };
         relay.rebind(
-            binder,
+            PerFamily::new(|_| Some(binder.clone())),
             |_| true,
             |_, _| unreachable!("there is no mapping yet"),
         );
