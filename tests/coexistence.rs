@@ -180,6 +180,41 @@ fn the_firewall_of_mullvad_is_named_and_obeyed() {
     assert_media_goes(&lab, Way::Tunnel);
 }
 
+/// A firewall that leaves the ports of STUN and TURN alone, and the VPN, and forbids those of media.
+#[test]
+fn a_firewall_that_forbids_the_ports_of_media_alone_is_named_and_obeyed() {
+    let lab = Lab::new();
+    let _vpn = lab.start_vpn(VpnKind::WgQuick);
+    let voicelane = Voicelane::start(&lab.laptop);
+    assert_media_goes(&lab, Way::Direct);
+    lab.laptop.nft(
+        "add table inet corp
+         add chain inet corp egress { type filter hook output priority 0; }
+         add rule inet corp egress oifname wlan0 meta mark != 51820 udp dport 10000-60000 drop",
+    );
+    await_media(&lab, Way::Tunnel);
+    let words = [
+        "the direct path by wlan0 (IPv4): rule handle",
+        "the direct path by wlan0 (IPv6): rule handle",
+        "chain egress in the table inet corp",
+        "nft insert rule inet corp egress oifname wlan0 meta mark 0x76000000 accept",
+    ];
+    await_warning(&voicelane, &words);
+    let warnings = voicelane.warnings();
+    assert_eq!(warnings.matches("the direct path").count(), 2, "{warnings}");
+    lab.laptop.nft("delete table inet corp");
+    await_media(&lab, Way::Direct);
+    // No chain of a probe's is left, and none that has nothing to do.
+    let chains = lab.laptop.run("nft list chains");
+    let ours = chains.split("table ").filter(|it| it.contains("voicelane"));
+    assert_eq!(
+        ours.map(|it| it.matches("chain").count()).sum::<usize>(),
+        1,
+        "{chains}"
+    );
+    voicelane.stop();
+}
+
 /// Rules of legacy iptables cannot be read, and give no notice; that they forbid is found out all the same.
 #[test]
 fn a_kill_switch_of_legacy_iptables_is_obeyed_though_not_named() {

@@ -22,7 +22,7 @@ use tracing::debug;
 use crate::config::{Config, VpnMark};
 use crate::control::{Body, EventKind};
 use crate::engine::TUN_MTU;
-use crate::net::{Family, IfIndex, PerFamily, Protocol};
+use crate::net::{Family, IfIndex, PerFamily};
 use crate::policy::Policy;
 use crate::route::firewall::{Obstacle, Permit};
 use crate::route::observed::{Observed, Rule};
@@ -422,12 +422,12 @@ impl Steward {
         };
         let mut report = self.steering.bring_about(&desired, &observed).await?;
         self.exempt(report.ipsec).await;
-        self.probe(&desired)?;
+        self.probe()?;
         if self.barred != desired.barred {
             desired.barred.clone_from(&self.barred);
             let then = self.steering.reconcile(&desired).await?;
-            report.changes.extend(then.changes);
-            (report.warnings, report.priority) = (then.warnings, then.priority);
+            let former = mem::replace(&mut report, then).changes;
+            report.changes.splice(0..0, former);
         }
         for change in &report.changes {
             debug!("{change}");
@@ -460,23 +460,18 @@ impl Steward {
     }
 
     /// Finds out whom a firewall forbids a way: what it would refuse is better in the VPN.
-    fn probe(&mut self, desired: &Desired) -> anyhow::Result<()> {
+    fn probe(&mut self) -> anyhow::Result<()> {
         self.obstacles.clear();
         let ways = self.pilot.ways();
         if ways.present().next().is_none() {
             return Ok(());
         }
-        for (family, way) in ways.present() {
-            let target = desired.captures.iter().find_map(|capture| {
-                let mut prefixes = capture.prefixes.iter();
-                let prefix = prefixes.find(|prefix| prefix.family() == family)?;
-                let udp = capture.protocol == Protocol::Udp;
-                udp.then(|| (prefix.first(), capture.ports.first()).into())
-            });
-            if let Some(to) = target {
+        if let Some(prober) = self.steering.prober()? {
+            for (family, way) in ways.present() {
                 let direct = way.open()?;
-                self.obstacles
-                    .extend(self.steering.probe(desired, &direct, to));
+                let by = (way.uplink.name.as_str(), way.binder.mark);
+                let found = prober.probe(&direct, by, &self.policy.samples(family));
+                self.obstacles.extend(found);
             }
         }
         let forbidden = |family: &Family| self.obstacles.iter().any(|it| it.family == *family);

@@ -70,13 +70,19 @@ fn probe(scene: &Scene) -> Vec<Finding> {
             )];
         }
     };
+    let prober = match firewall.prober() {
+        Ok(prober) => prober,
+        Err(error) => {
+            return vec![Finding::unknown(
+                format!("{error}: what a firewall forbids cannot be found out"),
+                "look at nft list ruleset, and try again",
+            )];
+        }
+    };
     let mark = scene.numbers.mark;
     let (mut findings, mut names) = (Vec::new(), BTreeSet::new());
     for (family, uplink) in uplinks.present() {
         names.insert(uplink.name.as_str());
-        let Some(to) = target(&scene.policy, family) else {
-            continue;
-        };
         let binder = Binder {
             device: uplink.name.clone(),
             addresses: Vec::new(),
@@ -86,7 +92,8 @@ fn probe(scene: &Scene) -> Vec<Finding> {
         let any = Inside(Endpoint::new(family.unspecified(), 0));
         match binder.bind(Way::Direct, any, Treatment::of(Dscp::EF), true) {
             Ok((direct, _)) => {
-                let obstacles = firewall.probe(&direct, (&uplink.name, mark), to);
+                let obstacles =
+                    prober.probe(&direct, (&uplink.name, mark), &scene.policy.samples(family));
                 findings.extend(obstacles.iter().map(|it| finding(&it.to_string())));
             }
             Err(error) => findings.push(Finding::fault(

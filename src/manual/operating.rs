@@ -6,7 +6,8 @@
 //! - rules and routes with protocol 118: `ip rule show`, `ip route show table all proto 118`;
 //! - `rp_filter` of the uplink set to 2 if it was 1, with the old value in the journal;
 //! - two nftables tables, one for aliases of a VPN's addresses and one for probes and permits, and a third on a gateway:
-//!   `nft list ruleset`;
+//!   `nft list ruleset`. They are mostly empty, for a chain costs every packet something: that of aliases is there while
+//!   there are aliases, those of probes while one is sent (some milliseconds);
 //! - allow policies for captured IPv6 where another program has IPsec policies: `ip xfrm policy`;
 //! - the runtime directory: `control.sock`, `metrics.sock` if it is asked for, and `state.json`, the journal;
 //! - `events.jsonl` and `events.1.jsonl` in the state directory (`--state-dir`; the runtime directory if not given): what
@@ -44,7 +45,7 @@
 //! # Where a firewall forbids it
 //!
 //! At each change of the firewall (tables, chains, rules; legacy iptables gives no notice, so once a minute too) and of
-//! the network, probes are sent: see [`crate::route::firewall`]. While a way is forbidden, nothing of that family is
+//! the network, probes are sent, to a destination out of each range of ports: see [`crate::route::firewall`]. While a way is forbidden, nothing of that family is
 //! captured, and a warning says who forbids it and what IT must add. See [`super::vpns`].
 //!
 //! # Order of things

@@ -19,6 +19,9 @@ mod row;
 mod rule;
 mod verdict;
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
 use jiff::civil::Date;
 
 pub use nearest::{NearMiss, Reason};
@@ -26,7 +29,7 @@ pub use rule::{Rule, State, Why};
 pub use verdict::{Action, Verdict};
 
 use crate::lpm::LookupTable;
-use crate::net::{CaptureMode, Endpoint, PortRange, Prefix, Protocol, RuleId};
+use crate::net::{CaptureMode, Endpoint, Family, PortRange, Prefix, Protocol, RuleId};
 use row::Row;
 
 /// A compiled policy.
@@ -84,6 +87,29 @@ impl Policy {
     #[must_use]
     pub fn captures(&self) -> &[Capture] {
         &self.captures
+    }
+
+    /// A destination out of each range of UDP ports that is relayed, of a family: what a firewall says to these, it says to
+    /// media.
+    #[must_use]
+    pub fn samples(&self, family: Family) -> Vec<SocketAddr> {
+        let active = self.rules.iter();
+        let active = active.filter(|rule| rule.is_active() && rule.protocol == Protocol::Udp);
+        let mut samples = BTreeMap::new();
+        for rule in active {
+            let mut prefixes = rule.prefixes.iter();
+            let Some(prefix) = prefixes.find(|it| it.family() == family) else {
+                continue;
+            };
+            for ports in &rule.ports {
+                // Not at its edge: a firewall may have other ones.
+                let middle = ports.first() + (ports.last() - ports.first()) / 2;
+                samples
+                    .entry((ports.first(), ports.last()))
+                    .or_insert(SocketAddr::new(prefix.first(), middle));
+            }
+        }
+        samples.into_values().collect()
     }
 
     /// How much is captured.

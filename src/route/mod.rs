@@ -53,15 +53,12 @@ pub mod xfrm;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::SystemTime;
 
-use socket2::Socket;
-
 use crate::engine::Alias;
-use crate::net::{Family, IfIndex, PerFamily, RulePriority};
-use firewall::{Firewall, Obstacle};
+use crate::net::{IfIndex, PerFamily, RulePriority};
+use firewall::{Firewall, Obstacle, Prober};
 use gateway::Gateway;
 use journal::{Entry, Journal, JournalError};
 use netlink::{Kernel, NetlinkError};
@@ -166,11 +163,11 @@ pub struct Report {
     /// What a person should know.
     pub warnings: Vec<Warning>,
     /// The place of our rules, when there are any.
-    /// Of which families there are IPsec policies that direct sockets must be exempt from.
-    pub ipsec: PerFamily<bool>,
     pub priority: Option<RulePriority>,
     /// The aliases in force: replies to a `real` address must be written to its `alias`.
     pub aliases: Vec<Alias>,
+    /// Of which families there are IPsec policies that direct sockets must be exempt from.
+    pub ipsec: PerFamily<bool>,
     /// The VPNs that take traffic.
     pub vpns: Vec<Vpn>,
     /// What keeps a gateway's clients from being served that is not ours to change, a sentence each.
@@ -256,6 +253,9 @@ impl Steering {
     /// # Errors
     /// [`NetlinkError::Dump`], [`NetlinkError::Lost`].
     pub async fn observe(&self) -> Result<Observed, NetlinkError> {
+        self.kernel.observe().await
+    }
+
     /// Of which families there are IPsec policies that direct sockets must be exempt from.
     ///
     /// # Errors
@@ -265,9 +265,6 @@ impl Steering {
             Some(ipsec) => ipsec.rivals().await,
             None => Ok(PerFamily::default()),
         }
-    }
-
-        self.kernel.observe().await
     }
 
     /// Brings into force what is desired. The first time acquires; every notice of [`watch::Watch`] calls for another.
@@ -315,11 +312,11 @@ impl Steering {
         if let Some(gateway) = &mut self.gateway {
             failures.note(gateway.narrow(desired));
         }
-        let rivals = failures.note(self.ipsec_policies().await);
-        let rivals = rivals.unwrap_or_default();
         if desired.clients.is_empty() {
             self.gateway = None;
         }
+        let rivals = failures.note(self.ipsec_policies().await);
+        let rivals = rivals.unwrap_or_default();
         if let Some(ipsec) = &self.ipsec {
             let is_wanted = desired.uplinks.v6.is_some() && rivals.v6;
             // Who looks for the mark comes after the mark, and goes before it.
@@ -341,10 +338,10 @@ impl Steering {
         }
         failures.or(Report {
             changes: plan.changes,
-            ipsec: rivals,
             warnings: plan.warnings,
             priority: plan.priority,
             aliases,
+            ipsec: rivals,
             vpns: vpn::find(observed, self.tun.index),
             hindrances: gateway::hindrances(desired, observed),
             clients_mtu: gateway::mtu(desired),
@@ -378,18 +375,15 @@ impl Steering {
         }
     }
 
-    /// Tries whether the firewall lets media of a family by, with a socket of the relay's kind for the direct path.
-    /// Without nftables nothing is found out.
+    /// Makes ready to try whether the firewall lets media by; none without nftables: then nothing is found out.
     ///
     /// The rules must be in force, if only for what is bound to our TUN ([`Desired::barred`]).
-    #[must_use]
-    pub fn probe(&self, desired: &Desired, direct: &Socket, to: SocketAddr) -> Vec<Obstacle> {
-        let uplink = desired.uplinks[Family::of(to.ip())].as_ref();
-        let (Ok(firewall), Some(uplink)) = (&self.firewall, uplink) else {
-            return Vec::new();
-        };
-        let mark = desired.permit.mark.unwrap_or(self.numbers.mark);
-        firewall.probe(direct, (&uplink.name, mark), to)
+    ///
+    /// # Errors
+    /// [`NftError::Refused`].
+    pub fn prober(&self) -> Result<Option<Prober<'_>>, NftError> {
+        let firewall = self.firewall.as_ref().ok();
+        firewall.map(Firewall::prober).transpose()
     }
 
     /// Takes everything back. The TUN itself is its owner's to close.

@@ -43,6 +43,9 @@ pub enum NftError {
     },
 }
 
+/// How the names of our tables begin.
+pub(super) const OURS: &str = "voicelane-";
+
 /// One step of a rule.
 pub(super) type Expression = ListAttribute<ExpressionAttribute>;
 
@@ -179,20 +182,52 @@ impl Table {
                 TableAttribute::Flags(TableFlags::Owner),
             ],
         });
-        let chains = chains.iter().map(|chain| {
-            NfTablesMessage::NewChain(ChainMessage {
-                attributes: vec![
-                    ChainAttribute::Table(self.name.clone()),
-                    ChainAttribute::Name(chain.name.to_owned()),
-                    ChainAttribute::Type(chain.kind.to_owned()),
-                    ChainAttribute::Hook(vec![
-                        Hook::Number(chain.hook.into()),
-                        Hook::Priority(chain.priority.cast_unsigned()),
-                    ]),
-                ],
-            })
-        });
+        let chains = chains.iter().map(|chain| self.chain(chain));
         std::iter::once(made).chain(chains).collect()
+    }
+
+    /// A message that makes a chain.
+    pub(super) fn chain(&self, chain: &Chain) -> NfTablesMessage {
+        NfTablesMessage::NewChain(ChainMessage {
+            attributes: vec![
+                ChainAttribute::Table(self.name.clone()),
+                ChainAttribute::Name(chain.name.to_owned()),
+                ChainAttribute::Type(chain.kind.to_owned()),
+                ChainAttribute::Hook(vec![
+                    Hook::Number(chain.hook.into()),
+                    Hook::Priority(chain.priority.cast_unsigned()),
+                ]),
+            ],
+        })
+    }
+
+    /// A message that removes a chain with its rules.
+    pub(super) fn without(&self, chain: &Chain) -> NfTablesMessage {
+        NfTablesMessage::DeleteChain(ChainMessage {
+            attributes: vec![
+                ChainAttribute::Table(self.name.clone()),
+                ChainAttribute::Name(chain.name.to_owned()),
+            ],
+        })
+    }
+
+    /// Messages that give a chain these rules in the place of those that it has. It is there only while it has some:
+    /// an empty one costs every packet a call.
+    pub(super) fn fill(
+        &self,
+        chain: &Chain,
+        is_there: bool,
+        rules: impl IntoIterator<Item = Vec<Expression>>,
+    ) -> Vec<NfTablesMessage> {
+        let rules = rules.into_iter();
+        let mut rules = rules.map(|rule| self.rule(chain.name, rule)).peekable();
+        let first = match (is_there, rules.peek().is_some()) {
+            (true, true) => Some(self.flush(chain.name)),
+            (true, false) => Some(self.without(chain)),
+            (false, true) => Some(self.chain(chain)),
+            (false, false) => None,
+        };
+        first.into_iter().chain(rules).collect()
     }
 
     /// Messages that put an empty table in the place of this one.
@@ -229,7 +264,7 @@ impl Table {
     }
 
     /// A message that takes all rules out of a chain.
-    pub(super) fn flush(&self, chain: &str) -> NfTablesMessage {
+    fn flush(&self, chain: &str) -> NfTablesMessage {
         NfTablesMessage::DeleteRule(RuleMessage {
             attributes: vec![
                 RuleAttribute::Table(self.name.clone()),
@@ -240,6 +275,9 @@ impl Table {
 
     /// Carries messages out together or not at all.
     pub(super) fn commit(&self, messages: Vec<NfTablesMessage>) -> Result<(), NftError> {
+        if messages.is_empty() {
+            return Ok(());
+        }
         self.exchange(messages)
             .map_err(|source| match source.raw_os_error().map(Errno::from_raw) {
                 Some(Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT) => NftError::Unsupported(source),
@@ -264,7 +302,9 @@ impl Table {
             let flags = NLM_F_ACK
                 | match message {
                     NfTablesMessage::NewRule(_) => NLM_F_CREATE | NLM_F_APPEND,
-                    NfTablesMessage::DeleteRule(_) | NfTablesMessage::DeleteTable(_) => 0,
+                    NfTablesMessage::DeleteRule(_)
+                    | NfTablesMessage::DeleteChain(_)
+                    | NfTablesMessage::DeleteTable(_) => 0,
                     _ => NLM_F_CREATE | NLM_F_EXCL,
                 };
             (
@@ -326,21 +366,23 @@ pub struct AliasTable {
 impl AliasTable {
     /// After the raw tables (-300), in which VPNs drop what comes by the wrong link, and before connection tracking
     /// (-200), which must see the real address.
-    const PRIORITY: i32 = -290;
+    const CHAIN: Chain = Chain {
+        name: CHAIN,
+        kind: "filter",
+        hook: InetHookNumber::PreRouting,
+        priority: -290,
+    };
 
     /// Makes the table, without an alias.
     ///
     /// # Errors
     /// [`NftError::Unsupported`], with which one can do without; [`NftError::Refused`].
     pub fn new(tun: &str) -> Result<Self, NftError> {
-        let chain = Chain {
-            name: CHAIN,
-            kind: "filter",
-            hook: InetHookNumber::PreRouting,
-            priority: Self::PRIORITY,
-        };
+        // What this kernel cannot do is found out now.
+        let table = Table::new(format!("{OURS}{tun}"), &[Self::CHAIN])?;
+        table.commit(vec![table.without(&Self::CHAIN)])?;
         Ok(Self {
-            table: Table::new(format!("voicelane-{tun}"), &[chain])?,
+            table,
             tun: tun.to_owned(),
             present: Vec::new(),
         })
@@ -354,12 +396,13 @@ impl AliasTable {
         if self.present == aliases {
             return Ok(());
         }
-        let mut batch = vec![self.table.flush(CHAIN)];
-        batch.extend(aliases.iter().map(|alias| {
+        let rules = aliases.iter().map(|alias| {
             let mut rule = link_is(MetaKey::Iifname, &self.tun).to_vec();
             rule.extend(rewrite(alias));
-            self.table.rule(CHAIN, rule)
-        }));
+            rule
+        });
+        let is_there = !self.present.is_empty();
+        let batch = self.table.fill(&Self::CHAIN, is_there, rules);
         self.table.commit(batch)?;
         self.present = aliases.to_vec();
         Ok(())

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload, NlasIterator};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM};
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
@@ -13,6 +13,7 @@ use rtnetlink::MulticastGroup;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::message;
+use super::nft::OURS;
 use super::plan::Numbers;
 
 /// `XFRMNLGRP_EXPIRE` and `XFRMNLGRP_POLICY` (linux/xfrm.h): our leases run out, somebody's policies change.
@@ -38,9 +39,9 @@ pub struct Change {
     pub noticed: Option<std::time::Instant>,
     /// The kernel had more to tell than the socket holds: what is lost is lost.
     pub overrun: bool,
-    /// Who took rules or routes of ours away: programs' names with their process ids.
     /// IPsec policies may have changed.
     pub ipsec: bool,
+    /// Who took rules or routes of ours away: programs' names with their process ids.
     pub culprits: BTreeSet<String>,
 }
 
@@ -49,8 +50,8 @@ impl Change {
     pub fn merge(&mut self, later: Self) {
         self.noticed = self.noticed.or(later.noticed);
         self.overrun |= later.overrun;
-        self.culprits.extend(later.culprits);
         self.ipsec |= later.ipsec;
+        self.culprits.extend(later.culprits);
     }
 }
 
@@ -198,27 +199,43 @@ fn program(port: u32) -> String {
     }
 }
 
-/// Waits for a notice that tells of a table, a chain or a rule; for ever without a socket.
+/// Waits for a notice that tells of somebody else's table, chain or rule (every probe makes and removes chains of ours);
+/// for ever without a socket.
 async fn firewall_change(socket: &mut Option<TokioSocket>) -> io::Result<Option<Vec<u8>>> {
     loop {
         let notice = read_if_any(socket).await?;
         // One that was lost may have told anything.
-        let tells = |notice: &Vec<u8>| types(notice).any(|it| FIREWALL_CHANGES.contains(&it));
+        let tells = |notice: &Vec<u8>| {
+            let mut changes = messages(notice).filter(|it| FIREWALL_CHANGES.contains(&it.0));
+            changes.any(|(_, content)| !is_about_ours(content))
+        };
         if notice.as_ref().is_none_or(tells) {
             return Ok(notice);
         }
     }
 }
 
-/// The types of the messages of a notice: each begins with its length and its type (struct nlmsghdr).
-fn types(mut notice: &[u8]) -> impl Iterator<Item = u16> {
+/// The messages of a notice by type, with what follows their header (struct nlmsghdr), which begins with the length.
+fn messages(mut notice: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    const HEADER: usize = 16;
     std::iter::from_fn(move || {
         let (length, rest) = notice.split_first_chunk()?;
         let (kind, _) = rest.split_first_chunk()?;
-        let length = u32::from_ne_bytes(*length).max(16).next_multiple_of(4);
-        notice = notice.get(length as usize..).unwrap_or_default();
-        Some(u16::from_ne_bytes(*kind))
+        let length = (u32::from_ne_bytes(*length) as usize).max(HEADER);
+        let content = notice.get(HEADER..length)?;
+        notice = notice.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16::from_ne_bytes(*kind), content))
     })
+}
+
+/// Whether a message on a table, a chain or a rule names a table of ours: behind struct nfgenmsg, as the attribute of the
+/// same number in all three.
+fn is_about_ours(content: &[u8]) -> bool {
+    const FAMILY: usize = 4;
+    const TABLE: u16 = 1;
+    let attributes = NlasIterator::new(content.get(FAMILY..).unwrap_or_default());
+    let mut tables = attributes.flatten().filter(|it| it.kind() == TABLE);
+    tables.any(|it| it.value().starts_with(OURS.as_bytes()))
 }
 
 /// Keeps of a notice that there was one.

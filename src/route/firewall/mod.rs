@@ -8,7 +8,8 @@
 //! nobody else uses. By that, a chain of ours ahead of all others at the output hook turns on nftables' tracing for it,
 //! and another behind all others at the postrouting hook drops it: nothing leaves the machine. The trace names the rule
 //! that dropped it. Ours: the way is open. Somebody else's: there is the culprit, by table, chain and rule. What
-//! iptables-nft made is traced like the rest. A probe that is refused while no rule dropped it has met something that is
+//! iptables-nft made is traced like the rest. These two chains are there only while probes are sent: a rule that turns
+//! tracing on has the kernel look at every packet for it, whoever's that is. A probe that is refused while no rule dropped it has met something that is
 //! not nftables: legacy iptables, or a security module.
 //!
 //! Not seen: what drops replies on their way in, and what lies behind the postrouting hook (netdev chains, traffic
@@ -39,7 +40,7 @@ use nix::net::if_::if_nametoindex;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::nft::{
-    Chain, Expression, NftError, Table, link_is, load, meta_is, register_is, set_meta,
+    Chain, Expression, NftError, OURS, Table, link_is, load, meta_is, register_is, set_meta,
 };
 use crate::net::{Family, Fwmark};
 
@@ -51,14 +52,22 @@ const PROBE: u32 = 0x7600_0001;
 /// `NFNLGRP_NFTRACE`.
 pub(super) const TRACES: u32 = 9;
 /// Turns on the trace: ahead of all.
-const BEGIN: &str = "probe-begin";
+const BEGIN: Chain = chain("probe-begin", InetHookNumber::LocalOut, i32::MIN);
 /// Drops the probe: behind all but the confirmation of connections, which a probe is not worth.
-const END: &str = "probe-end";
+const END: Chain = chain("probe-end", InetHookNumber::PostRouting, i32::MAX - 1);
 /// Marks what goes into our TUN and what the relay sends: after connection tracking (-200), before the filters (0).
-const PERMIT: &str = "permit";
-
+const PERMIT: Chain = chain("permit", InetHookNumber::LocalOut, -150);
 /// Marks what comes out of our TUN: behind all others.
-const ANSWERS: &str = "answers";
+const ANSWERS: Chain = chain("answers", InetHookNumber::LocalIn, i32::MAX - 1);
+
+const fn chain(name: &'static str, hook: InetHookNumber, priority: i32) -> Chain {
+    Chain {
+        name,
+        kind: "filter",
+        hook,
+        priority,
+    }
+}
 
 /// What a VPN's firewall knows its own packets by, lent to media.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,33 +100,12 @@ pub struct Firewall {
 }
 
 impl Firewall {
-    /// Makes our chains. They do nothing yet to any packet but a probe. A raw socket is opened while that may be allowed.
+    /// Makes our table, with no chain yet. A raw socket is opened while that may be allowed.
     ///
     /// # Errors
     /// [`NftError::Unsupported`], with which one can do without; [`NftError::Refused`].
     pub fn open(tun: &str) -> Result<Self, NftError> {
-        let chain = |name, hook, priority| Chain {
-            name,
-            kind: "filter",
-            hook,
-            priority,
-        };
-        let table = Table::new(
-            format!("voicelane-{tun}-firewall"),
-            &[
-                chain(BEGIN, InetHookNumber::LocalOut, i32::MIN),
-                chain(PERMIT, InetHookNumber::LocalOut, -150),
-                chain(END, InetHookNumber::PostRouting, i32::MAX - 1),
-                chain(ANSWERS, InetHookNumber::LocalIn, i32::MAX - 1),
-            ],
-        )?;
-        let is_probe = || meta_is(MetaKey::Priority, &PROBE.to_ne_bytes()).into_iter();
-        let trace = is_probe().chain(set_meta(MetaKey::NftraceBit, &[1]));
-        let end = is_probe().chain([drop_it()]);
-        table.commit(vec![
-            table.rule(BEGIN, trace.collect()),
-            table.rule(END, end.collect()),
-        ])?;
+        let table = Table::new(format!("{OURS}{tun}-firewall"), &[])?;
         let listen = || -> io::Result<Netlink> {
             let mut traces = Netlink::new(NETLINK_NETFILTER)?;
             traces.bind_auto()?;
@@ -125,14 +113,17 @@ impl Firewall {
             traces.set_non_blocking(true)?;
             Ok(traces)
         };
-        Ok(Self {
+        let firewall = Self {
             traces: listen().map_err(NftError::Unsupported)?,
             table,
             tun: tun.to_owned(),
             permit: None,
             answers: None,
             solicitor: solicitor().ok(),
-        })
+        };
+        // What this kernel cannot do is found out now.
+        drop(firewall.prober()?);
+        Ok(firewall)
     }
 
     /// Lends media a permit, or takes it back: to what goes into our TUN, and to what leaves by one of `uplinks` with
@@ -154,7 +145,7 @@ impl Firewall {
             .iter()
             .map(|link| link_is(MetaKey::Oifname, link))
             .collect();
-        let mut batch = vec![self.table.flush(PERMIT)];
+        let mut rules = Vec::new();
         let captured = || link_is(MetaKey::Oifname, &self.tun).into_iter();
         if let Some(mark) = permit.mark {
             let neighbours = links.iter().flat_map(|link| {
@@ -165,7 +156,7 @@ impl Firewall {
             for these in std::iter::once(captured).chain(neighbours) {
                 let rule = these.into_iter();
                 let rule = rule.chain(set_meta(MetaKey::Mark, &mark.0.to_ne_bytes()));
-                batch.push(self.table.rule(PERMIT, rule.collect()));
+                rules.push(rule.collect());
             }
         }
         if let Some(connection) = permit.conntrack_mark {
@@ -176,10 +167,13 @@ impl Firewall {
             let captured = captured().collect::<Vec<_>>();
             for these in std::iter::once(captured).chain(direct) {
                 let rule = these.into_iter().chain(set_conntrack_mark(connection));
-                batch.push(self.table.rule(PERMIT, rule.collect()));
+                rules.push(rule.collect());
             }
         }
-        self.table.commit(batch)?;
+        let former = self.permit.as_ref();
+        let is_there = former.is_some_and(|(permit, ..)| *permit != Permit::default());
+        self.table
+            .commit(self.table.fill(&PERMIT, is_there, rules))?;
         self.permit = wanted;
         Ok(())
     }
@@ -192,59 +186,46 @@ impl Firewall {
         if self.answers == mark {
             return Ok(());
         }
-        let mut batch = vec![self.table.flush(ANSWERS)];
-        batch.extend(mark.map(|mark| {
+        let rule = mark.map(|mark| {
             let rule = link_is(MetaKey::Iifname, &self.tun).into_iter();
             let rule = rule.chain(set_meta(MetaKey::Mark, &mark.0.to_ne_bytes()));
-            self.table.rule(ANSWERS, rule.collect())
-        }));
-        self.table.commit(batch)?;
+            rule.collect()
+        });
+        let is_there = self.answers.is_some();
+        self.table
+            .commit(self.table.fill(&ANSWERS, is_there, rule))?;
         self.answers = mark;
         Ok(())
     }
 
-    /// Tries both ways to a destination. `direct` is a socket as the relay's are, bound to `uplink` and with `mark`.
+    /// Makes ready for probes.
     ///
-    /// A probe that ends in neither an open way nor a refusal tells nothing: an unreachable network is no firewall.
-    #[must_use]
-    pub fn probe(
-        &self,
-        direct: &Socket,
-        (uplink, mark): (&str, Fwmark),
-        to: SocketAddr,
-    ) -> Vec<Obstacle> {
-        let family = Family::of(to.ip());
-        let obstacle = |path, link: &str, mark, fate| match fate {
-            Fate::Forbidden(culprit) => Some(Obstacle {
-                family,
-                path,
-                link: link.to_owned(),
-                clients: None,
-                mark,
-                culprit,
-            }),
-            Fate::Passed | Fate::Unknown => None,
-        };
-        let captured = || {
-            let socket = Socket::new(Domain::for_address(to), Type::DGRAM.nonblocking(), None);
-            let socket = socket.ok()?;
-            socket.bind_device(Some(self.tun.as_bytes())).ok()?;
-            let fate = self.send(&socket, &[], to);
-            obstacle(Path::Captured, &self.tun, None, fate)
-        };
-        let directly = obstacle(Path::Direct, uplink, Some(mark), self.send(direct, &[], to));
-        let neighbours = || {
-            let socket = self.solicitor.as_ref()?;
-            let link = if_nametoindex(uplink).ok()?;
-            let to = SocketAddrV6::new(SOLICITED, 0, 0, link);
-            let fate = self.send(socket, &SOLICITATION, to.into());
-            obstacle(Path::Neighbours, uplink, None, fate)
-        };
-        let neighbours = (family == Family::V6).then(neighbours).flatten();
-        [captured(), directly, neighbours]
-            .into_iter()
-            .flatten()
-            .collect()
+    /// # Errors
+    /// [`NftError::Refused`].
+    pub fn prober(&self) -> Result<Prober<'_>, NftError> {
+        let is_probe = || meta_is(MetaKey::Priority, &PROBE.to_ne_bytes()).into_iter();
+        let trace = is_probe().chain(set_meta(MetaKey::NftraceBit, &[1]));
+        let end = is_probe().chain([drop_it()]);
+        let mut batch = self.table.fill(&BEGIN, false, [trace.collect()]);
+        batch.extend(self.table.fill(&END, false, [end.collect()]));
+        self.table.commit(batch)?;
+        Ok(Prober(self))
+    }
+
+    /// Sends a probe into our TUN, if that is there.
+    fn capture(&self, to: SocketAddr) -> Option<Fate> {
+        let socket = Socket::new(Domain::for_address(to), Type::DGRAM.nonblocking(), None);
+        let socket = socket.ok()?;
+        socket.bind_device(Some(self.tun.as_bytes())).ok()?;
+        Some(self.send(&socket, &[], to))
+    }
+
+    /// Looks for a neighbour on a link, if that may be done.
+    fn solicit(&self, uplink: &str) -> Option<Fate> {
+        let socket = self.solicitor.as_ref()?;
+        let link = if_nametoindex(uplink).ok()?;
+        let to = SocketAddrV6::new(SOLICITED, 0, 0, link);
+        Some(self.send(socket, &SOLICITATION, to.into()))
     }
 
     fn send(&self, socket: &Socket, probe: &[u8], to: SocketAddr) -> Fate {
@@ -276,7 +257,7 @@ impl Firewall {
                 continue;
             };
             let Trace { id, at, drops, .. } = trace;
-            if at.table == self.table.name() && at.chain == BEGIN {
+            if at.table == self.table.name() && at.chain == BEGIN.name {
                 probe = Some(id);
             }
             if drops && probe == Some(id) {
@@ -284,6 +265,64 @@ impl Firewall {
             }
         }
         end
+    }
+}
+
+/// The chains that probes need, as long as this value: while they are there, the kernel looks at every packet twice, and
+/// once more whether it is traced.
+pub struct Prober<'a>(&'a Firewall);
+
+impl Prober<'_> {
+    /// Tries both ways to each of these destinations, all of one family. `direct` is a socket as the relay's are, bound
+    /// to `uplink` and with `mark`. What several of them meet is named once.
+    ///
+    /// A probe that ends in neither an open way nor a refusal tells nothing: an unreachable network is no firewall.
+    #[must_use]
+    pub fn probe(
+        &self,
+        direct: &Socket,
+        (uplink, mark): (&str, Fwmark),
+        destinations: &[SocketAddr],
+    ) -> Vec<Obstacle> {
+        let mut obstacles = Vec::new();
+        let mut note = |family, path, link: &str, mark, fate| {
+            let Fate::Forbidden(culprit) = fate else {
+                return;
+            };
+            let obstacle = Obstacle {
+                family,
+                path,
+                link: link.to_owned(),
+                clients: None,
+                mark,
+                culprit,
+            };
+            if !obstacles.contains(&obstacle) {
+                obstacles.push(obstacle);
+            }
+        };
+        let Self(firewall) = self;
+        for to in destinations {
+            let family = Family::of(to.ip());
+            if let Some(fate) = firewall.capture(*to) {
+                note(family, Path::Captured, &firewall.tun, None, fate);
+            }
+            let fate = firewall.send(direct, &[], *to);
+            note(family, Path::Direct, uplink, Some(mark), fate);
+        }
+        let has_neighbours = destinations.iter().any(SocketAddr::is_ipv6);
+        if let (true, Some(fate)) = (has_neighbours, firewall.solicit(uplink)) {
+            note(Family::V6, Path::Neighbours, uplink, None, fate);
+        }
+        obstacles
+    }
+}
+
+impl Drop for Prober<'_> {
+    fn drop(&mut self) {
+        let Self(Firewall { table, .. }) = self;
+        // What stays makes the next probe fail, and that is told.
+        let _ = table.commit(vec![table.without(&BEGIN), table.without(&END)]);
     }
 }
 

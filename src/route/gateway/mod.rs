@@ -37,7 +37,7 @@ use nix::net::if_::if_indextoname;
 
 use super::firewall::trace::Trace;
 use super::firewall::{self, Culprit, Obstacle, Path};
-use super::nft::{Chain, Expression, NftError, Table, compare, link_is, meta_is};
+use super::nft::{Chain, Expression, NftError, OURS, Table, compare, link_is, meta_is};
 use super::plan::{Capture, Desired, Numbers};
 use crate::net::{Family, IfIndex, PortRange, Prefix, Protocol};
 use expression::{
@@ -138,12 +138,12 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Makes our chains. Nothing is marked yet.
+    /// Makes our table. Nothing is marked yet, and no packet passes a chain of ours.
     ///
     /// # Errors
     /// [`NftError`]: a gateway needs nftables.
     pub fn open(tun: &str, numbers: Numbers) -> Result<Self, NftError> {
-        let table = Table::new(format!("voicelane-{tun}-gateway"), &CHAINS)?;
+        let table = Table::new(format!("{OURS}{tun}-gateway"), &[])?;
         table.allow_batches_of(BATCH)?;
         let listen = || -> io::Result<TokioSocket> {
             let mut traces = TokioSocket::new(NETLINK_NETFILTER)?;
@@ -182,8 +182,9 @@ impl Gateway {
         if self.present == served {
             return Ok(());
         }
-        let mut batch = self.table.made_anew(&CHAINS);
-        if !served.clients.is_empty() {
+        let serves = !served.clients.is_empty();
+        let mut batch = self.table.made_anew(if serves { &CHAINS } else { &[] });
+        if serves {
             batch.push(self.table.rule(CLIENTS, defragment()));
             batch.push(self.table.rule(CLIENTS, self.answers()));
         }
