@@ -180,7 +180,7 @@ fn the_firewall_of_mullvad_is_named_and_obeyed() {
     assert_media_goes(&lab, Way::Tunnel);
 }
 
-/// A firewall that leaves the ports of STUN and TURN alone, and forbids those of media.
+/// A firewall that leaves the ports of STUN and TURN alone, and the VPN, and forbids those of media.
 #[test]
 fn a_firewall_that_forbids_the_ports_of_media_alone_is_named_and_obeyed() {
     let lab = Lab::new();
@@ -190,7 +190,7 @@ fn a_firewall_that_forbids_the_ports_of_media_alone_is_named_and_obeyed() {
     lab.laptop.nft(
         "add table inet corp
          add chain inet corp egress { type filter hook output priority 0; }
-         add rule inet corp egress oifname wlan0 udp dport 10000-60000 drop",
+         add rule inet corp egress oifname wlan0 meta mark != 51820 udp dport 10000-60000 drop",
     );
     await_media(&lab, Way::Tunnel);
     let words = [
@@ -201,7 +201,7 @@ fn a_firewall_that_forbids_the_ports_of_media_alone_is_named_and_obeyed() {
     ];
     await_warning(&voicelane, &words);
     let warnings = voicelane.warnings();
-    assert_eq!(warnings.matches("forbids").count(), 2, "{warnings}");
+    assert_eq!(warnings.matches("the direct path").count(), 2, "{warnings}");
     lab.laptop.nft("delete table inet corp");
     await_media(&lab, Way::Direct);
     // No chain of a probe's is left, and none that has nothing to do.

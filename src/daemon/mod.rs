@@ -10,6 +10,8 @@
 //! Things are acquired in the order in which it is safe to lose them, and reverted in reverse: rules come last, because
 //! they are what takes effect. See [`crate::manual::operating`].
 
+mod agenda;
+mod barrier;
 mod clients;
 mod contest;
 mod driver;

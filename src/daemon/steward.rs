@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use jiff::civil::Date;
-use nix::time::{ClockId, clock_gettime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Interval;
@@ -24,7 +23,7 @@ use crate::control::{Body, EventKind};
 use crate::engine::TUN_MTU;
 use crate::net::{Family, IfIndex, PerFamily};
 use crate::policy::Policy;
-use crate::route::firewall::{Obstacle, Permit};
+use crate::route::firewall::Permit;
 use crate::route::observed::{Observed, Rule};
 use crate::route::origin::Origin;
 use crate::route::plan::{Capture, Desired, Numbers};
@@ -32,6 +31,8 @@ use crate::route::uplink::{self, Preferences};
 use crate::route::watch::{Change, Watch};
 use crate::route::{Report, Steering, SteeringErrors};
 
+use super::agenda::{Agenda, LONGEST_RETRY, REST, RETRY, processor_time, rest_after};
+use super::barrier::Barrier;
 use super::clients::Clients;
 use super::contest::{Contest, Turn};
 use super::driver::Message;
@@ -45,26 +46,6 @@ use super::situation::Situation;
 use super::sleep::{Notice, SleepWatch};
 use super::today;
 use super::way;
-
-/// The least rest after a look at the kernel. One that cost much, since there is much to see, is rested from for
-/// [`SHARE`] times what it cost.
-const REST: Duration = Duration::from_millis(10);
-
-/// How many times the processor's time for a look the rest after it is: what others do to the routes must not keep this
-/// machine busy. A look that only waited for the processor has cost nothing.
-const SHARE: u32 = 4;
-
-/// The longest rest after a look.
-const LONGEST_REST: Duration = Duration::from_secs(1);
-
-/// When to try again what the kernel refused, at first; it doubles up to [`LONGEST_RETRY`].
-const RETRY: Duration = Duration::from_secs(1);
-
-/// How long to leave a firewall alone that was asked about: it may forbid what a probe is allowed.
-const PAUSE: Duration = Duration::from_secs(1);
-
-/// The longest time before another try.
-const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 /// How often everything is looked at without a notice. A policy's dates are days; and legacy iptables gives no notice, so
 /// that only a look finds what it no longer forbids. (What it does forbid, the driver notices.)
@@ -97,11 +78,7 @@ pub(super) struct Steward {
     policy: Arc<Policy>,
     compiled_for: Date,
     pilot: Pilot,
-    /// Families whose media a firewall was found to forbid; before the first probe, all.
-    barred: Vec<Family>,
-    /// The ones of which an event has told.
-    noted_barred: Vec<Family>,
-    obstacles: Vec<Obstacle>,
+    barrier: Barrier,
     clients: Clients,
     desired: Option<Desired>,
     /// Of which families direct sockets are exempt from IPsec policies.
@@ -119,40 +96,6 @@ pub(super) struct Steward {
     refused: Option<String>,
     events: Events,
     manager: Manager,
-}
-
-/// What is to be looked into, and when.
-#[derive(Debug, Default)]
-struct Agenda {
-    change: Option<Change>,
-    /// Nothing is done before this time.
-    rest: Option<Instant>,
-    /// When to ask about a firewall, and when that was last done.
-    doubt: Option<Instant>,
-    asked: Option<Instant>,
-    /// When to try again, and how long that was waited for.
-    retry: Option<(Instant, Duration)>,
-}
-
-impl Agenda {
-    fn add(&mut self, change: Change) {
-        self.change.get_or_insert_default().merge(change);
-    }
-
-    /// The driver was refused what a firewall would refuse.
-    fn doubt(&mut self) {
-        let now = Instant::now();
-        let at = self.asked.map_or(now, |asked| now.max(asked + PAUSE));
-        self.doubt.get_or_insert(at);
-    }
-
-    /// Something that no notice told of.
-    fn add_now(&mut self) {
-        self.add(Change {
-            noticed: Some(Instant::now()),
-            ..Change::default()
-        });
-    }
 }
 
 impl Steward {
@@ -189,9 +132,7 @@ impl Steward {
             policy,
             compiled_for,
             pilot: Pilot::default(),
-            barred: Family::BOTH.to_vec(),
-            noted_barred: Vec::new(),
-            obstacles: Vec::new(),
+            barrier: Barrier::default(),
             clients: Clients::default(),
             desired: None,
             exempt: PerFamily::default(),
@@ -413,7 +354,7 @@ impl Steward {
                 way.map(|way| way.uplink.clone())
             }),
             captures: self.captures(),
-            barred: self.barred.clone(),
+            barred: self.barrier.barred().to_vec(),
             permit,
             clients: {
                 let gateway = self.charge.config.gateway();
@@ -422,12 +363,14 @@ impl Steward {
         };
         let mut report = self.steering.bring_about(&desired, &observed).await?;
         self.exempt(report.ipsec).await;
-        self.probe()?;
-        if self.barred != desired.barred {
-            desired.barred.clone_from(&self.barred);
+        let ways = self.pilot.ways();
+        self.barrier
+            .probe(&self.steering, ways, &self.policy, &self.events)?;
+        if self.barrier.barred() != desired.barred {
+            desired.barred = self.barrier.barred().to_vec();
             let then = self.steering.reconcile(&desired).await?;
-            report.changes.extend(then.changes);
-            (report.warnings, report.priority) = (then.warnings, then.priority);
+            let former = mem::replace(&mut report, then).changes;
+            report.changes.splice(0..0, former);
         }
         for change in &report.changes {
             debug!("{change}");
@@ -457,45 +400,6 @@ impl Steward {
             self.exempt = families;
             self.send(Message::Exempt(families)).await;
         }
-    }
-
-    /// Finds out whom a firewall forbids a way: what it would refuse is better in the VPN.
-    fn probe(&mut self) -> anyhow::Result<()> {
-        self.obstacles.clear();
-        let ways = self.pilot.ways();
-        if ways.present().next().is_none() {
-            return Ok(());
-        }
-        if let Some(prober) = self.steering.prober()? {
-            for (family, way) in ways.present() {
-                let direct = way.open()?;
-                let by = (way.uplink.name.as_str(), way.binder.mark);
-                let found = prober.probe(&direct, by, &self.policy.samples(family));
-                self.obstacles.extend(found);
-            }
-        }
-        let forbidden = |family: &Family| self.obstacles.iter().any(|it| it.family == *family);
-        self.barred = Family::BOTH.into_iter().filter(forbidden).collect();
-        self.note_obstacles();
-        Ok(())
-    }
-
-    /// Tells of each family that a firewall keeps in the VPN from now on, or no longer.
-    fn note_obstacles(&mut self) {
-        for family in Family::BOTH {
-            let is_barred = self.barred.contains(&family);
-            if is_barred == self.noted_barred.contains(&family) {
-                continue;
-            }
-            let mut obstacles = self.obstacles.iter();
-            if let Some(obstacle) = obstacles.find(|it| it.family == family) {
-                self.events.record(EventKind::Barred, family, obstacle);
-            } else {
-                let reason = "no firewall forbids its media any more";
-                self.events.record(EventKind::Unbarred, family, reason);
-            }
-        }
-        self.noted_barred.clone_from(&self.barred);
     }
 
     /// What media may borrow of the VPN, by the configuration.
@@ -597,7 +501,7 @@ impl Steward {
         let links = way::names(self.pilot.ways());
         let is_ready = links.is_some();
         if let Some(links) = links.filter(|_| !self.is_ready) {
-            let reason = if self.barred.is_empty() {
+            let reason = if self.barrier.barred().is_empty() {
                 format!("media leaves by {links}")
             } else {
                 "but a firewall keeps media in the VPN".to_owned()
@@ -619,7 +523,7 @@ impl Steward {
         let leaves = |family: &Family| {
             self.pilot.ways()[*family].is_some()
                 && self.report.priority.is_some()
-                && !self.barred.contains(family)
+                && !self.barrier.barred().contains(family)
         };
         let fault = self.fault.as_ref();
         let fault =
@@ -648,7 +552,7 @@ impl Steward {
                 .map(Desired::served)
                 .unwrap_or_default(),
             warnings: warnings
-                .chain(self.obstacles.iter().map(ToString::to_string))
+                .chain(self.barrier.warnings())
                 .chain(self.clients.warnings())
                 .chain(self.report.hindrances.iter().cloned())
                 .chain(without_aliases)
@@ -668,15 +572,6 @@ impl Steward {
     }
 }
 
-/// What this thread has had of the processor.
-fn processor_time() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
-}
-
-fn rest_after(cost: Duration) -> Duration {
-    (cost * SHARE).clamp(REST, LONGEST_REST)
-}
-
 async fn next(heartbeat: &mut Option<Interval>) {
     match heartbeat {
         Some(heartbeat) => {
@@ -690,18 +585,5 @@ async fn until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rest_is_long_for_what_cost_much_and_bounded() {
-        assert_eq!(rest_after(Duration::ZERO), REST);
-        let cost = Duration::from_millis(40);
-        assert_eq!(rest_after(cost), cost * SHARE);
-        assert_eq!(rest_after(Duration::from_secs(9)), LONGEST_REST);
     }
 }
