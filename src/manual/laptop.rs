@@ -125,7 +125,7 @@
 //! | `ip rule flush`, routes flushed, networkd tidies up, somebody gets ahead: put right at once, and it is said who | `laptop::what_others_take_away_is_back_at_once_and_they_are_named` |
 //! | two programs fight: slower and slower, the other is named | `laptop::two_programs_that_fight_slow_down_and_the_other_is_named`, `daemon::contest::twenty_in_a_row_and_two_each_second_are_no_contest` |
 //! | notices are lost, sockets to the kernel fail | `laptop::more_notices_than_the_socket_holds_lead_to_a_full_look`, `kernel_faults::what_cuts_the_steward_off_from_the_kernel_is_made_up_for` |
-//! | the machine is busy with other things | `kernel_faults::a_look_that_had_to_wait_holds_up_no_other`, `daemon::steward::a_rest_is_long_for_what_cost_much_and_bounded` |
+//! | the machine is busy with other things | `kernel_faults::a_look_that_had_to_wait_holds_up_no_other`, `daemon::agenda::a_rest_is_long_for_what_cost_much_and_bounded` |
 //! | a VPN starts, stops, starts again, replaces the default route | `vpn::voicelane_then_openvpn_replacing_the_default_route`, `coexistence::openconnect_with_vpnc_script`, and every row of [`super::vpns`] |
 //! | a lease is renewed, or brings another address | `laptop::a_renewed_lease_moves_nothing_and_a_new_address_costs_no_call` |
 //! | an address vanishes and comes back | `kernel_faults::an_address_that_goes_and_comes_back_takes_the_calls_along` |
