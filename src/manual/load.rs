@@ -52,7 +52,7 @@
 //! |---|---|
 //! | ours: mapping, path, index, timer, binding | 702 |
 //! | the kernel's: socket, inode, file, epoll | 2,929 |
-//! | the kernel's: two IPsec policies for each socket (see [`crate::route`]) | 1,950 |
+//! | the kernel's, only where IPsec policies are: two of each socket's own (see [`crate::route`]) | 1,950 |
 //!
 //! What is over ends in parts, eight mappings in a millisecond, and the kernel clears up in between: 39 us for each part at
 //! the median, 0.16 ms at p99 (all at once: a tenth of a second; 32 at a time without a pause: 2.1 ms at p99). What was
