@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
 
 use super::namespace::Namespace;
@@ -43,6 +44,8 @@ fn datagrams(at: SocketAddr) -> UdpSocket {
         SocketAddr::V6(_) => options.set_tclass_v6(u32::from(ANSWER_CLASS)),
     };
     marked.expect("every code point is allowed");
+    // A server is not what loses packets on a busy machine.
+    setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20)).expect("root may");
     socket.set_nonblocking(true).expect("it is a socket");
     socket
 }
