@@ -242,7 +242,8 @@ fn clients_media_leaves_directly_and_all_else_stays_in_the_vpn() {
         let media = [at::MEDIA, at::MEDIA_2, at::TEST_HOST];
         let known = media.iter().chain([&at::VPN_SERVER]);
         let mut known = known.flat_map(|host| [IpAddr::from(host.v4), host.v6.into()]);
-        let is_neighbourly = matches!(frame.headers.transport, Transport::Icmp(133..=136, 0));
+        // Neighbour discovery (RFC 4861) and multicast listener reports (RFC 3810), which no router passes on.
+        let is_neighbourly = matches!(frame.headers.transport, Transport::Icmp(133..=136 | 143, 0));
         frame.at >= start
             && frame.interface == UPLINK
             && frame.direction == Direction::Out
