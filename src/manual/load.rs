@@ -76,6 +76,12 @@
 //! endpoint, and the mapping of the one before lives on until its time: 2,000 calls (3,000 ports), of which some end and
 //! begin, have some 8,500 mappings where the address changes every 40 seconds.
 //!
+//! Measured once, 2,000 calls for 30 minutes, 352 events, 35.6 million packets: all calls back within a second of each event,
+//! 0.13 % lost while nothing happened, no packet past the VPN without its mark or that was no media; 28.3 MiB of memory
+//! after the warm-up and 29.4 MiB at the end of the calls; descriptors and sockets back to idle and the two calls that go on.
+//! **Not met, and not explained yet:** while 8,488 mappings ended together, memory rose to 38.4 MiB, beyond the 4 MiB that the
+//! test allows, so that the long run fails at its end.
+//!
 //! # What a packet costs
 //!
 //! Nothing of ours is in the kernel's way that has nothing to do. The chains of a firewall's probe are there while it is
