@@ -15,15 +15,15 @@ use std::thread;
 use tokio::sync::mpsc;
 use voicelane::control::metrics::{Form, write};
 use voicelane::control::{
-    Access, Body, ConnectionStatus, Exporter, FallbackStatus, METRICS_SOCKET, MappingStatus, Site,
-    Status, TrafficStatus, UplinkStatus, VpnStatus,
+    Access, ConnectionStatus, Exporter, FallbackStatus, METRICS_SOCKET, Measured, Site, Status,
+    TrafficStatus, UplinkStatus, VpnStatus,
 };
 
 const RULES: &str = include_str!("../config/voicelane.rules.yml");
 const DASHBOARD: &str = include_str!("../config/grafana.json");
 
-/// A status in which nothing is empty.
-fn status() -> Status {
+/// Metrics of which none is empty.
+fn measured() -> Measured {
     let counts = |names: &[&str]| -> BTreeMap<String, u64> {
         names.iter().map(|name| ((*name).to_owned(), 7)).collect()
     };
@@ -32,10 +32,14 @@ fn status() -> Status {
         bytes: 1_500,
         drops: counts(drops),
     };
-    let mapping = MappingStatus {
-        inside: "10.8.0.2:50000".to_owned(),
-        outside: Some("192.168.1.10:50000".to_owned()),
-        ..MappingStatus::default()
+    let connection = ConnectionStatus {
+        inside: "10.8.0.2:50000".parse().expect("an endpoint"),
+        remote: "168.86.128.1:443".parse().expect("an endpoint"),
+        state: "established".into(),
+        bytes_out: 1,
+        bytes_in: 1,
+        age_seconds: 1,
+        idle_seconds: 1,
     };
     let uplink = UplinkStatus {
         interface: "wlan0".to_owned(),
@@ -48,8 +52,7 @@ fn status() -> Status {
         uplink: Some(uplink),
         vpns: vec![VpnStatus::default()],
         captured: ["ipv4".to_owned()].into(),
-        mappings: vec![mapping],
-        connections: vec![ConnectionStatus::default()],
+        connections: vec![connection],
         tcp: counts(&["accepted", "bytes_out"]),
         outbound: traffic(&["not_in_policy", "send_failed"]),
         inbound: traffic(&["unsolicited"]),
@@ -61,7 +64,11 @@ fn status() -> Status {
         refusals: counts(&["send_eperm"]),
         ..Status::default()
     };
-    status.judged()
+    Measured {
+        status: status.judged(),
+        mappings: 7_900,
+        connections: 1,
+    }
 }
 
 /// Hands a text to a program and answers what it says; nothing when it is content.
@@ -87,8 +94,8 @@ fn judge(program: &str, args: &[&str], text: &str) -> String {
 
 #[test]
 fn prometheus_finds_nothing_to_complain_of() {
-    for status in [status(), Status::default()] {
-        let text = write(&status, Form::Text);
+    for measured in [measured(), Measured::default()] {
+        let text = write(&measured, Form::Text);
         assert_eq!(judge("promtool", &["check", "metrics"], &text), "");
     }
 }
@@ -101,15 +108,15 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 families = list(text_string_to_metric_families(sys.stdin.read()))
 assert len(families) > 12, families
 ";
-    for status in [status(), Status::default()] {
-        let text = write(&status, Form::OpenMetrics);
+    for measured in [measured(), Measured::default()] {
+        let text = write(&measured, Form::OpenMetrics);
         assert_eq!(judge("/usr/bin/python3", &["-c", READ], &text), "");
     }
 }
 
 #[test]
 fn no_address_is_a_label() {
-    let text = write(&status(), Form::OpenMetrics);
+    let text = write(&measured(), Form::OpenMetrics);
     for private in ["10.8.0.2", "192.168.1.1", "wlan0"] {
         assert!(!text.contains(private), "{text}");
     }
@@ -150,7 +157,7 @@ fn mentions(text: &str) -> Vec<(String, Vec<String>)> {
 
 #[test]
 fn what_dashboard_and_alerts_ask_for_is_there() {
-    let metrics = write(&status(), Form::Text);
+    let metrics = write(&measured(), Form::Text);
     let samples: Vec<_> = metrics
         .lines()
         .filter(|line| !line.starts_with('#'))
@@ -207,7 +214,7 @@ fn prometheus_takes_the_questions_of_the_dashboard() {
     );
 }
 
-/// Serves a status there until the test ends.
+/// Serves metrics there until the test ends.
 fn export(site: Site, dir: &Path, access: Access) {
     let dir = dir.to_owned();
     let (listening, listens) = std::sync::mpsc::channel();
@@ -219,11 +226,10 @@ fn export(site: Site, dir: &Path, access: Access) {
             let exporter = Exporter::listen(site, &dir, access).await;
             let exporter = exporter.expect("nobody else is there");
             listening.send(()).expect("the test waits");
-            let (requests, mut pending) = mpsc::channel(1);
-            tokio::spawn(exporter.serve(requests));
-            while let Some(request) = pending.recv().await {
-                let answer = Body::Status(Box::new(status()));
-                request.reply.send(answer).expect("the exporter waits");
+            let (readers, mut waiting) = mpsc::channel(1);
+            tokio::spawn(exporter.serve(readers));
+            while let Some(reader) = waiting.recv().await {
+                reader.send(measured()).expect("the exporter waits");
             }
         });
     });
@@ -259,7 +265,7 @@ fn metrics_are_read_on_loopback() {
         "{text}"
     );
     let (_, body) = text.split_once("\r\n\r\n").expect("head and body");
-    assert_eq!(sorted(body), sorted(&write(&status(), Form::Text)));
+    assert_eq!(sorted(body), sorted(&write(&measured(), Form::Text)));
     let open = read(connect(), "application/openmetrics-text; version=1.0.0");
     assert!(
         open.contains("\r\nContent-Type: application/openmetrics-text"),

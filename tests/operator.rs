@@ -5,15 +5,17 @@ mod lab;
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use lab::addresses as at;
 use lab::caller::{Family, udp};
-use lab::program::Program;
+use lab::program::{PATIENCE, Program};
 use lab::voicelane::CONFIG;
 use lab::vpn::VpnKind;
 use lab::{Lab, MEDIA_PORT, Way};
@@ -174,6 +176,53 @@ fn an_operator_sees_what_is_in_force_and_how_it_does() {
     assert!(!desk.path("run/metrics.sock").exists());
     let output = desk.command(&["status"]).output().expect("it is there");
     assert_eq!(output.status.code(), Some(3));
+}
+
+/// What the service answers is made anew each time, and all of its memory is given back.
+#[test]
+fn looking_at_thousands_of_mappings_leaves_no_memory_taken() {
+    const MAPPINGS: u16 = 6_000;
+    const GROWTH: u64 = 512 << 10;
+    let lab = Lab::new();
+    let desk = Desk::new(&lab);
+    let config = format!("{CONFIG}\n[metrics]\nlisten = 'unix'\n");
+    desk.write("etc/voicelane.toml", &config);
+    let mut program = Program::start("voicelane", &mut desk.command(&["run"]));
+    program.wait_for("ready");
+
+    let call = |port: u16| {
+        let family = Family::BOTH[usize::from(port % 2)];
+        let socket = UdpSocket::bind((family.unspecified(), port)).expect("it is free");
+        let to = at::MEDIA.at(family, MEDIA_PORT);
+        socket.send_to(b"media", to).expect("there is a route");
+    };
+    // Each mapping has a descriptor; to ask would be to look.
+    let open = format!("/proc/{}/fd", program.pid());
+    let stand = || fs::read_dir(&open).expect("it runs").count() > MAPPINGS.into();
+    let deadline = Instant::now() + PATIENCE;
+    while !stand() {
+        assert!(Instant::now() < deadline, "not all mappings came to stand");
+        lab.laptop.enter(|| {
+            for port in 20_000..20_000 + MAPPINGS {
+                call(port);
+                if port % 100 == 0 {
+                    sleep(Duration::from_millis(5));
+                }
+            }
+        });
+    }
+    let before = program.memory();
+    let grown = [(); 10].map(|()| {
+        let (_, listed) = desk.tell(&["mappings", "--json"]);
+        let listed = listed["mappings"].as_array().map(Vec::len);
+        assert_eq!(listed, Some(MAPPINGS.into()));
+        let metrics = scrape(&desk.path("run/metrics.sock"));
+        assert!(metrics.contains(&format!("\nvoicelane_mappings {MAPPINGS}\n")));
+        program.memory().saturating_sub(before)
+    });
+    println!("{before} bytes, and after each look more by {grown:?}");
+    assert!(grown[9] < GROWTH, "{before} bytes, and then {grown:?} more");
+    assert!(program.end(nix::sys::signal::Signal::SIGTERM).success());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
-use crate::control::{self, Status};
+use crate::control::{self, MappingStatus, Status};
 
 use super::RuntimeDir;
 use super::status::{duration, not_told};
@@ -39,11 +39,8 @@ fn text(status: &Status) -> String {
     let mut rows = vec![["inside", "outside", "remotes", "age", "idle"].map(str::to_owned)];
     rows.extend(status.mappings.iter().map(|mapping| {
         [
-            mapping.inside.clone(),
-            mapping
-                .outside
-                .clone()
-                .unwrap_or_else(|| "opening".to_owned()),
+            mapping.inside.to_string(),
+            outside(mapping),
             mapping.contacts.to_string(),
             duration(mapping.age_seconds),
             duration(mapping.idle_seconds),
@@ -54,9 +51,9 @@ fn text(status: &Status) -> String {
         let mut rows = vec![["inside", "remote (TCP)", "state", "age", "idle"].map(str::to_owned)];
         rows.extend(status.connections.iter().map(|connection| {
             [
-                connection.inside.clone(),
-                connection.remote.clone(),
-                connection.state.clone(),
+                connection.inside.to_string(),
+                connection.remote.to_string(),
+                connection.state.to_string(),
                 duration(connection.age_seconds),
                 duration(connection.idle_seconds),
             ]
@@ -65,6 +62,12 @@ fn text(status: &Status) -> String {
         out += &table(&rows);
     }
     out
+}
+
+/// A mapping's outside endpoint, or that there is none yet.
+pub(super) fn outside(mapping: &MappingStatus) -> String {
+    let outside = mapping.outside;
+    outside.map_or_else(|| "opening".to_owned(), |outside| outside.to_string())
 }
 
 /// Columns as wide as their widest cell.
@@ -87,21 +90,27 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{ConnectionStatus, MappingStatus};
+    use crate::control::ConnectionStatus;
 
     #[test]
     fn columns_line_up() {
         let mapping = MappingStatus {
-            inside: "[2001:db8::2]:50000".to_owned(),
+            inside: "[2001:db8::2]:50000".parse().expect("an endpoint"),
+            outside: None,
+            way: "direct".into(),
+            fallen: None,
             contacts: 2,
             age_seconds: 61,
-            ..MappingStatus::default()
+            idle_seconds: 0,
         };
         let connection = ConnectionStatus {
-            inside: "10.8.0.2:40000".to_owned(),
-            remote: "168.86.128.1:443".to_owned(),
-            state: "established".to_owned(),
-            ..ConnectionStatus::default()
+            inside: "10.8.0.2:40000".parse().expect("an endpoint"),
+            remote: "168.86.128.1:443".parse().expect("an endpoint"),
+            state: "established".into(),
+            bytes_out: 0,
+            bytes_in: 0,
+            age_seconds: 0,
+            idle_seconds: 0,
         };
         let status = Status {
             mappings: vec![mapping],

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread::sleep;
@@ -19,6 +20,7 @@ use crate::control::{
 };
 
 use super::RuntimeDir;
+use super::mappings::outside;
 use super::status::not_told;
 
 /// Time between two looks.
@@ -213,11 +215,9 @@ fn essences(status: &Status) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn by_inside(status: &Status) -> BTreeMap<&str, &MappingStatus> {
+fn by_inside(status: &Status) -> BTreeMap<SocketAddr, &MappingStatus> {
     let mappings = status.mappings.iter();
-    mappings
-        .map(|mapping| (mapping.inside.as_str(), mapping))
-        .collect()
+    mappings.map(|mapping| (mapping.inside, mapping)).collect()
 }
 
 impl fmt::Display for Change {
@@ -250,8 +250,7 @@ impl fmt::Display for Change {
 }
 
 fn endpoints(mapping: &MappingStatus) -> String {
-    let outside = mapping.outside.as_deref().unwrap_or("opening");
-    format!("{} -> {outside}", mapping.inside)
+    format!("{} -> {}", mapping.inside, outside(mapping))
 }
 
 #[cfg(test)]
@@ -260,9 +259,13 @@ mod tests {
 
     fn status(state: State, warnings: &[&str], mappings: &[(&str, &str)]) -> Status {
         let mapping = |(inside, outside): &(&str, &str)| MappingStatus {
-            inside: (*inside).to_owned(),
-            outside: Some((*outside).to_owned()),
-            ..MappingStatus::default()
+            inside: inside.parse().expect("an endpoint"),
+            outside: outside.parse().ok(),
+            way: "direct".into(),
+            fallen: None,
+            contacts: 1,
+            age_seconds: 0,
+            idle_seconds: 0,
         };
         Status {
             program: "0.1.0".to_owned(),
@@ -281,29 +284,33 @@ mod tests {
 
     #[test]
     fn what_lies_between_two_looks_is_told_once() {
-        let first = status(State::Working, &[], &[("a:1", "x:1"), ("b:1", "x:2")]);
+        let first = status(
+            State::Working,
+            &[],
+            &[("10.0.0.1:1", "192.0.2.1:1"), ("10.0.0.2:1", "192.0.2.1:2")],
+        );
         assert_eq!(
             told(None, Some(&first)),
             [
                 "running on voicelane0: working",
-                "mapping began: a:1 -> x:1",
-                "mapping began: b:1 -> x:2",
+                "mapping began: 10.0.0.1:1 -> 192.0.2.1:1",
+                "mapping began: 10.0.0.2:1 -> 192.0.2.1:2",
             ]
         );
         assert_eq!(told(Some(&first), Some(&first)), [""; 0]);
         let second = status(
             State::Degraded,
             &["refused (2 times): do something"],
-            &[("a:1", "y:1"), ("c:1", "x:3")],
+            &[("10.0.0.1:1", "192.0.2.2:1"), ("10.0.0.3:1", "192.0.2.1:3")],
         );
         assert_eq!(
             told(Some(&first), Some(&second)),
             [
                 "degraded: see the warnings",
                 "warning: refused (2 times): do something",
-                "mapping moved: a:1 -> y:1",
-                "mapping began: c:1 -> x:3",
-                "mapping ended: b:1 -> x:2",
+                "mapping moved: 10.0.0.1:1 -> 192.0.2.2:1",
+                "mapping began: 10.0.0.3:1 -> 192.0.2.1:3",
+                "mapping ended: 10.0.0.2:1 -> 192.0.2.1:2",
             ]
         );
         let mut third = second.clone();

@@ -14,6 +14,7 @@ use crate::control::{
     self, AskError, Body, Reply, SchedulingStatus, State, Status, TrafficStatus, VpnStatus,
 };
 
+use super::mappings::outside;
 use super::{NOT_RUNNING, RuntimeDir};
 
 /// The exit code when the service does not tell: the asker may not know, or the service is too busy.
@@ -190,7 +191,7 @@ fn text(status: &Status) -> String {
     }
     line("mappings", status.mappings.len().to_string());
     for mapping in status.mappings.iter().take(MAPPINGS) {
-        let outside = mapping.outside.as_deref().unwrap_or("opening");
+        let outside = outside(mapping);
         let (contacts, idle) = (mapping.contacts, mapping.idle_seconds);
         let fallen = mapping.fallen.as_deref();
         let fallen = fallen.map_or_else(String::new, |cause| format!(", in the VPN ({cause})"));
@@ -291,6 +292,18 @@ mod tests {
     use super::*;
     use crate::control::{ConnectionStatus, FallbackStatus, MappingStatus, UplinkStatus};
 
+    fn mapping() -> MappingStatus {
+        MappingStatus {
+            inside: "10.8.0.2:50000".parse().expect("an endpoint"),
+            outside: "192.168.1.10:50000".parse().ok(),
+            way: "tunnel".into(),
+            fallen: Some("silent".into()),
+            contacts: 2,
+            age_seconds: 9,
+            idle_seconds: 0,
+        }
+    }
+
     #[test]
     fn one_screen_tells_it_all() {
         let status = Status {
@@ -312,22 +325,15 @@ mod tests {
             captured: ["ipv4".to_owned()].into(),
             rule_priority: Some(97),
             warnings: vec!["mind the gap".to_owned()],
-            mappings: vec![MappingStatus {
-                inside: "10.8.0.2:50000".to_owned(),
-                outside: Some("192.168.1.10:50000".to_owned()),
-                way: "tunnel".to_owned(),
-                fallen: Some("silent".to_owned()),
-                contacts: 2,
-                age_seconds: 9,
-                idle_seconds: 0,
-            }],
+            mappings: vec![mapping()],
             connections: vec![ConnectionStatus {
-                inside: "10.8.0.2:40000".to_owned(),
-                remote: "168.86.128.1:443".to_owned(),
-                state: "established".to_owned(),
+                inside: "10.8.0.2:40000".parse().expect("an endpoint"),
+                remote: "168.86.128.1:443".parse().expect("an endpoint"),
+                state: "established".into(),
                 bytes_out: 517,
                 bytes_in: 4_096,
-                ..ConnectionStatus::default()
+                age_seconds: 9,
+                idle_seconds: 0,
             }],
             tcp: [("accepted".to_owned(), 1), ("refused".to_owned(), 0)].into(),
             outbound: TrafficStatus {
@@ -375,7 +381,7 @@ warning    mind the gap
     #[test]
     fn a_hundred_mappings_fit_on_the_screen_too() {
         let status = Status {
-            mappings: vec![MappingStatus::default(); 100],
+            mappings: vec![mapping(); 100],
             ..Status::default()
         };
         let text = text(&status);

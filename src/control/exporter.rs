@@ -9,15 +9,13 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::metrics::{self, Form};
+use super::metrics::{self, Form, Measured};
 use super::peer::{Access, Peer};
-use super::reply::Body;
-use super::request::Request;
-use super::server::{ListenError, Pending, ask, open};
+use super::server::{ListenError, open};
 
 /// The socket's file name in the runtime directory.
 pub const METRICS_SOCKET: &str = "metrics.sock";
@@ -28,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How many readers are served at once; more wait in the kernel's backlog.
 const READERS: usize = 4;
 
-/// Time between two readings: the task that carries packets draws up each status.
+/// Time between two readings: the thread that carries packets is asked for each.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The largest head of a request in bytes.
@@ -86,7 +84,7 @@ impl Exporter {
     }
 
     /// Serves readers until the service is gone.
-    pub async fn serve(self, requests: mpsc::Sender<Pending>) {
+    pub async fn serve(self, readers: mpsc::Sender<oneshot::Sender<Measured>>) {
         let places = Arc::new(Semaphore::new(READERS));
         loop {
             let place = Arc::clone(&places).acquire_owned().await;
@@ -106,9 +104,9 @@ impl Exporter {
             };
             match accepted {
                 Ok(Some(stream)) => {
-                    let requests = requests.clone();
+                    let readers = readers.clone();
                     tokio::spawn(async move {
-                        match timeout(PATIENCE, converse(stream, requests)).await {
+                        match timeout(PATIENCE, converse(stream, readers)).await {
                             Ok(Ok(())) => {}
                             Ok(Err(error)) => debug!(%error, "a reader of metrics failed"),
                             Err(_) => debug!("a reader of metrics took too long"),
@@ -139,12 +137,15 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-async fn converse(stream: Box<dyn Stream>, requests: mpsc::Sender<Pending>) -> io::Result<()> {
+async fn converse(
+    stream: Box<dyn Stream>,
+    readers: mpsc::Sender<oneshot::Sender<Measured>>,
+) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let head = read_head(&mut stream).await?;
     let (status, form, body) = match reading(&head) {
-        Ok(form) => match measure(form, &requests).await {
-            Some(body) => ("200 OK", form, body),
+        Ok(form) => match measure(&readers).await {
+            Some(measured) => ("200 OK", form, metrics::write(&measured, form)),
             None => refusal("503 Service Unavailable"),
         },
         Err(status) => refusal(status),
@@ -162,12 +163,11 @@ fn refusal(status: &'static str) -> (&'static str, Form, String) {
     (status, Form::Text, format!("{status}\n"))
 }
 
-/// Asks the service for its status; none when it is stopping.
-async fn measure(form: Form, requests: &mpsc::Sender<Pending>) -> Option<String> {
-    let Body::Status(status) = ask(Request::Status, requests).await else {
-        return None;
-    };
-    Some(metrics::write(&status, form))
+/// Asks the service; none when it is stopping.
+async fn measure(readers: &mpsc::Sender<oneshot::Sender<Measured>>) -> Option<Measured> {
+    let (reader, measured) = oneshot::channel();
+    readers.send(reader).await.ok()?;
+    measured.await.ok()
 }
 
 /// Reads up to the empty line.

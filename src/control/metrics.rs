@@ -38,18 +38,30 @@ impl Form {
     }
 }
 
-/// Writes a status as metrics.
+/// What metrics tell.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Measured {
+    /// How the service does. Its mappings and connections are not looked at: there need be none.
+    pub status: Status,
+    /// How many mappings stand.
+    pub mappings: usize,
+    /// How many TCP connections stand.
+    pub connections: usize,
+}
+
+/// Writes metrics.
 #[must_use]
-pub fn write(status: &Status, form: Form) -> String {
+pub fn write(measured: &Measured, form: Form) -> String {
     let mut text = String::new();
-    encode(&mut text, &registry(status)).expect("a string takes everything");
+    encode(&mut text, &registry(measured)).expect("a string takes everything");
     match form {
         Form::OpenMetrics => text,
         Form::Text => older(&text),
     }
 }
 
-fn registry(status: &Status) -> Registry {
+fn registry(measured: &Measured) -> Registry {
+    let status = &measured.status;
     let mut metrics = Metrics(Registry::with_prefix("voicelane"));
     let build = Info::new(vec![("version", status.program.clone())]);
     metrics.0.register("build", "The program's version", build);
@@ -85,11 +97,11 @@ fn registry(status: &Status) -> Registry {
         "Health lines: what is not as it should be",
         status.warnings.len(),
     );
-    level("mappings", "Mappings that stand", status.mappings.len());
+    level("mappings", "Mappings that stand", measured.mappings);
     level(
         "connections",
         "TCP connections that stand",
-        status.connections.len(),
+        measured.connections,
     );
     let uptime = usize::try_from(status.uptime_seconds).unwrap_or(usize::MAX);
     level(
@@ -140,6 +152,11 @@ fn registry(status: &Status) -> Registry {
         "realtime_given_up",
         "How often the thread that carries packets used up its real-time budget",
         status.scheduling.given_up,
+    );
+    total(
+        "realtime_unrelieved",
+        "How often it went on nevertheless, for no thread could be made to stand in",
+        status.scheduling.unrelieved,
     );
     total(
         "rejected",

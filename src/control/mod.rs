@@ -19,6 +19,7 @@ mod server;
 pub use client::{AskError, ask, status};
 pub use event::{EVENT_VERSION, Event, EventKind};
 pub use exporter::{Exporter, METRICS_SOCKET, Site};
+pub use metrics::Measured;
 pub use peer::{Access, Privilege};
 pub use reply::{
     Body, ConnectionStatus, Events, FallbackStatus, MappingStatus, Reply, SchedulingStatus, State,

@@ -1,6 +1,8 @@
 //! What the service answers.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -164,6 +166,14 @@ pub struct SchedulingStatus {
     pub class: String,
     /// How often the budget was used up.
     pub given_up: u64,
+    /// How often it went on nevertheless, for no thread could be made to stand in.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unrelieved: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What happened.
@@ -218,19 +228,19 @@ pub struct VpnStatus {
     pub takes_v6: bool,
 }
 
-/// One mapping.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// One mapping. There may be tens of thousands: to tell of one takes no memory of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MappingStatus {
     /// The application's endpoint.
-    pub inside: String,
+    pub inside: SocketAddr,
     /// The socket's endpoint, once it is open.
-    pub outside: Option<String>,
+    pub outside: Option<SocketAddr>,
     /// The way of its media: "direct", or "tunnel" while it goes on in the VPN.
     #[serde(default)]
-    pub way: String,
+    pub way: Cow<'static, str>,
     /// Why it is in the VPN, if it is.
     #[serde(default)]
-    pub fallen: Option<String>,
+    pub fallen: Option<Cow<'static, str>>,
     /// How many remotes it has sent to.
     pub contacts: usize,
     /// Seconds since its first packet.
@@ -240,14 +250,14 @@ pub struct MappingStatus {
 }
 
 /// One TCP connection.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConnectionStatus {
     /// The application's endpoint.
-    pub inside: String,
+    pub inside: SocketAddr,
     /// The far endpoint.
-    pub remote: String,
+    pub remote: SocketAddr,
     /// How far along it is.
-    pub state: String,
+    pub state: Cow<'static, str>,
     /// Bytes handed to the far side.
     pub bytes_out: u64,
     /// Bytes that came from the far side.

@@ -230,7 +230,7 @@ async fn answer(line: &[u8], privilege: Privilege, requests: &mpsc::Sender<Pendi
 }
 
 /// Hands a request to the service and waits for the answer.
-pub(super) async fn ask(request: Request, requests: &mpsc::Sender<Pending>) -> Body {
+async fn ask(request: Request, requests: &mpsc::Sender<Pending>) -> Body {
     let (reply, answer) = oneshot::channel();
     let stopping = || Body::Error("the service is stopping".to_owned());
     match requests.send(Pending { request, reply }).await {

@@ -29,7 +29,7 @@ use super::events::Events;
 use super::mailbox::{Mailbox, Post};
 use super::manager;
 use super::realtime::Realtime;
-use super::situation::{Situation, View};
+use super::situation::{Page, Situation, View};
 use super::troubles::Troubles;
 use super::wait::{Ready, Source, Wait};
 use super::way::Moves;
@@ -50,8 +50,10 @@ const LARGEST: usize = 65_535;
 /// What the shell tells the driver.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// Somebody wants to see how things are.
+    /// Somebody wants to see how things are, but for mappings and connections.
     Look(oneshot::Sender<View>),
+    /// And those in the slots of a page.
+    Turn(Page, oneshot::Sender<Page>),
     /// Addresses that replies must not name have changed.
     Aliases(Vec<Alias>),
     /// Of which families other programs have IPsec policies, which direct sockets must be exempt from.
@@ -468,11 +470,15 @@ impl<D: Device> Driver<D> {
                     snapshot: self.engine.snapshot(now),
                     troubles: self.troubles.clone(),
                     overflowed: self.relay.overflowed(),
-                    scheduling: (realtime.class(), realtime.given_up()),
+                    scheduling: (realtime.class(), realtime.counts()),
                     now,
                 };
                 // Who asked may have gone meanwhile.
                 let _ = reply.send(view);
+            }
+            Message::Turn(mut page, reply) => {
+                page.fill(&self.engine, now);
+                let _ = reply.send(page);
             }
             Message::Exempt(families) => {
                 self.relay.exempt(families);

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::config::{self, Config};
-use crate::control::{Access, Body, EventKind, Exporter, Pending, Request, Server, Site};
+use crate::control::{Access, EventKind, Exporter, Server, Site};
 use crate::engine::{Engine, FallbackSettings, TUN_MTU, TcpSettings};
 use crate::nat;
 use crate::net::IfIndex;
@@ -22,9 +22,10 @@ use crate::route::uplink::Preferences;
 use crate::route::{self, Steering};
 use crate::tun::Tun;
 
+use super::answers::Answers;
 use super::driver::{Driver, Message};
 use super::events::Events;
-use super::mailbox::{self, Mailbox, mailbox};
+use super::mailbox::{Mailbox, mailbox};
 use super::realtime::Realtime;
 use super::reload::Source;
 use super::situation::Situation;
@@ -115,16 +116,17 @@ pub(super) async fn live(
     let (driver_sender, mailbox) = mailbox(MAILBOX).context("could not make a mailbox")?;
     let (requests, pending) = mpsc::channel(MAILBOX);
     let (reload, reloads) = mpsc::channel(1);
+    let (reading, readers) = mpsc::channel(1);
     if let Some(exporter) = exporter {
-        tokio::spawn(exporter.serve(requests.clone()));
+        tokio::spawn(exporter.serve(reading));
     }
     tokio::spawn(server.serve(requests));
-    let answering = tokio::spawn(hand_on(
-        pending,
-        driver_sender.clone(),
-        reload,
-        events.clone(),
-    ));
+    let answers = Answers {
+        driver: driver_sender.clone(),
+        steward: reload,
+        events: events.clone(),
+    };
+    let answering = tokio::spawn(answers.give(pending, readers));
 
     let charge = Charge {
         config: config.clone(),
@@ -203,39 +205,6 @@ pub(super) async fn live(
             Err(error)
         }
         (outcome, reverted) => outcome.and(reverted),
-    }
-}
-
-/// Gives each request to who can answer it.
-async fn hand_on(
-    mut pending: mpsc::Receiver<Pending>,
-    driver: mailbox::Sender<Message>,
-    steward: mpsc::Sender<oneshot::Sender<Body>>,
-    events: Events,
-) {
-    while let Some(Pending { request, reply }) = pending.recv().await {
-        // A peer that hung up meanwhile wants no answer.
-        match request {
-            Request::Reload => {
-                if steward.send(reply).await.is_err() {
-                    return;
-                }
-            }
-            Request::Events { after } => {
-                let _ = reply.send(Body::Events(events.after(after)));
-            }
-            Request::Status => {
-                let (look, seen) = oneshot::channel();
-                if driver.send(Message::Look(look)).await.is_err() {
-                    return;
-                }
-                if let Ok(view) = seen.await {
-                    let mut status = view.status();
-                    status.warnings.extend(events.trouble());
-                    let _ = reply.send(Body::Status(Box::new(status)));
-                }
-            }
-        }
     }
 }
 

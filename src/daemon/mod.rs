@@ -11,6 +11,7 @@
 //! they are what takes effect. See [`crate::manual::operating`].
 
 mod agenda;
+mod answers;
 mod barrier;
 mod clients;
 mod contest;
@@ -20,6 +21,7 @@ mod lifecycle;
 mod limits;
 mod mailbox;
 mod manager;
+mod memory;
 mod pilot;
 mod privileges;
 mod queue;
@@ -94,6 +96,7 @@ pub fn run(
     options: &Options,
     source: impl Fn() -> anyhow::Result<Config> + Send + 'static,
 ) -> anyhow::Result<()> {
+    memory::give_back();
     let realtime = Realtime::take(config.relay().realtime);
     let (carriers, carrier) = sync_channel(1);
     thread::scope(|scope| {

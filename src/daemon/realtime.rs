@@ -13,7 +13,8 @@
 //! [`WINDOW`] the thread looks at the CPU time that it has used; if that was more than [`SHARE`] of the window, an
 //! ordinary thread stands in for [`REST`] and competes like any other program, while the first one sleeps. Twice the
 //! load that one core can carry thus takes a twelfth of the time at that rank. Giving the rank up would want a system
-//! call that the unit's filter does not have, and should not.
+//! call that the unit's filter does not have, and should not. When no thread can be made, the first one goes on, which is
+//! counted: calls that stop would be worse.
 //!
 //! **Last resort.** A fault that never sleeps never gets to the look. `RLIMIT_RTTIME` ends the process then, and media
 //! is in the VPN.
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::time::{ClockId, clock_gettime};
+use tracing::warn;
 
 /// The lowest of the real-time ranks.
 const PRIORITY: libc::c_int = 1;
@@ -71,6 +73,7 @@ pub(super) struct Realtime {
     /// When the present window began, and the CPU time that the thread had used by then.
     window: (Instant, Duration),
     given_up: u64,
+    unrelieved: u64,
 }
 
 impl Realtime {
@@ -86,6 +89,7 @@ impl Realtime {
             class,
             window: (Instant::now(), used()),
             given_up: 0,
+            unrelieved: 0,
         }
     }
 
@@ -93,25 +97,39 @@ impl Realtime {
         self.class
     }
 
-    /// How often the budget was used up.
-    pub(super) const fn given_up(&self) -> u64 {
-        self.given_up
+    /// How often the budget was used up, and how often there was no thread then to stand in.
+    pub(super) const fn counts(&self) -> [u64; 2] {
+        [self.given_up, self.unrelieved]
     }
 
     /// Has `carry` called in the thread that is to carry packets now: the calling one, or an ordinary one.
-    pub(super) fn shift<R: Send>(&mut self, carry: impl FnOnce(&mut Self) -> R + Send) -> R {
-        let work = |realtime: &mut Self| {
+    pub(super) fn shift<R: Send>(&mut self, carry: impl FnMut(&mut Self) -> R + Send) -> R {
+        self.shift_of(thread::Builder::new().name("packets".to_owned()), carry)
+    }
+
+    fn shift_of<R: Send>(
+        &mut self,
+        stand_in: thread::Builder,
+        mut carry: impl FnMut(&mut Self) -> R + Send,
+    ) -> R {
+        let mut work = |realtime: &mut Self| {
             realtime.window = (Instant::now(), used());
             carry(realtime)
         };
         if matches!(self.class, Class::RealTime | Class::NotPermitted) {
             return work(self);
         }
-        thread::scope(|scope| {
-            let stand_in = thread::Builder::new().name("packets".to_owned());
-            let ended = stand_in.spawn_scoped(scope, || work(self));
-            let ended = ended.expect("a thread can be made").join();
-            ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let carried = thread::scope(|scope| {
+            let ended = stand_in.spawn_scoped(scope, || work(self))?.join();
+            Ok::<_, io::Error>(ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        carried.unwrap_or_else(|error| {
+            warn!(%error, "no thread can be made to stand in for the one that carries packets: it goes on itself");
+            self.unrelieved += 1;
+            if self.class == Class::Resting {
+                self.class = Class::RealTime;
+            }
+            work(self)
         })
     }
 
@@ -207,7 +225,7 @@ mod tests {
                 assert_eq!(realtime.look(start + WINDOW * 2), is_relieved);
             });
             assert_eq!(realtime.class(), rests);
-            assert_eq!(realtime.given_up(), u64::from(is_relieved));
+            assert_eq!(realtime.counts(), [u64::from(is_relieved), 0]);
             realtime.shift(|realtime| {
                 let start = Instant::now();
                 assert_eq!(policy(), libc::SCHED_OTHER, "of the thread that stands in");
@@ -216,6 +234,21 @@ mod tests {
             });
             realtime.shift(|_| assert_eq!(policy(), rank));
         });
+    }
+
+    #[test]
+    fn where_no_thread_can_be_made_the_one_that_is_there_goes_on() {
+        for (class, then) in [
+            (Class::Resting, Class::RealTime),
+            (Class::SwitchedOff, Class::SwitchedOff),
+        ] {
+            let mut realtime = Realtime::take(false);
+            realtime.class = class;
+            let impossible = thread::Builder::new().stack_size(1 << 60);
+            let carrier = realtime.shift_of(impossible, |_| thread::current().id());
+            assert_eq!(carrier, thread::current().id());
+            assert_eq!((realtime.class(), realtime.counts()), (then, [0, 1]));
+        }
     }
 
     #[test]

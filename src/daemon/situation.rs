@@ -1,6 +1,7 @@
 //! What surrounds the data path, and a view of it all, as status tells it.
 //!
-//! The thread that carries packets only copies what it knows; words are made of it elsewhere.
+//! The thread that carries packets only copies what it knows, the mappings and connections apart, by pages; words are made of it
+//! elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -9,10 +10,11 @@ use crate::control::{
     ConnectionStatus, FallbackStatus, MappingStatus, SchedulingStatus, State, Status,
     TrafficStatus, UplinkStatus, VpnStatus,
 };
-use crate::engine::Snapshot;
+use crate::engine::{ConnectionReport, Engine, MappingReport, PAGE, Snapshot};
 use crate::net::{Family, RulePriority};
 use crate::route::vpn::Vpn;
 
+use super::events::Events;
 use super::limits;
 use super::queue;
 use super::realtime::Class;
@@ -44,14 +46,53 @@ pub(super) struct View {
     pub(super) troubles: Troubles,
     /// Datagrams that found their socket's queue full.
     pub(super) overflowed: u64,
-    /// How the thread is scheduled, and how often it used up its budget.
-    pub(super) scheduling: (Class, u64),
+    /// How the thread is scheduled, how often it used up its budget, and how often nobody could relieve it then.
+    pub(super) scheduling: (Class, [u64; 2]),
     pub(super) now: Instant,
 }
 
+/// Mappings and connections of which the thread that carries packets tells in one go, and the room that they need.
+#[derive(Debug)]
+pub(super) struct Page {
+    /// The first slot.
+    pub(super) start: usize,
+    mappings: Vec<MappingReport>,
+    connections: Vec<ConnectionReport>,
+}
+
+impl Page {
+    /// An empty page. To fill it takes no more memory.
+    pub(super) fn new() -> Self {
+        Self {
+            start: 0,
+            mappings: Vec::with_capacity(PAGE),
+            connections: Vec::with_capacity(PAGE),
+        }
+    }
+
+    /// Copies what stands in the slots.
+    pub(super) fn fill(&mut self, engine: &Engine, now: Instant) {
+        let slots = self.start..self.start + PAGE;
+        self.mappings
+            .extend(engine.mapping_reports(slots.clone(), now));
+        self.connections
+            .extend(engine.connection_reports(slots, now));
+    }
+
+    /// Moves what stands in the slots into a status, in words.
+    pub(super) fn empty_into(&mut self, status: &mut Status) {
+        status
+            .mappings
+            .extend(self.mappings.drain(..).map(mapping_status));
+        status
+            .connections
+            .extend(self.connections.drain(..).map(connection_status));
+    }
+}
+
 impl View {
-    /// Makes words of it.
-    pub(super) fn status(&self) -> Status {
+    /// Makes words of it: a status without mappings and connections.
+    pub(super) fn status(&self, events: &Events) -> Status {
         let mut status = self
             .situation
             .status(&self.snapshot, &self.troubles, self.now);
@@ -64,11 +105,13 @@ impl View {
         count(&mut status.outbound.drops, "tun_queue_full", full);
         let full = self.overflowed;
         count(&mut status.inbound.drops, "receive_queue_full", full);
-        let (class, given_up) = self.scheduling;
+        let (class, [given_up, unrelieved]) = self.scheduling;
         status.scheduling = SchedulingStatus {
             class: class.label().to_owned(),
             given_up,
+            unrelieved,
         };
+        status.warnings.extend(events.trouble());
         status
     }
 }
@@ -131,32 +174,8 @@ impl Situation {
                 .chain(limits::warnings(&snapshot.limits_reached))
                 .chain(snapshot.fallen_uplinks.iter().copied().map(fallen))
                 .collect(),
-            mappings: snapshot
-                .mappings
-                .iter()
-                .map(|mapping| MappingStatus {
-                    inside: mapping.inside.to_string(),
-                    outside: mapping.outside.map(|outside| outside.to_string()),
-                    way: mapping.way.name().to_owned(),
-                    fallen: mapping.fallen.map(|cause| cause.label().to_owned()),
-                    contacts: mapping.contacts,
-                    age_seconds: mapping.age.as_secs(),
-                    idle_seconds: mapping.idle.as_secs(),
-                })
-                .collect(),
-            connections: snapshot
-                .connections
-                .iter()
-                .map(|connection| ConnectionStatus {
-                    inside: connection.inside.to_string(),
-                    remote: connection.remote.to_string(),
-                    state: connection.state.label().to_owned(),
-                    bytes_out: connection.bytes_out,
-                    bytes_in: connection.bytes_in,
-                    age_seconds: connection.age.as_secs(),
-                    idle_seconds: connection.idle.as_secs(),
-                })
-                .collect(),
+            mappings: Vec::new(),
+            connections: Vec::new(),
             tcp: counters
                 .tcp
                 .named()
@@ -194,6 +213,30 @@ impl Situation {
             scheduling: SchedulingStatus::default(),
         };
         status.judged()
+    }
+}
+
+fn mapping_status(mapping: MappingReport) -> MappingStatus {
+    MappingStatus {
+        inside: mapping.inside.0.into(),
+        outside: mapping.outside.map(|outside| outside.0.into()),
+        way: mapping.way.name().into(),
+        fallen: mapping.fallen.map(|cause| cause.label().into()),
+        contacts: mapping.contacts,
+        age_seconds: mapping.age.as_secs(),
+        idle_seconds: mapping.idle.as_secs(),
+    }
+}
+
+fn connection_status(connection: ConnectionReport) -> ConnectionStatus {
+    ConnectionStatus {
+        inside: connection.inside.0.into(),
+        remote: connection.remote.into(),
+        state: connection.state.label().into(),
+        bytes_out: connection.bytes_out,
+        bytes_in: connection.bytes_in,
+        age_seconds: connection.age.as_secs(),
+        idle_seconds: connection.idle.as_secs(),
     }
 }
 

@@ -66,6 +66,9 @@ pub const TUN_MTU: u16 = 1_500;
 const ENDS: usize = 8;
 const REST: Duration = Duration::from_millis(1);
 
+/// Slots that are reported on in one go: less than a tenth of a millisecond.
+pub const PAGE: usize = 512;
+
 /// An address of this machine that replies must not name on their way in, and the one they carry instead until the
 /// firewall's prerouting has translated it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -282,22 +285,41 @@ impl Engine {
         self.nat.len()
     }
 
-    /// The mappings and counters as they are.
+    /// Reports on the mappings in these slots, of which there are [`Engine::slots`]. There may be tens of thousands: who
+    /// also carries packets asks for [`PAGE`] of them at a time.
+    pub fn mapping_reports(
+        &self,
+        slots: Range<usize>,
+        now: Instant,
+    ) -> impl Iterator<Item = MappingReport> {
+        self.nat.within(slots).map(move |(id, mapping)| {
+            let path = self.paths.get(id);
+            MappingReport {
+                id,
+                inside: mapping.inside,
+                outside: mapping.outside,
+                way: path.map_or(Way::Direct, Path::way),
+                fallen: path.and_then(Path::fallen),
+                contacts: mapping.contacts(),
+                age: now.saturating_duration_since(mapping.created),
+                idle: now.saturating_duration_since(mapping.refreshed),
+            }
+        })
+    }
+
+    /// How many slots there are: a mapping stays in its own, and so does a TCP connection in one of its kind.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.nat.slots().max(self.tcp.slots())
+    }
+
+    /// Everything but what stands in slots, as it is.
     #[must_use]
     pub fn snapshot(&self, now: Instant) -> Snapshot {
-        let mappings = self.nat.iter().map(|(id, mapping)| MappingReport {
-            id,
-            inside: mapping.inside,
-            outside: mapping.outside,
-            way: self.paths.get(id).map_or(Way::Direct, Path::way),
-            fallen: self.paths.get(id).and_then(Path::fallen),
-            contacts: mapping.contacts(),
-            age: now.saturating_duration_since(mapping.created),
-            idle: now.saturating_duration_since(mapping.refreshed),
-        });
         Snapshot {
-            mappings: mappings.collect(),
-            connections: self.tcp.reports(now),
+            mappings: self.mappings(),
+            connections: self.tcp.len(),
+            slots: self.slots(),
             limits_reached: self
                 .limits_reached
                 .iter()

@@ -7,7 +7,7 @@ use crate::net::{CaptureMode, Endpoint, Family, Inside, MappingId, Outside, Way}
 use crate::wire::{ParseError, WriteError};
 
 use super::reassembly::FragmentFault;
-use super::{ConnectionReport, FallCause, TcpCounters};
+use super::{FallCause, TcpCounters};
 
 /// Why a packet went no further. Its label names it in status and metrics and never changes its meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +158,7 @@ impl Counters {
 }
 
 /// One mapping, as status shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MappingReport {
     /// The mapping.
     pub id: MappingId,
@@ -178,13 +178,16 @@ pub struct MappingReport {
     pub idle: Duration,
 }
 
-/// The engine at one moment.
+/// The engine at one moment, but for what stands in its slots: see
+/// [`Engine::mapping_reports`](super::Engine::mapping_reports).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Every mapping.
-    pub mappings: Vec<MappingReport>,
-    /// Every TCP connection.
-    pub connections: Vec<ConnectionReport>,
+    /// How many mappings stand.
+    pub mappings: usize,
+    /// How many TCP connections stand.
+    pub connections: usize,
+    /// How many slots there are for either.
+    pub slots: usize,
     /// How long ago each limit refused something for the last time, by the label of the [`DropReason`].
     pub limits_reached: BTreeMap<&'static str, Duration>,
     /// The families whose uplink is given up.

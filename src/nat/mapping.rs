@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
@@ -358,15 +359,22 @@ impl Table {
             .filter(|_| slot.generation == id.generation)
     }
 
-    /// All mappings with their ids, in the order of their slots.
-    pub fn iter(&self) -> impl Iterator<Item = (MappingId, &Mapping)> {
-        (0..).zip(&self.slots).filter_map(|(slot, entry)| {
+    /// The mappings of these slots with their ids, in order; slots beyond [`Table::slots`] are empty.
+    pub fn within(&self, slots: Range<usize>) -> impl Iterator<Item = (MappingId, &Mapping)> {
+        let numbered = (0..).zip(&self.slots).skip(slots.start);
+        numbered.take(slots.len()).filter_map(|(slot, entry)| {
             let id = MappingId {
                 slot,
                 generation: entry.generation,
             };
             entry.mapping.as_ref().map(|mapping| (id, mapping))
         })
+    }
+
+    /// How many slots there are: as many as mappings ever stood at a time.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.slots.len()
     }
 
     /// The number of mappings that stand.
@@ -534,7 +542,8 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(table.len(), model.mappings.len());
-                let listed: BTreeSet<_> = table.iter().map(|(id, mapping)| (mapping.inside, id)).collect();
+                let all = table.within(0..table.slots());
+                let listed: BTreeSet<_> = all.map(|(id, mapping)| (mapping.inside, id)).collect();
                 let expected: BTreeSet<_> = model.mappings.iter().map(|(inside, (id, ..))| (*inside, *id)).collect();
                 prop_assert_eq!(listed, expected);
             }

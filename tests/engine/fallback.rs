@@ -18,8 +18,9 @@ impl World {
     }
 
     fn way_of(&self, inside: Endpoint) -> Option<Way> {
-        let snapshot = self.engine.snapshot(self.now);
-        let mut mappings = snapshot.mappings.iter();
+        let mut mappings = self
+            .engine
+            .mapping_reports(0..self.engine.slots(), self.now);
         mappings.find(|it| it.inside.0 == inside).map(|it| it.way)
     }
 

@@ -199,14 +199,14 @@ fn tcp_of_a_rule_goes_directly_and_the_rest_of_the_prefix_into_the_vpn() {
         world.wait(Duration::ZERO);
         let ended = |it: &&Command| matches!(it, Command::Disconnect { .. });
         assert_eq!(world.outbox.commands().iter().filter(ended).count(), 1);
-        assert_eq!(world.engine.snapshot(world.now).connections.len(), 1);
+        assert_eq!(world.engine.snapshot(world.now).connections, 1);
         // And another uplink ends what leaves by it.
         world.send_bytes(&syn(inside, Endpoint::new(server.addr, 443)));
         assert_eq!(connects(&world.outbox), [Way::Tunnel]);
         world
             .engine
             .handle_uplink_changed(|_| true, world.now, &mut world.outbox);
-        assert_eq!(world.engine.snapshot(world.now).connections.len(), 2);
+        assert_eq!(world.engine.snapshot(world.now).connections, 2);
     }
 }
 
@@ -344,8 +344,10 @@ impl Watch {
             world.outbox.places(),
             world.outbox.events().len(),
         );
-        let snapshot = world.engine.snapshot(world.now);
-        for mapping in &snapshot.mappings {
+        for mapping in world
+            .engine
+            .mapping_reports(0..world.engine.slots(), world.now)
+        {
             let is_fallen = self.fallen.contains(&mapping.id);
             assert_eq!(mapping.way == Way::Tunnel, is_fallen);
             assert_eq!(mapping.fallen.is_some(), is_fallen);

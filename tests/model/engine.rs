@@ -359,10 +359,10 @@ impl Player {
     }
 
     fn compare_mappings(&self) {
-        let snapshot = self.engine.snapshot(self.now);
-        let seen: BTreeMap<_, _> = snapshot
-            .mappings
-            .iter()
+        let reports = self
+            .engine
+            .mapping_reports(0..self.engine.slots(), self.now);
+        let seen: BTreeMap<_, _> = reports
             .map(|it| (it.inside, (it.id, it.outside, it.contacts, it.idle)))
             .collect();
         let expected: BTreeMap<_, _> = self

@@ -12,7 +12,7 @@ use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
 use smoltcp::time;
 use smoltcp::wire::{HardwareAddress, IpCidr};
-use voicelane::engine::{Command, ConnectError, Engine, Outbox, TcpSettings};
+use voicelane::engine::{Command, ConnectError, ConnectionReport, Engine, Outbox, TcpSettings};
 use voicelane::net::{ConnectionId, Endpoint, Treatment, Way};
 use voicelane::policy::Policy;
 
@@ -295,6 +295,14 @@ impl World {
     pub(crate) fn only(&mut self) -> &mut Far {
         assert_eq!(self.fars.len(), 1);
         self.fars.values_mut().next().expect("one far side")
+    }
+
+    /// What the engine tells of the only connection.
+    pub(crate) fn report(&self) -> ConnectionReport {
+        let mut reports = self
+            .engine
+            .connection_reports(0..self.engine.slots(), self.now);
+        reports.next().expect("one connection")
     }
 
     pub(crate) fn dropped(&self, label: &str) -> u64 {

@@ -39,6 +39,7 @@ mod session;
 mod table;
 
 use std::io::{Read, Write};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use self::link::Stack;
@@ -115,8 +116,25 @@ impl Proxy {
         self.table.poll_timeout()
     }
 
-    pub(super) fn reports(&self, now: Instant) -> Vec<ConnectionReport> {
-        let reports = self.table.iter().map(|(id, connection)| ConnectionReport {
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(super) fn slots(&self) -> usize {
+        self.table.slots()
+    }
+}
+
+/// The TCP half of the engine.
+impl Engine {
+    /// Reports on the TCP connections in these slots; see [`Engine::mapping_reports`].
+    pub fn connection_reports(
+        &self,
+        slots: Range<usize>,
+        now: Instant,
+    ) -> impl Iterator<Item = ConnectionReport> {
+        let connections = self.tcp.table.within(slots);
+        connections.map(move |(id, connection)| ConnectionReport {
             id,
             inside: connection.inside,
             remote: connection.remote,
@@ -128,13 +146,9 @@ impl Proxy {
             bytes_in: connection.bytes_in,
             age: now.saturating_duration_since(connection.created),
             idle: now.saturating_duration_since(connection.refreshed),
-        });
-        reports.collect()
+        })
     }
-}
 
-/// The TCP half of the engine.
-impl Engine {
     /// Sets how TCP connections are carried. To be called before the first packet.
     #[must_use]
     pub fn with_tcp(mut self, settings: TcpSettings) -> Self {

@@ -49,7 +49,7 @@ impl ConnectionState {
 }
 
 /// One connection, as status shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionReport {
     /// The connection.
     pub id: ConnectionId,

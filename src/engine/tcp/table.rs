@@ -3,6 +3,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::ops::Range;
 use std::time::Instant;
 
 use foldhash::quality::RandomState;
@@ -155,13 +156,26 @@ impl Table {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Connection)> {
-        (0..).zip(&self.slots).filter_map(|(slot, entry)| {
+        self.within(0..self.slots())
+    }
+
+    /// The connections of these slots with their ids, in order; slots beyond [`Table::slots`] are empty.
+    pub(super) fn within(
+        &self,
+        slots: Range<usize>,
+    ) -> impl Iterator<Item = (ConnectionId, &Connection)> {
+        let numbered = (0..).zip(&self.slots).skip(slots.start);
+        numbered.take(slots.len()).filter_map(|(slot, entry)| {
             let id = ConnectionId {
                 slot,
                 generation: entry.generation,
             };
             entry.connection.as_ref().map(|connection| (id, connection))
         })
+    }
+
+    pub(super) fn slots(&self) -> usize {
+        self.slots.len()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -1,5 +1,6 @@
 //! A program that runs beside a test: its output is kept, and it does not outlive its guard.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -93,6 +94,18 @@ impl Program {
     /// The process.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).expect("process ids are positive i32"))
+    }
+
+    /// The memory that the program holds now, in bytes.
+    pub fn memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.pid());
+        let status = fs::read_to_string(path).expect("the program runs");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("every process has memory");
+        let kib = line.trim().trim_end_matches(" kB");
+        kib.parse::<u64>().expect("the kernel writes a number") * 1024
     }
 }
 

@@ -260,14 +260,7 @@ impl Voicelane {
 
     /// The memory that the service holds now, in bytes.
     pub fn memory(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.pid());
-        let status = fs::read_to_string(path).expect("the service runs");
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .expect("every process has memory");
-        let kib = line.trim().trim_end_matches(" kB");
-        kib.parse::<u64>().expect("the kernel writes a number") * 1024
+        self.program.memory()
     }
 
     /// Ends the service as an administrator does.
