@@ -131,6 +131,10 @@ impl Soak {
                 let [_, unmarked, other] = self.world.past_the_vpn();
                 assert_eq!([unmarked, other], [0, 0], "{happening:?}");
             }
+            // Somebody looks at everything: what that takes is held for no longer.
+            let status = self.voicelane.status();
+            let mappings = status["status"]["mappings"].as_array().map(Vec::len);
+            assert!(mappings.is_some_and(|count| count >= self.calls.sockets()));
             let now = self.holdings();
             println!("{:5} s: {now}", start.elapsed().as_secs());
             if start.elapsed() >= time / 10 {

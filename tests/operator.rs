@@ -182,7 +182,7 @@ fn an_operator_sees_what_is_in_force_and_how_it_does() {
 #[test]
 fn looking_at_thousands_of_mappings_leaves_no_memory_taken() {
     const MAPPINGS: u16 = 6_000;
-    const GROWTH: u64 = 512 << 10;
+    const GROWTH: u64 = 1 << 20;
     let lab = Lab::new();
     let desk = Desk::new(&lab);
     let config = format!("{CONFIG}\n[metrics]\nlisten = 'unix'\n");
@@ -192,25 +192,30 @@ fn looking_at_thousands_of_mappings_leaves_no_memory_taken() {
 
     let call = |port: u16| {
         let family = Family::BOTH[usize::from(port % 2)];
-        let socket = UdpSocket::bind((family.unspecified(), port)).expect("it is free");
-        let to = at::MEDIA.at(family, MEDIA_PORT);
-        socket.send_to(b"media", to).expect("there is a route");
+        // Where the port is taken, its mapping stands.
+        if let Ok(socket) = UdpSocket::bind((family.unspecified(), port)) {
+            let to = at::MEDIA.at(family, MEDIA_PORT);
+            socket.send_to(b"media", to).expect("there is a route");
+        }
+    };
+    let call_all = || {
+        for port in 20_000..20_000 + MAPPINGS {
+            call(port);
+            if port % 64 == 0 {
+                sleep(Duration::from_millis(5));
+            }
+        }
     };
     // Each mapping has a descriptor; to ask would be to look.
     let open = format!("/proc/{}/fd", program.pid());
-    let stand = || fs::read_dir(&open).expect("it runs").count() > MAPPINGS.into();
+    let descriptors = || fs::read_dir(&open).expect("it runs").count();
     let deadline = Instant::now() + PATIENCE;
-    while !stand() {
+    while descriptors() < MAPPINGS.into() {
         assert!(Instant::now() < deadline, "not all mappings came to stand");
-        lab.laptop.enter(|| {
-            for port in 20_000..20_000 + MAPPINGS {
-                call(port);
-                if port % 100 == 0 {
-                    sleep(Duration::from_millis(5));
-                }
-            }
-        });
+        lab.laptop.enter(call_all);
     }
+    // Not all of them are of mappings: here come the last.
+    lab.laptop.enter(call_all);
     let before = program.memory();
     let grown = [(); 10].map(|()| {
         let (_, listed) = desk.tell(&["mappings", "--json"]);
