@@ -9,11 +9,12 @@
 //! the queue. So streams stand in line. Each wake-up carries [`STREAMS`] of them when the TUN's queue was found empty,
 //! and [`STREAMS_UNDER_LOAD`] when it was not: what they bring into the queue is gone before more comes.
 //!
-//! There is no runtime here: one `epoll_wait` per wake-up, see [`super::wait`].
+//! There is no runtime here: one `epoll_wait` per wake-up names everything that is ready. While more sockets are ready
+//! than it names, the TUN is looked at in any case: they cannot crowd it out.
 
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
 use tracing::{debug, info, trace};
@@ -22,7 +23,7 @@ use crate::control::EventKind;
 use crate::engine::{Alias, Command, Engine, Event, Outbox};
 use crate::net::{Family, PerFamily, Way};
 use crate::policy::Policy;
-use crate::relay::{Binders, Connections, Progress, Received, Relay, SendError};
+use crate::relay::{Binders, Connections, Found, Guest, Progress, Received, Relay, SendError};
 use crate::tun::Device;
 
 use super::events::Events;
@@ -31,18 +32,22 @@ use super::manager;
 use super::realtime::Realtime;
 use super::situation::{Page, Situation, View};
 use super::troubles::Troubles;
-use super::wait::{Ready, Source, Wait};
 use super::way::Moves;
 
 /// Packets per source and wake-up.
 const BUDGET: usize = 64;
 
 /// Streams that a wake-up carries when the TUN's queue was empty: together they bring at most 300 packets into it, of
-/// the 500 that it holds.
+/// the 1,000 that it holds.
 const STREAMS: usize = 4;
 
 /// And when it was not: fewer packets than a wake-up takes out.
 const STREAMS_UNDER_LOAD: usize = 1;
+
+/// What is waited for besides the sockets of mappings: the TUN, the TCP connections, a letter.
+const DEVICE: Guest = Guest(0);
+const CONNECTIONS: Guest = Guest(1);
+const MAILBOX: Guest = Guest(2);
 
 /// The largest IP packet.
 const LARGEST: usize = 65_535;
@@ -135,13 +140,11 @@ impl<D: Device> Driver<D> {
     where
         D: Send,
     {
-        let wait = Wait::new()?;
-        wait.watch(Source::Device, &self.device)?;
-        wait.watch(Source::Relay, &self.relay)?;
-        wait.watch(Source::Connections, &self.connections)?;
-        wait.watch(Source::Mailbox, &*mailbox)?;
+        self.relay.watch(DEVICE, &self.device)?;
+        self.relay.watch(CONNECTIONS, &self.connections)?;
+        self.relay.watch(MAILBOX, &*mailbox)?;
         loop {
-            let shift = realtime.shift(|realtime| self.shift(&wait, mailbox, realtime))?;
+            let shift = realtime.shift(|realtime| self.shift(mailbox, realtime))?;
             if shift == Shift::Last {
                 return Ok(());
             }
@@ -150,20 +153,20 @@ impl<D: Device> Driver<D> {
 
     fn shift(
         &mut self,
-        wait: &Wait,
         mailbox: &mut Mailbox<Message>,
         realtime: &mut Realtime,
     ) -> io::Result<Shift> {
         loop {
-            let due = self.engine.poll_timeout();
-            let ready = if self.connections.has_line() || self.is_exempting() {
-                wait.look()?
+            let time = if self.connections.has_line() || self.is_exempting() {
+                Some(Duration::ZERO)
             } else {
-                wait.wait(due)?
+                let due = self.engine.poll_timeout();
+                due.map(|due| due.saturating_duration_since(Instant::now()))
             };
+            let found = self.relay.wait(time)?;
             let now = Instant::now();
-            self.wake(ready, now)?;
-            if ready.has(Source::Mailbox) {
+            self.wake(found, now)?;
+            if found.has(MAILBOX) {
                 match mailbox.take() {
                     Post::Letter(message) => self.obey(message, realtime, now),
                     Post::Nothing => {}
@@ -177,18 +180,17 @@ impl<D: Device> Driver<D> {
     }
 
     /// Does what one wake-up does with packets.
-    fn wake(&mut self, ready: Ready, now: Instant) -> io::Result<()> {
+    fn wake(&mut self, found: Found, now: Instant) -> io::Result<()> {
         if self.engine.poll_timeout().is_some_and(|due| due <= now) {
             self.engine.handle_timeout(now, &mut self.outbox);
         }
-        self.device_is_empty = true;
-        if ready.has(Source::Device) {
-            self.take_from_device(now)?;
+        let mut packets = 0;
+        if found.has(DEVICE) || found.is_full() {
+            packets = self.take_from_device(now)?;
         }
-        if ready.has(Source::Relay) {
-            self.take_from_relay(now)?;
-        }
-        if ready.has(Source::Connections) {
+        self.device_is_empty = packets < BUDGET;
+        self.take_from_relay(packets, now)?;
+        if found.has(CONNECTIONS) {
             self.take_from_connections(now)?;
         }
         self.flush(now);
@@ -205,28 +207,29 @@ impl<D: Device> Driver<D> {
         self.relay.is_exempting() || self.connections.is_exempting()
     }
 
-    fn take_from_device(&mut self, now: Instant) -> io::Result<()> {
-        for _ in 0..BUDGET {
+    /// Takes what waits in the TUN, at most [`BUDGET`] packets, and answers how many they were.
+    fn take_from_device(&mut self, now: Instant) -> io::Result<usize> {
+        for taken in 0..BUDGET {
             match self.device.try_recv(&mut self.packet) {
                 Ok(length) => self
                     .engine
                     .handle_tun(&self.packet[..length], now, &mut self.outbox),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(taken),
                 Err(error) => return Err(error),
             }
         }
-        self.device_is_empty = false;
-        Ok(())
+        Ok(BUDGET)
     }
 
-    fn take_from_relay(&mut self, now: Instant) -> io::Result<()> {
+    /// Takes what came in for mappings: a datagram of each ready socket, and as much as the TUN had if there is as much.
+    fn take_from_relay(&mut self, share: usize, now: Instant) -> io::Result<()> {
         let Self {
             engine,
             relay,
             outbox,
             ..
         } = self;
-        relay.receive(BUDGET, |mapping, way, received| match received {
+        relay.receive(share, |mapping, way, received| match received {
             Received::Datagram(arrival) => {
                 engine.handle_datagram(mapping, way, arrival, now, outbox);
             }
@@ -234,8 +237,7 @@ impl<D: Device> Driver<D> {
                 debug!(%mapping, %way, to = %returned.to, error = ?returned.error, "the path returned an error");
                 engine.handle_error(mapping, way, &returned, now, outbox);
             }
-        })?;
-        Ok(())
+        })
     }
 
     fn take_from_connections(&mut self, now: Instant) -> io::Result<()> {

@@ -31,7 +31,6 @@ mod situation;
 mod sleep;
 mod steward;
 mod troubles;
-mod wait;
 mod way;
 
 use std::panic::resume_unwind;

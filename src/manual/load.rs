@@ -8,9 +8,10 @@
 //! time: 35 us for each page of 19,800 mappings). A reload hands over a finished policy, by pointer. Who reads metrics is told
 //! how many mappings there are, and no list is made.
 //!
-//! The first thread has no runtime. One `epoll_wait` tells which of four things is ready: the TUN, the sockets of mappings,
-//! those of TCP connections, a letter. The sockets hang in two sets of their own, so that ready sockets, however many,
-//! cannot crowd the TUN out. A wake-up takes at most 64 packets of each, writes what came of them, and looks again.
+//! The first thread has no runtime. One `epoll_wait` names what is ready, up to 64 things: the sockets of mappings, the TUN,
+//! TCP connections (a set of their own), a letter. A wake-up takes a datagram of each socket that was named and up to 64
+//! packets of the TUN, and from the sockets as much as from the TUN if there is as much; it writes what came of them, and
+//! looks again. While more is ready than was named, the TUN is looked at in any case: no number of sockets crowds it out.
 //!
 //! # Real time
 //!
@@ -34,7 +35,7 @@
 //!
 //! | reason | place |
 //! |---|---|
-//! | `tun_queue_full` | the TUN's queue, 500 packets: applications send more than one core carries |
+//! | `tun_queue_full` | the TUN's queue, 1,000 packets: applications send more than one core carries |
 //! | `receive_queue_full` | a socket's receive buffer: the same from outside (`SO_RXQ_OVFL`; told by the next datagram of the socket) |
 //! | `tun_full` | the kernel did not take a packet from us |
 //! | `send_failed` | a socket's send buffer or the uplink's queue (`send_eagain`, `send_enobufs` among the refusals) |

@@ -7,8 +7,8 @@
 //! token of its readiness: nothing is hashed on the way back, and an event of a binding that has gone is recognised by its
 //! generation. With TCP connections it is the same.
 //!
-//! All sockets of mappings hang in one epoll set, which is one descriptor to wait for: the driver sees one source of
-//! readiness, however many calls there are. The sockets of TCP connections hang in another set of the same kind.
+//! All sockets of mappings hang in one epoll set. The driver sleeps in it, with whatever else it waits for as a guest of the
+//! set: a datagram is worth a single `epoll_wait`. The sockets of TCP connections hang in another set, which is a guest.
 //!
 //! Every socket is made in `bind` and nowhere else: what is set there, and in which order, is what keeps a datagram
 //! on the direct path and marked.
@@ -23,5 +23,6 @@ mod tcp;
 mod udp;
 
 pub use bind::{BindError, Binder, Binders, Step};
+pub use readiness::{Found, Guest};
 pub use tcp::{Connections, Progress, Stream};
 pub use udp::{Closed, OpenError, Received, Relay, SendError};

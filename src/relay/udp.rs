@@ -2,7 +2,8 @@
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{
@@ -20,7 +21,7 @@ use super::bind::{BindError, Binders, Step, treat};
 use super::errqueue;
 use super::exempt::Exempt;
 use super::option;
-use super::readiness::Readiness;
+use super::readiness::{Found, Guest, Readiness};
 use super::refusal::told;
 
 /// The largest UDP payload.
@@ -57,6 +58,8 @@ pub struct Relay {
     /// Two in each slot, by way.
     bindings: Vec<[Option<Binding>; 2]>,
     readiness: Readiness,
+    /// How much the last wait found.
+    found: usize,
     buffer: Box<[u8]>,
     control: Vec<u8>,
     setbacks: Vec<Setback>,
@@ -132,6 +135,7 @@ impl Relay {
             exempt: Exempt::default(),
             bindings: Vec::new(),
             readiness: Readiness::new()?,
+            found: 0,
             buffer: vec![0; HEADROOM + LARGEST].into_boxed_slice(),
             control: nix::cmsg_space!(i32, u32),
             setbacks: Vec::new(),
@@ -332,49 +336,63 @@ impl Relay {
         }
     }
 
-    /// Hands at most `budget` datagrams and errors to `take`, in turns of one per ready socket, so that no socket
-    /// starves another. Answers whether the budget ended before the sockets were empty.
+    /// Waits for something else besides, until it is closed: so that whoever owns the relay sleeps in one place.
+    ///
+    /// # Errors
+    /// When the kernel has no room for it.
+    pub fn watch(&self, guest: Guest, what: impl AsFd) -> io::Result<()> {
+        self.readiness
+            .watch(what, guest.token(), EpollFlags::EPOLLIN)
+    }
+
+    /// Waits until a socket or a guest is ready, or the time is over, if there is one: in whole milliseconds, never too
+    /// short. A signal ends the wait early.
+    ///
+    /// # Errors
+    /// When the epoll set cannot be read.
+    pub fn wait(&mut self, time: Option<Duration>) -> io::Result<Found> {
+        self.found = self.readiness.wait(time)?;
+        Ok(Found::among(&self.readiness, self.found))
+    }
+
+    /// Hands a datagram and an error of each socket that the last wait found to `take`; then looks for more, until there were
+    /// `share` of them: what another source had of this turn, so that a single busy socket has as much.
     ///
     /// # Errors
     /// When the epoll set cannot be read.
     pub fn receive(
         &mut self,
-        budget: usize,
+        share: usize,
         mut take: impl FnMut(MappingId, Way, Received<'_>),
-    ) -> io::Result<bool> {
-        let mut left = budget;
-        while left > 0 {
-            let count = self.readiness.look()?;
-            if count == 0 {
-                return Ok(false);
-            }
-            for at in 0..count.min(left) {
+    ) -> io::Result<()> {
+        let mut had = 0;
+        loop {
+            let mut sockets = 0;
+            for at in 0..std::mem::take(&mut self.found) {
                 let (token, flags) = self.readiness.ready(at);
                 let (id, way) = of_token(token);
                 let has_error = flags.contains(EpollFlags::EPOLLERR);
-                if let Ok(binding) = binding(&mut self.bindings, id, way) {
-                    let before = binding.overflowed;
-                    receive_from(
-                        binding,
-                        has_error,
-                        &mut self.buffer,
-                        &mut self.control,
-                        &mut |mapping, received| take(mapping, way, received),
-                    );
-                    let more = binding.overflowed.wrapping_sub(before);
-                    self.overflowed += u64::from(more);
-                }
+                let Ok(binding) = binding(&mut self.bindings, id, way) else {
+                    continue;
+                };
+                let before = binding.overflowed;
+                receive_from(
+                    binding,
+                    has_error,
+                    &mut self.buffer,
+                    &mut self.control,
+                    &mut |mapping, received| take(mapping, way, received),
+                );
+                let more = binding.overflowed.wrapping_sub(before);
+                self.overflowed += u64::from(more);
+                sockets += 1;
             }
-            left = left.saturating_sub(count);
+            had += sockets;
+            if sockets == 0 || had >= share {
+                return Ok(());
+            }
+            self.found = self.readiness.look()?;
         }
-        Ok(true)
-    }
-}
-
-/// Readable while a socket has something.
-impl AsFd for Relay {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.readiness.as_fd()
     }
 }
 

@@ -196,7 +196,7 @@ fn carry(relays: &mut [Relay], load: traffic::Load) -> Result<()> {
     let outcome = relay.traffic.run(load)?;
     let trip = |quantile| outcome.round_trips.value_at_quantile(quantile) / 1_000;
     println!(
-        "{}: sent {}, answered {}, offered {:.0}/s, goodput {:.0}/s; p50 {} us, p99 {} us, p99.9 {} us",
+        "{}: sent {}, answered {}, offered {:.0}/s, goodput {:.0}/s; p50 {} us, p99 {} us, p99.9 {} us of {} round trips",
         relay.kind.name(),
         outcome.sent,
         outcome.answered,
@@ -204,7 +204,8 @@ fn carry(relays: &mut [Relay], load: traffic::Load) -> Result<()> {
         outcome.goodput,
         trip(0.5),
         trip(0.99),
-        trip(0.999)
+        trip(0.999),
+        outcome.round_trips.len()
     );
     Ok(())
 }
