@@ -151,6 +151,7 @@ impl Scene {
                     let arrival = Arrival {
                         from: black_box(self.server),
                         traffic_class: TrafficClass::default(),
+                        waited: Duration::ZERO,
                         buffer,
                         payload: HEADROOM..HEADROOM + length,
                     };

@@ -156,6 +156,7 @@ impl World {
                     let arrival = Arrival {
                         from: call.server,
                         traffic_class: TrafficClass::default(),
+                        waited: Duration::ZERO,
                         buffer: received,
                         payload: HEADROOM..length,
                     };

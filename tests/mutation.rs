@@ -256,6 +256,7 @@ impl World {
         let arrival = Arrival {
             from,
             traffic_class: TrafficClass::from_octet(self.dice.byte()),
+            waited: Duration::ZERO,
             payload: HEADROOM..buffer.len(),
             buffer: &mut buffer,
         };

@@ -38,6 +38,8 @@ pub enum DropReason {
     NoMapping,
     /// It came from a remote that the inside endpoint has not sent to.
     Unsolicited,
+    /// It is media, and lay in its socket's queue for so long that nobody can use it.
+    Stale,
     /// A TCP segment of no connection.
     NoConnection,
     /// The table of TCP connections is full.
@@ -72,6 +74,7 @@ impl DropReason {
             Self::SendFailed => "send_failed",
             Self::NoMapping => "no_mapping",
             Self::Unsolicited => "unsolicited",
+            Self::Stale => "stale",
             Self::NoConnection => "no_connection",
             Self::TooManyConnections => "too_many_connections",
             Self::TooManyConnectionsOfAddress => "too_many_connections_of_address",

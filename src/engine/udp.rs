@@ -1,12 +1,13 @@
 //! The UDP half of the engine.
 
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::path::{Path, Socket};
 use super::{
     Arrival, DropReason, Engine, Event, FallCause, Outbox, ReturnCause, ReturnedError, Transmit,
 };
+use crate::call::Kind;
 use crate::nat::{MapError, Mapped, Refusal};
 use crate::net::{
     Dscp, Endpoint, Inside, MappingId, Outside, Protocol, TrafficClass, Treatment, Way,
@@ -16,6 +17,10 @@ use crate::wire::{Packet, WriteError, icmp, udp};
 
 /// The hop limit of datagrams that we write: the kernel does not tell with which one they arrived at the socket.
 const HOP_LIMIT: u8 = 64;
+
+/// Media that waited in a queue for so long is of no use to a listener (ITU-T G.114: 400 ms from mouth to ear at most, the whole path
+/// included), and keeps what comes behind it waiting.
+const STALE: Duration = Duration::from_millis(250);
 
 impl Engine {
     /// Takes a datagram that an application sent into the TUN.
@@ -124,6 +129,7 @@ impl Engine {
         let Arrival {
             from,
             traffic_class,
+            waited,
             buffer,
             payload,
         } = arrival;
@@ -132,6 +138,9 @@ impl Engine {
             Err(refusal) => return self.counters.drop_in(refusal.into()),
         };
         self.hear(mapping, way, &buffer[payload.clone()], now, outbox);
+        if waited > STALE && is_media(&buffer[payload.clone()]) {
+            return self.counters.drop_in(DropReason::Stale);
+        }
         let length = payload.len();
         let headers = self.headers(from, inside, self.remarked(from, traffic_class));
         match udp::prepend(buffer, payload, &headers) {
@@ -373,6 +382,14 @@ impl Engine {
         self.identification = self.identification.wrapping_add(1);
         self.identification
     }
+}
+
+/// Whether somebody is to hear or see this datagram; checks and handshakes are worth having late, too.
+fn is_media(payload: &[u8]) -> bool {
+    matches!(
+        Kind::of(payload),
+        Some(Kind::Rtp | Kind::Rtcp | Kind::TurnChannel)
+    )
 }
 
 /// Whether an error, said by a router or by this machine, is about the way and not about the remote.

@@ -36,6 +36,7 @@
 //! | reason | place |
 //! |---|---|
 //! | `tun_queue_full` | the TUN's queue, 1,000 packets: applications send more than one core carries |
+//! | `stale` | a socket's queue: media that has stood there for a quarter of a second (`SO_TIMESTAMPNS`); checks and handshakes go on |
 //! | `receive_queue_full` | a socket's receive buffer: the same from outside (`SO_RXQ_OVFL`; told by the next datagram of the socket) |
 //! | `tun_full` | the kernel did not take a packet from us |
 //! | `send_failed` | a socket's send buffer or the uplink's queue (`send_eagain`, `send_enobufs` among the refusals) |
@@ -48,7 +49,7 @@
 //!
 //! # Many mappings
 //!
-//! 20,000 mappings (10,000 calls with RTCP) take as many descriptors; the unit allows 65,536. `tests/many_mappings.rs` opens
+//! 20,000 mappings (10,000 calls with RTCP) take as many descriptors; the unit allows 65,536. `tests/load.rs` opens
 //! what a container's limit lets it and prints what each costs:
 //!
 //! | bytes for each mapping | |

@@ -30,7 +30,7 @@
 //! - Drops are counted by reason. The ones that matter most: `not_in_policy` (something enters the TUN that should not),
 //!   `unsolicited` (somebody knocks), `open_failed` and `send_failed` (a firewall, a missing address, no descriptors;
 //!   `refusals` has them by the kernel's reason, and a warning says what to do), `fragment_overlap` (nobody does that by
-//!   accident), `too_many_mappings_of_address` and `too_many_connections_of_address` (a program opens sockets without end).
+//!   accident), `stale` (this machine was too busy to carry media in time), `too_many_mappings_of_address` and `too_many_connections_of_address` (a program opens sockets without end).
 //! - A call whose direct way fails goes on in the VPN. `status` says which, why, and how often that happened (`falls` and
 //!   `returns`, by cause): `silent` and `unheard` mean a network that drops media, a captive portal most likely; `refused`
 //!   means this machine, a kill switch most likely; `unreachable` a router; `uplink` that the whole uplink was given up.

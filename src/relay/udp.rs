@@ -3,12 +3,13 @@
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrLike, recvmsg,
 };
+use nix::sys::time::TimeSpec;
 use socket2::Socket;
 
 use crate::engine::{Arrival, HEADROOM, ReturnedError, Transmit};
@@ -137,7 +138,7 @@ impl Relay {
             readiness: Readiness::new()?,
             found: 0,
             buffer: vec![0; HEADROOM + LARGEST].into_boxed_slice(),
-            control: nix::cmsg_space!(i32, u32),
+            control: nix::cmsg_space!(i32, u32, TimeSpec),
             setbacks: Vec::new(),
             overflowed: 0,
         })
@@ -368,6 +369,8 @@ impl Relay {
         let mut had = 0;
         loop {
             let mut sockets = 0;
+            // The kernel stamps what arrives by this clock.
+            let now = SystemTime::now();
             for at in 0..std::mem::take(&mut self.found) {
                 let (token, flags) = self.readiness.ready(at);
                 let (id, way) = of_token(token);
@@ -379,6 +382,7 @@ impl Relay {
                 receive_from(
                     binding,
                     has_error,
+                    now,
                     &mut self.buffer,
                     &mut self.control,
                     &mut |mapping, received| take(mapping, way, received),
@@ -428,6 +432,7 @@ fn binding(
 fn receive_from(
     binding: &mut Binding,
     has_error: bool,
+    now: SystemTime,
     buffer: &mut [u8],
     control: &mut [u8],
     take: &mut impl FnMut(MappingId, Received<'_>),
@@ -456,25 +461,34 @@ fn receive_from(
         Family::V6 => datagram::<SockaddrIn6>(&binding.socket, room, control),
     };
     // Nothing waiting, or an error whose entry in the queue has been or will be taken above.
-    let Ok((length, from, traffic_class, overflowed)) = received else {
+    let Ok(datagram) = received else {
         return;
     };
-    binding.overflowed = overflowed.unwrap_or(binding.overflowed);
-    let payload = HEADROOM..HEADROOM + length;
+    binding.overflowed = datagram.overflowed.unwrap_or(binding.overflowed);
+    let arrived = datagram.arrived.unwrap_or(now);
     let arrival = Arrival {
-        from,
-        traffic_class,
+        from: datagram.from,
+        traffic_class: datagram.traffic_class,
+        // A clock that was set back has nothing to say.
+        waited: now.duration_since(arrived).unwrap_or_default(),
         buffer,
-        payload,
+        payload: HEADROOM..HEADROOM + datagram.length,
     };
     take(mapping, Received::Datagram(arrival));
 }
 
-fn datagram<A>(
-    socket: &Socket,
-    room: &mut [u8],
-    control: &mut [u8],
-) -> io::Result<(usize, Endpoint, TrafficClass, Option<u32>)>
+/// A datagram that was received, and what the kernel says of it.
+struct Datagram {
+    length: usize,
+    from: Endpoint,
+    traffic_class: TrafficClass,
+    /// When it came into the socket's queue.
+    arrived: Option<SystemTime>,
+    /// How many found the queue full so far; only once there is something to count.
+    overflowed: Option<u32>,
+}
+
+fn datagram<A>(socket: &Socket, room: &mut [u8], control: &mut [u8]) -> io::Result<Datagram>
 where
     A: SockaddrLike + Into<SocketAddr> + Copy,
 {
@@ -482,19 +496,25 @@ where
     let flags = MsgFlags::MSG_DONTWAIT;
     let message = recvmsg::<A>(socket.as_raw_fd(), &mut iov, Some(control), flags)?;
     let from = message.address.ok_or(io::ErrorKind::InvalidData)?;
-    let (mut octet, mut overflowed) = (0, None);
+    let (mut octet, mut arrived, mut overflowed) = (0, None, None);
     for part in message.cmsgs()? {
         match part {
             ControlMessageOwned::Ipv4Tos(tos) => octet = tos,
             ControlMessageOwned::Ipv6TClass(class) => octet = u8::try_from(class).unwrap_or(0),
-            // Only once there is something to count.
+            ControlMessageOwned::ScmTimestampns(time) => {
+                arrived = SystemTime::UNIX_EPOCH.checked_add(time.into());
+            }
             ControlMessageOwned::RxqOvfl(count) => overflowed = Some(count),
             _ => {}
         }
     }
-    let traffic_class = TrafficClass::from_octet(octet);
-    let from = Endpoint::from(from.into());
-    Ok((message.bytes, from, traffic_class, overflowed))
+    Ok(Datagram {
+        length: message.bytes,
+        from: Endpoint::from(from.into()),
+        traffic_class: TrafficClass::from_octet(octet),
+        arrived,
+        overflowed,
+    })
 }
 
 fn is_of_an_earlier_datagram(error: &io::Error) -> bool {

@@ -215,6 +215,7 @@ impl Call {
             let arrival = Arrival {
                 from: self.peer,
                 traffic_class: TrafficClass::default(),
+                waited: Duration::ZERO,
                 buffer: &mut buffer,
                 payload,
             };

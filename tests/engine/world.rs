@@ -156,6 +156,7 @@ impl World {
         let arrival = Arrival {
             from,
             traffic_class,
+            waited: Duration::ZERO,
             buffer: &mut buffer,
             payload: range,
         };

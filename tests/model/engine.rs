@@ -206,6 +206,7 @@ impl Player {
         let arrival = Arrival {
             from,
             traffic_class: TrafficClass::from_octet(how),
+            waited: Duration::ZERO,
             payload: HEADROOM..buffer.len(),
             buffer: &mut buffer,
         };

@@ -223,5 +223,11 @@ fn parse_load(text: &str) -> Result<traffic::Load> {
     let time = Duration::try_from_secs_f64(seconds.parse()?)?;
     let rate: f64 = rate.parse()?;
     ensure!(rate >= 1.0, "a packet a second at least");
-    Ok(traffic::Load { flows, rate, time })
+    let gathering = Duration::ZERO;
+    Ok(traffic::Load {
+        flows,
+        rate,
+        time,
+        gathering,
+    })
 }

@@ -15,8 +15,14 @@ use crate::relay::{Kind, Relay, number};
 use crate::traffic::{FLOWS, Load};
 use crate::world::Cores;
 
-/// The numbers of calls at which the highest rate is looked for.
-pub const CALLS: [u32; 3] = [1, 100, FLOWS];
+/// The numbers of calls at which the highest rate is looked for, and how long the cards gather packets before they
+/// interrupt, as most do under load.
+pub const CALLS: [(u32, Duration); 4] = [
+    (1, Duration::ZERO),
+    (100, Duration::ZERO),
+    (FLOWS, Duration::ZERO),
+    (FLOWS, Duration::from_micros(100)),
+];
 
 /// The numbers of calls whose round trips are measured, each of 50 packets a second.
 pub const PACED: [u32; 2] = [1, 400];
@@ -60,15 +66,9 @@ impl Effort {
 pub struct Figures {
     /// Which relay.
     pub kind: Kind,
-    /// The highest rate without loss, in round trips a second, by the number of calls.
-    pub no_loss: [Vec<f64>; 3],
-    /// What was answered a second when twice the highest rate was offered.
-    pub overload: Vec<f64>,
-    /// The same, of the most that was answered a second at 0.95, 1.2 or 2 times the highest rate.
-    pub kept: Vec<f64>,
-    /// The time of the relay's core for a packet, softirqs and all, in microseconds: near the highest rate.
-    pub cost_full: Vec<f64>,
-    /// The same at the greater number of paced calls.
+    /// By [`CALLS`].
+    pub rates: [Rates; CALLS.len()],
+    /// The time of the relay's core for a packet, softirqs and all, in microseconds, at the greater number of paced calls.
     pub cost_paced: Vec<f64>,
     /// Memory of a flow in bytes: of the processes, and of the kernel's slabs.
     pub memory: Option<[f64; 2]>,
@@ -76,6 +76,19 @@ pub struct Figures {
     pub paced: [[Paced; 2]; 2],
     /// Why it was not measured to the end.
     pub fault: Option<anyhow::Error>,
+}
+
+/// How much is carried: one value a round. All but the first for the most calls only.
+#[derive(Default)]
+pub struct Rates {
+    /// The highest rate without loss, in round trips a second.
+    pub no_loss: Vec<f64>,
+    /// What was answered a second when twice that was offered.
+    pub overload: Vec<f64>,
+    /// The same, of the most that was answered a second at 0.95, 1.2 or 2 times the highest rate.
+    pub kept: Vec<f64>,
+    /// The time of the relay's core for a packet, softirqs and all, in microseconds: near the highest rate.
+    pub cost: Vec<f64>,
 }
 
 /// Round trips of calls.
@@ -100,10 +113,7 @@ impl Figures {
     pub fn new(kind: Kind) -> Self {
         Self {
             kind,
-            no_loss: Default::default(),
-            overload: Vec::new(),
-            kept: Vec::new(),
-            cost_full: Vec::new(),
+            rates: Default::default(),
             cost_paced: Vec::new(),
             memory: None,
             paced: Default::default(),
@@ -126,6 +136,7 @@ pub fn paced(
     let load = Load {
         flows,
         rate: f64::from(flows) * 50.0,
+        gathering: Duration::ZERO,
         time: effort.paced[which],
     };
     let _hog = hog.then(|| Hog::start(cores.relay));
@@ -153,7 +164,7 @@ pub fn memory(relay: &mut Relay, figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-/// The highest rate without loss for one number of calls; for the last, also what twice that does, and what it costs.
+/// The highest rate without loss for one of [`CALLS`]; for the most, also what twice that does, and what it costs.
 pub fn rates(
     relay: &mut Relay,
     figures: &mut Figures,
@@ -161,48 +172,50 @@ pub fn rates(
     effort: Effort,
     cores: Cores,
 ) -> Result<()> {
-    let flows = CALLS[which];
+    let (flows, gathering) = CALLS[which];
+    let rates = &mut figures.rates[which];
     relay.traffic.warm(flows)?;
-    let known = figures.no_loss[which].last().copied();
-    let best = search(relay, flows, known, effort)?;
-    figures.no_loss[which].push(best);
+    let known = rates.no_loss.last().copied();
+    let load = |rate, time| Load {
+        flows,
+        rate,
+        time,
+        gathering,
+    };
+    let best = search(relay, known, effort, |rate| load(rate, effort.step))?;
+    rates.no_loss.push(best);
     if flows != FLOWS {
         return Ok(());
     }
     // The peak is where it is a little more than can be carried, if the queues do no harm yet.
     let mut answered = [0.0; 3];
     for (goodput, times) in answered.iter_mut().zip([0.95, 1.2, 2.0]) {
-        let load = Load {
-            flows,
-            rate: times * best,
-            time: effort.long,
-        };
         let before = Busy::now(cores.relay);
-        let outcome = relay.traffic.run(load)?;
+        let outcome = relay.traffic.run(load(times * best, effort.long))?;
         *goodput = outcome.goodput;
         if times < 1.0 {
             let busy = before.since(cores.relay);
-            figures.cost_full.push(per_packet(busy, outcome.answered));
+            rates.cost.push(per_packet(busy, outcome.answered));
         }
     }
     let [_, _, overload] = answered;
-    figures.overload.push(overload);
-    figures
-        .kept
-        .push(overload / answered.into_iter().fold(0.0, f64::max));
+    rates.overload.push(overload);
+    let peak = answered.into_iter().fold(0.0, f64::max);
+    rates.kept.push(overload / peak);
     Ok(())
 }
 
 /// Looks for the highest rate without loss.
-fn search(relay: &mut Relay, flows: u32, known: Option<f64>, effort: Effort) -> Result<f64> {
+fn search(
+    relay: &mut Relay,
+    known: Option<f64>,
+    effort: Effort,
+    load: impl Fn(f64) -> Load,
+) -> Result<f64> {
     let (mut rate, growth) = known.map_or((10_000.0, 2.0), |known| (known, 1.1));
     let (mut clean, mut lossy) = (0.0, f64::INFINITY);
     while lossy / f64::max(clean, 1.0) > effort.close {
-        let load = Load {
-            flows,
-            rate,
-            time: effort.step,
-        };
+        let load = load(rate);
         // Somebody else's work on the machine costs a packet at any rate; that the relay is too slow shows again.
         let mut passed = false;
         for _ in 0..2 {

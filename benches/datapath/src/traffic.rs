@@ -41,6 +41,8 @@ pub struct Load {
     pub rate: f64,
     /// For how long.
     pub time: Duration,
+    /// How long the cards gather packets before they interrupt; not at all when it is zero.
+    pub gathering: Duration,
 }
 
 /// What became of it.
@@ -136,6 +138,7 @@ impl Traffic {
         let load = Load {
             flows,
             rate: 2_000.0_f64.min(f64::from(flows) * 20.0),
+            gathering: Duration::ZERO,
             time: Duration::from_millis(1_050).min(Duration::from_millis(u64::from(flows) * 51)),
         };
         for _ in 0..10 {
@@ -173,8 +176,13 @@ impl Traffic {
         };
         let (mut in_window, mut end) = (0_u64, None::<u64>);
         let (mut last, mut sound) = (start, start);
+        let (gathering, mut next) = (load.gathering.as_nanos() as u64, start);
         loop {
             ensure!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
+            while self.now() < next {
+                std::hint::spin_loop();
+            }
+            next = self.now().max(next + gathering);
             self.echo()?;
             let taken = self.client.receive().context("the client's socket")?;
             let now = self.now();

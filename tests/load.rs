@@ -16,12 +16,13 @@ use std::time::{Duration, Instant};
 
 use netns::{in_namespace, run};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use voicelane::call::stun::{TransactionId, binding_request};
 use voicelane::config::Config;
-use voicelane::engine::{Command, Engine, FallbackSettings, Outbox, PAGE};
+use voicelane::engine::{Command, Counters, Engine, FallbackSettings, Outbox, PAGE};
 use voicelane::nat::Settings;
 use voicelane::net::{Endpoint, Fwmark, PerFamily, TrafficClass};
 use voicelane::policy::Policy;
-use voicelane::relay::{Binder, Relay};
+use voicelane::relay::{Binder, Received, Relay};
 use voicelane::wire::udp;
 
 /// As many as the 20,000 descriptors of a container's hard limit have room for.
@@ -98,6 +99,12 @@ fn memory() -> [usize; 2] {
     ]
 }
 
+/// Those whom the packets are for.
+fn servers() -> [UdpSocket; 2] {
+    run("ip addr add 198.18.0.1/32 dev lo; ip addr add 2001:db8:18::1/128 dev lo nodad");
+    SERVERS.map(|server| UdpSocket::bind((server, 3478)).expect("it is free"))
+}
+
 struct World {
     engine: Engine,
     relay: Relay,
@@ -137,6 +144,26 @@ impl World {
         self.relay.send(transmit, payload).expect("it is sent");
     }
 
+    /// Takes what has come in, and answers how many packets it became in the TUN.
+    fn take(&mut self) -> usize {
+        self.outbox.clear();
+        let Self {
+            engine,
+            relay,
+            outbox,
+            now,
+        } = self;
+        let take = |mapping, way, received: Received<'_>| match received {
+            Received::Datagram(arrival) => {
+                engine.handle_datagram(mapping, way, arrival, *now, outbox);
+            }
+            Received::Error(returned) => panic!("{returned:?}"),
+        };
+        relay.wait(Some(Duration::ZERO)).expect("an epoll set");
+        relay.receive(usize::MAX, take).expect("an epoll set");
+        outbox.packets().count()
+    }
+
     /// Carries out the commands, and answers how many sockets were closed.
     fn obey(&mut self) -> usize {
         let mut closed = 0;
@@ -173,9 +200,8 @@ fn a_branch_full_of_calls_stands_and_ends_in_parts() {
             "`ulimit -Hn` is {most}: the test needs a little more than {MAPPINGS}"
         );
         setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("up to the hard limit");
-        run("ip addr add 198.18.0.1/32 dev lo; ip addr add 2001:db8:18::1/128 dev lo nodad");
         // Somebody must be there: errors would lie in every socket's queue.
-        let _servers = SERVERS.map(|server| UdpSocket::bind((server, 3478)).expect("it is free"));
+        let _servers = servers();
         let packets: Vec<_> = (0..MAPPINGS).map(packet).collect();
 
         let mut world = World::new();
@@ -242,5 +268,45 @@ fn a_branch_full_of_calls_stands_and_ends_in_parts() {
             "waits while all ended: {usual:?} at the median, {most:?} at p99, {longest:?} at most"
         );
         assert_eq!((ended, count(&world)), (MAPPINGS - 1, 1));
+    });
+}
+
+#[test]
+fn media_that_stood_in_a_queue_is_dropped_and_counted() {
+    in_namespace(async || {
+        let mut world = World::new();
+        let (rtp, check) = ([0x80; 172], binding_request(TransactionId([7; 12])));
+        let media = 600;
+        for (number, server) in servers().iter().enumerate() {
+            world.send(&packet(number));
+            let (_, relay) = server.recv_from(&mut [0; 200]).expect("it was sent");
+            let tell = |payload: &[u8]| server.send_to(payload, relay).expect("room on lo");
+            let before = world.engine.snapshot(world.now).counters;
+            let overflowed = world.relay.overflowed();
+
+            tell(&rtp);
+            tell(&check);
+            assert_eq!(world.take(), 2, "nobody waited");
+
+            // Nobody looks for a while: the queue takes what it has room for.
+            tell(&check);
+            for _ in 0..media {
+                tell(&rtp);
+            }
+            sleep(Duration::from_millis(300));
+            assert_eq!(world.take(), 1, "a check is answered late rather than never");
+            // The kernel tells of its own drops with a later datagram.
+            tell(&rtp);
+            assert_eq!(world.take(), 1, "what is fresh goes on");
+
+            let after = world.engine.snapshot(world.now).counters;
+            assert_eq!(after.packets_in - before.packets_in, 4);
+            let stale = |counters: &Counters| counters.dropped_in.get("stale").copied();
+            let stale = stale(&after).unwrap_or(0) - stale(&before).unwrap_or(0);
+            let full = world.relay.overflowed() - overflowed;
+            println!("{server:?}: {stale} too old, {full} without room");
+            assert!(stale > 0 && full > 0, "{stale} and {full}");
+            assert_eq!(stale + full, media);
+        }
     });
 }
