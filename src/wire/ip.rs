@@ -38,6 +38,25 @@ impl Addresses {
         }
     }
 
+    /// Those of a packet of which the IP header has been validated. Read where they lie whenever they are asked for: kept in a
+    /// struct they would be copied by pieces, which the CPU's store buffer cannot hand on.
+    #[inline]
+    pub(super) fn of(packet: &[u8]) -> Self {
+        if packet[0] >> 4 == 4 {
+            let [source, destination] = [12, 16].map(|at| octets::<4>(packet, at).into());
+            Self::V4 {
+                source,
+                destination,
+            }
+        } else {
+            let [source, destination] = [8, 24].map(|at| octets::<16>(packet, at).into());
+            Self::V6 {
+                source,
+                destination,
+            }
+        }
+    }
+
     pub(super) const fn source(self) -> IpAddr {
         match self {
             Self::V4 { source, .. } => IpAddr::V4(source),
@@ -86,6 +105,11 @@ impl Addresses {
             Self::V6 { .. } => Ipv6Header::LEN,
         }
     }
+}
+
+fn octets<const N: usize>(packet: &[u8], at: usize) -> [u8; N] {
+    let octets = packet[at..].first_chunk::<N>();
+    *octets.expect("a packet holds its header")
 }
 
 /// An IP header without options or extension headers.
@@ -160,19 +184,11 @@ pub(super) fn redirect(packet: &mut [u8], destination: IpAddr) -> Option<Address
             header[10..12].fill(0);
             let field = checksum::field(&checksum::plain(header));
             header[10..12].copy_from_slice(&field);
-            let source = <[u8; 4]>::try_from(&header[12..16]).expect("four bytes");
-            Some(Addresses::V4 {
-                source: source.into(),
-                destination,
-            })
+            Some(Addresses::of(packet))
         }
         (6, IpAddr::V6(destination)) => {
             packet[24..40].copy_from_slice(&destination.octets());
-            let source = <[u8; 16]>::try_from(&packet[8..24]).expect("sixteen bytes");
-            Some(Addresses::V6 {
-                source: source.into(),
-                destination,
-            })
+            Some(Addresses::of(packet))
         }
         _ => None,
     }

@@ -15,7 +15,6 @@ use crate::net::{Family, TrafficClass};
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
     bytes: &'a [u8],
-    addresses: Addresses,
     traffic_class: TrafficClass,
     hop_limit: u8,
     dont_fragment: bool,
@@ -64,10 +63,6 @@ impl<'a> Packet<'a> {
             return Err(ParseError::IpChecksum);
         }
         let bytes = &bytes[..usize::from(header.total_len())];
-        let addresses = Addresses::V4 {
-            source: header.source_addr(),
-            destination: header.destination_addr(),
-        };
         let payload = ip.payload();
         let transport = if payload.fragmented {
             let offset = bytes.len() - payload.payload.len();
@@ -79,11 +74,10 @@ impl<'a> Packet<'a> {
                 payload: &bytes[offset..],
             })
         } else {
-            Transport::parse(bytes, addresses, payload.ip_number, payload.payload)?
+            Transport::parse(bytes, payload.ip_number, payload.payload)?
         };
         Ok(Self {
             bytes,
-            addresses,
             traffic_class: TrafficClass::from_octet(bytes[1]),
             hop_limit: header.ttl(),
             dont_fragment: header.dont_fragment(),
@@ -97,28 +91,22 @@ impl<'a> Packet<'a> {
         let len = Ipv6Header::LEN + usize::from(u16::from_be_bytes([stated[0], stated[1]]));
         let bytes = bytes.get(..len).ok_or(ParseError::Truncated)?;
         let header = Ipv6HeaderSlice::from_slice(bytes).map_err(|_| ParseError::Truncated)?;
-        let addresses = Addresses::V6 {
-            source: header.source_addr(),
-            destination: header.destination_addr(),
-        };
         let next = header.next_header();
         let (part, transport) =
             if matches!(next, IpNumber::UDP | IpNumber::TCP | IpNumber::IPV6_ICMP) {
                 // Nearly always: no extension header to look for.
                 let payload = &bytes[Ipv6Header::LEN..];
-                (None, Transport::parse(bytes, addresses, next, payload)?)
+                (None, Transport::parse(bytes, next, payload)?)
             } else if let Some(part) = fragment::find_v6(bytes) {
                 (Some(part), Transport::Fragment(part))
             } else {
                 let ip = Ipv6Slice::from_slice(bytes)?;
                 let payload = ip.payload();
-                let transport =
-                    Transport::parse(bytes, addresses, payload.ip_number, payload.payload)?;
+                let transport = Transport::parse(bytes, payload.ip_number, payload.payload)?;
                 (None, transport)
             };
         Ok(Self {
             bytes,
-            addresses,
             traffic_class: TrafficClass::from_octet(header.traffic_class()),
             hop_limit: header.hop_limit(),
             dont_fragment: part.is_none(),
@@ -134,20 +122,20 @@ impl<'a> Packet<'a> {
 
     /// The source address.
     #[must_use]
-    pub const fn source(&self) -> IpAddr {
-        self.addresses.source()
+    pub fn source(&self) -> IpAddr {
+        self.addresses().source()
     }
 
     /// The destination address.
     #[must_use]
-    pub const fn destination(&self) -> IpAddr {
-        self.addresses.destination()
+    pub fn destination(&self) -> IpAddr {
+        self.addresses().destination()
     }
 
     /// The address family of both.
     #[must_use]
-    pub const fn family(&self) -> Family {
-        self.addresses.family()
+    pub fn family(&self) -> Family {
+        self.addresses().family()
     }
 
     /// DSCP and ECN.
@@ -174,14 +162,14 @@ impl<'a> Packet<'a> {
         self.transport
     }
 
-    pub(super) const fn addresses(&self) -> Addresses {
-        self.addresses
+    pub(super) fn addresses(&self) -> Addresses {
+        Addresses::of(self.bytes)
     }
 
     /// Whether the source is one host's and the destination is not a group's: without that no error and no reset may
     /// answer the packet (RFC 1122 sections 3.2.2 and 4.2.3.10, RFC 4443 section 2.4 (e)).
     pub(super) fn is_between_hosts(&self) -> bool {
-        match self.addresses {
+        match self.addresses() {
             Addresses::V4 {
                 source,
                 destination,
@@ -206,12 +194,12 @@ impl<'a> Transport<'a> {
     /// Validates the last part of `packet`, the payload of its IP header, which is no fragment.
     fn parse(
         packet: &'a [u8],
-        addresses: Addresses,
         protocol: IpNumber,
         payload: &[u8],
     ) -> Result<Self, ParseError> {
         let offset = packet.len() - payload.len();
         let segment = &packet[offset..];
+        let addresses = Addresses::of(packet);
         match (protocol, addresses.family()) {
             (IpNumber::UDP, _) => udp::Datagram::parse(addresses, segment, offset).map(Self::Udp),
             (IpNumber::TCP, _) => tcp::Segment::parse(addresses, segment).map(Self::Tcp),
