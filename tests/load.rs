@@ -294,7 +294,11 @@ fn media_that_stood_in_a_queue_is_dropped_and_counted() {
                 tell(&rtp);
             }
             sleep(Duration::from_millis(300));
-            assert_eq!(world.take(), 1, "a check is answered late rather than never");
+            assert_eq!(
+                world.take(),
+                1,
+                "a check is answered late rather than never"
+            );
             // The kernel tells of its own drops with a later datagram.
             tell(&rtp);
             assert_eq!(world.take(), 1, "what is fresh goes on");

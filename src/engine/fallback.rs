@@ -151,8 +151,7 @@ impl Engine {
         now: Instant,
         outbox: &mut Outbox,
     ) {
-        let retry = self.paths.settings.unwrap_or_default().retry;
-        let mut path = Path::new(mapping, inside, treatment, retry);
+        let mut path = Path::new(mapping, inside, treatment);
         let family = path.family();
         let health = self.paths.health(family);
         if let Some(since) = health.down {
@@ -316,16 +315,16 @@ impl Engine {
         now: Instant,
         outbox: &mut Outbox,
     ) -> bool {
-        let Some(settings) = self.paths.settings else {
+        if self.paths.settings.is_none() {
             return false;
-        };
+        }
         let Some(path) = self.paths.get_mut(mapping) else {
             return false;
         };
         if path.fallen().is_some() {
             return true;
         }
-        path.fall(cause, settings, now);
+        path.fall(cause, now);
         let (inside, family) = (path.inside, path.family());
         self.note_fall(mapping, inside, cause, outbox);
         self.take_way(mapping, Way::Tunnel, outbox);

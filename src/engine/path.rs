@@ -201,6 +201,15 @@ struct Absence {
     answered: u32,
 }
 
+/// Where a mapping is.
+#[derive(Clone, Copy, Debug)]
+enum Stay {
+    /// On the direct way, and since when if it was away before.
+    Direct { since: Option<Instant> },
+    /// In the tunnel.
+    Tunnel(Absence),
+}
+
 /// The path of one mapping. What every datagram looks at comes first, within two cache lines.
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -216,25 +225,22 @@ pub(super) struct Path {
     pub(super) questions: Questions,
     /// Whether something was sent since something was heard.
     expects: bool,
+    /// Falls in a row, each soon after a return.
+    relapses: u8,
     pub(super) treatment: Treatment,
     sockets: [Socket; 2],
-    absence: Option<Absence>,
+    stay: Stay,
     /// Since anything was heard.
     unanswered: Open,
     /// Since an answer was heard.
     unheard: Open,
     pub(super) inside: Inside<Endpoint>,
-    retry: Duration,
-    returned: Option<Instant>,
 }
 
+const _: () = assert!(size_of::<Path>() == 256, "four cache lines a mapping");
+
 impl Path {
-    pub(super) fn new(
-        mapping: MappingId,
-        inside: Inside<Endpoint>,
-        treatment: Treatment,
-        retry: Duration,
-    ) -> Self {
+    pub(super) fn new(mapping: MappingId, inside: Inside<Endpoint>, treatment: Treatment) -> Self {
         Self {
             generation: mapping.generation,
             inside,
@@ -246,10 +252,16 @@ impl Path {
             expects: false,
             unanswered: Open::default(),
             unheard: Open::default(),
-            absence: None,
-            retry,
-            returned: None,
+            stay: Stay::Direct { since: None },
+            relapses: 0,
             queued: None,
+        }
+    }
+
+    const fn absence(&self) -> Option<&Absence> {
+        match &self.stay {
+            Stay::Tunnel(absence) => Some(absence),
+            Stay::Direct { .. } => None,
         }
     }
 
@@ -259,15 +271,15 @@ impl Path {
 
     /// The way of what the policy relays.
     pub(super) fn way(&self) -> Way {
-        match self.absence {
-            Some(_) => Way::Tunnel,
-            None => Way::Direct,
+        match self.stay {
+            Stay::Tunnel(_) => Way::Tunnel,
+            Stay::Direct { .. } => Way::Direct,
         }
     }
 
     /// Why the mapping is in the tunnel, if it is.
     pub(super) fn fallen(&self) -> Option<FallCause> {
-        self.absence.map(|absence| absence.cause)
+        self.absence().map(|absence| absence.cause)
     }
 
     pub(super) fn socket(&self, way: Way) -> Socket {
@@ -306,7 +318,7 @@ impl Path {
         if is_answer {
             self.unheard = Open::default();
         }
-        let Some(absence) = &mut self.absence else {
+        let Stay::Tunnel(absence) = &mut self.stay else {
             return false;
         };
         if is_answer && absence.trial.take().is_some() {
@@ -318,13 +330,13 @@ impl Path {
     /// Whether an error of a router says that the direct way is of no use.
     pub(super) fn is_in_doubt(&self, now: Instant) -> bool {
         let long_ago = |heard| now.saturating_duration_since(heard) > DOUBT;
-        self.absence.is_none() && self.heard.is_none_or(long_ago)
+        self.absence().is_none() && self.heard.is_none_or(long_ago)
     }
 
     /// Whether a check that goes into the tunnel is to go the direct way too; if so, it is taken to go.
     pub(super) fn tries(&mut self, settings: FallbackSettings, now: Instant) -> bool {
-        let (pace, retry) = (settings.silence / 2, self.retry);
-        let Some(absence) = &mut self.absence else {
+        let (pace, retry) = (settings.silence / 2, self.retry(settings));
+        let Stay::Tunnel(absence) = &mut self.stay else {
             return false;
         };
         let too_soon = |trial| now.saturating_duration_since(trial) < pace;
@@ -339,25 +351,34 @@ impl Path {
 
     /// A trial was refused at once.
     pub(super) fn trial_failed(&mut self) {
-        if let Some(absence) = &mut self.absence {
+        if let Stay::Tunnel(absence) = &mut self.stay {
             absence.answered = 0;
         }
     }
 
     /// Gives the direct way up.
-    pub(super) fn fall(&mut self, cause: FallCause, settings: FallbackSettings, now: Instant) {
+    pub(super) fn fall(&mut self, cause: FallCause, now: Instant) {
         let is_relapse = |back| now.saturating_duration_since(back) < RELAPSE;
-        self.retry = if self.returned.is_some_and(is_relapse) {
-            (self.retry * 2).min(LONGEST_RETRY).max(settings.retry)
-        } else {
-            settings.retry
+        self.relapses = match self.stay {
+            Stay::Direct { since: Some(back) } if is_relapse(back) => {
+                self.relapses.saturating_add(1)
+            }
+            _ => 0,
         };
         self.start_in_tunnel(cause, now);
     }
 
+    /// How long after a fall the first trial is sent.
+    fn retry(&self, settings: FallbackSettings) -> Duration {
+        let doubled = settings
+            .retry
+            .saturating_mul(1_u32.checked_shl(self.relapses.into()).unwrap_or(u32::MAX));
+        doubled.min(LONGEST_RETRY).max(settings.retry)
+    }
+
     /// Begins in the tunnel, since when the direct way was given up: a trial may be due already.
     pub(super) fn start_in_tunnel(&mut self, cause: FallCause, since: Instant) {
-        self.absence = Some(Absence {
+        self.stay = Stay::Tunnel(Absence {
             since,
             cause,
             trial: None,
@@ -368,15 +389,13 @@ impl Path {
 
     /// Takes the direct way again.
     pub(super) fn come_back(&mut self, now: Instant) {
-        self.absence = None;
-        self.returned = Some(now);
+        self.stay = Stay::Direct { since: Some(now) };
         self.forget();
     }
 
     /// Begins anew on another uplink.
     pub(super) fn start_over(&mut self, now: Instant) {
-        self.absence = None;
-        self.returned = None;
+        self.stay = Stay::Direct { since: None };
         // With something to ask by, the silence begins now.
         self.heard = self.questions.answered().map(|_| now);
         self.forget();
@@ -419,9 +438,9 @@ impl Path {
 
     /// When [`Path::step`] has something to say.
     pub(super) fn due(&self, settings: FallbackSettings) -> Option<Instant> {
-        if let Some(absence) = &self.absence {
+        if let Some(absence) = self.absence() {
             let is_untested = self.questions.introduction().is_none();
-            return is_untested.then_some(absence.since + self.retry);
+            return is_untested.then_some(absence.since + self.retry(settings));
         }
         if !self.expects && self.run < STREAM {
             return None;
@@ -439,7 +458,7 @@ impl Path {
         let is_over = |time: Option<Instant>| time.is_some_and(|time| time <= now);
         if !is_over(self.due(settings)) {
             Step::Wait
-        } else if self.absence.is_some() {
+        } else if self.absence().is_some() {
             Step::Return
         } else if is_over(self.silent_at(settings)) {
             Step::Fall(FallCause::Silent)

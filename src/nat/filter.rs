@@ -25,7 +25,13 @@ impl Contacts {
         match self.sorted.binary_search(&key) {
             Ok(_) => {}
             Err(_) if self.sorted.len() >= limit => return false,
-            Err(at) => self.sorted.insert(at, key),
+            Err(at) => {
+                if self.sorted.is_empty() {
+                    // Many mappings never have another: no room for more is kept.
+                    self.sorted.reserve_exact(1);
+                }
+                self.sorted.insert(at, key);
+            }
         }
         self.latest = Some(key);
         true

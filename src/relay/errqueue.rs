@@ -8,6 +8,7 @@ use nix::libc;
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrLike, recvmsg,
 };
+use nix::sys::time::TimeSpec;
 use socket2::Socket;
 
 use crate::net::{Endpoint, Family};
@@ -55,7 +56,14 @@ fn pop_of<A>(socket: &Socket, family: Family, buffer: &mut [u8]) -> io::Result<O
 where
     A: SockaddrLike + Into<SocketAddr> + Copy,
 {
-    let mut control = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6, u32);
+    // The report, and what the socket is told of every datagram: TOS, arrival, overflow.
+    let mut control = nix::cmsg_space!(
+        libc::sock_extended_err,
+        libc::sockaddr_in6,
+        u32,
+        TimeSpec,
+        u32
+    );
     let mut iov = [IoSliceMut::new(buffer)];
     let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
     let message = recvmsg::<A>(socket.as_raw_fd(), &mut iov, Some(&mut control), flags)?;

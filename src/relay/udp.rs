@@ -51,13 +51,15 @@ struct Binding {
     overflowed: u32,
 }
 
+/// By way and slot: few mappings ever have a socket into the VPN.
+type Bindings = [Vec<Option<Binding>>; 2];
+
 /// The sockets of all mappings.
 #[derive(Debug)]
 pub struct Relay {
     binders: Binders,
     exempt: Exempt,
-    /// Two in each slot, by way.
-    bindings: Vec<[Option<Binding>; 2]>,
+    bindings: Bindings,
     readiness: Readiness,
     /// How much the last wait found.
     found: usize,
@@ -134,7 +136,7 @@ impl Relay {
         Ok(Self {
             binders: Binders::default(),
             exempt: Exempt::default(),
-            bindings: Vec::new(),
+            bindings: Bindings::default(),
             readiness: Readiness::new()?,
             found: 0,
             buffer: vec![0; HEADROOM + LARGEST].into_boxed_slice(),
@@ -166,10 +168,11 @@ impl Relay {
             .watch(&socket, token(id, way), EpollFlags::EPOLLIN);
         watched.map_err(binder.at(Step::Watch))?;
         let slot = id.slot as usize;
-        if self.bindings.len() <= slot {
-            self.bindings.resize_with(slot + 1, || [None, None]);
+        let bindings = &mut self.bindings[way as usize];
+        if bindings.len() <= slot {
+            bindings.resize_with(slot + 1, || None);
         }
-        self.bindings[slot][way as usize] = Some(Binding {
+        bindings[slot] = Some(Binding {
             id,
             inside,
             socket,
@@ -192,7 +195,7 @@ impl Relay {
         mut moved: impl FnMut(MappingId, Result<Outside<Endpoint>, OpenError>),
     ) {
         self.binders = binders;
-        for slot in 0..self.bindings.len() {
+        for slot in 0..self.bindings[Way::Direct as usize].len() {
             // The old socket is closed first, so that its port is free.
             if let Some(Binding {
                 id,
@@ -200,7 +203,7 @@ impl Relay {
                 treatment,
                 ..
             }) =
-                self.bindings[slot][Way::Direct as usize].take_if(|binding| moves(binding.family))
+                self.bindings[Way::Direct as usize][slot].take_if(|binding| moves(binding.family))
             {
                 moved(id, self.open(id, Way::Direct, inside, treatment));
             }
@@ -210,7 +213,8 @@ impl Relay {
     /// Exempts the direct sockets of these families from IPsec policies: new ones at once, and those that are open with
     /// [`Relay::exempt_some`]. Who is exempt stays so.
     pub fn exempt(&mut self, families: PerFamily<bool>) {
-        self.exempt.set(families, self.bindings.len());
+        self.exempt
+            .set(families, self.bindings[Way::Direct as usize].len());
     }
 
     /// Whether sockets are still to be exempted.
@@ -222,7 +226,7 @@ impl Relay {
     /// Exempts the next sockets: a bounded number.
     pub fn exempt_some(&mut self) {
         for slot in self.exempt.batch() {
-            let direct = self.bindings[slot][Way::Direct as usize].as_mut();
+            let direct = self.bindings[Way::Direct as usize][slot].as_mut();
             let wanted =
                 direct.filter(|binding| !binding.is_exempt && self.exempt.has(binding.family));
             if let Some(binding) = wanted {
@@ -234,13 +238,9 @@ impl Relay {
 
     /// Closes the sockets of a mapping, if it has any. Closing takes them out of the epoll set too.
     pub fn close(&mut self, id: MappingId) {
-        for socket in self
-            .bindings
-            .get_mut(id.slot as usize)
-            .into_iter()
-            .flatten()
-        {
-            socket.take_if(|binding| binding.id == id);
+        for bindings in &mut self.bindings {
+            let binding = bindings.get_mut(id.slot as usize);
+            binding.and_then(|it| it.take_if(|binding| binding.id == id));
         }
     }
 
@@ -416,16 +416,10 @@ fn of_token(token: u64) -> (MappingId, Way) {
     (MappingId::from_token(token & !TUNNEL), way)
 }
 
-fn binding(
-    bindings: &mut [[Option<Binding>; 2]],
-    id: MappingId,
-    way: Way,
-) -> Result<&mut Binding, Closed> {
-    let slot = bindings.get_mut(id.slot as usize).ok_or(Closed)?;
-    slot[way as usize]
-        .as_mut()
-        .filter(|binding| binding.id == id)
-        .ok_or(Closed)
+fn binding(bindings: &mut Bindings, id: MappingId, way: Way) -> Result<&mut Binding, Closed> {
+    let slot = bindings[way as usize].get_mut(id.slot as usize);
+    let binding = slot.and_then(Option::as_mut);
+    binding.filter(|binding| binding.id == id).ok_or(Closed)
 }
 
 /// Takes one entry of the error queue, if there is one, and one datagram.

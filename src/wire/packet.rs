@@ -192,11 +192,7 @@ impl<'a> Packet<'a> {
 
 impl<'a> Transport<'a> {
     /// Validates the last part of `packet`, the payload of its IP header, which is no fragment.
-    fn parse(
-        packet: &'a [u8],
-        protocol: IpNumber,
-        payload: &[u8],
-    ) -> Result<Self, ParseError> {
+    fn parse(packet: &'a [u8], protocol: IpNumber, payload: &[u8]) -> Result<Self, ParseError> {
         let offset = packet.len() - payload.len();
         let segment = &packet[offset..];
         let addresses = Addresses::of(packet);
