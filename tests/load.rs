@@ -272,26 +272,36 @@ fn a_branch_full_of_calls_stands_and_ends_in_parts() {
 }
 
 #[test]
-fn media_that_stood_in_a_queue_is_dropped_and_counted() {
+fn where_a_crowd_waits_media_that_stood_in_a_queue_is_dropped_and_counted() {
     in_namespace(async || {
         let mut world = World::new();
         let (rtp, check) = ([0x80; 172], binding_request(TransactionId([7; 12])));
-        let media = 600;
-        for (number, server) in servers().iter().enumerate() {
-            world.send(&packet(number));
-            let (_, relay) = server.recv_from(&mut [0; 200]).expect("it was sent");
-            let tell = |payload: &[u8]| server.send_to(payload, relay).expect("room on lo");
+        let (crowd, media) = (100, 600);
+        for (family, server) in servers().iter().enumerate() {
+            let relays: Vec<_> = (0..crowd)
+                .map(|number| {
+                    world.send(&packet(2 * number + family));
+                    let (_, relay) = server.recv_from(&mut [0; 200]).expect("it was sent");
+                    relay
+                })
+                .collect();
+            let tell = |relay, payload: &[u8]| {
+                server.send_to(payload, relay).expect("room on lo");
+            };
             let before = world.engine.snapshot(world.now).counters;
             let overflowed = world.relay.overflowed();
-
-            tell(&rtp);
-            tell(&check);
-            assert_eq!(world.take(), 2, "nobody waited");
+            // More are ready than can be named at once, twice, so that each was among the many.
+            for _ in 0..2 {
+                for relay in &relays {
+                    tell(*relay, &rtp);
+                }
+                assert_eq!(world.take(), crowd, "nobody waited for long");
+            }
 
             // Nobody looks for a while: the queue takes what it has room for.
-            tell(&check);
+            tell(relays[0], &check);
             for _ in 0..media {
-                tell(&rtp);
+                tell(relays[0], &rtp);
             }
             sleep(Duration::from_millis(300));
             assert_eq!(
@@ -300,11 +310,10 @@ fn media_that_stood_in_a_queue_is_dropped_and_counted() {
                 "a check is answered late rather than never"
             );
             // The kernel tells of its own drops with a later datagram.
-            tell(&rtp);
+            tell(relays[0], &rtp);
             assert_eq!(world.take(), 1, "what is fresh goes on");
 
             let after = world.engine.snapshot(world.now).counters;
-            assert_eq!(after.packets_in - before.packets_in, 4);
             let stale = |counters: &Counters| counters.dropped_in.get("stale").copied();
             let stale = stale(&after).unwrap_or(0) - stale(&before).unwrap_or(0);
             let full = world.relay.overflowed() - overflowed;

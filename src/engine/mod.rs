@@ -86,7 +86,7 @@ pub struct Arrival<'a> {
     pub from: Endpoint,
     /// DSCP and ECN as they arrived.
     pub traffic_class: TrafficClass,
-    /// How long it lay in the socket's queue.
+    /// How long it lay in the socket's queue, as far as that is known.
     pub waited: Duration,
     /// At least [`HEADROOM`] bytes, which are overwritten, then the payload, then anything.
     pub buffer: &'a mut [u8],

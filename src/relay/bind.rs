@@ -9,7 +9,7 @@
 //!    for its own socket (`IP_XFRM_POLICY`): a catch-all policy of an IPsec VPN would swallow the datagrams after routing.
 //! 4. `IP_TOS` / `IPV6_TCLASS`: the DSCP.
 //! 5. `SO_PRIORITY`: after the TOS, which resets it on IPv4 (and never sets it on IPv6).
-//! 6. Datagrams: what tells us of the way back, the error queue, the TOS and the arrival of received packets; then `bind`, on the
+//! 6. Datagrams: what tells us of the way back, the error queue and the TOS of received packets; then `bind`, on the
 //!    inside endpoint's port when that is free (RFC 4787 section 4.2.1).
 //! 7. Streams: `TCP_NODELAY`, for the application's own stack has waited already if it wanted to; then `bind`, to a port
 //!    that only connections of the same inside endpoint share (RFC 5382 REQ-1 and REQ-7: `connect` alone may choose a
@@ -69,7 +69,7 @@ pub enum Step {
     IpsecBypass,
     /// Setting DSCP and priority.
     Treatment,
-    /// Asking for errors, and for the TOS and the arrival of received packets.
+    /// Asking for errors and the TOS of received packets.
     Reception,
     /// Binding it to a port.
     Port,
@@ -260,7 +260,6 @@ pub(super) fn treat(socket: &Socket, family: Family, treatment: Treatment) -> io
 
 fn ask_for_reception(socket: &Socket, family: Family) -> io::Result<()> {
     setsockopt(socket, sockopt::RxqOvfl, &1)?;
-    setsockopt(socket, sockopt::ReceiveTimestampns, &true)?;
     match family {
         Family::V4 => {
             socket.set_recv_tos_v4(true)?;

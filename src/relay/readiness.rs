@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 /// How much one look names.
-const READY: usize = 64;
+pub(super) const READY: usize = 64;
 
 /// Something that is no socket and is waited for with them. Its number is below 32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
