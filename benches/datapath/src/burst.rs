@@ -28,14 +28,17 @@ pub struct Port {
     frames: Box<[[u8; ROOM]; BURST]>,
     lengths: [usize; BURST],
     outgoing: Box<[[u8; LENGTH]; BURST]>,
+    /// Of what is sent.
+    length: usize,
 }
 
 impl Port {
-    /// Opens a socket on an interface of this thread's namespace; what it sends itself it does not see.
+    /// Opens a socket on an interface of this thread's namespace, for frames of this length; what it sends itself it does
+    /// not see.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn open(interface: &str) -> io::Result<Self> {
+    pub fn open(interface: &str, length: usize) -> io::Result<Self> {
         let index = nix::net::if_::if_nametoindex(interface)?;
         let protocol = (libc::ETH_P_ALL as u16).to_be();
         let flags = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
@@ -49,14 +52,15 @@ impl Port {
         address.sll_family = libc::AF_PACKET as u16;
         address.sll_protocol = protocol;
         address.sll_ifindex = index.cast_signed();
-        let length = size_of::<libc::sockaddr_ll>() as u32;
-        // SAFETY: the address is initialised and of this length.
-        checked(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) })?;
+        let size = size_of::<libc::sockaddr_ll>() as u32;
+        // SAFETY: the address is initialised and of this size.
+        checked(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) })?;
         let port = Self {
             socket,
-            frames: Box::new([[0; ROOM]; BURST]),
+            frames: boxed([0; ROOM]),
             lengths: [0; BURST],
-            outgoing: Box::new([[0; LENGTH]; BURST]),
+            outgoing: boxed([0; LENGTH]),
+            length,
         };
         port.set(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
         port.set(libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)?;
@@ -108,16 +112,16 @@ impl Port {
     }
 
     /// A frame to be written and sent with the next [`Port::send`].
-    pub fn outgoing(&mut self, at: usize) -> &mut [u8; LENGTH] {
-        &mut self.outgoing[at]
+    pub fn outgoing(&mut self, at: usize) -> &mut [u8] {
+        &mut self.outgoing[at][..self.length]
     }
 
     /// A frame that was received last, and one to be sent.
-    pub fn pair(&mut self, received: usize, outgoing: usize) -> (&[u8], &mut [u8; LENGTH]) {
+    pub fn pair(&mut self, received: usize, outgoing: usize) -> (&[u8], &mut [u8]) {
         let length = self.lengths[received];
         (
             &self.frames[received][..length],
-            &mut self.outgoing[outgoing],
+            &mut self.outgoing[outgoing][..self.length],
         )
     }
 
@@ -128,7 +132,7 @@ impl Port {
     pub fn send(&mut self, count: usize) -> io::Result<()> {
         let mut vectors = self.outgoing.each_mut().map(|frame| iovec {
             iov_base: frame.as_mut_ptr().cast(),
-            iov_len: LENGTH,
+            iov_len: self.length,
         });
         self.send_vectors(&mut vectors[..count])
     }
@@ -158,6 +162,12 @@ impl Port {
         }
         Ok(())
     }
+}
+
+/// As many as a call sends, on the heap from the start.
+fn boxed<T: Clone>(value: T) -> Box<[T; BURST]> {
+    let boxed = vec![value; BURST].into_boxed_slice();
+    boxed.try_into().ok().expect("as many")
 }
 
 fn message(vector: &mut iovec) -> mmsghdr {

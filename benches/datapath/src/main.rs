@@ -28,6 +28,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use crate::frame::Family;
 use crate::measure::{CALLS, Effort, Figures, PACED};
 use crate::relay::{Kind, Programs, Relay};
 use crate::traffic::INTERRUPTED;
@@ -42,6 +43,9 @@ struct Arguments {
     /// One round, shorter.
     #[arg(long)]
     quick: bool,
+    /// Calls over IPv6, by what is set up for it.
+    #[arg(long)]
+    ipv6: bool,
     /// voicelane's binary.
     #[arg(long, default_value = "target/release/voicelane")]
     voicelane: PathBuf,
@@ -114,13 +118,25 @@ fn main() -> Result<()> {
         [] => Kind::value_variants(),
         some => some,
     };
+    let family = if arguments.ipv6 {
+        Family::V6
+    } else {
+        Family::V4
+    };
     let mut relays = Vec::new();
     for &kind in wanted {
         if let Some(remedy) = kind.wanting(&programs) {
             println!("NOT MEASURED: {}. Run: {remedy}", kind.name());
             continue;
         }
-        relays.push(kind.start(&programs, cores).with_context(|| kind.name())?);
+        if !kind.carries(family) {
+            println!("NOT MEASURED: {} over IPv6", kind.name());
+            continue;
+        }
+        relays.push(
+            kind.start(&programs, family, cores)
+                .with_context(|| kind.name())?,
+        );
     }
     if let Some(load) = arguments.load {
         let _hog = arguments.hog.then(|| measure::Hog::start(cores.relay));

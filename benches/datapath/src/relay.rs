@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use tempfile::TempDir;
 
+use crate::frame::Family;
 use crate::namespace::Namespace;
 use crate::program::Program;
 use crate::traffic::Traffic;
-use crate::world::{Cores, Shape, WAN, World};
+use crate::world::{Cores, SERVERS_V6, Shape, WAN, World};
 
 /// What is measured, in this order: the kernel frees what tun2proxy's flows took while others are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -82,12 +83,17 @@ impl Kind {
         }
     }
 
+    /// Whether it is set up here for this family: what is no router of its own is measured over IPv4 alone.
+    pub fn carries(self, family: Family) -> bool {
+        family == Family::V4 || matches!(self, Self::Wire | Self::Kernel | Self::Voicelane)
+    }
+
     /// Starts it.
     ///
     /// # Errors
     /// When it does not come up.
-    pub fn start(self, programs: &Programs, cores: Cores) -> Result<Relay> {
-        let world = World::new(self.shape(), cores);
+    pub fn start(self, programs: &Programs, family: Family, cores: Cores) -> Result<Relay> {
+        let world = World::new(self.shape(), family, cores);
         let files = TempDir::new()?;
         let guest = |program: &str| {
             let mut command = world.router.command("taskset");
@@ -99,7 +105,7 @@ impl Kind {
         let programs = match self {
             Self::Wire => Vec::new(),
             Self::Kernel => {
-                forward(&world);
+                forward(&world, family);
                 Vec::new()
             }
             Self::Pasta => {
@@ -118,7 +124,7 @@ impl Kind {
                         .args(["--netns-only", "--netns", &namespace]),
                 );
                 appears(world.lan(), "tap0", &pasta)?;
-                world.divert("via 203.0.113.1 dev tap0 onlink");
+                world.divert(&format!("via {} dev tap0 onlink", world.gateway()));
                 vec![pasta]
             }
             Self::Plain => {
@@ -150,7 +156,7 @@ impl Kind {
             }
             Self::Voicelane => {
                 let config = files.path().join("voicelane.toml");
-                fs::write(&config, "version = 1\ninclude = [\"talkdesk\"]\n")?;
+                fs::write(&config, config_of(family))?;
                 let mut voicelane = start(
                     guest(&programs.voicelane.to_string_lossy())
                         .arg("run")
@@ -217,15 +223,39 @@ pub fn number(text: &str, name: &str) -> u64 {
 }
 
 /// The same work done by the kernel.
-fn forward(world: &World) {
-    world.divert(&format!("via 203.0.113.1 dev {WAN}"));
+fn forward(world: &World, family: Family) {
+    let family = match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    };
+    world.divert(&format!("via {} dev {WAN}", world.gateway()));
     world.router.nft(&format!(
-        "add table ip relay
-         add chain ip relay out {{ type nat hook postrouting priority srcnat; }}
-         add rule ip relay out oifname {WAN} masquerade
-         add chain ip relay ef {{ type filter hook postrouting priority mangle; }}
-         add rule ip relay ef oifname {WAN} udp dport 10000-60000 ip dscp set ef"
+        "add table {family} relay
+         add chain {family} relay out {{ type nat hook postrouting priority srcnat; }}
+         add rule {family} relay out oifname {WAN} masquerade
+         add chain {family} relay ef {{ type filter hook postrouting priority mangle; }}
+         add rule {family} relay ef oifname {WAN} udp dport 10000-60000 {family} dscp set ef"
     ));
+}
+
+/// The configuration of voicelane: the compiled-in policy, and over IPv6 a service of the benchmark's.
+fn config_of(family: Family) -> String {
+    let talkdesk = "version = 1\ninclude = [\"talkdesk\"]\n";
+    match family {
+        Family::V4 => talkdesk.to_owned(),
+        Family::V6 => format!(
+            "{talkdesk}
+             [[service]]
+             name = \"media-ipv6\"
+             description = \"media over IPv6\"
+             role = \"media\"
+             protocol = \"udp\"
+             prefixes = [\"{SERVERS_V6}\"]
+             ports = [\"10000-60000\"]
+             dscp = \"EF\"
+             source = \"made up for this benchmark\""
+        ),
+    }
 }
 
 /// Waits until a program has made its interface.

@@ -6,7 +6,7 @@
 //! A machine has more to do than this. When the thread itself was kept from its core, nothing can be said of the relay: round
 //! trips that were under way, and those of packets sent late or in a rush to catch up, do not count.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use hdrhistogram::Histogram;
 
 use crate::burst::{BURST, Port};
-use crate::frame::{self, EF, End, LENGTH, Mac, Stamp};
+use crate::frame::{self, EF, End, Mac, Stamp};
 
 /// The most flows.
 pub const FLOWS: u32 = 2_000;
@@ -73,11 +73,11 @@ pub struct Course {
     /// The card of the client and the one that it sends to.
     pub macs: (Mac, Mac),
     /// The client's address, without a host behind it.
-    pub client: Ipv4Addr,
+    pub client: IpAddr,
     /// The first of the servers' addresses.
-    pub server: Ipv4Addr,
+    pub server: IpAddr,
     /// Whom the server must see, of that the relay is not passed by.
-    pub seen: Ipv4Addr,
+    pub seen: IpAddr,
     /// The TOS byte that the server must see.
     pub tos: u8,
 }
@@ -94,7 +94,7 @@ pub struct Traffic {
     server: Port,
     course: Course,
     /// The frame of each flow, and how many packets it has sent.
-    flows: Vec<([u8; LENGTH], u32)>,
+    flows: Vec<(Box<[u8]>, u32)>,
     /// When in its period each flow sends, of 1, ascending.
     phases: Vec<f64>,
     run: u32,
@@ -106,17 +106,15 @@ impl Traffic {
     /// Makes it of two sockets, on the client's and the server's card.
     pub fn new(client: Port, server: Port, course: Course) -> Self {
         let flow = |number: u32| {
-            let mut bytes = [0; LENGTH];
             let from = End {
                 address: course.client,
                 port: PORT + number as u16,
             };
             let to = End {
-                address: Ipv4Addr::from(u32::from(course.server) + number % SERVERS),
+                address: nth(course.server, number % SERVERS),
                 port: PORT,
             };
-            frame::write(&mut bytes, course.macs, from, to, number);
-            (bytes, 0)
+            (frame::new(course.macs, from, to, number), 0)
         };
         Self {
             client,
@@ -222,7 +220,7 @@ impl Traffic {
                 }
                 let (template, sequence) = &mut self.flows[flow as usize];
                 let outgoing = self.client.outgoing(count);
-                *outgoing = *template;
+                outgoing.copy_from_slice(template);
                 let (run, flow) = (self.run, flow as u32);
                 frame::stamp(outgoing, *sequence, Stamp { run, flow, due });
                 *sequence = sequence.wrapping_add(1);
@@ -306,6 +304,14 @@ impl Traffic {
 
     fn now(&self) -> u64 {
         self.clock.elapsed().as_nanos() as u64
+    }
+}
+
+/// The address so many behind another.
+fn nth(first: IpAddr, number: u32) -> IpAddr {
+    match first {
+        IpAddr::V4(first) => IpAddr::V4((u32::from(first) + number).into()),
+        IpAddr::V6(first) => IpAddr::V6((u128::from(first) + u128::from(number)).into()),
     }
 }
 
