@@ -299,7 +299,9 @@ fn no_socket_and_no_direction_is_starved() {
         let now = Some(Duration::ZERO);
 
         tell(&relays[0], 200);
-        relays[1..11].iter().for_each(|relay| tell(relay, 1));
+        for relay in &relays[1..11] {
+            tell(relay, 1);
+        }
         world.relay.wait(now).expect("an epoll set");
         assert_eq!(world.take_share(0), 11, "one of each");
         for (share, taken) in [(1, 1), (64, 64), (64, 64), (usize::MAX, 70)] {
@@ -309,7 +311,9 @@ fn no_socket_and_no_direction_is_starved() {
 
         let (other, bell) = UnixDatagram::pair().expect("a pair");
         world.relay.watch(OTHER, &other).expect("room");
-        relays.iter().for_each(|relay| tell(relay, 3));
+        for relay in &relays {
+            tell(relay, 3);
+        }
         bell.send(b"!").expect("room");
         let mut left = 300;
         while left > 0 {
