@@ -288,7 +288,11 @@ fn count(kind: Option<&str>) {
 fn main() {
     let arguments: Vec<_> = env::args().skip(1).collect();
     match arguments.iter().position(|it| it == "--count") {
-        Some(at) => count(arguments.get(at + 1).map(String::as_str)),
+        // Cargo adds an argument of its own.
+        Some(at) => {
+            let kind = arguments.get(at + 1).map(String::as_str);
+            count(kind.filter(|it| !it.starts_with('-')));
+        }
         None => measure(),
     }
 }
