@@ -4,6 +4,8 @@
 //! What is measured on the way is printed: memory for each mapping with the kernel's part, and the longest time that
 //! packets waited for a page of a look at all mappings, and while all ended.
 
+#[path = "support/media.rs"]
+mod media;
 #[path = "support/netns.rs"]
 mod netns;
 
@@ -11,18 +13,16 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use media::policy;
 use netns::{in_namespace, run};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use voicelane::call::stun::{TransactionId, binding_request};
-use voicelane::config::Config;
 use voicelane::engine::{Command, Counters, Engine, FallbackSettings, Outbox, PAGE};
 use voicelane::nat::Settings;
 use voicelane::net::{Endpoint, Fwmark, PerFamily, TrafficClass};
-use voicelane::policy::Policy;
 use voicelane::relay::{Binder, Guest, Received, Relay};
 use voicelane::wire::udp;
 
@@ -32,30 +32,7 @@ const MAPPINGS: usize = 19_800;
 /// Mappings that end in one go.
 const AT_ONCE: usize = 8;
 
-const POLICY: &str = r#"
-version = 1
-include = []
-
-[[service]]
-name = "media"
-description = "the media of this test"
-role = "media"
-protocol = "udp"
-prefixes = ["198.18.0.0/24", "2001:db8:18::/64"]
-ports = [3478]
-allow_special_purpose = true
-source = "made up for this test"
-"#;
-
 const SERVERS: [&str; 2] = ["198.18.0.1", "2001:db8:18::1"];
-
-fn policy() -> Arc<Policy> {
-    let config = Config::parse("policy", POLICY).expect("a valid policy");
-    Arc::new(Policy::compile(
-        &config,
-        "2026-01-01".parse().expect("a date"),
-    ))
-}
 
 /// Whose mapping it is.
 fn inside(number: usize) -> Endpoint {

@@ -1,37 +1,22 @@
 //! Sizes, with the kernel's own idea of the path: what does not fit comes back with the right MTU, or goes in fragments.
 
+#[path = "support/media.rs"]
+mod media;
 #[path = "support/netns.rs"]
 mod netns;
 
 use std::net::{IpAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use media::policy;
 use netns::{in_namespace, run};
 
-use voicelane::config::Config;
 use voicelane::engine::{Command as Order, Engine, Outbox};
 use voicelane::nat::Settings;
 use voicelane::net::{Endpoint, Family, Fwmark, PerFamily, TrafficClass};
-use voicelane::policy::Policy;
 use voicelane::relay::{Binder, Received, Relay};
 use voicelane::wire::{Packet, Transport, fragment, icmp, udp};
-
-const POLICY: &str = r#"
-version = 1
-include = []
-
-[[service]]
-name = "media"
-description = "the media of this test"
-role = "media"
-protocol = "udp"
-prefixes = ["198.18.0.0/24", "2001:db8:18::/64"]
-ports = [3478]
-allow_special_purpose = true
-source = "made up for this test"
-"#;
 
 /// Inside endpoint, the uplink's own address, the far side's; per family.
 const FAMILIES: [[&str; 3]; 2] = [
@@ -98,8 +83,6 @@ struct Path {
 
 impl Path {
     fn new() -> Self {
-        let config = Config::parse("policy", POLICY).expect("a valid policy");
-        let policy = Policy::compile(&config, "2026-01-01".parse().expect("a date"));
         let mut relay = Relay::new().expect("an epoll set");
         let binder = Binder {
             device: "up0".to_owned(),
@@ -113,7 +96,7 @@ impl Path {
             |_, _| unreachable!("there is no mapping yet"),
         );
         Self {
-            engine: Engine::new(Arc::new(policy), Settings::default()),
+            engine: Engine::new(policy(), Settings::default()),
             relay,
             outbox: Outbox::default(),
         }
