@@ -46,7 +46,7 @@
 //! | who may change, `control.admin_group` | nobody but root | what leaves the VPN is IT's decision |
 //! | control requests | 4 KiB; of one user 40 in a row, 20 in a second; 8 connections at once, root 16 | `status --watch` and a monitor ask a few times in a second; nobody keeps root out |
 //! | metrics, `metrics.listen` | nowhere | a port that nobody asked for is one more thing to guard |
-//! | readings of metrics | 10 in a second, 4 readers at once | a status is drawn up by the task that carries packets; Prometheus asks four times in a minute |
+//! | readings of metrics | 10 in a second, 4 readers at once | each asks the thread that carries packets; Prometheus asks four times in a minute |
 //! | format, `version` | 1 | the only one so far; a program that does not know a format refuses it |
 //! | `--config-dir` | `/etc/voicelane` | where a package's configuration belongs (FHS 3.0 section 3.7) |
 //! | `--runtime-dir` | `/run/voicelane` | emptied by a reboot, as routes are (FHS 3.0 section 3.15) |

@@ -50,8 +50,8 @@ struct Binding {
     dont_fragment: Option<bool>,
     /// Datagrams that found the socket's queue full, as the kernel counts them.
     overflowed: u32,
-    /// Whether the kernel says when each datagram came into the queue. That costs it 4 % of a packet, so it is asked only
-    /// when more sockets were ready than a look names: their queues may stand.
+    /// Whether the kernel says when each datagram came into the queue. That costs some percent of a packet, so it is asked
+    /// only when more sockets were ready than a look names: their queues may stand.
     is_stamped: bool,
 }
 
