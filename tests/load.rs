@@ -16,14 +16,14 @@ use std::os::unix::net::UnixDatagram;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use media::policy;
+use media::{policy, relay_on};
 use netns::{in_namespace, run};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use voicelane::call::stun::{TransactionId, binding_request};
 use voicelane::engine::{Command, Counters, Engine, FallbackSettings, Outbox, PAGE};
 use voicelane::nat::Settings;
-use voicelane::net::{Endpoint, Fwmark, PerFamily, TrafficClass};
-use voicelane::relay::{Binder, Guest, Received, Relay};
+use voicelane::net::{Endpoint, TrafficClass};
+use voicelane::relay::{Guest, Received, Relay};
 use voicelane::wire::udp;
 
 /// As many as the 20,000 descriptors of a container's hard limit have room for.
@@ -92,22 +92,10 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let mut relay = Relay::new().expect("an epoll set");
-        let binder = Binder {
-            device: "lo".to_owned(),
-            addresses: Vec::new(),
-            mark: Fwmark(0x7600_0000),
-            tunnel_mark: Fwmark(0x7700_0000),
-        };
-        relay.rebind(
-            PerFamily::new(|_| Some(binder.clone())),
-            |_| true,
-            |_, _| unreachable!("there is no mapping yet"),
-        );
         Self {
             engine: Engine::new(policy(), Settings::default())
                 .with_fallback(FallbackSettings::default()),
-            relay,
+            relay: relay_on("lo"),
             outbox: Outbox::default(),
             now: Instant::now(),
         }

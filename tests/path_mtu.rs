@@ -9,13 +9,13 @@ use std::net::{IpAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use media::policy;
+use media::{policy, relay_on};
 use netns::{in_namespace, run};
 
 use voicelane::engine::{Command as Order, Engine, Outbox};
 use voicelane::nat::Settings;
-use voicelane::net::{Endpoint, Family, Fwmark, PerFamily, TrafficClass};
-use voicelane::relay::{Binder, Received, Relay};
+use voicelane::net::{Endpoint, Family, TrafficClass};
+use voicelane::relay::{Received, Relay};
 use voicelane::wire::{Packet, Transport, fragment, icmp, udp};
 
 /// Inside endpoint, the uplink's own address, the far side's; per family.
@@ -83,21 +83,9 @@ struct Path {
 
 impl Path {
     fn new() -> Self {
-        let mut relay = Relay::new().expect("an epoll set");
-        let binder = Binder {
-            device: "up0".to_owned(),
-            addresses: Vec::new(),
-            mark: Fwmark(0x7600_0000),
-            tunnel_mark: Fwmark(0x7700_0000),
-        };
-        relay.rebind(
-            PerFamily::new(|_| Some(binder.clone())),
-            |_| true,
-            |_, _| unreachable!("there is no mapping yet"),
-        );
         Self {
             engine: Engine::new(policy(), Settings::default()),
-            relay,
+            relay: relay_on("up0"),
             outbox: Outbox::default(),
         }
     }

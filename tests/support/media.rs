@@ -1,9 +1,11 @@
-//! A policy for media in networks that are made up, over both families.
+//! A policy for media in networks that are made up, over both families, and a relay for it.
 
 use std::sync::Arc;
 
 use voicelane::config::Config;
+use voicelane::net::{Fwmark, PerFamily};
 use voicelane::policy::Policy;
+use voicelane::relay::{Binder, Relay};
 
 const POLICY: &str = r#"
 version = 1
@@ -27,4 +29,21 @@ pub(crate) fn policy() -> Arc<Policy> {
         &config,
         "2026-01-01".parse().expect("a date"),
     ))
+}
+
+/// A relay without sockets, with one uplink for both families.
+pub(crate) fn relay_on(device: &str) -> Relay {
+    let mut relay = Relay::new().expect("an epoll set");
+    let binder = Binder {
+        device: device.to_owned(),
+        addresses: Vec::new(),
+        mark: Fwmark(0x7600_0000),
+        tunnel_mark: Fwmark(0x7700_0000),
+    };
+    relay.rebind(
+        PerFamily::new(|_| Some(binder.clone())),
+        |_| true,
+        |_, _| unreachable!("there is no mapping yet"),
+    );
+    relay
 }
