@@ -248,7 +248,7 @@ fn nobody_on_the_lan_reaches_the_tun_or_an_alias() {
     let rogue = Rogue::join(&lab);
     let _vpn = lab.start_vpn(VpnKind::OpenVpnDef1);
     rogue.namespace.ip(&format!(
-        "addr add {}/32 dev lo\naddr add {}/128 dev lo",
+        "addr add {}/32 dev lo\naddr add {}/128 dev lo nodad",
         at::MEDIA.v4,
         at::MEDIA.v6
     ));
