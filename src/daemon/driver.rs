@@ -38,7 +38,7 @@ use super::way::Moves;
 const BUDGET: usize = 64;
 
 /// Streams that a wake-up carries when the TUN's queue was empty: together they bring at most 300 packets into it, of
-/// the 1,000 that it holds.
+/// the 500 that it holds.
 const STREAMS: usize = 4;
 
 /// And when it was not: fewer packets than a wake-up takes out.

@@ -35,6 +35,9 @@ const QUOTED: usize = 1_184;
 /// How often a datagram is tried when errors of earlier ones keep coming.
 const TRIES: u32 = 3;
 
+/// Full looks in a row after which queues may have stood for long: some 8,000 datagrams, a tenth of a second's work.
+const LASTING: u32 = 128;
+
 /// The bit of a token that tells a mapping's two sockets apart: slots are few.
 const TUNNEL: u64 = 1 << 31;
 
@@ -50,8 +53,8 @@ struct Binding {
     dont_fragment: Option<bool>,
     /// Datagrams that found the socket's queue full, as the kernel counts them.
     overflowed: u32,
-    /// Whether the kernel says when each datagram came into the queue. That costs some percent of a packet, so it is asked
-    /// only when more sockets were ready than a look names: their queues may stand.
+    /// Whether the kernel says when each datagram came into the queue. That costs every packet of this machine some percent,
+    /// so it is asked only where a crowd has waited for a while: queues may stand.
     is_stamped: bool,
 }
 
@@ -65,8 +68,10 @@ pub struct Relay {
     exempt: Exempt,
     bindings: Bindings,
     readiness: Readiness,
-    /// How much the last wait found.
+    /// How much the last look found.
     found: usize,
+    /// How many looks in a row found as much as one can name: there is a crowd.
+    crowded: u32,
     buffer: Box<[u8]>,
     control: Vec<u8>,
     setbacks: Vec<Setback>,
@@ -143,6 +148,7 @@ impl Relay {
             bindings: Bindings::default(),
             readiness: Readiness::new()?,
             found: 0,
+            crowded: 0,
             buffer: vec![0; HEADROOM + LARGEST].into_boxed_slice(),
             control: nix::cmsg_space!(i32, u32, TimeSpec),
             setbacks: Vec::new(),
@@ -357,8 +363,19 @@ impl Relay {
     /// # Errors
     /// When the epoll set cannot be read.
     pub fn wait(&mut self, time: Option<Duration>) -> io::Result<Found> {
-        self.found = self.readiness.wait(time)?;
+        self.look(time)?;
         Ok(Found::among(&self.readiness, self.found))
+    }
+
+    fn look(&mut self, time: Option<Duration>) -> io::Result<()> {
+        self.found = self.readiness.wait(time)?;
+        let is_full = self.found == READY;
+        self.crowded = if is_full {
+            self.crowded.saturating_add(1)
+        } else {
+            0
+        };
+        Ok(())
     }
 
     /// Hands a datagram and an error of each socket that the last wait found to `take`; then looks for more, until there were
@@ -392,7 +409,7 @@ impl Relay {
                 );
                 let more = binding.overflowed.wrapping_sub(before);
                 self.overflowed += u64::from(more);
-                if found == READY && !binding.is_stamped {
+                if self.crowded >= LASTING && !binding.is_stamped {
                     // Who is refused has its queue stand.
                     let stamps = sockopt::ReceiveTimestampns;
                     binding.is_stamped = setsockopt(&binding.socket, stamps, &true).is_ok();
@@ -403,7 +420,7 @@ impl Relay {
             if sockets == 0 || had >= share {
                 return Ok(());
             }
-            self.found = self.readiness.look()?;
+            self.look(Some(Duration::ZERO))?;
         }
     }
 }

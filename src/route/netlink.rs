@@ -6,7 +6,6 @@ use std::net::Ipv4Addr;
 use futures_util::TryStreamExt;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressScope;
-use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::route::RouteMessage;
 use netlink_sys::AsyncSocket;
 use nix::errno::Errno;
@@ -22,10 +21,6 @@ use crate::net::IfIndex;
 /// a loose one, drops everything whose way back leads elsewhere, and rules with `iif lo` have no part in the way back.
 /// Its scope is the host, so that no socket gets it as its source.
 const DUMMY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
-
-/// Packets that the TUN holds for us. At the rate that one core carries this is 10 ms: enough for what else the core
-/// does in one go, and too short for a standing delay (the kernel's default is 500; see [`crate::manual::defaults`]).
-const QUEUE: u32 = 1_000;
 
 /// A failed exchange with the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -269,11 +264,7 @@ impl Kernel {
             link: tun,
             source: answer(error),
         };
-        let up = LinkUnspec::new_with_index(tun.0)
-            .mtu(mtu)
-            .append_extra_attribute(LinkAttribute::TxQueueLen(QUEUE))
-            .up()
-            .build();
+        let up = LinkUnspec::new_with_index(tun.0).mtu(mtu).up().build();
         self.handle.link().set(up).execute().await.map_err(failed)?;
         let mut request = self.handle.address().add(tun.0, DUMMY.into(), 32);
         request.message_mut().header.scope = AddressScope::Host;
