@@ -212,7 +212,7 @@ fn carry(relays: &mut [Relay], load: traffic::Load) -> Result<()> {
     let outcome = relay.traffic.run(load)?;
     let trip = |quantile| outcome.round_trips.value_at_quantile(quantile) / 1_000;
     println!(
-        "{}: sent {}, answered {}, offered {:.0}/s, goodput {:.0}/s; p50 {} us, p99 {} us, p99.9 {} us of {} round trips",
+        "{}: sent {}, answered {}, offered {:.0}/s, goodput {:.0}/s; p50 {} us, p99 {} us, p99.9 {} us of {} round trips, {:.2} % not counted",
         relay.kind.name(),
         outcome.sent,
         outcome.answered,
@@ -221,7 +221,8 @@ fn carry(relays: &mut [Relay], load: traffic::Load) -> Result<()> {
         trip(0.5),
         trip(0.99),
         trip(0.999),
-        outcome.round_trips.len()
+        outcome.round_trips.len(),
+        measure::not_counted(outcome.answered, &outcome.round_trips)
     );
     Ok(())
 }
