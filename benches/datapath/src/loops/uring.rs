@@ -41,7 +41,7 @@ pub fn run(tun: &Iface, uplink: &str) -> Result<()> {
     submitter.register_ring_fd()?;
     submitter.register_files_sparse(FILES)?;
     submitter.register_files_update(TUN, &[tun.as_raw_fd()])?;
-    // The TUN's is its budget.
+    // The TUN's is its budget. Sockets have more: a read that finds no buffer must be put in place again.
     let mut outbound = Pool::new(&submitter, 0, BUDGET as u16)?;
     let mut inbound = Pool::new(&submitter, 1, Page::ENTRIES as u16)?;
     let mut queue = Queue {
