@@ -5,11 +5,11 @@
 
 mod burst;
 mod frame;
+mod loops;
 mod measure;
 #[path = "../../../tests/support/lab/namespace.rs"]
 #[allow(dead_code, reason = "the lab uses more of it")]
 mod namespace;
-mod plain;
 #[path = "../../../tests/support/lab/program.rs"]
 #[allow(dead_code, reason = "the lab uses more of it")]
 mod program;
@@ -24,11 +24,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::frame::Family;
+use crate::loops::Readiness;
 use crate::measure::{CALLS, Effort, Figures, PACED};
 use crate::relay::{Kind, Programs, Relay};
 use crate::traffic::INTERRUPTED;
@@ -68,21 +69,30 @@ struct Arguments {
     /// A command that starts the relays, such as "chrt --fifo 10".
     #[arg(long, default_value = "")]
     under: String,
-    /// What to measure; everything without it.
+    /// What to measure; without it everything but other loops than the plain one.
     relays: Vec<Kind>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Guest {
-    /// Runs the plain loop.
-    #[command(hide = true, name = "plain-loop")]
-    Plain { tun: String, uplink: String },
+    /// Runs one of the loops.
+    #[command(hide = true)]
+    Loop {
+        readiness: Readiness,
+        tun: String,
+        uplink: String,
+    },
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    if let Some(Guest::Plain { tun, uplink }) = arguments.guest {
-        return plain::run(&tun, &uplink);
+    if let Some(Guest::Loop {
+        readiness,
+        tun,
+        uplink,
+    }) = arguments.guest
+    {
+        return loops::run(readiness, &tun, &uplink);
     }
     namespace::require(&[
         ("ip", "iproute2"),
@@ -115,7 +125,7 @@ fn main() -> Result<()> {
             .collect(),
     };
     let wanted = match &arguments.relays[..] {
-        [] => Kind::value_variants(),
+        [] => &Kind::DEFAULT,
         some => some,
     };
     let family = if arguments.ipv6 {
@@ -212,7 +222,7 @@ fn carry(relays: &mut [Relay], load: traffic::Load) -> Result<()> {
     let outcome = relay.traffic.run(load)?;
     let trip = |quantile| outcome.round_trips.value_at_quantile(quantile) / 1_000;
     println!(
-        "{}: sent {}, answered {}, offered {:.0}/s, goodput {:.0}/s; p50 {} us, p99 {} us, p99.9 {} us of {} round trips",
+        "{}: sent {}, answered {}, offered {:.0}/s, goodput {:.0}/s; p50 {} us, p99 {} us, p99.9 {} us of {} round trips, {:.2} % not counted",
         relay.kind.name(),
         outcome.sent,
         outcome.answered,
@@ -221,7 +231,8 @@ fn carry(relays: &mut [Relay], load: traffic::Load) -> Result<()> {
         trip(0.5),
         trip(0.99),
         trip(0.999),
-        outcome.round_trips.len()
+        outcome.round_trips.len(),
+        measure::not_counted(outcome.answered, &outcome.round_trips)
     );
     Ok(())
 }

@@ -108,6 +108,11 @@ impl Default for Paced {
     }
 }
 
+/// How many of the answered packets had no round trip that counts, for the generator was held up, in percent.
+pub fn not_counted(answered: u64, round_trips: &Histogram<u64>) -> f64 {
+    100.0 * (answered - round_trips.len()) as f64 / answered.max(1) as f64
+}
+
 impl Figures {
     /// Nothing measured yet.
     pub fn new(kind: Kind) -> Self {

@@ -7,6 +7,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use clap::ValueEnum;
 use tempfile::TempDir;
 
 use crate::frame::Family;
@@ -16,7 +17,7 @@ use crate::traffic::Traffic;
 use crate::world::{Cores, SERVERS_V6, Shape, WAN, World};
 
 /// What is measured, in this order: the kernel frees what tun2proxy's flows took while others are measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
     /// Client and server on one wire.
     Wire,
@@ -26,6 +27,14 @@ pub enum Kind {
     Pasta,
     /// The plain loop of this package.
     Plain,
+    /// The plain loop in a runtime, which waits for its epoll set.
+    AsyncFd,
+    /// The same with a task for each flow.
+    Tasks,
+    /// The same, but the task of the TUN goes on while there is a packet.
+    GreedyTasks,
+    /// The same by io_uring.
+    Uring,
     /// voicelane.
     Voicelane,
     /// tun2proxy and the SOCKS server of the crate fast-socks5.
@@ -56,6 +65,16 @@ pub struct Relay {
 }
 
 impl Kind {
+    /// What is measured where nothing is named.
+    pub const DEFAULT: [Self; 6] = [
+        Self::Wire,
+        Self::Kernel,
+        Self::Pasta,
+        Self::Plain,
+        Self::Voicelane,
+        Self::Tun2proxy,
+    ];
+
     /// What the table calls it.
     pub fn name(self) -> &'static str {
         match self {
@@ -63,6 +82,10 @@ impl Kind {
             Self::Kernel => "kernel",
             Self::Pasta => "pasta",
             Self::Plain => "plain loop",
+            Self::AsyncFd => "AsyncFd",
+            Self::Tasks => "tasks",
+            Self::GreedyTasks => "tasks, greedy",
+            Self::Uring => "io_uring",
             Self::Tun2proxy => "tun2proxy",
             Self::Voicelane => "voicelane",
         }
@@ -73,13 +96,13 @@ impl Kind {
         let path = std::env::var("PATH").unwrap_or_default();
         let mut folders = path.split(':').chain(["/usr/sbin", "/sbin"]);
         match self {
-            Self::Wire | Self::Kernel | Self::Plain => None,
             Self::Pasta => (!folders.any(|folder| Path::new(folder).join("pasta").exists()))
                 .then(|| "apt-get install passt".to_owned()),
             Self::Tun2proxy => (!programs.tun2proxy().exists() || !programs.socks().exists())
                 .then(|| "scripts/bench datapath, which builds it with cargo install".to_owned()),
             Self::Voicelane => (!programs.voicelane.exists())
                 .then(|| "cargo build --release, or say --voicelane PATH".to_owned()),
+            _ => None,
         }
     }
 
@@ -127,15 +150,6 @@ impl Kind {
                 world.divert(&format!("via {} dev tap0 onlink", world.gateway()));
                 vec![pasta]
             }
-            Self::Plain => {
-                let myself = std::env::current_exe()?;
-                let mut plain =
-                    start(guest(&myself.to_string_lossy()).args(["plain-loop", "tun0", WAN]));
-                plain.wait_for("ready");
-                world.router.ip("link set tun0 up");
-                world.divert("dev tun0");
-                vec![plain]
-            }
             Self::Tun2proxy => {
                 let socks = start(
                     guest(&programs.socks().to_string_lossy())
@@ -169,6 +183,21 @@ impl Kind {
                 world.divert("dev voicelane0");
                 vec![voicelane]
             }
+            Self::Plain | Self::AsyncFd | Self::Tasks | Self::GreedyTasks | Self::Uring => {
+                let myself = std::env::current_exe()?;
+                // It is named there as it is here.
+                let readiness = self.to_possible_value().expect("none is skipped");
+                let mut relay = start(guest(&myself.to_string_lossy()).args([
+                    "loop",
+                    readiness.get_name(),
+                    "tun0",
+                    WAN,
+                ]));
+                relay.wait_for("ready");
+                world.router.ip("link set tun0 up");
+                world.divert("dev tun0");
+                vec![relay]
+            }
         };
         let traffic = world.traffic(self.marks());
         Ok(Relay {
@@ -190,7 +219,7 @@ impl Kind {
 
     /// Whether what leaves bears voice's code point.
     fn marks(self) -> bool {
-        matches!(self, Self::Kernel | Self::Plain | Self::Voicelane)
+        !matches!(self, Self::Wire | Self::Pasta | Self::Tun2proxy)
     }
 }
 

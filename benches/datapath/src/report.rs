@@ -1,6 +1,6 @@
 //! The table, and how voicelane stands to its targets.
 
-use crate::measure::{CALLS, Figures, PACED, Rates};
+use crate::measure::{CALLS, Figures, PACED, Paced, Rates, not_counted};
 use crate::relay::Kind;
 use crate::traffic::FLOWS;
 
@@ -149,6 +149,14 @@ fn rows(all: &[Figures]) -> Vec<Row> {
             row(format!("{flows} x 50/s{beside}: lost, %"), 2, true, &|f| {
                 let [lost, sent] = f.paced[which][hog].lost;
                 (sent > 0).then(|| 100.0 * lost as f64 / sent as f64)
+            });
+            let name = format!("{flows} x 50/s{beside}: not counted, %");
+            row(name, 2, true, &|f| {
+                let Paced {
+                    round_trips,
+                    lost: [lost, sent],
+                } = &f.paced[which][hog];
+                (*sent > 0).then(|| not_counted(sent - lost, round_trips))
             });
         }
     }
