@@ -43,7 +43,6 @@ pub(crate) fn relay_on(device: &str) -> Relay {
     relay.rebind(
         PerFamily::new(|_| Some(binder.clone())),
         |_| true,
-        |_, _| unreachable!("there is no mapping yet"),
     );
     relay
 }
