@@ -403,7 +403,12 @@ impl Engine {
     }
 
     /// Forgets what was found out about a family's uplink.
-    pub(super) fn clear(&mut self, family: Family, news: impl FnOnce(&mut News), outbox: &mut Outbox) {
+    pub(super) fn clear(
+        &mut self,
+        family: Family,
+        news: impl FnOnce(&mut News),
+        outbox: &mut Outbox,
+    ) {
         let health = self.paths.health(family);
         news(&mut health.news);
         health.fallen = 0;

@@ -251,7 +251,8 @@ impl Engine {
         due.into_iter().flatten().min()
     }
 
-    /// Ends what is over at `now` and moves what is to move, or a part of it: then [`Engine::poll_timeout`] is due again a moment later.
+    /// Ends what is over at `now` and moves what is to move, or a part of it: then [`Engine::poll_timeout`] is due again a
+    /// moment later.
     pub fn handle_timeout(&mut self, now: Instant, outbox: &mut Outbox) {
         if self.rest.is_none_or(|rest| rest <= now) {
             self.end_mappings(now, outbox);

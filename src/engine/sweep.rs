@@ -4,7 +4,7 @@
 //!
 //! Three things concern every mapping of a family at once: there is another uplink, so that each needs another socket;
 //! the uplink was gone and is back; the uplink is given up. For a mapping each of them costs the kernel a socket, or a
-//! datagram, or both, some 40 us; for all of them in one go nobody would hear anything for a third of a second.
+//! datagram, or both, 10 to 40 us; for all of them in one go nobody would hear anything for a third of a second.
 //!
 //! So the news get a number, which is all that happens at once. A mapping that has not taken in the latest is *behind*. It
 //! catches up
@@ -29,7 +29,7 @@ use super::path::{FallCause, ReturnCause, Socket};
 use super::{Engine, Outbox, REST};
 use crate::net::{Family, MappingId, Way};
 
-/// Mappings that catch up in one go: a third of a millisecond.
+/// Mappings that catch up in one go: a third of a millisecond at most.
 const STEPS: usize = 8;
 
 /// Slots that are looked at in one go: most have caught up by themselves, if many speak.

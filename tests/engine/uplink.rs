@@ -231,9 +231,7 @@ fn what_a_former_uplink_brings_is_let_in_and_proves_nothing() {
         let mapping = |links: &Links| {
             let World { engine, now, .. } = &links.world;
             let mut reports = engine.mapping_reports(0..engine.slots(), *now);
-            reports
-                .find(|it| it.inside.0 == inside)
-                .expect("it stands")
+            reports.find(|it| it.inside.0 == inside).expect("it stands")
         };
         let id = mapping(&links).id;
         let returned = ReturnedError {
