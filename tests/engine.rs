@@ -12,6 +12,8 @@ mod prefix;
 mod sizes;
 #[path = "engine/steady.rs"]
 mod steady;
+#[path = "engine/uplink.rs"]
+mod uplink;
 #[path = "engine/world.rs"]
 mod world;
 

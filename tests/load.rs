@@ -1,8 +1,9 @@
 //! Under load, with sockets and without a service: nearly ten thousand calls with RTCP stand, can be looked at and are
-//! reloaded around without loss, and their end holds nothing up; nobody is starved; no queue stands.
+//! reloaded around without loss, and neither their end nor another uplink holds anything up; nobody is starved; no queue
+//! stands.
 //!
 //! What is measured on the way is printed: memory for each mapping with the kernel's part, and the longest time that
-//! packets waited for a page of a look at all mappings, and while all ended.
+//! packets waited for a page of a look at all mappings, while all ended, and while all moved to another uplink.
 
 #[path = "support/media.rs"]
 mod media;
@@ -16,20 +17,20 @@ use std::os::unix::net::UnixDatagram;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use media::{policy, relay_on};
+use media::{policy, relay_on, uplink};
 use netns::{in_namespace, run};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use voicelane::call::stun::{TransactionId, binding_request};
 use voicelane::engine::{Command, Counters, Engine, FallbackSettings, Outbox, PAGE};
 use voicelane::nat::Settings;
 use voicelane::net::{Endpoint, TrafficClass};
-use voicelane::relay::{Guest, Received, Relay};
+use voicelane::relay::{Guest, Received, Relay, SendError};
 use voicelane::wire::udp;
 
 /// As many as the 20,000 descriptors of a container's hard limit have room for.
 const MAPPINGS: usize = 19_800;
 
-/// Mappings that end in one go.
+/// Mappings that end, or move to another uplink, in one go.
 const AT_ONCE: usize = 8;
 
 const SERVERS: [&str; 2] = ["198.18.0.1", "2001:db8:18::1"];
@@ -75,6 +76,24 @@ fn memory() -> [usize; 2] {
         field("/proc/self/status", "VmRSS:"),
         field("/proc/meminfo", "Slab:"),
     ]
+}
+
+/// Lets this process have as many descriptors as it may.
+fn take_descriptors() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("every process has it");
+    assert!(
+        most > MAPPINGS as u64 + 100,
+        "`ulimit -Hn` is {most}: the test needs a little more than {MAPPINGS}"
+    );
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("up to the hard limit");
+}
+
+/// The times that something took, in words.
+fn in_words(mut times: Vec<Duration>) -> String {
+    times.sort_unstable();
+    let [usual, most, longest] =
+        [50, 99, 100].map(|percent| times[(times.len() - 1) * percent / 100]);
+    format!("{usual:?} at the median, {most:?} at p99, {longest:?} at most")
 }
 
 /// Those whom the packets are for.
@@ -165,12 +184,7 @@ impl World {
 #[test]
 fn a_branch_full_of_calls_stands_and_ends_in_parts() {
     in_namespace(async || {
-        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("every process has it");
-        assert!(
-            most > MAPPINGS as u64 + 100,
-            "`ulimit -Hn` is {most}: the test needs a little more than {MAPPINGS}"
-        );
-        setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("up to the hard limit");
+        take_descriptors();
         // Somebody must be there: errors would lie in every socket's queue.
         let _servers = servers();
         let packets: Vec<_> = (0..MAPPINGS).map(packet).collect();
@@ -232,13 +246,80 @@ fn a_branch_full_of_calls_stands_and_ends_in_parts() {
             sleep(Duration::from_millis(1));
             world.now += Duration::from_millis(1);
         }
-        waits.sort_unstable();
-        let [usual, most, longest] =
-            [50, 99, 100].map(|percent| waits[(waits.len() - 1) * percent / 100]);
-        println!(
-            "waits while all ended: {usual:?} at the median, {most:?} at p99, {longest:?} at most"
-        );
+        println!("waits while all ended: {}", in_words(waits));
         assert_eq!((ended, count(&world)), (MAPPINGS - 1, 1));
+    });
+}
+
+/// Another uplink: who speaks has its new socket at once, the others get theirs in parts, and the former one carries nothing.
+#[test]
+fn a_branch_full_of_calls_moves_to_another_uplink_in_parts() {
+    in_namespace(async || {
+        take_descriptors();
+        let servers = servers();
+        run(
+            "ip link add other arp off type veth peer name far; ip link set far up; ip link set other up
+             ip addr add 192.0.2.9/24 dev other; ip addr add 2001:db8:99::9/64 dev other nodad
+             ip route add 198.18.0.0/24 dev other; ip route add 2001:db8:18::/64 dev other",
+        );
+        let packets: Vec<_> = (0..MAPPINGS).map(packet).collect();
+        let mut world = World::new();
+        for packet in &packets {
+            world.send(packet);
+        }
+        let heard = || -> usize {
+            let heard = servers.iter().map(|server| {
+                server.set_nonblocking(true).expect("a socket");
+                std::iter::from_fn(|| server.recv(&mut [0; 200]).ok()).count()
+            });
+            heard.sum()
+        };
+        assert!(heard() > 0);
+
+        let mut waits = Vec::new();
+        // The last one's datagram lies in the outbox still.
+        world.relay.rebind(uplink("other"), |_| true);
+        let (transmit, payload) = world.outbox.transmits().next().expect("it was sent");
+        let sent = world.relay.send(transmit, payload);
+        assert!(matches!(sent, Err(SendError::Closed(_))), "{sent:?}");
+
+        world.outbox.clear();
+        let start = Instant::now();
+        world
+            .engine
+            .handle_uplink_changed(|_| true, world.now, &mut world.outbox);
+        let mut moved = world.outbox.openings();
+        world.obey();
+        waits.push(start.elapsed());
+        assert_eq!(moved, AT_ONCE);
+        for (number, packet) in packets.iter().enumerate().rev() {
+            let start = Instant::now();
+            world.send(packet);
+            assert!(world.outbox.openings() <= 1, "its own and nobody else's");
+            moved += world.outbox.openings();
+            world.now += Duration::from_millis(1);
+            world.outbox.clear();
+            world.engine.handle_timeout(world.now, &mut world.outbox);
+            let in_passing = world.outbox.openings();
+            world.obey();
+            waits.push(start.elapsed());
+            assert!(in_passing <= AT_ONCE, "{in_passing} in one go");
+            moved += in_passing;
+            assert!(moved <= MAPPINGS, "each moves once");
+            if moved == MAPPINGS {
+                println!("{} of them spoke before all had moved", MAPPINGS - number);
+                break;
+            }
+            // As the driver does: the kernel clears up meanwhile.
+            sleep(Duration::from_millis(1));
+        }
+        println!("waits while all moved: {}", in_words(waits));
+        assert_eq!((moved, world.engine.mappings()), (MAPPINGS, MAPPINGS));
+        for packet in &packets {
+            world.send(packet);
+            assert_eq!(world.outbox.openings(), 0);
+        }
+        assert_eq!(heard(), 0, "by the former uplink");
     });
 }
 

@@ -4,8 +4,8 @@
 //!
 //! Each mapping has a [`Path`] that judges its direct way. What falls is first the mapping alone; when a second one of
 //! the same family falls and none heard anything in between, the whole uplink is given up for that family: all its
-//! mappings move, and new ones begin in the tunnel. The first mapping that comes back takes the verdict on the uplink
-//! back; the others follow by trials of their own.
+//! mappings move, part by part (see [`super::sweep`]), and new ones begin in the tunnel. The first mapping that comes back
+//! takes the verdict on the uplink back; the others follow by trials of their own.
 //!
 //! A switch repeats the mapping's own latest check on the new way, so that the peer learns the new address at once. No
 //! datagram is ever invented: what is repeated is word for word what the application sent, to whom it sent it.
@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use super::path::{FallCause, FallbackSettings, LONGEST_RETRY, Path, ReturnCause, Socket, Step};
 use super::question::{Question, Sign};
+use super::sweep::{News, Sweep};
 use super::{Command, Engine, Event, Outbox};
 use crate::net::{Endpoint, Family, Inside, MappingId, Outside, Protocol, Treatment, Way};
 use crate::policy::Action;
@@ -36,6 +37,7 @@ struct Health {
     fallen: u32,
     /// When the uplink was given up.
     down: Option<Instant>,
+    news: News,
 }
 
 /// The paths of all mappings, in their slots.
@@ -47,6 +49,8 @@ pub(super) struct Paths {
     /// former is dropped when its time comes. A heap keeps its room, where a tree would allocate.
     due: BinaryHeap<Reverse<(Instant, MappingId)>>,
     health: [Health; 2],
+    /// While mappings may be behind the news.
+    pub(super) sweep: Option<Sweep>,
 }
 
 impl Paths {
@@ -71,7 +75,9 @@ impl Paths {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.due.peek().map(|Reverse((due, _))| *due)
+        let due = self.due.peek().map(|Reverse((due, _))| *due);
+        let sweep = self.sweep.as_ref().map(|sweep| sweep.due);
+        due.into_iter().chain(sweep).min()
     }
 
     fn health(&mut self, family: Family) -> &mut Health {
@@ -84,21 +90,25 @@ impl Paths {
         health.down.is_some()
     }
 
-    fn of_family(&self, family: Family) -> Vec<MappingId> {
-        let slots = (0..).zip(&self.slots);
-        let paths = slots.filter_map(|(slot, entry)| {
-            let path = entry.as_ref()?;
-            let id = MappingId {
-                slot,
-                generation: path.generation,
-            };
-            (path.family() == family).then_some(id)
-        });
-        paths.collect()
+    /// The latest news of a family's uplink.
+    pub(super) fn news(&self, family: Family) -> News {
+        self.health[usize::from(family == Family::V6)].news
+    }
+
+    /// How many slots there are.
+    pub(super) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The mapping in a slot.
+    pub(super) fn in_slot(&self, slot: usize) -> Option<MappingId> {
+        let generation = self.slots.get(slot)?.as_ref()?.generation;
+        let slot = u32::try_from(slot).ok()?;
+        Some(MappingId { slot, generation })
     }
 
     /// Queues a path anew when it is due sooner than it was; later is found out when its time comes.
-    fn queue(&mut self, id: MappingId) {
+    pub(super) fn queue(&mut self, id: MappingId) {
         let Some(settings) = self.settings else {
             return;
         };
@@ -154,6 +164,7 @@ impl Engine {
         let mut path = Path::new(mapping, inside, treatment);
         let family = path.family();
         let health = self.paths.health(family);
+        path.news = health.news.latest;
         if let Some(since) = health.down {
             if now.saturating_duration_since(since) < LONGEST_RETRY {
                 let cause = FallCause::Uplink;
@@ -247,6 +258,9 @@ impl Engine {
         if self.paths.settings.is_none() {
             return;
         }
+        if way == Way::Direct && self.paths.is_on_former_uplink(mapping) {
+            return;
+        }
         let sign = Sign::of(payload);
         let Some(path) = self.paths.get_mut(mapping) else {
             return;
@@ -279,6 +293,9 @@ impl Engine {
             let Some(id) = self.paths.pop(now) else {
                 return;
             };
+            if self.paths.is_behind(id) {
+                continue;
+            }
             let Some(path) = self.paths.get_mut(id) else {
                 continue;
             };
@@ -333,10 +350,9 @@ impl Engine {
             health.fallen = health.fallen.saturating_add(1);
             if health.fallen >= FALLEN && health.down.is_none() {
                 health.down = Some(now);
+                health.news.fall();
                 outbox.event(Event::UplinkFell { family, cause });
-                for other in self.paths.of_family(family) {
-                    self.fall(other, FallCause::Uplink, now, outbox);
-                }
+                self.sweep(now, outbox);
             }
         }
         self.paths.queue(mapping);
@@ -386,36 +402,32 @@ impl Engine {
         self.take_way(mapping, Way::Direct, outbox);
     }
 
-    /// Begins anew on another uplink, for the families that `moves` says: whatever was found out was about the former one.
-    pub(super) fn start_over(
+    /// Forgets what was found out about a family's uplink.
+    pub(super) fn clear(
         &mut self,
-        moves: &impl Fn(Family) -> bool,
+        family: Family,
+        news: impl FnOnce(&mut News),
+        outbox: &mut Outbox,
+    ) {
+        let health = self.paths.health(family);
+        news(&mut health.news);
+        health.fallen = 0;
+        if health.down.take().is_some() {
+            outbox.event(Event::UplinkReturned { family });
+        }
+    }
+
+    /// Gives a mapping's direct way a fresh chance.
+    pub(super) fn trust(
+        &mut self,
+        mapping: MappingId,
+        cause: ReturnCause,
         now: Instant,
         outbox: &mut Outbox,
     ) {
-        let families = [Family::V4, Family::V6].into_iter();
-        for family in families.filter(|family| moves(*family)) {
-            self.trust(family, ReturnCause::AnotherUplink, now, outbox);
-        }
-    }
-
-    /// Takes the news that a family's uplink, which was gone, is there again, the same as before: what was found out while it
-    /// went is of no account, and calls need not wait in the VPN until the direct way is tried again.
-    pub fn handle_uplink_is_back(&mut self, family: Family, now: Instant, outbox: &mut Outbox) {
-        self.trust(family, ReturnCause::UplinkIsBack, now, outbox);
-    }
-
-    /// Gives a family's direct way a fresh chance.
-    fn trust(&mut self, family: Family, cause: ReturnCause, now: Instant, outbox: &mut Outbox) {
-        let health = std::mem::take(self.paths.health(family));
-        if health.down.is_some() {
-            outbox.event(Event::UplinkReturned { family });
-        }
-        for mapping in self.paths.of_family(family) {
-            self.come_back(mapping, cause, now, outbox);
-            if let Some(path) = self.paths.get_mut(mapping) {
-                path.start_over(now);
-            }
+        self.come_back(mapping, cause, now, outbox);
+        if let Some(path) = self.paths.get_mut(mapping) {
+            path.start_over(now);
         }
     }
 

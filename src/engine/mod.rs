@@ -12,6 +12,7 @@
 //!       handle_error      what the path, or this machine, returned -> ICMP to the application
 //! TCP   handle_connected / handle_connect_failed / handle_stream (see the `tcp` module)
 //! Time  poll_timeout -> handle_timeout: mappings end or change their way, fragments that wait in vain are forgotten
+//! Link  handle_uplink_changed / handle_uplink_is_back: mappings take another socket or way, part by part (`sweep`)
 //! Shell handle_opened / handle_open_failed: what became of a command
 //! ```
 //!
@@ -29,6 +30,7 @@ mod path;
 mod question;
 pub mod reassembly;
 mod stats;
+mod sweep;
 mod tcp;
 mod udp;
 
@@ -249,11 +251,13 @@ impl Engine {
         due.into_iter().flatten().min()
     }
 
-    /// Ends what is over at `now`, or a part of it: then [`Engine::poll_timeout`] is due again a moment later.
+    /// Ends what is over at `now` and moves what is to move, or a part of it: then [`Engine::poll_timeout`] is due again a
+    /// moment later.
     pub fn handle_timeout(&mut self, now: Instant, outbox: &mut Outbox) {
         if self.rest.is_none_or(|rest| rest <= now) {
             self.end_mappings(now, outbox);
         }
+        self.sweep_some(now, outbox);
         self.handle_paths_due(now, outbox);
         self.handle_connections_due(now, outbox);
         while let Some(expired) = self.reassembly.expire(now) {

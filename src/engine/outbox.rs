@@ -10,7 +10,8 @@ use crate::wire::{Packet, WriteError, fragment, icmp, tcp, udp};
 /// Something to be done to the socket of a mapping or of a TCP connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Open a socket of a mapping: for the direct way on the inside endpoint's port if that is free.
+    /// Open a socket of a mapping: for the direct way on the inside endpoint's port if that is free, and in the place of
+    /// the one on a former uplink.
     Open {
         /// The mapping.
         mapping: MappingId,
@@ -140,6 +141,7 @@ pub enum Event {
 #[derive(Debug, Default)]
 pub struct Outbox {
     commands: Vec<Command>,
+    openings: usize,
     transmits: Vec<Transmit>,
     packets: Vec<Range<usize>>,
     events: Vec<Event>,
@@ -152,6 +154,12 @@ impl Outbox {
     #[must_use]
     pub fn commands(&self) -> &[Command] {
         &self.commands
+    }
+
+    /// How many sockets are to be opened.
+    #[must_use]
+    pub const fn openings(&self) -> usize {
+        self.openings
     }
 
     /// The datagrams to send, each with its payload.
@@ -198,6 +206,7 @@ impl Outbox {
     /// Forgets everything and keeps the room.
     pub fn clear(&mut self) {
         self.commands.clear();
+        self.openings = 0;
         self.transmits.clear();
         self.packets.clear();
         self.events.clear();
@@ -205,6 +214,8 @@ impl Outbox {
     }
 
     pub(super) fn command(&mut self, command: Command) {
+        let opens = matches!(command, Command::Open { .. } | Command::Connect { .. });
+        self.openings += usize::from(opens);
         self.commands.push(command);
     }
 

@@ -218,6 +218,8 @@ pub(super) struct Path {
     pub(super) generation: u32,
     /// Datagrams heard since the last pause.
     run: u32,
+    /// The number of the latest news that the mapping has taken in.
+    pub(super) news: u32,
     /// Where the mapping stands in the queue of what is due.
     pub(super) queued: Option<Instant>,
     /// When the direct way last brought something.
@@ -249,6 +251,7 @@ impl Path {
             sockets: [Socket::Closed; 2],
             heard: None,
             run: 0,
+            news: 0,
             expects: false,
             unanswered: Open::default(),
             unheard: Open::default(),

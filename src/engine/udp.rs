@@ -55,7 +55,12 @@ impl Engine {
             return self.reject(packet, DropReason::HopLimitExceeded, expired, now, outbox);
         }
         let mapping = match self.nat.map(inside, remote, now) {
-            Ok(Mapped::Known(mapping)) => mapping,
+            Ok(Mapped::Known(mapping)) => {
+                if self.paths.sweep.is_some() {
+                    self.catch_up(mapping, now, outbox);
+                }
+                mapping
+            }
             Ok(Mapped::New(mapping)) => {
                 self.lay_path(mapping, inside, treatment, now, outbox);
                 mapping
@@ -183,6 +188,9 @@ impl Engine {
         now: Instant,
         outbox: &mut Outbox,
     ) -> bool {
+        if self.paths.is_on_former_uplink(mapping) {
+            return true;
+        }
         let Some(path) = self.paths.get_mut(mapping) else {
             return false;
         };

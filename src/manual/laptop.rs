@@ -69,7 +69,9 @@
 //! | an address has come, a lease was renewed, another gateway | stay as they are |
 //! | the uplink was gone and is the same again | stay as they are; calls that fell into the VPN meanwhile leave it at once |
 //!
-//! Replaced means closed and opened anew, on the same port where it is free; never bound a second time. The mapping and
+//! Replaced means closed and opened anew, on the same port where it is free; never bound a second time. From the change on
+//! nothing is sent by the former one. With many mappings those get theirs first that send, and a former socket is heard
+//! until then: the link may deliver for another moment, and the peer has heard of no other address. The mapping and
 //! its inside endpoint stay, so the application sees the same peer, and the peer sees a new address, for which ICE has
 //! connectivity checks (RFC 8445) and consent (RFC 7675). TCP connections cannot move and are reset.
 //!

@@ -11,7 +11,7 @@
 //! | requirement | what we do | shown by |
 //! |---|---|---|
 //! | REQ-1 endpoint-independent mapping | one unconnected socket per inside endpoint, whoever it sends to | `model::the_engine_does_what_the_model_does`, `engine::one_mapping_serves_every_remote`, `judges::coturn_finds_address_dependent_filtering` |
-//! | REQ-2 address pooling paired | an uplink's sockets all send from the uplink's address; when the uplink changes, all mappings move together | `kernel_faults::an_address_that_goes_and_comes_back_takes_the_calls_along` |
+//! | REQ-2 address pooling paired | an uplink's sockets all send from the uplink's address; when the uplink changes, no mapping sends by the former one any more | `engine::uplink::nothing_leaves_by_a_former_uplink`, `kernel_faults::an_address_that_goes_and_comes_back_takes_the_calls_along` |
 //! | REQ-3 no port overloading | the kernel's port table: two sockets never share a port | `mapping::a_free_source_port_is_kept_and_a_taken_one_is_not_shared`, `kernel_faults::ports_that_are_spent_are_refused_and_never_shared` |
 //! | REQ-3a port ranges | a preserved port is the port; another one is of the kernel's range, 1024 or above | `mapping::a_free_source_port_is_kept_and_a_taken_one_is_not_shared` |
 //! | REQ-4 port parity | recommended, and taken back by RFC 7857 section 8: not kept unless the port is | none is due |

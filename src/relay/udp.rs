@@ -44,9 +44,10 @@ const TUNNEL: u64 = 1 << 31;
 #[derive(Debug)]
 struct Binding {
     id: MappingId,
-    inside: Inside<Endpoint>,
     socket: Socket,
     family: Family,
+    /// Which of the family's uplinks it was made for.
+    uplink: u32,
     treatment: Treatment,
     is_exempt: bool,
     /// Unset until the first datagram says it.
@@ -65,6 +66,8 @@ type Bindings = [Vec<Option<Binding>>; 2];
 #[derive(Debug)]
 pub struct Relay {
     binders: Binders,
+    /// The number of each family's uplink.
+    uplinks: PerFamily<u32>,
     exempt: Exempt,
     bindings: Bindings,
     readiness: Readiness,
@@ -109,7 +112,7 @@ pub enum OpenError {
     Bind(#[from] BindError),
 }
 
-/// There is no socket for the mapping.
+/// There is no socket for the mapping, or only one on a former uplink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the mapping has no socket")]
 pub struct Closed;
@@ -117,7 +120,7 @@ pub struct Closed;
 /// A datagram could not be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    /// There is no socket for the mapping.
+    /// There is no socket for the mapping on this uplink.
     #[error(transparent)]
     Closed(#[from] Closed),
     /// The kernel refused.
@@ -144,6 +147,7 @@ impl Relay {
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             binders: Binders::default(),
+            uplinks: PerFamily::default(),
             exempt: Exempt::default(),
             bindings: Bindings::default(),
             readiness: Readiness::new()?,
@@ -156,7 +160,7 @@ impl Relay {
         })
     }
 
-    /// Opens a socket of a mapping.
+    /// Opens a socket of a mapping, in the place of the one that it had that way.
     ///
     /// # Errors
     /// [`OpenError`]; no socket is left over.
@@ -167,6 +171,13 @@ impl Relay {
         inside: Inside<Endpoint>,
         treatment: Treatment,
     ) -> Result<Outside<Endpoint>, OpenError> {
+        let slot = id.slot as usize;
+        let bindings = &mut self.bindings[way as usize];
+        if bindings.len() <= slot {
+            bindings.resize_with(slot + 1, || None);
+        }
+        // It is closed first, so that its port is free.
+        bindings[slot] = None;
         let family = Family::of(inside.0.addr);
         let binder = self.binders[family].as_ref();
         let binder = binder.ok_or(OpenError::NoUplink)?;
@@ -177,16 +188,11 @@ impl Relay {
             .readiness
             .watch(&socket, token(id, way), EpollFlags::EPOLLIN);
         watched.map_err(binder.at(Step::Watch))?;
-        let slot = id.slot as usize;
-        let bindings = &mut self.bindings[way as usize];
-        if bindings.len() <= slot {
-            bindings.resize_with(slot + 1, || None);
-        }
         bindings[slot] = Some(Binding {
             id,
-            inside,
             socket,
             family,
+            uplink: self.uplinks[family],
             treatment,
             is_exempt,
             dont_fragment: None,
@@ -196,28 +202,13 @@ impl Relay {
         Ok(outside)
     }
 
-    /// Makes all sockets from now on on other uplinks, and moves the mappings of the families that `moves` says: a new
-    /// socket each, on the same port where that is free. Tells `moved` what each one came to; who could not be moved
-    /// has no direct socket any more. The tunnel is left alone.
-    pub fn rebind(
-        &mut self,
-        binders: Binders,
-        moves: impl Fn(Family) -> bool,
-        mut moved: impl FnMut(MappingId, Result<Outside<Endpoint>, OpenError>),
-    ) {
+    /// Makes all sockets from now on on other uplinks. Direct ones of the families that `moves` says send nothing any more;
+    /// what they bring is handed out until [`Relay::open`] puts others in their places, or their mappings end. The tunnel is
+    /// left alone.
+    pub fn rebind(&mut self, binders: Binders, moves: impl Fn(Family) -> bool) {
         self.binders = binders;
-        for slot in 0..self.bindings[Way::Direct as usize].len() {
-            // The old socket is closed first, so that its port is free.
-            if let Some(Binding {
-                id,
-                inside,
-                treatment,
-                ..
-            }) =
-                self.bindings[Way::Direct as usize][slot].take_if(|binding| moves(binding.family))
-            {
-                moved(id, self.open(id, Way::Direct, inside, treatment));
-            }
+        for family in Family::BOTH {
+            self.uplinks[family] += u32::from(moves(family));
         }
     }
 
@@ -273,6 +264,9 @@ impl Relay {
             ..
         } = transmit;
         let binding = binding(&mut self.bindings, mapping, way)?;
+        if way == Way::Direct && binding.uplink != self.uplinks[binding.family] {
+            return Err(SendError::Closed(Closed));
+        }
         if binding.treatment != treatment {
             treat(&binding.socket, binding.family, treatment)?;
             binding.treatment = treatment;

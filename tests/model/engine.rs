@@ -267,6 +267,7 @@ impl Player {
         let had: Vec<_> = mappings.values().map(|it| it.outside).collect();
         let mut expected = Vec::new();
         for (at, (inside, mapping)) in mappings.into_iter().enumerate() {
+            expected.push(Effect::Opened(inside));
             if how >> at & 1 == 1 {
                 self.model.mappings.remove(&inside);
                 expected.push(Effect::Ended(inside));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use voicelane::config::Config;
 use voicelane::net::{Fwmark, PerFamily};
 use voicelane::policy::Policy;
-use voicelane::relay::{Binder, Relay};
+use voicelane::relay::{Binder, Binders, Relay};
 
 const POLICY: &str = r#"
 version = 1
@@ -31,19 +31,20 @@ pub(crate) fn policy() -> Arc<Policy> {
     ))
 }
 
-/// A relay without sockets, with one uplink for both families.
-pub(crate) fn relay_on(device: &str) -> Relay {
-    let mut relay = Relay::new().expect("an epoll set");
+/// One uplink for both families.
+pub(crate) fn uplink(device: &str) -> Binders {
     let binder = Binder {
         device: device.to_owned(),
         addresses: Vec::new(),
         mark: Fwmark(0x7600_0000),
         tunnel_mark: Fwmark(0x7700_0000),
     };
-    relay.rebind(
-        PerFamily::new(|_| Some(binder.clone())),
-        |_| true,
-        |_, _| unreachable!("there is no mapping yet"),
-    );
+    PerFamily::new(|_| Some(binder.clone()))
+}
+
+/// A relay without sockets, with one uplink for both families.
+pub(crate) fn relay_on(device: &str) -> Relay {
+    let mut relay = Relay::new().expect("an epoll set");
+    relay.rebind(uplink(device), |_| true);
     relay
 }

@@ -158,7 +158,9 @@ impl Engine {
 
     /// Takes the news that there is another uplink for the families that `moves` says. A TCP connection cannot move: each
     /// is reset on both sides, and one that was about to be made is made anew when the application repeats its SYN.
-    /// Mappings begin anew: what was found out about the former uplink is forgotten.
+    /// Mappings begin anew, each with another socket in the place of its own, which must send nothing from now on: some at
+    /// once, who sends with its next packet, and the others part by part with [`Engine::handle_timeout`]. What was found out
+    /// about the former uplink is forgotten.
     pub fn handle_uplink_changed(
         &mut self,
         moves: impl Fn(Family) -> bool,
