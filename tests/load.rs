@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::net::UnixDatagram;
+use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -78,14 +79,18 @@ fn memory() -> [usize; 2] {
     ]
 }
 
-/// Lets this process have as many descriptors as it may.
-fn take_descriptors() {
+/// Runs a test in a namespace of its own, with all descriptors that this process may have: one at a time, where tests share a
+/// process.
+fn with_descriptors<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("every process has it");
     assert!(
         most > MAPPINGS as u64 + 100,
         "`ulimit -Hn` is {most}: the test needs a little more than {MAPPINGS}"
     );
     setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("up to the hard limit");
+    in_namespace(test);
 }
 
 /// The times that something took, in words.
@@ -183,8 +188,7 @@ impl World {
 
 #[test]
 fn a_branch_full_of_calls_stands_and_ends_in_parts() {
-    in_namespace(async || {
-        take_descriptors();
+    with_descriptors(async || {
         // Somebody must be there: errors would lie in every socket's queue.
         let _servers = servers();
         let packets: Vec<_> = (0..MAPPINGS).map(packet).collect();
@@ -254,8 +258,7 @@ fn a_branch_full_of_calls_stands_and_ends_in_parts() {
 /// Another uplink: who speaks has its new socket at once, the others get theirs in parts, and the former one carries nothing.
 #[test]
 fn a_branch_full_of_calls_moves_to_another_uplink_in_parts() {
-    in_namespace(async || {
-        take_descriptors();
+    with_descriptors(async || {
         let servers = servers();
         run(
             "ip link add other arp off type veth peer name far; ip link set far up; ip link set other up
@@ -327,7 +330,7 @@ fn a_branch_full_of_calls_moves_to_another_uplink_in_parts() {
 /// from being noticed.
 #[test]
 fn no_socket_and_no_direction_is_starved() {
-    in_namespace(async || {
+    with_descriptors(async || {
         const OTHER: Guest = Guest(3);
         let mut world = World::new();
         let [server, _others] = servers();
@@ -375,7 +378,7 @@ fn no_socket_and_no_direction_is_starved() {
 
 #[test]
 fn where_a_crowd_waits_media_that_stood_in_a_queue_is_dropped_and_counted() {
-    in_namespace(async || {
+    with_descriptors(async || {
         let mut world = World::new();
         let (rtp, check) = ([0x80; 172], binding_request(TransactionId([7; 12])));
         let (crowd, lasting, media) = (100, 100, 600);

@@ -80,7 +80,7 @@
 //!
 //! It is the same when a whole uplink is given up, and when it is back: see `engine::sweep`. Shown by
 //! `load::a_branch_full_of_calls_moves_to_another_uplink_in_parts`, `engine::uplink::nothing_leaves_by_a_former_uplink` and
-//! `daemon::driver::tests::a_wake_up_opens_few_sockets_and_nothing_leaves_by_a_former_uplink`.
+//! `daemon::driver::tests::a_wake_up_takes_no_more_than_it_may_open_sockets_for`.
 //! TCP connections, which cannot move, end all at once: they are 4,096 at most.
 //!
 //! Another policy is one pointer; none of the 19,800 packets around it was lost.
