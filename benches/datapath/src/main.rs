@@ -60,7 +60,7 @@ struct Arguments {
     #[arg(long, default_value_t = 0)]
     traffic_core: usize,
     /// Carries this many calls by the one relay that is named, for as many seconds, and prints what became of them: for a
-    /// profiler beside it. CALLS:RATE:SECONDS
+    /// profiler beside it. CALLS:RATE:SECONDS, and behind that how many microseconds the cards gather, if they do
     #[arg(long, value_parser = parse_load)]
     load: Option<traffic::Load>,
     /// Beside that load, a thread that takes all of the relay's core that it gets.
@@ -238,8 +238,10 @@ fn carry(relays: &mut [Relay], load: traffic::Load) -> Result<()> {
 }
 
 fn parse_load(text: &str) -> Result<traffic::Load> {
-    let [flows, rate, seconds] = text.split(':').collect::<Vec<_>>()[..] else {
-        bail!("CALLS:RATE:SECONDS, such as 2000:40000:10");
+    let (flows, rate, seconds, gathering) = match text.split(':').collect::<Vec<_>>()[..] {
+        [flows, rate, seconds] => (flows, rate, seconds, "0"),
+        [flows, rate, seconds, gathering] => (flows, rate, seconds, gathering),
+        _ => bail!("CALLS:RATE:SECONDS, such as 2000:40000:10, or CALLS:RATE:SECONDS:MICROSECONDS"),
     };
     let flows = flows.parse()?;
     ensure!(
@@ -250,7 +252,7 @@ fn parse_load(text: &str) -> Result<traffic::Load> {
     let time = Duration::try_from_secs_f64(seconds.parse()?)?;
     let rate: f64 = rate.parse()?;
     ensure!(rate >= 1.0, "a packet a second at least");
-    let gathering = Duration::ZERO;
+    let gathering = Duration::from_micros(gathering.parse()?);
     Ok(traffic::Load {
         flows,
         rate,
