@@ -16,10 +16,10 @@
 //! # Real time
 //!
 //! The first thread runs under `SCHED_FIFO`, at the lowest real-time priority, where that is permitted: by the unit
-//! (`CPUSchedulingPolicy=`), or by the privileges that `voicelane run` is started with. What it was measured to bring
-//! before there was a product: 400 calls beside a busy machine had their slowest percent at 2.9 ms with a plain loop and at
-//! 0.28 ms with this, the kernel's own forwarding at 0.27 ms. The tail is scheduling, and no technique of input and output
-//! moves it.
+//! (`CPUSchedulingPolicy=`), or by the privileges that `voicelane run` is started with. Beside a thread that
+//! computes, 400 calls have their slowest percent at 4.4 ms with the plain loop of `benches/datapath`, at 0.10 to 0.12 ms with
+//! the same loop in real time, at 0.11 to 0.17 ms with voicelane, and at 0.07 to 0.08 ms with the kernel's own forwarding. The
+//! tail is scheduling, and no technique of input and output moves it (`benches/README.md` takes it apart).
 //!
 //! Its budget is four fifths of a core. Who has used more within 100 ms is relieved by an ordinary thread for a second, so
 //! that a machine of one core stays usable at any load. `voicelane status` says `real time` or why not, and how often the
@@ -139,7 +139,8 @@
 //!   that they could not crowd the TUN out. A datagram took three `epoll_wait` to be found; the TUN needs no more protection
 //!   than to be looked at while the list of ready sockets is full.
 //! - *Each packet sent before the next is read*, instead of a batch read, then sent: 400 calls beside a busy thread had their median
-//!   at 60 us and not at 51, and the same slowest percent (117 and 122 us, medians of six runs in turn).
+//!   at 60 us and not at 51, and the same slowest percent (117 and 122 us, medians of six runs in turn). The TUN's batch sent
+//!   before the sockets are read: 57 and 52 us, 110 and 114 us (eight runs).
 //! - *Several queues of the TUN, a thread each.* One core carries 100,000 round trips a second here without loss, in a virtual
 //!   machine, packet by packet: 2,000 calls, where a branch has hundreds. A second thread would need a second
 //!   core in real time, the NAT a lock or two halves, and a flow stays in order only while its socket belongs to the thread
