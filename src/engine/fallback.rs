@@ -21,7 +21,9 @@ use super::path::{FallCause, FallbackSettings, LONGEST_RETRY, Path, ReturnCause,
 use super::question::{Question, Sign};
 use super::sweep::{News, Sweep};
 use super::{Command, Engine, Event, Outbox};
-use crate::net::{Endpoint, Family, Inside, MappingId, Outside, Protocol, Treatment, Way};
+use crate::net::{
+    Endpoint, Family, Inside, MappingId, Outside, PerFamily, Protocol, Treatment, Way,
+};
 use crate::policy::Action;
 
 /// Mappings in a row whose fall condemns the uplink.
@@ -48,7 +50,7 @@ pub(super) struct Paths {
     /// An entry counts if its path is queued for just that time: one that is due sooner has another entry, and the
     /// former is dropped when its time comes. A heap keeps its room, where a tree would allocate.
     due: BinaryHeap<Reverse<(Instant, MappingId)>>,
-    health: [Health; 2],
+    health: PerFamily<Health>,
     /// While mappings may be behind the news.
     pub(super) sweep: Option<Sweep>,
 }
@@ -80,19 +82,14 @@ impl Paths {
         due.into_iter().chain(sweep).min()
     }
 
-    fn health(&mut self, family: Family) -> &mut Health {
-        &mut self.health[usize::from(family == Family::V6)]
-    }
-
     /// Whether the uplink of a family is given up.
     pub(super) fn is_down(&self, family: Family) -> bool {
-        let health = self.health[usize::from(family == Family::V6)];
-        health.down.is_some()
+        self.health[family].down.is_some()
     }
 
     /// The latest news of a family's uplink.
     pub(super) fn news(&self, family: Family) -> News {
-        self.health[usize::from(family == Family::V6)].news
+        self.health[family].news
     }
 
     /// How many slots there are.
@@ -163,7 +160,7 @@ impl Engine {
     ) {
         let mut path = Path::new(mapping, inside, treatment);
         let family = path.family();
-        let health = self.paths.health(family);
+        let health = &mut self.paths.health[family];
         path.news = health.news.latest;
         if let Some(since) = health.down {
             if now.saturating_duration_since(since) < LONGEST_RETRY {
@@ -272,7 +269,7 @@ impl Engine {
         if way == Way::Direct {
             let is_answer = matches!(sign, Sign::Answer(_));
             let comes_back = path.heard(is_answer, now);
-            self.paths.health(family).fallen = 0;
+            self.paths.health[family].fallen = 0;
             if comes_back {
                 self.come_back(mapping, ReturnCause::Answered, now, outbox);
             }
@@ -346,7 +343,7 @@ impl Engine {
         self.note_fall(mapping, inside, cause, outbox);
         self.take_way(mapping, Way::Tunnel, outbox);
         if cause != FallCause::Uplink {
-            let health = self.paths.health(family);
+            let health = &mut self.paths.health[family];
             health.fallen = health.fallen.saturating_add(1);
             if health.fallen >= FALLEN && health.down.is_none() {
                 health.down = Some(now);
@@ -396,7 +393,7 @@ impl Engine {
             inside,
             cause,
         });
-        if cause == ReturnCause::Answered && self.paths.health(family).down.take().is_some() {
+        if cause == ReturnCause::Answered && self.paths.health[family].down.take().is_some() {
             outbox.event(Event::UplinkReturned { family });
         }
         self.take_way(mapping, Way::Direct, outbox);
@@ -409,7 +406,7 @@ impl Engine {
         news: impl FnOnce(&mut News),
         outbox: &mut Outbox,
     ) {
-        let health = self.paths.health(family);
+        let health = &mut self.paths.health[family];
         news(&mut health.news);
         health.fallen = 0;
         if health.down.take().is_some() {

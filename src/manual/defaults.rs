@@ -58,5 +58,5 @@
 //! | TUN reads and socket reads | 64 each per wake-up | equal, so that neither direction starves the other |
 //! | real time, `relay.realtime` | `true`: on, where permitted | on a busy machine nothing else keeps a call in time, see [`super::load`] |
 //! | real-time budget | 80 % of a core in 100 ms; when it is used up, ordinary for 1 s | a machine of one core must not freeze |
-//! | TUN queue | 500 packets, the kernel's default | 5 ms at what one core carries. 1,000 lowered what is carried in overload by 6 % (nobody's cache holds them until they are read) and doubled the delay; 10,000 turned overload into 100-400 ms of standing delay |
+//! | TUN queue | 500 packets, the kernel's default | 5 ms at what one core carries. 1,000 lowered what is carried in overload by 6 % (they leave the cache before they are read, most likely) and doubled the delay; 10,000 turned overload into 100-400 ms of standing delay |
 //! | TCP streams carried | 4 per wake-up, 1 while packets wait in the TUN | what they bring into the TUN's queue must fit beside media |

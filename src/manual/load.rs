@@ -147,20 +147,11 @@
 //!   core in real time, the NAT a lock or two halves, and a flow stays in order only while its socket belongs to the thread
 //!   whose queue the kernel hashes it to, which nobody promises.
 //! - *Another way to learn what there is to read*, by the loops of `benches/datapath/src/loops`, which differ in nothing else
-//!   (2,000 calls, two runs of each, good to 7 %; the latest figures are in `benches/README.md`):
-//!
-//!   | | highest rate, k/s | us a packet there | answered at 200 k/s offered, k/s |
-//!   |---|---|---|---|
-//!   | epoll, a system call a packet | 90, 100, 95, 95 | 5.3, 5.3, 5.4, 5.3 | 100 |
-//!   | the same set in a runtime's `AsyncFd` | 100, 100 | 5.1, 5.2 | 95 |
-//!   | `io_uring`, multishot reads into buffer rings, registered files | 100, 105 | 5.1, 4.9 | 104 |
-//!   | a task for each flow | 80, 80 | 6.1, 6.8 | 71 |
-//!   | the same, the TUN's task does not yield | 90 | 5.8 | 61, half a second late |
-//!
-//!   A task per flow carries less and takes 3.1 KB a call more. Of the others none is ahead by more than the method can tell; in
-//!   real time their tails are alike as well. `io_uring` carries a third more for a single busy flow, which voice never is. It
-//!   would want rings of memory that the kernel writes into (`unsafe`, where the packet path has none now), and hardened machines
-//!   switch it off (`kernel.io_uring_disabled`, container runtimes' filters). So it is plain epoll.
+//!   (figures in `benches/README.md`). A task per flow carries less and takes 3.1 KB a call more; its reader of the TUN, if it
+//!   does not yield, answers half a second late in overload. A runtime's `AsyncFd` and `io_uring` are ahead of plain epoll by no
+//!   more than the method can tell, and in real time their tails are alike as well. `io_uring` carries a third more for a single
+//!   busy flow, which voice never is. It would want rings of memory that the kernel writes into (`unsafe`, where the packet path
+//!   has none now), and hardened machines switch it off (`kernel.io_uring_disabled`, container runtimes' filters).
 //! - *`recvmmsg`* on sockets that have one datagram each, GSO, GRO, checksum offload of the TUN: nothing to gain for voice,
 //!   0 of 45,001 paced datagrams were coalesced.
 //! - *`connect()`* spares what a datagram's route costs: the plain loop of `benches/datapath` took 8.3 and 8.5 us a packet at 400
