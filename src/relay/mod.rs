@@ -19,6 +19,7 @@ mod exempt;
 mod option;
 mod readiness;
 mod refusal;
+mod socket;
 mod tcp;
 mod udp;
 

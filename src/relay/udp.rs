@@ -1,39 +1,24 @@
 //! The relay: bindings in slots, one epoll set, sends and receives.
 
-use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd};
-use std::time::{Duration, SystemTime};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::time::Duration;
 
 use nix::sys::epoll::EpollFlags;
-use nix::sys::socket::{
-    ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrLike, recvmsg, setsockopt,
-    sockopt,
-};
-use nix::sys::time::TimeSpec;
-use socket2::Socket;
 
-use crate::engine::{Arrival, HEADROOM, ReturnedError, Transmit};
-use crate::net::{
-    Endpoint, Family, Inside, MappingId, Outside, PerFamily, TrafficClass, Treatment, Way,
-};
+use crate::engine::{Arrival, ReturnedError, Transmit};
+use crate::net::{Endpoint, Family, Inside, MappingId, Outside, PerFamily, Treatment, Way};
 use crate::wire::icmp;
 
-use super::bind::{BindError, Binders, Step, treat};
-use super::errqueue;
+use super::bind::{BindError, Binders, Step};
 use super::exempt::Exempt;
-use super::option;
 use super::readiness::{Found, Guest, READY, Readiness};
 use super::refusal::told;
-
-/// The largest UDP payload.
-const LARGEST: usize = 65_535;
+use super::socket::{Room, UdpSocket};
 
 /// How much of a datagram an error can quote at most: 1280 bytes of `ICMPv6` less three headers.
 const QUOTED: usize = 1_184;
-
-/// How often a datagram is tried when errors of earlier ones keep coming.
-const TRIES: u32 = 3;
 
 /// Full looks in a row after which queues may have stood for long: some 8,000 datagrams, a tenth of a second's work.
 const LASTING: u32 = 128;
@@ -44,19 +29,9 @@ const TUNNEL: u64 = 1 << 31;
 #[derive(Debug)]
 struct Binding {
     id: MappingId,
-    socket: Socket,
-    family: Family,
+    socket: UdpSocket,
     /// Which of the family's uplinks it was made for.
     uplink: u32,
-    treatment: Treatment,
-    is_exempt: bool,
-    /// Unset until the first datagram says it.
-    dont_fragment: Option<bool>,
-    /// Datagrams that found the socket's queue full, as the kernel counts them.
-    overflowed: u32,
-    /// Whether the kernel says when each datagram came into the queue. That costs every packet of this machine some percent,
-    /// so it is asked only where a crowd has waited for a while: queues may stand.
-    is_stamped: bool,
 }
 
 /// By way and slot: few mappings ever have a socket into the VPN.
@@ -75,8 +50,7 @@ pub struct Relay {
     found: usize,
     /// How many looks in a row found as much as one can name: there is a crowd.
     crowded: u32,
-    buffer: Box<[u8]>,
-    control: Vec<u8>,
+    room: Room,
     setbacks: Vec<Setback>,
     overflowed: u64,
 }
@@ -153,8 +127,7 @@ impl Relay {
             readiness: Readiness::new()?,
             found: 0,
             crowded: 0,
-            buffer: vec![0; HEADROOM + LARGEST].into_boxed_slice(),
-            control: nix::cmsg_space!(i32, u32, TimeSpec),
+            room: Room::new(),
             setbacks: Vec::new(),
             overflowed: 0,
         })
@@ -190,14 +163,8 @@ impl Relay {
         watched.map_err(binder.at(Step::Watch))?;
         bindings[slot] = Some(Binding {
             id,
-            socket,
-            family,
+            socket: UdpSocket::new(socket, family, treatment, is_exempt),
             uplink: self.uplinks[family],
-            treatment,
-            is_exempt,
-            dont_fragment: None,
-            overflowed: 0,
-            is_stamped: false,
         });
         Ok(outside)
     }
@@ -229,11 +196,9 @@ impl Relay {
     pub fn exempt_some(&mut self) {
         for slot in self.exempt.batch() {
             let direct = self.bindings[Way::Direct as usize][slot].as_mut();
-            let wanted =
-                direct.filter(|binding| !binding.is_exempt && self.exempt.has(binding.family));
+            let wanted = direct.filter(|binding| self.exempt.has(binding.socket.family));
             if let Some(binding) = wanted {
-                // Who is refused (no memory) has its media taken by the VPN: a detour, and no leak.
-                binding.is_exempt = option::bypass_ipsec(&binding.socket, binding.family).is_ok();
+                binding.socket.exempt();
             }
         }
     }
@@ -246,81 +211,29 @@ impl Relay {
         }
     }
 
-    /// Sends a datagram.
-    ///
-    /// A pending error of an earlier datagram makes the kernel refuse the next one without sending it (udp(7)). So the
-    /// error queue is read then, and the datagram is tried again. What the application is to be told of those is kept
-    /// for [`Relay::take_setbacks`].
+    /// Sends a datagram. What the application is to be told of earlier ones is kept for [`Relay::take_setbacks`].
     ///
     /// # Errors
     /// [`SendError`]; a datagram that is too large and may not be fragmented is a setback and no error.
     pub fn send(&mut self, transmit: &Transmit, payload: &[u8]) -> Result<(), SendError> {
-        let &Transmit {
-            mapping,
-            way,
-            to,
-            treatment,
-            dont_fragment,
-            ..
-        } = transmit;
+        let &Transmit { mapping, way, .. } = transmit;
         let binding = binding(&mut self.bindings, mapping, way)?;
-        if way == Way::Direct && binding.uplink != self.uplinks[binding.family] {
+        if way == Way::Direct && binding.uplink != self.uplinks[binding.socket.family] {
             return Err(SendError::Closed(Closed));
         }
-        if binding.treatment != treatment {
-            treat(&binding.socket, binding.family, treatment)?;
-            binding.treatment = treatment;
-        }
-        if binding.dont_fragment != Some(dont_fragment) {
-            option::may_fragment(&binding.socket, binding.family, !dont_fragment)?;
-            binding.dont_fragment = Some(dont_fragment);
-        }
         let setbacks = &mut self.setbacks;
-        let mut setback = |to, offender, error, payload: &[u8]| {
-            let payload = payload[..payload.len().min(QUOTED)].into();
+        let setback = |to, offender, error, payload: &[u8]| {
             setbacks.push(Setback {
                 mapping,
                 way,
                 to,
                 offender,
                 error,
-                payload,
+                payload: payload[..payload.len().min(QUOTED)].into(),
             });
         };
-        let mut tries = 0;
-        loop {
-            let Err(error) = binding
-                .socket
-                .send_to(payload, &SocketAddr::from(to).into())
-            else {
-                return Ok(());
-            };
-            let mut was_earlier = false;
-            while let Ok(entry) = errqueue::pop(&binding.socket, binding.family, &mut self.buffer) {
-                match entry {
-                    errqueue::Entry::Returned {
-                        to,
-                        offender,
-                        error,
-                        length,
-                    } => {
-                        was_earlier = true;
-                        setback(to, offender, error, &self.buffer[..length]);
-                    }
-                    errqueue::Entry::TooBig { mtu } => {
-                        setback(to, None, icmp::Error::PacketTooBig { mtu }, payload);
-                        return Ok(());
-                    }
-                }
-            }
-            tries += 1;
-            // An earlier datagram's error without an entry: the queue had no room for it.
-            was_earlier |= tries == 1 && is_of_an_earlier_datagram(&error);
-            if was_earlier && tries < TRIES {
-                continue;
-            }
-            return Err(error.into());
-        }
+        let socket = &mut binding.socket;
+        Ok(socket.send(transmit, payload, &mut self.room, setback)?)
     }
 
     /// Datagrams that were dropped since the start because their socket's queue was full, as far as later ones have told.
@@ -393,20 +306,13 @@ impl Relay {
                 let Ok(binding) = binding(&mut self.bindings, id, way) else {
                     continue;
                 };
-                let before = binding.overflowed;
-                receive_from(
-                    binding,
-                    has_error,
-                    &mut self.buffer,
-                    &mut self.control,
-                    &mut |mapping, received| take(mapping, way, received),
-                );
-                let more = binding.overflowed.wrapping_sub(before);
-                self.overflowed += u64::from(more);
-                if self.crowded >= LASTING && !binding.is_stamped {
-                    // Who is refused has its queue stand.
-                    let stamps = sockopt::ReceiveTimestampns;
-                    binding.is_stamped = setsockopt(&binding.socket, stamps, &true).is_ok();
+                let socket = &mut binding.socket;
+                let overflowed = socket.receive(has_error, &mut self.room, |received| {
+                    take(id, way, received);
+                });
+                self.overflowed += u64::from(overflowed);
+                if self.crowded >= LASTING {
+                    socket.stamp();
                 }
                 sockets += 1;
             }
@@ -439,100 +345,4 @@ fn binding(bindings: &mut Bindings, id: MappingId, way: Way) -> Result<&mut Bind
     let slot = bindings[way as usize].get_mut(id.slot as usize);
     let binding = slot.and_then(Option::as_mut);
     binding.filter(|binding| binding.id == id).ok_or(Closed)
-}
-
-/// Takes one entry of the error queue, if there is one, and one datagram.
-fn receive_from(
-    binding: &mut Binding,
-    has_error: bool,
-    buffer: &mut [u8],
-    control: &mut [u8],
-    take: &mut impl FnMut(MappingId, Received<'_>),
-) {
-    let mapping = binding.id;
-    // What this machine refuses is told by the call that was refused.
-    if has_error
-        && let Ok(errqueue::Entry::Returned {
-            to,
-            offender,
-            error,
-            length,
-        }) = errqueue::pop(&binding.socket, binding.family, buffer)
-    {
-        let returned = ReturnedError {
-            to,
-            offender,
-            error,
-            payload: &buffer[..length],
-        };
-        take(mapping, Received::Error(returned));
-    }
-    let room = &mut buffer[HEADROOM..];
-    let received = match binding.family {
-        Family::V4 => datagram::<SockaddrIn>(&binding.socket, room, control),
-        Family::V6 => datagram::<SockaddrIn6>(&binding.socket, room, control),
-    };
-    // Nothing waiting, or an error whose entry in the queue has been or will be taken above.
-    let Ok(datagram) = received else {
-        return;
-    };
-    binding.overflowed = datagram.overflowed.unwrap_or(binding.overflowed);
-    // By the clock of its stamp; one that was set back has nothing to say.
-    let waited = datagram.arrived.and_then(|at| at.elapsed().ok());
-    let arrival = Arrival {
-        from: datagram.from,
-        traffic_class: datagram.traffic_class,
-        waited: waited.unwrap_or_default(),
-        buffer,
-        payload: HEADROOM..HEADROOM + datagram.length,
-    };
-    take(mapping, Received::Datagram(arrival));
-}
-
-/// A datagram that was received, and what the kernel says of it.
-struct Datagram {
-    length: usize,
-    from: Endpoint,
-    traffic_class: TrafficClass,
-    /// When it came into the socket's queue, if that was asked for.
-    arrived: Option<SystemTime>,
-    /// How many found the queue full so far; only once there is something to count.
-    overflowed: Option<u32>,
-}
-
-fn datagram<A>(socket: &Socket, room: &mut [u8], control: &mut [u8]) -> io::Result<Datagram>
-where
-    A: SockaddrLike + Into<SocketAddr> + Copy,
-{
-    let mut iov = [IoSliceMut::new(room)];
-    let flags = MsgFlags::MSG_DONTWAIT;
-    let message = recvmsg::<A>(socket.as_raw_fd(), &mut iov, Some(control), flags)?;
-    let from = message.address.ok_or(io::ErrorKind::InvalidData)?;
-    let (mut octet, mut arrived, mut overflowed) = (0, None, None);
-    for part in message.cmsgs()? {
-        match part {
-            ControlMessageOwned::Ipv4Tos(tos) => octet = tos,
-            ControlMessageOwned::Ipv6TClass(class) => octet = u8::try_from(class).unwrap_or(0),
-            ControlMessageOwned::ScmTimestampns(time) => {
-                arrived = SystemTime::UNIX_EPOCH.checked_add(time.into());
-            }
-            ControlMessageOwned::RxqOvfl(count) => overflowed = Some(count),
-            _ => {}
-        }
-    }
-    Ok(Datagram {
-        length: message.bytes,
-        from: Endpoint::from(from.into()),
-        traffic_class: TrafficClass::from_octet(octet),
-        arrived,
-        overflowed,
-    })
-}
-
-fn is_of_an_earlier_datagram(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, PermissionDenied};
-    matches!(
-        error.kind(),
-        ConnectionRefused | HostUnreachable | NetworkUnreachable | PermissionDenied
-    ) || error.raw_os_error() == Some(nix::libc::EPROTO)
 }
