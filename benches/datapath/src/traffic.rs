@@ -97,6 +97,8 @@ pub struct Traffic {
     flows: Vec<(Box<[u8]>, u32)>,
     /// When in its period each flow sends, of 1, ascending.
     phases: Vec<f64>,
+    /// Which flow has each of them.
+    turns: Vec<u32>,
     run: u32,
     clock: Instant,
     answered: Vec<bool>,
@@ -122,6 +124,7 @@ impl Traffic {
             course,
             flows: (0..FLOWS).map(flow).collect(),
             phases: Vec::new(),
+            turns: Vec::new(),
             run: 0,
             clock: Instant::now(),
             answered: vec![false; FLOWS as usize],
@@ -141,11 +144,14 @@ impl Traffic {
         };
         for _ in 0..10 {
             self.answered.fill(false);
+            self.spread(flows);
+            self.turns.sort_unstable();
             self.run(load)?;
             if self.answered[..flows as usize]
                 .iter()
                 .all(|&answered| answered)
             {
+                self.shuffle();
                 return Ok(());
             }
         }
@@ -209,19 +215,20 @@ impl Traffic {
             }
             let mut count = 0;
             while count < BURST && outcome.sent < total {
-                let (turn, flow) = (
+                let (turn, at) = (
                     outcome.sent / u64::from(load.flows),
-                    outcome.sent % u64::from(load.flows),
+                    (outcome.sent % u64::from(load.flows)) as usize,
                 );
-                let offset = (turn as f64 + self.phases[flow as usize]) * period;
+                let offset = (turn as f64 + self.phases[at]) * period;
                 let due = start + offset as u64;
                 if due > now {
                     break;
                 }
+                let flow = self.turns[at];
                 let (template, sequence) = &mut self.flows[flow as usize];
                 let outgoing = self.client.outgoing(count);
                 outgoing.copy_from_slice(template);
-                let (run, flow) = (self.run, flow as u32);
+                let run = self.run;
                 frame::stamp(outgoing, *sequence, Stamp { run, flow, due });
                 *sequence = sequence.wrapping_add(1);
                 outcome.sent += 1;
@@ -290,16 +297,18 @@ impl Traffic {
         if self.phases.len() == flows as usize {
             return;
         }
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut draw = || {
-            // xorshift64*: any will do.
-            state ^= state >> 12;
-            state ^= state << 25;
-            state ^= state >> 27;
-            (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1_u64 << 53) as f64
-        };
-        self.phases = (0..flows).map(|_| draw()).collect();
+        self.phases = draws().take(flows as usize).collect();
         self.phases.sort_by(f64::total_cmp);
+        self.shuffle();
+    }
+
+    /// Has flows speak in another order than the one in which they began, as calls do: otherwise what a relay has of them would
+    /// lie in memory in the order in which it is needed.
+    fn shuffle(&mut self) {
+        let mut draws = draws();
+        self.turns = (0..self.phases.len() as u32).collect();
+        self.turns
+            .sort_by_cached_key(|_| draws.next().map(f64::to_bits));
     }
 
     fn now(&self) -> u64 {
@@ -318,4 +327,16 @@ fn nth(first: IpAddr, number: u32) -> IpAddr {
 /// The TOS byte of a relay that marks as voice is marked, or of one that does not.
 pub fn tos(marks: bool) -> u8 {
     if marks { EF } else { 0 }
+}
+
+/// Numbers from 0 to 1, always the same.
+fn draws() -> impl Iterator<Item = f64> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    std::iter::repeat_with(move || {
+        // xorshift64*: any will do.
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1_u64 << 53) as f64
+    })
 }
