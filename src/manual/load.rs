@@ -141,7 +141,8 @@
 //!   than to be looked at while the list of ready sockets is full.
 //! - *Each packet sent before the next is read*, instead of a batch read, then sent: 400 calls beside a busy thread had their median
 //!   at 60 us and not at 51, and the same slowest percent (117 and 122 us, medians of six runs in turn). The TUN's batch sent
-//!   before the sockets are read: 57 and 52 us, 110 and 114 us (eight runs).
+//!   before the sockets are read: 57 and 52 us, 110 and 114 us (eight runs). In overload it carries less: 70 k and not 73 k a
+//!   second of 200,000, 74 k and not 79 k of 115,000 (medians of four); with the answers written at once too, 71 k and 76 k.
 //! - *Several queues of the TUN, a thread each.* One core carries 100,000 round trips a second here without loss, in a virtual
 //!   machine, packet by packet: 2,000 calls, where a branch has hundreds. A second thread would need a second
 //!   core in real time, the NAT a lock or two halves, and a flow stays in order only while its socket belongs to the thread
@@ -154,10 +155,15 @@
 //!   has none now), and hardened machines switch it off (`kernel.io_uring_disabled`, container runtimes' filters).
 //! - *`recvmmsg`* on sockets that have one datagram each, GSO, GRO, checksum offload of the TUN: nothing to gain for voice,
 //!   0 of 45,001 paced datagrams were coalesced.
-//! - *`connect()`* spares what a datagram's route costs: the plain loop of `benches/datapath` took 8.3 and 8.5 us a packet at 400
-//!   calls, and 9.0 and 9.4 without it; its highest rate was 110 k and 105 k, which is less apart than the method can tell
-//!   (7 %). It was not built: a connected socket
-//!   hears its remote alone, and a mapping must hear everybody (RFC 4787 REQ-1, REQ-8). So each mapping would have two
-//!   sockets on one port, the connected one made by `SO_REUSEPORT` beside the other, for another descriptor and 2.9 KB. Both
-//!   are one group to the kernel from `bind` until `connect`: what a stranger, or the remote itself, sends in between may be
-//!   hashed to the one that is about to leave. And any process of the same user could join the group.
+//! - *`connect()`* spares what the kernel does to find a datagram's way, out and in. But a connected socket hears its remote
+//!   alone, and a mapping must hear everybody (RFC 4787 REQ-1, REQ-8). With each mapping's socket connected all the same, 115,000
+//!   round trips a second offered to 2,000 calls had 5 to 12 % more answers (five comparisons of three or four runs each). What
+//!   leaves a mapping whole is a second socket on the same port (`SO_REUSEPORT`, for the moment of its `bind` alone), connected once
+//!   50 datagrams in a row went to one remote. Built as a trial, that carried 1 to 5 % more (four comparisons), 7 % when all of them were
+//!   opened before the load came, and 6 % less while the benchmark's calls spoke in the order in which they had begun: where
+//!   in memory sockets lie matters as much as the way. It would take a call another descriptor, 2.7 KB, and 2 KB for the group
+//!   that the kernel makes of sockets on one port. It was not kept.
+//! - *Other batches*: of 200,000 a second 77 k were answered with 16 and with 256 packets at a time, and 81 k with 64 (medians of five,
+//!   65 k to 83 k).
+//! - *No queueing discipline on the TUN* (`noqueue` in the place of the kernel's `pfifo_fast`): 0 to 2 % more in overload (four
+//!   comparisons of four to six runs each).
