@@ -157,7 +157,8 @@
 //!   0 of 45,001 paced datagrams were coalesced.
 //! - *`connect()`* spares what the kernel does to find a datagram's way, out and in. But a connected socket hears its remote
 //!   alone, and a mapping must hear everybody (RFC 4787 REQ-1, REQ-8). With each mapping's socket connected all the same, 115,000
-//!   round trips a second offered to 2,000 calls had 5 to 12 % more answers (five comparisons of three or four runs each). What
+//!   round trips a second offered to 2,000 calls had 5 to 12 % more answers (five comparisons of three or four runs each; in three
+//!   of them the sockets were not asked for the TOS of what they receive, which is 1 %). What
 //!   leaves a mapping whole is a second socket on the same port (`SO_REUSEPORT`, for the moment of its `bind` alone), connected once
 //!   50 datagrams in a row went to one remote. Built as a trial, that carried 1 to 5 % more (four comparisons), 7 % when all of them were
 //!   opened before the load came, and 6 % less while the benchmark's calls spoke in the order in which they had begun: where
