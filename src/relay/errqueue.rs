@@ -29,7 +29,7 @@ pub(super) enum Entry {
         length: usize,
     },
     /// This machine refused to send a datagram as it was: it is larger than `mtu`, headers included. The kernel names
-    /// neither the datagram nor, over IPv4, its port; whoever sent it knows (see `udp`).
+    /// neither the datagram nor, over IPv4, its port; whoever sent it knows (see `socket`).
     TooBig {
         /// What fits, in bytes.
         mtu: u32,
