@@ -205,16 +205,42 @@ impl Voicelane {
         self.events().last().map_or(0, |event| event.sequence)
     }
 
+    /// The number of the newest event, when none has come for a while: what was done before may show in several.
+    pub fn last_event_at_rest(&self) -> u64 {
+        const REST: Duration = Duration::from_millis(500);
+        let deadline = Instant::now() + PATIENCE;
+        let mut last = self.last_event();
+        loop {
+            thread::sleep(REST);
+            let now = self.last_event();
+            if now == last {
+                return last;
+            }
+            assert!(Instant::now() < deadline, "no rest: {:#?}", self.events());
+            last = now;
+        }
+    }
+
     /// Waits for an event of this kind with a greater number.
     pub fn event_after(&self, sequence: u64, kind: EventKind) -> Event {
+        self.event_naming(sequence, kind, "")
+    }
+
+    /// Waits for an event of this kind with a greater number, and with this text in its reason.
+    pub fn event_naming(&self, sequence: u64, kind: EventKind, text: &str) -> Event {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let events = self.events();
-            let wanted = |event: &&Event| event.sequence > sequence && event.kind == kind;
+            let wanted = |event: &&Event| {
+                event.sequence > sequence && event.kind == kind && event.reason.contains(text)
+            };
             if let Some(event) = events.iter().find(wanted) {
                 return event.clone();
             }
-            assert!(Instant::now() < deadline, "no {kind} came: {events:#?}");
+            assert!(
+                Instant::now() < deadline,
+                "no {kind} with {text:?} came: {events:#?}"
+            );
             thread::sleep(Duration::from_millis(20));
         }
     }
