@@ -21,6 +21,7 @@ use lab::{Lab, MEDIA_PORT, UPLINK};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
+use tempfile::NamedTempFile;
 use voicelane::control::EventKind;
 
 /// How long a call may be gone at most, whatever happens.
@@ -265,6 +266,46 @@ fn what_cuts_the_steward_off_from_the_kernel_is_made_up_for() {
         lab.laptop.run("ip rule flush protocol 118");
         let event = voicelane.event_after(last, EventKind::Reconciled);
         assert!(event.reason.contains("took ours away"), "{event}");
+    }
+    voicelane.stop();
+}
+
+/// Whatever fails in a look at the kernel, a request or the answer to one that was carried out: the next look is whole.
+#[test]
+fn whichever_exchange_with_the_kernel_fails_the_next_look_is_whole() {
+    /// More calls of a kind than a look makes.
+    const CALLS: usize = 300;
+    require(&[("strace", "strace")]);
+    let lab = Lab::new();
+    let voicelane = start(&lab);
+    for (call, error) in [("sendto", "ENOBUFS"), ("recvfrom", "EIO")] {
+        let mut refused = 0;
+        let reached = (1..CALLS).find(|number| {
+            let trace = NamedTempFile::new().expect("a file");
+            let mut command = Command::new("strace");
+            command.args(["--follow-forks", "--output"]);
+            command.arg(trace.path());
+            command.arg(format!("--inject={call}:error={error}:when={number}"));
+            command.arg(format!("--attach={}", voicelane.pid()));
+            let mut strace = Program::start("strace", &mut command);
+            strace.wait_for("attached");
+            // It answers when it has looked.
+            refused += usize::from(!voicelane.reload().status.success());
+            strace.end(Signal::SIGINT);
+            let next = voicelane.reload();
+            let said = String::from_utf8_lossy(&next.stderr);
+            assert!(next.status.success(), "after {call} {number}: {said}");
+            let trace = fs::read_to_string(trace.path()).expect("it is written");
+            !trace.contains("INJECTED")
+        });
+        println!(
+            "{call}: the first call that a look does not make is {reached:?}, {refused} failures were fatal to it"
+        );
+        assert!(reached.is_some() && refused > 5, "{reached:?}, {refused}");
+    }
+    assert_eq!(voicelane.warnings(), "[]");
+    for family in Family::BOTH {
+        lab.ask(&unbound(&lab, family), media(family));
     }
     voicelane.stop();
 }

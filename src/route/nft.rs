@@ -151,6 +151,29 @@ pub(super) fn octets(addr: IpAddr) -> Vec<u8> {
     }
 }
 
+/// What the kernel has in force of ours. That is in doubt after a failure, which may have been that of reading its answer.
+pub(super) struct InForce<T> {
+    pub(super) last: T,
+    is_certain: bool,
+}
+
+impl<T> InForce<T> {
+    pub(super) const fn certain(last: T) -> Self {
+        Self {
+            last,
+            is_certain: true,
+        }
+    }
+
+    /// Whether this is in force for certain.
+    pub(super) fn is<U: ?Sized>(&self, wanted: &U) -> bool
+    where
+        T: PartialEq<U>,
+    {
+        self.is_certain && self.last == *wanted
+    }
+}
+
 /// A table of the `inet` family. It is there as long as this value.
 pub struct Table {
     socket: Socket,
@@ -186,8 +209,8 @@ impl Table {
         std::iter::once(made).chain(chains).collect()
     }
 
-    /// A message that makes a chain.
-    pub(super) fn chain(&self, chain: &Chain) -> NfTablesMessage {
+    /// A message that makes a chain, if it is not there.
+    fn chain(&self, chain: &Chain) -> NfTablesMessage {
         NfTablesMessage::NewChain(ChainMessage {
             attributes: vec![
                 ChainAttribute::Table(self.name.clone()),
@@ -201,33 +224,44 @@ impl Table {
         })
     }
 
-    /// A message that removes a chain with its rules.
-    pub(super) fn without(&self, chain: &Chain) -> NfTablesMessage {
-        NfTablesMessage::DeleteChain(ChainMessage {
+    /// Messages after which a chain is not there, whether it was or not.
+    pub(super) fn without(&self, chain: &Chain) -> [NfTablesMessage; 2] {
+        let gone = NfTablesMessage::DeleteChain(ChainMessage {
             attributes: vec![
                 ChainAttribute::Table(self.name.clone()),
                 ChainAttribute::Name(chain.name.to_owned()),
             ],
-        })
+        });
+        [self.chain(chain), gone]
     }
 
-    /// Messages that give a chain these rules in the place of those that it has. It is there only while it has some:
-    /// an empty one costs every packet a call.
+    /// Messages after which a chain has these rules and no other, whether it was there or not. It is there only while it has
+    /// some: an empty one costs every packet a call.
     pub(super) fn fill(
         &self,
         chain: &Chain,
-        is_there: bool,
         rules: impl IntoIterator<Item = Vec<Expression>>,
     ) -> Vec<NfTablesMessage> {
         let rules = rules.into_iter();
         let mut rules = rules.map(|rule| self.rule(chain.name, rule)).peekable();
-        let first = match (is_there, rules.peek().is_some()) {
-            (true, true) => Some(self.flush(chain.name)),
-            (true, false) => Some(self.without(chain)),
-            (false, true) => Some(self.chain(chain)),
-            (false, false) => None,
-        };
-        first.into_iter().chain(rules).collect()
+        if rules.peek().is_none() {
+            return self.without(chain).to_vec();
+        }
+        let empty = [self.chain(chain), self.flush(chain.name)];
+        empty.into_iter().chain(rules).collect()
+    }
+
+    /// Carries messages out by which this comes into force.
+    pub(super) fn bring_about<T>(
+        &self,
+        present: &mut InForce<T>,
+        wanted: T,
+        messages: Vec<NfTablesMessage>,
+    ) -> Result<(), NftError> {
+        present.is_certain = false;
+        self.commit(messages)?;
+        *present = InForce::certain(wanted);
+        Ok(())
     }
 
     /// Messages that put an empty table in the place of this one.
@@ -305,6 +339,7 @@ impl Table {
                     NfTablesMessage::DeleteRule(_)
                     | NfTablesMessage::DeleteChain(_)
                     | NfTablesMessage::DeleteTable(_) => 0,
+                    NfTablesMessage::NewChain(_) => NLM_F_CREATE,
                     _ => NLM_F_CREATE | NLM_F_EXCL,
                 };
             (
@@ -329,6 +364,8 @@ impl Table {
             bytes.resize(start + message.buffer_len(), 0);
             message.serialize(&mut bytes[start..]);
         }
+        // What an earlier batch left unread is no answer to this one.
+        forget(&self.socket);
         self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
         self.answers(last)
     }
@@ -356,11 +393,21 @@ impl Table {
     }
 }
 
+/// Throws away all that was told so far, also what was lost (`ENOBUFS`).
+pub(super) fn forget(socket: &Socket) {
+    loop {
+        match socket.recv_from_full() {
+            Err(error) if error.raw_os_error() != Some(Errno::ENOBUFS as i32) => return,
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
 /// The aliases in force: packets from our TUN to an alias go to the real address.
 pub struct AliasTable {
     table: Table,
     tun: String,
-    present: Vec<Alias>,
+    present: InForce<Vec<Alias>>,
 }
 
 impl AliasTable {
@@ -380,20 +427,20 @@ impl AliasTable {
     pub fn new(tun: &str) -> Result<Self, NftError> {
         // What this kernel cannot do is found out now.
         let table = Table::new(format!("{OURS}{tun}"), &[Self::CHAIN])?;
-        table.commit(vec![table.without(&Self::CHAIN)])?;
+        table.commit(table.without(&Self::CHAIN).to_vec())?;
         Ok(Self {
             table,
             tun: tun.to_owned(),
-            present: Vec::new(),
+            present: InForce::certain(Vec::new()),
         })
     }
 
     /// Replaces the aliases, all at once.
     ///
     /// # Errors
-    /// [`NftError::Refused`]; the former aliases then stay.
+    /// [`NftError::Refused`]: the former aliases are still in force, if this could not be said. To be tried again.
     pub fn set(&mut self, aliases: &[Alias]) -> Result<(), NftError> {
-        if self.present == aliases {
+        if self.present.is(aliases) {
             return Ok(());
         }
         let rules = aliases.iter().map(|alias| {
@@ -401,11 +448,9 @@ impl AliasTable {
             rule.extend(rewrite(alias));
             rule
         });
-        let is_there = !self.present.is_empty();
-        let batch = self.table.fill(&Self::CHAIN, is_there, rules);
-        self.table.commit(batch)?;
-        self.present = aliases.to_vec();
-        Ok(())
+        let batch = self.table.fill(&Self::CHAIN, rules);
+        self.table
+            .bring_about(&mut self.present, aliases.to_vec(), batch)
     }
 }
 

@@ -40,7 +40,8 @@ use nix::net::if_::if_nametoindex;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::nft::{
-    Chain, Expression, NftError, OURS, Table, link_is, load, meta_is, register_is, set_meta,
+    Chain, Expression, InForce, NftError, OURS, Table, forget, link_is, load, meta_is, register_is,
+    set_meta,
 };
 use crate::net::{Family, Fwmark};
 
@@ -78,6 +79,48 @@ pub struct Permit {
     pub conntrack_mark: Option<Fwmark>,
 }
 
+/// A permit, the uplinks that it is for, and the mark that media has there.
+#[derive(PartialEq, Eq)]
+struct Loan {
+    permit: Permit,
+    uplinks: BTreeSet<String>,
+    mark: Fwmark,
+}
+
+impl Loan {
+    /// None where nothing is lent.
+    fn new(permit: Permit, uplinks: &BTreeSet<String>, mark: Fwmark) -> Option<Self> {
+        (permit != Permit::default()).then(|| Self {
+            permit,
+            uplinks: uplinks.clone(),
+            mark,
+        })
+    }
+
+    /// What marks packets into this TUN and out of the uplinks.
+    fn rules(&self, tun: &str) -> Vec<Vec<Expression>> {
+        let leaves_by = |link: &str| link_is(MetaKey::Oifname, link).to_vec();
+        let links: Vec<_> = self.uplinks.iter().map(|link| leaves_by(link)).collect();
+        let mut rules = Vec::new();
+        if let Some(mark) = self.permit.mark {
+            let neighbours = links.iter().flat_map(|link| {
+                [SOLICIT, ADVERTISE].map(|kind| [link, &*is_icmpv6(kind)].concat())
+            });
+            let set = set_meta(MetaKey::Mark, &mark.0.to_ne_bytes());
+            let these = std::iter::once(leaves_by(tun)).chain(neighbours);
+            rules.extend(these.map(|these| [&*these, &set].concat()));
+        }
+        if let Some(connection) = self.permit.conntrack_mark {
+            let marked = meta_is(MetaKey::Mark, &self.mark.0.to_ne_bytes());
+            let media = links.iter().map(|link| [&**link, &marked].concat());
+            let set = set_conntrack_mark(connection);
+            let these = std::iter::once(leaves_by(tun)).chain(media);
+            rules.extend(these.map(|these| [&*these, &set].concat()));
+        }
+        rules
+    }
+}
+
 /// What became of a probe.
 enum Fate {
     /// It came to our own chain, behind all others.
@@ -93,8 +136,8 @@ pub struct Firewall {
     table: Table,
     traces: Netlink,
     tun: String,
-    permit: Option<(Permit, BTreeSet<String>, Fwmark)>,
-    answers: Option<Fwmark>,
+    loan: InForce<Option<Loan>>,
+    answers: InForce<Option<Fwmark>>,
     /// What neighbours are solicited with; none without `CAP_NET_RAW`, and then nothing is known of them.
     solicitor: Option<Socket>,
 }
@@ -117,8 +160,8 @@ impl Firewall {
             traces: listen().map_err(NftError::Unsupported)?,
             table,
             tun: tun.to_owned(),
-            permit: None,
-            answers: None,
+            loan: InForce::certain(None),
+            answers: InForce::certain(None),
             solicitor: solicitor().ok(),
         };
         // What this kernel cannot do is found out now.
@@ -130,60 +173,28 @@ impl Firewall {
     /// `mark`.
     ///
     /// # Errors
-    /// [`NftError::Refused`]; the former permit then stays.
+    /// [`NftError::Refused`]: the former permit is still lent, if this could not be said. To be tried again.
     pub fn lend(
         &mut self,
         permit: Permit,
         uplinks: &BTreeSet<String>,
         mark: Fwmark,
     ) -> Result<(), NftError> {
-        let wanted = Some((permit, uplinks.clone(), mark));
-        if self.permit == wanted {
+        let wanted = Loan::new(permit, uplinks, mark);
+        if self.loan.is(&wanted) {
             return Ok(());
         }
-        let links: Vec<_> = uplinks
-            .iter()
-            .map(|link| link_is(MetaKey::Oifname, link))
-            .collect();
-        let mut rules = Vec::new();
-        let captured = || link_is(MetaKey::Oifname, &self.tun).into_iter();
-        if let Some(mark) = permit.mark {
-            let neighbours = links.iter().flat_map(|link| {
-                let rule = |kind| link.iter().cloned().chain(is_icmpv6(kind)).collect();
-                [SOLICIT, ADVERTISE].map(rule)
-            });
-            let captured = captured().collect::<Vec<_>>();
-            for these in std::iter::once(captured).chain(neighbours) {
-                let rule = these.into_iter();
-                let rule = rule.chain(set_meta(MetaKey::Mark, &mark.0.to_ne_bytes()));
-                rules.push(rule.collect());
-            }
-        }
-        if let Some(connection) = permit.conntrack_mark {
-            let direct = links.iter().map(|link| {
-                let marked = meta_is(MetaKey::Mark, &mark.0.to_ne_bytes());
-                link.iter().cloned().chain(marked).collect()
-            });
-            let captured = captured().collect::<Vec<_>>();
-            for these in std::iter::once(captured).chain(direct) {
-                let rule = these.into_iter().chain(set_conntrack_mark(connection));
-                rules.push(rule.collect());
-            }
-        }
-        let former = self.permit.as_ref();
-        let is_there = former.is_some_and(|(permit, ..)| *permit != Permit::default());
-        self.table
-            .commit(self.table.fill(&PERMIT, is_there, rules))?;
-        self.permit = wanted;
-        Ok(())
+        let rules = wanted.iter().flat_map(|loan| loan.rules(&self.tun));
+        let batch = self.table.fill(&PERMIT, rules);
+        self.table.bring_about(&mut self.loan, wanted, batch)
     }
 
     /// Gives what comes out of our TUN a mark, or no longer does.
     ///
     /// # Errors
-    /// [`NftError::Refused`]; what was stays then.
+    /// [`NftError::Refused`]: what was is so still, if this could not be said. To be tried again.
     pub fn mark_answers(&mut self, mark: Option<Fwmark>) -> Result<(), NftError> {
-        if self.answers == mark {
+        if self.answers.is(&mark) {
             return Ok(());
         }
         let rule = mark.map(|mark| {
@@ -191,11 +202,8 @@ impl Firewall {
             let rule = rule.chain(set_meta(MetaKey::Mark, &mark.0.to_ne_bytes()));
             rule.collect()
         });
-        let is_there = self.answers.is_some();
-        self.table
-            .commit(self.table.fill(&ANSWERS, is_there, rule))?;
-        self.answers = mark;
-        Ok(())
+        let batch = self.table.fill(&ANSWERS, rule);
+        self.table.bring_about(&mut self.answers, mark, batch)
     }
 
     /// Makes ready for probes.
@@ -206,10 +214,12 @@ impl Firewall {
         let is_probe = || meta_is(MetaKey::Priority, &PROBE.to_ne_bytes()).into_iter();
         let trace = is_probe().chain(set_meta(MetaKey::NftraceBit, &[1]));
         let end = is_probe().chain([drop_it()]);
-        let mut batch = self.table.fill(&BEGIN, false, [trace.collect()]);
-        batch.extend(self.table.fill(&END, false, [end.collect()]));
+        let mut batch = self.table.fill(&BEGIN, [trace.collect()]);
+        batch.extend(self.table.fill(&END, [end.collect()]));
+        // Whatever comes of it, the chains go.
+        let prober = Prober(self);
         self.table.commit(batch)?;
-        Ok(Prober(self))
+        Ok(prober)
     }
 
     /// Sends a probe into our TUN, if that is there.
@@ -321,18 +331,8 @@ impl Prober<'_> {
 impl Drop for Prober<'_> {
     fn drop(&mut self) {
         let Self(Firewall { table, .. }) = self;
-        // What stays makes the next probe fail, and that is told.
-        let _ = table.commit(vec![table.without(&BEGIN), table.without(&END)]);
-    }
-}
-
-/// Throws away all that was told so far, also what was lost (`ENOBUFS`).
-fn forget(traces: &Netlink) {
-    loop {
-        match traces.recv_from_full() {
-            Err(error) if error.raw_os_error() != Some(Errno::ENOBUFS as i32) => return,
-            Ok(_) | Err(_) => {}
-        }
+        // What stays all the same costs time, and goes after the next probe.
+        let _ = table.commit([table.without(&BEGIN), table.without(&END)].concat());
     }
 }
 

@@ -37,7 +37,7 @@ use nix::net::if_::if_indextoname;
 
 use super::firewall::trace::Trace;
 use super::firewall::{self, Culprit, Obstacle, Path};
-use super::nft::{Chain, Expression, NftError, OURS, Table, compare, link_is, meta_is};
+use super::nft::{Chain, Expression, InForce, NftError, OURS, Table, compare, link_is, meta_is};
 use super::plan::{Capture, Desired, Numbers};
 use crate::net::{Family, IfIndex, PortRange, Prefix, Protocol};
 use expression::{
@@ -130,7 +130,7 @@ pub struct Gateway {
     traces: TokioSocket,
     tun: String,
     numbers: Numbers,
-    present: Served,
+    present: InForce<Served>,
     /// Packets on their way through the firewall, by the trace's number.
     under_way: BTreeMap<u32, (Clients, Instant)>,
     /// How many packets in a row vanished.
@@ -156,7 +156,7 @@ impl Gateway {
             traces: listen().map_err(NftError::Unsupported)?,
             tun: tun.to_owned(),
             numbers,
-            present: Served::default(),
+            present: InForce::certain(Served::default()),
             under_way: BTreeMap::new(),
             vanished: BTreeMap::new(),
         })
@@ -165,9 +165,9 @@ impl Gateway {
     /// Marks what is desired as well as what was: to be done before rules change.
     ///
     /// # Errors
-    /// [`NftError::Refused`]; all is as it was then.
+    /// [`NftError::Refused`]: all is as it was, if this could not be said. To be tried again.
     pub fn widen(&mut self, desired: &Desired) -> Result<(), NftError> {
-        self.set(self.present.and(&Served::of(desired)))
+        self.set(self.present.last.and(&Served::of(desired)))
     }
 
     /// Marks only what is desired: to be done after rules have changed.
@@ -179,7 +179,7 @@ impl Gateway {
     }
 
     fn set(&mut self, served: Served) -> Result<(), NftError> {
-        if self.present == served {
+        if self.present.is(&served) {
             return Ok(());
         }
         let serves = !served.clients.is_empty();
@@ -209,9 +209,7 @@ impl Gateway {
                 batch.push(self.table.rule(BEGIN, trace_some(*family, from, to)));
             }
         }
-        self.table.commit(batch)?;
-        self.present = served;
-        Ok(())
+        self.table.bring_about(&mut self.present, served, batch)
     }
 
     /// Leaves untracked what comes out of our TUN and is not for this machine.
