@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use lab::addresses as at;
 use lab::caller::{Family, icmp, ping, probe, tcp_exchange, udp};
-use lab::program::PATIENCE;
+use lab::program::{PATIENCE, wait_until};
 use lab::voicelane::{CONFIG, Home, Voicelane};
 use lab::vpn::VpnKind;
 use lab::{Lab, MEDIA_PORT, NOTHING, Way};
@@ -205,13 +205,11 @@ fn a_firewall_that_forbids_the_ports_of_media_alone_is_named_and_obeyed() {
     lab.laptop.nft("delete table inet corp");
     await_media(&lab, Way::Direct);
     // No chain of a probe's is left, and none that has nothing to do.
-    let chains = lab.laptop.run("nft list chains");
-    let ours = chains.split("table ").filter(|it| it.contains("voicelane"));
-    assert_eq!(
-        ours.map(|it| it.matches("chain").count()).sum::<usize>(),
-        1,
-        "{chains}"
-    );
+    wait_until("a single chain of ours", || {
+        let chains = lab.laptop.run("nft list chains");
+        let ours = chains.split("table ").filter(|it| it.contains("voicelane"));
+        ours.map(|it| it.matches("chain").count()).sum::<usize>() == 1
+    });
     voicelane.stop();
 }
 

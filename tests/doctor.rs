@@ -13,7 +13,7 @@ use std::time::Instant;
 use lab::addresses as at;
 use lab::call::Call;
 use lab::caller::Family;
-use lab::program::PATIENCE;
+use lab::program::{PATIENCE, wait_until};
 use lab::voicelane::{CONFIG, Home, Voicelane};
 use lab::vpn::VpnKind;
 use lab::{Lab, NOTHING};
@@ -194,6 +194,11 @@ fn each_planted_fault_is_found_and_its_remedy_named() {
          add rule inet corp egress oifname wlan0 meta l4proto udp drop",
     );
     voicelane.event_after(last, EventKind::Barred);
+    // The event comes before the rules go, and before status says so.
+    wait_until("media in the VPN", || {
+        let captured = &voicelane.status()["status"]["captured"];
+        captured.as_array().is_some_and(Vec::is_empty)
+    });
     let remedy = "nft insert rule inet corp egress oifname wlan0";
     examine().assert_says(
         "firewall",

@@ -265,6 +265,9 @@ fn a_firewall_on_this_machine_costs_nothing() {
 #[test]
 fn a_router_that_says_no_is_believed() {
     let mut call = Call::start(VpnKind::WgQuick);
+    // A router that says no each time: Linux says it once a second.
+    call.lab.home.set("ipv4/icmp_ratelimit", "0");
+    call.lab.home.set("ipv6/icmp/ratelimit", "0");
     call.lab.home.nft(&format!(
         "add table inet forbids
          add chain inet forbids media {{ type filter hook forward priority 0; }}

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use lab::addresses as at;
 use lab::call::Call;
-use lab::caller::{Family, udp};
-use lab::program::{PATIENCE, Program};
+use lab::caller::{Family, probe, udp};
+use lab::program::{PATIENCE, Program, wait_until};
 use lab::voicelane::{CONFIG, Home, TUN, Voicelane};
 use lab::vpn::VpnKind;
 use lab::{CABLE, Lab, MEDIA_PORT, NOTHING, UPLINK, Way};
@@ -31,12 +31,13 @@ fn media_way(lab: &Lab, family: Family) -> Way {
     lab.ask(&socket, at::MEDIA.at(family, MEDIA_PORT)).0
 }
 
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what} did not come about");
-        sleep(Duration::from_millis(10));
-    }
+/// The same while things change: what was sent into the change may be nowhere.
+fn media_way_now(lab: &Lab, family: Family) -> Way {
+    let socket = udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0));
+    let payload = probe();
+    // What cannot leave is nowhere.
+    let _ = socket.send_to(payload.as_bytes(), at::MEDIA.at(family, MEDIA_PORT));
+    lab.settled_way(&payload)
 }
 
 #[test]
@@ -80,7 +81,7 @@ fn what_others_take_away_is_back_at_once_and_they_are_named() {
             event.took_us.expect("it is timed"),
         );
         wait_until(what, || {
-            Family::BOTH.map(|family| media_way(&lab, family)) == [Way::Direct; 2]
+            Family::BOTH.map(|family| media_way_now(&lab, family)) == [Way::Direct; 2]
         });
     }
 }
@@ -112,7 +113,7 @@ fn two_programs_that_fight_slow_down_and_the_other_is_named() {
     assert!((1..=5).contains(&during), "half a second, one, two ...");
     drop(rival);
     wait_until("the return of the rules", || {
-        media_way(&lab, Family::V4) == Way::Direct && corrections() > before + during
+        media_way_now(&lab, Family::V4) == Way::Direct && corrections() > before + during
     });
     voicelane.stop();
 }
@@ -364,10 +365,10 @@ fn each_family_leaves_by_its_own_link_and_moves_alone() {
     assert_eq!(lost.subject, UPLINK, "{lost}");
     assert!(lost.reason.starts_with("IPv6: no way out"), "{lost}");
     wait_until("IPv6 in the VPN", || {
-        media_way(&lab, Family::V6) == Way::Tunnel
+        media_way_now(&lab, Family::V6) == Way::Tunnel
     });
     let only = [Some(CABLE.to_owned()), None];
-    assert_eq!(links(), only, "{}", voicelane.status());
+    wait_until("a status without IPv6", || links() == only);
 
     // IPv6 comes later, by the other link.
     lab.laptop.ip(&format!(

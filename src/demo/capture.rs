@@ -1,8 +1,8 @@
 //! What passes on the wires: one packet socket on every host that a call can touch.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use etherparse::{IpDscp, IpNumber, NetSlice, SlicedPacket, TransportSlice};
 use nix::libc::PACKET_OUTGOING;
 use nix::net::if_::if_indextoname;
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{
     AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket,
     sockopt,
@@ -65,7 +66,17 @@ pub(super) struct Sighting {
 
 /// All that was seen, in the order of arrival at each place.
 #[derive(Clone, Default)]
-pub(super) struct Captures(Arc<Mutex<Vec<Sighting>>>);
+pub(super) struct Captures(Arc<Mutex<Log>>);
+
+#[derive(Default)]
+struct Log {
+    sightings: Vec<Sighting>,
+    /// Whatever came to a place before this moment is among them.
+    complete_until: BTreeMap<Place, Instant>,
+}
+
+/// How long what passes on the wires may take to be read.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Captures {
     /// Begins to watch all interfaces of `node`, those included that appear later.
@@ -79,12 +90,13 @@ impl Captures {
             let tap = socket(
                 AddressFamily::Packet,
                 SockType::Datagram,
-                SockFlag::SOCK_CLOEXEC,
+                SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
                 SockProtocol::EthAll,
             )
             .context("no packet socket to watch the wires with")?;
             // More is granted than refused: the kernel caps it at net.core.rmem_max.
             let _ = setsockopt(&tap, sockopt::RcvBuf, &(4 << 20));
+            log.log().complete_until.insert(place, Instant::now());
             thread::spawn(move || log.read(&tap, place));
             Ok(())
         })
@@ -92,14 +104,19 @@ impl Captures {
 
     /// What was seen since `start` and answers to `wanted`.
     ///
-    /// Waits a moment first, so that what is on the wires has been read.
+    /// Waits a moment for what is on the wires, and until that has been read.
     pub(super) fn since(
         &self,
         start: Instant,
         wanted: impl Fn(&Sighting) -> bool,
     ) -> Vec<Sighting> {
         thread::sleep(Duration::from_millis(50));
+        let now = Instant::now();
+        while now.elapsed() < PATIENCE && !self.log().is_complete_until(now) {
+            thread::sleep(Duration::from_millis(2));
+        }
         self.log()
+            .sightings
             .iter()
             .filter(|sighting| sighting.at >= start && wanted(sighting))
             .cloned()
@@ -110,7 +127,12 @@ impl Captures {
         let mut names = HashMap::new();
         let mut buffer = vec![0; 65_536];
         loop {
+            let before = Instant::now();
             let Ok((len, Some(from))) = recvfrom::<LinkAddr>(tap.as_raw_fd(), &mut buffer) else {
+                self.log().complete_until.insert(place, before);
+                let mut tap = [PollFd::new(tap.as_fd(), PollFlags::POLLIN)];
+                // Looks again soon in any case: that it is empty must be known.
+                let _ = poll(&mut tap, 10_u8);
                 continue;
             };
             let at = Instant::now();
@@ -123,13 +145,19 @@ impl Captures {
                     outgoing: from.pkttype() == PACKET_OUTGOING,
                     packet,
                 };
-                self.log().push(sighting);
+                self.log().sightings.push(sighting);
             }
         }
     }
 
-    fn log(&self) -> MutexGuard<'_, Vec<Sighting>> {
+    fn log(&self) -> MutexGuard<'_, Log> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Log {
+    fn is_complete_until(&self, moment: Instant) -> bool {
+        self.complete_until.values().all(|until| *until >= moment)
     }
 }
 

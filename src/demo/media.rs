@@ -34,7 +34,7 @@ const PAYLOAD: usize = 160;
 /// A consent check goes with every so many frames.
 const CONSENT_EVERY: u64 = 50;
 /// How long the ends still listen after the last word.
-const TAIL: Duration = Duration::from_millis(300);
+const TAIL: Duration = Duration::from_secs(1);
 /// The first sequence number: soon enough before the wrap that every call passes it.
 const FIRST_SEQUENCE: u16 = u16::MAX - 80;
 

@@ -187,7 +187,7 @@ impl Lab {
         // A link that has just come up knows no neighbours, and may not answer its own for a second.
         for router in Family::BOTH.map(|family| [wifi.of(family), cable.of(family)]) {
             for address in router {
-                self.laptop.run(&format!("ping -c 1 -W 5 {address}"));
+                self.laptop.reach(address);
             }
         }
     }

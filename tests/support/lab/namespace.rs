@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, Stdio};
@@ -13,6 +14,8 @@ use std::{panic, thread};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
+
+use super::program::wait_until;
 
 /// Where iproute2 keeps the named namespaces.
 const REGISTRY: &str = "/run/netns";
@@ -117,6 +120,15 @@ impl Namespace {
         let mut words = line.split_whitespace();
         let program = words.next().expect("a command line has a program");
         run(self.command(program).args(words), input)
+    }
+
+    /// Waits until an address answers: what leads there may have just come up.
+    pub fn reach(&self, address: IpAddr) {
+        wait_until(&format!("an answer of {address}"), || {
+            let mut ping = self.command("ping");
+            ping.args(["-c", "1", "-W", "2", &address.to_string()]);
+            ping.output().expect("ping is there").status.success()
+        });
     }
 
     /// Runs the lines of an `ip -batch`, all in one process.

@@ -100,7 +100,7 @@ impl Vpn {
             VpnKind::Warp => wireguard::routed(files, laptop, gateway, &imitation::WARP),
         };
         for address in Family::BOTH.map(|family| at::VPN_GATEWAY.of(family)) {
-            laptop.run(&format!("ping -c 1 -W 5 {address}"));
+            laptop.reach(address);
         }
         vpn
     }
