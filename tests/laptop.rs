@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use lab::addresses as at;
 use lab::call::Call;
-use lab::caller::{Family, probe, udp};
+use lab::caller::{Family, udp};
 use lab::program::{PATIENCE, Program, wait_until};
 use lab::voicelane::{CONFIG, Home, TUN, Voicelane};
 use lab::vpn::VpnKind;
@@ -34,10 +34,7 @@ fn media_way(lab: &Lab, family: Family) -> Way {
 /// The same while things change: what was sent into the change may be nowhere.
 fn media_way_now(lab: &Lab, family: Family) -> Way {
     let socket = udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0));
-    let payload = probe();
-    // What cannot leave is nowhere.
-    let _ = socket.send_to(payload.as_bytes(), at::MEDIA.at(family, MEDIA_PORT));
-    lab.settled_way(&payload)
+    lab.way_from(&socket, at::MEDIA.at(family, MEDIA_PORT))
 }
 
 #[test]

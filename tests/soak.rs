@@ -10,7 +10,7 @@ mod lab;
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::thread::sleep;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use jiff::Timestamp;
 use lab::addresses as at;
 use lab::call::Call;
-use lab::caller::{Family, probe, udp};
+use lab::caller::{Family, udp};
 use lab::capture::Capture;
 use lab::frame::{Direction, Transport};
 use lab::program::PATIENCE;
@@ -262,14 +262,6 @@ impl World {
         format!("{view}\n{status:#}\n{events:#?}")
     }
 
-    /// Which way a datagram goes.
-    fn way(&self, socket: &UdpSocket, to: SocketAddr) -> Way {
-        let payload = probe();
-        // What cannot leave is nowhere.
-        let _ = socket.send_to(payload.as_bytes(), to);
-        self.lab.settled_way(&payload)
-    }
-
     /// What must be so after each event, beside the calls: media is outside the VPN again, what is no media is in it,
     /// and nothing but media to the media server is marked.
     fn assert_order(&self, what: &str, end: Instant, voicelane: &Voicelane) {
@@ -279,7 +271,7 @@ impl World {
         });
         for (family, socket) in &sockets {
             let media = at::MEDIA.at(*family, MEDIA_PORT);
-            while self.way(socket, media) != Way::Direct {
+            while self.lab.way_from(socket, media) != Way::Direct {
                 let after = end.elapsed();
                 if after > LONGEST_LOSS {
                     let now = Timestamp::now();
@@ -293,7 +285,7 @@ impl World {
         // The VPN may need a moment for itself; what it does not carry yet must not be anywhere.
         for (family, socket) in &sockets {
             let other = at::OTHER.at(*family, 53);
-            let way = (0..20).map(|_| self.way(socket, other));
+            let way = (0..20).map(|_| self.lab.way_from(socket, other));
             let way = { way }.find(|way| *way != Way::Nowhere);
             assert_eq!(way, Some(Way::Tunnel), "{what}: {family:?}");
         }

@@ -234,6 +234,15 @@ impl Lab {
         }
     }
 
+    /// Which way a datagram goes that may be sent into a change, or be refused: what cannot leave is nowhere.
+    pub fn way_from(&self, socket: &UdpSocket, to: SocketAddr) -> Way {
+        let payload = caller::probe();
+        if let Err(refusal) = socket.send_to(payload.as_bytes(), to) {
+            eprintln!("{to}: {refusal}");
+        }
+        self.settled_way(&payload)
+    }
+
     /// The packets on the laptop's physical links that carry the payload in clear.
     pub fn on_uplink(&self, payload: &str) -> Vec<Frame> {
         let mut frames = self.on_laptop.carrying(payload);
