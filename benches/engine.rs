@@ -17,7 +17,7 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use voicelane::config::Config;
 use voicelane::engine::{Arrival, Command, Engine, FallbackSettings, HEADROOM, Outbox, TUN_MTU};
 use voicelane::nat::Settings;
-use voicelane::net::{Endpoint, MappingId, Outside, Protocol, TrafficClass, Way};
+use voicelane::net::{Egress, Endpoint, MappingId, Outside, Protocol, TrafficClass};
 use voicelane::policy::Policy;
 use voicelane::wire::udp;
 
@@ -157,7 +157,7 @@ impl Scene {
                     };
                     self.engine.handle_datagram(
                         mapping,
-                        Way::Direct,
+                        Egress::Direct,
                         arrival,
                         self.now,
                         &mut self.outbox,

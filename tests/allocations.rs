@@ -13,7 +13,7 @@ use voicelane::call::stun::{TransactionId, binding_request, binding_success};
 use voicelane::config::Config;
 use voicelane::engine::{Arrival, Command, Engine, FallbackSettings, HEADROOM, Outbox};
 use voicelane::nat::Settings;
-use voicelane::net::{Endpoint, MappingId, Outside, TrafficClass, Way};
+use voicelane::net::{Egress, Endpoint, MappingId, Outside, TrafficClass};
 use voicelane::policy::Policy;
 use voicelane::wire::udp;
 
@@ -120,7 +120,7 @@ impl World {
             };
             world
                 .engine
-                .handle_opened(mapping, Way::Direct, Outside(inside), &mut world.outbox);
+                .handle_opened(mapping, Egress::Direct, Outside(inside), &mut world.outbox);
             world.outbox.clear();
             world.calls.push(Call {
                 mapping,
@@ -160,7 +160,7 @@ impl World {
                         buffer: received,
                         payload: HEADROOM..length,
                     };
-                    engine.handle_datagram(call.mapping, Way::Direct, arrival, *now, outbox);
+                    engine.handle_datagram(call.mapping, Egress::Direct, arrival, *now, outbox);
                 }
             }
         }

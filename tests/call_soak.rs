@@ -234,7 +234,7 @@ fn calls_survive_a_long_day() {
         now.assert_as_flat_as(&warm);
     }
     let mut events = soak.voicelane.events().into_iter();
-    let contest = events.find(|event| event.kind == EventKind::Contested);
+    let contest = events.find(|event| event.kind == EventKind::RulesContested);
     assert!(contest.is_none(), "{contest:?}");
 
     let Soak {

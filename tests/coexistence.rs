@@ -251,7 +251,7 @@ fn legacy_iptables_that_comes_later_is_found_by_its_first_refusal() {
         let socket = unbound(&lab, family);
         let sent = socket.send_to(&[0x80; 172], at::MEDIA.at(family, MEDIA_PORT));
         sent.expect("the TUN takes it");
-        let barred = voicelane.event_after(last, EventKind::Barred);
+        let barred = voicelane.event_after(last, EventKind::FirewallBlocked);
         assert_eq!(barred.subject, family.pick("IPv4", "IPv6"), "{barred}");
         assert!(barred.reason.contains("legacy iptables"), "{barred}");
     }

@@ -193,7 +193,7 @@ fn each_planted_fault_is_found_and_its_remedy_named() {
          add chain inet corp egress { type filter hook output priority 0; }
          add rule inet corp egress oifname wlan0 meta l4proto udp drop",
     );
-    voicelane.event_after(last, EventKind::Barred);
+    voicelane.event_after(last, EventKind::FirewallBlocked);
     // The event comes before the rules go, and before status says so.
     wait_until("media in the VPN", || {
         let captured = &voicelane.status()["status"]["captured"];

@@ -21,9 +21,9 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use voicelane::engine::{Alias, Command, Engine, Event, Outbox, ReturnedError};
+use voicelane::engine::{Command, Engine, Event, Outbox, ReplySource, ReturnedError};
 use voicelane::nat::{Limits, Settings};
-use voicelane::net::{Dscp, Ecn, Endpoint, Filtering, Protocol, TrafficClass, Way};
+use voicelane::net::{Dscp, Ecn, Egress, Endpoint, Filtering, Protocol, TrafficClass};
 use voicelane::policy::Action;
 use voicelane::wire::{Packet, Transport, icmp, udp};
 
@@ -37,7 +37,7 @@ fn a_media_packet_opens_a_mapping_and_goes_out_marked() {
         let [
             Command::Open {
                 mapping: opened,
-                way: Way::Direct,
+                way: Egress::Direct,
                 inside: of,
                 treatment,
             },
@@ -229,7 +229,7 @@ fn an_error_of_the_path_reaches_the_application() {
             };
             world.engine.handle_error(
                 mapping,
-                Way::Direct,
+                Egress::Direct,
                 &returned,
                 world.now,
                 &mut world.outbox,
@@ -271,7 +271,7 @@ fn a_forged_error_changes_nothing() {
         };
         world.engine.handle_error(
             mapping,
-            Way::Direct,
+            Egress::Direct,
             &returned,
             world.now,
             &mut world.outbox,
@@ -291,7 +291,7 @@ fn replies_name_the_alias_and_quotes_the_address_itself() {
         }
         .parse()
         .expect("an address");
-        world.engine.handle_aliases(vec![Alias {
+        world.engine.handle_aliases(vec![ReplySource {
             real: inside.addr,
             alias,
         }]);
@@ -325,7 +325,7 @@ fn a_socket_that_cannot_be_opened_is_tried_again() {
         };
         engine.handle_open_failed(
             mapping,
-            Way::Direct,
+            Egress::Direct,
             icmp::Error::AdminProhibited,
             now,
             &mut outbox,

@@ -519,7 +519,7 @@ fn a_firewall_that_forbids_forwarding_is_named_and_media_stays_in_the_vpn() {
     for (socket, to) in &sockets {
         wait_for_way(&site, socket, *to, Way::Tunnel);
     }
-    let barred = voicelane.event_after(last, EventKind::Barred);
+    let barred = voicelane.event_after(last, EventKind::FirewallBlocked);
     assert!(
         barred
             .reason

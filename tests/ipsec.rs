@@ -126,7 +126,7 @@ fn a_call_that_runs_stays_when_policies_come() {
         println!("{family:?} passed {took:?} after the first policy");
     }
     wait_until("an exemption in and out", || exempt() == 2 * calls.len());
-    let fell = |event: &Event| event.kind == EventKind::CallFell;
+    let fell = |event: &Event| event.kind == EventKind::CallMovedToVpn;
     let events = voicelane.events();
     assert!(!events.iter().any(fell), "{events:?}");
     voicelane.stop();

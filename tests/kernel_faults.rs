@@ -249,7 +249,7 @@ fn what_cuts_the_steward_off_from_the_kernel_is_made_up_for() {
         thread::sleep(Duration::from_secs(1));
         assert!(!routes().contains("proto 118"), "{inject}: {}", routes());
         strace.end(Signal::SIGINT);
-        voicelane.event_after(last, EventKind::Reconnected);
+        voicelane.event_after(last, EventKind::NetlinkReconnected);
         let deadline = Instant::now() + PATIENCE;
         while !routes().contains("proto 118") || voicelane.warnings() != "[]" {
             assert!(
@@ -265,7 +265,7 @@ fn what_cuts_the_steward_off_from_the_kernel_is_made_up_for() {
         // And what comes later is noticed as before.
         let last = voicelane.last_event();
         lab.laptop.run("ip rule flush protocol 118");
-        let event = voicelane.event_after(last, EventKind::Reconciled);
+        let event = voicelane.event_after(last, EventKind::RulesRestored);
         assert!(event.reason.contains("took ours away"), "{event}");
     }
     voicelane.stop();
@@ -324,10 +324,10 @@ fn a_look_that_had_to_wait_holds_up_no_other() {
     let mut strace = Program::start("strace", &mut command);
     strace.wait_for("attached");
     lab.laptop.run("ip rule flush protocol 118");
-    let slow = voicelane.event_after(last, EventKind::Reconciled);
+    let slow = voicelane.event_after(last, EventKind::RulesRestored);
     strace.end(Signal::SIGINT);
     lab.laptop.run("ip rule flush protocol 118");
-    let next = voicelane.event_after(slow.sequence, EventKind::Reconciled);
+    let next = voicelane.event_after(slow.sequence, EventKind::RulesRestored);
     let took = Duration::from_micros(next.took_us.expect("it is timed"));
     println!("{:?} us while it had to wait, {took:?} then", slow.took_us);
     assert!(took < LONGEST_LOSS, "{slow} {next}");

@@ -71,7 +71,7 @@ fn what_others_take_away_is_back_at_once_and_they_are_named() {
         for line in batch.lines() {
             lab.laptop.run(&format!("ip {line}"));
         }
-        let event = voicelane.event_naming(last, EventKind::Reconciled, named);
+        let event = voicelane.event_naming(last, EventKind::RulesRestored, named);
         println!(
             "{what}: {} ms after the first command, {:?} us after the first notice",
             event.time.duration_since(begun).as_millis(),
@@ -94,13 +94,13 @@ fn two_programs_that_fight_slow_down_and_the_other_is_named() {
             "while ip rule flush protocol 118; do sleep 0.01; done",
         ]),
     );
-    let contested = voicelane.event_after(0, EventKind::Contested);
+    let contested = voicelane.event_after(0, EventKind::RulesContested);
     assert!(contested.reason.contains("took ours away"), "{contested}");
     assert!(voicelane.warnings().contains("again and again"));
     let corrections = || {
         let events = voicelane.events();
         let it = events.iter();
-        it.filter(|event| event.kind == EventKind::Reconciled)
+        it.filter(|event| event.kind == EventKind::RulesRestored)
             .count()
     };
     let before = corrections();
@@ -133,8 +133,8 @@ fn more_notices_than_the_socket_holds_lead_to_a_full_look() {
     lab.laptop.ip(&routes.join("\n"));
     lab.laptop.run("ip rule flush protocol 118");
     kill(voicelane.pid(), Signal::SIGCONT).expect("it waits");
-    voicelane.event_after(last, EventKind::Overrun);
-    voicelane.event_after(last, EventKind::Reconciled);
+    voicelane.event_after(last, EventKind::NotificationsLost);
+    voicelane.event_after(last, EventKind::RulesRestored);
     assert_eq!(media_way(&lab, Family::V4), Way::Direct);
 }
 
@@ -411,7 +411,7 @@ fn a_call_that_fell_while_its_link_was_gone_is_back_with_the_link() {
     lab.laptop.ip("link set wlan0 down");
     sleep(Duration::from_millis(200));
     kill(voicelane.pid(), Signal::SIGCONT).expect("it waits");
-    voicelane.event_after(last, EventKind::CallFell);
+    voicelane.event_after(last, EventKind::CallMovedToVpn);
     voicelane.event_after(last, EventKind::UplinkLost);
     let (own, router) = (at::LAPTOP.v6, at::HOME);
     lab.laptop.ip(&format!(
@@ -424,7 +424,7 @@ fn a_call_that_fell_while_its_link_was_gone_is_back_with_the_link() {
         let took = call.back_after(back, LONGEST_LOSS, "the link is back");
         println!("{family:?} was back {took:?} after the link");
     }
-    let returned = voicelane.event_after(last, EventKind::CallReturned);
+    let returned = voicelane.event_after(last, EventKind::CallMovedDirect);
     assert_eq!(returned.reason, "the uplink is there again");
     voicelane.stop();
 }

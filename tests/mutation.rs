@@ -21,7 +21,7 @@ use voicelane::engine::{
     TcpSettings,
 };
 use voicelane::nat;
-use voicelane::net::{Endpoint, MappingId, Outside, Protocol, TrafficClass, Way};
+use voicelane::net::{Egress, Endpoint, MappingId, Outside, Protocol, TrafficClass};
 use voicelane::policy::{Action, Policy};
 use voicelane::wire::{Packet, Transport, fragment, icmp, tcp};
 
@@ -251,7 +251,7 @@ impl World {
         let Some((mapping, from)) = self.mapping_and_remote(packet) else {
             return;
         };
-        let way = Way::BOTH[self.dice.below(2)];
+        let way = Egress::BOTH[self.dice.below(2)];
         let mut buffer = [&[0; HEADROOM], packet].concat();
         let arrival = Arrival {
             from,
@@ -269,7 +269,7 @@ impl World {
         let Some((mapping, to)) = self.mapping_and_remote(packet) else {
             return;
         };
-        let way = Way::BOTH[self.dice.below(2)];
+        let way = Egress::BOTH[self.dice.below(2)];
         let returned = ReturnedError {
             to,
             offender: self.dice.one_of(2).then_some(to.addr),

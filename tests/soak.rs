@@ -374,7 +374,7 @@ fn calls_survive_whatever_the_network_does() {
     assert!(descriptors() < files + 4 * events as usize + 16);
     println!("fallback: {}", voicelane.status()["status"]["fallback"]);
     let contests = voicelane.events().into_iter();
-    let contests = contests.filter(|event| event.kind == EventKind::Contested);
+    let contests = contests.filter(|event| event.kind == EventKind::RulesContested);
     assert_eq!(contests.count(), 0, "nobody fought");
 
     drop(calls);

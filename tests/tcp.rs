@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use smoltcp::socket::tcp::State;
-use voicelane::engine::{Alias, ConnectError, ConnectionState, TcpSettings};
+use voicelane::engine::{ConnectError, ConnectionState, ReplySource, TcpSettings};
 use voicelane::net::{Dscp, Family};
 use voicelane::wire::{Packet, Transport, icmp};
 
@@ -578,7 +578,9 @@ fn what_is_written_names_the_alias() {
         ] {
             let mut world = World::new(address);
             world.answer = answer;
-            world.engine.handle_aliases(vec![Alias { real, alias }]);
+            world
+                .engine
+                .handle_aliases(vec![ReplySource { real, alias }]);
             world.connect(server, 50_000, program(0));
             world.run(SECOND, |world| !world.written.is_empty());
             let packet = Packet::parse(&world.written[0]).expect("its checksums are right");

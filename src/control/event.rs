@@ -38,7 +38,7 @@ pub enum EventKind {
     /// The service ends, and takes back what it set.
     Stopped,
     /// There is no uplink yet: media is in the VPN.
-    Waiting,
+    UplinkMissing,
     /// Media leaves by an uplink, for the first time since the start or since there was none.
     Ready,
     /// Media leaves by another uplink, or by the same one with other addresses or gateways.
@@ -46,29 +46,29 @@ pub enum EventKind {
     /// There is no uplink any more: media is in the VPN.
     UplinkLost,
     /// Rules or routes of ours were brought back or moved, since something had changed.
-    Reconciled,
+    RulesRestored,
     /// Rules or routes could not be brought into force.
     ReconcileFailed,
     /// Another program takes away what we put back, again and again.
-    Contested,
+    RulesContested,
     /// The other program has given up, or has what it wants.
-    ContestEnded,
+    RulesUncontested,
     /// A call's direct way fails: it goes on in the VPN.
-    CallFell,
+    CallMovedToVpn,
     /// A call has left the VPN again.
-    CallReturned,
+    CallMovedDirect,
     /// The uplink fails in a family: all its calls go on in the VPN.
-    UplinkFell,
+    UplinkFailed,
     /// The uplink is trusted again.
-    UplinkReturned,
+    UplinkRecovered,
     /// A firewall forbids the direct path to media of a family, which is in the VPN therefore.
-    Barred,
+    FirewallBlocked,
     /// No firewall forbids it any more.
-    Unbarred,
+    FirewallUnblocked,
     /// More changed than the kernel could tell: everything was read anew.
-    Overrun,
+    NotificationsLost,
     /// The exchange with the kernel was cut off, and goes on by a new connection.
-    Reconnected,
+    NetlinkReconnected,
     /// The machine is about to sleep.
     Sleeping,
     /// The machine has slept.
@@ -91,10 +91,10 @@ impl EventKind {
         matches!(
             self,
             Self::UplinkLost
-                | Self::UplinkFell
+                | Self::UplinkFailed
                 | Self::ReconcileFailed
-                | Self::Contested
-                | Self::Barred
+                | Self::RulesContested
+                | Self::FirewallBlocked
                 | Self::ReloadRefused
         )
     }

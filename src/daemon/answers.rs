@@ -9,14 +9,14 @@ use tokio::sync::{mpsc, oneshot};
 use crate::control::{Body, Measured, Pending, Request, Status};
 use crate::engine::PAGE;
 
+use super::channel;
 use super::driver::Message;
 use super::events::Events;
-use super::mailbox;
-use super::situation::{Page, View};
+use super::service_state::{Page, View};
 
 /// Who finds the answers.
 pub(super) struct Answers {
-    pub(super) driver: mailbox::Sender<Message>,
+    pub(super) driver: channel::Sender<Message>,
     pub(super) steward: mpsc::Sender<oneshot::Sender<Body>>,
     pub(super) events: Events,
 }

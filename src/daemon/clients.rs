@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::config::Gateway;
 use crate::control::EventKind;
 use crate::net::Family;
-use crate::route::firewall::Obstacle;
+use crate::route::firewall::BlockedPath;
 
 use super::events::Events;
 
@@ -26,7 +26,7 @@ type Who = (Family, String);
 /// What a firewall refused, and what comes next.
 #[derive(Debug)]
 struct Refused {
-    obstacle: Obstacle,
+    obstacle: BlockedPath,
     /// When it is tried again; none while it is tried.
     again: Option<Instant>,
     /// When it is over, unless it is refused again.
@@ -58,7 +58,7 @@ impl Clients {
             let stays = all.contains(who) && (refused.again.is_some() || now < refused.over);
             if !stays {
                 let reason = "no firewall was seen to forbid its media any more";
-                events.record(EventKind::Unbarred, named(who), reason);
+                events.record(EventKind::FirewallUnblocked, named(who), reason);
             }
             stays
         });
@@ -67,13 +67,13 @@ impl Clients {
     }
 
     /// Takes the news that a firewall refused a packet.
-    pub(super) fn refuse(&mut self, obstacle: Obstacle, now: Instant, events: &Events) {
+    pub(super) fn refuse(&mut self, obstacle: BlockedPath, now: Instant, events: &Events) {
         let who = (
             obstacle.family,
             obstacle.clients.clone().unwrap_or_default(),
         );
         if !self.refused.contains_key(&who) {
-            events.record(EventKind::Barred, named(&who), &obstacle);
+            events.record(EventKind::FirewallBlocked, named(&who), &obstacle);
         }
         let again = now + RETRY;
         let refused = Refused {
@@ -106,8 +106,8 @@ mod tests {
     use crate::config::Config;
     use crate::route::firewall::Path;
 
-    fn obstacle() -> Obstacle {
-        Obstacle {
+    fn obstacle() -> BlockedPath {
+        BlockedPath {
             family: Family::V4,
             path: Path::Forwarded,
             link: "voicelane0".to_owned(),

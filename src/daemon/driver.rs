@@ -20,19 +20,19 @@ use tokio::sync::{Notify, oneshot};
 use tracing::{debug, info, trace};
 
 use crate::control::EventKind;
-use crate::engine::{Alias, Command, Engine, Event, Outbox};
-use crate::net::{Family, PerFamily, Way};
+use crate::engine::{Command, Engine, Event, Outbox, ReplySource};
+use crate::net::{Egress, Family, PerFamily};
 use crate::policy::Policy;
 use crate::relay::{Binders, Connections, Found, Guest, Progress, Received, Relay, SendError};
 use crate::tun::Device;
 
+use super::channel::{Mailbox, Post};
 use super::events::Events;
-use super::mailbox::{Mailbox, Post};
-use super::manager;
+use super::kernel_errors::KernelErrors;
 use super::realtime::Realtime;
-use super::situation::{Page, Situation, View};
-use super::troubles::Troubles;
-use super::way::Moves;
+use super::service_state::{Page, ServiceState, View};
+use super::systemd;
+use super::uplink_binding::Moves;
 
 /// Packets per source and wake-up.
 const BUDGET: usize = 64;
@@ -63,7 +63,7 @@ pub(super) enum Message {
     /// And those in the slots of a page.
     Turn(Page, oneshot::Sender<Page>),
     /// Addresses that replies must not name have changed.
-    Aliases(Vec<Alias>),
+    Aliases(Vec<ReplySource>),
     /// Of which families other programs have IPsec policies, which direct sockets must be exempt from.
     Exempt(PerFamily<bool>),
     /// Media leaves by other uplinks from now on.
@@ -77,7 +77,7 @@ pub(super) enum Message {
     /// Another policy is in force from now on.
     Policy(Arc<Policy>),
     /// What surrounds the data path has changed.
-    Situation(Box<Situation>),
+    ServiceState(Box<ServiceState>),
 }
 
 /// How a shift ended.
@@ -97,8 +97,8 @@ pub(super) struct Driver<D> {
     connections: Connections,
     outbox: Outbox,
     packet: Box<[u8]>,
-    situation: Situation,
-    troubles: Troubles,
+    situation: ServiceState,
+    troubles: KernelErrors,
     /// Told when a firewall seems to forbid sending.
     alarm: Arc<Notify>,
     events: Events,
@@ -111,7 +111,7 @@ impl<D: Device> Driver<D> {
         engine: Engine,
         device: D,
         (relay, connections): (Relay, Connections),
-        situation: Situation,
+        situation: ServiceState,
         alarm: Arc<Notify>,
         events: Events,
     ) -> Self {
@@ -123,7 +123,7 @@ impl<D: Device> Driver<D> {
             outbox: Outbox::default(),
             packet: vec![0; LARGEST].into_boxed_slice(),
             situation,
-            troubles: Troubles::default(),
+            troubles: KernelErrors::default(),
             alarm,
             events,
             device_is_empty: true,
@@ -327,7 +327,7 @@ impl<D: Device> Driver<D> {
                 } => {
                     debug!(%mapping, %inside, "it is the call of this endpoint");
                     let call = format_args!("mapping {mapping}");
-                    self.events.record(EventKind::CallFell, call, cause);
+                    self.events.record(EventKind::CallMovedToVpn, call, cause);
                 }
                 Event::Returned {
                     mapping,
@@ -336,15 +336,15 @@ impl<D: Device> Driver<D> {
                 } => {
                     debug!(%mapping, %inside, "it is the call of this endpoint");
                     let call = format_args!("mapping {mapping}");
-                    self.events.record(EventKind::CallReturned, call, cause);
+                    self.events.record(EventKind::CallMovedDirect, call, cause);
                 }
                 Event::UplinkFell { family, cause } => {
-                    self.events.record(EventKind::UplinkFell, family, cause);
+                    self.events.record(EventKind::UplinkFailed, family, cause);
                 }
                 Event::UplinkReturned { family } => {
                     let reason = "it is trusted again";
                     self.events
-                        .record(EventKind::UplinkReturned, family, reason);
+                        .record(EventKind::UplinkRecovered, family, reason);
                 }
             }
         }
@@ -352,8 +352,8 @@ impl<D: Device> Driver<D> {
     }
 
     /// Notes that a socket was opened: one of the tunnel says nothing about the uplink.
-    fn opened(&mut self, way: Way, now: Instant) {
-        if way == Way::Direct {
+    fn opened(&mut self, way: Egress, now: Instant) {
+        if way == Egress::Direct {
             self.troubles.opened(now);
         }
     }
@@ -366,7 +366,7 @@ impl<D: Device> Driver<D> {
         let way = transmit.way;
         let Err(error) = self.relay.send(transmit, payload) else {
             // What the tunnel takes says nothing about the uplink.
-            if way == Way::Direct {
+            if way == Egress::Direct {
                 self.troubles.sent(now);
             }
             return;
@@ -487,11 +487,11 @@ impl<D: Device> Driver<D> {
                 engine.handle_uplink_is_back(family, now, outbox);
                 self.flush(now);
             }
-            Message::Heartbeat => manager::alive(),
+            Message::Heartbeat => systemd::alive(),
             Message::Policy(policy) => self.engine.handle_policy(policy),
             Message::Mtu(mtu) => self.engine.handle_mtu(mtu),
             Message::Aliases(aliases) => self.engine.handle_aliases(aliases),
-            Message::Situation(situation) => {
+            Message::ServiceState(situation) => {
                 if situation.warnings != self.situation.warnings {
                     info!(warnings = ?situation.warnings, "the situation changed");
                 }

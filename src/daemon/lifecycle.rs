@@ -17,20 +17,20 @@ use crate::nat;
 use crate::net::IfIndex;
 use crate::policy::Policy;
 use crate::relay::{Connections, Relay};
-use crate::route::plan::Numbers;
+use crate::route::plan::RoutingIds;
 use crate::route::uplink::Preferences;
 use crate::route::{self, Steering};
 use crate::tun::Tun;
 
 use super::answers::Answers;
+use super::channel::{Mailbox, mailbox};
 use super::driver::{Driver, Message};
 use super::events::Events;
-use super::mailbox::{Mailbox, mailbox};
 use super::realtime::Realtime;
+use super::reconciler::{Reconciler, ReconcilerConfig};
 use super::reload::Source;
-use super::situation::Situation;
-use super::steward::{Charge, Steward};
-use super::{Options, manager, privileges, today};
+use super::service_state::ServiceState;
+use super::{Options, privileges, systemd, today};
 
 /// Messages that may wait for the driver; senders wait when there are more.
 const MAILBOX: usize = 64;
@@ -128,7 +128,7 @@ pub(super) async fn live(
     };
     let answering = tokio::spawn(answers.give(pending, readers));
 
-    let charge = Charge {
+    let charge = ReconcilerConfig {
         config: config.clone(),
         source,
         preferences: preferences(config),
@@ -147,7 +147,7 @@ pub(super) async fn live(
             retry: fallback.retry,
         });
     }
-    let situation = Situation::of_tun(tun.name());
+    let situation = ServiceState::of_tun(tun.name());
     let sockets = Relay::new().and_then(|relay| Ok((relay, Connections::new()?)));
     let sockets = sockets.context("could not make an epoll set")?;
     let alarm = Arc::new(Notify::new());
@@ -159,7 +159,7 @@ pub(super) async fn live(
         Arc::clone(&alarm),
         events.clone(),
     );
-    let mut steward = Steward::new(
+    let mut steward = Reconciler::new(
         charge,
         steering,
         (driver_sender, reloads, alarm),
@@ -186,7 +186,7 @@ pub(super) async fn live(
         },
         attended = steward.attend() => attended,
     };
-    manager::stopping();
+    systemd::stopping();
     let why = match &outcome {
         Ok(()) => "a signal came".to_owned(),
         Err(error) => format!("{error:#}"),
@@ -218,14 +218,14 @@ fn raise_descriptor_limit() {
 }
 
 /// The numbers of our rules and routes.
-pub(crate) fn numbers(config: &Config) -> Numbers {
+pub(crate) fn numbers(config: &Config) -> RoutingIds {
     let route = config.route();
-    Numbers {
+    RoutingIds {
         table: route.table,
         priority: route.priority,
         mark: route.mark,
         mask: config::Route::MASK,
-        ..Numbers::default()
+        ..RoutingIds::default()
     }
 }
 

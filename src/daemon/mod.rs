@@ -10,28 +10,28 @@
 //! Things are acquired in the order in which it is safe to lose them, and reverted in reverse: rules come last, because
 //! they are what takes effect. See [`crate::manual::operating`].
 
-mod agenda;
+mod allocator;
 mod answers;
-mod barrier;
+mod channel;
 mod clients;
-mod contest;
+mod conflict;
 mod driver;
 mod events;
+mod firewall;
+mod kernel_errors;
 mod lifecycle;
 mod limits;
-mod mailbox;
-mod manager;
-mod memory;
-mod pilot;
 mod privileges;
-mod queue;
 mod realtime;
+mod reconciler;
 mod reload;
-mod situation;
+mod schedule;
+mod service_state;
 mod sleep;
-mod steward;
-mod troubles;
-mod way;
+mod systemd;
+mod tun_drops;
+mod uplink_binding;
+mod uplink_selector;
 
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
@@ -95,7 +95,7 @@ pub fn run(
     options: &Options,
     source: impl Fn() -> anyhow::Result<Config> + Send + 'static,
 ) -> anyhow::Result<()> {
-    memory::give_back();
+    allocator::give_back();
     let realtime = Realtime::take(config.relay().realtime);
     let (carriers, carrier) = sync_channel(1);
     thread::scope(|scope| {

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use super::{Finding, Scene};
 use crate::control::Status;
-use crate::net::{Dscp, Endpoint, Family, Inside, Protocol, Role, Treatment, Way};
+use crate::net::{Dscp, Egress, Endpoint, Family, Inside, Protocol, Role, Treatment};
 use crate::policy::Policy;
 use crate::relay::Binder;
 use crate::route::firewall::{FORBIDS, Firewall, UNTIL};
@@ -90,7 +90,7 @@ fn probe(scene: &Scene) -> Vec<Finding> {
             tunnel_mark: scene.numbers.tunnel_mark(),
         };
         let any = Inside(Endpoint::new(family.unspecified(), 0));
-        match binder.bind(Way::Direct, any, Treatment::of(Dscp::EF), true) {
+        match binder.bind(Egress::Direct, any, Treatment::of(Dscp::EF), true) {
             Ok((direct, _)) => {
                 let obstacles =
                     prober.probe(&direct, (&uplink.name, mark), &scene.policy.samples(family));

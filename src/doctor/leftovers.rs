@@ -1,8 +1,8 @@
 //! Whether a service that was killed has left something.
 
 use super::{Finding, Scene};
-use crate::route::journal::{Journal, JournalError};
 use crate::route::plan;
+use crate::route::saved_sysctls::{SavedSysctls, SavedSysctlsError};
 
 pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
     if scene.is_running() {
@@ -15,14 +15,14 @@ pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
         .map(|change| change.to_string().replacen("delete ", "", 1))
         .collect();
     let mut findings = Vec::new();
-    match Journal::open(&scene.case.runtime_dir) {
+    match SavedSysctls::open(&scene.case.runtime_dir) {
         Ok(journal) => {
             let settings = journal.entries().iter();
             left.extend(settings.map(|entry| {
                 format!("{} = {}, formerly {}", entry.key, entry.after, entry.before)
             }));
         }
-        Err(error @ JournalError::Format { .. }) => {
+        Err(error @ SavedSysctlsError::Format { .. }) => {
             findings.push(Finding::warning(
                 error.to_string(),
                 "read it, remove it, and look at rp_filter of your links",

@@ -21,7 +21,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::dscp::class;
 use super::{Finding, Scene, firewall};
-use crate::net::{Dscp, Endpoint, Family, Inside, Treatment, Way};
+use crate::net::{Dscp, Egress, Endpoint, Family, Inside, Treatment};
 use crate::relay::Binder;
 
 /// How far to go: what lies behind is the vendor's.
@@ -127,7 +127,7 @@ fn judge(family: Family, heard: &Heard) -> Finding {
 fn trace(binder: &Binder, to: SocketAddr) -> io::Result<Heard> {
     let family = Family::of(to.ip());
     let any = Inside(Endpoint::new(family.unspecified(), 0));
-    let bound = binder.bind(Way::Direct, any, Treatment::of(Dscp::EF), true);
+    let bound = binder.bind(Egress::Direct, any, Treatment::of(Dscp::EF), true);
     let (socket, outside) = bound.map_err(|error| error.source)?;
     let kind = Type::RAW.cloexec();
     let mut ears = match family {

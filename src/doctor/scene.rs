@@ -15,7 +15,7 @@ use crate::policy::Policy;
 use crate::route::lookup::Decision;
 use crate::route::netlink::Kernel;
 use crate::route::observed::{Link, Observed};
-use crate::route::plan::Numbers;
+use crate::route::plan::RoutingIds;
 use crate::route::uplink::{self, Uplink, UplinkError, Uplinks};
 
 use super::dns;
@@ -50,7 +50,7 @@ pub struct Scene {
     pub(super) case: Case,
     pub(super) today: Date,
     pub(super) policy: Policy,
-    pub(super) numbers: Numbers,
+    pub(super) numbers: RoutingIds,
     pub(super) status: Result<Status, AskError>,
     pub(super) observed: Observed,
     pub(super) uplinks: Result<Uplinks, UplinkError>,

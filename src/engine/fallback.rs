@@ -22,7 +22,7 @@ use super::question::{Question, Sign};
 use super::sweep::{News, Sweep};
 use super::{Command, Engine, Event, Outbox};
 use crate::net::{
-    Endpoint, Family, Inside, MappingId, Outside, PerFamily, Protocol, Treatment, Way,
+    Egress, Endpoint, Family, Inside, MappingId, Outside, PerFamily, Protocol, Treatment,
 };
 use crate::policy::Action;
 
@@ -182,7 +182,7 @@ impl Engine {
     }
 
     /// Has a mapping's socket opened, unless it is.
-    pub(super) fn need_socket(&mut self, mapping: MappingId, way: Way, outbox: &mut Outbox) {
+    pub(super) fn need_socket(&mut self, mapping: MappingId, way: Egress, outbox: &mut Outbox) {
         let Some(path) = self.paths.get_mut(mapping) else {
             return;
         };
@@ -207,13 +207,13 @@ impl Engine {
         payload: &[u8],
         now: Instant,
         outbox: &mut Outbox,
-    ) -> Way {
+    ) -> Egress {
         let Some(settings) = self.paths.settings else {
-            return Way::Direct;
+            return Egress::Direct;
         };
         let sign = Sign::of(payload);
         let Some(path) = self.paths.get_mut(mapping) else {
-            return Way::Direct;
+            return Egress::Direct;
         };
         path.treatment = treatment;
         let way = path.way();
@@ -222,22 +222,22 @@ impl Engine {
             repeatable,
         } = sign
         else {
-            if way == Way::Direct {
+            if way == Egress::Direct {
                 path.sent();
             }
             self.paths.queue_after_media(mapping);
             return way;
         };
-        if way == Way::Direct {
+        if way == Egress::Direct {
             path.asked(now);
         }
         if repeatable {
             path.questions.keep(to, transaction, payload);
         }
-        if way == Way::Tunnel && repeatable && path.tries(settings, now) {
-            self.need_socket(mapping, Way::Direct, outbox);
+        if way == Egress::Tunnel && repeatable && path.tries(settings, now) {
+            self.need_socket(mapping, Egress::Direct, outbox);
             self.counters.trials += 1;
-            outbox.copy(mapping, Way::Direct, to, treatment, payload);
+            outbox.copy(mapping, Egress::Direct, to, treatment, payload);
         }
         self.paths.queue(mapping);
         way
@@ -247,7 +247,7 @@ impl Engine {
     pub(super) fn hear(
         &mut self,
         mapping: MappingId,
-        way: Way,
+        way: Egress,
         payload: &[u8],
         now: Instant,
         outbox: &mut Outbox,
@@ -255,7 +255,7 @@ impl Engine {
         if self.paths.settings.is_none() {
             return;
         }
-        if way == Way::Direct && self.paths.is_on_former_uplink(mapping) {
+        if way == Egress::Direct && self.paths.is_on_former_uplink(mapping) {
             return;
         }
         let sign = Sign::of(payload);
@@ -266,7 +266,7 @@ impl Engine {
         if let Sign::Answer(transaction) = sign {
             path.questions.answer(transaction);
         }
-        if way == Way::Direct {
+        if way == Egress::Direct {
             let is_answer = matches!(sign, Sign::Answer(_));
             let comes_back = path.heard(is_answer, now);
             self.paths.health[family].fallen = 0;
@@ -341,7 +341,7 @@ impl Engine {
         path.fall(cause, now);
         let (inside, family) = (path.inside, path.family());
         self.note_fall(mapping, inside, cause, outbox);
-        self.take_way(mapping, Way::Tunnel, outbox);
+        self.take_way(mapping, Egress::Tunnel, outbox);
         if cause != FallCause::Uplink {
             let health = &mut self.paths.health[family];
             health.fallen = health.fallen.saturating_add(1);
@@ -396,7 +396,7 @@ impl Engine {
         if cause == ReturnCause::Answered && self.paths.health[family].down.take().is_some() {
             outbox.event(Event::UplinkReturned { family });
         }
-        self.take_way(mapping, Way::Direct, outbox);
+        self.take_way(mapping, Egress::Direct, outbox);
     }
 
     /// Forgets what was found out about a family's uplink.
@@ -429,7 +429,7 @@ impl Engine {
     }
 
     /// Has a mapping's datagrams go this way, and lets the peer know by a check.
-    fn take_way(&mut self, mapping: MappingId, way: Way, outbox: &mut Outbox) {
+    fn take_way(&mut self, mapping: MappingId, way: Egress, outbox: &mut Outbox) {
         self.need_socket(mapping, way, outbox);
         let Some(path) = self.paths.get(mapping) else {
             return;
@@ -460,7 +460,7 @@ impl Engine {
     pub(super) fn note_opened(
         &mut self,
         mapping: MappingId,
-        way: Way,
+        way: Egress,
         outside: Outside<Endpoint>,
     ) -> bool {
         let Some(path) = self.paths.get_mut(mapping) else {

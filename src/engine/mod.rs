@@ -48,7 +48,7 @@ use self::pace::Pace;
 use self::path::Path;
 use self::reassembly::Reassembly;
 use crate::nat;
-use crate::net::{Dscp, Endpoint, Family, TrafficClass, Way};
+use crate::net::{Dscp, Egress, Endpoint, Family, TrafficClass};
 use crate::policy::Policy;
 use crate::wire::{Packet, ParseError, Transport, icmp};
 
@@ -74,7 +74,7 @@ pub const PAGE: usize = 512;
 /// An address of this machine that replies must not name on their way in, and the one they carry instead until the
 /// firewall's prerouting has translated it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Alias {
+pub struct ReplySource {
     /// The address that is written into the packet.
     pub alias: IpAddr,
     /// The address that the application's socket is bound to.
@@ -117,7 +117,7 @@ pub struct Engine {
     paths: Paths,
     tcp: tcp::Proxy,
     reassembly: Reassembly,
-    aliases: Vec<Alias>,
+    aliases: Vec<ReplySource>,
     /// Of errors of our own.
     rejections: Pace,
     /// Of errors that are passed on: a flood of one kind does not silence the other.
@@ -227,8 +227,8 @@ impl Engine {
         self.revoke_connections();
     }
 
-    /// Takes the addresses that replies must not name (see [`Alias`]).
-    pub fn handle_aliases(&mut self, aliases: Vec<Alias>) {
+    /// Takes the addresses that replies must not name (see [`ReplySource`]).
+    pub fn handle_aliases(&mut self, aliases: Vec<ReplySource>) {
         self.aliases = aliases;
     }
 
@@ -304,7 +304,7 @@ impl Engine {
                 id,
                 inside: mapping.inside,
                 outside: mapping.outside,
-                way: path.map_or(Way::Direct, Path::way),
+                way: path.map_or(Egress::Direct, Path::way),
                 fallen: path.and_then(Path::fallen),
                 contacts: mapping.contacts(),
                 age: now.saturating_duration_since(mapping.created),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use super::path::{FallCause, ReturnCause};
-use crate::net::{ConnectionId, Endpoint, Family, Inside, MappingId, Outside, Treatment, Way};
+use crate::net::{ConnectionId, Egress, Endpoint, Family, Inside, MappingId, Outside, Treatment};
 use crate::wire::{Packet, WriteError, fragment, icmp, tcp, udp};
 
 /// Something to be done to the socket of a mapping or of a TCP connection.
@@ -16,7 +16,7 @@ pub enum Command {
         /// The mapping.
         mapping: MappingId,
         /// The way that its packets are to take.
-        way: Way,
+        way: Egress,
         /// Its inside endpoint: names the address family and the port to preserve.
         inside: Inside<Endpoint>,
         /// How its packets are to be treated at first.
@@ -33,7 +33,7 @@ pub enum Command {
         /// The connection.
         connection: ConnectionId,
         /// The way that its packets are to take.
-        way: Way,
+        way: Egress,
         /// Its inside endpoint: others of the same share its port.
         inside: Inside<Endpoint>,
         /// The far endpoint.
@@ -67,7 +67,7 @@ pub struct Transmit {
     /// The mapping.
     pub mapping: MappingId,
     /// By which of its sockets.
-    pub way: Way,
+    pub way: Egress,
     /// Where to.
     pub to: Endpoint,
     /// How it is to be treated.
@@ -91,7 +91,7 @@ pub enum Event {
         /// The application's endpoint.
         inside: Inside<Endpoint>,
         /// The way of the socket.
-        way: Way,
+        way: Egress,
         /// The socket's endpoint.
         outside: Outside<Endpoint>,
     },
@@ -226,7 +226,7 @@ impl Outbox {
     pub(super) fn transmit(
         &mut self,
         mapping: MappingId,
-        way: Way,
+        way: Egress,
         to: Endpoint,
         treatment: Treatment,
         dont_fragment: bool,
@@ -250,7 +250,7 @@ impl Outbox {
     pub(super) fn copy(
         &mut self,
         mapping: MappingId,
-        way: Way,
+        way: Egress,
         to: Endpoint,
         treatment: Treatment,
         payload: &[u8],
@@ -262,7 +262,11 @@ impl Outbox {
     }
 
     /// Takes back the datagrams that wait for a mapping's socket.
-    pub(super) fn recall(&mut self, mapping: MappingId, way: Way) -> Vec<(Endpoint, Range<usize>)> {
+    pub(super) fn recall(
+        &mut self,
+        mapping: MappingId,
+        way: Egress,
+    ) -> Vec<(Endpoint, Range<usize>)> {
         let waits = |it: &&mut Transmit| {
             it.mapping == mapping && it.way == way && !it.is_copy && !it.is_recalled
         };
@@ -277,7 +281,7 @@ impl Outbox {
     }
 
     /// Has the datagrams that wait for one of a mapping's sockets wait for the other.
-    pub(super) fn redirect(&mut self, mapping: MappingId, from: Way, to: Way) {
+    pub(super) fn redirect(&mut self, mapping: MappingId, from: Egress, to: Egress) {
         let waiting = self.transmits.iter_mut();
         for transmit in waiting.filter(|it| it.mapping == mapping && it.way == from) {
             transmit.way = to;
@@ -285,7 +289,7 @@ impl Outbox {
     }
 
     /// Adds a datagram that is there already once more, by another way.
-    pub(super) fn send_again(&mut self, at: usize, way: Way) {
+    pub(super) fn send_again(&mut self, at: usize, way: Egress) {
         let again = self.transmits.get(at).cloned();
         self.transmits
             .extend(again.map(|it| Transmit { way, ..it }));

@@ -26,7 +26,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::question::Questions;
-use crate::net::{Endpoint, Family, Inside, MappingId, Outside, Treatment, Way};
+use crate::net::{Egress, Endpoint, Family, Inside, MappingId, Outside, Treatment};
 
 /// Open questions that a judgement needs when nothing comes in: some may have been lost.
 const QUESTIONS: u32 = 3;
@@ -273,10 +273,10 @@ impl Path {
     }
 
     /// The way of what the policy relays.
-    pub(super) fn way(&self) -> Way {
+    pub(super) fn way(&self) -> Egress {
         match self.stay {
-            Stay::Tunnel(_) => Way::Tunnel,
-            Stay::Direct { .. } => Way::Direct,
+            Stay::Tunnel(_) => Egress::Tunnel,
+            Stay::Direct { .. } => Egress::Direct,
         }
     }
 
@@ -285,11 +285,11 @@ impl Path {
         self.absence().map(|absence| absence.cause)
     }
 
-    pub(super) fn socket(&self, way: Way) -> Socket {
+    pub(super) fn socket(&self, way: Egress) -> Socket {
         self.sockets[way as usize]
     }
 
-    pub(super) fn set_socket(&mut self, way: Way, socket: Socket) {
+    pub(super) fn set_socket(&mut self, way: Egress, socket: Socket) {
         self.sockets[way as usize] = socket;
     }
 

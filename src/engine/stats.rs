@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::net::{CaptureMode, Endpoint, Family, Inside, MappingId, Outside, Way};
+use crate::net::{CaptureMode, Egress, Endpoint, Family, Inside, MappingId, Outside};
 use crate::wire::{ParseError, WriteError};
 
 use super::reassembly::FragmentFault;
@@ -140,9 +140,9 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub(super) fn count_out(&mut self, way: Way, payload: usize) {
+    pub(super) fn count_out(&mut self, way: Egress, payload: usize) {
         self.packets_out += 1;
-        self.packets_tunnelled += u64::from(way == Way::Tunnel);
+        self.packets_tunnelled += u64::from(way == Egress::Tunnel);
         self.bytes_out += payload as u64;
     }
 
@@ -170,7 +170,7 @@ pub struct MappingReport {
     /// The socket's endpoint, once it is open.
     pub outside: Option<Outside<Endpoint>>,
     /// The way of what the policy relays.
-    pub way: Way,
+    pub way: Egress,
     /// Why it is in the VPN, if it is.
     pub fallen: Option<FallCause>,
     /// How many remotes it has sent to.

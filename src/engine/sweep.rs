@@ -27,7 +27,7 @@ use std::time::Instant;
 use super::fallback::Paths;
 use super::path::{FallCause, ReturnCause, Socket};
 use super::{Engine, Outbox, REST};
-use crate::net::{Family, MappingId, Way};
+use crate::net::{Egress, Family, MappingId};
 
 /// Mappings that catch up in one go: a third of a millisecond at most.
 const STEPS: usize = 8;
@@ -84,7 +84,7 @@ impl Paths {
     pub(super) fn is_on_former_uplink(&self, id: MappingId) -> bool {
         self.get(id).is_some_and(|path| {
             let is_to_be_replaced = path.news < self.news(path.family()).changed;
-            is_to_be_replaced || path.socket(Way::Direct) == Socket::Opening
+            is_to_be_replaced || path.socket(Egress::Direct) == Socket::Opening
         })
     }
 }
@@ -133,11 +133,11 @@ impl Engine {
             return;
         }
         if seen < news.changed {
-            let had_one = path.socket(Way::Direct) != Socket::Closed;
-            path.set_socket(Way::Direct, Socket::Closed);
+            let had_one = path.socket(Egress::Direct) != Socket::Closed;
+            path.set_socket(Egress::Direct, Socket::Closed);
             self.trust(mapping, ReturnCause::AnotherUplink, now, outbox);
             if had_one {
-                self.need_socket(mapping, Way::Direct, outbox);
+                self.need_socket(mapping, Egress::Direct, outbox);
             }
         } else if seen < news.back {
             self.trust(mapping, ReturnCause::UplinkIsBack, now, outbox);

@@ -10,7 +10,7 @@ use super::{
 use crate::call::Kind;
 use crate::nat::{MapError, Mapped, Refusal};
 use crate::net::{
-    Dscp, Endpoint, Inside, MappingId, Outside, Protocol, TrafficClass, Treatment, Way,
+    Dscp, Egress, Endpoint, Inside, MappingId, Outside, Protocol, TrafficClass, Treatment,
 };
 use crate::policy::Action;
 use crate::wire::{Packet, WriteError, icmp, udp};
@@ -73,7 +73,7 @@ impl Engine {
         if let Some(neighbour) = neighbour {
             let class = packet.traffic_class();
             if self.nat.get(mapping).is_some_and(|it| it.outside.is_none()) {
-                let way = self.paths.get(mapping).map_or(Way::Direct, Path::way);
+                let way = self.paths.get(mapping).map_or(Egress::Direct, Path::way);
                 self.need_socket(mapping, way, outbox);
             }
             return self.hairpin(mapping, neighbour, class, datagram.payload, now, outbox);
@@ -81,7 +81,7 @@ impl Engine {
         let payload = datagram.payload;
         let way = match verdict.action {
             Action::Relay => self.route(mapping, remote, treatment, payload, now, outbox),
-            Action::Return | Action::Tunnel => Way::Tunnel,
+            Action::Return | Action::Tunnel => Egress::Tunnel,
         };
         self.need_socket(mapping, way, outbox);
         self.counters.count_out(way, payload.len());
@@ -126,7 +126,7 @@ impl Engine {
     pub fn handle_datagram(
         &mut self,
         mapping: MappingId,
-        way: Way,
+        way: Egress,
         arrival: Arrival<'_>,
         now: Instant,
         outbox: &mut Outbox,
@@ -164,7 +164,7 @@ impl Engine {
     pub fn handle_error(
         &mut self,
         mapping: MappingId,
-        way: Way,
+        way: Egress,
         returned: &ReturnedError<'_>,
         now: Instant,
         outbox: &mut Outbox,
@@ -174,7 +174,7 @@ impl Engine {
             Ok(inside) => inside,
             Err(refusal) => return self.counters.drop_in(refusal.into()),
         };
-        if way == Way::Direct && self.is_of_the_path(mapping, returned, now, outbox) {
+        if way == Egress::Direct && self.is_of_the_path(mapping, returned, now, outbox) {
             return;
         }
         self.tell(inside, returned, now, outbox);
@@ -228,7 +228,7 @@ impl Engine {
     pub fn handle_opened(
         &mut self,
         mapping: MappingId,
-        way: Way,
+        way: Egress,
         outside: Outside<Endpoint>,
         outbox: &mut Outbox,
     ) {
@@ -254,7 +254,7 @@ impl Engine {
     pub fn handle_open_failed(
         &mut self,
         mapping: MappingId,
-        way: Way,
+        way: Egress,
         error: icmp::Error,
         now: Instant,
         outbox: &mut Outbox,
@@ -265,12 +265,12 @@ impl Engine {
         let mut is_trial = false;
         if let Some(path) = self.paths.get_mut(mapping) {
             path.set_socket(way, Socket::Closed);
-            is_trial = way == Way::Direct && path.fallen().is_some();
+            is_trial = way == Egress::Direct && path.fallen().is_some();
             path.trial_failed();
         }
-        let is_gone = way == Way::Direct && denies_the_way(error) && !prohibits(error);
+        let is_gone = way == Egress::Direct && denies_the_way(error) && !prohibits(error);
         if is_gone && !is_trial && self.fall(mapping, FallCause::NoSocket, now, outbox) {
-            return outbox.redirect(mapping, Way::Direct, Way::Tunnel);
+            return outbox.redirect(mapping, Egress::Direct, Egress::Tunnel);
         }
         let recalled = outbox.recall(mapping, way);
         if is_trial {
@@ -278,7 +278,7 @@ impl Engine {
         }
         let path = self.paths.get(mapping);
         let has_socket = |way| path.is_some_and(|it| it.socket(way) != Socket::Closed);
-        if Way::BOTH.into_iter().any(has_socket) {
+        if Egress::BOTH.into_iter().any(has_socket) {
             self.come_back(mapping, ReturnCause::NoTunnel, now, outbox);
         } else if let Some(entry) = self.nat.remove(mapping) {
             self.paths.remove(mapping);
@@ -319,7 +319,7 @@ impl Engine {
             ..
         } = transmit;
         let payload = payload.to_vec();
-        let goes_on = way == Way::Direct
+        let goes_on = way == Egress::Direct
             && told.is_some_and(denies_the_way)
             && self.fall(mapping, FallCause::Refused, now, outbox);
         if is_copy {
@@ -330,7 +330,7 @@ impl Engine {
             return;
         }
         if goes_on {
-            return outbox.send_again(at, Way::Tunnel);
+            return outbox.send_again(at, Egress::Tunnel);
         }
         self.counters.drop_out(DropReason::SendFailed);
         let inside = self.nat.admit_error(mapping, to);
@@ -425,7 +425,7 @@ impl From<MapError> for DropReason {
         match error {
             MapError::Mappings => Self::TooManyMappings,
             MapError::MappingsOfAddress => Self::TooManyMappingsOfAddress,
-            MapError::Contacts => Self::TooManyContacts,
+            MapError::PermittedRemotes => Self::TooManyContacts,
         }
     }
 }

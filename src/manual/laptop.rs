@@ -2,7 +2,7 @@
 //!
 //! # One answer to everything
 //!
-//! The steward (`daemon::steward`) is one loop. A notice of the kernel, a new day, the end of a sleep, a time that has
+//! The steward (`daemon::reconciler`) is one loop. A notice of the kernel, a new day, the end of a sleep, a time that has
 //! come: the answer is always to read links, addresses, routes and rules anew, to choose the uplink, to plan and to
 //! apply. What a notice says is not relied on, so that a lost one does no harm; it is read only for who was at work. So
 //! these are all the same to it:
@@ -11,8 +11,8 @@
 //! - a VPN that starts, stops, reconnects or replaces the default route;
 //! - a lease that is renewed (nothing changes), an address that goes or comes, IPv6 that comes later;
 //! - another network, a cable beside the Wi-Fi, a link that was made anew under the same name;
-//! - more notices than the socket holds (`ENOBUFS`, the event `overrun`);
-//! - a socket to the kernel that fails: it is opened anew (the event `reconnected` where it is the one that changes things);
+//! - more notices than the socket holds (`ENOBUFS`, the event `notifications_lost`);
+//! - a socket to the kernel that fails: it is opened anew (the event `netlink_reconnected` where it is the one that changes things);
 //! - a datagram that is refused as a firewall refuses it (`EPERM`), which legacy iptables gives no other notice of;
 //! - the end of a sleep.
 //!
@@ -81,9 +81,9 @@
 //! # Programs that want what we do not want
 //!
 //! A correction is a look that had to change something although nothing else was wanted than before. Each is an event,
-//! `reconciled`, with who it was: the foreign rule that appeared (priority, table, protocol number and whose number that
+//! `rules_restored`, with who it was: the foreign rule that appeared (priority, table, protocol number and whose number that
 //! usually is), or the process that took ours away, by the netlink port in the kernel's notice. Too many corrections are
-//! a contest (`contested`, and a warning in the status); they become rarer, and media is where the other program puts
+//! a conflict (`rules_contested`, and a warning in the status); they become rarer, and media is where the other program puts
 //! it meanwhile. What to do is for people: end the other program, or let it spare rules of protocol 118
 //! (systemd-networkd: `ManageForeignRoutingPolicyRules=no`, `ManageForeignRoutes=no`).
 //!
@@ -125,13 +125,13 @@
 //! | what happens | shown by |
 //! |---|---|
 //! | `ip rule flush`, routes flushed, networkd tidies up, somebody gets ahead: put right at once, and it is said who | `laptop::what_others_take_away_is_back_at_once_and_they_are_named` |
-//! | two programs fight: slower and slower, the other is named | `laptop::two_programs_that_fight_slow_down_and_the_other_is_named`, `daemon::contest::twenty_in_a_row_and_two_each_second_are_no_contest` |
+//! | two programs fight: slower and slower, the other is named | `laptop::two_programs_that_fight_slow_down_and_the_other_is_named`, `daemon::conflict::twenty_in_a_row_and_two_each_second_are_no_contest` |
 //! | notices are lost, sockets to the kernel fail | `laptop::more_notices_than_the_socket_holds_lead_to_a_full_look`, `kernel_faults::what_cuts_the_steward_off_from_the_kernel_is_made_up_for` |
-//! | the machine is busy with other things | `kernel_faults::a_look_that_had_to_wait_holds_up_no_other`, `daemon::agenda::a_rest_is_long_for_what_cost_much_and_bounded` |
+//! | the machine is busy with other things | `kernel_faults::a_look_that_had_to_wait_holds_up_no_other`, `daemon::schedule::a_rest_is_long_for_what_cost_much_and_bounded` |
 //! | a VPN starts, stops, starts again, replaces the default route | `vpn::voicelane_then_openvpn_replacing_the_default_route`, `coexistence::openconnect_with_vpnc_script`, and every row of [`super::vpns`] |
 //! | a lease is renewed, or brings another address | `laptop::a_renewed_lease_moves_nothing_and_a_new_address_costs_no_call` |
 //! | an address vanishes and comes back | `kernel_faults::an_address_that_goes_and_comes_back_takes_the_calls_along` |
-//! | cable to Wi-Fi and back, by carrier, metric and link: the gap below 1 s, the inside endpoint the same, new sockets | `laptop::a_call_goes_from_cable_to_wifi_and_back_with_its_inside_endpoint`, `daemon::way::sockets_move_when_what_they_use_has_gone` |
+//! | cable to Wi-Fi and back, by carrier, metric and link: the gap below 1 s, the inside endpoint the same, new sockets | `laptop::a_call_goes_from_cable_to_wifi_and_back_with_its_inside_endpoint`, `daemon::uplink_binding::sockets_move_when_what_they_use_has_gone` |
 //! | a link that comes and goes | `laptop::a_link_that_comes_and_goes_is_not_followed`, `route::hold::who_was_lost_must_prove_more` |
 //! | no network at the start, IPv6 later | `laptop::it_starts_without_a_network_and_comes_up_by_itself` |
 //! | IPv4 by one link and IPv6 by another, and later by the same | `laptop::each_family_leaves_by_its_own_link_and_moves_alone`, `route::uplink::each_family_leaves_by_its_own_best_link` |

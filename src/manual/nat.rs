@@ -91,7 +91,7 @@
 //! | `EHOSTUNREACH` | answered "host unreachable" |
 //! | `ENOBUFS`, `EAGAIN` | the datagram is dropped in silence, as a router does whose queue is full |
 //!
-//! Each is counted by reason and explained in status (`daemon::troubles`). The warning ends when the kernel no longer
+//! Each is counted by reason and explained in status (`daemon::kernel_errors`). The warning ends when the kernel no longer
 //! refuses: with the next datagram that is sent, or socket that is opened, once nothing was refused for ten seconds. Shown by
 //! `kernel_faults::without_descriptors_the_service_lives_and_says_so`,
 //! `kernel_faults::ports_that_are_spent_are_refused_and_never_shared`, `kernel_faults::a_firewall_that_forbids_sending_is_named`,

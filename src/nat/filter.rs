@@ -10,12 +10,12 @@ use crate::net::{Endpoint, Filtering};
 /// Kept as a sorted list: a call has a handful of contacts. The one that was asked for last lies beside it, in the
 /// mapping itself, and is nearly always the next one too.
 #[derive(Clone, Debug, Default)]
-pub struct Contacts {
+pub struct PermittedRemotes {
     latest: Option<(IpAddr, u16)>,
     sorted: Vec<(IpAddr, u16)>,
 }
 
-impl Contacts {
+impl PermittedRemotes {
     /// Notes that the inside endpoint has sent to `remote`. Answers whether there was room: at most `limit` contacts.
     pub fn note(&mut self, filtering: Filtering, remote: Endpoint, limit: usize) -> bool {
         let key = key(filtering, remote);
@@ -93,7 +93,7 @@ mod tests {
             (Filtering::AddressDependent, [true, true, false]),
             (Filtering::AddressAndPortDependent, [true, false, false]),
         ] {
-            let mut contacts = Contacts::default();
+            let mut contacts = PermittedRemotes::default();
             assert!(contacts.note(filtering, sent, 8));
             let admitted =
                 [sent, same_address, stranger].map(|from| contacts.admit(filtering, from));
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_full_list_takes_no_more_and_forgets_none() {
-        let mut contacts = Contacts::default();
+        let mut contacts = PermittedRemotes::default();
         let remote = |n: u16| Endpoint::new("2001:db8::1".parse().expect("an address"), n);
         let filtering = Filtering::AddressAndPortDependent;
         assert!((1..=4).all(|n| contacts.note(filtering, remote(n), 4)));

@@ -12,7 +12,7 @@ use hashbrown::HashTable;
 use crate::net::{Endpoint, Filtering, Inside, MappingId, Outside};
 use crate::timer::Timers;
 
-use super::Contacts;
+use super::PermittedRemotes;
 
 /// How a table behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub struct Limits {
     pub mappings: usize,
     /// Mappings of one inside address.
     pub mappings_of_address: usize,
-    /// Contacts of one mapping.
+    /// PermittedRemotes of one mapping.
     pub contacts: usize,
 }
 
@@ -71,7 +71,7 @@ pub struct Mapping {
     pub created: Instant,
     /// When the last outbound packet came.
     pub refreshed: Instant,
-    contacts: Contacts,
+    contacts: PermittedRemotes,
 }
 
 impl Mapping {
@@ -102,7 +102,7 @@ pub enum MapError {
     MappingsOfAddress,
     /// The mapping has as many contacts as it may.
     #[error("the limit of remotes of one mapping is reached")]
-    Contacts,
+    PermittedRemotes,
 }
 
 /// Why an inbound datagram was not let in.
@@ -189,7 +189,7 @@ impl Table {
             let generation = entry.generation;
             let mapping = entry.mapping.as_mut().expect("an indexed mapping stands");
             if !mapping.contacts.note(filtering, remote, limits.contacts) {
-                return Err(MapError::Contacts);
+                return Err(MapError::PermittedRemotes);
             }
             mapping.refreshed = now;
             return Ok(Mapped::Known(MappingId { slot, generation }));
@@ -201,9 +201,9 @@ impl Table {
         if of_address >= limits.mappings_of_address {
             return Err(MapError::MappingsOfAddress);
         }
-        let mut contacts = Contacts::default();
+        let mut contacts = PermittedRemotes::default();
         if !contacts.note(filtering, remote, limits.contacts) {
-            return Err(MapError::Contacts);
+            return Err(MapError::PermittedRemotes);
         }
         let id = self.occupy(Mapping {
             inside,
@@ -574,7 +574,7 @@ mod tests {
         );
         assert_eq!(
             table.map(Inside(endpoint(1)), other, now),
-            Err(MapError::Contacts)
+            Err(MapError::PermittedRemotes)
         );
         assert!(matches!(
             table.map(Inside(endpoint(1)), endpoint(9), now),

@@ -24,5 +24,5 @@
 mod filter;
 mod mapping;
 
-pub use filter::Contacts;
+pub use filter::PermittedRemotes;
 pub use mapping::{Limits, MapError, Mapped, Mapping, Refusal, Settings, Table};

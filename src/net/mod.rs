@@ -5,6 +5,7 @@
 
 mod capture;
 mod dscp;
+mod egress;
 mod endpoint;
 mod filtering;
 mod five_tuple;
@@ -15,10 +16,10 @@ mod port_range;
 mod prefix;
 mod role;
 mod side;
-mod way;
 
 pub use capture::{CaptureMode, UnknownCaptureMode};
 pub use dscp::{Dscp, DscpError, Ecn, TrafficClass, Treatment};
+pub use egress::Egress;
 pub use endpoint::Endpoint;
 pub use filtering::{Filtering, UnknownFiltering};
 pub use five_tuple::{FiveTuple, Protocol, UnknownProtocol};
@@ -31,4 +32,3 @@ pub use port_range::{PortRange, PortRangeError};
 pub use prefix::{Family, Prefix, PrefixError};
 pub use role::{Role, UnknownRole};
 pub use side::{Inside, Outside};
-pub use way::Way;

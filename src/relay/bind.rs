@@ -30,7 +30,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::net::{
-    Dscp, Ecn, Endpoint, Family, Fwmark, Inside, Outside, PerFamily, TrafficClass, Treatment, Way,
+    Dscp, Ecn, Egress, Endpoint, Family, Fwmark, Inside, Outside, PerFamily, TrafficClass,
+    Treatment,
 };
 
 use super::option;
@@ -100,7 +101,7 @@ impl Binder {
     /// [`BindError`] with the step that failed; no socket is left over.
     pub fn bind(
         &self,
-        way: Way,
+        way: Egress,
         inside: Inside<Endpoint>,
         treatment: Treatment,
         exempt: bool,
@@ -110,8 +111,8 @@ impl Binder {
         let socket = self.make(way, family, kind, treatment, exempt)?;
         ask_for_reception(&socket, family).map_err(self.at(Step::Reception))?;
         let bound = match way {
-            Way::Direct => self.bind_port(&socket, family, inside.0.port),
-            Way::Tunnel => socket.bind(&SocketAddr::new(family.unspecified(), 0).into()),
+            Egress::Direct => self.bind_port(&socket, family, inside.0.port),
+            Egress::Tunnel => socket.bind(&SocketAddr::new(family.unspecified(), 0).into()),
         };
         bound.map_err(self.at(Step::Port))?;
         let local = socket.local_addr().map_err(self.at(Step::Port))?;
@@ -128,7 +129,7 @@ impl Binder {
     /// [`BindError`] with the step that failed, [`Step::Connect`] when it is known already that there is no way.
     pub fn connect(
         &self,
-        way: Way,
+        way: Egress,
         to: Endpoint,
         port: Option<u16>,
         treatment: Treatment,
@@ -157,7 +158,7 @@ impl Binder {
     /// The steps that every socket has in common.
     fn make(
         &self,
-        way: Way,
+        way: Egress,
         family: Family,
         (kind, protocol): (Type, Protocol),
         treatment: Treatment,
@@ -174,17 +175,17 @@ impl Binder {
             // Its ports are no business of the other family's.
             socket.set_only_v6(true).map_err(self.at(Step::Create))?;
         }
-        if way == Way::Direct {
+        if way == Egress::Direct {
             socket
                 .bind_device(Some(self.device.as_bytes()))
                 .map_err(self.at(Step::Device))?;
         }
         let mark = match way {
-            Way::Direct => self.mark,
-            Way::Tunnel => self.tunnel_mark,
+            Egress::Direct => self.mark,
+            Egress::Tunnel => self.tunnel_mark,
         };
         socket.set_mark(mark.0).map_err(self.at(Step::Mark))?;
-        if exempt && way == Way::Direct {
+        if exempt && way == Egress::Direct {
             option::bypass_ipsec(&socket, family).map_err(self.at(Step::IpsecBypass))?;
         }
         treat(&socket, family, treatment).map_err(self.at(Step::Treatment))?;

@@ -18,7 +18,7 @@ use nix::sys::epoll::EpollFlags;
 use socket2::Socket;
 
 use crate::engine::ConnectError;
-use crate::net::{ConnectionId, Endpoint, Family, Inside, PerFamily, Treatment, Way};
+use crate::net::{ConnectionId, Egress, Endpoint, Family, Inside, PerFamily, Treatment};
 
 use super::bind::{Binders, Step};
 use super::exempt::Exempt;
@@ -35,7 +35,7 @@ use super::udp::OpenError;
 )]
 pub struct Stream {
     id: ConnectionId,
-    way: Way,
+    way: Egress,
     inside: Inside<Endpoint>,
     socket: Socket,
     is_exempt: bool,
@@ -104,7 +104,7 @@ impl Connections {
     pub fn exempt_some(&mut self) {
         for slot in self.exempt.batch() {
             let stream = self.streams[slot].as_mut();
-            let Some(stream) = stream.filter(|it| it.way == Way::Direct && !it.is_exempt) else {
+            let Some(stream) = stream.filter(|it| it.way == Egress::Direct && !it.is_exempt) else {
                 continue;
             };
             let family = Family::of(stream.inside.0.addr);
@@ -122,7 +122,7 @@ impl Connections {
     pub fn connect(
         &mut self,
         id: ConnectionId,
-        way: Way,
+        way: Egress,
         inside: Inside<Endpoint>,
         to: Endpoint,
         treatment: Treatment,
@@ -157,7 +157,7 @@ impl Connections {
     }
 
     /// The port that an inside endpoint has outside, that way, if a connection of it stands.
-    fn port_of(&self, way: Way, inside: Inside<Endpoint>) -> Option<u16> {
+    fn port_of(&self, way: Egress, inside: Inside<Endpoint>) -> Option<u16> {
         let mut streams = self.streams.iter().flatten();
         let stream = streams.find(|stream| (stream.way, stream.inside) == (way, inside))?;
         Some(stream.socket.local_addr().ok()?.as_socket()?.port())

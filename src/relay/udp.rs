@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::epoll::EpollFlags;
 
 use crate::engine::{Arrival, ReturnedError, Transmit};
-use crate::net::{Endpoint, Family, Inside, MappingId, Outside, PerFamily, Treatment, Way};
+use crate::net::{Egress, Endpoint, Family, Inside, MappingId, Outside, PerFamily, Treatment};
 use crate::wire::icmp;
 
 use super::bind::{BindError, Binders, Step};
@@ -68,7 +68,7 @@ pub enum Received<'a> {
 #[derive(Debug)]
 struct Setback {
     mapping: MappingId,
-    way: Way,
+    way: Egress,
     to: Endpoint,
     offender: Option<IpAddr>,
     error: icmp::Error,
@@ -140,7 +140,7 @@ impl Relay {
     pub fn open(
         &mut self,
         id: MappingId,
-        way: Way,
+        way: Egress,
         inside: Inside<Endpoint>,
         treatment: Treatment,
     ) -> Result<Outside<Endpoint>, OpenError> {
@@ -183,7 +183,7 @@ impl Relay {
     /// [`Relay::exempt_some`]. Who is exempt stays so.
     pub fn exempt(&mut self, families: PerFamily<bool>) {
         self.exempt
-            .set(families, self.bindings[Way::Direct as usize].len());
+            .set(families, self.bindings[Egress::Direct as usize].len());
     }
 
     /// Whether sockets are still to be exempted.
@@ -195,7 +195,7 @@ impl Relay {
     /// Exempts the next sockets: a bounded number.
     pub fn exempt_some(&mut self) {
         for slot in self.exempt.batch() {
-            let direct = self.bindings[Way::Direct as usize][slot].as_mut();
+            let direct = self.bindings[Egress::Direct as usize][slot].as_mut();
             let wanted = direct.filter(|binding| self.exempt.has(binding.socket.family));
             if let Some(binding) = wanted {
                 binding.socket.exempt();
@@ -218,7 +218,7 @@ impl Relay {
     pub fn send(&mut self, transmit: &Transmit, payload: &[u8]) -> Result<(), SendError> {
         let &Transmit { mapping, way, .. } = transmit;
         let binding = binding(&mut self.bindings, mapping, way)?;
-        if way == Way::Direct && binding.uplink != self.uplinks[binding.socket.family] {
+        if way == Egress::Direct && binding.uplink != self.uplinks[binding.socket.family] {
             return Err(SendError::Closed(Closed));
         }
         let setbacks = &mut self.setbacks;
@@ -243,7 +243,7 @@ impl Relay {
     }
 
     /// Hands the errors that were found while something was sent to `take`.
-    pub fn take_setbacks(&mut self, mut take: impl FnMut(MappingId, Way, ReturnedError<'_>)) {
+    pub fn take_setbacks(&mut self, mut take: impl FnMut(MappingId, Egress, ReturnedError<'_>)) {
         for setback in self.setbacks.drain(..) {
             let returned = ReturnedError {
                 to: setback.to,
@@ -293,7 +293,7 @@ impl Relay {
     pub fn receive(
         &mut self,
         share: usize,
-        mut take: impl FnMut(MappingId, Way, Received<'_>),
+        mut take: impl FnMut(MappingId, Egress, Received<'_>),
     ) -> io::Result<()> {
         let mut had = 0;
         loop {
@@ -325,23 +325,23 @@ impl Relay {
     }
 }
 
-fn token(id: MappingId, way: Way) -> u64 {
+fn token(id: MappingId, way: Egress) -> u64 {
     match way {
-        Way::Direct => id.token(),
-        Way::Tunnel => id.token() | TUNNEL,
+        Egress::Direct => id.token(),
+        Egress::Tunnel => id.token() | TUNNEL,
     }
 }
 
-fn of_token(token: u64) -> (MappingId, Way) {
+fn of_token(token: u64) -> (MappingId, Egress) {
     let way = if token & TUNNEL == 0 {
-        Way::Direct
+        Egress::Direct
     } else {
-        Way::Tunnel
+        Egress::Tunnel
     };
     (MappingId::from_token(token & !TUNNEL), way)
 }
 
-fn binding(bindings: &mut Bindings, id: MappingId, way: Way) -> Result<&mut Binding, Closed> {
+fn binding(bindings: &mut Bindings, id: MappingId, way: Egress) -> Result<&mut Binding, Closed> {
     let slot = bindings[way as usize].get_mut(id.slot as usize);
     let binding = slot.and_then(Option::as_mut);
     binding.filter(|binding| binding.id == id).ok_or(Closed)

@@ -20,8 +20,8 @@
 //! **Ours** is what bears our protocol number, in or asking a table of our range. Nothing else is ever changed or
 //! deleted, and a deletion names all selectors: one that names none would take the `local` rule with it.
 //!
-//! **Obstacles.** Strict reverse-path filters drop replies: [`sysctl`], with a [`journal`] of what was not ours. IPsec
-//! takes packets after routing: [`sysctl`] and [`xfrm`]. A VPN's firewall drops replies to its address: [`alias`] and
+//! **Obstacles.** Strict reverse-path filters drop replies: [`sysctl`], with a [`saved_sysctls`] of what was not ours. IPsec
+//! takes packets after routing: [`sysctl`] and [`xfrm`]. A VPN's firewall drops replies to its address: [`reply_source`] and
 //! [`nft`]. A kill switch forbids the direct path: [`firewall`] finds that out, and then nothing is captured.
 //!
 //! **Clients.** A gateway's clients are captured as this machine's own applications are, by rules that ask for a mark:
@@ -31,12 +31,10 @@
 //! routes with it, rules ask empty tables, the alias table goes with its socket and exemptions lapse; [`cleanup`]
 //! removes the rest.
 
-pub mod alias;
-mod exchange;
+mod connection;
 pub mod firewall;
 pub mod gateway;
 pub mod hold;
-pub mod journal;
 pub mod lookup;
 mod message;
 pub mod netlink;
@@ -44,6 +42,8 @@ pub mod nft;
 pub mod observed;
 pub mod origin;
 pub mod plan;
+pub mod reply_source;
+pub mod saved_sysctls;
 pub mod sysctl;
 pub mod uplink;
 pub mod vpn;
@@ -56,15 +56,15 @@ use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
-use crate::engine::Alias;
+use crate::engine::ReplySource;
 use crate::net::{IfIndex, PerFamily, RulePriority};
-use firewall::{Firewall, Obstacle, Prober};
+use firewall::{BlockedPath, Firewall, Prober};
 use gateway::Gateway;
-use journal::{Entry, Journal, JournalError};
 use netlink::{Kernel, NetlinkError};
-use nft::{AliasTable, NftError};
+use nft::{NftError, ReplySourceTable};
 use observed::Observed;
-use plan::{Change, Desired, Numbers, TooManyPortRanges, Warning};
+use plan::{Change, Desired, RoutingIds, TooManyPortRanges, Warning};
+use saved_sysctls::{Entry, SavedSysctls, SavedSysctlsError};
 use sysctl::SysctlError;
 use vpn::Vpn;
 use xfrm::{Ipsec, XfrmError};
@@ -83,7 +83,7 @@ pub enum SteeringError {
     Sysctl(#[from] SysctlError),
     /// A setting of the uplink, or the record of it.
     #[error(transparent)]
-    Journal(#[from] JournalError),
+    SavedSysctls(#[from] SavedSysctlsError),
     /// IPsec exemptions.
     #[error(transparent)]
     Xfrm(#[from] XfrmError),
@@ -165,7 +165,7 @@ pub struct Report {
     /// The place of our rules, when there are any.
     pub priority: Option<RulePriority>,
     /// The aliases in force: replies to a `real` address must be written to its `alias`.
-    pub aliases: Vec<Alias>,
+    pub aliases: Vec<ReplySource>,
     /// Of which families there are IPsec policies that direct sockets must be exempt from.
     pub ipsec: PerFamily<bool>,
     /// The VPNs that take traffic.
@@ -181,12 +181,12 @@ pub struct Report {
 pub struct Steering {
     kernel: Kernel,
     ipsec: Option<Ipsec>,
-    journal: Journal,
-    aliases: Result<AliasTable, NftError>,
+    journal: SavedSysctls,
+    aliases: Result<ReplySourceTable, NftError>,
     firewall: Result<Firewall, NftError>,
     /// There while clients are to be served.
     gateway: Option<Gateway>,
-    numbers: Numbers,
+    numbers: RoutingIds,
     tun: Tun,
 }
 
@@ -197,18 +197,18 @@ impl Steering {
     /// [`SteeringError`]. A kernel without nftables is none: see [`Steering::without_aliases`].
     pub async fn open(
         runtime_dir: &Path,
-        numbers: Numbers,
+        numbers: RoutingIds,
         tun: Tun,
     ) -> Result<Self, SteeringError> {
         let (kernel, ipsec) = (Kernel::open()?, Ipsec::open()?);
-        let journal = Journal::open(runtime_dir)?;
+        let journal = SavedSysctls::open(runtime_dir)?;
         sysctl::prepare_tun(&tun.name)?;
         kernel.bring_up(tun.index, tun.mtu).await?;
         Ok(Self {
             kernel,
             ipsec,
             journal,
-            aliases: AliasTable::new(&tun.name),
+            aliases: ReplySourceTable::new(&tun.name),
             firewall: Firewall::open(&tun.name),
             gateway: None,
             numbers,
@@ -304,7 +304,7 @@ impl Steering {
         }
         let mut aliases = Vec::new();
         if let Ok(table) = &mut self.aliases {
-            aliases = alias::aliases(observed, self.tun.index);
+            aliases = reply_source::aliases(observed, self.tun.index);
             failures.note(table.set(&aliases));
         }
         failures.note(self.welcome(desired));
@@ -368,7 +368,7 @@ impl Steering {
     ///
     /// # Cancel safety
     /// Nothing that was told is lost.
-    pub async fn next_refusal(&mut self) -> io::Result<Obstacle> {
+    pub async fn next_refusal(&mut self) -> io::Result<BlockedPath> {
         match &mut self.gateway {
             Some(gateway) => gateway.next_refusal().await,
             None => std::future::pending().await,
@@ -418,17 +418,20 @@ pub struct Leftovers {
 ///
 /// # Errors
 /// Everything that failed; the rest is done.
-pub async fn cleanup(runtime_dir: &Path, numbers: &Numbers) -> Result<Leftovers, SteeringErrors> {
+pub async fn cleanup(
+    runtime_dir: &Path,
+    numbers: &RoutingIds,
+) -> Result<Leftovers, SteeringErrors> {
     let (kernel, ipsec) = (Kernel::open()?, Ipsec::open()?);
-    let mut journal = Journal::open(runtime_dir)?;
+    let mut journal = SavedSysctls::open(runtime_dir)?;
     remove(&kernel, ipsec.as_ref(), &mut journal, numbers).await
 }
 
 async fn remove(
     kernel: &Kernel,
     ipsec: Option<&Ipsec>,
-    journal: &mut Journal,
-    numbers: &Numbers,
+    journal: &mut SavedSysctls,
+    numbers: &RoutingIds,
 ) -> Result<Leftovers, SteeringErrors> {
     let (mut failures, mut removed) = (Failures::default(), Leftovers::default());
     if let Some(ipsec) = ipsec {

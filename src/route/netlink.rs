@@ -11,7 +11,7 @@ use netlink_sys::AsyncSocket;
 use nix::errno::Errno;
 use rtnetlink::{Handle, IpVersion, LinkUnspec};
 
-use super::exchange::Connection;
+use super::connection::Connection;
 use super::message;
 use super::observed::Observed;
 use super::plan::Change;

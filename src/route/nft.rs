@@ -25,7 +25,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::engine::Alias;
+use crate::engine::ReplySource;
 
 /// A table that could not be made or changed.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +110,7 @@ pub(super) fn compare(operator: Operator, value: &[u8]) -> Expression {
 }
 
 /// Turns the alias into the real address, in the header and in the checksums of UDP, TCP and ICMPv6 that cover it.
-fn rewrite(alias: &Alias) -> Vec<Expression> {
+fn rewrite(alias: &ReplySource) -> Vec<Expression> {
     // IPv4 has a checksum in its header too (RFC 791 section 3.1), IPv6 has none.
     let (family, at, mend_header) = match alias.alias {
         IpAddr::V4(_) => (
@@ -404,13 +404,13 @@ pub(super) fn forget(socket: &Socket) {
 }
 
 /// The aliases in force: packets from our TUN to an alias go to the real address.
-pub struct AliasTable {
+pub struct ReplySourceTable {
     table: Table,
     tun: String,
-    present: InForce<Vec<Alias>>,
+    present: InForce<Vec<ReplySource>>,
 }
 
-impl AliasTable {
+impl ReplySourceTable {
     /// After the raw tables (-300), in which VPNs drop what comes by the wrong link, and before connection tracking
     /// (-200), which must see the real address.
     const CHAIN: Chain = Chain {
@@ -439,7 +439,7 @@ impl AliasTable {
     ///
     /// # Errors
     /// [`NftError::Refused`]: the former aliases are still in force, if this could not be said. To be tried again.
-    pub fn set(&mut self, aliases: &[Alias]) -> Result<(), NftError> {
+    pub fn set(&mut self, aliases: &[ReplySource]) -> Result<(), NftError> {
         if self.present.is(aliases) {
             return Ok(());
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::firewall::Permit;
+use super::firewall::FirewallMarks;
 use super::observed::{Hop, LOCAL, Observed, Route, Rule, Selector};
 use super::uplink::{Gateway, Uplinks};
 use crate::net::{
@@ -20,7 +20,7 @@ const EVERY_BIT: Fwmark = Fwmark(u32::MAX);
 
 /// The numbers by which the kernel and its administrator know our objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Numbers {
+pub struct RoutingIds {
     /// The protocol number on each of our routes and rules.
     pub protocol: RouteProtocol,
     /// The table with the uplink's way out; the tables above it hold the captured prefixes.
@@ -33,7 +33,7 @@ pub struct Numbers {
     pub mask: Fwmark,
 }
 
-impl Default for Numbers {
+impl Default for RoutingIds {
     fn default() -> Self {
         Self {
             protocol: RouteProtocol(118),
@@ -45,9 +45,9 @@ impl Default for Numbers {
     }
 }
 
-impl Numbers {
+impl RoutingIds {
     /// The mark of the relay's sockets that lead into the VPN: ours too, so that no capture takes it, but another than
-    /// [`Numbers::mark`], which firewalls may let by.
+    /// [`RoutingIds::mark`], which firewalls may let by.
     #[must_use]
     pub const fn tunnel_mark(&self) -> Fwmark {
         let [low, high] = [
@@ -113,7 +113,7 @@ pub struct Desired {
     /// probes are, and everybody else's media stays in the VPN.
     pub barred: Vec<Family>,
     /// What a VPN's firewall knows its own packets by, when media is to bear it.
-    pub permit: Permit,
+    pub permit: FirewallMarks,
     /// The interfaces of whose clients media is captured, by family.
     pub clients: BTreeSet<(Family, String)>,
 }
@@ -208,7 +208,7 @@ pub struct TooManyPortRanges(usize);
 /// [`TooManyPortRanges`].
 pub fn plan(
     desired: &Desired,
-    numbers: &Numbers,
+    numbers: &RoutingIds,
     observed: &Observed,
 ) -> Result<Plan, TooManyPortRanges> {
     let (mut routes, mut rules) = wanted(Family::V4, desired, numbers, observed)?;
@@ -279,7 +279,7 @@ pub fn plan(
 
 /// Plans the removal of everything that is ours.
 #[must_use]
-pub fn removal(numbers: &Numbers, observed: &Observed) -> Vec<Change> {
+pub fn removal(numbers: &RoutingIds, observed: &Observed) -> Vec<Change> {
     let rules = observed.rules.iter().filter(|rule| numbers.owns_rule(rule));
     let routes = observed
         .routes
@@ -299,7 +299,7 @@ type Group = (Protocol, PortRange);
 fn wanted(
     family: Family,
     desired: &Desired,
-    numbers: &Numbers,
+    numbers: &RoutingIds,
     observed: &Observed,
 ) -> Result<(Vec<Route>, Vec<Rule>), TooManyPortRanges> {
     let (mut routes, mut rules) = (Vec::new(), Vec::new());
@@ -397,7 +397,7 @@ fn wanted(
 fn tables(
     family: Family,
     groups: &Groups,
-    numbers: &Numbers,
+    numbers: &RoutingIds,
     observed: &Observed,
 ) -> Result<BTreeMap<Group, RouteTable>, TooManyPortRanges> {
     // Who asks each table: one group of ours and nobody else, or somebody else.
@@ -443,7 +443,7 @@ fn tables(
 ///
 /// A rule that asks the table of local addresses takes nothing from us, wherever it is; one of another voicelane would
 /// start a race to the top.
-fn priority(family: Family, numbers: &Numbers, observed: &Observed) -> RulePriority {
+fn priority(family: Family, numbers: &RoutingIds, observed: &Observed) -> RulePriority {
     observed
         .rules
         .iter()
@@ -453,7 +453,7 @@ fn priority(family: Family, numbers: &Numbers, observed: &Observed) -> RulePrior
         .fold(numbers.priority, RulePriority::min)
 }
 
-fn behind(observed: &Observed, numbers: &Numbers) -> Vec<Warning> {
+fn behind(observed: &Observed, numbers: &RoutingIds) -> Vec<Warning> {
     observed
         .rules
         .iter()

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::journal::{Journal, JournalError};
+use super::saved_sysctls::{SavedSysctls, SavedSysctlsError};
 use crate::net::Family;
 
 /// A setting of one interface, or of "all" or "default".
@@ -178,8 +178,8 @@ pub fn prepare_tun(tun: &str) -> Result<(), SysctlError> {
 /// (section 2.4). A filter that is off stays off. Other uplinks of before get their value back.
 ///
 /// # Errors
-/// [`JournalError`].
-pub fn prepare_uplink(journal: &mut Journal, uplink: &str) -> Result<(), JournalError> {
+/// [`SavedSysctlsError`].
+pub fn prepare_uplink(journal: &mut SavedSysctls, uplink: &str) -> Result<(), SavedSysctlsError> {
     let filter = |interface| Key::new(Family::V4, interface, "rp_filter");
     journal.restore(|entry| entry.key != filter(uplink))?;
     let (own, all) = (read(&filter(uplink))?, read(&filter("all"))?);

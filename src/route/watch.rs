@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::message;
 use super::nft::OURS;
-use super::plan::Numbers;
+use super::plan::RoutingIds;
 
 /// `XFRMNLGRP_EXPIRE` and `XFRMNLGRP_POLICY` (linux/xfrm.h): our leases run out, somebody's policies change.
 const XFRM_GROUPS: [u32; 2] = [2, 4];
@@ -63,7 +63,7 @@ pub struct Watch {
     routing: TokioSocket,
     ipsec: Option<TokioSocket>,
     firewall: Option<TokioSocket>,
-    numbers: Numbers,
+    numbers: RoutingIds,
     own_port: u32,
     gathered: Change,
     /// A socket has failed: all are opened anew.
@@ -76,7 +76,7 @@ impl Watch {
     ///
     /// # Errors
     /// When a socket cannot be opened. A kernel without IPsec or nftables is no error.
-    pub fn open(numbers: Numbers, own_port: u32) -> io::Result<Self> {
+    pub fn open(numbers: RoutingIds, own_port: u32) -> io::Result<Self> {
         let routing = [
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,

@@ -35,7 +35,7 @@ use nix::libc::AF_INET6;
 use rtnetlink::proto::{ConnectionHandle, new_connection};
 use rtnetlink::sys::SocketAddr;
 
-use super::exchange::Connection;
+use super::connection::Connection;
 use super::plan::Capture;
 use crate::net::{Family, Fwmark, PerFamily, PortRange, Prefix, Protocol};
 
@@ -47,7 +47,7 @@ const TAG_MASK: u32 = 0xff00_0000;
 const RENEW_SECONDS: u64 = 20;
 /// The age, in seconds, at which the kernel removes it.
 const LEASE_SECONDS: u64 = 60;
-/// The bits of a mark that are ours: those of [`super::plan::Numbers`], which no setting changes.
+/// The bits of a mark that are ours: those of [`super::plan::RoutingIds`], which no setting changes.
 const MARK_MASK: u32 = 0xff00_0000;
 /// `XFRM_POLICY_ALLOW`.
 const ALLOW: u8 = 0;

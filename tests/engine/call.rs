@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use voicelane::call::stun::{Class, Message, TransactionId, binding_request, binding_success};
 use voicelane::engine::{Arrival, Event, FallCause, HEADROOM, ReturnCause};
-use voicelane::net::{Endpoint, MappingId, TrafficClass, Way};
+use voicelane::net::{Egress, Endpoint, MappingId, TrafficClass};
 
 use crate::world::{FAMILIES, World, datagram, endpoint};
 
@@ -33,7 +33,7 @@ pub(crate) const TALK: Habits = Habits {
 #[derive(Debug)]
 pub(crate) struct Flying {
     at: Instant,
-    by: Way,
+    by: Egress,
     pub(crate) is_outward: bool,
     payload: Vec<u8>,
 }
@@ -53,7 +53,7 @@ pub(crate) struct Call {
     mapping: Option<MappingId>,
     pub(crate) flying: Vec<Flying>,
     /// By which way the peer answers.
-    heard_by: Way,
+    heard_by: Egress,
     pub(crate) start: Instant,
     next_check: Instant,
     checks: u8,
@@ -79,7 +79,7 @@ impl Call {
             dice: 1,
             mapping: None,
             flying: Vec::new(),
-            heard_by: Way::Direct,
+            heard_by: Egress::Direct,
             start: now,
             next_check: now,
             checks: 0,
@@ -171,7 +171,7 @@ impl Call {
         self.world.outbox.clear();
     }
 
-    fn answer(&mut self, by: Way, payload: Vec<u8>) {
+    fn answer(&mut self, by: Egress, payload: Vec<u8>) {
         self.flying.push(Flying {
             at: self.world.now + DELAY,
             by,
@@ -181,7 +181,7 @@ impl Call {
     }
 
     fn is_lost(&mut self, flying: &Flying) -> bool {
-        if flying.by == Way::Tunnel {
+        if flying.by == Egress::Tunnel {
             return false;
         }
         self.dice = self.dice.wrapping_mul(1_103_515_245).wrapping_add(12_345);

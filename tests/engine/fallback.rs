@@ -5,7 +5,7 @@ use std::time::Duration;
 use voicelane::call::stun::{TransactionId, binding_request, binding_success};
 use voicelane::engine::{Command, Event, FallCause, ReturnCause, ReturnedError};
 use voicelane::nat::Settings;
-use voicelane::net::{Endpoint, Family, TrafficClass, Way};
+use voicelane::net::{Egress, Endpoint, Family, TrafficClass};
 use voicelane::wire::icmp;
 
 use crate::call::{Call, Habits, TALK};
@@ -13,11 +13,11 @@ use crate::world::{FAMILIES, World, datagram, endpoint, quoted_in};
 
 impl World {
     /// The ways of what is to be sent, in order.
-    fn ways(&self) -> Vec<Way> {
+    fn ways(&self) -> Vec<Egress> {
         self.outbox.transmits().map(|(it, _)| it.way).collect()
     }
 
-    fn way_of(&self, inside: Endpoint) -> Option<Way> {
+    fn way_of(&self, inside: Endpoint) -> Option<Egress> {
         let mut mappings = self
             .engine
             .mapping_reports(0..self.engine.slots(), self.now);
@@ -46,7 +46,7 @@ fn a_dead_way_costs_a_call_less_than_three_seconds() {
             "{:?}",
             call.longest_gap
         );
-        assert_eq!(call.world.way_of(call.inside), Some(Way::Tunnel));
+        assert_eq!(call.world.way_of(call.inside), Some(Egress::Tunnel));
     }
 }
 
@@ -201,25 +201,25 @@ fn what_the_kernel_refuses_goes_into_the_tunnel_at_once() {
         for error in [AdminProhibited, NetUnreachable, HostUnreachable] {
             let mut world = World::with_fallback();
             world.send(inside, peer, b"hello").expect("relayed");
-            assert_eq!(world.ways(), [Way::Direct]);
+            assert_eq!(world.ways(), [Egress::Direct]);
             world.refuse(error);
-            assert_eq!(world.ways(), [Way::Direct, Way::Tunnel]);
+            assert_eq!(world.ways(), [Egress::Direct, Egress::Tunnel]);
             let payloads: Vec<_> = world.outbox.transmits().map(|(_, it)| it).collect();
             assert_eq!(payloads, [b"hello", b"hello"]);
             assert_eq!(world.outbox.packets().count(), 0, "nobody is told");
             world.send(inside, peer, b"more");
-            assert_eq!(world.ways(), [Way::Tunnel]);
+            assert_eq!(world.ways(), [Egress::Tunnel]);
             assert_eq!(world.dropped("send_failed"), 0);
 
             // Without STUN the traffic is the trial: after a while it goes directly again, and is refused again.
             world.wait(Duration::from_secs(10));
             world.send(inside, peer, b"again");
-            assert_eq!(world.ways(), [Way::Direct]);
+            assert_eq!(world.ways(), [Egress::Direct]);
             world.refuse(error);
-            assert_eq!(world.ways(), [Way::Direct, Way::Tunnel]);
+            assert_eq!(world.ways(), [Egress::Direct, Egress::Tunnel]);
             world.wait(Duration::from_secs(19));
             world.send(inside, peer, b"twice as long");
-            assert_eq!(world.ways(), [Way::Tunnel]);
+            assert_eq!(world.ways(), [Egress::Tunnel]);
         }
         let mut world = World::new(Settings::default());
         world.send(inside, peer, b"hello").expect("relayed");
@@ -245,9 +245,9 @@ fn a_router_that_refuses_is_believed_while_nothing_comes_in() {
         };
         let prohibited = icmp::Error::AdminProhibited;
         let cases = [
-            (stranger.addr, prohibited, Way::Tunnel),
-            (stranger.addr, icmp::Error::PortUnreachable, Way::Direct),
-            (peer.addr, prohibited, Way::Direct),
+            (stranger.addr, prohibited, Egress::Tunnel),
+            (stranger.addr, icmp::Error::PortUnreachable, Egress::Direct),
+            (peer.addr, prohibited, Egress::Direct),
         ];
         for (offender, error, expected) in cases {
             for heard in [false, true] {
@@ -261,10 +261,10 @@ fn a_router_that_refuses_is_believed_while_nothing_comes_in() {
                 let (now, outbox) = (world.now, &mut world.outbox);
                 world
                     .engine
-                    .handle_error(mapping, Way::Direct, &returned, now, outbox);
-                let expected = if heard { Way::Direct } else { expected };
+                    .handle_error(mapping, Egress::Direct, &returned, now, outbox);
+                let expected = if heard { Egress::Direct } else { expected };
                 assert_eq!(world.way_of(inside), Some(expected));
-                let told = usize::from(expected == Way::Direct);
+                let told = usize::from(expected == Egress::Direct);
                 assert_eq!(world.outbox.packets().count(), told);
             }
         }
@@ -282,7 +282,11 @@ fn two_mappings_in_a_row_take_the_uplink_with_them_and_only_their_family() {
     }
     world.send(at(1), v4[1], b"media");
     world.refuse(icmp::Error::NetUnreachable);
-    assert_eq!(world.way_of(at(2)), Some(Way::Direct), "one may be unlucky");
+    assert_eq!(
+        world.way_of(at(2)),
+        Some(Egress::Direct),
+        "one may be unlucky"
+    );
     world.send(at(2), v4[1], b"media");
     world.refuse(icmp::Error::NetUnreachable);
     let family = Family::V4;
@@ -293,8 +297,8 @@ fn two_mappings_in_a_row_take_the_uplink_with_them_and_only_their_family() {
             .events()
             .contains(&Event::UplinkFell { family, cause })
     );
-    assert_eq!(world.way_of(at(3)), Some(Way::Tunnel));
-    assert_eq!(world.way_of(v6[0]), Some(Way::Direct));
+    assert_eq!(world.way_of(at(3)), Some(Egress::Tunnel));
+    assert_eq!(world.way_of(v6[0]), Some(Egress::Direct));
     let snapshot = world.engine.snapshot(world.now);
     assert_eq!(snapshot.fallen_uplinks, [Family::V4]);
     assert_eq!(snapshot.counters.falls[FallCause::Uplink.label()], 1);
@@ -304,8 +308,8 @@ fn two_mappings_in_a_row_take_the_uplink_with_them_and_only_their_family() {
     world.wait(Duration::from_secs(10));
     for n in 0..3 {
         let mapping = world.send(at(4), v4[1], &check(n)).expect("relayed");
-        assert_eq!(world.ways(), [Way::Direct, Way::Tunnel], "a trial");
-        assert_eq!(world.way_of(at(4)), Some(Way::Tunnel));
+        assert_eq!(world.ways(), [Egress::Direct, Egress::Tunnel], "a trial");
+        assert_eq!(world.way_of(at(4)), Some(Egress::Tunnel));
         let answer = binding_success(TransactionId([n; 12]), v4[0]);
         world.arrive(mapping, v4[1], TrafficClass::default(), &answer);
         world.now += Duration::from_secs(1);
@@ -316,9 +320,9 @@ fn two_mappings_in_a_row_take_the_uplink_with_them_and_only_their_family() {
             .events()
             .contains(&Event::UplinkReturned { family })
     );
-    assert_eq!(world.way_of(at(4)), Some(Way::Direct));
+    assert_eq!(world.way_of(at(4)), Some(Egress::Direct));
     world.send(at(5), v4[1], b"media");
-    assert_eq!(world.ways(), [Way::Direct]);
+    assert_eq!(world.ways(), [Egress::Direct]);
 }
 
 #[test]
@@ -332,7 +336,7 @@ fn mappings_between_which_somebody_heard_something_fall_alone() {
         world.refuse(icmp::Error::AdminProhibited);
         world.arrive(listener, peer, TrafficClass::default(), b"media");
     }
-    assert_eq!(world.way_of(at(3)), Some(Way::Direct));
+    assert_eq!(world.way_of(at(3)), Some(Egress::Direct));
     assert_eq!(world.engine.snapshot(world.now).fallen_uplinks, []);
 }
 
@@ -347,10 +351,10 @@ fn an_uplink_that_nobody_can_try_is_trusted_again_in_the_end() {
     }
     world.wait(Duration::from_mins(4));
     world.send(at(3), peer, b"media");
-    assert_eq!(world.ways(), [Way::Tunnel]);
+    assert_eq!(world.ways(), [Egress::Tunnel]);
     world.wait(Duration::from_mins(1));
     world.send(at(4), peer, b"media");
-    assert_eq!(world.ways(), [Way::Direct]);
+    assert_eq!(world.ways(), [Egress::Direct]);
 }
 
 #[test]
@@ -432,10 +436,10 @@ fn a_missing_socket_is_replaced_by_the_other() {
         world
             .engine
             .handle_tun(&packet, world.now, &mut world.outbox);
-        open_failed(&mut world, Way::Direct, gone);
-        assert_eq!(world.ways(), [Way::Tunnel], "the uplink has gone");
+        open_failed(&mut world, Egress::Direct, gone);
+        assert_eq!(world.ways(), [Egress::Tunnel], "the uplink has gone");
         // The tunnel has no socket to give either: the mapping ends, and the application is told.
-        let mapping = open_failed(&mut world, Way::Tunnel, icmp::Error::AdminProhibited);
+        let mapping = open_failed(&mut world, Egress::Tunnel, icmp::Error::AdminProhibited);
         assert_eq!(world.ways(), []);
         assert_eq!(world.outbox.packets().count(), 1);
         assert_ne!(world.send(inside, peer, b"again"), Some(mapping));
@@ -447,10 +451,10 @@ fn a_missing_socket_is_replaced_by_the_other() {
             .handle_tun(&packet, world.now, &mut world.outbox);
         let (now, outbox) = (world.now, &mut world.outbox);
         world.engine.handle_send_failed(0, Some(gone), now, outbox);
-        open_failed(&mut world, Way::Tunnel, icmp::Error::AdminProhibited);
-        assert_eq!(world.ways(), [Way::Direct], "which was refused");
+        open_failed(&mut world, Egress::Tunnel, icmp::Error::AdminProhibited);
+        assert_eq!(world.ways(), [Egress::Direct], "which was refused");
         assert_eq!(world.outbox.packets().count(), 1);
-        assert_eq!(world.way_of(inside), Some(Way::Direct));
+        assert_eq!(world.way_of(inside), Some(Egress::Direct));
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use etherparse::PacketBuilder;
 use voicelane::engine::{Command, Event, ReturnedError};
 use voicelane::nat::{Limits, Settings};
-use voicelane::net::{Endpoint, Filtering, Outside, TrafficClass, Way};
+use voicelane::net::{Egress, Endpoint, Filtering, Outside, TrafficClass};
 use voicelane::wire::{Packet, Transport, fragment, icmp};
 
 use crate::world::{ALMOST, FAMILIES, LIFETIME, World, datagram, endpoint, quoted_in};
@@ -91,7 +91,7 @@ fn errors_keep_to_a_pace_and_one_kind_does_not_silence_the_other() {
         for _ in 0..200 {
             world.engine.handle_error(
                 mapping,
-                Way::Direct,
+                Egress::Direct,
                 &returned,
                 world.now,
                 &mut world.outbox,
@@ -138,7 +138,7 @@ fn no_stranger_is_believed_an_error_under_any_filtering() {
                 world.outbox.clear();
                 world.engine.handle_error(
                     mapping,
-                    Way::Direct,
+                    Egress::Direct,
                     &returned,
                     world.now,
                     &mut world.outbox,
@@ -168,7 +168,7 @@ fn an_error_refreshes_nothing() {
     };
     world.engine.handle_error(
         mapping,
-        Way::Direct,
+        Egress::Direct,
         &returned,
         world.now,
         &mut world.outbox,
@@ -214,9 +214,13 @@ fn what_waits_for_a_socket_that_cannot_be_opened_is_answered() {
             panic!("{:?}", world.outbox.commands())
         };
         let error = icmp::Error::AdminProhibited;
-        world
-            .engine
-            .handle_open_failed(mapping, Way::Direct, error, world.now, &mut world.outbox);
+        world.engine.handle_open_failed(
+            mapping,
+            Egress::Direct,
+            error,
+            world.now,
+            &mut world.outbox,
+        );
         assert_eq!(world.outbox.transmits().count(), 0);
         let told: Vec<_> = world.outbox.packets().collect();
         let quoted = [0, 1].map(|at| quoted_in(told[at], error, inside.addr));
@@ -234,7 +238,7 @@ fn a_mapping_that_cannot_move_ends() {
     let error = icmp::Error::NetUnreachable;
     world
         .engine
-        .handle_open_failed(mapping, Way::Direct, error, world.now, &mut world.outbox);
+        .handle_open_failed(mapping, Egress::Direct, error, world.now, &mut world.outbox);
     assert!(matches!(world.outbox.events(), [Event::Ended { .. }]));
     assert_ne!(world.send(inside, server, b"again"), Some(mapping));
 }
@@ -281,9 +285,12 @@ fn neighbours_reach_each_other_by_their_outside_endpoints() {
         let outside = [40_001, 40_002].map(|port| Endpoint::new(uplink(inside), port));
         for (from, outside) in [inside, other_host].into_iter().zip(outside) {
             let mapping = world.send(from, server, b"hello").expect("relayed");
-            world
-                .engine
-                .handle_opened(mapping, Way::Direct, Outside(outside), &mut world.outbox);
+            world.engine.handle_opened(
+                mapping,
+                Egress::Direct,
+                Outside(outside),
+                &mut world.outbox,
+            );
         }
         world.send_bytes(&datagram(inside, outside[1], b"knock"));
         assert!(

@@ -12,7 +12,7 @@ use voicelane::engine::{
 };
 use voicelane::nat::Settings;
 use voicelane::net::{
-    Dscp, Ecn, Endpoint, Family, MappingId, PortRange, Protocol, TrafficClass, Way,
+    Dscp, Ecn, Egress, Endpoint, Family, MappingId, PortRange, Protocol, TrafficClass,
 };
 use voicelane::policy::{Action, Policy};
 use voicelane::wire::{icmp, udp};
@@ -119,7 +119,7 @@ fn the_rest_of_a_prefix_goes_back_into_the_vpn_with_its_own_marks() {
         let transmits: Vec<_> = world.outbox.transmits().collect();
         assert_eq!(transmits.len(), 1);
         let (transmit, payload) = transmits[0];
-        assert_eq!((transmit.way, transmit.to), (Way::Tunnel, dns));
+        assert_eq!((transmit.way, transmit.to), (Egress::Tunnel, dns));
         assert_eq!(
             (transmit.treatment.dscp, payload),
             (class.dscp, &b"who is it"[..])
@@ -128,7 +128,7 @@ fn the_rest_of_a_prefix_goes_back_into_the_vpn_with_its_own_marks() {
         assert!(matches!(
             world.outbox.commands(),
             [Command::Open {
-                way: Way::Tunnel,
+                way: Egress::Tunnel,
                 ..
             }]
         ));
@@ -138,7 +138,7 @@ fn the_rest_of_a_prefix_goes_back_into_the_vpn_with_its_own_marks() {
         let (transmit, _) = world.outbox.transmits().next().expect("media");
         assert_eq!(
             (transmit.way, transmit.treatment.dscp),
-            (Way::Direct, Dscp::EF)
+            (Egress::Direct, Dscp::EF)
         );
         let counters = world.engine.snapshot(world.now).counters;
         assert_eq!((counters.packets_out, counters.packets_tunnelled), (2, 1));
@@ -175,7 +175,7 @@ fn syn(from: Endpoint, to: Endpoint) -> Vec<u8> {
 }
 
 /// The ways of the connections that are to be made.
-fn connects(outbox: &Outbox) -> Vec<Way> {
+fn connects(outbox: &Outbox) -> Vec<Egress> {
     let commands = outbox.commands().iter();
     let ways = commands.filter_map(|command| match command {
         Command::Connect { way, .. } => Some(*way),
@@ -188,7 +188,7 @@ fn connects(outbox: &Outbox) -> Vec<Way> {
 fn tcp_of_a_rule_goes_directly_and_the_rest_of_the_prefix_into_the_vpn() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
         let mut world = world(0);
-        for (port, way) in [(443, Way::Direct), (22, Way::Tunnel)] {
+        for (port, way) in [(443, Egress::Direct), (22, Egress::Tunnel)] {
             world.send_bytes(&syn(inside, Endpoint::new(server.addr, port)));
             assert_eq!(connects(&world.outbox), [way]);
         }
@@ -202,7 +202,7 @@ fn tcp_of_a_rule_goes_directly_and_the_rest_of_the_prefix_into_the_vpn() {
         assert_eq!(world.engine.snapshot(world.now).connections, 1);
         // And another uplink ends what leaves by it.
         world.send_bytes(&syn(inside, Endpoint::new(server.addr, 443)));
-        assert_eq!(connects(&world.outbox), [Way::Tunnel]);
+        assert_eq!(connects(&world.outbox), [Egress::Tunnel]);
         world
             .engine
             .handle_uplink_changed(|_| true, world.now, &mut world.outbox);
@@ -236,7 +236,7 @@ fn tcp_that_cannot_go_directly_goes_into_the_vpn() {
                     .engine
                     .handle_connect_failed(connection, unreachable, &mut world.outbox);
             }
-            assert_eq!(connects(&world.outbox), [Way::Tunnel]);
+            assert_eq!(connects(&world.outbox), [Egress::Tunnel]);
             assert_eq!(world.outbox.packets().count(), 0, "nobody is told");
             world.outbox.clear();
             world
@@ -260,7 +260,7 @@ enum Step {
     },
     Arrive {
         which: usize,
-        by: Way,
+        by: Egress,
         check: bool,
     },
     Refuse {
@@ -268,7 +268,7 @@ enum Step {
     },
     Returned {
         which: usize,
-        by: Way,
+        by: Egress,
     },
     Wait {
         millis: u64,
@@ -281,7 +281,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let port = prop::sample::select(vec![53, 443, 3478, 20_000, 60_001]);
-    let by = prop::sample::select(vec![Way::Direct, Way::Tunnel]);
+    let by = prop::sample::select(vec![Egress::Direct, Egress::Tunnel]);
     let millis = prop::sample::select(vec![20, 300, 1_100, 2_500, 11_000, 60_000, 301_000]);
     prop_oneof![
         8 => (1u16..4, 0usize..3, port, any::<bool>())
@@ -301,7 +301,7 @@ fn step() -> impl Strategy<Value = Step> {
 struct Watch {
     policy: usize,
     /// Sockets that were asked for.
-    sockets: BTreeSet<(MappingId, Way)>,
+    sockets: BTreeSet<(MappingId, Egress)>,
     fallen: BTreeSet<MappingId>,
     known: BTreeSet<MappingId>,
     /// Commands, datagrams and events of this outbox that were looked at.
@@ -328,8 +328,8 @@ impl Watch {
             assert!(self.sockets.contains(&(transmit.mapping, transmit.way)));
             let verdict = POLICIES[self.policy].evaluate(Protocol::Udp, transmit.to);
             match transmit.way {
-                Way::Direct => assert_eq!(verdict.action, Action::Relay, "a leak: {transmit:?}"),
-                Way::Tunnel => assert_ne!(verdict.action, Action::Tunnel),
+                Egress::Direct => assert_eq!(verdict.action, Action::Relay, "a leak: {transmit:?}"),
+                Egress::Tunnel => assert_ne!(verdict.action, Action::Tunnel),
             }
         }
         for event in &world.outbox.events()[self.seen.2..] {
@@ -349,7 +349,7 @@ impl Watch {
             .mapping_reports(0..world.engine.slots(), world.now)
         {
             let is_fallen = self.fallen.contains(&mapping.id);
-            assert_eq!(mapping.way == Way::Tunnel, is_fallen);
+            assert_eq!(mapping.way == Egress::Tunnel, is_fallen);
             assert_eq!(mapping.fallen.is_some(), is_fallen);
         }
     }
@@ -387,7 +387,7 @@ proptest! {
                         let is_direct = world
                             .outbox
                             .transmit_at(at)
-                            .is_some_and(|(it, _)| it.way == Way::Direct);
+                            .is_some_and(|(it, _)| it.way == Egress::Direct);
                         if is_direct {
                             let (now, outbox) = (world.now, &mut world.outbox);
                             world.engine.handle_send_failed(at, Some(error), now, outbox);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use voicelane::engine::Command;
 use voicelane::nat::Settings;
-use voicelane::net::{Endpoint, Outside, TrafficClass, Way};
+use voicelane::net::{Egress, Endpoint, Outside, TrafficClass};
 use voicelane::wire::{Packet, Transport};
 
 use crate::world::{ALMOST, FAMILIES, LIFETIME, World, endpoint};
@@ -60,7 +60,7 @@ fn a_crowd_changes_nothing_for_a_mapping() {
         let moved = Outside(Endpoint::new(inside.addr, 1_024));
         world
             .engine
-            .handle_opened(mapping, Way::Direct, moved, &mut world.outbox);
+            .handle_opened(mapping, Egress::Direct, moved, &mut world.outbox);
         assert_eq!(conduct(&mut world, family), alone, "on another port");
     }
 }
@@ -94,7 +94,7 @@ proptest! {
                 IpAddr::V6(addr) => addr.octets().to_vec(),
             };
             payload.extend(octets);
-            payload.extend(format!("Contact: <sip:agent@{inside}>\r\nc=IN IP4 {}\r\n", inside.addr).bytes());
+            payload.extend(format!("PermittedRemote: <sip:agent@{inside}>\r\nc=IN IP4 {}\r\n", inside.addr).bytes());
         }
         let mut world = World::new(Settings::default());
         let mapping = world.send(inside, server, &payload).expect("relayed");

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use voicelane::call::stun::{TransactionId, binding_request, binding_success};
 use voicelane::engine::{Command, FallCause, ReturnedError};
 use voicelane::nat::Settings;
-use voicelane::net::{Endpoint, Family, MappingId, Outside, PerFamily, TrafficClass, Way};
+use voicelane::net::{Egress, Endpoint, Family, MappingId, Outside, PerFamily, TrafficClass};
 use voicelane::wire::icmp;
 
 use crate::world::{FAMILIES, World, datagram, endpoint};
@@ -26,7 +26,7 @@ fn call(number: u16) -> (Endpoint, Endpoint) {
 /// A world in which each socket remembers for which uplink it was made.
 struct Links {
     world: World,
-    sockets: BTreeMap<(MappingId, Way), (Family, u32)>,
+    sockets: BTreeMap<(MappingId, Egress), (Family, u32)>,
     uplinks: PerFamily<u32>,
     is_gone: bool,
     /// Direct sockets that were opened in this turn.
@@ -72,7 +72,7 @@ impl Links {
                         ..
                     } => {
                         let family = Family::of(inside.0.addr);
-                        if way == Way::Direct {
+                        if way == Egress::Direct {
                             self.opened.push(inside.0);
                         }
                         if self.is_gone {
@@ -94,7 +94,7 @@ impl Links {
                 let socket = self.sockets.get(&(it.mapping, it.way));
                 assert!(socket.is_some() || it.is_copy, "a socket is open first");
                 if let Some(&(family, uplink)) = socket
-                    && it.way == Way::Direct
+                    && it.way == Egress::Direct
                 {
                     assert_eq!(uplink, self.uplinks[family], "by a former uplink");
                 }
@@ -145,7 +145,7 @@ impl Links {
         let sockets = self.sockets.iter();
         let of_former = |(family, uplink): &(Family, u32)| *uplink != self.uplinks[*family];
         sockets
-            .filter(|((_, way), made)| *way == Way::Direct && of_former(made))
+            .filter(|((_, way), made)| *way == Egress::Direct && of_former(made))
             .count()
     }
 }
@@ -246,7 +246,7 @@ fn what_a_former_uplink_brings_is_let_in_and_proves_nothing() {
                 outbox,
                 now,
             } = &mut links.world;
-            engine.handle_error(id, Way::Direct, &returned, *now, outbox);
+            engine.handle_error(id, Egress::Direct, &returned, *now, outbox);
             assert_eq!(outbox.packets().count(), 0, "the application hears nothing");
             links.flush();
         };
@@ -337,16 +337,32 @@ fn a_whole_uplink_falls_and_returns_in_parts() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Send { number: u16, check: bool },
-    Arrive { which: usize, by: Way, check: bool },
-    Change { v4: bool, v6: bool },
-    Back { v6: bool },
-    Gone { is: bool },
-    Wait { millis: u64 },
+    Send {
+        number: u16,
+        check: bool,
+    },
+    Arrive {
+        which: usize,
+        by: Egress,
+        check: bool,
+    },
+    Change {
+        v4: bool,
+        v6: bool,
+    },
+    Back {
+        v6: bool,
+    },
+    Gone {
+        is: bool,
+    },
+    Wait {
+        millis: u64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let by = prop::sample::select(vec![Way::Direct, Way::Tunnel]);
+    let by = prop::sample::select(vec![Egress::Direct, Egress::Tunnel]);
     let millis = prop::sample::select(vec![1, 2, 20, 500, 2_500, 11_000, 150_000, 301_000]);
     prop_oneof![
         12 => (0u16..40, any::<bool>()).prop_map(|(number, check)| Step::Send { number, check }),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use voicelane::config::Config;
 use voicelane::engine::{Arrival, Command, Engine, FallbackSettings, HEADROOM, Outbox};
 use voicelane::nat::Settings;
-use voicelane::net::{Endpoint, MappingId, Outside, TrafficClass, Way};
+use voicelane::net::{Egress, Endpoint, MappingId, Outside, TrafficClass};
 use voicelane::policy::Policy;
 use voicelane::wire::{Packet, Transport, icmp, udp};
 
@@ -101,8 +101,8 @@ impl World {
             } = self.outbox.commands()[at]
             {
                 let outside = match way {
-                    Way::Direct => inside.0,
-                    Way::Tunnel => Endpoint::new(inside.0.addr, inside.0.port ^ 1),
+                    Egress::Direct => inside.0,
+                    Egress::Tunnel => Endpoint::new(inside.0.addr, inside.0.port ^ 1),
                 };
                 self.engine
                     .handle_opened(mapping, way, Outside(outside), &mut self.outbox);
@@ -133,19 +133,25 @@ impl World {
         payload: &[u8],
     ) -> Vec<Vec<u8>> {
         self.outbox.clear();
-        self.take(mapping, Way::Direct, from, class, payload);
+        self.take(mapping, Egress::Direct, from, class, payload);
         self.outbox.packets().map(<[u8]>::to_vec).collect()
     }
 
     /// Lets a datagram arrive at one of a mapping's sockets.
-    pub(crate) fn arrive_by(&mut self, mapping: MappingId, way: Way, from: Endpoint, bytes: &[u8]) {
+    pub(crate) fn arrive_by(
+        &mut self,
+        mapping: MappingId,
+        way: Egress,
+        from: Endpoint,
+        bytes: &[u8],
+    ) {
         self.take(mapping, way, from, TrafficClass::default(), bytes);
     }
 
     fn take(
         &mut self,
         mapping: MappingId,
-        way: Way,
+        way: Egress,
         from: Endpoint,
         traffic_class: TrafficClass,
         payload: &[u8],

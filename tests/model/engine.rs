@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use voicelane::config::Config;
 use voicelane::engine::{Arrival, Command, Engine, Event, HEADROOM, Outbox, ReturnedError};
 use voicelane::nat::{Limits, Settings};
-use voicelane::net::{Endpoint, Filtering, Inside, MappingId, Outside, TrafficClass, Way};
+use voicelane::net::{Egress, Endpoint, Filtering, Inside, MappingId, Outside, TrafficClass};
 use voicelane::policy::Policy;
 use voicelane::wire::{Packet, Transport, fragment, icmp, udp};
 
@@ -172,15 +172,19 @@ impl Player {
             };
             assert_eq!(self.ids.insert(mapping, inside.0), None, "an id names one");
             if let Some(outside) = sending.outside {
-                self.engine
-                    .handle_opened(mapping, Way::Direct, Outside(outside), &mut self.outbox);
+                self.engine.handle_opened(
+                    mapping,
+                    Egress::Direct,
+                    Outside(outside),
+                    &mut self.outbox,
+                );
                 let model = self.model.mappings.get_mut(&inside.0);
                 model.expect("the model has it too").id = mapping;
             } else {
                 let error = icmp::Error::AdminProhibited;
                 self.engine.handle_open_failed(
                     mapping,
-                    Way::Direct,
+                    Egress::Direct,
                     error,
                     self.now,
                     &mut self.outbox,
@@ -211,7 +215,7 @@ impl Player {
             buffer: &mut buffer,
         };
         self.engine
-            .handle_datagram(id, Way::Direct, arrival, self.now, &mut self.outbox);
+            .handle_datagram(id, Egress::Direct, arrival, self.now, &mut self.outbox);
         let expected = self
             .stands(id)
             .then(|| self.model.inbound(inside, from, &payload, self.now))
@@ -233,7 +237,7 @@ impl Player {
             payload: &vec![how; usize::from(how)],
         };
         self.engine
-            .handle_error(id, Way::Direct, &returned, self.now, &mut self.outbox);
+            .handle_error(id, Egress::Direct, &returned, self.now, &mut self.outbox);
         let expected = self
             .stands(id)
             .then(|| self.model.error(inside, about, error, self.now))
@@ -274,7 +278,7 @@ impl Player {
                 let error = icmp::Error::NetUnreachable;
                 self.engine.handle_open_failed(
                     mapping.id,
-                    Way::Direct,
+                    Egress::Direct,
                     error,
                     self.now,
                     &mut self.outbox,
@@ -291,7 +295,7 @@ impl Player {
                 model.expect("it is one of them").outside = outside;
                 self.engine.handle_opened(
                     mapping.id,
-                    Way::Direct,
+                    Egress::Direct,
                     Outside(outside),
                     &mut self.outbox,
                 );

@@ -1,6 +1,6 @@
 //! Capture: exact, ahead of VPNs, put back when flushed, and gone without a trace.
 
-use voicelane::route::plan::{Change, Numbers, Warning};
+use voicelane::route::plan::{Change, RoutingIds, Warning};
 use voicelane::route::uplink::Uplinks;
 use voicelane::route::watch::Watch;
 use voicelane::route::{Leftovers, cleanup};
@@ -68,7 +68,7 @@ fn after_a_kill_media_is_back_in_the_vpn_and_cleanup_takes_the_rest() {
             );
         }
         assert_ne!(state(), before, "something is left");
-        let removed = cleanup(runtime.path(), &Numbers::default())
+        let removed = cleanup(runtime.path(), &RoutingIds::default())
             .await
             .unwrap_or_else(|errors| panic!("{errors}"));
         assert_unchanged(&before);
@@ -84,7 +84,7 @@ fn after_a_kill_media_is_back_in_the_vpn_and_cleanup_takes_the_rest() {
         assert!(removed.exemptions > 0);
         assert_eq!(removed.settings.len(), 1);
         assert_eq!(
-            cleanup(runtime.path(), &Numbers::default())
+            cleanup(runtime.path(), &RoutingIds::default())
                 .await
                 .expect("nothing to do"),
             Leftovers::default()
@@ -132,7 +132,7 @@ fn capture_wins_again_when_the_vpn_starts_later() {
         let mut world = World::new().await;
         world.acquire().await;
         assert_capture("eth0");
-        let mut watch = Watch::open(Numbers::default(), 0).expect("a watch");
+        let mut watch = Watch::open(RoutingIds::default(), 0).expect("a watch");
         for _ in 0..3 {
             run(WG_RULES.replace("route add", "route replace").as_str());
             assert_eq!(
@@ -164,7 +164,7 @@ fn what_another_program_flushes_is_put_back_and_what_it_made_stays() {
         run(DEFAULTS);
         let mut world = World::new().await;
         world.acquire().await;
-        let mut watch = Watch::open(Numbers::default(), 0).expect("a watch");
+        let mut watch = Watch::open(RoutingIds::default(), 0).expect("a watch");
         run("ip rule flush; ip -6 rule flush; ip route flush table 30317
              ip rule add pref 32766 lookup main; ip -6 rule add pref 32766 lookup main
              ip rule add pref 30 from 10.99.0.0/16 lookup 99; ip rule add pref 0 to 10.98.0.0/16 lookup 99");
@@ -223,7 +223,7 @@ fn a_new_policy_and_a_lost_uplink_change_what_is_captured() {
 fn a_watch_that_lost_notices_still_tells_that_something_changed() {
     in_namespace(|| async {
         run(LINK);
-        let mut watch = Watch::open(Numbers::default(), 0).expect("a watch");
+        let mut watch = Watch::open(RoutingIds::default(), 0).expect("a watch");
         run("seq 5000 | sed 's/.*/route add 10.0.0.0\\/8 dev eth0 metric &/' | ip -batch -");
         let change = watch.next_change().await.expect("an overflow is a change");
         assert!(change.overrun);

@@ -5,9 +5,9 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use voicelane::engine::Alias;
+use voicelane::engine::ReplySource;
 use voicelane::route::nft::masquerade;
-use voicelane::route::plan::Numbers;
+use voicelane::route::plan::RoutingIds;
 use voicelane::route::watch::Watch;
 use voicelane::route::xfrm::{Exemption, Ipsec, exemptions};
 
@@ -53,7 +53,7 @@ fn an_ipsec_policy_for_everything_leaves_media_alone_and_keeps_the_rest() {
             (captured, hears(&app))
         };
         world.acquire().await;
-        let mut watch = Watch::open(Numbers::default(), 0).expect("a watch");
+        let mut watch = Watch::open(RoutingIds::default(), 0).expect("a watch");
         run(IPSEC);
         // Every port goes to the TUN now, so that IPsec alone tells them apart.
         let everything = "for f in -4 -6; do ip $f rule add pref 1 iif lo ipproto udp lookup 7; ip $f route add default dev voicelane0 table 7; done";
@@ -144,7 +144,7 @@ fn replies_reach_the_vpn_address_past_its_anti_spoofing_rule() {
         let aliases = world.acquire().await.aliases;
         let pairs: Vec<_> = aliases
             .iter()
-            .map(|Alias { real, alias }| (*real, *alias))
+            .map(|ReplySource { real, alias }| (*real, *alias))
             .collect();
         assert_eq!(
             pairs,
@@ -154,7 +154,7 @@ fn replies_reach_the_vpn_address_past_its_anti_spoofing_rule() {
             ]
         );
         assert!(world.steering.without_aliases().is_none());
-        for (Alias { real, alias }, media) in aliases.into_iter().zip(MEDIA) {
+        for (ReplySource { real, alias }, media) in aliases.into_iter().zip(MEDIA) {
             let server = SocketAddr::new(ip(media), 20_000);
             let browser = socket(&real.to_string(), 40_000);
             browser.send_to(b"media", server).expect("sent");

@@ -2,7 +2,7 @@
 
 use voicelane::net::{Family, RouteTable};
 use voicelane::route::netlink::Kernel;
-use voicelane::route::plan::Numbers;
+use voicelane::route::plan::RoutingIds;
 use voicelane::route::uplink::{Gateway, Preferences, UplinkError, Uplinks, Why, choose};
 
 use crate::netns::{in_namespace, run};
@@ -16,7 +16,7 @@ fn uplinks_of(setup: &'static str) -> Result<Uplinks, UplinkError> {
         let observed = kernel.observe().await.expect("observed");
         choose(
             &observed,
-            Numbers::default().protocol,
+            RoutingIds::default().protocol,
             &Preferences::default(),
         )
     })

@@ -11,8 +11,8 @@ use nix::net::if_::if_nametoindex;
 use tempfile::TempDir;
 use tun_tap::{Iface, Mode};
 use voicelane::net::{IfIndex, Protocol};
-use voicelane::route::firewall::Permit;
-use voicelane::route::plan::{Capture, Desired, Numbers};
+use voicelane::route::firewall::FirewallMarks;
+use voicelane::route::plan::{Capture, Desired, RoutingIds};
 use voicelane::route::uplink::{Preferences, UplinkError, Uplinks, choose};
 use voicelane::route::{Report, Steering, Tun};
 
@@ -226,7 +226,7 @@ impl World {
             index: index("voicelane0"),
             mtu: 1500,
         };
-        let steering = Steering::open(runtime.path(), Numbers::default(), tun)
+        let steering = Steering::open(runtime.path(), RoutingIds::default(), tun)
             .await
             .expect("prepared");
         let mut world = Self {
@@ -237,7 +237,7 @@ impl World {
                 uplinks: Uplinks::default(),
                 captures: captures(),
                 barred: Vec::new(),
-                permit: Permit::default(),
+                permit: FirewallMarks::default(),
                 clients: BTreeSet::new(),
             },
             runtime,
@@ -250,7 +250,7 @@ impl World {
         let observed = self.steering.observe().await.expect("observed");
         choose(
             &observed,
-            Numbers::default().protocol,
+            RoutingIds::default().protocol,
             &Preferences::default(),
         )
     }

@@ -13,7 +13,7 @@ use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
 use smoltcp::time;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 use voicelane::engine::{Command, ConnectError, ConnectionReport, Engine, Outbox, TcpSettings};
-use voicelane::net::{ConnectionId, Endpoint, Treatment, Way};
+use voicelane::net::{ConnectionId, Egress, Endpoint, Treatment};
 use voicelane::policy::Policy;
 
 pub(crate) const POLICY: &str = r#"
@@ -413,7 +413,7 @@ impl World {
             match command {
                 Command::Connect {
                     connection,
-                    way: Way::Direct,
+                    way: Egress::Direct,
                     to,
                     treatment,
                     ..

@@ -329,7 +329,7 @@ pub fn tos(marks: bool) -> u8 {
     if marks { EF } else { 0 }
 }
 
-/// Numbers from 0 to 1, always the same.
+/// RoutingIds from 0 to 1, always the same.
 fn draws() -> impl Iterator<Item = f64> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     std::iter::repeat_with(move || {

@@ -70,7 +70,7 @@ fn a_wake_up_takes_no_more_than_it_may_open_sockets_for() {
             Relay::new().expect("an epoll set"),
             Connections::new().expect("another"),
         ),
-        Situation::of_tun("voicelane0"),
+        ServiceState::of_tun("voicelane0"),
         Arc::new(Notify::new()),
         Events::open(state.path()),
     );

@@ -204,7 +204,7 @@ mod tests {
         fs::write(&file, "").expect("writable");
         let events = Events::open(&file);
         events.record_timed(
-            EventKind::Reconciled,
+            EventKind::RulesRestored,
             "rules",
             "a test",
             Duration::from_micros(3),

@@ -46,7 +46,7 @@ use self::link::Stack;
 use self::session::{Ending, Session, Stage};
 use self::table::{Phase, Table};
 use super::{Command, DropReason, Engine, Outbox};
-use crate::net::{ConnectionId, Endpoint, Family, Inside, Protocol, Treatment, Way};
+use crate::net::{ConnectionId, Egress, Endpoint, Family, Inside, Protocol, Treatment};
 use crate::policy::Action;
 use crate::wire::{Packet, icmp, tcp};
 
@@ -170,7 +170,7 @@ impl Engine {
         self.start_over(&moves, now, outbox);
         let connections = self.tcp.table.iter();
         let direct = connections
-            .filter(|(_, it)| it.way == Way::Direct && moves(Family::of(it.remote.addr)));
+            .filter(|(_, it)| it.way == Egress::Direct && moves(Family::of(it.remote.addr)));
         let connections: Vec<_> = direct.map(|(id, _)| id).collect();
         for id in connections {
             self.counters.tcp.revoked += 1;
@@ -413,11 +413,11 @@ impl Engine {
         let verdict = self.policy.evaluate(Protocol::Tcp, to);
         let (way, treatment) = match verdict.action {
             Action::Relay if self.paths.is_down(Family::of(to.addr)) => {
-                (Way::Tunnel, verdict.treatment)
+                (Egress::Tunnel, verdict.treatment)
             }
-            Action::Relay => (Way::Direct, verdict.treatment),
+            Action::Relay => (Egress::Direct, verdict.treatment),
             // It goes on as it would have gone without us, marks included.
-            _ => (Way::Tunnel, Treatment::of(packet.traffic_class().dscp)),
+            _ => (Egress::Tunnel, Treatment::of(packet.traffic_class().dscp)),
         };
         let patience = self.paths.settings().map(|it| it.silence);
         let patience = patience.unwrap_or(settings.transitory_idle);
@@ -437,15 +437,15 @@ impl Engine {
         let Some(connection) = self.tcp.table.get_mut(id) else {
             return false;
         };
-        if connection.way == Way::Tunnel || self.paths.settings().is_none() {
+        if connection.way == Egress::Tunnel || self.paths.settings().is_none() {
             return false;
         }
-        connection.way = Way::Tunnel;
+        connection.way = Egress::Tunnel;
         self.counters.tcp.tunnelled += 1;
         let (inside, to) = (connection.inside, connection.remote);
         outbox.command(Command::Connect {
             connection: id,
-            way: Way::Tunnel,
+            way: Egress::Tunnel,
             inside,
             to,
             treatment: self.policy.evaluate(Protocol::Tcp, to).treatment,
@@ -467,7 +467,7 @@ impl Engine {
         let connection = table.get_mut(id).expect("it was there a moment ago");
         let mut due = connection.refreshed + settings.lifetime(&connection.phase);
         let patience = self.paths.settings().map(|it| it.silence);
-        if let (Phase::Connecting { .. }, Way::Direct, Some(patience)) =
+        if let (Phase::Connecting { .. }, Egress::Direct, Some(patience)) =
             (&connection.phase, connection.way, patience)
         {
             due = due.min(connection.refreshed + patience);

@@ -9,7 +9,7 @@ use std::time::Instant;
 use foldhash::quality::RandomState;
 
 use super::session::Session;
-use crate::net::{ConnectionId, Endpoint, Inside, Way};
+use crate::net::{ConnectionId, Egress, Endpoint, Inside};
 use crate::policy::Action;
 
 /// A connection from the first SYN to the end.
@@ -19,7 +19,7 @@ pub(super) struct Connection {
     pub(super) remote: Endpoint,
     /// What the policy said when it was opened: with another word it ends.
     pub(super) action: Action,
-    pub(super) way: Way,
+    pub(super) way: Egress,
     pub(super) phase: Phase,
     pub(super) created: Instant,
     /// When something last moved, in either direction.
@@ -70,7 +70,7 @@ impl Table {
         &mut self,
         inside: Inside<Endpoint>,
         remote: Endpoint,
-        (action, way): (Action, Way),
+        (action, way): (Action, Egress),
         phase: Phase,
         now: Instant,
         due: Instant,

@@ -15,7 +15,7 @@
 //! Not seen: what drops replies on their way in, and what lies behind the postrouting hook (netdev chains, traffic
 //! control, control groups).
 //!
-//! **Permit.** We edit nobody's firewall. But a VPN's firewall must let the VPN's own packets out, and knows them by a
+//! **FirewallMarks.** We edit nobody's firewall. But a VPN's firewall must let the VPN's own packets out, and knows them by a
 //! mark. Where IT says so, media bears that mark too: the relay's sockets have it as theirs, and a third chain of ours
 //! gives it to what goes into our TUN.
 //!
@@ -45,7 +45,7 @@ use super::nft::{
 };
 use crate::net::{Family, Fwmark};
 
-pub use obstacle::{Culprit, FORBIDS, Obstacle, Path, UNTIL};
+pub use obstacle::{BlockedPath, BlockingRule, FORBIDS, Path, UNTIL};
 use trace::Trace;
 
 /// The packet priority (`SO_PRIORITY`) of probes. Traffic control reads it as a class handle, 7600:1.
@@ -72,7 +72,7 @@ const fn chain(name: &'static str, hook: InetHookNumber, priority: i32) -> Chain
 
 /// What a VPN's firewall knows its own packets by, lent to media.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Permit {
+pub struct FirewallMarks {
     /// The VPN's mark, in the place of ours.
     pub mark: Option<Fwmark>,
     /// The mark of a connection.
@@ -82,15 +82,15 @@ pub struct Permit {
 /// A permit, the uplinks that it is for, and the mark that media has there.
 #[derive(PartialEq, Eq)]
 struct Loan {
-    permit: Permit,
+    permit: FirewallMarks,
     uplinks: BTreeSet<String>,
     mark: Fwmark,
 }
 
 impl Loan {
     /// None where nothing is lent.
-    fn new(permit: Permit, uplinks: &BTreeSet<String>, mark: Fwmark) -> Option<Self> {
-        (permit != Permit::default()).then(|| Self {
+    fn new(permit: FirewallMarks, uplinks: &BTreeSet<String>, mark: Fwmark) -> Option<Self> {
+        (permit != FirewallMarks::default()).then(|| Self {
             permit,
             uplinks: uplinks.clone(),
             mark,
@@ -126,7 +126,7 @@ enum Fate {
     /// It came to our own chain, behind all others.
     Passed,
     /// It was forbidden: by this, if that is known.
-    Forbidden(Option<Culprit>),
+    Forbidden(Option<BlockingRule>),
     /// Nothing is known of it.
     Unknown,
 }
@@ -176,7 +176,7 @@ impl Firewall {
     /// [`NftError::Refused`]: the former permit is still lent, if this could not be said. To be tried again.
     pub fn lend(
         &mut self,
-        permit: Permit,
+        permit: FirewallMarks,
         uplinks: &BTreeSet<String>,
         mark: Fwmark,
     ) -> Result<(), NftError> {
@@ -260,7 +260,7 @@ impl Firewall {
     }
 
     /// Reads all traces and says which rule dropped the probe among them.
-    fn end_of_probe(&self) -> Option<Culprit> {
+    fn end_of_probe(&self) -> Option<BlockingRule> {
         let (mut probe, mut end) = (None, None);
         while let Ok((bytes, _)) = self.traces.recv_from_full() {
             let Some(trace) = Trace::parse(&bytes) else {
@@ -293,13 +293,13 @@ impl Prober<'_> {
         direct: &Socket,
         (uplink, mark): (&str, Fwmark),
         destinations: &[SocketAddr],
-    ) -> Vec<Obstacle> {
+    ) -> Vec<BlockedPath> {
         let mut obstacles = Vec::new();
         let mut note = |family, path, link: &str, mark, fate| {
             let Fate::Forbidden(culprit) = fate else {
                 return;
             };
-            let obstacle = Obstacle {
+            let obstacle = BlockedPath {
                 family,
                 path,
                 link: link.to_owned(),

@@ -25,7 +25,7 @@ pub enum Path {
 
 /// A rule that forbids a way.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Culprit {
+pub struct BlockingRule {
     /// The family of its table, in the words of nft(8): "inet", "ip" or "ip6".
     pub family: &'static str,
     /// Its table.
@@ -38,7 +38,7 @@ pub struct Culprit {
 
 /// A way that the firewall forbids.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Obstacle {
+pub struct BlockedPath {
     /// Whose packets.
     pub family: Family,
     /// Which way.
@@ -50,10 +50,10 @@ pub struct Obstacle {
     /// The mark that they bear, if any.
     pub mark: Option<Fwmark>,
     /// Who forbids it; none when it is no rule of nftables.
-    pub culprit: Option<Culprit>,
+    pub culprit: Option<BlockingRule>,
 }
 
-impl Culprit {
+impl BlockingRule {
     /// Whether iptables-nft made the table: by the names that it gives.
     fn is_iptables(&self) -> bool {
         let tables = ["filter", "mangle", "nat", "raw", "security"];
@@ -77,7 +77,7 @@ impl Culprit {
     }
 }
 
-impl fmt::Display for Culprit {
+impl fmt::Display for BlockingRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             family,
@@ -93,7 +93,7 @@ impl fmt::Display for Culprit {
     }
 }
 
-impl Obstacle {
+impl BlockedPath {
     /// The command by which IT lets this way through, ahead of the rule that forbids it.
     #[must_use]
     pub fn exclude(&self) -> String {
@@ -116,7 +116,7 @@ impl Obstacle {
                 Some(culprit) if culprit.is_iptables() => {
                     format!("{program} -I {} -i {from} -o {to} -j ACCEPT", culprit.chain)
                 }
-                Some(Culprit { family, table, chain, .. }) => {
+                Some(BlockingRule { family, table, chain, .. }) => {
                     format!("nft insert rule {family} {table} {chain} iifname {from} oifname {to} accept")
                 }
             });
@@ -136,7 +136,7 @@ impl Obstacle {
         match &self.culprit {
             None => iptables("-legacy", "OUTPUT"),
             Some(culprit) if culprit.is_iptables() => iptables("", &culprit.chain),
-            Some(Culprit {
+            Some(BlockingRule {
                 family,
                 table,
                 chain,
@@ -155,7 +155,7 @@ impl Obstacle {
     }
 }
 
-impl fmt::Display for Obstacle {
+impl fmt::Display for BlockedPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let way = match self.path {
             Path::Captured => "applications' media into",
@@ -171,7 +171,7 @@ impl fmt::Display for Obstacle {
             None => f.write_str("no rule of nftables, so legacy iptables or a security module")?,
         }
         write!(f, "{UNTIL}{}", self.exclude())?;
-        match self.culprit.as_ref().and_then(Culprit::own_way) {
+        match self.culprit.as_ref().and_then(BlockingRule::own_way) {
             Some(own) => write!(f, "; or: {own}"),
             None => Ok(()),
         }
@@ -186,19 +186,19 @@ mod tests {
         family: Family,
         path: Path,
         culprit: Option<(&'static str, &str, &str)>,
-    ) -> Obstacle {
+    ) -> BlockedPath {
         let (link, mark) = match path {
             Path::Captured | Path::Forwarded => ("voicelane0", None),
             Path::Direct => ("wlan0", Some(Fwmark(0x7600_0000))),
             Path::Neighbours => ("wlan0", None),
         };
-        Obstacle {
+        BlockedPath {
             family,
             path,
             link: link.to_owned(),
             clients: (path == Path::Forwarded).then(|| "lan0".to_owned()),
             mark,
-            culprit: culprit.map(|(family, table, chain)| Culprit {
+            culprit: culprit.map(|(family, table, chain)| BlockingRule {
                 family,
                 table: table.to_owned(),
                 chain: chain.to_owned(),

@@ -4,7 +4,7 @@ use netlink_packet_core::{NetlinkMessage, NetlinkPayload, Nla, NlasIterator};
 use netlink_packet_netfilter::nftables::NfTablesMessage;
 use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 
-use super::obstacle::Culprit;
+use super::obstacle::BlockingRule;
 use crate::net::{Family, IfIndex};
 
 /// `NFPROTO_IPV4` and `NFPROTO_IPV6`.
@@ -19,7 +19,7 @@ pub(in crate::route) struct Trace {
     /// The links that it came in and leaves by, as far as the first notice of a chain tells.
     pub(in crate::route) links: [Option<IfIndex>; 2],
     /// Where it is.
-    pub(in crate::route) at: Culprit,
+    pub(in crate::route) at: BlockingRule,
     /// Whether it ends there.
     pub(in crate::route) drops: bool,
 }
@@ -62,7 +62,7 @@ impl Trace {
             family: family.map(|it| it.1),
             links: [10, 12].map(|kind| value(kind).and_then(word).map(IfIndex)),
             drops: verdict.or(policy) == Some(0),
-            at: Culprit {
+            at: BlockingRule {
                 family: match message.header.family {
                     NetfilterProtoFamily::IPv4 => "ip",
                     NetfilterProtoFamily::IPv6 => "ip6",

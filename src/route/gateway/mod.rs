@@ -36,9 +36,9 @@ use netlink_sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
 use nix::net::if_::if_indextoname;
 
 use super::firewall::trace::Trace;
-use super::firewall::{self, Culprit, Obstacle, Path};
+use super::firewall::{self, BlockedPath, BlockingRule, Path};
 use super::nft::{Chain, Expression, InForce, NftError, OURS, Table, compare, link_is, meta_is};
-use super::plan::{Capture, Desired, Numbers};
+use super::plan::{Capture, Desired, RoutingIds};
 use crate::net::{Family, IfIndex, PortRange, Prefix, Protocol};
 use expression::{
     Asked, defragment, destination, destination_port, elements, is_family, mark_within, ranges,
@@ -129,7 +129,7 @@ pub struct Gateway {
     table: Table,
     traces: TokioSocket,
     tun: String,
-    numbers: Numbers,
+    numbers: RoutingIds,
     present: InForce<Served>,
     /// Packets on their way through the firewall, by the trace's number.
     under_way: BTreeMap<u32, (Clients, Instant)>,
@@ -142,7 +142,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`NftError`]: a gateway needs nftables.
-    pub fn open(tun: &str, numbers: Numbers) -> Result<Self, NftError> {
+    pub fn open(tun: &str, numbers: RoutingIds) -> Result<Self, NftError> {
         let table = Table::new(format!("{OURS}{tun}-gateway"), &[])?;
         table.allow_batches_of(BATCH)?;
         let listen = || -> io::Result<TokioSocket> {
@@ -299,7 +299,7 @@ impl Gateway {
     ///
     /// # Cancel safety
     /// Nothing that was told is lost.
-    pub async fn next_refusal(&mut self) -> io::Result<Obstacle> {
+    pub async fn next_refusal(&mut self) -> io::Result<BlockedPath> {
         loop {
             match self.traces.recv_from_full().await {
                 Ok((bytes, _)) => {
@@ -318,7 +318,7 @@ impl Gateway {
     }
 
     /// Follows a packet through the firewall; answers if it was refused.
-    fn follow(&mut self, trace: Trace) -> Option<Obstacle> {
+    fn follow(&mut self, trace: Trace) -> Option<BlockedPath> {
         let Trace {
             id,
             family,
@@ -343,7 +343,7 @@ impl Gateway {
 
     /// Notes that a packet begins its way. An earlier one of the same clients that has not come to its end by now was
     /// dropped by something that is not traced.
-    fn begin(&mut self, id: u32, clients: Clients) -> Option<Obstacle> {
+    fn begin(&mut self, id: u32, clients: Clients) -> Option<BlockedPath> {
         let now = Instant::now();
         if self.under_way.contains_key(&id) {
             return None;
@@ -373,8 +373,8 @@ impl Gateway {
         names.into_iter().find(|name| *name != self.tun)
     }
 
-    fn obstacle(&self, (family, clients): Clients, culprit: Option<Culprit>) -> Obstacle {
-        Obstacle {
+    fn obstacle(&self, (family, clients): Clients, culprit: Option<BlockingRule>) -> BlockedPath {
+        BlockedPath {
             family,
             path: Path::Forwarded,
             link: self.tun.clone(),

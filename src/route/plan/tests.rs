@@ -5,7 +5,7 @@ use super::super::uplink::{Uplink, Why};
 use super::*;
 use proptest::prelude::*;
 
-const NUMBERS: fn() -> Numbers = Numbers::default;
+const NUMBERS: fn() -> RoutingIds = RoutingIds::default;
 
 fn uplink(index: u32, via: &str) -> Uplink {
     Uplink {
@@ -41,7 +41,7 @@ fn desired(captures: &[Capture]) -> Desired {
         uplinks: uplinks(Some(2), Some(2)),
         captures: captures.to_vec(),
         barred: Vec::new(),
-        permit: Permit::default(),
+        permit: FirewallMarks::default(),
         clients: BTreeSet::new(),
     }
 }
@@ -257,7 +257,7 @@ fn desires() -> impl Strategy<Value = Desired> {
             uplinks: uplinks(v4, v6),
             captures,
             barred,
-            permit: Permit {
+            permit: FirewallMarks {
                 mark,
                 conntrack_mark: None,
             },
@@ -411,7 +411,7 @@ fn port_ranges_beyond_the_tables_are_refused() {
 #[test]
 fn the_mark_into_the_vpn_is_ours_and_another_one() {
     for mark in [0x7600_0000, 0x0100_0000, 0xff00_0000, 0x8000_0000] {
-        let numbers = Numbers {
+        let numbers = RoutingIds {
             mark: Fwmark(mark),
             ..NUMBERS()
         };
@@ -452,9 +452,9 @@ fn clients_are_asked_of_by_their_mark_where_their_family_has_a_way() {
 #[test]
 fn the_three_marks_differ_and_are_within_the_mask() {
     for mark in 1..=255_u32 {
-        let numbers = Numbers {
+        let numbers = RoutingIds {
             mark: Fwmark(mark << 24),
-            ..Numbers::default()
+            ..RoutingIds::default()
         };
         let marks = [numbers.mark, numbers.tunnel_mark(), numbers.client_mark()];
         let distinct: BTreeSet<_> = marks.iter().map(|it| it.0).collect();

@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 use voicelane::config::Config;
 use voicelane::engine::{Command, Engine, Outbox, ReturnedError};
 use voicelane::nat::Settings;
-use voicelane::net::{Endpoint, Family, Outside, TrafficClass, Way};
+use voicelane::net::{Endpoint, Family, Outside, TrafficClass, Egress};
 use voicelane::policy::Policy;
 use voicelane::wire::{Packet, Transport, icmp, udp};
 
@@ -36,7 +36,7 @@ fuzz_target!(|bytes: &[u8]| {
     let [Command::Open { mapping, .. }] = *outbox.commands() else {
         panic!("a mapping opens: {:?}", outbox.commands());
     };
-    engine.handle_opened(mapping, Way::Direct, Outside(inside), &mut outbox);
+    engine.handle_opened(mapping, Egress::Direct, Outside(inside), &mut outbox);
 
     let mut rest = bytes;
     while let Some((&[flags, kind, code, mtu, wait, length, own @ ..], after)) =
@@ -71,7 +71,7 @@ fuzz_target!(|bytes: &[u8]| {
         };
         now += Duration::from_millis(wait.into());
         outbox.clear();
-        engine.handle_error(mapping, Way::Direct, &returned, now, &mut outbox);
+        engine.handle_error(mapping, Egress::Direct, &returned, now, &mut outbox);
         assert!(outbox.commands().is_empty() && outbox.transmits().next().is_none());
         let told: Vec<_> = outbox.packets().collect();
         assert!(told.len() <= 1 && (to.addr == server.addr || told.is_empty()));

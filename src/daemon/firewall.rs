@@ -6,22 +6,22 @@ use crate::control::EventKind;
 use crate::net::Family;
 use crate::policy::Policy;
 use crate::route::Steering;
-use crate::route::firewall::Obstacle;
+use crate::route::firewall::BlockedPath;
 
 use super::events::Events;
-use super::way::Ways;
+use super::uplink_binding::UplinkBindings;
 
 /// What a firewall forbids.
 #[derive(Debug)]
-pub(super) struct Barrier {
+pub(super) struct FirewallState {
     /// Families whose media a firewall was found to forbid; before the first probe, all.
     barred: Vec<Family>,
     /// The ones of which an event has told.
     noted: Vec<Family>,
-    obstacles: Vec<Obstacle>,
+    obstacles: Vec<BlockedPath>,
 }
 
-impl Default for Barrier {
+impl Default for FirewallState {
     fn default() -> Self {
         Self {
             barred: Family::BOTH.to_vec(),
@@ -31,7 +31,7 @@ impl Default for Barrier {
     }
 }
 
-impl Barrier {
+impl FirewallState {
     /// Families whose media is not to be captured.
     pub(super) fn barred(&self) -> &[Family] {
         &self.barred
@@ -49,7 +49,7 @@ impl Barrier {
     pub(super) fn probe(
         &mut self,
         steering: &Steering,
-        ways: &Ways,
+        ways: &UplinkBindings,
         policy: &Policy,
         events: &Events,
     ) -> anyhow::Result<()> {
@@ -81,10 +81,10 @@ impl Barrier {
             }
             let mut obstacles = self.obstacles.iter();
             if let Some(obstacle) = obstacles.find(|it| it.family == family) {
-                events.record(EventKind::Barred, family, obstacle);
+                events.record(EventKind::FirewallBlocked, family, obstacle);
             } else {
                 let reason = "no firewall forbids its media any more";
-                events.record(EventKind::Unbarred, family, reason);
+                events.record(EventKind::FirewallUnblocked, family, reason);
             }
         }
         self.noted.clone_from(&self.barred);

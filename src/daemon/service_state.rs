@@ -15,14 +15,14 @@ use crate::net::{Family, RulePriority};
 use crate::route::vpn::Vpn;
 
 use super::events::Events;
+use super::kernel_errors::KernelErrors;
 use super::limits;
-use super::queue;
 use super::realtime::Class;
-use super::troubles::Troubles;
+use super::tun_drops;
 
 /// The world as the shell last saw it.
 #[derive(Clone, Debug)]
-pub(super) struct Situation {
+pub(super) struct ServiceState {
     /// When media was steered to an uplink for the first time.
     pub(super) ready_since: Option<Instant>,
     pub(super) tun: String,
@@ -41,9 +41,9 @@ pub(super) struct Situation {
 /// What the thread that carries packets knows at one moment.
 #[derive(Debug)]
 pub(super) struct View {
-    pub(super) situation: Situation,
+    pub(super) situation: ServiceState,
     pub(super) snapshot: Snapshot,
-    pub(super) troubles: Troubles,
+    pub(super) troubles: KernelErrors,
     /// Datagrams that found their socket's queue full.
     pub(super) overflowed: u64,
     /// How the thread is scheduled, how often it used up its budget, and how often nobody could relieve it then.
@@ -101,7 +101,7 @@ impl View {
                 drops.insert(label.to_owned(), times);
             }
         };
-        let full = queue::dropped(&self.situation.tun);
+        let full = tun_drops::dropped(&self.situation.tun);
         count(&mut status.outbound.drops, "tun_queue_full", full);
         let full = self.overflowed;
         count(&mut status.inbound.drops, "receive_queue_full", full);
@@ -116,7 +116,7 @@ impl View {
     }
 }
 
-impl Situation {
+impl ServiceState {
     /// The situation before the shell has looked at anything.
     pub(super) fn of_tun(tun: &str) -> Self {
         let (ready_since, uplink, rule_priority) = (None, None, None);
@@ -145,7 +145,7 @@ impl Situation {
     }
 
     /// Joins what the shell, the engine and the relay know.
-    fn status(&self, snapshot: &Snapshot, troubles: &Troubles, now: Instant) -> Status {
+    fn status(&self, snapshot: &Snapshot, troubles: &KernelErrors, now: Instant) -> Status {
         let counters = &snapshot.counters;
         let status = Status {
             program: env!("CARGO_PKG_VERSION").to_owned(),

@@ -13,15 +13,15 @@ use crate::route::observed::Observed;
 use crate::route::uplink::{Uplink, UplinkError};
 
 use super::driver::Message;
-use super::way::{Moves, Way, Ways, names};
+use super::uplink_binding::{Moves, UplinkBinding, UplinkBindings, names};
 
 /// The ways, and what is remembered of them.
 #[derive(Debug, Default)]
-pub(super) struct Pilot {
+pub(super) struct UplinkSelector {
     /// The ways that are in force.
-    ways: Ways,
+    ways: UplinkBindings,
     /// The ways that the driver was told last: it keeps the sockets of a family while there is none.
-    told: Ways,
+    told: UplinkBindings,
     holds: PerFamily<Hold>,
     again: Option<Instant>,
     without_uplink: Option<UplinkError>,
@@ -44,9 +44,9 @@ pub(super) struct Noted {
     pub(super) reason: String,
 }
 
-impl Pilot {
+impl UplinkSelector {
     /// The ways that are in force.
-    pub(super) const fn ways(&self) -> &Ways {
+    pub(super) const fn ways(&self) -> &UplinkBindings {
         &self.ways
     }
 
@@ -67,7 +67,7 @@ impl Pilot {
         observed: &Observed,
         marks: (Fwmark, Fwmark),
         now: Instant,
-    ) -> Ways {
+    ) -> UplinkBindings {
         let without_uplink = ranked.as_ref().err().cloned();
         self.is_news = self.without_uplink != without_uplink;
         self.without_uplink = without_uplink;
@@ -77,7 +77,7 @@ impl Pilot {
             let ranked = std::mem::take(&mut ranked[family]);
             let (uplink, again) = self.holds[family].pick(ranked, now);
             self.again = self.again.into_iter().chain(again).min();
-            Some(Way::new(family, uplink?, observed, marks))
+            Some(UplinkBinding::new(family, uplink?, observed, marks))
         })
     }
 
@@ -85,14 +85,14 @@ impl Pilot {
     ///
     /// # Errors
     /// [`BindError`]; the former ways stay.
-    pub(super) fn follow(&mut self, ways: Ways) -> Result<News, BindError> {
+    pub(super) fn follow(&mut self, ways: UplinkBindings) -> Result<News, BindError> {
         let mut news = News::default();
         if let (true, Some(error)) = (self.is_news, &self.without_uplink) {
             let lost = names(&self.ways);
             news.events.push(Noted {
                 kind: match lost {
                     Some(_) => EventKind::UplinkLost,
-                    None => EventKind::Waiting,
+                    None => EventKind::UplinkMissing,
                 },
                 subject: lost.unwrap_or_else(|| "uplink".to_owned()),
                 reason: format!("waiting for an uplink; media stays in the VPN: {error}"),
@@ -124,7 +124,7 @@ impl Pilot {
     }
 
     /// What is to be told of other ways: each link once where the families go together.
-    fn changes(&self, ways: &Ways) -> Vec<Noted> {
+    fn changes(&self, ways: &UplinkBindings) -> Vec<Noted> {
         let mut changes = Vec::<(&str, String, Vec<Family>)>::new();
         let with_a_way = ways.present().count();
         for (family, way) in ways.iter() {
@@ -158,7 +158,7 @@ impl Pilot {
         changes.into_iter().map(noted).collect()
     }
 
-    fn why(&self, family: Family, way: &Way) -> String {
+    fn why(&self, family: Family, way: &UplinkBinding) -> String {
         let why = way.uplink.why;
         match &self.told[family] {
             Some(former) if former.uplink.name != way.uplink.name => {
@@ -175,7 +175,7 @@ mod tests {
     use crate::net::IfIndex;
     use crate::route::uplink::{Gateway, Why};
 
-    fn ways(v4: Option<&str>, v6: Option<&str>) -> Ways {
+    fn ways(v4: Option<&str>, v6: Option<&str>) -> UplinkBindings {
         let way = |family, name: &str| {
             let uplink = Uplink {
                 name: name.to_owned(),
@@ -183,9 +183,9 @@ mod tests {
                 gateway: Gateway::OnLink,
                 why: Why::DefaultRoute,
             };
-            Way::new(family, uplink, &Observed::default(), (Fwmark(1), Fwmark(2)))
+            UplinkBinding::new(family, uplink, &Observed::default(), (Fwmark(1), Fwmark(2)))
         };
-        Ways {
+        UplinkBindings {
             v4: v4.map(|name| way(Family::V4, name)),
             v6: v6.map(|name| way(Family::V6, name)),
         }
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn families_are_told_apart_where_they_part() {
-        let mut pilot = Pilot::default();
+        let mut pilot = UplinkSelector::default();
         let mut step = |v4, v6| {
             let ways = ways(v4, v6);
             let told = pilot.changes(&ways);

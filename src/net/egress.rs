@@ -4,14 +4,14 @@ use std::fmt;
 
 /// The way that a socket's packets take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Way {
+pub enum Egress {
     /// By the uplink, past the VPN.
     Direct,
     /// The way that the system would take without us: into the VPN, when there is one.
     Tunnel,
 }
 
-impl Way {
+impl Egress {
     /// Both.
     pub const BOTH: [Self; 2] = [Self::Direct, Self::Tunnel];
 
@@ -25,7 +25,7 @@ impl Way {
     }
 }
 
-impl fmt::Display for Way {
+impl fmt::Display for Egress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }

@@ -24,7 +24,7 @@ enum Trouble {
 
 /// All refusals since the start.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Troubles {
+pub(super) struct KernelErrors {
     seen: BTreeMap<Trouble, Tally>,
     /// Whether there is anything to be warned of: the packet path looks at this alone.
     are_current: bool,
@@ -39,7 +39,7 @@ struct Tally {
     current: Option<Instant>,
 }
 
-impl Troubles {
+impl KernelErrors {
     /// The kernel refused to send a datagram.
     pub(super) fn send_refused(&mut self, error: &io::Error, now: Instant) {
         self.note(Trouble::Send(number(error)), now);
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn every_reason_is_counted_by_itself_and_says_what_to_do() {
-        let (mut troubles, now) = (Troubles::default(), Instant::now());
+        let (mut troubles, now) = (KernelErrors::default(), Instant::now());
         let sends = [
             Errno::EPERM,
             Errno::ENOBUFS,
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_firewall_is_suspected_of_what_firewalls_do() {
-        let (mut troubles, start) = (Troubles::default(), Instant::now());
+        let (mut troubles, start) = (KernelErrors::default(), Instant::now());
         troubles.open_failed(&refused_socket(Errno::EPERM), start);
         troubles.send_refused(&Errno::ENETUNREACH.into(), start);
         assert!(!troubles.take_suspicion());
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn another_uplink_ends_the_warnings_and_no_count() {
-        let mut troubles = Troubles::default();
+        let mut troubles = KernelErrors::default();
         troubles.send_refused(&Errno::ENETDOWN.into(), Instant::now());
         troubles.forgive();
         assert!(troubles.warnings().is_empty());
@@ -270,8 +270,8 @@ mod tests {
 
     #[test]
     fn success_ends_the_warnings_of_its_kind_after_a_while() {
-        let (mut troubles, start) = (Troubles::default(), Instant::now());
-        let warned = |troubles: &Troubles| troubles.warnings().len();
+        let (mut troubles, start) = (KernelErrors::default(), Instant::now());
+        let warned = |troubles: &KernelErrors| troubles.warnings().len();
         troubles.send_refused(&Errno::EPERM.into(), start);
         troubles.open_failed(&refused_socket(Errno::EMFILE), start);
         troubles.sent(start + QUIET / 2);

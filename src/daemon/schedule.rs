@@ -28,7 +28,7 @@ pub(super) const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 /// What is to be looked into, and when.
 #[derive(Debug, Default)]
-pub(super) struct Agenda {
+pub(super) struct Schedule {
     pub(super) change: Option<Change>,
     /// Nothing is done before this time.
     pub(super) rest: Option<Instant>,
@@ -39,7 +39,7 @@ pub(super) struct Agenda {
     pub(super) retry: Option<(Instant, Duration)>,
 }
 
-impl Agenda {
+impl Schedule {
     pub(super) fn add(&mut self, change: Change) {
         self.change.get_or_insert_default().merge(change);
     }

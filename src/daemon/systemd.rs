@@ -7,7 +7,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tracing::debug;
 
-use super::way::{Ways, names};
+use super::uplink_binding::{UplinkBindings, names};
 
 /// The service manager, if there is one.
 #[derive(Debug, Default)]
@@ -17,7 +17,7 @@ pub(super) struct Manager {
 
 impl Manager {
     /// Says that the service is ready, which it also is while it waits for an uplink, and by which way media goes.
-    pub(super) fn tell(&mut self, ways: &Ways) {
+    pub(super) fn tell(&mut self, ways: &UplinkBindings) {
         let status = names(ways).map_or_else(
             || "waiting for an uplink: media stays in the VPN".to_owned(),
             |links| format!("media leaves by {links}"),

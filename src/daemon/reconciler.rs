@@ -23,29 +23,29 @@ use crate::control::{Body, EventKind};
 use crate::engine::TUN_MTU;
 use crate::net::{Family, IfIndex, PerFamily};
 use crate::policy::Policy;
-use crate::route::firewall::Permit;
+use crate::route::firewall::FirewallMarks;
 use crate::route::observed::{Observed, Rule};
 use crate::route::origin::Origin;
-use crate::route::plan::{Capture, Desired, Numbers};
+use crate::route::plan::{Capture, Desired, RoutingIds};
 use crate::route::uplink::{self, Preferences};
 use crate::route::watch::{Change, Watch};
 use crate::route::{Report, Steering, SteeringErrors};
 
-use super::agenda::{Agenda, LONGEST_RETRY, REST, RETRY, processor_time, rest_after};
-use super::barrier::Barrier;
+use super::channel;
 use super::clients::Clients;
-use super::contest::{Contest, Turn};
+use super::conflict::{ConflictBackoff, Turn};
 use super::driver::Message;
 use super::events::Events;
+use super::firewall::FirewallState;
 use super::lifecycle::preferences;
-use super::mailbox;
-use super::manager::{self, Manager};
-use super::pilot::{News, Noted, Pilot};
 use super::reload::{Source, can_follow};
-use super::situation::Situation;
+use super::schedule::{LONGEST_RETRY, REST, RETRY, Schedule, processor_time, rest_after};
+use super::service_state::ServiceState;
 use super::sleep::{Notice, SleepWatch};
+use super::systemd::{self, Manager};
 use super::today;
-use super::way;
+use super::uplink_binding;
+use super::uplink_selector::{News, Noted, UplinkSelector};
 
 /// How often everything is looked at without a notice. A policy's dates are days; and legacy iptables gives no notice, so
 /// that only a look finds what it no longer forbids. (What it does forbid, the driver notices.)
@@ -55,36 +55,36 @@ const CALENDAR: Duration = Duration::from_mins(1);
 const SUBJECT: &str = "rules and routes";
 
 /// What the steward needs to know; a reload changes it as a whole.
-pub(super) struct Charge {
+pub(super) struct ReconcilerConfig {
     pub(super) config: Config,
     pub(super) source: Source,
     pub(super) preferences: Preferences,
-    pub(super) numbers: Numbers,
+    pub(super) numbers: RoutingIds,
     pub(super) tun: String,
     pub(super) tun_index: IfIndex,
 }
 
 /// Owns the steering of the kernel and tells the driver what it must know.
-pub(super) struct Steward {
-    charge: Charge,
+pub(super) struct Reconciler {
+    charge: ReconcilerConfig,
     steering: Steering,
     watch: Watch,
     sleep: SleepWatch,
     signals: [Signal; 3],
-    driver: mailbox::Sender<Message>,
+    driver: channel::Sender<Message>,
     reloads: mpsc::Receiver<oneshot::Sender<Body>>,
     /// Comes when the driver is refused what a firewall would refuse.
     alarm: Arc<Notify>,
     policy: Arc<Policy>,
     compiled_for: Date,
-    pilot: Pilot,
-    barrier: Barrier,
+    pilot: UplinkSelector,
+    barrier: FirewallState,
     clients: Clients,
     desired: Option<Desired>,
     /// Of which families direct sockets are exempt from IPsec policies.
     exempt: PerFamily<bool>,
     foreign_rules: BTreeSet<Rule>,
-    contest: Contest,
+    contest: ConflictBackoff,
     /// Who is on the other side of the contest, as far as is known.
     opponent: Option<String>,
     ready_since: Option<Instant>,
@@ -98,16 +98,16 @@ pub(super) struct Steward {
     manager: Manager,
 }
 
-impl Steward {
+impl Reconciler {
     /// Subscribes to signals and to the kernel's changes; nothing is in force yet.
     ///
     /// # Errors
     /// When there is nothing to subscribe to.
     pub(super) fn new(
-        charge: Charge,
+        charge: ReconcilerConfig,
         steering: Steering,
         (driver, reloads, alarm): (
-            mailbox::Sender<Message>,
+            channel::Sender<Message>,
             mpsc::Receiver<oneshot::Sender<Body>>,
             Arc<Notify>,
         ),
@@ -131,13 +131,13 @@ impl Steward {
             alarm,
             policy,
             compiled_for,
-            pilot: Pilot::default(),
-            barrier: Barrier::default(),
+            pilot: UplinkSelector::default(),
+            barrier: FirewallState::default(),
             clients: Clients::default(),
             desired: None,
             exempt: PerFamily::default(),
             foreign_rules: BTreeSet::new(),
-            contest: Contest::default(),
+            contest: ConflictBackoff::default(),
             opponent: None,
             ready_since: None,
             is_ready: false,
@@ -156,9 +156,9 @@ impl Steward {
     pub(super) async fn attend(&mut self) -> anyhow::Result<()> {
         self.reconcile(&Change::default()).await?;
         self.tell().await;
-        let mut agenda = Agenda::default();
+        let mut agenda = Schedule::default();
         let mut calendar = tokio::time::interval(CALENDAR);
-        let mut heartbeat = manager::heartbeat().map(tokio::time::interval);
+        let mut heartbeat = systemd::heartbeat().map(tokio::time::interval);
         loop {
             let due = self.due(&agenda);
             let [interrupt, terminate, hangup] = &mut self.signals;
@@ -207,7 +207,7 @@ impl Steward {
     }
 
     /// When there is something to do next.
-    fn due(&self, agenda: &Agenda) -> Option<Instant> {
+    fn due(&self, agenda: &Schedule) -> Option<Instant> {
         let now = Instant::now();
         let asked = agenda.change.as_ref().map(|_| now);
         let retry = agenda.retry.map(|(at, _)| at);
@@ -224,11 +224,11 @@ impl Steward {
     }
 
     /// Does what is on the agenda.
-    async fn attend_to(&mut self, agenda: &mut Agenda) {
+    async fn attend_to(&mut self, agenda: &mut Schedule) {
         let change = agenda.change.take().unwrap_or_default();
         if change.overrun {
             self.events.record(
-                EventKind::Overrun,
+                EventKind::NotificationsLost,
                 "netlink",
                 "more changed than the kernel could tell: everything is read anew",
             );
@@ -288,7 +288,7 @@ impl Steward {
     }
 
     /// Brings the configuration as it stands now into force, or leaves everything as it is and says why.
-    async fn reload(&mut self, agenda: &mut Agenda) -> Body {
+    async fn reload(&mut self, agenda: &mut Schedule) -> Body {
         self.manager.reloading();
         // Who asks for it may have mended the firewall: clients' media is tried again at once.
         self.clients = Clients::default();
@@ -310,7 +310,7 @@ impl Steward {
     }
 
     /// Reads the configuration and puts it in the place of the present one, which comes back when the kernel refuses.
-    async fn renew(&mut self, agenda: &mut Agenda) -> anyhow::Result<()> {
+    async fn renew(&mut self, agenda: &mut Schedule) -> anyhow::Result<()> {
         let config = (self.charge.source)()?;
         can_follow(&self.charge.config, &config)?;
         let today = today();
@@ -342,7 +342,7 @@ impl Steward {
             self.watch.know_port(self.steering.port());
             let reason = "the connection to the kernel was cut off, and is open again";
             self.events
-                .record(EventKind::Reconnected, "netlink", reason);
+                .record(EventKind::NetlinkReconnected, "netlink", reason);
         }
         let observed = self.steering.observe().await?;
         let permit = self.permit(&observed);
@@ -403,9 +403,9 @@ impl Steward {
     }
 
     /// What media may borrow of the VPN, by the configuration.
-    fn permit(&self, observed: &Observed) -> Permit {
+    fn permit(&self, observed: &Observed) -> FirewallMarks {
         let uplink = self.charge.config.uplink();
-        Permit {
+        FirewallMarks {
             mark: uplink.vpn_mark.and_then(|mark| match mark {
                 VpnMark::Is(mark) => Some(mark),
                 VpnMark::Auto => observed.excepted_marks.first().copied(),
@@ -442,7 +442,7 @@ impl Steward {
             let took = change.noticed.map_or(Duration::ZERO, |at| now - at);
             let reason = format!("{changes} put right: {who}");
             self.events
-                .record_timed(EventKind::Reconciled, SUBJECT, reason, took);
+                .record_timed(EventKind::RulesRestored, SUBJECT, reason, took);
             self.opponent = Some(who);
             self.contest.corrected(now)
         } else {
@@ -453,10 +453,11 @@ impl Steward {
             Turn::Begins => {
                 let opponent = self.opponent.as_deref().unwrap_or_default();
                 let reason = format!("others undo them again and again: {opponent}");
-                self.events.record(EventKind::Contested, SUBJECT, reason);
+                self.events
+                    .record(EventKind::RulesContested, SUBJECT, reason);
             }
             Turn::Ends => self.events.record(
-                EventKind::ContestEnded,
+                EventKind::RulesUncontested,
                 SUBJECT,
                 "nobody has touched them for a while",
             ),
@@ -465,7 +466,7 @@ impl Steward {
     }
 
     /// Moves to each family's best uplink, or lets go of one that has gone.
-    async fn follow(&mut self, permit: Permit, observed: &Observed) -> anyhow::Result<()> {
+    async fn follow(&mut self, permit: FirewallMarks, observed: &Observed) -> anyhow::Result<()> {
         let numbers = &self.charge.numbers;
         let marks = (permit.mark.unwrap_or(numbers.mark), numbers.tunnel_mark());
         let ranked = uplink::rank(observed, numbers.protocol, &self.charge.preferences);
@@ -498,7 +499,7 @@ impl Steward {
 
     /// Tells the driver what the last reconciliation found.
     async fn tell(&mut self) {
-        let links = way::names(self.pilot.ways());
+        let links = uplink_binding::names(self.pilot.ways());
         let is_ready = links.is_some();
         if let Some(links) = links.filter(|_| !self.is_ready) {
             let reason = if self.barrier.barred().is_empty() {
@@ -537,8 +538,8 @@ impl Steward {
             format!("others undo our {SUBJECT} again and again, and they are put right at longer and longer intervals: {opponent}")
         });
         let warnings = self.report.warnings.iter().map(ToString::to_string);
-        let (uplink, uplink_v6) = way::status(self.pilot.ways());
-        let situation = Situation {
+        let (uplink, uplink_v6) = uplink_binding::status(self.pilot.ways());
+        let situation = ServiceState {
             ready_since: self.ready_since,
             tun: self.charge.tun.clone(),
             uplink,
@@ -563,7 +564,7 @@ impl Steward {
                 .collect(),
         };
         self.manager.tell(self.pilot.ways());
-        self.send(Message::Situation(Box::new(situation))).await;
+        self.send(Message::ServiceState(Box::new(situation))).await;
     }
 
     async fn send(&self, message: Message) {

@@ -2,14 +2,14 @@
 //!
 //! A browser binds its ICE sockets to the VPN's address. wg-quick drops what comes to that address by another link
 //! (its anti-spoofing rule, in prerouting at priority -300), and our replies come by our TUN. So the engine sends them
-//! to an alias, an address that nobody routes, and [`super::nft::AliasTable`] turns it into the real one right after
+//! to an alias, an address that nobody routes, and [`super::nft::ReplySourceTable`] turns it into the real one right after
 //! that rule and before connection tracking sees the packet.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::observed::{Link, Observed};
-use crate::engine::Alias;
+use crate::engine::ReplySource;
 use crate::net::IfIndex;
 
 /// The reserved block 240.0.0.0/4 (RFC 1112 section 4).
@@ -25,7 +25,7 @@ const DISCARD_V6: u128 = 0x0100 << 112;
 /// # Panics
 /// Never: a machine has fewer addresses than the smaller block, of 2^28, has.
 #[must_use]
-pub fn aliases(observed: &Observed, tun: IfIndex) -> Vec<Alias> {
+pub fn aliases(observed: &Observed, tun: IfIndex) -> Vec<ReplySource> {
     let tunnel = |link: IfIndex| link != tun && observed.link(link).is_some_and(Link::is_tunnel);
     let real: BTreeSet<_> = observed
         .addresses
@@ -39,7 +39,7 @@ pub fn aliases(observed: &Observed, tun: IfIndex) -> Vec<Alias> {
         .map(|real| {
             let alias = candidates(real).find(|alias| taken.insert(*alias));
             let alias = alias.expect("a machine has fewer addresses than a block has");
-            Alias { alias, real }
+            ReplySource { alias, real }
         })
         .collect()
 }
@@ -99,7 +99,7 @@ mod tests {
         let aliases = aliases(&machine(addresses), IfIndex(4));
         aliases
             .into_iter()
-            .map(|Alias { alias, real }| (real, alias))
+            .map(|ReplySource { alias, real }| (real, alias))
             .collect()
     }
 

@@ -12,19 +12,19 @@ use crate::route::uplink::Uplink;
 
 /// A family's uplink and the addresses that it has of that family.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Way {
+pub(super) struct UplinkBinding {
     pub(super) family: Family,
     pub(super) uplink: Uplink,
     pub(super) binder: Binder,
 }
 
 /// The way of each family that has one.
-pub(super) type Ways = PerFamily<Option<Way>>;
+pub(super) type UplinkBindings = PerFamily<Option<UplinkBinding>>;
 
 /// Of which families open sockets are replaced when the ways change.
 pub(super) type Moves = PerFamily<bool>;
 
-impl Way {
+impl UplinkBinding {
     /// `marks` are those of sockets of the direct way and of the tunnel.
     pub(super) fn new(
         family: Family,
@@ -72,9 +72,9 @@ impl Way {
     /// [`BindError`].
     pub(super) fn open(&self) -> Result<Socket, BindError> {
         let any = Inside(Endpoint::new(self.family.unspecified(), 0));
-        let (socket, _) = self
-            .binder
-            .bind(net::Way::Direct, any, Treatment::of(Dscp::EF), true)?;
+        let (socket, _) =
+            self.binder
+                .bind(net::Egress::Direct, any, Treatment::of(Dscp::EF), true)?;
         Ok(socket)
     }
 
@@ -91,8 +91,8 @@ impl Way {
 }
 
 /// The ways as the status tells them: IPv6's apart only where it leaves by another link than IPv4.
-pub(super) fn status(ways: &Ways) -> (Option<UplinkStatus>, Option<UplinkStatus>) {
-    let [v4, v6] = [&ways.v4, &ways.v6].map(|way| way.as_ref().map(Way::status));
+pub(super) fn status(ways: &UplinkBindings) -> (Option<UplinkStatus>, Option<UplinkStatus>) {
+    let [v4, v6] = [&ways.v4, &ways.v6].map(|way| way.as_ref().map(UplinkBinding::status));
     match (v4, v6) {
         (Some(v4), Some(v6)) if v4.interface == v6.interface => {
             let gateway_v6 = v6.gateway_v6;
@@ -104,7 +104,7 @@ pub(super) fn status(ways: &Ways) -> (Option<UplinkStatus>, Option<UplinkStatus>
 }
 
 /// The links of the ways in words; none without a way.
-pub(super) fn names(ways: &Ways) -> Option<String> {
+pub(super) fn names(ways: &UplinkBindings) -> Option<String> {
     let [v4, v6] = [&ways.v4, &ways.v6].map(|way| way.as_ref().map(|way| &way.uplink.name));
     match (v4, v6) {
         (Some(v4), Some(v6)) if v4 != v6 => Some(format!("{v4} (IPv4) and {v6} (IPv6)")),
@@ -127,7 +127,7 @@ mod tests {
     use crate::route::observed::Address;
     use crate::route::uplink::{Gateway, Why};
 
-    fn way(family: Family, (index, name): (u32, &str), addresses: &[&str]) -> Way {
+    fn way(family: Family, (index, name): (u32, &str), addresses: &[&str]) -> UplinkBinding {
         let link = IfIndex(index);
         let uplink = Uplink {
             name: name.to_owned(),
@@ -143,7 +143,7 @@ mod tests {
             addresses: addresses.iter().map(address).collect(),
             ..Observed::default()
         };
-        Way::new(family, uplink, &observed, (Fwmark(1), Fwmark(2)))
+        UplinkBinding::new(family, uplink, &observed, (Fwmark(1), Fwmark(2)))
     }
 
     #[test]
@@ -170,7 +170,7 @@ mod tests {
     fn the_families_are_told_apart_only_where_they_part() {
         let some = |family, name| Some(way(family, (2, name), &[]));
         let told = |v4, v6| {
-            let ways = Ways { v4, v6 };
+            let ways = UplinkBindings { v4, v6 };
             let (uplink, v6) = status(&ways);
             let gateways = uplink.map(|it| (it.gateway_v4.is_some(), it.gateway_v6.is_some()));
             (gateways, v6.map(|it| it.interface), names(&ways))

@@ -14,7 +14,7 @@ const FILE: &str = "state.json";
 
 /// A journal that could not be kept.
 #[derive(Debug, thiserror::Error)]
-pub enum JournalError {
+pub enum SavedSysctlsError {
     /// The file could not be read or written.
     #[error("cannot keep the journal {}", path.display())]
     File {
@@ -57,25 +57,25 @@ struct Contents {
 
 /// The settings that were changed and not yet put back.
 #[derive(Debug)]
-pub struct Journal {
+pub struct SavedSysctls {
     path: PathBuf,
     entries: Vec<Entry>,
 }
 
-impl Journal {
+impl SavedSysctls {
     /// Opens the journal of a runtime directory; one that is not there is empty.
     ///
     /// # Errors
-    /// [`JournalError::File`] or [`JournalError::Format`].
-    pub fn open(runtime_dir: &Path) -> Result<Self, JournalError> {
+    /// [`SavedSysctlsError::File`] or [`SavedSysctlsError::Format`].
+    pub fn open(runtime_dir: &Path) -> Result<Self, SavedSysctlsError> {
         let path = runtime_dir.join(FILE);
         let entries = match fs::read(&path) {
             Ok(text) => match serde_json::from_slice::<Contents>(&text) {
                 Ok(contents) => contents.settings,
-                Err(source) => return Err(JournalError::Format { path, source }),
+                Err(source) => return Err(SavedSysctlsError::Format { path, source }),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(source) => return Err(JournalError::File { path, source }),
+            Err(source) => return Err(SavedSysctlsError::File { path, source }),
         };
         Ok(Self { path, entries })
     }
@@ -89,8 +89,8 @@ impl Journal {
     /// Changes a setting, after its present value is safe on disk. A setting that has the value is left alone.
     ///
     /// # Errors
-    /// [`JournalError`]; the setting is then unchanged.
-    pub fn set(&mut self, key: &Key, value: &str) -> Result<(), JournalError> {
+    /// [`SavedSysctlsError`]; the setting is then unchanged.
+    pub fn set(&mut self, key: &Key, value: &str) -> Result<(), SavedSysctlsError> {
         let present = sysctl::read(key)?;
         if present == value {
             return Ok(());
@@ -109,8 +109,11 @@ impl Journal {
     /// value stays; a setting whose interface is gone is forgotten.
     ///
     /// # Errors
-    /// [`JournalError`]; what could not be put back stays in the journal.
-    pub fn restore(&mut self, wanted: impl Fn(&Entry) -> bool) -> Result<Vec<Entry>, JournalError> {
+    /// [`SavedSysctlsError`]; what could not be put back stays in the journal.
+    pub fn restore(
+        &mut self,
+        wanted: impl Fn(&Entry) -> bool,
+    ) -> Result<Vec<Entry>, SavedSysctlsError> {
         let (mut restored, mut first_error) = (Vec::new(), None);
         self.entries.retain(|entry| {
             if !wanted(entry) {
@@ -142,7 +145,7 @@ impl Journal {
     }
 
     /// Writes the file anew, or removes it when nothing is to be remembered: whole or not at all, and on the disk.
-    fn save(&self) -> Result<(), JournalError> {
+    fn save(&self) -> Result<(), SavedSysctlsError> {
         let saved = if self.entries.is_empty() {
             match fs::remove_file(&self.path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -151,7 +154,7 @@ impl Journal {
         } else {
             self.replace()
         };
-        saved.map_err(|source| JournalError::File {
+        saved.map_err(|source| SavedSysctlsError::File {
             path: self.path.clone(),
             source,
         })

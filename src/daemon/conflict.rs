@@ -25,7 +25,7 @@ const PEACE: Duration = Duration::from_secs(30);
 
 /// The count of corrections.
 #[derive(Debug, Default)]
-pub(super) struct Contest {
+pub(super) struct ConflictBackoff {
     /// When the last correction would be forgotten, and all before it.
     forgotten: Option<Instant>,
     under_way: Option<UnderWay>,
@@ -48,7 +48,7 @@ pub(super) enum Turn {
     Ends,
 }
 
-impl Contest {
+impl ConflictBackoff {
     /// Takes note of a correction.
     pub(super) fn corrected(&mut self, now: Instant) -> Turn {
         if let Some(contest) = &mut self.under_way {
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn twenty_in_a_row_and_two_each_second_are_no_contest() {
-        let (mut contest, start) = (Contest::default(), Instant::now());
+        let (mut contest, start) = (ConflictBackoff::default(), Instant::now());
         for _ in 0..BURST {
             assert_eq!(contest.corrected(start), Turn::Nothing);
         }
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_contest_slows_down_and_ends_in_peace() {
-        let (mut contest, start) = (Contest::default(), Instant::now());
+        let (mut contest, start) = (ConflictBackoff::default(), Instant::now());
         for _ in 0..BURST {
             contest.corrected(start);
         }
