@@ -1,80 +1,78 @@
-//! For those who run many laptops: the configuration in layers, who may ask the service, how it says how it does.
+//! For fleets: configuration layers, access control, states and exit codes, metrics.
 //!
-//! # Layers
+//! # Configuration layers
 //!
-//! | layer | where | who |
+//! | layer | place | owner |
 //! |---|---|---|
-//! | `vendor` | compiled in: every default ([`super::defaults`]) and the catalogues | we, from what the vendor publishes |
+//! | `vendor` | compiled in: every default ([`super::defaults`]) and the catalogues | voicelane |
 //! | `file` | `/etc/voicelane/voicelane.toml` | IT |
-//! | `drop-in` | `/etc/voicelane/conf.d/*.toml`, in the order of their names' bytes | IT's tools, one file each |
-//! | `credential` | `voicelane.toml` among systemd's credentials | IT's management, encrypted if it likes |
-//! | `command-line` | flags, and the environment variable of each: `--uplink` is `VOICELANE_UPLINK` | whoever starts the service |
+//! | `drop-in` | `/etc/voicelane/conf.d/*.toml`, in byte order of the names | IT's tools, one file each |
+//! | `credential` | `voicelane.toml` among systemd's credentials | IT's management |
+//! | `command-line` | flags and their environment variables: `--uplink` is `VOICELANE_UPLINK` | the caller |
 //!
-//! The last layer that has a key has the last word. A list replaces the list, a service the whole service of its name,
-//! be it a catalogue's: what is half one file's and half another's can be understood by nobody. Two services of one name
-//! in one file are a fault. Every file says `version = 1`, and every file is checked in full, so that no drop-in hides
-//! what is wrong below it.
+//! The last layer that sets a key wins. A list replaces the whole list. A service replaces the whole service of the same
+//! name, also one of a catalogue. Two services of one name in one file are a fault.
 //!
-//! `--config FILE` means that file alone, without drop-ins and credential: a test of a file shall not depend on the machine.
-//! The vendor's layer and the command line's stay.
+//! Every file says `version = 1`. Every file is checked in full, so a drop-in cannot hide a fault below it.
 //!
-//! The unit loads a credential `voicelane.toml` if there is one: in `/etc/credstore`, handed to a machine from outside or,
-//! by a drop-in of the unit that says `LoadCredentialEncrypted=voicelane.toml`, encrypted for this machine alone
-//! (systemd-creds(1)). It is for configurations that users must not read, and so `config show` shows it to root only, while
-//! the service runs. systemd hands it over at a start, so a change wants a restart.
+//! `--config FILE` reads that file alone, without drop-ins and credential, so that a test does not depend on the machine.
+//! The `vendor` and `command-line` layers still apply. A flag beats its environment variable. `1` or `true` sets a
+//! switch; commas separate a list.
 //!
-//! `voicelane config show --effective` prints a file that says the same as all layers, and behind each value the layer,
-//! the file and the line that it comes from. Without `--effective` it leaves out what nobody but the vendor said.
+//! `voicelane config show --effective` prints every value with its layer, file and line. Without `--effective` the output
+//! omits values of the vendor layer.
 //!
-//! A flag beats its environment variable. A switch is set by `1` or `true`, a list by commas.
+//! The unit loads the credential `voicelane.toml` if it exists, for example from `/etc/credstore`. For an encrypted one add
+//! `LoadCredentialEncrypted=voicelane.toml` in a unit drop-in (systemd-creds(1)). Credentials suit configurations that users
+//! must not read: `config show` prints them to root only, while the service runs. systemd passes credentials at a start,
+//! so a change needs a restart.
 //!
-//! # Who may ask
+//! # Access control
 //!
 //! | request | root, the service's user | `admin_group` | `group` | others |
 //! |---|---|---|---|---|
-//! | to look: status, mappings, monitor | yes | yes | yes | no |
-//! | to change | yes | yes | no | no |
+//! | read: status, mappings, events | yes | yes | yes | no |
+//! | change: reload | yes | yes | no | no |
 //!
-//! The kernel says who a peer is (SO_PEERCRED, SO_PEERGROUPS): user, group and supplementary groups as its process has
-//! them, without a look into a directory that may be a slow server. So a user who was added to a group must log in
-//! again, as for any file. The file's mode is 0600 without groups, 0660 with one. With two it is 0666, because a file has
-//! one group; the credentials still decide.
+//! The kernel identifies the peer (`SO_PEERCRED`, `SO_PEERGROUPS`). No user directory is queried, so a new group
+//! membership takes effect with the next login. The socket has mode 0600 without groups and 0660 with one. With two groups
+//! it has 0666, because a file has one group; the peer's credentials still decide.
 //!
-//! One line of JSON each way, of at most 4 KiB to the service: `{"version":1,"request":"status"}`. Within a version
-//! fields are only added; another version is refused with a sentence. A user has 40 requests in a row and 20 in a second
-//! after that, and all users but root share eight connections of at most five seconds: nobody keeps root out.
+//! A request is one line of JSON of at most 4 KiB: `{"version":1,"request":"status"}`. The reply is one line. Within a
+//! version, fields are only added. Another version is refused with a reason.
 //!
-//! # How it does
+//! A user may send 40 requests at once and 20 per second after that. All users but root share eight connections. Root has
+//! 16 of its own, so that users cannot lock root out. A connection lasts at most five seconds.
 //!
-//! `voicelane status` says it on one screen; its exit code says it to a script:
+//! # States and exit codes
+//!
+//! `voicelane status` prints the state and returns it as its exit code:
 //!
 //! | state | exit code | meaning |
 //! |---|---|---|
-//! | `working` | 0 | media leaves by the uplink, and nothing is to be said against it |
-//! | `degraded` | 1 | media leaves by the uplink, and each warning says what to do |
-//! | `not_working` | 2 | no family's media leaves: it is in the VPN |
+//! | `working` | 0 | media leaves by the uplink; no warnings |
+//! | `degraded` | 1 | media leaves by the uplink; each warning says what to do |
+//! | `not_working` | 2 | the media of no family leaves; all media is in the VPN |
 //! | | 3 | the service does not run |
-//! | | 4 | it cannot be told: no permission, or the service is busy |
+//! | | 4 | unknown: no permission, or the service is busy |
 //!
-//! `vpn` is every tunnel with routes to more than itself, and whether they take all of IPv4 or IPv6. An IPsec VPN without
-//! an interface has no such routes.
+//! `vpn` lists each tunnel that has routes beyond its own addresses, and whether these cover all of IPv4 or IPv6. An IPsec
+//! VPN without an interface has no such routes and is not listed.
 //!
-//! `voicelane monitor` tells the service's events and the differences between two looks half a second apart. It misses no
-//! mapping, since each lives for two minutes at least. What was before is in `voicelane events`.
+//! `voicelane events --follow` prints events as they happen. `voicelane mappings --watch` prints the mappings repeatedly.
 //!
 //! # Metrics
 //!
-//! Off until `[metrics] listen` says where: `"unix"` (the socket `metrics.sock` in the runtime directory, for those who
-//! may look) or a loopback address and port (for everybody on the machine). Another machine cannot read them: let an
-//! agent forward them. `GET /metrics` answers OpenMetrics 1.0 to those who accept it, Prometheus' older text to others, and
-//! ten times in a second at most.
+//! `[metrics] listen` switches metrics on: `"unix"` (the socket `metrics.sock`, for users who may read) or a loopback
+//! address and port (for every user of the machine). Other machines cannot connect; use an agent to forward metrics.
+//! `GET /metrics` returns OpenMetrics 1.0 if the client accepts it, otherwise Prometheus' text format, at most ten times
+//! per second.
 //!
 //! ```text
 //! curl --unix-socket /run/voicelane/metrics.sock http://localhost/metrics
 //! ```
 //!
-//! Labels are words of ours or of the kernel: `direction`, `family`, `reason`, `cause`, `outcome`, `event`, `state`. No address,
-//! interface or mapping is one: a time series for each call would be a register of who called whom.
+//! No label contains an address, interface or mapping. A time series per call would record who called whom.
 //!
-//! `config/voicelane.rules.yml` has alerts and `config/grafana.json` a dashboard. Tests hold both to the metrics that
-//! exist, and promtool judges all three.
+//! `config/voicelane.rules.yml` has Prometheus alerts and `config/grafana.json` a dashboard; packages install both in
+//! `/usr/share/voicelane`. Tests compare both with the exported metrics.

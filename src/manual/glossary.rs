@@ -1,24 +1,27 @@
-//! The words, as this code uses them.
+//! Terms that this project defines, or uses in a narrower sense than networking texts do.
 //!
-//! - **endpoint**: an address and a port. **five-tuple**: protocol and two endpoints. **flow**: what a five-tuple names.
-//! - **inside / outside**: the TUN's side / the uplink's side of the translator.
-//! - **mapping**: an inside endpoint and the outside endpoint that stands for it (RFC 4787). **binding**: the socket that
-//!   a mapping owns.
-//! - **endpoint-independent, address-dependent, address-and-port-dependent**: how mappings are shared and filtered (RFC
-//!   4787 sections 4.1 and 5).
-//! - **contact**: a remote that a mapping has sent to.
-//! - **prefix, longest match**: a set of addresses with common leading bits; the longest prefix that holds an address.
-//! - **uplink**: a named way out: interface, next hop, mark. **direct**: by the uplink, past the VPN.
-//! - **capture**: what is steered into the TUN.
-//! - **way**: direct, or tunnel: the one that the system would take without us. **fall**: a mapping's move from direct to
-//!   tunnel; **return**: the move back. **check**: a STUN request by which ICE tests a pair or keeps consent. **trial**: a
-//!   check of a fallen mapping that is also sent the direct way.
-//! - **rule**: predicate and action. **verdict**: the result, with the rule that gave it.
-//! - **reject**: refuse with an ICMP error or a RST. **drop**: refuse silently, with a reason that is counted.
-//! - **treatment**: DSCP and queueing priority. **EF**: expedited forwarding, DSCP 46, TOS octet 0xb8.
-//! - **fwmark, table, rule priority, protocol number**: as in ip-rule(8) and ip-route(8).
-//! - **client**: a machine behind a gateway, whose media is forwarded into the TUN.
-//! - **alias**: an address that stands for a local one on the short way from the TUN to the firewall's prerouting hook.
-//! - **transmit, command, event, timeout**: what passes between engine and shell.
-//! - **revert**: undo what was acquired, in reverse order. **cleanup**: the same for a process that cannot do it itself.
-//! - **SSRC, extended sequence number, interarrival jitter, cumulative lost**: as in RFC 3550.
+//! | term | meaning |
+//! |---|---|
+//! | inside, outside | the TUN's side, the uplink's side of the translator |
+//! | mapping | an inside endpoint and the outside endpoint that represents it (RFC 4787 section 2) |
+//! | binding | the socket of a mapping |
+//! | permitted remote | a remote that a mapping has sent to; filtering and ICMP validation use the list (like a permission of RFC 8656) |
+//! | uplink | the physical interface, next hop and mark by which media of one family leaves |
+//! | direct path, tunnel path | by the uplink, past the VPN; by the routes that would apply without voicelane |
+//! | capture | the protocols, ports and prefixes whose packets are routed into the TUN |
+//! | failover, failback | a mapping moves from the direct path to the tunnel path, or back |
+//! | STUN check | a STUN request by which ICE tests a pair or renews consent (RFC 8445, RFC 7675) |
+//! | probe (of a path) | a STUN check of a failed-over mapping, also sent on the direct path |
+//! | probe (of the firewall) | a packet that tests nftables and never leaves the machine |
+//! | verdict | the decision about a packet, with the rule that gave it |
+//! | treatment | DSCP and queueing priority of a relayed packet |
+//! | reject, drop | refuse with an ICMP error or RST; refuse silently, with a counted reason |
+//! | client | a machine behind a gateway whose media is captured |
+//! | reply source | an unrouted address that replaces a VPN address as the destination of a reply, until nftables restores the VPN address |
+//! | IPsec bypass | a socket option or allow policy that exempts media from foreign IPsec policies |
+//! | blocked path | a path that this machine's firewall forbids; the family then stays in the VPN |
+//! | reconciler | the loop that compares desired and observed routing state and applies the difference |
+//! | correction | a reconciliation that changed something although the desired state was the same |
+//! | driver | the thread that carries packets |
+//! | transmit, command, event | what the engine puts into its outbox: a datagram, a socket operation, a notification |
+//! | saved sysctls | former values of foreign settings, kept in `state.json` to be restored |

@@ -1,55 +1,81 @@
-//! What is where on a machine, what may go wrong, what to look at.
+//! What voicelane leaves on a machine, the order of start and end, and where to look when something fails.
 //!
-//! # What voicelane leaves on a machine while it runs
+//! # What is on the machine while the service runs
 //!
-//! - the TUN `voicelane0`, not persistent;
-//! - rules and routes with protocol 118: `ip rule show`, `ip route show table all proto 118`;
-//! - `rp_filter` of the uplink set to 2 if it was 1, with the old value in the journal;
-//! - two nftables tables, one for aliases of a VPN's addresses and one for probes and permits, and a third on a gateway:
-//!   `nft list ruleset`. They are mostly empty, for a chain costs every packet something: that of aliases is there while
-//!   there are aliases, those of probes while one is sent (some milliseconds);
-//! - allow policies for captured IPv6 where another program has IPsec policies: `ip xfrm policy`;
-//! - the runtime directory: `control.sock`, `metrics.sock` if it is asked for, and `state.json`, the journal;
-//! - `events.jsonl` and `events.1.jsonl` in the state directory (`--state-dir`; the runtime directory if not given): what
-//!   happened, at most 512 KiB. They stay.
+//! | object | how to see it |
+//! |---|---|
+//! | the TUN `voicelane0`, not persistent | `ip link show voicelane0` |
+//! | rules and routes with protocol 118 | `ip rule show`; `ip route show table all proto 118` |
+//! | `rp_filter` 2 on the uplink, if it was 1 | `sysctl net.ipv4.conf.wlan0.rp_filter` |
+//! | nftables tables `voicelane-voicelane0`, `…-firewall` and, on a gateway, `…-gateway` | `nft list ruleset` |
+//! | IPsec allow policies for captured IPv6, only beside foreign IPv6 policies | `ip xfrm policy` |
+//! | runtime directory: `control.sock`, `metrics.sock` if configured, `state.json` (saved sysctls) | `ls /run/voicelane` |
+//! | state directory: `events.jsonl` and `events.1.jsonl`, together at most 512 KiB | `voicelane events` |
 //!
-//! All but the events goes on SIGINT and SIGTERM. After SIGKILL the TUN, its routes and the nftables tables go at once with the
-//! process; what stays (rules that lead to empty tables, the uplink's setting, the journal) harms nothing, and the next
-//! start or `voicelane cleanup` removes it. Both recognise what is ours by protocol number and table, and touch nothing
-//! else.
+//! The nftables tables hold chains only while these have work, because each chain costs every packet time.
+//! Without `--state-dir` the events are in the runtime directory.
 //!
-//! # What does not work is said
+//! SIGINT and SIGTERM remove all of these except the events. SIGKILL removes at once the TUN, its routes and the
+//! nftables tables: the kernel ties them to the process. The remaining rules look up empty tables, so media is in the VPN.
+//! The next start or `voicelane cleanup` removes the remaining objects. Both identify voicelane's objects by protocol
+//! number and table, and touch no others.
 //!
-//! - `voicelane doctor` examines everything at once, see [`super::diagnosis`].
-//! - `voicelane events` says what happened and why, `--follow` goes on, `--json` is for machines: version, sequence,
-//!   time (UTC), kind, subject, reason and, where it is a figure, `took_us`. Kinds are only added.
-//! - `voicelane status` ends with warnings: what is not as it should be, and what to do. What the kernel refused is warned
-//!   of until it sends or opens again and has refused nothing for ten seconds, a limit that was reached for a minute; the
-//!   counts stay.
-//! - `voicelane explain udp ADDR:PORT` says which rule decides, or which nearly did.
-//! - Drops are counted by reason. The ones that matter most: `not_in_policy` (something enters the TUN that should not),
-//!   `unsolicited` (somebody knocks), `open_failed` and `send_failed` (a firewall, a missing address, no descriptors;
-//!   `refusals` has them by the kernel's reason, and a warning says what to do), `fragment_overlap` (nobody does that by
-//!   accident), `stale` (this machine was too busy to carry media in time), `too_many_mappings_of_address` and `too_many_connections_of_address` (a program opens sockets without end).
-//! - A call whose direct way fails goes on in the VPN. `status` says which, why, and how often that happened (`falls` and
-//!   `returns`, by cause): `silent` and `unheard` mean a network that drops media, a captive portal most likely; `refused`
-//!   means this machine, a kill switch most likely; `unreachable` a router; `uplink` that the whole uplink was given up.
+//! # Order of start
+//!
+//! 1. The configuration is read and checked. A fault ends the program before it changes the machine.
+//! 2. The first thread requests real-time scheduling. The second thread starts and does steps 3 to 9.
+//! 3. The policy is compiled for today, the runtime directory is created, the descriptor limit is raised.
+//! 4. The TUN is opened. Its name is the lock: a second service with the same name ends here.
+//! 5. The control socket and the metrics listener are bound. They do not answer yet.
+//! 6. Objects that a killed service left are removed.
+//! 7. Netlink sockets are opened, the TUN is configured and set up, the nftables tables are created.
+//! 8. All capabilities except `CAP_NET_ADMIN` are dropped. The event log is opened (`started`), the sockets answer.
+//! 9. Engine and relay are created. The reconciler subscribes to kernel notifications, clock and signals. The first thread
+//!    receives the engine and begins to carry packets.
+//! 10. The reconciler reads the kernel's state, selects the uplink and opens a socket on it as a test.
+//! 11. The reconciler installs the uplink's `rp_filter`, the capture routes, and rules that match probes only.
+//! 12. Probes test the firewall. Where the path is open, the rules for all media follow.
+//! 13. The service manager receives READY, with or without an uplink.
+//!
+//! Rules come last because rules take effect. The end is the reverse: the service manager receives STOPPING; IPsec
+//! policies, rules, routes and saved sysctls are reverted; the first thread ends; the TUN closes last.
+//!
+//! # Where to look
+//!
+//! | question | command |
+//! |---|---|
+//! | What is wrong on this machine, and what to do? | `voicelane doctor`, see [`super::diagnosis`] |
+//! | Does it work now? Which warnings are active? | `voicelane status` |
+//! | What happened, and why? | `voicelane events`; `--follow` continues, `--json` is for programs |
+//! | What happens to this destination? | `voicelane explain udp ADDR:PORT` |
+//! | Which calls exist, on which path? | `voicelane mappings` |
+//! | Which value is in force, and which line set it? | `voicelane config show --effective` |
+//!
+//! A warning about a refusal by the kernel ends when the kernel accepts again and has refused nothing for ten seconds.
+//! A warning about a limit ends after a minute. The counters stay.
+//!
+//! Drop reasons that matter most:
+//!
+//! | reason | meaning |
+//! |---|---|
+//! | `not_in_policy` | a packet entered the TUN that no rule relays |
+//! | `unsolicited` | a remote sent to a mapping that had not sent to that remote |
+//! | `open_failed`, `send_failed` | a firewall, a missing address, no descriptors; the warning names the kernel's error |
+//! | `fragment_overlap` | an attack: no ordinary sender overlaps fragments |
+//! | `stale` | this machine was too busy to carry media in time |
+//! | `too_many_mappings_of_address`, `too_many_connections_of_address` | a program opens sockets without end |
+//!
+//! A call whose direct path fails continues in the VPN. `status` shows the causes:
+//!
+//! | cause | likely origin |
+//! |---|---|
+//! | `no_traffic`, `no_responses` | a network that drops media, often a captive portal |
+//! | `refused` | this machine: a kill switch or a missing route |
+//! | `unreachable` | a router on the path |
+//! | `uplink` | the whole uplink was given up for that family |
 //!
 //! # Whose configuration
 //!
-//! A service with privileges obeys a file only if nobody but root and itself can change it: `run` and `cleanup` follow
-//! the path of every file link by link and refuse, before anything is touched, a file or directory on the way that belongs to
-//! somebody else, or that group or others may write (a sticky directory is fine). The message has the remedy. So it
-//! is with the directory of drop-ins, in which others could put one. See [`super::administration`] for the layers.
-//!
-//! # Where a firewall forbids it
-//!
-//! At each change of the firewall (tables, chains, rules; legacy iptables gives no notice, so once a minute too) and of
-//! the network, probes are sent, to a destination out of each range of ports: see [`crate::route::firewall`]. While a way is forbidden, nothing of that family is
-//! captured, and a warning says who forbids it and what IT must add. See [`super::vpns`].
-//!
-//! # Order of things
-//!
-//! Acquire: configuration, policy, uplink, leftovers removed, TUN, a socket proven to open on the uplink, control
-//! socket, settings, routes, rules for probes alone, probes, rules, ready. Revert in reverse. Rules come last because
-//! they are what takes effect.
+//! `run`, `reload` and `cleanup` follow the path of each file link by link. They refuse a file or directory that somebody
+//! other than root or the service's user owns, or that group or others may write. A sticky directory is accepted.
+//! The drop-in directory is checked in the same way. The message names the remedy.
