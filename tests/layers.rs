@@ -2,7 +2,7 @@
 //!
 //! The table below is the one of `src/manual/mod.rs`. In one package nothing else gives what separate crates would.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -53,6 +53,84 @@ const FORBIDDEN_IN_CORE: &[&str] = &[
 
 /// Only this file may see `config` among the policy's.
 const COMPILER: &str = "src/policy/compile.rs";
+
+/// Circles of imports that still stand, each with all its modules. The list may only shrink.
+const KNOWN_CIRCLES: &[&[&str]] = &[
+    &["cli::mappings", "cli::status"],
+    &["config::problem", "config::space"],
+    &["control::peer", "control::request", "control::server"],
+    &["daemon::lifecycle", "daemon::reconciler"],
+    &["doctor::dns", "doctor::scene"],
+    &["engine::fallback", "engine::sweep"],
+    &["lpm::address", "lpm::lookup_table"],
+    &["relay::refusal", "relay::socket", "relay::udp"],
+    &["route::saved_sysctls", "route::sysctl"],
+    &["wire::checksum", "wire::ip"],
+    &["wire::icmp", "wire::packet", "wire::tcp"],
+];
+
+/// Type names that still have several meanings. The list may only shrink.
+#[rustfmt::skip]
+const KNOWN_DUPLICATES: &[&str] = &[
+    "Address",
+    "Arrival",
+    "Block",
+    "Capture",
+    "Change",
+    "Class",
+    "Clients",
+    "Command",
+    "Connection",
+    "Datagram",
+    "Deep",
+    "End",
+    "Engine",
+    "Entry",
+    "Event",
+    "Events",
+    "Fault",
+    "Gateway",
+    "Group",
+    "Headers",
+    "Heard",
+    "Hop",
+    "Inner",
+    "Kernel",
+    "Key",
+    "Kind",
+    "Limits",
+    "Link",
+    "Memory",
+    "Message",
+    "Metrics",
+    "News",
+    "Node",
+    "OpenError",
+    "Origin",
+    "Path",
+    "Place",
+    "Reason",
+    "Relay",
+    "Report",
+    "Route",
+    "Row",
+    "Rule",
+    "Section",
+    "Service",
+    "ShowArgs",
+    "Slot",
+    "Source",
+    "State",
+    "Step",
+    "Stream",
+    "Table",
+    "Tree",
+    "Tun",
+    "Uplink",
+    "Verdict",
+    "Way",
+    "Why",
+];
 
 #[derive(Debug)]
 struct Source {
@@ -135,6 +213,205 @@ fn imports(code: &str) -> Vec<String> {
     found
 }
 
+/// A module of the source tree: its path, its imports by the name that they have in it, and the paths that it names.
+#[derive(Debug, Default)]
+struct Module {
+    names: BTreeMap<String, Vec<String>>,
+    mentions: Vec<Vec<String>>,
+}
+
+/// Modules by their path, such as `engine::tcp`, without those of tests.
+fn modules(sources: &[Source]) -> BTreeMap<String, Module> {
+    let tested = |source: &&Source| !is_test(&source.path);
+    let entry = |source: &Source| (module_path(&source.path), Module::parse(source));
+    sources.iter().filter(tested).map(entry).collect()
+}
+
+fn is_test(path: &str) -> bool {
+    path.ends_with("/tests.rs") || path.contains("/tests/")
+}
+
+fn module_path(path: &str) -> String {
+    let path = path.trim_start_matches("src/").trim_end_matches(".rs");
+    path.trim_end_matches("/mod").replace('/', "::")
+}
+
+impl Module {
+    fn parse(source: &Source) -> Self {
+        let mut module = Self::default();
+        let own = module_path(&source.path);
+        let mut lines = source.code.lines();
+        while let Some(line) = lines.next() {
+            let Some((visibility, tree)) = line.split_once("use ") else {
+                module.mention(&own, line);
+                continue;
+            };
+            if !["", "pub", "pub(super)", "pub(crate)"].contains(&visibility.trim()) {
+                module.mention(&own, line);
+                continue;
+            }
+            let mut tree = tree.to_owned();
+            while !tree.contains(';') {
+                tree.extend(lines.next());
+            }
+            let mut paths = Vec::new();
+            expand(&[], tree.split(';').next().unwrap_or_default(), &mut paths);
+            for (path, name) in paths {
+                let path = absolute(&own, path);
+                module.names.insert(name, path.clone());
+                module.mentions.push(path);
+            }
+        }
+        module
+    }
+
+    /// Records paths that code names in full.
+    fn mention(&mut self, own: &str, code: &str) {
+        let of_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+        let words = code.split(|c| !of_path(c));
+        let paths = words.filter(|word| word.contains("::")).map(|word| {
+            let segments = word.split("::").filter(|it| !it.is_empty());
+            absolute(own, segments.map(str::to_owned).collect())
+        });
+        self.mentions.extend(paths);
+    }
+}
+
+/// Expands a tree of imports into paths, each with its name in the importing module.
+fn expand(prefix: &[String], tree: &str, found: &mut Vec<(Vec<String>, String)>) {
+    let tree = tree.trim();
+    let (path, group) = match tree.split_once('{') {
+        Some((path, group)) => (
+            path,
+            Some(group.trim_end().strip_suffix('}').unwrap_or(group)),
+        ),
+        None => (tree, None),
+    };
+    let (path, alias) = path.split_once(" as ").unwrap_or((path, ""));
+    let segments = path.split("::").map(str::trim).filter(|it| !it.is_empty());
+    let mut full = prefix.to_vec();
+    full.extend(segments.map(str::to_owned));
+    let Some(group) = group else {
+        full.pop_if(|last| last == "self");
+        let name = if alias.is_empty() {
+            full.last().cloned()
+        } else {
+            Some(alias.to_owned())
+        };
+        found.extend(name.map(|name| (full, name)));
+        return;
+    };
+    let (mut depth, mut start) = (0_u32, 0);
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                expand(&full, &group[start..at], found);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    if !group[start..].trim().is_empty() {
+        expand(&full, &group[start..], found);
+    }
+}
+
+/// Writes a path that begins with `crate`, `super`, `self` or a child's name from the crate's root on.
+fn absolute(own: &str, mut path: Vec<String>) -> Vec<String> {
+    let mut base: Vec<_> = own.split("::").map(str::to_owned).collect();
+    if path.first().is_some_and(|it| it == "crate") {
+        path.remove(0);
+        return path;
+    }
+    while path.first().is_some_and(|it| it == "super") {
+        path.remove(0);
+        base.pop();
+    }
+    base.extend(path.into_iter().filter(|it| it != "self"));
+    base
+}
+
+/// Returns the module that defines what a path leads to, by way of re-exports.
+fn definition(modules: &BTreeMap<String, Module>, path: &[String], depth: u8) -> Option<String> {
+    let length = (1..=path.len()).rev();
+    let module_of = |length: usize| path[..length].join("::");
+    let length = length
+        .into_iter()
+        .find(|it| modules.contains_key(&module_of(*it)))?;
+    let module = module_of(length);
+    let Some(name) = path.get(length) else {
+        return Some(module);
+    };
+    match modules[&module].names.get(name) {
+        Some(target) if depth > 0 && target != path => {
+            let target: Vec<_> = target.iter().chain(&path[length + 1..]).cloned().collect();
+            definition(modules, &target, depth - 1)
+        }
+        _ => Some(module),
+    }
+}
+
+/// Returns each circle of modules that import each other. A child may import its ancestors: parent and child are one.
+fn circles(sources: &[Source]) -> Vec<BTreeSet<String>> {
+    let modules = modules(sources);
+    let mut reached = BTreeMap::<String, BTreeSet<String>>::new();
+    for (own, module) in &modules {
+        let targets = module
+            .mentions
+            .iter()
+            .filter_map(|path| definition(&modules, path, 8));
+        let foreign = targets.filter(|it| own != it && !own.starts_with(&format!("{it}::")));
+        reached.insert(own.clone(), foreign.collect());
+    }
+    loop {
+        let wider = |own: &String, direct: &BTreeSet<String>| {
+            let further = direct.iter().flat_map(|it| &reached[it]);
+            (own.clone(), direct.iter().chain(further).cloned().collect())
+        };
+        let next: BTreeMap<_, _> = reached.iter().map(|(own, it)| wider(own, it)).collect();
+        if next == reached {
+            break;
+        }
+        reached = next;
+    }
+    let circle_of = |own: &String| {
+        let both = reached[own].iter().filter(|it| reached[*it].contains(own));
+        both.cloned().collect::<BTreeSet<_>>()
+    };
+    let found: BTreeSet<_> = reached.keys().map(circle_of).collect();
+    found.into_iter().filter(|it| !it.is_empty()).collect()
+}
+
+/// Returns the modules that define each type name, for the names with several.
+fn duplicates(sources: &[Source]) -> BTreeMap<String, Vec<String>> {
+    let mut found = BTreeMap::<String, Vec<String>>::new();
+    for source in sources.iter().filter(|source| !is_test(&source.path)) {
+        for line in source.code.lines() {
+            let mut words = line.split_whitespace().peekable();
+            words.next_if(|word| word.starts_with("pub"));
+            words.next_if(|word| *word == "unsafe");
+            // An indented alias is a trait's.
+            let is_definition = match words.next() {
+                Some("struct" | "enum" | "trait" | "union") => true,
+                Some("type") => !line.starts_with(' '),
+                _ => false,
+            };
+            let name = words.next().unwrap_or_default();
+            let name = name.split(|c: char| !c.is_alphanumeric()).next();
+            if let (true, Some(name)) = (is_definition, name.filter(|it| !it.is_empty())) {
+                found
+                    .entry(name.to_owned())
+                    .or_default()
+                    .push(module_path(&source.path));
+            }
+        }
+    }
+    found.retain(|_, modules| modules.len() > 1);
+    found
+}
+
 fn violations(sources: &[Source]) -> Vec<String> {
     let table: BTreeMap<_, _> = TABLE
         .iter()
@@ -202,12 +479,93 @@ fn every_file_says_what_it_is() {
 }
 
 #[test]
-fn the_rule_sees_what_it_forbids() {
-    let planted = |path: &str, module: &str, code: &str| Source {
+fn no_modules_import_each_other() {
+    let found = circles(&read_tree());
+    let known = |circle: &BTreeSet<String>| {
+        let within = |known: &&[&str]| circle.iter().all(|it| known.contains(&it.as_str()));
+        KNOWN_CIRCLES.iter().any(within)
+    };
+    let new: Vec<_> = found.iter().filter(|circle| !known(circle)).collect();
+    assert!(new.is_empty(), "modules that import each other: {new:#?}");
+}
+
+#[test]
+fn each_type_name_has_one_meaning() {
+    let mut found = duplicates(&read_tree());
+    found.retain(|name, _| !KNOWN_DUPLICATES.contains(&name.as_str()));
+    assert!(found.is_empty(), "types that share a name: {found:#?}");
+}
+
+fn planted(path: &str, module: &str, code: &str) -> Source {
+    Source {
         path: path.to_owned(),
         module: module.to_owned(),
         code: code_of(code),
+    }
+}
+
+#[test]
+fn a_planted_circle_is_found_and_a_parent_with_its_child_is_none() {
+    let found = |files: &[(&str, &str)]| {
+        let files = files.iter().map(|(path, code)| planted(path, "a", code));
+        let found = circles(&files.collect::<Vec<_>>());
+        let named = found
+            .iter()
+            .map(|it| it.iter().cloned().collect::<Vec<_>>().join(" "));
+        named.collect::<Vec<_>>()
     };
+    let siblings = [
+        ("src/a/mod.rs", "mod x;\nmod y;\npub use x::X;"),
+        ("src/a/x.rs", "use super::{y::{Y, Z}, W};"),
+        ("src/a/y.rs", "fn f() -> super::X { }"),
+    ];
+    assert_eq!(found(&siblings), ["a::x a::y"]);
+    let rooms = [
+        ("src/a/mod.rs", "mod x;\nuse x::X;"),
+        ("src/a/x.rs", "use crate::b;"),
+        (
+            "src/b.rs",
+            "use crate::{\n    c::C,\n    a::A as Other,\n};",
+        ),
+    ];
+    assert_eq!(found(&rooms), ["a a::x b"]);
+    let sealed = [
+        ("src/a/mod.rs", "mod x;\nuse x::X;"),
+        (
+            "src/a/x.rs",
+            "use super::A;\n#[cfg(test)]\nmod tests { use crate::b::B; }",
+        ),
+        ("src/a/tests.rs", "use crate::b::B;"),
+        ("src/b.rs", "// use crate::c::C;\nuse crate::a::X;"),
+        ("src/c.rs", "use crate::b::B;"),
+    ];
+    assert_eq!(found(&sealed), Vec::<String>::new());
+}
+
+#[test]
+fn a_planted_duplicate_is_found_and_an_associated_type_is_none() {
+    let sources = [
+        planted(
+            "src/a/x.rs",
+            "a",
+            "pub(crate) struct Way<T>(T);\nimpl X {\n    type Error = E;\n}",
+        ),
+        planted(
+            "src/b.rs",
+            "b",
+            "enum Way {\n}\nimpl Y {\n    type Error = E;\n}\ntype Other = u8;",
+        ),
+        planted("src/b/tests.rs", "b", "struct Other;"),
+    ];
+    let found = duplicates(&sources).into_iter().collect::<Vec<_>>();
+    assert_eq!(
+        found,
+        [("Way".to_owned(), vec!["a::x".to_owned(), "b".to_owned()])]
+    );
+}
+
+#[test]
+fn the_rule_sees_what_it_forbids() {
     let bad = [
         planted("src/nat/x.rs", "nat", "use crate::policy::Verdict;"),
         planted(
