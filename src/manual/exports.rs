@@ -1,47 +1,46 @@
-//! The policy in the words of other programs, and who has judged each.
+//! The policy in the syntax of other products, and how each export was verified.
 //!
-//! `voicelane policy export FORMAT` writes what a vendor asks IT to set up elsewhere. The code is
-//! [`policy::export`](crate::policy::export): one file for each target, and a table of them.
+//! `voicelane policy export FORMAT` writes what a vendor asks IT to configure elsewhere. The code is
+//! [`policy::export`](crate::policy::export): one file per target and a table of all targets.
 //!
-//! # What is exported
+//! # Content
 //!
-//! The services that are active on the day; with `--service`, those of these names, even if they are switched off. A
-//! service that is over or has not begun is refused by name, because dates are facts of the vendor. The header names
-//! voicelane's version, the day, the services with the vendor's source, and the policy's identity: a hash of the rules
-//! alone, so that two exports of different days can be told to say the same.
+//! The export contains the services that are active on the day. `--service` selects services by name, also disabled ones.
+//! A service whose dates exclude the day is refused, because dates are facts of the vendor.
 //!
-//! # What a target cannot say
+//! The header names voicelane's version, the day, the services with their sources, and a hash of the rules. Equal hashes
+//! mean equal rules, whatever the day of the export.
 //!
-//! It becomes a note, in the text where the target has comments, and on standard error. Three kinds:
+//! # What a target cannot express
 //!
-//! - *Wider.* VPN exclusions know addresses and neither protocol nor ports; IPsec policies of Linux and Meraki's
-//!   exclusions know single ports and no ranges. The exclusion then takes more out of the VPN than the policy names,
-//!   TCP 443 above all, which can lock agents out where a vendor allow-lists the VPN's address. Where that matters,
-//!   voicelane on the laptop is the narrower tool.
-//! - *Less.* Meraki's requests take IPv4 only. OpenVPN 2.6 does not know `net_gateway_ipv6` on Linux: it warns, and puts
-//!   the route into the tunnel; so its IPv6 is left out.
-//! - *Other.* A PUT that replaces a list; a browser that has no addresses to set.
+//! Each difference becomes a note, in the text where the target has comments, and on standard error:
 //!
-//! # Who has judged it
+//! - *Wider.* VPN exclusions contain addresses without protocol and ports. Linux IPsec policies and Meraki exclusions
+//!   know single ports, no ranges. Such an exclusion takes more traffic out of the VPN than the policy, above all TCP 443.
+//!   Where a vendor allow-lists the VPN's address, this can lock agents out. voicelane on the laptop is then more precise.
+//! - *Narrower.* Meraki's API accepts IPv4 only. OpenVPN 2.6 on Linux does not implement `net_gateway_ipv6`: it warns and
+//!   routes into the tunnel, so the export omits IPv6.
+//! - *Other.* A PUT request that replaces a list; a browser that has no addresses to set.
 //!
-//! | format | judge |
+//! # Verification
+//!
+//! | format | verified by |
 //! |---|---|
-//! | `nftables`, `openwrt` | `nft` loads it, twice, and as a part of another table; read back, it is the policy |
-//! | `iptables` | `iptables-restore` and `ip6tables-restore` load it, each its family; read back, it is the policy |
-//! | `openvpn`, `openvpn-server` | a client runs with it, and the kernel is asked for its routes |
-//! | `wireguard` | `wg-quick` runs with it, and the kernel is asked; with the policy it is the whole address space |
-//! | `swanctl` | charon loads it, and the kernel is asked for its policies; read back, it is the policy |
-//! | `windows-qos`, `windows-routes` | a grammar of PowerShell; the first is read back. Not tried on Windows |
-//! | `cisco-ios`, `mikrotik` | read back, they are the policy. Not tried on a device |
-//! | `meraki`, `warp`, `globalprotect`, `cisco-asa`, `chrome`, `edge` | golden files, after the vendors' documents. Not tried |
+//! | `nftables`, `openwrt` | `nft` loads the export, twice and as part of another table; parsed back |
+//! | `iptables` | `iptables-restore` and `ip6tables-restore` load it; parsed back |
+//! | `openvpn`, `openvpn-server` | a client runs with it; the kernel's routes are compared |
+//! | `wireguard` | `wg-quick` runs with it; the kernel's routes and the policy cover the address space |
+//! | `swanctl` | charon loads it; the kernel's policies are compared; parsed back |
+//! | `windows-qos`, `windows-routes` | a PowerShell grammar; the first is parsed back. Not tested on Windows |
+//! | `cisco-ios`, `mikrotik` | parsed back. Not tested on a device |
+//! | `meraki`, `warp`, `globalprotect`, `cisco-asa`, `chrome`, `edge` | golden files, after the vendors' documents. Not tested |
 //! | `cidr`, `json` | golden files |
 //!
-//! Read back means: at every edge of every prefix and port range, a property test finds the export and
-//! [`Policy::evaluate`](crate::policy::Policy::evaluate) of one mind (`tests/export`). The golden files are in
-//! tests/golden/export; policy.toml there says how they are renewed.
+//! Parsed back means: a property test compares the export with [`Policy::evaluate`](crate::policy::Policy::evaluate) at each
+//! edge of each prefix and port range. The golden files are in `tests/golden/export`; its `policy.toml` says how to renew
+//! them.
 //!
 //! # WireGuard
 //!
-//! Without a /0 in AllowedIPs, wg-quick sets up neither its mark nor its rules, and the tunnel's own packets would enter
-//! the tunnel. The export brings both, as lines of the interface. AllowedIPs is the complement of the policy, in as few
-//! prefixes as there are.
+//! The export sets AllowedIPs to the complement of the policy, in the fewest prefixes. Without a /0 in AllowedIPs, wg-quick
+//! installs neither mark nor rules, and the tunnel's own packets would enter the tunnel. So the export contains both.

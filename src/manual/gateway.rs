@@ -1,9 +1,8 @@
-//! A branch gateway: one voicelane for everybody behind the VPN router of a site.
+//! A branch gateway: one voicelane for all machines behind the VPN router of a site.
 //!
-//! With `[gateway] interfaces` the media of the machines behind these interfaces (clients) is captured besides this
-//! machine's own, relayed from the uplink and marked EF, over IPv4 and IPv6. All else of theirs goes where it went.
-//! Tests are those of `tests/gateway.rs`: clients behind a bridge, wg-quick on the gateway, and a firewall that translates
-//! whatever leaves.
+//! `[gateway] interfaces` names interfaces. Media of the machines behind them (clients) is captured like this machine's own,
+//! relayed from the uplink and marked EF, over IPv4 and IPv6. All other traffic of clients is routed as before. The tests
+//! are in `tests/gateway.rs`.
 //!
 //! # Capture
 //!
@@ -13,82 +12,68 @@
 //!  client <-- lan0 <----------- routed by the main table, untracked <---------------------------------- TUN
 //! ```
 //!
-//! - **Whole datagrams.** Ports stand in the first fragment alone, and a routing rule that names ports looks into no
-//!   fragment of forwarded traffic, not even that. So an expression of ours that no packet reaches has the kernel put
-//!   together what it forwards (`nf_defrag`, as connection tracking does on most gateways anyway; here without it). On its
-//!   way out a datagram is parted again as it was, into the TUN or into the VPN.
-//! - **A mark and a rule.** Both must agree: nftables sees the link, the source, the prefix and the ports, and marks; the
-//!   rule asks for link, mark and ports, and its table has the prefixes. The mark (a third one within `0xff000000`, the
-//!   other bits stay) is made by our nftables table alone. That table goes with the process at the very moment it dies,
-//!   before or after the TUN: either way the next packet is an ordinary one.
-//! - **Untracked.** Gateways mostly translate addresses into the VPN. Connection tracking decides once per connection
-//!   whether it is translated: a call that it has seen going into the TUN would, after a kill, go on into the VPN with the
-//!   client's own address, which nobody there answers, for as long as it lasts. So what is captured is no connection to
-//!   it (`notrack`), nor are the answers out of the TUN; after a kill the call is a new connection, translated as any. It
-//!   was tried without: the tests of the kill and of the clients' shares fail. Marking all that in a zone of its own would
-//!   keep firewalls' "established", but has connection tracking on where it was off, and a rule that translates whatever
-//!   leaves would still take the clients' addresses, by which the engine tells them apart.
-//! - **No spoofing.** A packet is captured only if routing leads back to its source by the link that it came in by (the
-//!   strict reverse path of RFC 3704 section 2.2), whatever `rp_filter` says. So a client can use the addresses of its own
-//!   LAN only; within that LAN it can use its neighbour's, as it can without us: port security is the switch's. A LAN whose
-//!   way back leads elsewhere than its way here is not served.
+//! - **Whole datagrams.** Ports are in the first fragment only, and rules with ports match no fragment of forwarded traffic.
+//!   So an nftables expression activates the kernel's reassembly (`nf_defrag`). The kernel fragments the datagram again on
+//!   output, into the TUN or into the VPN.
+//! - **A mark and a rule.** nftables matches link, source, prefix and ports, and sets the mark. The rule matches link, mark and
+//!   ports. The nftables table dies with the process, so the next packet is an ordinary one.
+//! - **No spoofing.** A packet is captured only if the route to its source leads to the link of arrival (strict reverse path,
+//!   RFC 3704 section 2.2), whatever `rp_filter` says. Within its LAN a client can still use a neighbour's address, as without
+//!   voicelane. A LAN with asymmetric routing is not served.
+//!
+//! *Decision: no connection tracking (`notrack`).* Most gateways translate addresses towards the VPN, once per connection.
+//! A tracked call that once entered the TUN would, after a kill, continue untranslated into the VPN, where nobody answers.
+//! Untracked, it is a new connection after the kill and is translated. A separate conntrack zone lost: it enables tracking
+//! where it was off, and address translation would still hide which client sent a packet.
 //!
 //! # Clients
 //!
-//! Each has the endpoints that it has: inside endpoints of two clients with the same port are two mappings, and only one
-//! of them keeps the port outside. A client's share is `mappings_per_client` and `connections_per_client` (RFC 6888
-//! REQ-4, 5): one more is answered "prohibited" and counted, and its neighbours do not notice. 32,768 mappings are
-//! enough for 128 clients at their limit.
+//! Endpoints of two clients with the same port are two mappings; one of them keeps the port outside. Each client may have
+//! `mappings_per_client` mappings and `connections_per_client` connections (RFC 6888 REQ-4, REQ-5). Further ones are
+//! rejected as "prohibited" and counted, and other clients are not affected.
 //!
-//! `remark` gives media's answers a code point on their way to the client, for providers mostly clear it and the LAN's
-//! switches go by it. ECN stays. Only what the policy relays is marked; what stays in the VPN is as it comes.
+//! `remark` sets the DSCP of media towards clients, because providers often clear it. ECN stays. Traffic from the VPN keeps
+//! its DSCP.
 //!
-//! The gateway is one router on the way, and the translator another: the kernel takes one off the hop limit each way and
-//! tells the client itself of a last hop (RFC 1812 section 5.3.1). ICMP errors of the path and of this machine reach the
-//! client. ICMP of the client's own takes the VPN. Towards clients nothing is larger than the smallest MTU of their
-//! interfaces (as `net/ipv6/conf/*/mtu` says it): what is goes in fragments.
+//! The gateway and the translator each take one off the hop limit. ICMP errors of the path and of this machine reach the
+//! client. The client's own ICMP takes the VPN. Packets towards clients are fragmented to the smallest MTU of their
+//! interfaces.
 //!
-//! # What IT must have done
+//! # What IT must prepare
 //!
-//! | what | if not |
+//! | prerequisite | if missing |
 //! |---|---|
-//! | forwarding: `net.ipv4.ip_forward`, `net.ipv6.conf.all.forwarding` | a warning. It is not switched on: that makes a router of a machine. Our own TUN is set to forward |
-//! | a firewall that lets clients' media between their interface and the TUN, both ways | a warning with rule and remedy, and that family of that interface stays in the VPN |
-//! | the interface itself | a warning |
+//! | forwarding: `net.ipv4.ip_forward`, `net.ipv6.conf.all.forwarding` | a warning. voicelane does not enable it, because forwarding turns a machine into a router |
+//! | a firewall that accepts media between the clients' interface and the TUN, both directions | a warning with rule and remedy; that family of that interface stays in the VPN |
+//! | the interface | a warning |
 //!
-//! The remedy names both ways, because what is untracked is not "established" to a firewall:
+//! The firewall needs rules for both directions, because untracked packets are never "established":
 //!
 //! ```text
 //! nft insert rule inet filter forward iifname lan0 oifname voicelane0 accept
 //! nft insert rule inet filter forward iifname voicelane0 oifname lan0 accept
 //! ```
 //!
-//! With Docker, whose chain FORWARD drops by policy, they belong into its chain `DOCKER-USER`.
+//! Docker's chain FORWARD drops by policy; there, insert them into `DOCKER-USER`.
 //!
-//! No packet can be made to come in by a LAN, so there is no probe like those of [`super::operating`]: one packet in a
-//! second of each interface, family and direction is traced through the firewall instead, beginning with the very first.
-//! When one is dropped, by a rule (which the trace names) or by something that cannot be traced, media goes into the VPN
-//! at once, and is tried again every minute, and after `voicelane reload`. A trial costs a call what is sent within some
-//! 30 ms. Not seen: what drops at the prerouting hook, and what lies behind the postrouting hook.
+//! A probe cannot arrive by a LAN. Instead one packet per second of each interface, family and direction is traced through
+//! the firewall. When a rule drops it, or two traced packets in a row vanish, media of that family and interface goes into
+//! the VPN. It is tried again every minute and after `voicelane reload`. Each try costs calls some 30 ms of packets. Not
+//! detected: drops at the prerouting hook and behind the postrouting hook.
 //!
-//! # When it dies
+//! # Kill and reload
 //!
-//! After SIGKILL the mark, the TUN and its routes are gone; what stays is rules that ask empty tables for a mark that nobody
-//! makes. Media is in the VPN with the next packet (`gateway::a_killed_gateway_leaves_clients_calls_to_the_vpn`).
+//! After SIGKILL the mark, the TUN and its routes are gone. The remaining rules match a mark that nothing sets. Media is in
+//! the VPN with the next packet (`gateway::a_killed_gateway_leaves_clients_calls_to_the_vpn`).
 //!
-//! # Reload
+//! A reload changes the interfaces. Switching the gateway on or off, the limits and `remark` need a restart.
 //!
-//! Interfaces follow a reload. Whether there are any, the shares and the mark want a restart.
+//! # Limits
 //!
-//! # Not met
-//!
-//! - Hairpinning between clients (RFC 4787 REQ-9, RFC 6888 REQ-1): an outside endpoint is an address of this machine, and
-//!   what is sent there is delivered here before any rule is asked, where the relay's sockets, bound to the uplink, do not
-//!   take it. Clients of one site have better ways: their own addresses, or the media server.
-//! - A link beyond a client's own that takes less than the interface (a second router behind it): its "too big" goes to the
-//!   media server by the VPN, and is not heard. Voice is far below any MTU.
-//! - An interface that is a port of a bridge: name the bridge.
-//! - While others take our rules away, clients' media is untracked in the VPN, and so untranslated: for the 20 to 60 ms
-//!   until the rules are back. In a contest (see [`super::laptop`]) for longer.
-//! - With `[route] capture = "prefix"`, what goes back into the VPN comes from this machine's own address there, and the
-//!   remote sees one machine for all clients.
+//! - No hairpinning between clients (RFC 4787 REQ-9, RFC 6888 REQ-1). An outside endpoint is a local address, and the kernel
+//!   delivers packets to it before it looks up rules. Clients of one site can use their own addresses or the media server.
+//! - A smaller MTU behind a client's link: its "too big" message takes the VPN and is lost. Voice packets are far smaller.
+//! - For an interface that is a bridge port, name the bridge.
+//! - While another program deletes the rules, clients' media is untracked and untranslated in the VPN: 20 to 60 ms, longer
+//!   in a conflict ([`super::laptop`]).
+//! - With `[route] capture = "prefix"`, packets into the VPN have this machine's address there.

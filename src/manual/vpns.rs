@@ -1,58 +1,57 @@
-//! Which VPNs voicelane was tested with, how each takes the traffic, and what IT must add where one forbids.
+//! Which VPNs were tested, how each takes the traffic, and what IT must add where a firewall blocks media.
 //!
-//! # The matrix
+//! # Tested VPNs
 //!
-//! Each row is a test in `tests/coexistence.rs` or `tests/vpn.rs`, over IPv4 and IPv6 and in both orders: a call leaves
-//! directly, marked EF, from sockets bound to nothing and to the VPN's address; other ports, other hosts and other
-//! protocols stay in the VPN; after the VPN has stopped and started again under a running voicelane it is the same; and
-//! what voicelane leaves behind is nothing. *Real* is the program itself. *Imitated* is its routing, and its firewall
-//! where that matters, over a real WireGuard tunnel: the program is not packaged for Debian, or wants a desktop around it.
+//! Each row is a test in `tests/coexistence.rs` or `tests/vpn.rs`, over IPv4 and IPv6 and in both start orders. A call leaves
+//! directly, marked EF, from sockets bound to no address and to the VPN's address. Other ports, hosts and protocols stay in
+//! the VPN. The same holds after a restart of the VPN, and voicelane leaves nothing behind.
 //!
-//! | VPN | | how it takes the traffic | what we do |
+//! *Real* is the program itself. *Imitated* is its routing, and its firewall where it matters, over a real WireGuard tunnel:
+//! Debian does not package the program, or it needs a desktop.
+//!
+//! | VPN | | how it takes the traffic | what voicelane does |
 //! |---|---|---|---|
-//! | OpenVPN `redirect-gateway def1` | real | two halves of the address space in `main` | our rules ask our tables first |
-//! | OpenVPN `redirect-gateway` | real | replaces the default route | our table keeps the uplink's; the gateway is read off the host route to the server |
-//! | OpenVPN `block-local` | real | pulls the home network in too, but its router | as with def1 |
-//! | wg-quick | real | `not fwmark 51820 lookup 51820`, without a priority, and an anti-spoofing rule | our rules move ahead of it; replies to the VPN's address by an alias |
-//! | wg-quick with the kill switch of its manual | real | rejects what is unmarked and not by the tunnel | found out, named, obeyed; passes with an exclude or `vpn_mark` |
-//! | NetworkManager's WireGuard | imitated | mark and table 51820 to 52319, rules at 30768 to 31767 | our rules are ahead |
-//! | strongSwan, `kernel-libipsec` | real | table 220 by rule 220, a TUN | our rules are ahead |
-//! | strongSwan, kernel IPsec | imitated | policies that take packets after routing | sockets (as soon as there is a policy) and TUN are exempt, see [`crate::route::xfrm`] |
+//! | OpenVPN `redirect-gateway def1` | real | two halves of the address space in `main` | its rules are ahead of `main` |
+//! | OpenVPN `redirect-gateway` | real | replaces the default route | the direct table keeps the uplink's; the gateway comes from the host route to the server |
+//! | OpenVPN `block-local` | real | takes the home network too, except its router | as with def1 |
+//! | wg-quick | real | `not fwmark 51820 lookup 51820` without a priority, and an anti-spoofing rule | moves its rules ahead; replaces the reply source |
+//! | wg-quick with the kill switch of its manual | real | rejects unmarked packets outside the tunnel | detects and names it, keeps media in the VPN; passes with an exclude or `vpn_mark` |
+//! | NetworkManager's WireGuard | imitated | mark and table 51820 to 52319, rules at 30768 to 31767 | its rules are ahead |
+//! | strongSwan, `kernel-libipsec` | real | table 220 by rule 220, a TUN | its rules are ahead |
+//! | strongSwan, kernel IPsec | imitated | policies that take packets after routing | IPsec bypass of sockets and TUN |
 //! | openconnect with ocserv and vpnc-script | real | replaces the default routes | as with OpenVPN |
-//! | Tailscale exit node | imitated | rules 5210 to 5270, table 52 | our rules are ahead |
-//! | Mullvad | imitated | rules without a priority; chains whose last word is drop | found out, named, obeyed; passes with an exclude or `conntrack_mark` |
-//! | Cloudflare WARP, routing | imitated | a rule without a priority, added after us | our rules move ahead of it |
+//! | Tailscale exit node | imitated | rules 5210 to 5270, table 52 | its rules are ahead |
+//! | Mullvad | imitated | rules without a priority; chains that drop by default | detects and names it; passes with an exclude or `conntrack_mark` |
+//! | Cloudflare WARP, routing | imitated | a rule without a priority, added later | moves its rules ahead |
 //!
-//! Kernel IPsec is imitated because the kernel of the machine where this was tested has no ESP: charon says "received
-//! netlink error: Protocol not supported (93)", "unable to add SAD entry". Its policies are real; they swallow packets, as
-//! those of a real tunnel whose association is not up. Not tested: the firewalls of WARP, of Cisco Secure Client, of
-//! GlobalProtect and of Zscaler, whose rules are not published.
+//! Kernel IPsec is imitated because the test machine's kernel has no ESP. The policies are real: they drop packets like
+//! those of a tunnel without an association. Not tested: the firewalls of WARP, Cisco Secure Client, GlobalProtect and
+//! Zscaler, whose rules are not published.
 //!
 //! # What IT must add
 //!
-//! We edit nobody's firewall. Where one forbids media, `voicelane status` says which rule of which chain does, and what to
-//! add. For the kill switch of wg-quick, which knows the VPN's packets by their mark, that is, as `PostUp` lines:
+//! voicelane does not edit foreign firewalls. Where one blocks media, `voicelane status` names table, chain and rule, and
+//! prints the exclude. For the kill switch of wg-quick, as `PostUp` lines:
 //!
 //! ```text
 //! iptables -I OUTPUT -o voicelane0 -j ACCEPT
 //! iptables -I OUTPUT -o wlan0 -m mark --mark 0x76000000 -j ACCEPT
 //! ```
 //!
-//! and the same with `ip6tables`, with neighbour discovery besides (`-o wlan0 -p icmpv6 --icmpv6-type
-//! neighbour-solicitation` and `neighbour-advertisement`), which that kill switch forbids on IPv6: without it the router
-//! is not found. In nftables' words:
+//! and the same with `ip6tables`. Over IPv6 that kill switch also blocks neighbour discovery, so the router is not found: add
+//! `-o wlan0 -p icmpv6 --icmpv6-type neighbour-solicitation` and `neighbour-advertisement`. In nftables syntax:
 //!
 //! ```text
 //! nft insert rule inet mullvad output oifname voicelane0 accept
 //! nft insert rule inet mullvad output oifname wlan0 meta mark 0x76000000 accept
 //! ```
 //!
-//! A chain at the input hook that drops what it does not know needs the like for answers, `iifname wlan0` and `iifname
-//! voicelane0`: probes do not see that.
+//! A chain at the input hook that drops unknown packets needs the same for replies, with `iifname wlan0` and `iifname
+//! voicelane0`. Probes do not detect such a chain.
 //!
-//! Where the VPN has an exclude of its own, that is better, for it survives the VPN's updates:
+//! Prefer an exclude of the VPN itself, because it survives updates of the VPN:
 //!
-//! | VPN | its own exclude |
+//! | VPN | exclude |
 //! |---|---|
 //! | OpenVPN | `route 168.86.128.0 255.255.192.0 net_gateway`, pushed or in the client's file |
 //! | strongSwan | a connection with `mode = pass` and `start_action = trap` for the policy's prefixes |
@@ -61,26 +60,26 @@
 //! | WARP | a split-tunnel exclude in the Zero Trust dashboard |
 //! | Zscaler | VPN gateway bypass |
 //!
-//! # Borrowing the VPN's mark
+//! # The VPN's own mark
 //!
-//! Where IT may change voicelane's file but not the firewall: `[uplink] vpn_mark` gives media the mark of the VPN's own
-//! packets, `conntrack_mark` the mark of connections that the firewall excludes (Mullvad's is 0xf41). The relay's sockets
-//! bear it, and a chain of ours at the output hook, priority -150, gives it to what goes into our TUN; with `vpn_mark`,
-//! to neighbour discovery on the uplink too. The policy still decides what leaves.
+//! For IT that may change voicelane's file but not the firewall: `[uplink] vpn_mark` gives media the mark of the VPN's own
+//! packets. `conntrack_mark` gives it the mark of connections that the firewall excludes (Mullvad: 0xf41). The relay's
+//! sockets carry the mark. A chain at the output hook, priority -150, sets it on packets into the TUN. With `vpn_mark` the
+//! chain also marks neighbour discovery on the uplink. The policy still decides which packets leave.
 //!
-//! The risk: the firewall can no longer tell media from the VPN. A kill switch that is there so that *nothing* leaves
-//! when the VPN is down then lets media leave when the VPN is down. Whoever wants that not must not set it.
+//! The risk: the firewall cannot tell media from the VPN's packets. A kill switch that blocks everything while the VPN is
+//! down then lets media out. Do not set the marks where that is unwanted.
 //!
-//! # A network that lies
+//! # Hostile networks
 //!
-//! `tests/hostile_network.rs` holds the duties that TunnelCrack and TunnelVision (CVE-2024-3661) teach:
+//! `tests/hostile_network.rs` holds the promises against TunnelCrack and TunnelVision (CVE-2024-3661):
 //!
-//! - What leaves is the policy's prefixes and ports. No DNS answer, no DHCP option and no local route adds to it.
-//! - The next hop is the uplink's default gateway. A more specific route for the media range, by the same link or by
-//!   another, does not choose it; nor does a LAN that claims the media range for itself.
-//! - What is forced into the TUN leaves by the policy alone.
-//! - The TUN's address is not local: no ARP for it is answered, and nothing spoofed to it arrives. Aliases mean something
-//!   on our TUN only.
-//! - No setting of another link changes but `rp_filter` of the uplink, where it is strict.
+//! - Only prefixes and ports of the policy leave. No DNS answer, DHCP option or local route adds to them.
+//! - The next hop is the uplink's default gateway. A more specific route for the media range does not change it, nor does
+//!   a LAN that claims the media range.
+//! - A packet that is forced into the TUN leaves by the policy alone.
+//! - The TUN's address is not local: the kernel answers no ARP for it and accepts no packet spoofed to it. Reply sources
+//!   are translated on the TUN only.
+//! - Of other links only `rp_filter` of the uplink changes, if it is strict.
 //!
-//! Not ours to mend: such routes lead other traffic out of most VPNs, with and without us.
+//! Such routes redirect other traffic out of most VPNs, with and without voicelane. voicelane does not prevent that.
