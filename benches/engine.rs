@@ -15,8 +15,10 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use voicelane::config::Config;
-use voicelane::engine::{Arrival, Command, Engine, FallbackSettings, HEADROOM, Outbox, TUN_MTU};
-use voicelane::nat::Settings;
+use voicelane::engine::{
+    Engine, FailoverSettings, HEADROOM, Outbox, ReceivedDatagram, SocketCommand, TUN_MTU,
+};
+use voicelane::nat::NatSettings;
 use voicelane::net::{Egress, Endpoint, MappingId, Outside, Protocol, TrafficClass};
 use voicelane::policy::Policy;
 use voicelane::wire::udp;
@@ -76,13 +78,13 @@ impl Scene {
         let today = "2026-12-01".parse().expect("a date");
         let policy = Arc::new(Policy::compile(&config, today));
         let server = server(&policy, is_v6);
-        let settings = Settings {
+        let settings = NatSettings {
             // Simulated time flies, and one direction alone refreshes nothing.
             lifetime: Duration::from_secs(1 << 30),
-            ..Settings::default()
+            ..NatSettings::default()
         };
         let mut scene = Self {
-            engine: Engine::new(policy, settings).with_fallback(FallbackSettings::default()),
+            engine: Engine::new(policy, settings).with_fallback(FailoverSettings::default()),
             outbox: Outbox::default(),
             mappings: Vec::new(),
             server,
@@ -103,7 +105,7 @@ impl Scene {
     fn establish(&mut self, inside: Endpoint) -> MappingId {
         let packet = datagram(inside, self.server);
         self.engine.handle_tun(&packet, self.now, &mut self.outbox);
-        let &[Command::Open { mapping, way, .. }] = self.outbox.commands() else {
+        let &[SocketCommand::Open { mapping, way, .. }] = self.outbox.commands() else {
             panic!("{:?}", self.outbox.commands());
         };
         let outside = Outside(inside);
@@ -148,7 +150,7 @@ impl Scene {
                     self.engine.handle_tun(packet, self.now, &mut self.outbox);
                 }
                 Direction::Inbound => {
-                    let arrival = Arrival {
+                    let arrival = ReceivedDatagram {
                         from: black_box(self.server),
                         traffic_class: TrafficClass::default(),
                         waited: Duration::ZERO,
@@ -202,7 +204,7 @@ fn inside(number: usize, is_v6: bool) -> Endpoint {
 }
 
 fn datagram(source: Endpoint, destination: Endpoint) -> Vec<u8> {
-    let headers = udp::Headers {
+    let headers = udp::UdpHeaders {
         source,
         destination,
         traffic_class: TrafficClass::default(),

@@ -96,7 +96,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[derive(Clone, Debug)]
-    enum Step {
+    enum TimerOperation {
         Start { lifetime: u64 },
         Refresh { which: usize, lifetime: u64 },
         Shorten { which: usize, lifetime: u64 },
@@ -104,17 +104,18 @@ mod tests {
         Advance { by: u64 },
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn step() -> impl Strategy<Value = TimerOperation> {
         let (which, lifetime) = (any::<usize>(), 0..50u64);
         prop_oneof![
             lifetime
                 .clone()
-                .prop_map(|lifetime| Step::Start { lifetime }),
+                .prop_map(|lifetime| TimerOperation::Start { lifetime }),
             (which, lifetime.clone())
-                .prop_map(|(which, lifetime)| Step::Refresh { which, lifetime }),
-            (which, lifetime).prop_map(|(which, lifetime)| Step::Shorten { which, lifetime }),
-            which.prop_map(|which| Step::End { which }),
-            (0..40u64).prop_map(|by| Step::Advance { by }),
+                .prop_map(|(which, lifetime)| TimerOperation::Refresh { which, lifetime }),
+            (which, lifetime)
+                .prop_map(|(which, lifetime)| TimerOperation::Shorten { which, lifetime }),
+            which.prop_map(|which| TimerOperation::End { which }),
+            (0..40u64).prop_map(|by| TimerOperation::Advance { by }),
         ]
     }
 
@@ -134,17 +135,17 @@ mod tests {
             let mut fresh = 0..;
             for step in steps {
                 match step {
-                    Step::Start { lifetime } => {
+                    TimerOperation::Start { lifetime } => {
                         let (key, deadline) = (fresh.next().expect("endless"), after(now, lifetime));
                         live.insert(key, deadline);
                         timers.schedule(key, deadline);
                     }
-                    Step::Refresh { which, lifetime } => {
+                    TimerOperation::Refresh { which, lifetime } => {
                         if let Some((_, deadline)) = nth(&mut live, which) {
                             *deadline = (*deadline).max(after(now, lifetime));
                         }
                     }
-                    Step::Shorten { which, lifetime } => {
+                    TimerOperation::Shorten { which, lifetime } => {
                         if let Some((key, deadline)) = nth(&mut live, which)
                             && after(now, lifetime) < *deadline
                         {
@@ -152,12 +153,12 @@ mod tests {
                             timers.schedule(key, *deadline);
                         }
                     }
-                    Step::End { which } => {
+                    TimerOperation::End { which } => {
                         if let Some((key, _)) = nth(&mut live, which) {
                             live.remove(&key);
                         }
                     }
-                    Step::Advance { by } => {
+                    TimerOperation::Advance { by } => {
                         now = after(now, by);
                         let mut due: Vec<_> = live
                             .iter()

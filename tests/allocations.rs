@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use voicelane::call::stun::{TransactionId, binding_request, binding_success};
 use voicelane::config::Config;
-use voicelane::engine::{Arrival, Command, Engine, FallbackSettings, HEADROOM, Outbox};
-use voicelane::nat::Settings;
+use voicelane::engine::{
+    Engine, FailoverSettings, HEADROOM, Outbox, ReceivedDatagram, SocketCommand,
+};
+use voicelane::nat::NatSettings;
 use voicelane::net::{Egress, Endpoint, MappingId, Outside, TrafficClass};
 use voicelane::policy::Policy;
 use voicelane::wire::udp;
@@ -100,9 +102,9 @@ impl World {
         let config = Config::parse("policy", POLICY).expect("a valid policy");
         let today = "2026-01-01".parse().expect("a date");
         let policy = Arc::new(Policy::compile(&config, today));
-        let mut engine = Engine::new(policy, Settings::default());
+        let mut engine = Engine::new(policy, NatSettings::default());
         if is_fallback {
-            engine = engine.with_fallback(FallbackSettings::default());
+            engine = engine.with_fallback(FailoverSettings::default());
         }
         let mut world = Self {
             engine,
@@ -115,7 +117,7 @@ impl World {
             world
                 .engine
                 .handle_tun(&outbound, world.now, &mut world.outbox);
-            let &[Command::Open { mapping, .. }] = world.outbox.commands() else {
+            let &[SocketCommand::Open { mapping, .. }] = world.outbox.commands() else {
                 panic!("{:?}", world.outbox.commands());
             };
             world
@@ -153,7 +155,7 @@ impl World {
             for received in [&mut call.inbound, &mut call.answer] {
                 let length = received.len();
                 for _ in 0..4 {
-                    let arrival = Arrival {
+                    let arrival = ReceivedDatagram {
                         from: call.server,
                         traffic_class: TrafficClass::default(),
                         waited: Duration::ZERO,
@@ -170,7 +172,7 @@ impl World {
 }
 
 fn datagram(source: Endpoint, destination: Endpoint, payload: &[u8]) -> Vec<u8> {
-    let headers = udp::Headers {
+    let headers = udp::UdpHeaders {
         source,
         destination,
         traffic_class: TrafficClass::default(),

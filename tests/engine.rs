@@ -21,21 +21,21 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use voicelane::engine::{Command, Engine, Event, Outbox, ReplySource, ReturnedError};
-use voicelane::nat::{Limits, Settings};
+use voicelane::engine::{Engine, EngineEvent, Outbox, ReplySource, ReturnedError, SocketCommand};
+use voicelane::nat::{NatLimits, NatSettings};
 use voicelane::net::{Dscp, Ecn, Egress, Endpoint, Filtering, Protocol, TrafficClass};
 use voicelane::policy::Action;
-use voicelane::wire::{Packet, Transport, icmp, udp};
+use voicelane::wire::{IcmpError, Packet, Transport, udp};
 
 use world::{ALMOST, FAMILIES, LIFETIME, World, datagram, endpoint, policy, quoted_in};
 
 #[test]
 fn a_media_packet_opens_a_mapping_and_goes_out_marked() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         let mapping = world.send(inside, server, b"hello").expect("relayed");
         let [
-            Command::Open {
+            SocketCommand::Open {
                 mapping: opened,
                 way: Egress::Direct,
                 inside: of,
@@ -49,7 +49,10 @@ fn a_media_packet_opens_a_mapping_and_goes_out_marked() {
         let transmits: Vec<_> = world.outbox.transmits().collect();
         assert_eq!(transmits.len(), 1);
         assert_eq!((transmits[0].0.to, transmits[0].1), (server, &b"hello"[..]));
-        assert!(matches!(world.outbox.events(), [Event::Established { .. }]));
+        assert!(matches!(
+            world.outbox.events(),
+            [EngineEvent::Established { .. }]
+        ));
 
         let again = world.send(inside, server, b"again").expect("relayed");
         assert_eq!(again, mapping);
@@ -61,7 +64,7 @@ fn a_media_packet_opens_a_mapping_and_goes_out_marked() {
 #[test]
 fn one_mapping_serves_every_remote() {
     for [inside, server, other_port, stranger, _] in FAMILIES.map(|family| family.map(endpoint)) {
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         let mapping = world.send(inside, server, b"1");
         assert!(mapping.is_some());
         assert_eq!(
@@ -80,7 +83,7 @@ fn one_mapping_serves_every_remote() {
 #[test]
 fn an_answer_comes_back_from_the_server_with_its_marks() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         let mapping = world.send(inside, server, b"question").expect("relayed");
         let class = TrafficClass {
             dscp: Dscp::EF,
@@ -115,9 +118,9 @@ fn only_whom_the_application_asked_may_answer() {
     ];
     for [inside, server, other_port, stranger, _] in FAMILIES.map(|family| family.map(endpoint)) {
         for (filtering, expected) in cases {
-            let mut world = World::new(Settings {
+            let mut world = World::new(NatSettings {
                 filtering,
-                ..Settings::default()
+                ..NatSettings::default()
             });
             let mapping = world.send(inside, server, b"question").expect("relayed");
             let admitted = [server, other_port, stranger].map(|from| {
@@ -135,7 +138,7 @@ fn only_whom_the_application_asked_may_answer() {
 #[test]
 fn what_the_policy_does_not_relay_is_rejected_and_counted() {
     for [inside, server, .., other] in FAMILIES.map(|family| family.map(endpoint)) {
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         for to in [
             other,
             Endpoint::new(server.addr, 53),
@@ -147,7 +150,7 @@ fn what_the_policy_does_not_relay_is_rejected_and_counted() {
             let packets: Vec<_> = world.outbox.packets().collect();
             assert_eq!(packets.len(), 1);
             assert_eq!(
-                quoted_in(packets[0], icmp::Error::AdminProhibited, inside.addr),
+                quoted_in(packets[0], IcmpError::AdminProhibited, inside.addr),
                 sent
             );
         }
@@ -160,7 +163,7 @@ fn what_the_policy_does_not_relay_is_rejected_and_counted() {
 #[test]
 fn a_mapping_lives_by_outbound_packets_alone() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         let mapping = world.send(inside, server, b"1").expect("relayed");
         world.wait(ALMOST);
         assert!(world.outbox.commands().is_empty());
@@ -189,7 +192,7 @@ fn a_mapping_lives_by_outbound_packets_alone() {
         world.wait(LIFETIME.saturating_sub(ALMOST));
         assert_eq!(
             world.outbox.commands(),
-            [Command::Close { mapping }],
+            [SocketCommand::Close { mapping }],
             "an inbound packet refreshed nothing"
         );
         assert!(
@@ -214,11 +217,11 @@ fn a_mapping_lives_by_outbound_packets_alone() {
 #[test]
 fn an_error_of_the_path_reaches_the_application() {
     for [inside, server, _, _, router] in FAMILIES.map(|family| family.map(endpoint)) {
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         let mapping = world.send(inside, server, b"anyone?").expect("relayed");
         for (offender, error) in [
-            (Some(server.addr), icmp::Error::PortUnreachable),
-            (Some(router.addr), icmp::Error::HostUnreachable),
+            (Some(server.addr), IcmpError::PortUnreachable),
+            (Some(router.addr), IcmpError::HostUnreachable),
         ] {
             world.outbox.clear();
             let returned = ReturnedError {
@@ -259,10 +262,10 @@ fn an_error_of_the_path_reaches_the_application() {
 #[test]
 fn a_forged_error_changes_nothing() {
     for [inside, server, _, stranger, _] in FAMILIES.map(|family| family.map(endpoint)) {
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         let mapping = world.send(inside, server, b"hello").expect("relayed");
         world.outbox.clear();
-        let error = icmp::Error::PortUnreachable;
+        let error = IcmpError::PortUnreachable;
         let returned = ReturnedError {
             to: stranger,
             offender: None,
@@ -283,7 +286,7 @@ fn a_forged_error_changes_nothing() {
 #[test]
 fn replies_name_the_alias_and_quotes_the_address_itself() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         let alias: IpAddr = if inside.addr.is_ipv4() {
             "240.0.0.1"
         } else {
@@ -306,7 +309,7 @@ fn replies_name_the_alias_and_quotes_the_address_itself() {
         world.send_bytes(&sent);
         let packets: Vec<_> = world.outbox.packets().collect();
         assert_eq!(
-            quoted_in(packets[0], icmp::Error::AdminProhibited, alias),
+            quoted_in(packets[0], IcmpError::AdminProhibited, alias),
             sent
         );
     }
@@ -315,18 +318,18 @@ fn replies_name_the_alias_and_quotes_the_address_itself() {
 #[test]
 fn a_socket_that_cannot_be_opened_is_tried_again() {
     let [inside, server, ..] = FAMILIES[0].map(endpoint);
-    let mut engine = Engine::new(policy(), Settings::default());
+    let mut engine = Engine::new(policy(), NatSettings::default());
     let (mut outbox, now) = (Outbox::default(), Instant::now());
     for attempt in 1..=3 {
         outbox.clear();
         engine.handle_tun(&datagram(inside, server, b"hello"), now, &mut outbox);
-        let [Command::Open { mapping, .. }] = *outbox.commands() else {
+        let [SocketCommand::Open { mapping, .. }] = *outbox.commands() else {
             panic!("{:?}", outbox.commands())
         };
         engine.handle_open_failed(
             mapping,
             Egress::Direct,
-            icmp::Error::AdminProhibited,
+            IcmpError::AdminProhibited,
             now,
             &mut outbox,
         );
@@ -341,13 +344,13 @@ fn a_socket_that_cannot_be_opened_is_tried_again() {
 #[test]
 fn a_full_table_rejects_and_says_so() {
     let [inside, server, ..] = FAMILIES[0].map(endpoint);
-    let limits = Limits {
+    let limits = NatLimits {
         mappings: 1,
-        ..Limits::default()
+        ..NatLimits::default()
     };
-    let mut world = World::new(Settings {
+    let mut world = World::new(NatSettings {
         limits,
-        ..Settings::default()
+        ..NatSettings::default()
     });
     assert!(world.send(inside, server, b"first").is_some());
     let second = Endpoint::new(inside.addr, inside.port + 1);
@@ -369,7 +372,7 @@ fn a_full_table_rejects_and_says_so() {
 #[test]
 fn a_last_hop_ends_here() {
     let [inside, server, ..] = FAMILIES[0].map(endpoint);
-    let headers = udp::Headers {
+    let headers = udp::UdpHeaders {
         source: inside,
         destination: server,
         traffic_class: TrafficClass::default(),
@@ -377,11 +380,11 @@ fn a_last_hop_ends_here() {
     };
     let mut packet = Vec::new();
     udp::write_datagram(&mut packet, &headers, b"traceroute").expect("a datagram");
-    let mut world = World::new(Settings::default());
+    let mut world = World::new(NatSettings::default());
     world.send_bytes(&packet);
     let packets: Vec<_> = world.outbox.packets().collect();
     assert_eq!(
-        quoted_in(packets[0], icmp::Error::HopLimitExceeded, inside.addr),
+        quoted_in(packets[0], IcmpError::HopLimitExceeded, inside.addr),
         packet
     );
     assert_eq!(world.outbox.transmits().count(), 0);
@@ -418,7 +421,7 @@ proptest! {
     fn nothing_goes_out_but_what_the_policy_relays(addr in address(), port in port(), payload: Vec<u8>) {
         let inside = endpoint(FAMILIES[usize::from(addr.is_ipv6())][0]);
         let to = Endpoint::new(addr, port);
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         let relayed = world.send(inside, to, &payload).is_some();
         prop_assert_eq!(relayed, policy().evaluate(Protocol::Udp, to).action == Action::Relay);
         let media = if addr.is_ipv4() { "168.86.128.0/18" } else { "2001:db8:86::/48" };
@@ -428,7 +431,7 @@ proptest! {
 
     #[test]
     fn no_bytes_make_it_panic_or_forward(bytes: Vec<u8>) {
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         world.send_bytes(&bytes);
         prop_assert_eq!(world.outbox.transmits().count(), 0, "random bytes are no media");
     }
@@ -440,6 +443,6 @@ proptest! {
         let length = packet.len();
         packet[at % length] = value;
         packet.truncate(length - cut.min(length));
-        World::new(Settings::default()).send_bytes(&packet);
+        World::new(NatSettings::default()).send_bytes(&packet);
     }
 }

@@ -14,7 +14,9 @@ use lab::program::PATIENCE;
 use lab::voicelane::{CONFIG, Home, Voicelane};
 use lab::vpn::{Vpn, VpnKind};
 use lab::{Lab, Way};
-use voicelane::call::stun::{Class, Message, TransactionId, binding_request, binding_success};
+use voicelane::call::stun::{
+    StunClass, StunMessage, TransactionId, binding_request, binding_success,
+};
 
 /// Where the media gateway answers checks, and sends media to whom it heard from last.
 const GATEWAY_PORT: u16 = 20_002;
@@ -39,7 +41,7 @@ fn serve(lab: &Lab) {
                     continue;
                 };
                 let bytes = &buffer[..length];
-                let check = Message::parse(bytes).filter(|it| it.class == Class::Request);
+                let check = StunMessage::parse(bytes).filter(|it| it.class == StunClass::Request);
                 let answer = check.map_or(bytes.into(), |check| {
                     binding_success(check.transaction, from.into())
                 });
@@ -215,7 +217,7 @@ fn silence_costs_less_than_three_seconds(kind: VpnKind) {
         "the call was silent for {gap:?}"
     );
     call.assert_way(Way::Tunnel);
-    assert_eq!(call.count("falls", "silent"), 2, "once in each family");
+    assert_eq!(call.count("falls", "no_traffic"), 2, "once in each family");
     // Trials bring nobody back as long as nobody answers them.
     for caller in &mut call.callers {
         (caller.between_checks, caller.next_check) = (OFTEN, Instant::now());
@@ -223,15 +225,15 @@ fn silence_costs_less_than_three_seconds(kind: VpnKind) {
     let gap = call.talk(Duration::from_secs(4));
     assert!(gap < Duration::from_millis(500), "{gap:?}");
     call.assert_way(Way::Tunnel);
-    assert_eq!(call.count("returns", "answered"), 0);
+    assert_eq!(call.count("returns", "probes_answered"), 0);
 
     allow(&call.lab.home);
     call.await_way(Way::Direct);
     let gap = call.talk(Duration::from_secs(3));
     assert!(gap < Duration::from_millis(500), "coming back cost {gap:?}");
     call.assert_way(Way::Direct);
-    assert_eq!(call.count("returns", "answered"), 2);
-    assert_eq!(call.count("falls", "silent"), 2, "no flapping");
+    assert_eq!(call.count("returns", "probes_answered"), 2);
+    assert_eq!(call.count("falls", "no_traffic"), 2, "no flapping");
     call.voicelane.stop();
 }
 

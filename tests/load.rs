@@ -22,10 +22,10 @@ use media::{policy, relay_on, uplink};
 use netns::{in_namespace, run};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use voicelane::call::stun::{TransactionId, binding_request};
-use voicelane::engine::{Command, Counters, Engine, FallbackSettings, Outbox, PAGE};
-use voicelane::nat::Settings;
+use voicelane::engine::{Counters, Engine, FailoverSettings, Outbox, PAGE, SocketCommand};
+use voicelane::nat::NatSettings;
 use voicelane::net::{Endpoint, TrafficClass};
-use voicelane::relay::{Guest, Received, Relay, SendError};
+use voicelane::relay::{Received, SendError, Token, UdpRelay};
 use voicelane::wire::udp;
 
 /// As many as the 20,000 descriptors of a container's hard limit have room for.
@@ -57,7 +57,7 @@ fn packet(number: usize) -> Vec<u8> {
     let source = inside(number);
     let server = SERVERS[usize::from(source.addr.is_ipv6())];
     let server = server.parse().expect("an address");
-    let headers = udp::Headers {
+    let headers = udp::UdpHeaders {
         source,
         destination: Endpoint::new(server, 3478),
         traffic_class: TrafficClass::default(),
@@ -112,7 +112,7 @@ fn servers() -> [UdpSocket; 2] {
 
 struct World {
     engine: Engine,
-    relay: Relay,
+    relay: UdpRelay,
     outbox: Outbox,
     now: Instant,
 }
@@ -120,8 +120,8 @@ struct World {
 impl World {
     fn new() -> Self {
         Self {
-            engine: Engine::new(policy(), Settings::default())
-                .with_fallback(FallbackSettings::default()),
+            engine: Engine::new(policy(), NatSettings::default())
+                .with_fallback(FailoverSettings::default()),
             relay: relay_on("lo"),
             outbox: Outbox::default(),
             now: Instant::now(),
@@ -167,7 +167,7 @@ impl World {
         let mut closed = 0;
         for at in 0..self.outbox.commands().len() {
             match self.outbox.commands()[at] {
-                Command::Open {
+                SocketCommand::Open {
                     mapping,
                     way,
                     inside,
@@ -178,7 +178,7 @@ impl World {
                     self.engine
                         .handle_opened(mapping, way, outside, &mut self.outbox);
                 }
-                Command::Close { mapping } => {
+                SocketCommand::Close { mapping } => {
                     self.relay.close(mapping);
                     closed += 1;
                 }
@@ -236,7 +236,7 @@ fn a_branch_full_of_calls_stands_and_ends_in_parts() {
         assert_eq!(counters.packets_out, (2 * MAPPINGS + costs.len()) as u64);
         assert!(counters.dropped_out.is_empty(), "{counters:?}");
 
-        world.now += Settings::default().lifetime;
+        world.now += NatSettings::default().lifetime;
         // One of them goes on talking, and is never kept waiting for more than a part of the others.
         world.send(&packets[0]);
         let (mut ended, mut waits) = (0, Vec::new());
@@ -334,7 +334,7 @@ fn a_branch_full_of_calls_moves_to_another_uplink_in_parts() {
 #[test]
 fn no_socket_and_no_direction_is_starved() {
     with_descriptors(async || {
-        const OTHER: Guest = Guest(3);
+        const OTHER: Token = Token(3);
         let mut world = World::new();
         let [server, _others] = servers();
         let relays: Vec<_> = (0..100)

@@ -17,13 +17,13 @@ use std::time::{Duration, Instant};
 use etherparse::PacketBuilder;
 use voicelane::config::Config;
 use voicelane::engine::{
-    Arrival, Command, ConnectError, Engine, FallbackSettings, HEADROOM, Outbox, ReturnedError,
-    TcpSettings,
+    ConnectError, Engine, FailoverSettings, HEADROOM, Outbox, ReceivedDatagram, ReturnedError,
+    SocketCommand, TcpSettings,
 };
 use voicelane::nat;
 use voicelane::net::{Egress, Endpoint, MappingId, Outside, Protocol, TrafficClass};
 use voicelane::policy::{Action, Policy};
-use voicelane::wire::{Packet, Transport, fragment, icmp, tcp};
+use voicelane::wire::{IcmpError, Packet, Transport, fragment, tcp};
 
 /// The ranges that the seeds go to, and not all of the ports.
 const POLICY: &str = r#"
@@ -165,7 +165,7 @@ impl Write for Whim<'_> {
 }
 
 /// The segment that acknowledges another and says something.
-fn reply(packet: &Packet<'_>, segment: tcp::Segment) -> Vec<u8> {
+fn reply(packet: &Packet<'_>, segment: tcp::TcpSegment) -> Vec<u8> {
     let ip = match (packet.destination(), packet.source()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
         (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 64),
@@ -202,13 +202,13 @@ impl World {
         let day = "2026-01-01".parse().expect("a date");
         let policy = Arc::new(Policy::compile(&config, day));
         // Small tables, so that all limits are met.
-        let settings = nat::Settings {
-            limits: nat::Limits {
+        let settings = nat::NatSettings {
+            limits: nat::NatLimits {
                 mappings: 64,
                 mappings_of_address: 32,
                 contacts: 16,
             },
-            ..nat::Settings::default()
+            ..nat::NatSettings::default()
         };
         let tcp = TcpSettings {
             connections: 16,
@@ -219,7 +219,7 @@ impl World {
         Self {
             engine: Engine::new(Arc::clone(&policy), settings)
                 .with_tcp(tcp)
-                .with_fallback(FallbackSettings::default()),
+                .with_fallback(FailoverSettings::default()),
             policy,
             outbox: Outbox::default(),
             now: Instant::now(),
@@ -253,7 +253,7 @@ impl World {
         };
         let way = Egress::BOTH[self.dice.below(2)];
         let mut buffer = [&[0; HEADROOM], packet].concat();
-        let arrival = Arrival {
+        let arrival = ReceivedDatagram {
             from,
             traffic_class: TrafficClass::from_octet(self.dice.byte()),
             waited: Duration::ZERO,
@@ -273,7 +273,7 @@ impl World {
         let returned = ReturnedError {
             to,
             offender: self.dice.one_of(2).then_some(to.addr),
-            error: icmp::Error::PacketTooBig {
+            error: IcmpError::PacketTooBig {
                 mtu: u32::from(self.dice.byte()) << self.dice.below(24),
             },
             payload: packet,
@@ -296,38 +296,38 @@ impl World {
             at += 1;
             let (engine, now, outbox) = (&mut self.engine, self.now, &mut self.outbox);
             match command {
-                Command::Open {
+                SocketCommand::Open {
                     mapping,
                     way,
                     inside,
                     ..
                 } => {
                     if self.dice.one_of(8) {
-                        let error = icmp::Error::NetUnreachable;
+                        let error = IcmpError::NetUnreachable;
                         engine.handle_open_failed(mapping, way, error, now, outbox);
                     } else {
                         engine.handle_opened(mapping, way, Outside(inside.0), outbox);
                         self.mappings.push(mapping);
                     }
                 }
-                Command::Close { mapping } => self.mappings.retain(|it| *it != mapping),
-                Command::Connect { connection, .. } => match self.dice.below(8) {
+                SocketCommand::Close { mapping } => self.mappings.retain(|it| *it != mapping),
+                SocketCommand::Connect { connection, .. } => match self.dice.below(8) {
                     0 => {
                         let error = ConnectError::Refused;
                         engine.handle_connect_failed(connection, error, outbox);
                     }
                     1 => {
-                        let error = ConnectError::Unreachable(icmp::Error::HostUnreachable);
+                        let error = ConnectError::Unreachable(IcmpError::HostUnreachable);
                         engine.handle_connect_failed(connection, error, outbox);
                     }
                     2 => {}
                     _ => engine.handle_connected(connection, now, outbox),
                 },
-                Command::Carry { connection } => {
+                SocketCommand::Pump { connection } => {
                     let mut whim = Whim(&mut self.dice);
                     engine.handle_stream(connection, &mut whim, now, outbox);
                 }
-                Command::Shutdown { .. } | Command::Disconnect { .. } => {}
+                SocketCommand::Shutdown { .. } | SocketCommand::Disconnect { .. } => {}
             }
             assert!(at < 10_000, "it goes on for ever");
         }

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use media::{policy, relay_on};
 use netns::{in_namespace, run};
 
-use voicelane::engine::{Command as Order, Engine, Outbox};
-use voicelane::nat::Settings;
+use voicelane::engine::{Engine, Outbox, SocketCommand as Order};
+use voicelane::nat::NatSettings;
 use voicelane::net::{Endpoint, Family, TrafficClass};
-use voicelane::relay::{Received, Relay};
-use voicelane::wire::{Packet, Transport, fragment, icmp, udp};
+use voicelane::relay::{Received, UdpRelay};
+use voicelane::wire::{IcmpError, Packet, Transport, fragment, udp};
 
 /// Inside endpoint, the uplink's own address, the far side's; per family.
 const FAMILIES: [[&str; 3]; 2] = [
@@ -77,14 +77,14 @@ impl Drop for Far {
 /// Engine and relay, joined as the driver joins them.
 struct Path {
     engine: Engine,
-    relay: Relay,
+    relay: UdpRelay,
     outbox: Outbox,
 }
 
 impl Path {
     fn new() -> Self {
         Self {
-            engine: Engine::new(policy(), Settings::default()),
+            engine: Engine::new(policy(), NatSettings::default()),
             relay: relay_on("up0"),
             outbox: Outbox::default(),
         }
@@ -162,7 +162,7 @@ fn address(text: &str) -> IpAddr {
 
 /// A datagram of the application, with DF over IPv4.
 fn datagram([inside, _, far]: [&str; 3], payload: &[u8]) -> Vec<u8> {
-    let headers = udp::Headers {
+    let headers = udp::UdpHeaders {
         source: Endpoint::new(address(inside), 50_000),
         destination: Endpoint::new(address(far), 3478),
         traffic_class: TrafficClass::default(),
@@ -189,8 +189,8 @@ fn assert_too_big(packet: &[u8], sent: &[u8], mtu: u32) {
         panic!("{parsed:?}")
     };
     let family = parsed.family();
-    let error = icmp::Error::from_icmp(family, message.kind, message.code, 0);
-    assert_eq!(error, Some(icmp::Error::PacketTooBig { mtu: 0 }));
+    let error = IcmpError::from_icmp(family, message.kind, message.code, 0);
+    assert_eq!(error, Some(IcmpError::PacketTooBig { mtu: 0 }));
     let header = if family == Family::V4 { 20 } else { 40 };
     let word = packet[header + 4..header + 8]
         .try_into()

@@ -10,7 +10,7 @@ use etherparse::PacketBuilder;
 use smoltcp::socket::tcp::State;
 use voicelane::engine::{ConnectError, ConnectionState, ReplySource, TcpSettings};
 use voicelane::net::{Dscp, Family};
-use voicelane::wire::{Packet, Transport, icmp};
+use voicelane::wire::{IcmpError, Packet, Transport};
 
 use world::{Answer, FAMILIES, Far, POLICY, Program, Weather, World, policy};
 
@@ -37,7 +37,7 @@ fn established(
     (world, handle)
 }
 
-fn segment(packet: &[u8]) -> voicelane::wire::tcp::Segment {
+fn segment(packet: &[u8]) -> voicelane::wire::tcp::TcpSegment {
     match Packet::parse(packet).expect("whole").transport() {
         Transport::Tcp(segment) => segment,
         other => panic!("no segment: {other:?}"),
@@ -132,9 +132,9 @@ fn a_refused_connection_is_refused_to_the_application() {
 fn an_unreachable_far_side_is_an_icmp_error_about_the_syn() {
     for (address, server) in FAMILIES {
         for error in [
-            icmp::Error::NetUnreachable,
-            icmp::Error::HostUnreachable,
-            icmp::Error::AdminProhibited,
+            IcmpError::NetUnreachable,
+            IcmpError::HostUnreachable,
+            IcmpError::AdminProhibited,
         ] {
             let mut world = World::new(address);
             world.answer = Answer::Fail(ConnectError::Unreachable(error));
@@ -487,7 +487,7 @@ fn a_full_table_says_so() {
         world.connect(server, 50_002, program(0));
         world.run(SECOND, |world| !world.written.is_empty());
         let packet = Packet::parse(&world.written[0]).expect("whole");
-        let (kind, code, _) = icmp::Error::AdminProhibited.to_icmp(packet.family());
+        let (kind, code, _) = IcmpError::AdminProhibited.to_icmp(packet.family());
         assert!(
             matches!(packet.transport(), Transport::Icmp(it) if (it.kind, it.code) == (kind, code))
         );
@@ -574,7 +574,7 @@ fn what_is_written_names_the_alias() {
         for answer in [
             Answer::Accept,
             Answer::Fail(ConnectError::Refused),
-            Answer::Fail(ConnectError::Unreachable(icmp::Error::HostUnreachable)),
+            Answer::Fail(ConnectError::Unreachable(IcmpError::HostUnreachable)),
         ] {
             let mut world = World::new(address);
             world.answer = answer;

@@ -8,11 +8,11 @@ mod stream;
 pub mod stun;
 
 pub use rtp::RtpHeader;
-pub use stream::Stream;
+pub use stream::RtpStream;
 
 /// What a datagram on a media port is, by its first bytes (RFC 7983 section 7, RFC 5761 section 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum DatagramKind {
     /// STUN: connectivity and consent checks.
     Stun,
     /// DTLS: the key exchange of DTLS-SRTP, data channels.
@@ -25,7 +25,7 @@ pub enum Kind {
     Rtcp,
 }
 
-impl Kind {
+impl DatagramKind {
     /// Tells what `datagram` is; `None` for an empty one and for what no protocol of a call begins with.
     #[must_use]
     pub fn of(datagram: &[u8]) -> Option<Self> {
@@ -47,28 +47,32 @@ mod tests {
     #[test]
     fn every_first_byte_has_its_protocol() {
         let kinds = |range: std::ops::RangeInclusive<u8>| {
-            let mut kinds: Vec<_> = range.map(|first| Kind::of(&[first, 111])).collect();
+            let mut kinds: Vec<_> = range.map(|first| DatagramKind::of(&[first, 111])).collect();
             kinds.dedup();
             kinds
         };
-        assert_eq!(kinds(0..=3), [Some(Kind::Stun)]);
+        assert_eq!(kinds(0..=3), [Some(DatagramKind::Stun)]);
         assert_eq!(kinds(4..=19), [None]);
-        assert_eq!(kinds(20..=63), [Some(Kind::Dtls)]);
-        assert_eq!(kinds(64..=79), [Some(Kind::TurnChannel)]);
+        assert_eq!(kinds(20..=63), [Some(DatagramKind::Dtls)]);
+        assert_eq!(kinds(64..=79), [Some(DatagramKind::TurnChannel)]);
         assert_eq!(kinds(80..=127), [None]);
-        assert_eq!(kinds(128..=191), [Some(Kind::Rtp)]);
+        assert_eq!(kinds(128..=191), [Some(DatagramKind::Rtp)]);
         assert_eq!(kinds(192..=255), [None]);
-        assert_eq!(Kind::of(&[]), None);
+        assert_eq!(DatagramKind::of(&[]), None);
     }
 
     #[test]
     fn the_second_byte_tells_rtcp_from_rtp() {
-        assert_eq!(Kind::of(&[0x80, 200]), Some(Kind::Rtcp), "a sender report");
         assert_eq!(
-            Kind::of(&[0x80, 0xef]),
-            Some(Kind::Rtp),
+            DatagramKind::of(&[0x80, 200]),
+            Some(DatagramKind::Rtcp),
+            "a sender report"
+        );
+        assert_eq!(
+            DatagramKind::of(&[0x80, 0xef]),
+            Some(DatagramKind::Rtp),
             "payload type 111 with the marker"
         );
-        assert_eq!(Kind::of(&[0x80]), Some(Kind::Rtp));
+        assert_eq!(DatagramKind::of(&[0x80]), Some(DatagramKind::Rtp));
     }
 }

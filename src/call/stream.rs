@@ -14,7 +14,7 @@ const MAX_MISORDER: u16 = 100;
 /// The first packet counts at once, unlike in RFC 3550 A.1, whose probation of two packets guards against stray
 /// datagrams: only what a policy has already admitted as media is observed here.
 #[derive(Clone, Debug)]
-pub struct Stream {
+pub struct RtpStream {
     clock_rate: u32,
     /// The extended sequence number of the first packet: that of the stream, or of its latest restart.
     base: u64,
@@ -29,7 +29,7 @@ pub struct Stream {
     jitter: f64,
 }
 
-impl Stream {
+impl RtpStream {
     /// Begins a stream with its first packet; the payload's clock ticks `clock_rate` times a second (Opus: 48000).
     #[must_use]
     pub fn new(first: &RtpHeader, clock_rate: u32, now: Instant) -> Self {
@@ -130,9 +130,9 @@ mod tests {
         }
     }
 
-    fn stream_of(sequences: &[u16]) -> Stream {
+    fn stream_of(sequences: &[u16]) -> RtpStream {
         let now = Instant::now();
-        let mut stream = Stream::new(&header(sequences[0]), CLOCK, now);
+        let mut stream = RtpStream::new(&header(sequences[0]), CLOCK, now);
         for &sequence in &sequences[1..] {
             stream.observe(&header(sequence), now);
         }
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn jitter_follows_the_standards_recurrence() {
         let start = Instant::now();
-        let mut stream = Stream::new(&header(0), CLOCK, start);
+        let mut stream = RtpStream::new(&header(0), CLOCK, start);
         // Arrivals that leave the 20 ms grid by 0, 5, 5 and -3 ms: deviations 0, 5, 0 and 8 ms.
         for (sequence, micros) in [(1, 20_000), (2, 45_000), (3, 65_000), (4, 77_000)] {
             stream.observe(&header(sequence), start + Duration::from_micros(micros));
@@ -207,7 +207,7 @@ mod tests {
             timestamp: (u32::MAX - 1000).wrapping_add(u32::from(sequence) * 960),
             ..header(sequence)
         };
-        let mut stream = Stream::new(&at(0), CLOCK, start);
+        let mut stream = RtpStream::new(&at(0), CLOCK, start);
         for sequence in 1..10 {
             stream.observe(
                 &at(sequence),

@@ -22,7 +22,7 @@ pub struct TransactionId(pub [u8; 12]);
 
 /// The class of a message (RFC 8489 section 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Class {
+pub enum StunClass {
     /// Wants an answer.
     Request,
     /// Wants none.
@@ -35,9 +35,9 @@ pub enum Class {
 
 /// A STUN message whose header has been checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Message<'a> {
+pub struct StunMessage<'a> {
     /// Request, indication or one of the answers.
-    pub class: Class,
+    pub class: StunClass,
     /// The method, 12 bits: Binding is 1.
     pub method: u16,
     /// The transaction that the message belongs to.
@@ -45,7 +45,7 @@ pub struct Message<'a> {
     attributes: &'a [u8],
 }
 
-impl<'a> Message<'a> {
+impl<'a> StunMessage<'a> {
     /// Reads a datagram that holds one message and nothing else; `None` when it does not (RFC 8489 section 6.3).
     #[must_use]
     pub fn parse(datagram: &'a [u8]) -> Option<Self> {
@@ -58,10 +58,10 @@ impl<'a> Message<'a> {
             && u32::from_be_bytes([c0, c1, c2, c3]) == MAGIC_COOKIE;
         sound.then_some(Self {
             class: match (kind >> 8 & 1, kind >> 4 & 1) {
-                (0, 0) => Class::Request,
-                (0, _) => Class::Indication,
-                (_, 0) => Class::Success,
-                _ => Class::Error,
+                (0, 0) => StunClass::Request,
+                (0, _) => StunClass::Indication,
+                (_, 0) => StunClass::Success,
+                _ => StunClass::Error,
             },
             method: kind & 0x000f | (kind & 0x00e0) >> 1 | (kind & 0x3e00) >> 2,
             transaction: TransactionId(transaction),
@@ -208,8 +208,8 @@ mod tests {
     #[test]
     fn the_sample_request_reads() {
         let bytes = bytes(REQUEST);
-        let message = Message::parse(&bytes).expect("a request");
-        assert_eq!(message.class, Class::Request);
+        let message = StunMessage::parse(&bytes).expect("a request");
+        assert_eq!(message.class, StunClass::Request);
         assert_eq!((message.method, message.transaction), (BINDING, ID));
         assert_eq!(message.mapped_endpoint(), None);
     }
@@ -221,8 +221,11 @@ mod tests {
             (ANSWER_V6, "2001:db8:1234:5678:11:2233:4455:6677"),
         ] {
             let bytes = bytes(hex);
-            let message = Message::parse(&bytes).expect("an answer");
-            assert_eq!((message.class, message.transaction), (Class::Success, ID));
+            let message = StunMessage::parse(&bytes).expect("an answer");
+            assert_eq!(
+                (message.class, message.transaction),
+                (StunClass::Success, ID)
+            );
             let mapped = Endpoint::new(addr.parse().expect("an address"), 32_853);
             assert_eq!(message.mapped_endpoint(), Some(mapped));
         }
@@ -238,19 +241,19 @@ mod tests {
         let mut rtp = good.clone();
         rtp[0] |= 0x80;
         for bad in [&good[..19], &good[..104], &longer, &cookie, &rtp] {
-            assert_eq!(Message::parse(bad), None);
+            assert_eq!(StunMessage::parse(bad), None);
         }
     }
 
     #[test]
     fn classes_and_methods_are_unfolded() {
         for (kind, class, method) in [
-            (0x0011, Class::Indication, BINDING),
-            (0x0111, Class::Error, BINDING),
-            (0x3eef, Class::Request, 0xfff),
+            (0x0011, StunClass::Indication, BINDING),
+            (0x0111, StunClass::Error, BINDING),
+            (0x3eef, StunClass::Request, 0xfff),
         ] {
             let bytes = message(kind, ID, &[]);
-            let parsed = Message::parse(&bytes).expect("a message");
+            let parsed = StunMessage::parse(&bytes).expect("a message");
             assert_eq!((parsed.class, parsed.method), (class, method));
         }
     }
@@ -291,15 +294,15 @@ mod tests {
         fn an_answer_carries_any_endpoint(addr: IpAddr, port: u16, id: [u8; 12]) {
             let mapped = Endpoint::new(addr, port);
             let bytes = binding_success(TransactionId(id), mapped);
-            let message = Message::parse(&bytes).expect("an answer");
-            prop_assert_eq!(message.class, Class::Success);
+            let message = StunMessage::parse(&bytes).expect("an answer");
+            prop_assert_eq!(message.class, StunClass::Success);
             prop_assert_eq!(message.mapped_endpoint(), Some(mapped));
         }
 
         #[test]
         fn any_attributes_are_safe(attributes in proptest::collection::vec(any::<[u8; 4]>(), 0..20)) {
             let bytes = message(BINDING, ID, attributes.as_flattened());
-            let message = Message::parse(&bytes).expect("a sound header");
+            let message = StunMessage::parse(&bytes).expect("a sound header");
             let _ = message.mapped_endpoint();
         }
     }

@@ -297,7 +297,7 @@ mod tests {
             inside: "10.8.0.2:50000".parse().expect("an endpoint"),
             outside: "192.168.1.10:50000".parse().ok(),
             way: "tunnel".into(),
-            fallen: Some("silent".into()),
+            fallen: Some("no_traffic".into()),
             contacts: 2,
             age_seconds: 9,
             idle_seconds: 0,
@@ -344,8 +344,8 @@ mod tests {
             capture: "prefix".to_owned(),
             fallback: FallbackStatus {
                 uplinks: vec!["IPv6".to_owned()],
-                falls: [("silent".to_owned(), 2)].into(),
-                returns: [("answered".to_owned(), 1)].into(),
+                falls: [("no_traffic".to_owned(), 2)].into(),
+                returns: [("probes_answered".to_owned(), 1)].into(),
                 ..FallbackStatus::default()
             },
             errors_returned: 2,

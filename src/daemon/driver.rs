@@ -20,11 +20,13 @@ use tokio::sync::{Notify, oneshot};
 use tracing::{debug, info, trace};
 
 use crate::control::EventKind;
-use crate::engine::{Command, Engine, Event, Outbox, ReplySource};
+use crate::engine::{Engine, EngineEvent, Outbox, ReplySource, SocketCommand};
 use crate::net::{Egress, Family, PerFamily};
 use crate::policy::Policy;
-use crate::relay::{Binders, Connections, Found, Guest, Progress, Received, Relay, SendError};
-use crate::tun::Device;
+use crate::relay::{
+    Progress, ReadyEvents, Received, SendError, SocketFactories, TcpRelay, Token, UdpRelay,
+};
+use crate::tun::PacketDevice;
 
 use super::channel::{Mailbox, Post};
 use super::events::Events;
@@ -48,9 +50,9 @@ const STREAMS: usize = 4;
 const STREAMS_UNDER_LOAD: usize = 1;
 
 /// What is waited for besides the sockets of mappings: the TUN, the TCP connections, a letter.
-const DEVICE: Guest = Guest(0);
-const CONNECTIONS: Guest = Guest(1);
-const MAILBOX: Guest = Guest(2);
+const DEVICE: Token = Token(0);
+const CONNECTIONS: Token = Token(1);
+const MAILBOX: Token = Token(2);
 
 /// The largest IP packet.
 const LARGEST: usize = 65_535;
@@ -67,7 +69,7 @@ pub(super) enum Message {
     /// Of which families other programs have IPsec policies, which direct sockets must be exempt from.
     Exempt(PerFamily<bool>),
     /// Media leaves by other uplinks from now on.
-    Uplinks(Binders, Moves),
+    Uplinks(SocketFactories, Moves),
     /// A family's uplink, which was gone, is there again.
     UplinkIsBack(Family),
     /// The size of the largest packet that applications get, and a gateway's clients.
@@ -93,8 +95,8 @@ enum Shift {
 pub(super) struct Driver<D> {
     engine: Engine,
     device: D,
-    relay: Relay,
-    connections: Connections,
+    relay: UdpRelay,
+    connections: TcpRelay,
     outbox: Outbox,
     packet: Box<[u8]>,
     situation: ServiceState,
@@ -106,11 +108,11 @@ pub(super) struct Driver<D> {
     device_is_empty: bool,
 }
 
-impl<D: Device> Driver<D> {
+impl<D: PacketDevice> Driver<D> {
     pub(super) fn new(
         engine: Engine,
         device: D,
-        (relay, connections): (Relay, Connections),
+        (relay, connections): (UdpRelay, TcpRelay),
         situation: ServiceState,
         alarm: Arc<Notify>,
         events: Events,
@@ -183,7 +185,7 @@ impl<D: Device> Driver<D> {
     }
 
     /// Does what one wake-up does with packets.
-    fn wake(&mut self, found: Found, now: Instant) -> io::Result<()> {
+    fn wake(&mut self, found: ReadyEvents, now: Instant) -> io::Result<()> {
         if self.engine.poll_timeout().is_some_and(|due| due <= now) {
             self.engine.handle_timeout(now, &mut self.outbox);
         }
@@ -311,7 +313,7 @@ impl<D: Device> Driver<D> {
         }
         for event in self.outbox.events() {
             match event {
-                Event::Established {
+                EngineEvent::Established {
                     mapping,
                     inside,
                     way,
@@ -319,8 +321,10 @@ impl<D: Device> Driver<D> {
                 } => {
                     debug!(%mapping, %inside, %way, %outside, "mapping established");
                 }
-                Event::Ended { mapping, inside } => debug!(%mapping, %inside, "mapping ended"),
-                Event::Fell {
+                EngineEvent::Ended { mapping, inside } => {
+                    debug!(%mapping, %inside, "mapping ended")
+                }
+                EngineEvent::FailedOver {
                     mapping,
                     inside,
                     cause,
@@ -329,7 +333,7 @@ impl<D: Device> Driver<D> {
                     let call = format_args!("mapping {mapping}");
                     self.events.record(EventKind::CallMovedToVpn, call, cause);
                 }
-                Event::Returned {
+                EngineEvent::FailedBack {
                     mapping,
                     inside,
                     cause,
@@ -338,10 +342,10 @@ impl<D: Device> Driver<D> {
                     let call = format_args!("mapping {mapping}");
                     self.events.record(EventKind::CallMovedDirect, call, cause);
                 }
-                Event::UplinkFell { family, cause } => {
+                EngineEvent::UplinkFailed { family, cause } => {
                     self.events.record(EventKind::UplinkFailed, family, cause);
                 }
-                Event::UplinkReturned { family } => {
+                EngineEvent::UplinkRecovered { family } => {
                     let reason = "it is trusted again";
                     self.events
                         .record(EventKind::UplinkRecovered, family, reason);
@@ -380,9 +384,9 @@ impl<D: Device> Driver<D> {
         }
     }
 
-    fn execute(&mut self, command: Command, now: Instant) {
+    fn execute(&mut self, command: SocketCommand, now: Instant) {
         match command {
-            Command::Open {
+            SocketCommand::Open {
                 mapping,
                 way,
                 inside,
@@ -405,8 +409,8 @@ impl<D: Device> Driver<D> {
                     self.troubles.open_failed(&error, now);
                 }
             },
-            Command::Close { mapping } => self.relay.close(mapping),
-            Command::Connect {
+            SocketCommand::Close { mapping } => self.relay.close(mapping),
+            SocketCommand::Connect {
                 connection,
                 way,
                 inside,
@@ -425,9 +429,9 @@ impl<D: Device> Driver<D> {
                         .handle_connect_failed(connection, told, &mut self.outbox);
                 }
             },
-            Command::Carry { connection } => self.connections.line_up(connection),
-            Command::Shutdown { connection } => self.connections.shutdown(connection),
-            Command::Disconnect { connection, reset } => {
+            SocketCommand::Pump { connection } => self.connections.line_up(connection),
+            SocketCommand::Shutdown { connection } => self.connections.shutdown(connection),
+            SocketCommand::Disconnect { connection, reset } => {
                 self.connections.disconnect(connection, reset);
             }
         }
@@ -449,7 +453,7 @@ impl<D: Device> Driver<D> {
     /// Has mappings leave by another uplink, as far as they must move: nothing is sent by the former one any more, and each
     /// mapping gets its other socket when it sends, or part by part. The application notices no more than that its address
     /// outside has changed, which ICE is made for. TCP connections end: they cannot move.
-    fn follow(&mut self, binders: Binders, moves: Moves, now: Instant) {
+    fn follow(&mut self, binders: SocketFactories, moves: Moves, now: Instant) {
         let moves = |family| moves[family];
         self.connections.rebind(binders.clone());
         self.relay.rebind(binders, moves);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use crate::relay::OpenError;
+use crate::relay::SocketOpenError;
 
 /// How long nothing may have been refused before a success ends a warning. Some destinations may be refused while others
 /// are not: shorter, and the warning would come and go.
@@ -51,10 +51,10 @@ impl KernelErrors {
     }
 
     /// The kernel refused to open a socket.
-    pub(super) fn open_failed(&mut self, error: &OpenError, now: Instant) {
+    pub(super) fn open_failed(&mut self, error: &SocketOpenError, now: Instant) {
         let trouble = match error {
-            OpenError::NoUplink => Trouble::NoUplink,
-            OpenError::Bind(error) => Trouble::Open(number(&error.source)),
+            SocketOpenError::NoUplink => Trouble::NoUplink,
+            SocketOpenError::Bind(error) => Trouble::Open(number(&error.source)),
         };
         self.note(trouble, now);
     }
@@ -196,12 +196,12 @@ impl fmt::Display for Trouble {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::{BindError, Step};
+    use crate::relay::{SetupStep, SocketSetupError};
 
-    fn refused_socket(errno: Errno) -> OpenError {
-        OpenError::Bind(BindError {
+    fn refused_socket(errno: Errno) -> SocketOpenError {
+        SocketOpenError::Bind(SocketSetupError {
             device: "wlan0".to_owned(),
-            step: Step::Create,
+            step: SetupStep::Create,
             source: errno.into(),
         })
     }
@@ -228,7 +228,7 @@ mod tests {
         ] {
             troubles.open_failed(&refused_socket(errno), now);
         }
-        troubles.open_failed(&OpenError::NoUplink, now);
+        troubles.open_failed(&SocketOpenError::NoUplink, now);
         let counts = troubles.counts();
         assert_eq!((counts["send_eperm"], counts["open_emfile"]), (2, 1));
         assert_eq!(counts["open_no_uplink"], 1);

@@ -12,15 +12,15 @@ use tracing::{info, warn};
 
 use crate::config::{self, Config};
 use crate::control::{Access, EventKind, Exporter, Server, Site};
-use crate::engine::{Engine, FallbackSettings, TUN_MTU, TcpSettings};
+use crate::engine::{Engine, FailoverSettings, TUN_MTU, TcpSettings};
 use crate::nat;
 use crate::net::IfIndex;
 use crate::policy::Policy;
-use crate::relay::{Connections, Relay};
+use crate::relay::{TcpRelay, UdpRelay};
 use crate::route::plan::RoutingIds;
 use crate::route::uplink::Preferences;
 use crate::route::{self, Steering};
-use crate::tun::Tun;
+use crate::tun::TunDevice;
 
 use super::answers::Answers;
 use super::channel::{Mailbox, mailbox};
@@ -37,7 +37,7 @@ const MAILBOX: usize = 64;
 
 /// What the thread that carries packets is given.
 pub(super) struct Carrier {
-    driver: Driver<Tun>,
+    driver: Driver<TunDevice>,
     mailbox: Mailbox<Message>,
     ended: oneshot::Sender<io::Result<()>>,
 }
@@ -75,7 +75,7 @@ pub(super) async fn live(
     })?;
     raise_descriptor_limit();
     // The TUN comes first: who holds its name is the one voicelane here, and may remove what a dead one left.
-    let tun = Tun::open(name)?;
+    let tun = TunDevice::open(name)?;
     let index = if_nametoindex(tun.name()).context("the TUN has gone")?;
     let control = config.control();
     let access = Access::of_groups(control.group.as_deref(), control.admin_group.as_deref())?;
@@ -142,13 +142,13 @@ pub(super) async fn live(
         .with_remark(config.gateway().remark);
     let fallback = config.fallback();
     if fallback.to_tunnel {
-        engine = engine.with_fallback(FallbackSettings {
+        engine = engine.with_fallback(FailoverSettings {
             silence: fallback.silence,
             retry: fallback.retry,
         });
     }
     let situation = ServiceState::of_tun(tun.name());
-    let sockets = Relay::new().and_then(|relay| Ok((relay, Connections::new()?)));
+    let sockets = UdpRelay::new().and_then(|relay| Ok((relay, TcpRelay::new()?)));
     let sockets = sockets.context("could not make an epoll set")?;
     let alarm = Arc::new(Notify::new());
     let driver = Driver::new(
@@ -245,14 +245,14 @@ pub(crate) fn preferences(config: &Config) -> Preferences {
 }
 
 /// How mappings and connections behave; a gateway's clients have a smaller share than a laptop's few addresses.
-fn translator(config: &Config) -> (nat::Settings, TcpSettings) {
+fn translator(config: &Config) -> (nat::NatSettings, TcpSettings) {
     let (nat, gateway) = (config.nat(), config.gateway());
-    let (mut limits, mut tcp) = (nat::Limits::default(), TcpSettings::default());
+    let (mut limits, mut tcp) = (nat::NatLimits::default(), TcpSettings::default());
     if !gateway.interfaces.is_empty() {
         limits.mappings_of_address = gateway.mappings_per_client;
         tcp.connections_of_address = gateway.connections_per_client;
     }
-    let nat = nat::Settings {
+    let nat = nat::NatSettings {
         lifetime: nat.mapping_lifetime,
         filtering: nat.filtering,
         inbound_refresh: nat.inbound_refresh,

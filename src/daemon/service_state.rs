@@ -10,7 +10,7 @@ use crate::control::{
     ConnectionStatus, FallbackStatus, MappingStatus, SchedulingStatus, State, Status,
     TrafficStatus, UplinkStatus, VpnStatus,
 };
-use crate::engine::{ConnectionReport, Engine, MappingReport, PAGE, Snapshot};
+use crate::engine::{ConnectionReport, Engine, EngineSnapshot, MappingReport, PAGE};
 use crate::net::{Family, RulePriority};
 use crate::route::vpn::Vpn;
 
@@ -42,7 +42,7 @@ pub(super) struct ServiceState {
 #[derive(Debug)]
 pub(super) struct View {
     pub(super) situation: ServiceState,
-    pub(super) snapshot: Snapshot,
+    pub(super) snapshot: EngineSnapshot,
     pub(super) troubles: KernelErrors,
     /// Datagrams that found their socket's queue full.
     pub(super) overflowed: u64,
@@ -134,7 +134,7 @@ impl ServiceState {
     }
 
     /// The interfaces whose clients' media leaves by the uplink, with the families of which it does.
-    fn clients_served(&self, snapshot: &Snapshot) -> BTreeMap<String, BTreeSet<String>> {
+    fn clients_served(&self, snapshot: &EngineSnapshot) -> BTreeMap<String, BTreeSet<String>> {
         let mut served = BTreeMap::<_, BTreeSet<_>>::new();
         let clients = self.clients.iter();
         for (family, interface) in clients.filter(|it| !snapshot.fallen_uplinks.contains(&it.0)) {
@@ -145,7 +145,7 @@ impl ServiceState {
     }
 
     /// Joins what the shell, the engine and the relay know.
-    fn status(&self, snapshot: &Snapshot, troubles: &KernelErrors, now: Instant) -> Status {
+    fn status(&self, snapshot: &EngineSnapshot, troubles: &KernelErrors, now: Instant) -> Status {
         let counters = &snapshot.counters;
         let status = Status {
             program: env!("CARGO_PKG_VERSION").to_owned(),

@@ -6,7 +6,7 @@ use socket2::Socket;
 
 use crate::control::UplinkStatus;
 use crate::net::{self, Dscp, Endpoint, Family, Fwmark, Inside, PerFamily, Treatment};
-use crate::relay::{BindError, Binder};
+use crate::relay::{SocketFactory, SocketSetupError};
 use crate::route::observed::Observed;
 use crate::route::uplink::Uplink;
 
@@ -15,7 +15,7 @@ use crate::route::uplink::Uplink;
 pub(super) struct UplinkBinding {
     pub(super) family: Family,
     pub(super) uplink: Uplink,
-    pub(super) binder: Binder,
+    pub(super) binder: SocketFactory,
 }
 
 /// The way of each family that has one.
@@ -38,7 +38,7 @@ impl UplinkBinding {
             .filter(|address| address.link == uplink.index)
             .map(|address| address.addr)
             .filter(|addr| Family::of(*addr) == family && !is_link_local(*addr));
-        let binder = Binder {
+        let binder = SocketFactory {
             device: uplink.name.clone(),
             addresses: addresses.collect(),
             mark: marks.0,
@@ -69,8 +69,8 @@ impl UplinkBinding {
     /// refuses (a missing capability, most likely) is found out while all is still as it was.
     ///
     /// # Errors
-    /// [`BindError`].
-    pub(super) fn open(&self) -> Result<Socket, BindError> {
+    /// [`SocketSetupError`].
+    pub(super) fn open(&self) -> Result<Socket, SocketSetupError> {
         let any = Inside(Endpoint::new(self.family.unspecified(), 0));
         let (socket, _) =
             self.binder

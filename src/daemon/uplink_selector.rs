@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::control::EventKind;
 use crate::net::{Family, Fwmark, PerFamily};
-use crate::relay::BindError;
+use crate::relay::SocketSetupError;
 use crate::route::hold::Hold;
 use crate::route::observed::Observed;
 use crate::route::uplink::{Uplink, UplinkError};
@@ -84,8 +84,8 @@ impl UplinkSelector {
     /// Takes these ways, once a socket was opened on each that is new.
     ///
     /// # Errors
-    /// [`BindError`]; the former ways stay.
-    pub(super) fn follow(&mut self, ways: UplinkBindings) -> Result<News, BindError> {
+    /// [`SocketSetupError`]; the former ways stay.
+    pub(super) fn follow(&mut self, ways: UplinkBindings) -> Result<News, SocketSetupError> {
         let mut news = News::default();
         if let (true, Some(error)) = (self.is_news, &self.without_uplink) {
             let lost = names(&self.ways);

@@ -19,7 +19,7 @@ use nix::sys::socket::{
 
 use super::namespace::Node;
 use super::wireguard;
-use crate::call::{Kind, RtpHeader};
+use crate::call::{DatagramKind, RtpHeader};
 use crate::net::{Dscp, Endpoint};
 
 /// A host that is watched.
@@ -205,7 +205,8 @@ fn content(ports: [u16; 2], payload: &[u8]) -> Content {
     if ports.contains(&wireguard::PORT) && matches!(payload, [1..=4, 0, 0, 0, ..]) {
         return Content::WireGuard;
     }
-    match RtpHeader::parse(payload).filter(|_| Kind::of(payload) == Some(Kind::Rtp)) {
+    match RtpHeader::parse(payload).filter(|_| DatagramKind::of(payload) == Some(DatagramKind::Rtp))
+    {
         Some(header) => Content::Rtp { ssrc: header.ssrc },
         None => Content::Other,
     }

@@ -129,7 +129,7 @@ fn answer_udp(socket: UdpSocket) {
     thread::spawn(move || {
         let mut buffer = [0; 2048];
         while let Ok((len, from)) = socket.recv_from(&mut buffer) {
-            let answer = match stun::Message::parse(&buffer[..len]) {
+            let answer = match stun::StunMessage::parse(&buffer[..len]) {
                 Some(request) => stun::binding_success(request.transaction, from.into()),
                 None => buffer[..len].to_vec(),
             };

@@ -122,7 +122,11 @@ impl Measure {
             up: &call.server,
             down: &call.caller,
         };
-        let arrived = |leg: &Leg| leg.heard.as_ref().map_or(0, crate::call::Stream::received);
+        let arrived = |leg: &Leg| {
+            leg.heard
+                .as_ref()
+                .map_or(0, crate::call::RtpStream::received)
+        };
         let round_trips = &call.caller.round_trips;
         let quantile = |q| millis(Duration::from_micros(round_trips.value_at_quantile(q)));
         Self {

@@ -19,8 +19,8 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use super::world::{MEDIA, TUNNEL, World};
-use crate::call::stun::{self, Class, Message, TransactionId, Transactions};
-use crate::call::{Kind, RtpHeader, Stream};
+use crate::call::stun::{self, StunClass, StunMessage, TransactionId, Transactions};
+use crate::call::{DatagramKind, RtpHeader, RtpStream};
 use crate::net::{Endpoint, Family};
 
 /// The media server's port.
@@ -74,7 +74,7 @@ pub(super) struct Leg {
     /// RTP packets sent.
     pub(super) sent: u64,
     /// The other end's stream; `None` if nothing was heard.
-    pub(super) heard: Option<Stream>,
+    pub(super) heard: Option<RtpStream>,
     /// When each of its packets came.
     pub(super) arrivals: Vec<Instant>,
     /// Microseconds to the other end and back, by every packet heard.
@@ -321,29 +321,29 @@ impl End {
             self.leg.strangers += 1;
             return;
         }
-        match Kind::of(datagram) {
-            Some(Kind::Stun) => self.hear_stun(datagram, from, now),
-            Some(Kind::Rtp) => self.hear_rtp(datagram, now),
+        match DatagramKind::of(datagram) {
+            Some(DatagramKind::Stun) => self.hear_stun(datagram, from, now),
+            Some(DatagramKind::Rtp) => self.hear_rtp(datagram, now),
             _ => return,
         }
         self.peer = Some(from);
     }
 
     fn hear_stun(&mut self, datagram: &[u8], from: SocketAddr, now: Instant) {
-        let Some(message) = Message::parse(datagram) else {
+        let Some(message) = StunMessage::parse(datagram) else {
             return;
         };
         match message.class {
-            Class::Request => {
+            StunClass::Request => {
                 let answer = stun::binding_success(message.transaction, from.into());
                 let _ = self.socket.send_to(&answer, from);
             }
-            Class::Success => {
+            StunClass::Success => {
                 let answered = self.transactions.observe_answer(message.transaction, now);
                 self.leg.answered += u64::from(answered.is_some());
                 self.leg.mapped = message.mapped_endpoint();
             }
-            Class::Indication | Class::Error => {}
+            StunClass::Indication | StunClass::Error => {}
         }
     }
 
@@ -355,7 +355,7 @@ impl End {
         };
         match &mut self.leg.heard {
             Some(stream) => stream.observe(&header, now),
-            heard => *heard = Some(Stream::new(&header, CLOCK_RATE, now)),
+            heard => *heard = Some(RtpStream::new(&header, CLOCK_RATE, now)),
         }
         self.leg.arrivals.push(now);
         self.last_heard = Some((readings.sent, now));

@@ -10,7 +10,7 @@ use super::{Finding, Scene};
 use crate::control::Status;
 use crate::net::{Dscp, Egress, Endpoint, Family, Inside, Protocol, Role, Treatment};
 use crate::policy::Policy;
-use crate::relay::Binder;
+use crate::relay::SocketFactory;
 use crate::route::firewall::{FORBIDS, Firewall, UNTIL};
 
 /// What our chains are called while we probe.
@@ -83,7 +83,7 @@ fn probe(scene: &Scene) -> Vec<Finding> {
     let (mut findings, mut names) = (Vec::new(), BTreeSet::new());
     for (family, uplink) in uplinks.present() {
         names.insert(uplink.name.as_str());
-        let binder = Binder {
+        let binder = SocketFactory {
             device: uplink.name.clone(),
             addresses: Vec::new(),
             mark,

@@ -22,7 +22,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::dscp::class;
 use super::{Finding, Scene, firewall};
 use crate::net::{Dscp, Egress, Endpoint, Family, Inside, Treatment};
-use crate::relay::Binder;
+use crate::relay::SocketFactory;
 
 /// How far to go: what lies behind is the vendor's.
 const HOPS: u8 = 8;
@@ -59,7 +59,7 @@ pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
         )];
     }
     let found = Family::BOTH.into_iter().filter_map(|family| {
-        let binder = Binder {
+        let binder = SocketFactory {
             device: scene.uplink(family)?.name.clone(),
             addresses: Vec::new(),
             mark: scene.numbers.mark,
@@ -124,7 +124,7 @@ fn judge(family: Family, heard: &Heard) -> Finding {
 }
 
 /// Sends the datagrams and hears what is said of them.
-fn trace(binder: &Binder, to: SocketAddr) -> io::Result<Heard> {
+fn trace(binder: &SocketFactory, to: SocketAddr) -> io::Result<Heard> {
     let family = Family::of(to.ip());
     let any = Inside(Endpoint::new(family.unspecified(), 0));
     let bound = binder.bind(Egress::Direct, any, Treatment::of(Dscp::EF), true);

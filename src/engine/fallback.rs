@@ -2,7 +2,7 @@
 //!
 //! # Theory of operation
 //!
-//! Each mapping has a [`Path`] that judges its direct way. What falls is first the mapping alone; when a second one of
+//! Each mapping has a [`MappingPath`] that judges its direct way. What falls is first the mapping alone; when a second one of
 //! the same family falls and none heard anything in between, the whole uplink is given up for that family: all its
 //! mappings move, part by part (see [`super::sweep`]), and new ones begin in the tunnel. The first mapping that comes back
 //! takes the verdict on the uplink back; the others follow by trials of their own.
@@ -17,10 +17,13 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
-use super::path::{FallCause, FallbackSettings, LONGEST_RETRY, Path, ReturnCause, Socket, Step};
-use super::question::{Question, Sign};
-use super::sweep::{News, Sweep};
-use super::{Command, Engine, Event, Outbox};
+use super::path::{
+    FailbackCause, FailoverCause, FailoverSettings, LONGEST_RETRY, MappingPath, PathAction,
+    SocketState,
+};
+use super::question::{StunCheck, StunKind};
+use super::sweep::{Resync, UplinkGeneration};
+use super::{Engine, EngineEvent, Outbox, SocketCommand};
 use crate::net::{
     Egress, Endpoint, Family, Inside, MappingId, Outside, PerFamily, Protocol, Treatment,
 };
@@ -29,43 +32,43 @@ use crate::policy::Action;
 /// Mappings in a row whose fall condemns the uplink.
 const FALLEN: u32 = 2;
 
-/// Paths that are looked at in one go; the others are due again at once, after whatever packets have come meanwhile.
+/// MappingPaths that are looked at in one go; the others are due again at once, after whatever packets have come meanwhile.
 const STEPS: usize = 256;
 
 /// What is known of an uplink in one family.
 #[derive(Clone, Copy, Debug, Default)]
-struct Health {
+struct UplinkHealth {
     /// Mappings that fell since one heard something.
     fallen: u32,
     /// When the uplink was given up.
     down: Option<Instant>,
-    news: News,
+    news: UplinkGeneration,
 }
 
 /// The paths of all mappings, in their slots.
 #[derive(Debug, Default)]
-pub(super) struct Paths {
-    settings: Option<FallbackSettings>,
-    slots: Vec<Option<Path>>,
+pub(super) struct MappingPaths {
+    settings: Option<FailoverSettings>,
+    slots: Vec<Option<MappingPath>>,
     /// An entry counts if its path is queued for just that time: one that is due sooner has another entry, and the
     /// former is dropped when its time comes. A heap keeps its room, where a tree would allocate.
     due: BinaryHeap<Reverse<(Instant, MappingId)>>,
-    health: PerFamily<Health>,
+    health: PerFamily<UplinkHealth>,
     /// While mappings may be behind the news.
-    pub(super) sweep: Option<Sweep>,
+    pub(super) sweep: Option<Resync>,
 }
 
-impl Paths {
-    pub(super) fn settings(&self) -> Option<FallbackSettings> {
+impl MappingPaths {
+    pub(super) fn settings(&self) -> Option<FailoverSettings> {
         self.settings
     }
 
-    pub(super) fn get(&self, id: MappingId) -> Option<&Path> {
+    pub(super) fn get(&self, id: MappingId) -> Option<&MappingPath> {
         let slot = self.slots.get(id.slot as usize)?.as_ref();
         slot.filter(|path| path.generation == id.generation)
     }
 
-    pub(super) fn get_mut(&mut self, id: MappingId) -> Option<&mut Path> {
+    pub(super) fn get_mut(&mut self, id: MappingId) -> Option<&mut MappingPath> {
         let slot = self.slots.get_mut(id.slot as usize)?.as_mut();
         slot.filter(|path| path.generation == id.generation)
     }
@@ -88,7 +91,7 @@ impl Paths {
     }
 
     /// The latest news of a family's uplink.
-    pub(super) fn news(&self, family: Family) -> News {
+    pub(super) fn news(&self, family: Family) -> UplinkGeneration {
         self.health[family].news
     }
 
@@ -144,7 +147,7 @@ impl Paths {
 impl Engine {
     /// Has calls whose direct way fails go on in the VPN. To be called before the first packet.
     #[must_use]
-    pub fn with_fallback(mut self, settings: FallbackSettings) -> Self {
+    pub fn with_fallback(mut self, settings: FailoverSettings) -> Self {
         self.paths.settings = Some(settings);
         self
     }
@@ -158,19 +161,19 @@ impl Engine {
         now: Instant,
         outbox: &mut Outbox,
     ) {
-        let mut path = Path::new(mapping, inside, treatment);
+        let mut path = MappingPath::new(mapping, inside, treatment);
         let family = path.family();
         let health = &mut self.paths.health[family];
         path.news = health.news.latest;
         if let Some(since) = health.down {
             if now.saturating_duration_since(since) < LONGEST_RETRY {
-                let cause = FallCause::Uplink;
+                let cause = FailoverCause::UplinkFailed;
                 path.start_in_tunnel(cause, since);
                 self.note_fall(mapping, inside, cause, outbox);
             } else {
                 // So long without anybody who could try: this one shall.
                 health.down = None;
-                outbox.event(Event::UplinkReturned { family });
+                outbox.event(EngineEvent::UplinkRecovered { family });
             }
         }
         let slot = mapping.slot as usize;
@@ -186,9 +189,9 @@ impl Engine {
         let Some(path) = self.paths.get_mut(mapping) else {
             return;
         };
-        if path.socket(way) == Socket::Closed {
-            path.set_socket(way, Socket::Opening);
-            outbox.command(Command::Open {
+        if path.socket(way) == SocketState::Closed {
+            path.set_socket(way, SocketState::Opening);
+            outbox.command(SocketCommand::Open {
                 mapping,
                 way,
                 inside: path.inside,
@@ -211,13 +214,13 @@ impl Engine {
         let Some(settings) = self.paths.settings else {
             return Egress::Direct;
         };
-        let sign = Sign::of(payload);
+        let sign = StunKind::of(payload);
         let Some(path) = self.paths.get_mut(mapping) else {
             return Egress::Direct;
         };
         path.treatment = treatment;
         let way = path.way();
-        let Sign::Question {
+        let StunKind::Check {
             transaction,
             repeatable,
         } = sign
@@ -258,22 +261,22 @@ impl Engine {
         if way == Egress::Direct && self.paths.is_on_former_uplink(mapping) {
             return;
         }
-        let sign = Sign::of(payload);
+        let sign = StunKind::of(payload);
         let Some(path) = self.paths.get_mut(mapping) else {
             return;
         };
         let family = path.family();
-        if let Sign::Answer(transaction) = sign {
+        if let StunKind::Answer(transaction) = sign {
             path.questions.answer(transaction);
         }
         if way == Egress::Direct {
-            let is_answer = matches!(sign, Sign::Answer(_));
+            let is_answer = matches!(sign, StunKind::Answer(_));
             let comes_back = path.heard(is_answer, now);
             self.paths.health[family].fallen = 0;
             if comes_back {
-                self.come_back(mapping, ReturnCause::Answered, now, outbox);
+                self.come_back(mapping, FailbackCause::ProbesAnswered, now, outbox);
             }
-            if sign == Sign::Other {
+            if sign == StunKind::Other {
                 self.paths.queue_after_media(mapping);
             } else {
                 self.paths.queue(mapping);
@@ -297,23 +300,23 @@ impl Engine {
                 continue;
             };
             match path.step(settings, now) {
-                Step::Wait => {}
-                Step::Ask => {
+                PathAction::Wait => {}
+                PathAction::Ask => {
                     path.asked(now);
                     let question = path.questions.answered().cloned();
                     self.repeat(id, question, outbox);
                 }
-                Step::Fall(cause) => {
+                PathAction::Fall(cause) => {
                     self.fall(id, cause, now, outbox);
                 }
-                Step::Return => {
+                PathAction::Return => {
                     let family = path.family();
                     if self.paths.is_down(family) {
                         // It cannot tell; others may.
                         let path = self.paths.get_mut(id).expect("it was there a moment ago");
-                        path.start_in_tunnel(FallCause::Uplink, now);
+                        path.start_in_tunnel(FailoverCause::UplinkFailed, now);
                     } else {
-                        self.come_back(id, ReturnCause::Untested, now, outbox);
+                        self.come_back(id, FailbackCause::Untested, now, outbox);
                     }
                 }
             }
@@ -325,7 +328,7 @@ impl Engine {
     pub(super) fn fall(
         &mut self,
         mapping: MappingId,
-        cause: FallCause,
+        cause: FailoverCause,
         now: Instant,
         outbox: &mut Outbox,
     ) -> bool {
@@ -342,13 +345,13 @@ impl Engine {
         let (inside, family) = (path.inside, path.family());
         self.note_fall(mapping, inside, cause, outbox);
         self.take_way(mapping, Egress::Tunnel, outbox);
-        if cause != FallCause::Uplink {
+        if cause != FailoverCause::UplinkFailed {
             let health = &mut self.paths.health[family];
             health.fallen = health.fallen.saturating_add(1);
             if health.fallen >= FALLEN && health.down.is_none() {
                 health.down = Some(now);
                 health.news.fall();
-                outbox.event(Event::UplinkFell { family, cause });
+                outbox.event(EngineEvent::UplinkFailed { family, cause });
                 self.sweep(now, outbox);
             }
         }
@@ -360,11 +363,11 @@ impl Engine {
         &mut self,
         mapping: MappingId,
         inside: Inside<Endpoint>,
-        cause: FallCause,
+        cause: FailoverCause,
         outbox: &mut Outbox,
     ) {
         *self.counters.falls.entry(cause.label()).or_default() += 1;
-        outbox.event(Event::Fell {
+        outbox.event(EngineEvent::FailedOver {
             mapping,
             inside,
             cause,
@@ -375,7 +378,7 @@ impl Engine {
     pub(super) fn come_back(
         &mut self,
         mapping: MappingId,
-        cause: ReturnCause,
+        cause: FailbackCause,
         now: Instant,
         outbox: &mut Outbox,
     ) {
@@ -388,13 +391,14 @@ impl Engine {
         path.come_back(now);
         let (inside, family) = (path.inside, path.family());
         *self.counters.returns.entry(cause.label()).or_default() += 1;
-        outbox.event(Event::Returned {
+        outbox.event(EngineEvent::FailedBack {
             mapping,
             inside,
             cause,
         });
-        if cause == ReturnCause::Answered && self.paths.health[family].down.take().is_some() {
-            outbox.event(Event::UplinkReturned { family });
+        if cause == FailbackCause::ProbesAnswered && self.paths.health[family].down.take().is_some()
+        {
+            outbox.event(EngineEvent::UplinkRecovered { family });
         }
         self.take_way(mapping, Egress::Direct, outbox);
     }
@@ -403,14 +407,14 @@ impl Engine {
     pub(super) fn clear(
         &mut self,
         family: Family,
-        news: impl FnOnce(&mut News),
+        news: impl FnOnce(&mut UplinkGeneration),
         outbox: &mut Outbox,
     ) {
         let health = &mut self.paths.health[family];
         news(&mut health.news);
         health.fallen = 0;
         if health.down.take().is_some() {
-            outbox.event(Event::UplinkReturned { family });
+            outbox.event(EngineEvent::UplinkRecovered { family });
         }
     }
 
@@ -418,7 +422,7 @@ impl Engine {
     pub(super) fn trust(
         &mut self,
         mapping: MappingId,
-        cause: ReturnCause,
+        cause: FailbackCause,
         now: Instant,
         outbox: &mut Outbox,
     ) {
@@ -434,7 +438,7 @@ impl Engine {
         let Some(path) = self.paths.get(mapping) else {
             return;
         };
-        if let Socket::Open(outside) = path.socket(way) {
+        if let SocketState::Open(outside) = path.socket(way) {
             self.nat.opened(mapping, outside);
         }
         let introduction = path.questions.introduction().cloned();
@@ -442,7 +446,7 @@ impl Engine {
     }
 
     /// Sends a check again, word for word, the way that the mapping goes now; unless the policy has changed its mind.
-    fn repeat(&mut self, mapping: MappingId, question: Option<Question>, outbox: &mut Outbox) {
+    fn repeat(&mut self, mapping: MappingId, question: Option<StunCheck>, outbox: &mut Outbox) {
         let Some((question, path)) = question.zip(self.paths.get(mapping)) else {
             return;
         };
@@ -466,7 +470,7 @@ impl Engine {
         let Some(path) = self.paths.get_mut(mapping) else {
             return false;
         };
-        path.set_socket(way, Socket::Open(outside));
+        path.set_socket(way, SocketState::Open(outside));
         path.way() == way
     }
 }

@@ -18,9 +18,9 @@
 //!
 //! What comes out of the TUN and is not in the policy is rejected, never forwarded: this process is no way around the
 //! VPN for anything but the policy. A mapping has up to two sockets: the direct one, and one that goes into the VPN, for
-//! calls whose direct way fails (see [`FallbackSettings`]) and for what was captured with its prefix. ICMP errors, ours and those that are passed on, keep to a pace, each kind to its own.
+//! calls whose direct way fails (see [`FailoverSettings`]) and for what was captured with its prefix. ICMP errors, ours and those that are passed on, keep to a pace, each kind to its own.
 //!
-//! Nothing grows without bound: see [`nat::Limits`], [`reassembly::Limits`] and [`TcpSettings`]. The outbox is as large
+//! Nothing grows without bound: see [`nat::NatLimits`], [`reassembly::ReassemblyLimits`] and [`TcpSettings`]. The outbox is as large
 //! as one wake-up, which the driver's budget bounds.
 
 mod fallback;
@@ -43,18 +43,18 @@ use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
 
-use self::fallback::Paths;
+use self::fallback::MappingPaths;
 use self::pace::Pace;
-use self::path::Path;
+use self::path::MappingPath;
 use self::reassembly::Reassembly;
 use crate::nat;
 use crate::net::{Dscp, Egress, Endpoint, Family, TrafficClass};
 use crate::policy::Policy;
-use crate::wire::{Packet, ParseError, Transport, icmp};
+use crate::wire::{IcmpError, Packet, ParseError, Transport, icmp};
 
-pub use outbox::{Command, Event, Outbox, Transmit};
-pub use path::{FallCause, FallbackSettings, ReturnCause};
-pub use stats::{Counters, DropReason, MappingReport, Snapshot};
+pub use outbox::{EngineEvent, Outbox, SocketCommand, Transmit};
+pub use path::{FailbackCause, FailoverCause, FailoverSettings};
+pub use stats::{Counters, DropReason, EngineSnapshot, MappingReport};
 pub use tcp::{ConnectError, ConnectionReport, ConnectionState, TcpCounters, TcpSettings};
 
 /// The room that a received payload must have before it: the headers are written there.
@@ -83,7 +83,7 @@ pub struct ReplySource {
 
 /// A datagram that a socket received.
 #[derive(Debug)]
-pub struct Arrival<'a> {
+pub struct ReceivedDatagram<'a> {
     /// Who sent it.
     pub from: Endpoint,
     /// DSCP and ECN as they arrived.
@@ -104,7 +104,7 @@ pub struct ReturnedError<'a> {
     /// Who reported the error; `None` when it was this machine.
     pub offender: Option<IpAddr>,
     /// What went wrong.
-    pub error: icmp::Error,
+    pub error: IcmpError,
     /// As much of the datagram's payload as came back.
     pub payload: &'a [u8],
 }
@@ -113,9 +113,9 @@ pub struct ReturnedError<'a> {
 #[derive(Debug)]
 pub struct Engine {
     policy: Arc<Policy>,
-    nat: nat::Table,
-    paths: Paths,
-    tcp: tcp::Proxy,
+    nat: nat::MappingTable,
+    paths: MappingPaths,
+    tcp: tcp::TcpProxy,
     reassembly: Reassembly,
     aliases: Vec<ReplySource>,
     /// Of errors of our own.
@@ -138,12 +138,12 @@ pub struct Engine {
 impl Engine {
     /// Makes an engine without mappings.
     #[must_use]
-    pub fn new(policy: Arc<Policy>, nat: nat::Settings) -> Self {
+    pub fn new(policy: Arc<Policy>, nat: nat::NatSettings) -> Self {
         Self {
             policy,
-            nat: nat::Table::new(nat),
-            paths: Paths::default(),
-            tcp: tcp::Proxy::new(TcpSettings::default()),
+            nat: nat::MappingTable::new(nat),
+            paths: MappingPaths::default(),
+            tcp: tcp::TcpProxy::new(TcpSettings::default()),
             reassembly: Reassembly::default(),
             aliases: Vec::new(),
             rejections: Pace::default(),
@@ -209,7 +209,7 @@ impl Engine {
             Transport::Tcp(segment) => self.handle_segment(packet, segment, now, outbox),
             // An echo among them: an answer that the far host has not given would be a lie.
             _ => {
-                let prohibited = icmp::Error::AdminProhibited;
+                let prohibited = IcmpError::AdminProhibited;
                 self.reject(packet, DropReason::NotInPolicy, prohibited, now, outbox);
             }
         }
@@ -262,9 +262,9 @@ impl Engine {
         self.handle_connections_due(now, outbox);
         while let Some(expired) = self.reassembly.expire(now) {
             self.counters.drop_out(DropReason::FragmentsMissing);
-            if let Some(reassembly::Beginning { from, to, packet }) = expired.beginning {
+            if let Some(reassembly::FirstFragment { from, to, packet }) = expired.beginning {
                 outbox.scratch().extend_from_slice(&packet);
-                self.answer(icmp::Error::ReassemblyTimeExceeded, to, from, now, outbox);
+                self.answer(IcmpError::ReassemblyTimeExceeded, to, from, now, outbox);
             }
         }
     }
@@ -276,8 +276,8 @@ impl Engine {
                 return;
             };
             self.paths.remove(mapping);
-            outbox.command(Command::Close { mapping });
-            outbox.event(Event::Ended {
+            outbox.command(SocketCommand::Close { mapping });
+            outbox.event(EngineEvent::Ended {
                 mapping,
                 inside: entry.inside,
             });
@@ -304,8 +304,8 @@ impl Engine {
                 id,
                 inside: mapping.inside,
                 outside: mapping.outside,
-                way: path.map_or(Egress::Direct, Path::way),
-                fallen: path.and_then(Path::fallen),
+                way: path.map_or(Egress::Direct, MappingPath::way),
+                fallen: path.and_then(MappingPath::fallen),
                 contacts: mapping.contacts(),
                 age: now.saturating_duration_since(mapping.created),
                 idle: now.saturating_duration_since(mapping.refreshed),
@@ -321,8 +321,8 @@ impl Engine {
 
     /// Everything but what stands in slots, as it is.
     #[must_use]
-    pub fn snapshot(&self, now: Instant) -> Snapshot {
-        Snapshot {
+    pub fn snapshot(&self, now: Instant) -> EngineSnapshot {
+        EngineSnapshot {
             mappings: self.mappings(),
             connections: self.tcp.len(),
             slots: self.slots(),
@@ -352,7 +352,7 @@ impl Engine {
         &mut self,
         packet: &Packet<'_>,
         reason: DropReason,
-        error: icmp::Error,
+        error: IcmpError,
         now: Instant,
         outbox: &mut Outbox,
     ) {
@@ -368,7 +368,7 @@ impl Engine {
     /// Sends an error of our own about what lies in the scratch buffer, unless there were too many.
     fn answer(
         &mut self,
-        error: icmp::Error,
+        error: IcmpError,
         from: IpAddr,
         to: IpAddr,
         now: Instant,

@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 use std::ops::Range;
 
-use super::path::{FallCause, ReturnCause};
+use super::path::{FailbackCause, FailoverCause};
 use crate::net::{ConnectionId, Egress, Endpoint, Family, Inside, MappingId, Outside, Treatment};
-use crate::wire::{Packet, WriteError, fragment, icmp, tcp, udp};
+use crate::wire::{IcmpError, Packet, WriteError, fragment, icmp, tcp, udp};
 
 /// Something to be done to the socket of a mapping or of a TCP connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
+pub enum SocketCommand {
     /// Open a socket of a mapping: for the direct way on the inside endpoint's port if that is free, and in the place of
     /// the one on a former uplink.
     Open {
@@ -43,7 +43,7 @@ pub enum Command {
     },
     /// Hand the connection's socket to [`Engine::handle_stream`](super::Engine::handle_stream): there is something to
     /// write into it, or room again for what can be read from it.
-    Carry {
+    Pump {
         /// The connection.
         connection: ConnectionId,
     },
@@ -82,7 +82,7 @@ pub struct Transmit {
 
 /// Something that others may want to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum EngineEvent {
     /// A mapping stands: the policy passed, its socket is bound, its first packet is sent. Comes again for another
     /// socket.
     Established {
@@ -96,32 +96,32 @@ pub enum Event {
         outside: Outside<Endpoint>,
     },
     /// A mapping's datagrams go into the VPN from now on; a new one's from the start.
-    Fell {
+    FailedOver {
         /// The mapping.
         mapping: MappingId,
         /// The application's endpoint.
         inside: Inside<Endpoint>,
         /// Why.
-        cause: FallCause,
+        cause: FailoverCause,
     },
     /// A mapping's datagrams go the direct way again.
-    Returned {
+    FailedBack {
         /// The mapping.
         mapping: MappingId,
         /// The application's endpoint.
         inside: Inside<Endpoint>,
         /// Why.
-        cause: ReturnCause,
+        cause: FailbackCause,
     },
     /// The whole uplink is given up: mappings of this family are in the VPN, new ones too.
-    UplinkFell {
+    UplinkFailed {
         /// The family.
         family: Family,
         /// Why the last mapping before it fell.
-        cause: FallCause,
+        cause: FailoverCause,
     },
     /// The uplink is trusted again: new mappings of this family begin on the direct way.
-    UplinkReturned {
+    UplinkRecovered {
         /// The family.
         family: Family,
     },
@@ -140,11 +140,11 @@ pub enum Event {
 /// datagram; and commands again, when a datagram that was refused has to go another way. All bytes lie in one arena, which keeps its capacity: a wake-up allocates nothing once the outbox is warm.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    commands: Vec<Command>,
+    commands: Vec<SocketCommand>,
     openings: usize,
     transmits: Vec<Transmit>,
     packets: Vec<Range<usize>>,
-    events: Vec<Event>,
+    events: Vec<EngineEvent>,
     arena: Vec<u8>,
     scratch: Vec<u8>,
 }
@@ -152,7 +152,7 @@ pub struct Outbox {
 impl Outbox {
     /// What is to be done to sockets.
     #[must_use]
-    pub fn commands(&self) -> &[Command] {
+    pub fn commands(&self) -> &[SocketCommand] {
         &self.commands
     }
 
@@ -190,7 +190,7 @@ impl Outbox {
 
     /// What happened.
     #[must_use]
-    pub fn events(&self) -> &[Event] {
+    pub fn events(&self) -> &[EngineEvent] {
         &self.events
     }
 
@@ -213,13 +213,16 @@ impl Outbox {
         self.arena.clear();
     }
 
-    pub(super) fn command(&mut self, command: Command) {
-        let opens = matches!(command, Command::Open { .. } | Command::Connect { .. });
+    pub(super) fn command(&mut self, command: SocketCommand) {
+        let opens = matches!(
+            command,
+            SocketCommand::Open { .. } | SocketCommand::Connect { .. }
+        );
         self.openings += usize::from(opens);
         self.commands.push(command);
     }
 
-    pub(super) fn event(&mut self, event: Event) {
+    pub(super) fn event(&mut self, event: EngineEvent) {
         self.events.push(event);
     }
 
@@ -320,7 +323,7 @@ impl Outbox {
     /// Writes a datagram that was taken back into the scratch buffer.
     pub(super) fn quote(
         &mut self,
-        headers: &udp::Headers,
+        headers: &udp::UdpHeaders,
         payload: Range<usize>,
     ) -> Result<(), WriteError> {
         self.scratch.clear();
@@ -336,7 +339,7 @@ impl Outbox {
     /// Adds an ICMP error that quotes what was put into the scratch buffer.
     pub(super) fn icmp(
         &mut self,
-        error: icmp::Error,
+        error: IcmpError,
         from: IpAddr,
         to: IpAddr,
     ) -> Result<(), WriteError> {

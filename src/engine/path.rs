@@ -25,10 +25,10 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::question::Questions;
+use super::question::StunChecks;
 use crate::net::{Egress, Endpoint, Family, Inside, MappingId, Outside, Treatment};
 
-/// Open questions that a judgement needs when nothing comes in: some may have been lost.
+/// UnansweredChecks questions that a judgement needs when nothing comes in: some may have been lost.
 const QUESTIONS: u32 = 3;
 /// And when a stream comes in.
 const QUESTIONS_IN_A_STREAM: u32 = 6;
@@ -47,14 +47,14 @@ pub(super) const LONGEST_RETRY: Duration = Duration::from_mins(5);
 
 /// How soon a silent path is given up, and tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FallbackSettings {
+pub struct FailoverSettings {
     /// How long a path may bring no answer.
     pub silence: Duration,
     /// How long a call stays in the VPN before the direct way is tried again.
     pub retry: Duration,
 }
 
-impl Default for FallbackSettings {
+impl Default for FailoverSettings {
     fn default() -> Self {
         Self {
             silence: Duration::from_secs(2),
@@ -65,11 +65,11 @@ impl Default for FallbackSettings {
 
 /// Why a mapping left the direct way. Its label names it in status and events and never changes its meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FallCause {
+pub enum FailoverCause {
     /// Nothing came in, and questions stayed open.
-    Silent,
+    NoTraffic,
     /// A stream came in, but what was sent got no answer.
-    Unheard,
+    NoResponses,
     /// This machine refused to send.
     Refused,
     /// A router refused to carry.
@@ -77,81 +77,81 @@ pub enum FallCause {
     /// There was no socket to be had on the uplink.
     NoSocket,
     /// The whole uplink was given up.
-    Uplink,
+    UplinkFailed,
 }
 
-impl FallCause {
+impl FailoverCause {
     /// The stable name.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
-            Self::Silent => "silent",
-            Self::Unheard => "unheard",
+            Self::NoTraffic => "no_traffic",
+            Self::NoResponses => "no_responses",
             Self::Refused => "refused",
             Self::Unreachable => "unreachable",
             Self::NoSocket => "no_socket",
-            Self::Uplink => "uplink",
+            Self::UplinkFailed => "uplink_failed",
         }
     }
 }
 
-impl fmt::Display for FallCause {
+impl fmt::Display for FailoverCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Silent => "the direct way brings no answer",
-            Self::Unheard => "the direct way carries nothing outward",
+            Self::NoTraffic => "the direct way brings no answer",
+            Self::NoResponses => "the direct way carries nothing outward",
             Self::Refused => "this machine refuses to send directly",
             Self::Unreachable => "a router refuses to carry directly",
             Self::NoSocket => "no socket on the uplink",
-            Self::Uplink => "the whole uplink was given up",
+            Self::UplinkFailed => "the whole uplink was given up",
         })
     }
 }
 
 /// Why a mapping is on the direct way again. Its label is as stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ReturnCause {
+pub enum FailbackCause {
     /// Trials were answered.
-    Answered,
+    ProbesAnswered,
     /// There is nothing to try with: the traffic itself is the trial.
     Untested,
     /// There is another uplink.
-    AnotherUplink,
+    UplinkChanged,
     /// The uplink was gone, and is there again.
-    UplinkIsBack,
+    UplinkRestored,
     /// The way through the VPN could not be opened.
-    NoTunnel,
+    TunnelUnavailable,
 }
 
-impl ReturnCause {
+impl FailbackCause {
     /// The stable name.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
-            Self::Answered => "answered",
+            Self::ProbesAnswered => "probes_answered",
             Self::Untested => "untested",
-            Self::AnotherUplink => "another_uplink",
-            Self::UplinkIsBack => "uplink_is_back",
-            Self::NoTunnel => "no_tunnel",
+            Self::UplinkChanged => "uplink_changed",
+            Self::UplinkRestored => "uplink_restored",
+            Self::TunnelUnavailable => "tunnel_unavailable",
         }
     }
 }
 
-impl fmt::Display for ReturnCause {
+impl fmt::Display for FailbackCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Answered => "trials of the direct way were answered",
+            Self::ProbesAnswered => "trials of the direct way were answered",
             Self::Untested => "nothing to try the direct way with but the traffic itself",
-            Self::AnotherUplink => "there is another uplink",
-            Self::UplinkIsBack => "the uplink is there again",
-            Self::NoTunnel => "the way through the VPN could not be opened",
+            Self::UplinkChanged => "there is another uplink",
+            Self::UplinkRestored => "the uplink is there again",
+            Self::TunnelUnavailable => "the way through the VPN could not be opened",
         })
     }
 }
 
 /// One of a mapping's two sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Socket {
+pub(super) enum SocketState {
     Closed,
     Opening,
     Open(Outside<Endpoint>),
@@ -159,26 +159,26 @@ pub(super) enum Socket {
 
 /// What is to be done for a mapping whose time has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum PathAction {
     /// Nothing yet.
     Wait,
     /// Repeat the answered check directly.
     Ask,
     /// Give the direct way up.
-    Fall(FallCause),
+    Fall(FailoverCause),
     /// Go back to it.
     Return,
 }
 
-/// Questions without an answer.
+/// StunChecks without an answer.
 #[derive(Clone, Copy, Debug, Default)]
-struct Open {
+struct UnansweredChecks {
     first: Option<Instant>,
     last: Option<Instant>,
     count: u32,
 }
 
-impl Open {
+impl UnansweredChecks {
     fn ask(&mut self, now: Instant) {
         self.first.get_or_insert(now);
         self.last = Some(now);
@@ -193,9 +193,9 @@ impl Open {
 
 /// Time in the tunnel.
 #[derive(Clone, Copy, Debug)]
-struct Absence {
+struct Failover {
     since: Instant,
-    cause: FallCause,
+    cause: FailoverCause,
     /// When a trial was sent that is not answered yet.
     trial: Option<Instant>,
     answered: u32,
@@ -203,17 +203,17 @@ struct Absence {
 
 /// Where a mapping is.
 #[derive(Clone, Copy, Debug)]
-enum Stay {
+enum PathState {
     /// On the direct way, and since when if it was away before.
     Direct { since: Option<Instant> },
     /// In the tunnel.
-    Tunnel(Absence),
+    Tunnel(Failover),
 }
 
 /// The path of one mapping. What every datagram looks at comes first, within two cache lines.
 #[derive(Debug)]
 #[repr(C, align(64))]
-pub(super) struct Path {
+pub(super) struct MappingPath {
     /// How often the mapping's slot was used before.
     pub(super) generation: u32,
     /// Datagrams heard since the last pause.
@@ -224,47 +224,50 @@ pub(super) struct Path {
     pub(super) queued: Option<Instant>,
     /// When the direct way last brought something.
     heard: Option<Instant>,
-    pub(super) questions: Questions,
+    pub(super) questions: StunChecks,
     /// Whether something was sent since something was heard.
     expects: bool,
     /// Falls in a row, each soon after a return.
     relapses: u8,
     pub(super) treatment: Treatment,
-    sockets: [Socket; 2],
-    stay: Stay,
+    sockets: [SocketState; 2],
+    stay: PathState,
     /// Since anything was heard.
-    unanswered: Open,
+    unanswered: UnansweredChecks,
     /// Since an answer was heard.
-    unheard: Open,
+    unheard: UnansweredChecks,
     pub(super) inside: Inside<Endpoint>,
 }
 
-const _: () = assert!(size_of::<Path>() == 256, "four cache lines a mapping");
+const _: () = assert!(
+    size_of::<MappingPath>() == 256,
+    "four cache lines a mapping"
+);
 
-impl Path {
+impl MappingPath {
     pub(super) fn new(mapping: MappingId, inside: Inside<Endpoint>, treatment: Treatment) -> Self {
         Self {
             generation: mapping.generation,
             inside,
             treatment,
-            questions: Questions::default(),
-            sockets: [Socket::Closed; 2],
+            questions: StunChecks::default(),
+            sockets: [SocketState::Closed; 2],
             heard: None,
             run: 0,
             news: 0,
             expects: false,
-            unanswered: Open::default(),
-            unheard: Open::default(),
-            stay: Stay::Direct { since: None },
+            unanswered: UnansweredChecks::default(),
+            unheard: UnansweredChecks::default(),
+            stay: PathState::Direct { since: None },
             relapses: 0,
             queued: None,
         }
     }
 
-    const fn absence(&self) -> Option<&Absence> {
+    const fn absence(&self) -> Option<&Failover> {
         match &self.stay {
-            Stay::Tunnel(absence) => Some(absence),
-            Stay::Direct { .. } => None,
+            PathState::Tunnel(absence) => Some(absence),
+            PathState::Direct { .. } => None,
         }
     }
 
@@ -275,21 +278,21 @@ impl Path {
     /// The way of what the policy relays.
     pub(super) fn way(&self) -> Egress {
         match self.stay {
-            Stay::Tunnel(_) => Egress::Tunnel,
-            Stay::Direct { .. } => Egress::Direct,
+            PathState::Tunnel(_) => Egress::Tunnel,
+            PathState::Direct { .. } => Egress::Direct,
         }
     }
 
     /// Why the mapping is in the tunnel, if it is.
-    pub(super) fn fallen(&self) -> Option<FallCause> {
+    pub(super) fn fallen(&self) -> Option<FailoverCause> {
         self.absence().map(|absence| absence.cause)
     }
 
-    pub(super) fn socket(&self, way: Egress) -> Socket {
+    pub(super) fn socket(&self, way: Egress) -> SocketState {
         self.sockets[way as usize]
     }
 
-    pub(super) fn set_socket(&mut self, way: Egress, socket: Socket) {
+    pub(super) fn set_socket(&mut self, way: Egress, socket: SocketState) {
         self.sockets[way as usize] = socket;
     }
 
@@ -317,11 +320,11 @@ impl Path {
         self.run = self.run.saturating_add(1);
         self.heard = Some(now);
         self.expects = false;
-        self.unanswered = Open::default();
+        self.unanswered = UnansweredChecks::default();
         if is_answer {
-            self.unheard = Open::default();
+            self.unheard = UnansweredChecks::default();
         }
-        let Stay::Tunnel(absence) = &mut self.stay else {
+        let PathState::Tunnel(absence) = &mut self.stay else {
             return false;
         };
         if is_answer && absence.trial.take().is_some() {
@@ -337,9 +340,9 @@ impl Path {
     }
 
     /// Whether a check that goes into the tunnel is to go the direct way too; if so, it is taken to go.
-    pub(super) fn tries(&mut self, settings: FallbackSettings, now: Instant) -> bool {
+    pub(super) fn tries(&mut self, settings: FailoverSettings, now: Instant) -> bool {
         let (pace, retry) = (settings.silence / 2, self.retry(settings));
-        let Stay::Tunnel(absence) = &mut self.stay else {
+        let PathState::Tunnel(absence) = &mut self.stay else {
             return false;
         };
         let too_soon = |trial| now.saturating_duration_since(trial) < pace;
@@ -354,16 +357,16 @@ impl Path {
 
     /// A trial was refused at once.
     pub(super) fn trial_failed(&mut self) {
-        if let Stay::Tunnel(absence) = &mut self.stay {
+        if let PathState::Tunnel(absence) = &mut self.stay {
             absence.answered = 0;
         }
     }
 
     /// Gives the direct way up.
-    pub(super) fn fall(&mut self, cause: FallCause, now: Instant) {
+    pub(super) fn fall(&mut self, cause: FailoverCause, now: Instant) {
         let is_relapse = |back| now.saturating_duration_since(back) < RELAPSE;
         self.relapses = match self.stay {
-            Stay::Direct { since: Some(back) } if is_relapse(back) => {
+            PathState::Direct { since: Some(back) } if is_relapse(back) => {
                 self.relapses.saturating_add(1)
             }
             _ => 0,
@@ -372,7 +375,7 @@ impl Path {
     }
 
     /// How long after a fall the first trial is sent.
-    fn retry(&self, settings: FallbackSettings) -> Duration {
+    fn retry(&self, settings: FailoverSettings) -> Duration {
         let doubled = settings
             .retry
             .saturating_mul(1_u32.checked_shl(self.relapses.into()).unwrap_or(u32::MAX));
@@ -380,8 +383,8 @@ impl Path {
     }
 
     /// Begins in the tunnel, since when the direct way was given up: a trial may be due already.
-    pub(super) fn start_in_tunnel(&mut self, cause: FallCause, since: Instant) {
-        self.stay = Stay::Tunnel(Absence {
+    pub(super) fn start_in_tunnel(&mut self, cause: FailoverCause, since: Instant) {
+        self.stay = PathState::Tunnel(Failover {
             since,
             cause,
             trial: None,
@@ -392,13 +395,13 @@ impl Path {
 
     /// Takes the direct way again.
     pub(super) fn come_back(&mut self, now: Instant) {
-        self.stay = Stay::Direct { since: Some(now) };
+        self.stay = PathState::Direct { since: Some(now) };
         self.forget();
     }
 
     /// Begins anew on another uplink.
     pub(super) fn start_over(&mut self, now: Instant) {
-        self.stay = Stay::Direct { since: None };
+        self.stay = PathState::Direct { since: None };
         // With something to ask by, the silence begins now.
         self.heard = self.questions.answered().map(|_| now);
         self.forget();
@@ -409,12 +412,12 @@ impl Path {
         self.queued = None;
         self.run = 0;
         self.expects = false;
-        self.unanswered = Open::default();
-        self.unheard = Open::default();
+        self.unanswered = UnansweredChecks::default();
+        self.unheard = UnansweredChecks::default();
     }
 
     /// When the direct way has been silent for too long.
-    fn silent_at(&self, settings: FallbackSettings) -> Option<Instant> {
+    fn silent_at(&self, settings: FailoverSettings) -> Option<Instant> {
         let first = self.unanswered.since(QUESTIONS)?;
         Some(match self.heard {
             Some(heard) => (heard + settings.silence).max(first + settings.silence / 2),
@@ -423,12 +426,12 @@ impl Path {
     }
 
     /// When nobody can be said to hear us any more.
-    fn unheard_at(&self, settings: FallbackSettings) -> Option<Instant> {
+    fn unheard_at(&self, settings: FailoverSettings) -> Option<Instant> {
         Some(self.unheard.since(QUESTIONS_IN_A_STREAM)? + settings.silence * 3)
     }
 
     /// When the next question is due: first after a while without a sound or an answer, then in quick succession.
-    fn ask_at(&self, settings: FallbackSettings) -> Option<Instant> {
+    fn ask_at(&self, settings: FailoverSettings) -> Option<Instant> {
         self.questions.answered()?;
         let silence = settings.silence;
         let unheard = self.unheard.last.map(|last| last + silence / 2);
@@ -439,8 +442,8 @@ impl Path {
         unheard.into_iter().chain(unanswered).min()
     }
 
-    /// When [`Path::step`] has something to say.
-    pub(super) fn due(&self, settings: FallbackSettings) -> Option<Instant> {
+    /// When [`MappingPath::step`] has something to say.
+    pub(super) fn due(&self, settings: FailoverSettings) -> Option<Instant> {
         if let Some(absence) = self.absence() {
             let is_untested = self.questions.introduction().is_none();
             return is_untested.then_some(absence.since + self.retry(settings));
@@ -457,18 +460,18 @@ impl Path {
     }
 
     /// What is to be done at `now`.
-    pub(super) fn step(&self, settings: FallbackSettings, now: Instant) -> Step {
+    pub(super) fn step(&self, settings: FailoverSettings, now: Instant) -> PathAction {
         let is_over = |time: Option<Instant>| time.is_some_and(|time| time <= now);
         if !is_over(self.due(settings)) {
-            Step::Wait
+            PathAction::Wait
         } else if self.absence().is_some() {
-            Step::Return
+            PathAction::Return
         } else if is_over(self.silent_at(settings)) {
-            Step::Fall(FallCause::Silent)
+            PathAction::Fall(FailoverCause::NoTraffic)
         } else if is_over(self.unheard_at(settings)) {
-            Step::Fall(FallCause::Unheard)
+            PathAction::Fall(FailoverCause::NoResponses)
         } else {
-            Step::Ask
+            PathAction::Ask
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A request may lie in a TURN channel's data message (RFC 8656 section 12.4), where the peer's answer will lie too.
 
-use crate::call::Kind;
-use crate::call::stun::{Class, Message, TransactionId};
+use crate::call::DatagramKind;
+use crate::call::stun::{StunClass, StunMessage, TransactionId};
 use crate::net::Endpoint;
 
 /// `Binding` (RFC 8489) and Chrome's shorter form of it, `GOOG_PING` (IANA's registry of STUN methods).
@@ -14,9 +14,9 @@ const LARGEST: usize = 548;
 
 /// What a datagram of a call is, as far as its path is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sign {
+pub(super) enum StunKind {
     /// It wants an answer.
-    Question {
+    Check {
         transaction: TransactionId,
         /// Whether it may be sent again: a check changes nothing at the peer, who answers every copy alike.
         repeatable: bool,
@@ -27,33 +27,33 @@ pub(super) enum Sign {
     Other,
 }
 
-impl Sign {
+impl StunKind {
     /// Reads a datagram's first bytes.
     pub(super) fn of(payload: &[u8]) -> Self {
-        let message = match Kind::of(payload) {
-            Some(Kind::Stun) => payload,
-            Some(Kind::TurnChannel) => match channel_data(payload) {
-                Some(data) if Kind::of(data) == Some(Kind::Stun) => data,
+        let message = match DatagramKind::of(payload) {
+            Some(DatagramKind::Stun) => payload,
+            Some(DatagramKind::TurnChannel) => match channel_data(payload) {
+                Some(data) if DatagramKind::of(data) == Some(DatagramKind::Stun) => data,
                 _ => return Self::Other,
             },
             _ => return Self::Other,
         };
-        let Some(Message {
+        let Some(StunMessage {
             class,
             method,
             transaction,
             ..
-        }) = Message::parse(message)
+        }) = StunMessage::parse(message)
         else {
             return Self::Other;
         };
         match class {
-            Class::Request => Self::Question {
+            StunClass::Request => Self::Check {
                 transaction,
                 repeatable: CHECKS.contains(&method) && payload.len() <= LARGEST,
             },
-            Class::Success | Class::Error => Self::Answer(transaction),
-            Class::Indication => Self::Other,
+            StunClass::Success | StunClass::Error => Self::Answer(transaction),
+            StunClass::Indication => Self::Other,
         }
     }
 }
@@ -65,7 +65,7 @@ fn channel_data(payload: &[u8]) -> Option<&[u8]> {
 
 /// A check that an application sent, kept word for word.
 #[derive(Clone, Debug)]
-pub(super) struct Question {
+pub(super) struct StunCheck {
     pub(super) to: Endpoint,
     pub(super) transaction: TransactionId,
     pub(super) payload: Vec<u8>,
@@ -73,13 +73,13 @@ pub(super) struct Question {
 
 /// The checks of one mapping: the latest, and the latest that was answered.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Questions {
+pub(super) struct StunChecks {
     /// Both apart from the path: media goes by without a look at them.
-    latest: Option<Box<Question>>,
-    answered: Option<Box<Question>>,
+    latest: Option<Box<StunCheck>>,
+    answered: Option<Box<StunCheck>>,
 }
 
-impl Questions {
+impl StunChecks {
     /// Keeps a check.
     pub(super) fn keep(&mut self, to: Endpoint, transaction: TransactionId, payload: &[u8]) {
         match &mut self.latest {
@@ -90,7 +90,7 @@ impl Questions {
                 latest.payload.extend_from_slice(payload);
             }
             None => {
-                self.latest = Some(Box::new(Question {
+                self.latest = Some(Box::new(StunCheck {
                     to,
                     transaction,
                     payload: payload.into(),
@@ -112,12 +112,12 @@ impl Questions {
     }
 
     /// A check that the peer has answered before, and will answer again.
-    pub(super) fn answered(&self) -> Option<&Question> {
+    pub(super) fn answered(&self) -> Option<&StunCheck> {
         self.answered.as_deref()
     }
 
     /// The check by which the peer is to learn of another way: the answered one, else the latest.
-    pub(super) fn introduction(&self) -> Option<&Question> {
+    pub(super) fn introduction(&self) -> Option<&StunCheck> {
         self.answered().or(self.latest.as_deref())
     }
 }
@@ -140,14 +140,14 @@ mod tests {
 
     #[test]
     fn questions_and_answers_are_known_in_clear_and_in_a_channel() {
-        let question = Sign::Question {
+        let question = StunKind::Check {
             transaction: ID,
             repeatable: true,
         };
         let (request, answer) = (binding_request(ID), binding_success(ID, remote()));
-        for (datagram, sign) in [(&request, question), (&answer, Sign::Answer(ID))] {
-            assert_eq!(Sign::of(datagram), sign);
-            assert_eq!(Sign::of(&in_channel(datagram)), sign);
+        for (datagram, sign) in [(&request, question), (&answer, StunKind::Answer(ID))] {
+            assert_eq!(StunKind::of(datagram), sign);
+            assert_eq!(StunKind::of(&in_channel(datagram)), sign);
         }
         let mut cut = in_channel(&request);
         cut.pop();
@@ -155,29 +155,29 @@ mod tests {
         let mut indication = request.clone();
         indication[1] |= 0x10;
         for other in [&cut[..], &rtp, &indication, &[], &[0x40]] {
-            assert_eq!(Sign::of(other), Sign::Other);
+            assert_eq!(StunKind::of(other), StunKind::Other);
         }
     }
 
     #[test]
     fn what_changes_something_at_the_server_is_never_repeated() {
         let allocate = [&[0, 3], &binding_request(ID)[2..]].concat();
-        let expected = Sign::Question {
+        let expected = StunKind::Check {
             transaction: ID,
             repeatable: false,
         };
-        assert_eq!(Sign::of(&allocate), expected);
+        assert_eq!(StunKind::of(&allocate), expected);
         let chrome = [&[2, 0], &binding_request(ID)[2..]].concat();
-        let expected = Sign::Question {
+        let expected = StunKind::Check {
             transaction: ID,
             repeatable: true,
         };
-        assert_eq!(Sign::of(&chrome), expected, "GOOG_PING");
+        assert_eq!(StunKind::of(&chrome), expected, "GOOG_PING");
     }
 
     #[test]
     fn the_latest_answered_check_is_kept() {
-        let mut questions = Questions::default();
+        let mut questions = StunChecks::default();
         let ids = [1, 2, 3].map(|byte| TransactionId([byte; 12]));
         questions.keep(remote(), ids[0], b"one");
         assert!(questions.answered().is_none());

@@ -10,7 +10,7 @@
 //!
 //! - what is held is bounded in bytes, in all and for each source, with an allowance for what each piece costs besides
 //!   its bytes; a fragment that finds no room is dropped, and none that came before it;
-//! - a datagram that is not whole [`Limits::lifetime`] after its first fragment came is forgotten, and its sender is told
+//! - a datagram that is not whole [`ReassemblyLimits::lifetime`] after its first fragment came is forgotten, and its sender is told
 //!   if the first part is there to be quoted (RFC 1122 section 3.3.2);
 //! - pieces that overlap, or contradict each other about where the datagram ends, spoil it: nothing of it is held, and
 //!   the rest is dropped as it comes until its time is over (RFC 5722 for IPv6; no honest sender does it over IPv4
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use foldhash::quality::RandomState;
 
 use crate::net::Family;
-use crate::wire::fragment::{self, Fragment, Whole};
+use crate::wire::fragment::{self, DatagramHeader, Fragment};
 use crate::wire::{Packet, icmp};
 
 /// What a datagram that is not whole yet costs besides its pieces, in bytes, and what a piece costs besides its payload:
@@ -33,7 +33,7 @@ const COST: usize = 256;
 
 /// The bounds of what is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct ReassemblyLimits {
     /// Bytes in all.
     pub held: usize,
     /// Bytes of one source.
@@ -42,7 +42,7 @@ pub struct Limits {
     pub lifetime: Duration,
 }
 
-impl Default for Limits {
+impl Default for ReassemblyLimits {
     fn default() -> Self {
         Self {
             held: 4 << 20,
@@ -54,7 +54,7 @@ impl Default for Limits {
 
 /// Why a fragment was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FragmentFault {
+pub enum FragmentError {
     /// It carries nothing, ends beyond the largest datagram, or is not the last and its length is no multiple of 8.
     #[error("the fragment's length is wrong")]
     Length,
@@ -68,14 +68,14 @@ pub enum FragmentFault {
 
 /// A datagram whose time is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Expired {
+pub struct ExpiredDatagram {
     /// Its first part, when its sender is to be told by an error that quotes it.
-    pub beginning: Option<Beginning>,
+    pub beginning: Option<FirstFragment>,
 }
 
 /// The first part of a datagram.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Beginning {
+pub struct FirstFragment {
     /// Who sent it.
     pub from: IpAddr,
     /// Whom it was for.
@@ -86,7 +86,7 @@ pub struct Beginning {
 
 /// What tells one datagram's fragments from another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Key {
+struct DatagramKey {
     source: IpAddr,
     destination: IpAddr,
     identification: u32,
@@ -99,7 +99,7 @@ type Due = (Instant, u64);
 
 /// A datagram of which parts are missing, or that is spoilt.
 #[derive(Debug)]
-struct Partial {
+struct PartialDatagram {
     due: Due,
     pieces: BTreeMap<usize, Box<[u8]>>,
     /// Bytes of the payload that are there.
@@ -107,7 +107,7 @@ struct Partial {
     /// Where the payload ends, once the last fragment has come.
     end: Option<usize>,
     /// What the first fragment says, and whether an error may answer it.
-    head: Option<(Whole, bool)>,
+    head: Option<(DatagramHeader, bool)>,
     is_spoilt: bool,
     cost: usize,
 }
@@ -115,10 +115,10 @@ struct Partial {
 /// The fragments of all datagrams that are not whole yet.
 #[derive(Debug, Default)]
 pub struct Reassembly {
-    limits: Limits,
+    limits: ReassemblyLimits,
     /// Addresses and identifications are chosen by local programs: the hash is keyed with a secret of the process.
-    partials: HashMap<Key, Partial, RandomState>,
-    by_due: BTreeMap<Due, Key>,
+    partials: HashMap<DatagramKey, PartialDatagram, RandomState>,
+    by_due: BTreeMap<Due, DatagramKey>,
     by_source: HashMap<IpAddr, usize, RandomState>,
     held: usize,
     serial: u64,
@@ -127,7 +127,7 @@ pub struct Reassembly {
 impl Reassembly {
     /// Holds nothing, and at most what `limits` say.
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: ReassemblyLimits) -> Self {
         Self {
             limits,
             ..Self::default()
@@ -137,13 +137,13 @@ impl Reassembly {
     /// Takes a fragment, and answers the whole packet when it was the last that was missing.
     ///
     /// # Errors
-    /// [`FragmentFault`] when the fragment was dropped.
+    /// [`FragmentError`] when the fragment was dropped.
     pub fn take(
         &mut self,
         packet: &Packet<'_>,
         part: Fragment<'_>,
         now: Instant,
-    ) -> Result<Option<Vec<u8>>, FragmentFault> {
+    ) -> Result<Option<Vec<u8>>, FragmentError> {
         let range = part.range();
         // The header that the whole packet will have counts over IPv4.
         let most = match packet.family() {
@@ -151,9 +151,9 @@ impl Reassembly {
             Family::V6 => 65_535,
         };
         if range.is_empty() || range.end > most || (part.more && !range.end.is_multiple_of(8)) {
-            return Err(FragmentFault::Length);
+            return Err(FragmentError::Length);
         }
-        let key = Key {
+        let key = DatagramKey {
             source: packet.source(),
             destination: packet.destination(),
             identification: part.identification,
@@ -161,30 +161,30 @@ impl Reassembly {
         };
         let known = self.partials.get(&key);
         if known.is_some_and(|partial| partial.is_spoilt) {
-            return Err(FragmentFault::Overlap);
+            return Err(FragmentError::Overlap);
         }
         if known.is_some_and(|partial| partial.has(&part)) {
             return Ok(None);
         }
         if known.is_some_and(|partial| partial.contradicts(&part)) {
             self.spoil(&key);
-            return Err(FragmentFault::Overlap);
+            return Err(FragmentError::Overlap);
         }
         let cost = COST + part.payload.len() + if known.is_none() { COST } else { 0 };
         let of_source = self.by_source.get(&key.source).copied().unwrap_or(0);
-        let Limits {
+        let ReassemblyLimits {
             held,
             held_of_source,
             lifetime,
         } = self.limits;
         if self.held + cost > held || of_source + cost > held_of_source {
-            return Err(FragmentFault::NoRoom);
+            return Err(FragmentError::NoRoom);
         }
         let due = (now + lifetime, self.serial);
         let partial = self.partials.entry(key).or_insert_with(|| {
             self.by_due.insert(due, key);
             self.serial += 1;
-            Partial::new(due)
+            PartialDatagram::new(due)
         });
         partial.put(packet, &part);
         partial.cost += cost;
@@ -199,13 +199,13 @@ impl Reassembly {
     }
 
     /// Forgets a datagram that waited in vain, if there is one; to be called until it answers `None`.
-    pub fn expire(&mut self, now: Instant) -> Option<Expired> {
+    pub fn expire(&mut self, now: Instant) -> Option<ExpiredDatagram> {
         let (&due, &key) = self.by_due.first_key_value()?;
         if due.0 > now {
             return None;
         }
         let beginning = self.forget(&key)?.beginning();
-        Some(Expired { beginning })
+        Some(ExpiredDatagram { beginning })
     }
 
     /// When [`Reassembly::expire`] has something to do next.
@@ -233,7 +233,7 @@ impl Reassembly {
     }
 
     /// Drops the pieces of a datagram and remembers that it is spoilt.
-    fn spoil(&mut self, key: &Key) {
+    fn spoil(&mut self, key: &DatagramKey) {
         let partial = self.partials.get_mut(key).expect("it was just found");
         let freed = partial.cost - COST;
         partial.pieces.clear();
@@ -241,7 +241,7 @@ impl Reassembly {
         self.release(key.source, freed);
     }
 
-    fn forget(&mut self, key: &Key) -> Option<Partial> {
+    fn forget(&mut self, key: &DatagramKey) -> Option<PartialDatagram> {
         let partial = self.partials.remove(key)?;
         self.by_due.remove(&partial.due);
         self.release(key.source, partial.cost);
@@ -259,7 +259,7 @@ impl Reassembly {
     }
 }
 
-impl Partial {
+impl PartialDatagram {
     fn new(due: Due) -> Self {
         Self {
             due,
@@ -294,7 +294,7 @@ impl Partial {
     fn put(&mut self, packet: &Packet<'_>, part: &Fragment<'_>) {
         let range = part.range();
         if part.is_first() {
-            let whole = Whole {
+            let whole = DatagramHeader {
                 source: packet.source(),
                 destination: packet.destination(),
                 traffic_class: packet.traffic_class(),
@@ -321,12 +321,12 @@ impl Partial {
     }
 
     /// The first piece as a packet, when an error about it is allowed.
-    fn beginning(&self) -> Option<Beginning> {
+    fn beginning(&self) -> Option<FirstFragment> {
         let (whole, _) = self.head.filter(|(_, may_be_answered)| *may_be_answered)?;
         let first = self.pieces.get(&0)?;
         let mut packet = Vec::new();
         fragment::join(&mut packet, &whole, [&**first].into_iter()).ok()?;
-        Some(Beginning {
+        Some(FirstFragment {
             from: whole.source,
             to: whole.destination,
             packet,

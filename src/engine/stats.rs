@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::net::{CaptureMode, Egress, Endpoint, Family, Inside, MappingId, Outside};
 use crate::wire::{ParseError, WriteError};
 
-use super::reassembly::FragmentFault;
-use super::{FallCause, TcpCounters};
+use super::reassembly::FragmentError;
+use super::{FailoverCause, TcpCounters};
 
 /// Why a packet went no further. Its label names it in status and metrics and never changes its meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub enum DropReason {
     /// The packet from the TUN is no packet that we can judge.
     Malformed(ParseError),
     /// A fragment that cannot become a part of a datagram.
-    Fragment(FragmentFault),
+    Fragment(FragmentError),
     /// A datagram of which fragments did not come in time.
     FragmentsMissing,
     /// It came into the TUN and the policy does not relay it.
@@ -60,9 +60,9 @@ impl DropReason {
     pub fn label(self) -> &'static str {
         match self {
             Self::Malformed(fault) => fault.label(),
-            Self::Fragment(FragmentFault::Length) => "fragment_length",
-            Self::Fragment(FragmentFault::Overlap) => "fragment_overlap",
-            Self::Fragment(FragmentFault::NoRoom) => "too_many_fragments",
+            Self::Fragment(FragmentError::Length) => "fragment_length",
+            Self::Fragment(FragmentError::Overlap) => "fragment_overlap",
+            Self::Fragment(FragmentError::NoRoom) => "too_many_fragments",
             Self::FragmentsMissing => "fragments_missing",
             Self::NotInPolicy => "not_in_policy",
             Self::HopLimitExceeded => "hop_limit_exceeded",
@@ -90,7 +90,7 @@ impl DropReason {
     pub(super) fn is_limit(self) -> bool {
         matches!(
             self,
-            Self::Fragment(FragmentFault::NoRoom)
+            Self::Fragment(FragmentError::NoRoom)
                 | Self::TooManyMappings
                 | Self::TooManyMappingsOfAddress
                 | Self::TooManyContacts
@@ -172,7 +172,7 @@ pub struct MappingReport {
     /// The way of what the policy relays.
     pub way: Egress,
     /// Why it is in the VPN, if it is.
-    pub fallen: Option<FallCause>,
+    pub fallen: Option<FailoverCause>,
     /// How many remotes it has sent to.
     pub contacts: usize,
     /// Time since its first packet.
@@ -184,7 +184,7 @@ pub struct MappingReport {
 /// The engine at one moment, but for what stands in its slots: see
 /// [`Engine::mapping_reports`](super::Engine::mapping_reports).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
+pub struct EngineSnapshot {
     /// How many mappings stand.
     pub mappings: usize,
     /// How many TCP connections stand.

@@ -1,4 +1,4 @@
-//! News of an uplink, and how thousands of mappings take them in without holding a packet up.
+//! UplinkGeneration of an uplink, and how thousands of mappings take them in without holding a packet up.
 //!
 //! # Theory of operation
 //!
@@ -24,8 +24,8 @@ use std::mem;
 use std::ops::Range;
 use std::time::Instant;
 
-use super::fallback::Paths;
-use super::path::{FallCause, ReturnCause, Socket};
+use super::fallback::MappingPaths;
+use super::path::{FailbackCause, FailoverCause, SocketState};
 use super::{Engine, Outbox, REST};
 use crate::net::{Egress, Family, MappingId};
 
@@ -37,7 +37,7 @@ const LOOKS: usize = 256;
 
 /// The numbers of the latest news of a family's uplink.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct News {
+pub(super) struct UplinkGeneration {
     /// Of whatever kind.
     pub(super) latest: u32,
     /// That there is another uplink.
@@ -46,7 +46,7 @@ pub(super) struct News {
     back: u32,
 }
 
-impl News {
+impl UplinkGeneration {
     /// There is another uplink.
     pub(super) const fn change(&mut self) {
         self.latest += 1;
@@ -67,13 +67,13 @@ impl News {
 
 /// A look at all slots.
 #[derive(Debug)]
-pub(super) struct Sweep {
+pub(super) struct Resync {
     left: Range<usize>,
     /// When it goes on.
     pub(super) due: Instant,
 }
 
-impl Paths {
+impl MappingPaths {
     /// Whether a mapping has not taken in the latest news.
     pub(super) fn is_behind(&self, id: MappingId) -> bool {
         let path = self.get(id);
@@ -84,7 +84,7 @@ impl Paths {
     pub(super) fn is_on_former_uplink(&self, id: MappingId) -> bool {
         self.get(id).is_some_and(|path| {
             let is_to_be_replaced = path.news < self.news(path.family()).changed;
-            is_to_be_replaced || path.socket(Egress::Direct) == Socket::Opening
+            is_to_be_replaced || path.socket(Egress::Direct) == SocketState::Opening
         })
     }
 }
@@ -92,7 +92,7 @@ impl Paths {
 impl Engine {
     /// Has every mapping catch up with the news: some at once, the others with what they send, or part by part.
     pub(super) fn sweep(&mut self, now: Instant, outbox: &mut Outbox) {
-        self.paths.sweep = Some(Sweep {
+        self.paths.sweep = Some(Resync {
             left: 0..self.paths.slots(),
             due: now,
         });
@@ -133,17 +133,17 @@ impl Engine {
             return;
         }
         if seen < news.changed {
-            let had_one = path.socket(Egress::Direct) != Socket::Closed;
-            path.set_socket(Egress::Direct, Socket::Closed);
-            self.trust(mapping, ReturnCause::AnotherUplink, now, outbox);
+            let had_one = path.socket(Egress::Direct) != SocketState::Closed;
+            path.set_socket(Egress::Direct, SocketState::Closed);
+            self.trust(mapping, FailbackCause::UplinkChanged, now, outbox);
             if had_one {
                 self.need_socket(mapping, Egress::Direct, outbox);
             }
         } else if seen < news.back {
-            self.trust(mapping, ReturnCause::UplinkIsBack, now, outbox);
+            self.trust(mapping, FailbackCause::UplinkRestored, now, outbox);
         }
         if self.paths.is_down(family) {
-            self.fall(mapping, FallCause::Uplink, now, outbox);
+            self.fall(mapping, FailoverCause::UplinkFailed, now, outbox);
         }
         self.paths.queue(mapping);
     }
@@ -156,7 +156,7 @@ impl Engine {
         outbox: &mut Outbox,
     ) {
         for family in Family::BOTH.into_iter().filter(|family| moves(*family)) {
-            self.clear(family, News::change, outbox);
+            self.clear(family, UplinkGeneration::change, outbox);
         }
         self.sweep(now, outbox);
     }
@@ -164,7 +164,7 @@ impl Engine {
     /// Takes the news that a family's uplink, which was gone, is there again, the same as before: what was found out while it
     /// went is of no account, and calls need not wait in the VPN until the direct way is tried again.
     pub fn handle_uplink_is_back(&mut self, family: Family, now: Instant, outbox: &mut Outbox) {
-        self.clear(family, News::come_back, outbox);
+        self.clear(family, UplinkGeneration::come_back, outbox);
         self.sweep(now, outbox);
     }
 }

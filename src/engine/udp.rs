@@ -3,17 +3,18 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::path::{Path, Socket};
+use super::path::{MappingPath, SocketState};
 use super::{
-    Arrival, DropReason, Engine, Event, FallCause, Outbox, ReturnCause, ReturnedError, Transmit,
+    DropReason, Engine, EngineEvent, FailbackCause, FailoverCause, Outbox, ReceivedDatagram,
+    ReturnedError, Transmit,
 };
-use crate::call::Kind;
-use crate::nat::{MapError, Mapped, Refusal};
+use crate::call::DatagramKind;
+use crate::nat::{AdmitError, MapError, Mapped};
 use crate::net::{
     Dscp, Egress, Endpoint, Inside, MappingId, Outside, Protocol, TrafficClass, Treatment,
 };
 use crate::policy::Action;
-use crate::wire::{Packet, WriteError, icmp, udp};
+use crate::wire::{IcmpError, Packet, WriteError, icmp, udp};
 
 /// The hop limit of datagrams that we write: the kernel does not tell with which one they arrived at the socket.
 const HOP_LIMIT: u8 = 64;
@@ -27,7 +28,7 @@ impl Engine {
     pub(super) fn handle_udp(
         &mut self,
         packet: &Packet<'_>,
-        datagram: &udp::Datagram<'_>,
+        datagram: &udp::UdpDatagram<'_>,
         dont_fragment: bool,
         now: Instant,
         outbox: &mut Outbox,
@@ -40,7 +41,7 @@ impl Engine {
             other => match (other, self.nat.at_outside(Outside(remote))) {
                 (_, Some(neighbour)) => (Some(neighbour), Treatment::of(Dscp::DF)),
                 (Action::Tunnel, None) => {
-                    let prohibited = icmp::Error::AdminProhibited;
+                    let prohibited = IcmpError::AdminProhibited;
                     return self.reject(packet, DropReason::NotInPolicy, prohibited, now, outbox);
                 }
                 // It goes on as it would have gone without us, marks included.
@@ -51,7 +52,7 @@ impl Engine {
             return self.counters.drop_out(DropReason::Martian);
         }
         if packet.hop_limit() <= 1 {
-            let expired = icmp::Error::HopLimitExceeded;
+            let expired = IcmpError::HopLimitExceeded;
             return self.reject(packet, DropReason::HopLimitExceeded, expired, now, outbox);
         }
         let mapping = match self.nat.map(inside, remote, now) {
@@ -66,14 +67,17 @@ impl Engine {
                 mapping
             }
             Err(limit) => {
-                let prohibited = icmp::Error::AdminProhibited;
+                let prohibited = IcmpError::AdminProhibited;
                 return self.reject(packet, limit.into(), prohibited, now, outbox);
             }
         };
         if let Some(neighbour) = neighbour {
             let class = packet.traffic_class();
             if self.nat.get(mapping).is_some_and(|it| it.outside.is_none()) {
-                let way = self.paths.get(mapping).map_or(Egress::Direct, Path::way);
+                let way = self
+                    .paths
+                    .get(mapping)
+                    .map_or(Egress::Direct, MappingPath::way);
                 self.need_socket(mapping, way, outbox);
             }
             return self.hairpin(mapping, neighbour, class, datagram.payload, now, outbox);
@@ -127,11 +131,11 @@ impl Engine {
         &mut self,
         mapping: MappingId,
         way: Egress,
-        arrival: Arrival<'_>,
+        arrival: ReceivedDatagram<'_>,
         now: Instant,
         outbox: &mut Outbox,
     ) {
-        let Arrival {
+        let ReceivedDatagram {
             from,
             traffic_class,
             waited,
@@ -203,7 +207,7 @@ impl Engine {
         by_router
             && denies_the_way(returned.error)
             && path.is_in_doubt(now)
-            && self.fall(mapping, FallCause::Unreachable, now, outbox)
+            && self.fall(mapping, FailoverCause::Unreachable, now, outbox)
     }
 
     /// Tells the application of an error.
@@ -240,7 +244,7 @@ impl Engine {
         if stands_for_it || entry.outside.is_none() {
             self.nat.opened(mapping, outside);
         }
-        outbox.event(Event::Established {
+        outbox.event(EngineEvent::Established {
             mapping,
             inside,
             way,
@@ -255,7 +259,7 @@ impl Engine {
         &mut self,
         mapping: MappingId,
         way: Egress,
-        error: icmp::Error,
+        error: IcmpError,
         now: Instant,
         outbox: &mut Outbox,
     ) {
@@ -264,12 +268,12 @@ impl Engine {
         };
         let mut is_trial = false;
         if let Some(path) = self.paths.get_mut(mapping) {
-            path.set_socket(way, Socket::Closed);
+            path.set_socket(way, SocketState::Closed);
             is_trial = way == Egress::Direct && path.fallen().is_some();
             path.trial_failed();
         }
         let is_gone = way == Egress::Direct && denies_the_way(error) && !prohibits(error);
-        if is_gone && !is_trial && self.fall(mapping, FallCause::NoSocket, now, outbox) {
+        if is_gone && !is_trial && self.fall(mapping, FailoverCause::NoSocket, now, outbox) {
             return outbox.redirect(mapping, Egress::Direct, Egress::Tunnel);
         }
         let recalled = outbox.recall(mapping, way);
@@ -277,13 +281,13 @@ impl Engine {
             return;
         }
         let path = self.paths.get(mapping);
-        let has_socket = |way| path.is_some_and(|it| it.socket(way) != Socket::Closed);
+        let has_socket = |way| path.is_some_and(|it| it.socket(way) != SocketState::Closed);
         if Egress::BOTH.into_iter().any(has_socket) {
-            self.come_back(mapping, ReturnCause::NoTunnel, now, outbox);
+            self.come_back(mapping, FailbackCause::TunnelUnavailable, now, outbox);
         } else if let Some(entry) = self.nat.remove(mapping) {
             self.paths.remove(mapping);
             if entry.outside.is_some() {
-                outbox.event(Event::Ended { mapping, inside });
+                outbox.event(EngineEvent::Ended { mapping, inside });
             }
         }
         for (to, payload) in recalled {
@@ -304,7 +308,7 @@ impl Engine {
     pub fn handle_send_failed(
         &mut self,
         at: usize,
-        told: Option<icmp::Error>,
+        told: Option<IcmpError>,
         now: Instant,
         outbox: &mut Outbox,
     ) {
@@ -321,7 +325,7 @@ impl Engine {
         let payload = payload.to_vec();
         let goes_on = way == Egress::Direct
             && told.is_some_and(denies_the_way)
-            && self.fall(mapping, FallCause::Refused, now, outbox);
+            && self.fall(mapping, FailoverCause::Refused, now, outbox);
         if is_copy {
             // The application did not send it.
             if let Some(path) = self.paths.get_mut(mapping) {
@@ -349,7 +353,7 @@ impl Engine {
     fn pass_on(
         &mut self,
         written: Result<(), WriteError>,
-        error: icmp::Error,
+        error: IcmpError,
         reporter: IpAddr,
         inside: Inside<Endpoint>,
         outbox: &mut Outbox,
@@ -367,8 +371,8 @@ impl Engine {
         source: Endpoint,
         inside: Inside<Endpoint>,
         traffic_class: TrafficClass,
-    ) -> udp::Headers {
-        udp::Headers {
+    ) -> udp::UdpHeaders {
+        udp::UdpHeaders {
             source,
             destination: Endpoint::new(self.alias_of(inside.0.addr), inside.0.port),
             traffic_class,
@@ -395,24 +399,24 @@ impl Engine {
 /// Whether somebody is to hear or see this datagram; checks and handshakes are worth having late, too.
 fn is_media(payload: &[u8]) -> bool {
     matches!(
-        Kind::of(payload),
-        Some(Kind::Rtp | Kind::Rtcp | Kind::TurnChannel)
+        DatagramKind::of(payload),
+        Some(DatagramKind::Rtp | DatagramKind::Rtcp | DatagramKind::TurnChannel)
     )
 }
 
 /// Whether an error, said by a router or by this machine, is about the way and not about the remote.
-fn denies_the_way(error: icmp::Error) -> bool {
-    use icmp::Error::{HostUnreachable, NetUnreachable};
+fn denies_the_way(error: IcmpError) -> bool {
+    use IcmpError::{HostUnreachable, NetUnreachable};
     matches!(error, NetUnreachable | HostUnreachable) || prohibits(error)
 }
 
-fn prohibits(error: icmp::Error) -> bool {
-    error == icmp::Error::AdminProhibited
+fn prohibits(error: IcmpError) -> bool {
+    error == IcmpError::AdminProhibited
 }
 
 /// The headers of a datagram that the application sent, as far as an error has to quote them.
-fn sent(inside: Inside<Endpoint>, to: Endpoint) -> udp::Headers {
-    udp::Headers {
+fn sent(inside: Inside<Endpoint>, to: Endpoint) -> udp::UdpHeaders {
+    udp::UdpHeaders {
         source: inside.0,
         destination: to,
         traffic_class: TrafficClass::default(),
@@ -430,11 +434,11 @@ impl From<MapError> for DropReason {
     }
 }
 
-impl From<Refusal> for DropReason {
-    fn from(refusal: Refusal) -> Self {
+impl From<AdmitError> for DropReason {
+    fn from(refusal: AdmitError) -> Self {
         match refusal {
-            Refusal::NoMapping => Self::NoMapping,
-            Refusal::Unsolicited => Self::Unsolicited,
+            AdmitError::NoMapping => Self::NoMapping,
+            AdmitError::Unsolicited => Self::Unsolicited,
         }
     }
 }

@@ -13,7 +13,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::pcap::Pcap;
 use super::tap::Tap;
-use crate::call::{Kind, RtpHeader};
+use crate::call::{DatagramKind, RtpHeader};
 
 /// The largest packet of a TUN.
 const LARGEST: usize = 65_535;
@@ -124,9 +124,9 @@ fn headers(packet: &[u8]) -> &[u8] {
     let transport = match &sliced.transport {
         Some(TransportSlice::Udp(udp)) => {
             let payload = udp.payload();
-            let call = match Kind::of(payload) {
-                Some(Kind::Stun) => STUN_HEADER.min(payload.len()),
-                Some(Kind::Rtp) if RtpHeader::parse(payload).is_some() => RtpHeader::LEN,
+            let call = match DatagramKind::of(payload) {
+                Some(DatagramKind::Stun) => STUN_HEADER.min(payload.len()),
+                Some(DatagramKind::Rtp) if RtpHeader::parse(payload).is_some() => RtpHeader::LEN,
                 _ => 0,
             };
             udp.slice().len() - payload.len() + call

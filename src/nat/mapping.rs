@@ -16,7 +16,7 @@ use super::PermittedRemotes;
 
 /// How a table behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct NatSettings {
     /// How long a mapping stands without an outbound packet. RFC 4787 REQ-5: at least 2 minutes, 5 recommended.
     pub lifetime: Duration,
     /// Which remotes may answer.
@@ -25,23 +25,23 @@ pub struct Settings {
     /// it; from others it never does).
     pub inbound_refresh: bool,
     /// What may not be exceeded.
-    pub limits: Limits,
+    pub limits: NatLimits,
 }
 
-impl Default for Settings {
+impl Default for NatSettings {
     fn default() -> Self {
         Self {
             lifetime: Duration::from_mins(5),
             filtering: Filtering::default(),
             inbound_refresh: false,
-            limits: Limits::default(),
+            limits: NatLimits::default(),
         }
     }
 }
 
 /// The bounds of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct NatLimits {
     /// Mappings in all.
     pub mappings: usize,
     /// Mappings of one inside address.
@@ -50,7 +50,7 @@ pub struct Limits {
     pub contacts: usize,
 }
 
-impl Default for Limits {
+impl Default for NatLimits {
     fn default() -> Self {
         Self {
             mappings: 32_768,
@@ -107,7 +107,7 @@ pub enum MapError {
 
 /// Why an inbound datagram was not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum AdmitError {
     /// The mapping has ended.
     #[error("the mapping has ended")]
     NoMapping,
@@ -119,12 +119,12 @@ pub enum Refusal {
 /// Two cache lines: with many mappings, to fetch them is most of what a packet costs.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Slot {
+struct MappingSlot {
     generation: u32,
     mapping: Option<Mapping>,
 }
 
-impl Slot {
+impl MappingSlot {
     fn holds(&self, inside: Inside<Endpoint>) -> bool {
         let mapping = self.mapping.as_ref();
         mapping.is_some_and(|mapping| mapping.inside == inside)
@@ -137,10 +137,10 @@ impl Slot {
     }
 }
 
-/// All mappings of one uplink. A mapping that was made must be [opened](Table::opened) or [removed](Table::remove).
+/// All mappings of one uplink. A mapping that was made must be [opened](MappingTable::opened) or [removed](MappingTable::remove).
 #[derive(Debug)]
-pub struct Table {
-    settings: Settings,
+pub struct MappingTable {
+    settings: NatSettings,
     /// The inside endpoint is chosen by local programs: the hash is keyed with a secret of the process.
     hasher: RandomState,
     /// Slots, found by the inside endpoint that stands in them: an index without keys stays in the cache.
@@ -148,15 +148,15 @@ pub struct Table {
     by_outside: HashMap<Outside<Endpoint>, MappingId, RandomState>,
     /// How many mappings each inside address has.
     per_address: HashMap<IpAddr, usize, RandomState>,
-    slots: Vec<Slot>,
+    slots: Vec<MappingSlot>,
     free: Vec<u32>,
     timers: Timers<MappingId>,
 }
 
-impl Table {
+impl MappingTable {
     /// Makes an empty table.
     #[must_use]
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: NatSettings) -> Self {
         Self {
             settings,
             hasher: RandomState::default(),
@@ -179,7 +179,7 @@ impl Table {
         remote: Endpoint,
         now: Instant,
     ) -> Result<Mapped, MapError> {
-        let Settings {
+        let NatSettings {
             filtering, limits, ..
         } = self.settings;
         let hash = self.hasher.hash_one(inside);
@@ -226,21 +226,21 @@ impl Table {
     /// Decides whether a datagram from `from` may enter through a mapping, and to whom it goes.
     ///
     /// # Errors
-    /// [`Refusal`] when the mapping has ended, or its inside endpoint has not asked for this remote.
+    /// [`AdmitError`] when the mapping has ended, or its inside endpoint has not asked for this remote.
     pub fn admit(
         &mut self,
         id: MappingId,
         from: Endpoint,
         now: Instant,
-    ) -> Result<Inside<Endpoint>, Refusal> {
-        let Settings {
+    ) -> Result<Inside<Endpoint>, AdmitError> {
+        let NatSettings {
             filtering,
             inbound_refresh,
             ..
         } = self.settings;
-        let mapping = self.get_mut(id).ok_or(Refusal::NoMapping)?;
+        let mapping = self.get_mut(id).ok_or(AdmitError::NoMapping)?;
         if !mapping.contacts.admit(filtering, from) {
-            return Err(Refusal::Unsolicited);
+            return Err(AdmitError::Unsolicited);
         }
         if inbound_refresh && mapping.contacts.know(filtering, from) {
             mapping.refreshed = now;
@@ -249,16 +249,16 @@ impl Table {
     }
 
     /// Decides whether an error may be about a datagram that a mapping sent to `to`, and who is to be told. Unlike
-    /// [`Table::admit`] it never believes a stranger.
+    /// [`MappingTable::admit`] it never believes a stranger.
     ///
     /// # Errors
-    /// [`Refusal`] when the mapping has ended, or its inside endpoint has not sent to this remote.
-    pub fn admit_error(&self, id: MappingId, to: Endpoint) -> Result<Inside<Endpoint>, Refusal> {
-        let mapping = self.get(id).ok_or(Refusal::NoMapping)?;
+    /// [`AdmitError`] when the mapping has ended, or its inside endpoint has not sent to this remote.
+    pub fn admit_error(&self, id: MappingId, to: Endpoint) -> Result<Inside<Endpoint>, AdmitError> {
+        let mapping = self.get(id).ok_or(AdmitError::NoMapping)?;
         if mapping.contacts.know(self.settings.filtering, to) {
             Ok(mapping.inside)
         } else {
-            Err(Refusal::Unsolicited)
+            Err(AdmitError::Unsolicited)
         }
     }
 
@@ -344,7 +344,7 @@ impl Table {
         self.remove(id).map(|mapping| (id, mapping))
     }
 
-    /// When [`Table::expire`] has something to do next.
+    /// When [`MappingTable::expire`] has something to do next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.timers.poll_timeout()
@@ -359,7 +359,7 @@ impl Table {
             .filter(|_| slot.generation == id.generation)
     }
 
-    /// The mappings of these slots with their ids, in order; slots beyond [`Table::slots`] are empty.
+    /// The mappings of these slots with their ids, in order; slots beyond [`MappingTable::slots`] are empty.
     pub fn within(&self, slots: Range<usize>) -> impl Iterator<Item = (MappingId, &Mapping)> {
         let numbered = (0..).zip(&self.slots).skip(slots.start);
         numbered.take(slots.len()).filter_map(|(slot, entry)| {
@@ -391,7 +391,7 @@ impl Table {
 
     fn occupy(&mut self, mapping: Mapping) -> MappingId {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot::default());
+            self.slots.push(MappingSlot::default());
             u32::try_from(self.slots.len() - 1).expect("the limit of mappings is far below 2^32")
         });
         let entry = &mut self.slots[slot as usize];
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[derive(Clone, Debug)]
-    enum Step {
+    enum Operation {
         Outbound { inside: Endpoint, remote: Endpoint },
         Inbound { which: usize, from: Endpoint },
         Wait { seconds: u64 },
@@ -446,9 +446,9 @@ mod tests {
     /// Endpoints cannot be chosen to collide: each table has a secret of its own.
     #[test]
     fn the_hash_is_keyed_anew_for_each_table() {
-        let [one, other] = [(); 2].map(|()| Table::new(Settings::default()));
+        let [one, other] = [(); 2].map(|()| MappingTable::new(NatSettings::default()));
         let key = Inside(Endpoint::new([10, 8, 0, 2].into(), 50_000));
-        let hash = |table: &Table| table.hasher.hash_one(key);
+        let hash = |table: &MappingTable| table.hasher.hash_one(key);
         assert_eq!(hash(&one), hash(&one));
         assert_ne!(hash(&one), hash(&other));
     }
@@ -464,12 +464,12 @@ mod tests {
             .prop_map(|(addr, port)| Endpoint::new(addr.parse().expect("an address"), port))
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn step() -> impl Strategy<Value = Operation> {
         prop_oneof![
-            4 => (endpoint(), endpoint()).prop_map(|(inside, remote)| Step::Outbound { inside, remote }),
-            4 => (any::<usize>(), endpoint()).prop_map(|(which, from)| Step::Inbound { which, from }),
-            2 => (0u64..200).prop_map(|seconds| Step::Wait { seconds }),
-            1 => any::<usize>().prop_map(|which| Step::Fail { which }),
+            4 => (endpoint(), endpoint()).prop_map(|(inside, remote)| Operation::Outbound { inside, remote }),
+            4 => (any::<usize>(), endpoint()).prop_map(|(which, from)| Operation::Inbound { which, from }),
+            2 => (0u64..200).prop_map(|seconds| Operation::Wait { seconds }),
+            1 => any::<usize>().prop_map(|which| Operation::Fail { which }),
         ]
     }
 
@@ -484,13 +484,13 @@ mod tests {
     proptest! {
         #[test]
         fn the_table_does_what_the_model_does(filtering in filtering(), steps in prop::collection::vec(step(), 0..80)) {
-            let settings = Settings { filtering, ..Settings::default() };
-            let (mut table, mut model) = (Table::new(settings), Model::default());
+            let settings = NatSettings { filtering, ..NatSettings::default() };
+            let (mut table, mut model) = (MappingTable::new(settings), Model::default());
             let mut now = Instant::now();
             let mut ids = Vec::new();
             for step in steps {
                 match step {
-                    Step::Outbound { inside, remote } => {
+                    Operation::Outbound { inside, remote } => {
                         let inside = Inside(inside);
                         let mapped = table.map(inside, remote, now).expect("the limits are far");
                         let known = model.mappings.get_mut(&inside);
@@ -509,12 +509,12 @@ mod tests {
                             (mapped, known) => prop_assert!(false, "{mapped:?} but {known:?}"),
                         }
                     }
-                    Step::Inbound { which, from } => {
+                    Operation::Inbound { which, from } => {
                         let Some(&id) = ids.get(which % ids.len().max(1)) else { continue };
                         let admitted = table.admit(id, from, now).ok();
                         prop_assert_eq!(admitted, model.admits(filtering, id, from));
                     }
-                    Step::Wait { seconds } => {
+                    Operation::Wait { seconds } => {
                         now += Duration::from_secs(seconds);
                         let due = table.poll_timeout();
                         let mut ended = BTreeSet::new();
@@ -532,7 +532,7 @@ mod tests {
                         });
                         prop_assert_eq!(ended, expected);
                     }
-                    Step::Fail { which } => {
+                    Operation::Fail { which } => {
                         let Some(&id) = ids.get(which % ids.len().max(1)) else { continue };
                         let removed = table.remove(id).map(|mapping| mapping.inside);
                         let known = model.mappings.iter().find(|(_, (known, ..))| *known == id);
@@ -552,14 +552,14 @@ mod tests {
 
     #[test]
     fn a_full_table_refuses_and_changes_nothing() {
-        let limits = Limits {
+        let limits = NatLimits {
             mappings: 1,
             contacts: 1,
-            ..Limits::default()
+            ..NatLimits::default()
         };
-        let mut table = Table::new(Settings {
+        let mut table = MappingTable::new(NatSettings {
             limits,
-            ..Settings::default()
+            ..NatSettings::default()
         });
         let now = Instant::now();
         let endpoint = |port| Endpoint::new("192.0.2.1".parse().expect("an address"), port);

@@ -12,17 +12,17 @@
 //! order, so the socket is there before its first datagram.
 //!
 //! ```text
-//!   outbound      [`Table::map`]     finds or makes the mapping, notes the remote as a contact, refreshes the lifetime
-//!   inbound       [`Table::admit`]   the remote must be a contact, as far as the [`Filtering`](crate::net::Filtering) asks
-//!   time          [`Table::expire`]  a mapping without an outbound packet for its lifetime ends (REQ-5, REQ-6)
+//!   outbound      [`MappingTable::map`]     finds or makes the mapping, notes the remote as a contact, refreshes the lifetime
+//!   inbound       [`MappingTable::admit`]   the remote must be a contact, as far as the [`Filtering`](crate::net::Filtering) asks
+//!   time          [`MappingTable::expire`]  a mapping without an outbound packet for its lifetime ends (REQ-5, REQ-6)
 //! ```
 //!
 //! Only outbound packets refresh a mapping: a remote must not be able to keep a port open by itself (REQ-6). By setting,
-//! datagrams from contacts do it too, never those from strangers. Nothing here grows without bound: [`Limits`] caps the
+//! datagrams from contacts do it too, never those from strangers. Nothing here grows without bound: [`NatLimits`] caps the
 //! mappings, those of one inside address, and the contacts of each.
 
 mod filter;
 mod mapping;
 
 pub use filter::PermittedRemotes;
-pub use mapping::{Limits, MapError, Mapped, Mapping, Refusal, Settings, Table};
+pub use mapping::{AdmitError, MapError, Mapped, Mapping, MappingTable, NatLimits, NatSettings};

@@ -42,7 +42,7 @@ const RESERVED: u64 = 32;
 
 /// What the sockets have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Binder {
+pub struct SocketFactory {
     /// The uplink's interface name.
     pub device: String,
     /// The uplink's addresses: tried when an application on this machine holds the port on all addresses but these.
@@ -55,11 +55,11 @@ pub struct Binder {
 
 /// What the sockets of each family have in common: the families may leave by different links. Without it there is no
 /// socket of that family.
-pub type Binders = PerFamily<Option<Binder>>;
+pub type SocketFactories = PerFamily<Option<SocketFactory>>;
 
 /// What was being done to a socket when the kernel refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum SetupStep {
     /// Making it.
     Create,
     /// Binding it to the uplink.
@@ -83,39 +83,39 @@ pub enum Step {
 /// A socket could not be made fit for the direct path.
 #[derive(Debug, thiserror::Error)]
 #[error("could not open a socket on {device}: {step:?} failed")]
-pub struct BindError {
+pub struct SocketSetupError {
     /// The uplink.
     pub device: String,
     /// What was being done.
-    pub step: Step,
+    pub step: SetupStep,
     /// What the kernel said.
     #[source]
     pub source: io::Error,
 }
 
-impl Binder {
+impl SocketFactory {
     /// Makes the socket of a mapping and tells which outside endpoint it got. `exempt`: from IPsec policies, on the direct
     /// way.
     ///
     /// # Errors
-    /// [`BindError`] with the step that failed; no socket is left over.
+    /// [`SocketSetupError`] with the step that failed; no socket is left over.
     pub fn bind(
         &self,
         way: Egress,
         inside: Inside<Endpoint>,
         treatment: Treatment,
         exempt: bool,
-    ) -> Result<(Socket, Outside<Endpoint>), BindError> {
+    ) -> Result<(Socket, Outside<Endpoint>), SocketSetupError> {
         let family = Family::of(inside.0.addr);
         let kind = (Type::DGRAM, Protocol::UDP);
         let socket = self.make(way, family, kind, treatment, exempt)?;
-        ask_for_reception(&socket, family).map_err(self.at(Step::Reception))?;
+        ask_for_reception(&socket, family).map_err(self.at(SetupStep::Reception))?;
         let bound = match way {
             Egress::Direct => self.bind_port(&socket, family, inside.0.port),
             Egress::Tunnel => socket.bind(&SocketAddr::new(family.unspecified(), 0).into()),
         };
-        bound.map_err(self.at(Step::Port))?;
-        let local = socket.local_addr().map_err(self.at(Step::Port))?;
+        bound.map_err(self.at(SetupStep::Port))?;
+        let local = socket.local_addr().map_err(self.at(SetupStep::Port))?;
         let outside = local
             .as_socket()
             .expect("an internet socket has an internet address");
@@ -123,10 +123,10 @@ impl Binder {
     }
 
     /// Makes the socket of a TCP connection, which is under way when this returns; on `port`, which other connections of
-    /// the same inside endpoint have, or else on one that nobody has. `exempt` as in [`Binder::bind`].
+    /// the same inside endpoint have, or else on one that nobody has. `exempt` as in [`SocketFactory::bind`].
     ///
     /// # Errors
-    /// [`BindError`] with the step that failed, [`Step::Connect`] when it is known already that there is no way.
+    /// [`SocketSetupError`] with the step that failed, [`SetupStep::Connect`] when it is known already that there is no way.
     pub fn connect(
         &self,
         way: Egress,
@@ -134,22 +134,22 @@ impl Binder {
         port: Option<u16>,
         treatment: Treatment,
         exempt: bool,
-    ) -> Result<Socket, BindError> {
+    ) -> Result<Socket, SocketSetupError> {
         let kind = (Type::STREAM, Protocol::TCP);
         let family = Family::of(to.addr);
         let socket = self.make(way, family, kind, treatment, exempt)?;
         socket
             .set_tcp_nodelay(true)
-            .map_err(self.at(Step::Treatment))?;
+            .map_err(self.at(SetupStep::Treatment))?;
         // Who names a port may share it with others that say the same; who leaves it to the kernel never does.
         let own = SocketAddr::new(family.unspecified(), port.unwrap_or(0));
         socket
             .set_reuse_address(true)
             .and_then(|()| socket.bind(&own.into()))
-            .map_err(self.at(Step::Port))?;
+            .map_err(self.at(SetupStep::Port))?;
         match socket.connect(&SocketAddr::from(to).into()) {
             Err(error) if error.raw_os_error() != Some(nix::libc::EINPROGRESS) => {
-                Err(self.at(Step::Connect)(error))
+                Err(self.at(SetupStep::Connect)(error))
             }
             _ => Ok(socket),
         }
@@ -163,38 +163,40 @@ impl Binder {
         (kind, protocol): (Type, Protocol),
         treatment: Treatment,
         exempt: bool,
-    ) -> Result<Socket, BindError> {
+    ) -> Result<Socket, SocketSetupError> {
         let domain = match family {
             Family::V4 => Domain::IPV4,
             Family::V6 => Domain::IPV6,
         };
         let socket = Socket::new(domain, kind.nonblocking().cloexec(), Some(protocol))
             .and_then(leave_reserve)
-            .map_err(self.at(Step::Create))?;
+            .map_err(self.at(SetupStep::Create))?;
         if family == Family::V6 {
             // Its ports are no business of the other family's.
-            socket.set_only_v6(true).map_err(self.at(Step::Create))?;
+            socket
+                .set_only_v6(true)
+                .map_err(self.at(SetupStep::Create))?;
         }
         if way == Egress::Direct {
             socket
                 .bind_device(Some(self.device.as_bytes()))
-                .map_err(self.at(Step::Device))?;
+                .map_err(self.at(SetupStep::Device))?;
         }
         let mark = match way {
             Egress::Direct => self.mark,
             Egress::Tunnel => self.tunnel_mark,
         };
-        socket.set_mark(mark.0).map_err(self.at(Step::Mark))?;
+        socket.set_mark(mark.0).map_err(self.at(SetupStep::Mark))?;
         if exempt && way == Egress::Direct {
-            option::bypass_ipsec(&socket, family).map_err(self.at(Step::IpsecBypass))?;
+            option::bypass_ipsec(&socket, family).map_err(self.at(SetupStep::IpsecBypass))?;
         }
-        treat(&socket, family, treatment).map_err(self.at(Step::Treatment))?;
+        treat(&socket, family, treatment).map_err(self.at(SetupStep::Treatment))?;
         Ok(socket)
     }
 
     /// Names the step at which the kernel refused.
-    pub(super) fn at(&self, step: Step) -> impl FnOnce(io::Error) -> BindError {
-        move |source| BindError {
+    pub(super) fn at(&self, step: SetupStep) -> impl FnOnce(io::Error) -> SocketSetupError {
+        move |source| SocketSetupError {
             device: self.device.clone(),
             step,
             source,

@@ -12,11 +12,11 @@ use nix::sys::time::TimeSpec;
 use socket2::Socket;
 
 use crate::net::{Endpoint, Family};
-use crate::wire::icmp;
+use crate::wire::IcmpError;
 
 /// One entry of the queue.
 #[derive(Debug)]
-pub(super) enum Entry {
+pub(super) enum QueuedError {
     /// The path returned a datagram.
     Returned {
         /// Whom the datagram was for.
@@ -24,7 +24,7 @@ pub(super) enum Entry {
         /// Who reported the error.
         offender: Option<IpAddr>,
         /// What went wrong.
-        error: icmp::Error,
+        error: IcmpError,
         /// The number of payload bytes that came back.
         length: usize,
     },
@@ -40,7 +40,7 @@ pub(super) enum Entry {
 ///
 /// # Errors
 /// [`io::ErrorKind::WouldBlock`] when the queue is empty.
-pub(super) fn pop(socket: &Socket, family: Family, buffer: &mut [u8]) -> io::Result<Entry> {
+pub(super) fn pop(socket: &Socket, family: Family, buffer: &mut [u8]) -> io::Result<QueuedError> {
     loop {
         let entry = match family {
             Family::V4 => pop_of::<SockaddrIn>(socket, family, buffer)?,
@@ -52,7 +52,7 @@ pub(super) fn pop(socket: &Socket, family: Family, buffer: &mut [u8]) -> io::Res
     }
 }
 
-fn pop_of<A>(socket: &Socket, family: Family, buffer: &mut [u8]) -> io::Result<Option<Entry>>
+fn pop_of<A>(socket: &Socket, family: Family, buffer: &mut [u8]) -> io::Result<Option<QueuedError>>
 where
     A: SockaddrLike + Into<SocketAddr> + Copy,
 {
@@ -87,7 +87,7 @@ where
         return Ok(match report.ee_origin {
             libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6 => {
                 let (kind, code, info) = (report.ee_type, report.ee_code, report.ee_info);
-                icmp::Error::from_icmp(family, kind, code, info).map(|error| Entry::Returned {
+                IcmpError::from_icmp(family, kind, code, info).map(|error| QueuedError::Returned {
                     to,
                     offender,
                     error,
@@ -96,7 +96,7 @@ where
             }
             libc::SO_EE_ORIGIN_LOCAL if report.ee_errno == libc::EMSGSIZE.cast_unsigned() => {
                 let mtu = report.ee_info;
-                Some(Entry::TooBig { mtu })
+                Some(QueuedError::TooBig { mtu })
             }
             _ => None,
         });

@@ -13,12 +13,12 @@ const BATCH: usize = 64;
 
 /// Families whose direct sockets are to be exempt, and places of sockets that are still to be looked at.
 #[derive(Debug, Default)]
-pub(super) struct Exempt {
+pub(super) struct IpsecBypass {
     families: PerFamily<bool>,
     left: Range<usize>,
 }
 
-impl Exempt {
+impl IpsecBypass {
     /// Whether a family's sockets are to be exempt.
     pub(super) fn has(&self, family: Family) -> bool {
         self.families[family]
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn every_place_is_looked_at_once() {
-        let mut exempt = Exempt::default();
+        let mut exempt = IpsecBypass::default();
         assert!(!exempt.is_behind() && exempt.batch().is_empty());
         exempt.set(
             PerFamily {

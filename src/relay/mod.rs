@@ -23,7 +23,7 @@ mod socket;
 mod tcp;
 mod udp;
 
-pub use bind::{BindError, Binder, Binders, Step};
-pub use readiness::{Found, Guest};
-pub use tcp::{Connections, Progress, Stream};
-pub use udp::{Closed, OpenError, Received, Relay, SendError};
+pub use bind::{SetupStep, SocketFactories, SocketFactory, SocketSetupError};
+pub use readiness::{ReadyEvents, Token};
+pub use tcp::{ConnectionStream, Progress, TcpRelay};
+pub use udp::{Closed, Received, SendError, SocketOpenError, UdpRelay};

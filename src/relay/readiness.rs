@@ -12,23 +12,23 @@ pub(super) const READY: usize = 64;
 
 /// Something that is no socket and is waited for with them. Its number is below 32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Guest(pub u8);
+pub struct Token(pub u8);
 
 /// What a wait has found, besides sockets.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Found {
+pub struct ReadyEvents {
     guests: u32,
     is_full: bool,
 }
 
 /// The set and what the last look at it found.
 #[derive(Debug)]
-pub(super) struct Readiness {
+pub(super) struct EpollSet {
     set: Epoll,
     found: [EpollEvent; READY],
 }
 
-impl Readiness {
+impl EpollSet {
     /// Makes an empty set.
     ///
     /// # Errors
@@ -54,7 +54,7 @@ impl Readiness {
         Ok(self.set.add(descriptor, event)?)
     }
 
-    /// Looks what is ready, and answers how much [`Readiness::ready`] can name.
+    /// Looks what is ready, and answers how much [`EpollSet::ready`] can name.
     ///
     /// # Errors
     /// When the set cannot be read.
@@ -82,13 +82,13 @@ impl Readiness {
 }
 
 /// Readable while something is ready.
-impl AsFd for Readiness {
+impl AsFd for EpollSet {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.set.0.as_fd()
     }
 }
 
-impl Guest {
+impl Token {
     /// No socket has this slot: mappings are far fewer.
     const SLOT: u64 = u32::MAX as u64;
 
@@ -97,11 +97,11 @@ impl Guest {
     }
 }
 
-impl Found {
+impl ReadyEvents {
     /// The guests among the first `count` that a look found.
-    pub(super) fn among(readiness: &Readiness, count: usize) -> Self {
+    pub(super) fn among(readiness: &EpollSet, count: usize) -> Self {
         let tokens = (0..count).map(|at| readiness.ready(at).0);
-        let guests = tokens.filter(|token| token & Guest::SLOT == Guest::SLOT);
+        let guests = tokens.filter(|token| token & Token::SLOT == Token::SLOT);
         Self {
             guests: guests.fold(0, |all, token| all | 1 << (token >> 32)),
             is_full: count == READY,
@@ -110,7 +110,7 @@ impl Found {
 
     /// Whether a guest is ready.
     #[must_use]
-    pub const fn has(self, guest: Guest) -> bool {
+    pub const fn has(self, guest: Token) -> bool {
         self.guests >> guest.0 & 1 == 1
     }
 
@@ -141,16 +141,16 @@ mod tests {
 
     #[test]
     fn it_names_the_guests_that_are_ready_and_no_others() {
-        let mut readiness = Readiness::new().expect("an epoll set");
+        let mut readiness = EpollSet::new().expect("an epoll set");
         let (one, other) = std::os::unix::net::UnixDatagram::pair().expect("a pair");
-        let [first, last] = [Guest(0), Guest(31)];
+        let [first, last] = [Token(0), Token(31)];
         for (socket, guest) in [(&one, first), (&other, last)] {
             let watched = readiness.watch(socket, guest.token(), EpollFlags::EPOLLIN);
             watched.expect("room");
         }
         let mut found = |time| {
             let count = readiness.wait(time).expect("a set");
-            let found = Found::among(&readiness, count);
+            let found = ReadyEvents::among(&readiness, count);
             [found.has(first), found.has(last), found.is_full()]
         };
         assert_eq!(found(Some(Duration::ZERO)), [false; 3]);

@@ -4,34 +4,34 @@ use std::io;
 
 use nix::errno::Errno;
 
-use super::udp::OpenError;
-use crate::wire::icmp;
+use super::udp::SocketOpenError;
+use crate::wire::IcmpError;
 
 /// The error that says the same on a wire; `None` when a router would be silent too, such as one whose queue is full.
-pub(super) fn told(error: &io::Error) -> Option<icmp::Error> {
+pub(super) fn told(error: &io::Error) -> Option<IcmpError> {
     Some(match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
-        Errno::EPERM | Errno::EACCES => icmp::Error::AdminProhibited,
+        Errno::EPERM | Errno::EACCES => IcmpError::AdminProhibited,
         Errno::ENETUNREACH
         | Errno::ENETDOWN
         | Errno::ENODEV
         | Errno::ENXIO
         | Errno::EADDRNOTAVAIL
         // Of a datagram: the address that the socket is bound to has gone.
-        | Errno::EINVAL => icmp::Error::NetUnreachable,
-        Errno::EHOSTUNREACH | Errno::EHOSTDOWN => icmp::Error::HostUnreachable,
-        Errno::ENOPROTOOPT | Errno::EPROTO => icmp::Error::ProtocolUnreachable,
+        | Errno::EINVAL => IcmpError::NetUnreachable,
+        Errno::EHOSTUNREACH | Errno::EHOSTDOWN => IcmpError::HostUnreachable,
+        Errno::ENOPROTOOPT | Errno::EPROTO => IcmpError::ProtocolUnreachable,
         _ => return None,
     })
 }
 
-impl OpenError {
+impl SocketOpenError {
     /// What the application is to be told. What is short on this machine, a descriptor or a port, is "prohibited", as
     /// RFC 5508 REQ-8 has it for a translator whose resources are spent.
     #[must_use]
-    pub fn told(&self) -> icmp::Error {
+    pub fn told(&self) -> IcmpError {
         match self {
-            Self::NoUplink => icmp::Error::NetUnreachable,
-            Self::Bind(error) => told(&error.source).unwrap_or(icmp::Error::AdminProhibited),
+            Self::NoUplink => IcmpError::NetUnreachable,
+            Self::Bind(error) => told(&error.source).unwrap_or(IcmpError::AdminProhibited),
         }
     }
 }

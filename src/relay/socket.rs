@@ -12,9 +12,9 @@ use nix::sys::socket::{
 use nix::sys::time::TimeSpec;
 use socket2::Socket;
 
-use crate::engine::{Arrival, HEADROOM, ReturnedError, Transmit};
+use crate::engine::{HEADROOM, ReceivedDatagram, ReturnedError, Transmit};
 use crate::net::{Endpoint, Family, TrafficClass, Treatment};
-use crate::wire::icmp;
+use crate::wire::IcmpError;
 
 use super::bind::treat;
 use super::errqueue;
@@ -27,14 +27,14 @@ const LARGEST: usize = 65_535;
 /// How often a datagram is tried when errors of earlier ones keep coming.
 const TRIES: u32 = 3;
 
-/// Room for a datagram with headers before it, and for what the kernel says of it; all sockets share it.
+/// ReceiveBuffer for a datagram with headers before it, and for what the kernel says of it; all sockets share it.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct ReceiveBuffer {
     buffer: Box<[u8]>,
     control: Vec<u8>,
 }
 
-impl Room {
+impl ReceiveBuffer {
     pub(super) fn new() -> Self {
         Self {
             buffer: vec![0; HEADROOM + LARGEST].into_boxed_slice(),
@@ -104,8 +104,8 @@ impl UdpSocket {
         &mut self,
         transmit: &Transmit,
         payload: &[u8],
-        room: &mut Room,
-        mut setback: impl FnMut(Endpoint, Option<IpAddr>, icmp::Error, &[u8]),
+        room: &mut ReceiveBuffer,
+        mut setback: impl FnMut(Endpoint, Option<IpAddr>, IcmpError, &[u8]),
     ) -> io::Result<()> {
         let &Transmit {
             to,
@@ -129,7 +129,7 @@ impl UdpSocket {
             let mut was_earlier = false;
             while let Ok(entry) = errqueue::pop(&self.socket, self.family, &mut room.buffer) {
                 match entry {
-                    errqueue::Entry::Returned {
+                    errqueue::QueuedError::Returned {
                         to,
                         offender,
                         error,
@@ -138,8 +138,8 @@ impl UdpSocket {
                         was_earlier = true;
                         setback(to, offender, error, &room.buffer[..length]);
                     }
-                    errqueue::Entry::TooBig { mtu } => {
-                        setback(to, None, icmp::Error::PacketTooBig { mtu }, payload);
+                    errqueue::QueuedError::TooBig { mtu } => {
+                        setback(to, None, IcmpError::PacketTooBig { mtu }, payload);
                         return Ok(());
                     }
                 }
@@ -159,13 +159,13 @@ impl UdpSocket {
     pub(super) fn receive(
         &mut self,
         has_error: bool,
-        room: &mut Room,
+        room: &mut ReceiveBuffer,
         mut take: impl FnMut(Received<'_>),
     ) -> u32 {
-        let Room { buffer, control } = room;
+        let ReceiveBuffer { buffer, control } = room;
         // What this machine refuses is told by the call that was refused.
         if has_error
-            && let Ok(errqueue::Entry::Returned {
+            && let Ok(errqueue::QueuedError::Returned {
                 to,
                 offender,
                 error,
@@ -193,7 +193,7 @@ impl UdpSocket {
         self.overflowed = datagram.overflowed.unwrap_or(before);
         // By the clock of its stamp; one that was set back has nothing to say.
         let waited = datagram.arrived.and_then(|at| at.elapsed().ok());
-        let arrival = Arrival {
+        let arrival = ReceivedDatagram {
             from: datagram.from,
             traffic_class: datagram.traffic_class,
             waited: waited.unwrap_or_default(),
@@ -206,7 +206,7 @@ impl UdpSocket {
 }
 
 /// A datagram that was received, and what the kernel says of it.
-struct Datagram {
+struct RawDatagram {
     length: usize,
     from: Endpoint,
     traffic_class: TrafficClass,
@@ -216,7 +216,7 @@ struct Datagram {
     overflowed: Option<u32>,
 }
 
-fn datagram<A>(socket: &Socket, room: &mut [u8], control: &mut [u8]) -> io::Result<Datagram>
+fn datagram<A>(socket: &Socket, room: &mut [u8], control: &mut [u8]) -> io::Result<RawDatagram>
 where
     A: SockaddrLike + Into<SocketAddr> + Copy,
 {
@@ -236,7 +236,7 @@ where
             _ => {}
         }
     }
-    Ok(Datagram {
+    Ok(RawDatagram {
         length: message.bytes,
         from: Endpoint::from(from.into()),
         traffic_class: TrafficClass::from_octet(octet),

@@ -20,12 +20,12 @@ use socket2::Socket;
 use crate::engine::ConnectError;
 use crate::net::{ConnectionId, Egress, Endpoint, Family, Inside, PerFamily, Treatment};
 
-use super::bind::{Binders, Step};
-use super::exempt::Exempt;
+use super::bind::{SetupStep, SocketFactories};
+use super::exempt::IpsecBypass;
 use super::option;
-use super::readiness::Readiness;
+use super::readiness::EpollSet;
 use super::refusal;
-use super::udp::OpenError;
+use super::udp::SocketOpenError;
 
 /// The socket of a connection, to be read and written without blocking.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ use super::udp::OpenError;
     clippy::struct_excessive_bools,
     reason = "each is a fact of its own, as the kernel tells them"
 )]
-pub struct Stream {
+pub struct ConnectionStream {
     id: ConnectionId,
     way: Egress,
     inside: Inside<Endpoint>,
@@ -47,13 +47,13 @@ pub struct Stream {
 
 /// The sockets of all TCP connections.
 #[derive(Debug)]
-pub struct Connections {
-    binders: Binders,
-    exempt: Exempt,
-    streams: Vec<Option<Stream>>,
+pub struct TcpRelay {
+    binders: SocketFactories,
+    exempt: IpsecBypass,
+    streams: Vec<Option<ConnectionStream>>,
     /// Those that are to be carried, in the order in which they asked.
     line: VecDeque<ConnectionId>,
-    readiness: Readiness,
+    readiness: EpollSet,
 }
 
 /// How a socket got on.
@@ -67,29 +67,29 @@ pub enum Progress {
     Ready,
 }
 
-impl Connections {
+impl TcpRelay {
     /// Makes a relay without sockets and without an uplink.
     ///
     /// # Errors
     /// When the kernel gives no epoll set.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
-            binders: Binders::default(),
-            exempt: Exempt::default(),
+            binders: SocketFactories::default(),
+            exempt: IpsecBypass::default(),
             streams: Vec::new(),
             line: VecDeque::new(),
-            readiness: Readiness::new()?,
+            readiness: EpollSet::new()?,
         })
     }
 
     /// Makes all sockets from now on on other uplinks. Those that are open stay where they are: a TCP connection cannot
     /// move.
-    pub fn rebind(&mut self, binders: Binders) {
+    pub fn rebind(&mut self, binders: SocketFactories) {
         self.binders = binders;
     }
 
     /// Exempts the direct sockets of these families from IPsec policies: new ones at once, and those that are open with
-    /// [`Connections::exempt_some`]. Who is exempt stays so.
+    /// [`TcpRelay::exempt_some`]. Who is exempt stays so.
     pub fn exempt(&mut self, families: PerFamily<bool>) {
         self.exempt.set(families, self.streams.len());
     }
@@ -118,7 +118,7 @@ impl Connections {
     /// way share one port outside, whomever they go to (RFC 5382 REQ-1). An earlier attempt for the same connection is over.
     ///
     /// # Errors
-    /// [`OpenError`], which [`ConnectError`] can be made of; no socket is left over.
+    /// [`SocketOpenError`], which [`ConnectError`] can be made of; no socket is left over.
     pub fn connect(
         &mut self,
         id: ConnectionId,
@@ -126,23 +126,23 @@ impl Connections {
         inside: Inside<Endpoint>,
         to: Endpoint,
         treatment: Treatment,
-    ) -> Result<(), OpenError> {
+    ) -> Result<(), SocketOpenError> {
         self.disconnect(id, true);
         let family = Family::of(to.addr);
         let binder = self.binders[family].as_ref();
-        let binder = binder.ok_or(OpenError::NoUplink)?;
+        let binder = binder.ok_or(SocketOpenError::NoUplink)?;
         let is_exempt = self.exempt.has(family);
         let port = self.port_of(way, inside);
         let socket = binder.connect(way, to, port, treatment, is_exempt)?;
         let everything = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
         self.readiness
             .watch(&socket, id.token(), everything)
-            .map_err(binder.at(Step::Watch))?;
+            .map_err(binder.at(SetupStep::Watch))?;
         let slot = id.slot as usize;
         if self.streams.len() <= slot {
             self.streams.resize_with(slot + 1, || None);
         }
-        self.streams[slot] = Some(Stream {
+        self.streams[slot] = Some(ConnectionStream {
             id,
             way,
             inside,
@@ -164,7 +164,7 @@ impl Connections {
     }
 
     /// The stream of a connection, unless it has been closed.
-    pub fn stream(&mut self, id: ConnectionId) -> Option<&mut Stream> {
+    pub fn stream(&mut self, id: ConnectionId) -> Option<&mut ConnectionStream> {
         let stream = self.streams.get_mut(id.slot as usize)?.as_mut();
         stream.filter(|stream| stream.id == id && stream.is_connected)
     }
@@ -179,7 +179,7 @@ impl Connections {
     }
 
     /// The stream that has stood in line for longest; it stands there no more.
-    pub fn next_in_line(&mut self) -> Option<(ConnectionId, &mut Stream)> {
+    pub fn next_in_line(&mut self) -> Option<(ConnectionId, &mut ConnectionStream)> {
         // Who was closed meanwhile is passed over.
         let id = loop {
             let id = self.line.pop_front()?;
@@ -277,13 +277,13 @@ impl Connections {
 }
 
 /// Readable while a socket has something to say.
-impl AsFd for Connections {
+impl AsFd for TcpRelay {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.readiness.as_fd()
     }
 }
 
-impl Read for Stream {
+impl Read for ConnectionStream {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         if !self.is_readable {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -304,7 +304,7 @@ impl Read for Stream {
     }
 }
 
-impl Write for Stream {
+impl Write for ConnectionStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if !self.is_writable {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -321,11 +321,11 @@ impl Write for Stream {
     }
 }
 
-impl From<&OpenError> for ConnectError {
-    fn from(error: &OpenError) -> Self {
+impl From<&SocketOpenError> for ConnectError {
+    fn from(error: &SocketOpenError) -> Self {
         match error {
-            OpenError::NoUplink => Self::Unreachable(error.told()),
-            OpenError::Bind(error) => told(&error.source),
+            SocketOpenError::NoUplink => Self::Unreachable(error.told()),
+            SocketOpenError::Bind(error) => told(&error.source),
         }
     }
 }

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use nix::sys::epoll::EpollFlags;
 
-use crate::engine::{Arrival, ReturnedError, Transmit};
+use crate::engine::{ReceivedDatagram, ReturnedError, Transmit};
 use crate::net::{Egress, Endpoint, Family, Inside, MappingId, Outside, PerFamily, Treatment};
-use crate::wire::icmp;
+use crate::wire::IcmpError;
 
-use super::bind::{BindError, Binders, Step};
-use super::exempt::Exempt;
-use super::readiness::{Found, Guest, READY, Readiness};
+use super::bind::{SetupStep, SocketFactories, SocketSetupError};
+use super::exempt::IpsecBypass;
+use super::readiness::{EpollSet, READY, ReadyEvents, Token};
 use super::refusal::told;
-use super::socket::{Room, UdpSocket};
+use super::socket::{ReceiveBuffer, UdpSocket};
 
 /// How much of a datagram an error can quote at most: 1280 bytes of `ICMPv6` less three headers.
 const QUOTED: usize = 1_184;
@@ -39,19 +39,19 @@ type Bindings = [Vec<Option<Binding>>; 2];
 
 /// The sockets of all mappings.
 #[derive(Debug)]
-pub struct Relay {
-    binders: Binders,
+pub struct UdpRelay {
+    binders: SocketFactories,
     /// The number of each family's uplink.
     uplinks: PerFamily<u32>,
-    exempt: Exempt,
+    exempt: IpsecBypass,
     bindings: Bindings,
-    readiness: Readiness,
+    readiness: EpollSet,
     /// How much the last look found.
     found: usize,
     /// How many looks in a row found as much as one can name: there is a crowd.
     crowded: u32,
-    room: Room,
-    setbacks: Vec<Setback>,
+    room: ReceiveBuffer,
+    setbacks: Vec<EarlierSendError>,
     overflowed: u64,
 }
 
@@ -59,31 +59,31 @@ pub struct Relay {
 #[derive(Debug)]
 pub enum Received<'a> {
     /// A datagram.
-    Datagram(Arrival<'a>),
+    Datagram(ReceivedDatagram<'a>),
     /// An error that the path, or this machine, returned for a datagram.
     Error(ReturnedError<'a>),
 }
 
 /// An error that was found while something was sent.
 #[derive(Debug)]
-struct Setback {
+struct EarlierSendError {
     mapping: MappingId,
     way: Egress,
     to: Endpoint,
     offender: Option<IpAddr>,
-    error: icmp::Error,
+    error: IcmpError,
     payload: Vec<u8>,
 }
 
 /// A mapping's socket could not be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum SocketOpenError {
     /// There is no uplink to open it on.
     #[error("there is no uplink")]
     NoUplink,
     /// The kernel refused.
     #[error(transparent)]
-    Bind(#[from] BindError),
+    Bind(#[from] SocketSetupError),
 }
 
 /// There is no socket for the mapping, or only one on a former uplink.
@@ -105,7 +105,7 @@ pub enum SendError {
 impl SendError {
     /// What a router would say instead of the kernel's word; `None` when it would be silent.
     #[must_use]
-    pub fn told(&self) -> Option<icmp::Error> {
+    pub fn told(&self) -> Option<IcmpError> {
         match self {
             Self::Closed(_) => None,
             Self::Refused(error) => told(error),
@@ -113,21 +113,21 @@ impl SendError {
     }
 }
 
-impl Relay {
+impl UdpRelay {
     /// Makes a relay without sockets and without an uplink.
     ///
     /// # Errors
     /// When the kernel gives no epoll set.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
-            binders: Binders::default(),
+            binders: SocketFactories::default(),
             uplinks: PerFamily::default(),
-            exempt: Exempt::default(),
+            exempt: IpsecBypass::default(),
             bindings: Bindings::default(),
-            readiness: Readiness::new()?,
+            readiness: EpollSet::new()?,
             found: 0,
             crowded: 0,
-            room: Room::new(),
+            room: ReceiveBuffer::new(),
             setbacks: Vec::new(),
             overflowed: 0,
         })
@@ -136,14 +136,14 @@ impl Relay {
     /// Opens a socket of a mapping, in the place of the one that it had that way.
     ///
     /// # Errors
-    /// [`OpenError`]; no socket is left over.
+    /// [`SocketOpenError`]; no socket is left over.
     pub fn open(
         &mut self,
         id: MappingId,
         way: Egress,
         inside: Inside<Endpoint>,
         treatment: Treatment,
-    ) -> Result<Outside<Endpoint>, OpenError> {
+    ) -> Result<Outside<Endpoint>, SocketOpenError> {
         let slot = id.slot as usize;
         let bindings = &mut self.bindings[way as usize];
         if bindings.len() <= slot {
@@ -153,14 +153,14 @@ impl Relay {
         bindings[slot] = None;
         let family = Family::of(inside.0.addr);
         let binder = self.binders[family].as_ref();
-        let binder = binder.ok_or(OpenError::NoUplink)?;
+        let binder = binder.ok_or(SocketOpenError::NoUplink)?;
         let is_exempt = self.exempt.has(family);
         let (socket, outside) = binder.bind(way, inside, treatment, is_exempt)?;
         // Level-triggered: a socket that was not drained within the budget is found again.
         let watched = self
             .readiness
             .watch(&socket, token(id, way), EpollFlags::EPOLLIN);
-        watched.map_err(binder.at(Step::Watch))?;
+        watched.map_err(binder.at(SetupStep::Watch))?;
         bindings[slot] = Some(Binding {
             id,
             socket: UdpSocket::new(socket, family, treatment, is_exempt),
@@ -170,9 +170,9 @@ impl Relay {
     }
 
     /// Makes all sockets from now on on other uplinks. Direct ones of the families that `moves` says send nothing any more;
-    /// what they bring is handed out until [`Relay::open`] puts others in their places, or their mappings end. The tunnel is
+    /// what they bring is handed out until [`UdpRelay::open`] puts others in their places, or their mappings end. The tunnel is
     /// left alone.
-    pub fn rebind(&mut self, binders: Binders, moves: impl Fn(Family) -> bool) {
+    pub fn rebind(&mut self, binders: SocketFactories, moves: impl Fn(Family) -> bool) {
         self.binders = binders;
         for family in Family::BOTH {
             self.uplinks[family] += u32::from(moves(family));
@@ -180,7 +180,7 @@ impl Relay {
     }
 
     /// Exempts the direct sockets of these families from IPsec policies: new ones at once, and those that are open with
-    /// [`Relay::exempt_some`]. Who is exempt stays so.
+    /// [`UdpRelay::exempt_some`]. Who is exempt stays so.
     pub fn exempt(&mut self, families: PerFamily<bool>) {
         self.exempt
             .set(families, self.bindings[Egress::Direct as usize].len());
@@ -211,7 +211,7 @@ impl Relay {
         }
     }
 
-    /// Sends a datagram. What the application is to be told of earlier ones is kept for [`Relay::take_setbacks`].
+    /// Sends a datagram. What the application is to be told of earlier ones is kept for [`UdpRelay::take_setbacks`].
     ///
     /// # Errors
     /// [`SendError`]; a datagram that is too large and may not be fragmented is a setback and no error.
@@ -223,7 +223,7 @@ impl Relay {
         }
         let setbacks = &mut self.setbacks;
         let setback = |to, offender, error, payload: &[u8]| {
-            setbacks.push(Setback {
+            setbacks.push(EarlierSendError {
                 mapping,
                 way,
                 to,
@@ -259,7 +259,7 @@ impl Relay {
     ///
     /// # Errors
     /// When the kernel has no room for it.
-    pub fn watch(&self, guest: Guest, what: impl AsFd) -> io::Result<()> {
+    pub fn watch(&self, guest: Token, what: impl AsFd) -> io::Result<()> {
         self.readiness
             .watch(what, guest.token(), EpollFlags::EPOLLIN)
     }
@@ -269,9 +269,9 @@ impl Relay {
     ///
     /// # Errors
     /// When the epoll set cannot be read.
-    pub fn wait(&mut self, time: Option<Duration>) -> io::Result<Found> {
+    pub fn wait(&mut self, time: Option<Duration>) -> io::Result<ReadyEvents> {
         self.look(time)?;
-        Ok(Found::among(&self.readiness, self.found))
+        Ok(ReadyEvents::among(&self.readiness, self.found))
     }
 
     fn look(&mut self, time: Option<Duration>) -> io::Result<()> {

@@ -4,13 +4,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 
-use super::Device;
+use super::PacketDevice;
 
 /// One end of a pair of sockets: what the other end sends is read here, and the other way round.
 #[derive(Debug)]
-pub struct Memory(UnixDatagram);
+pub struct MemoryDevice(UnixDatagram);
 
-impl Memory {
+impl MemoryDevice {
     /// Makes a device, and the other end of it.
     ///
     /// # Errors
@@ -22,13 +22,13 @@ impl Memory {
     }
 }
 
-impl AsFd for Memory {
+impl AsFd for MemoryDevice {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-impl Device for Memory {
+impl PacketDevice for MemoryDevice {
     fn try_recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.recv(buffer)
     }

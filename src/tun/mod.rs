@@ -9,12 +9,12 @@ mod tap;
 use std::io;
 use std::os::fd::AsFd;
 
-pub use memory::Memory;
-pub use tap::{OpenError, Tun};
+pub use memory::MemoryDevice;
+pub use tap::{TunDevice, TunOpenError};
 
 /// A source and sink of IP packets, without packet information before them. Its descriptor is readable while a packet
 /// waits, and when the device is lost.
-pub trait Device: AsFd {
+pub trait PacketDevice: AsFd {
     /// Reads one packet into `buffer` and answers its length.
     ///
     /// # Errors

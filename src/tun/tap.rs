@@ -5,17 +5,17 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use tun_tap::{Iface, Mode};
 
-use super::Device;
+use super::PacketDevice;
 
 /// A TUN device of our own.
 #[derive(Debug)]
-pub struct Tun {
+pub struct TunDevice {
     iface: Iface,
 }
 
 /// Why there is no device.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum TunOpenError {
     /// Another program holds the name.
     #[error(
         "the interface {name} is in use: another voicelane runs here, or another program took the name; stop it or choose another with --tun"
@@ -46,12 +46,12 @@ pub enum OpenError {
     },
 }
 
-impl Tun {
+impl TunDevice {
     /// Makes the device `name`. It is down and has no address.
     ///
     /// # Errors
-    /// [`OpenError`], with what to do about it.
-    pub fn open(name: &str) -> Result<Self, OpenError> {
+    /// [`TunOpenError`], with what to do about it.
+    pub fn open(name: &str) -> Result<Self, TunOpenError> {
         let open = || {
             let iface = Iface::without_packet_info(name, Mode::Tun)?;
             iface.set_non_blocking()?;
@@ -60,10 +60,10 @@ impl Tun {
         let iface = open().map_err(|source: io::Error| {
             let name = name.to_owned();
             match source.kind() {
-                io::ErrorKind::ResourceBusy => OpenError::Busy { name },
-                io::ErrorKind::PermissionDenied => OpenError::Denied { name },
-                io::ErrorKind::NotFound => OpenError::NoDriver,
-                _ => OpenError::Other { name, source },
+                io::ErrorKind::ResourceBusy => TunOpenError::Busy { name },
+                io::ErrorKind::PermissionDenied => TunOpenError::Denied { name },
+                io::ErrorKind::NotFound => TunOpenError::NoDriver,
+                _ => TunOpenError::Other { name, source },
             }
         })?;
         Ok(Self { iface })
@@ -76,21 +76,21 @@ impl Tun {
     }
 }
 
-impl AsRawFd for Tun {
+impl AsRawFd for TunDevice {
     fn as_raw_fd(&self) -> RawFd {
         self.iface.as_raw_fd()
     }
 }
 
 #[allow(unsafe_code)]
-impl AsFd for Tun {
+impl AsFd for TunDevice {
     fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: an `Iface` owns one open descriptor, and the borrow ends before it.
         unsafe { BorrowedFd::borrow_raw(self.iface.as_raw_fd()) }
     }
 }
 
-impl Device for Tun {
+impl PacketDevice for TunDevice {
     fn try_recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.iface.recv(buffer)
     }

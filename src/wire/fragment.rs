@@ -8,7 +8,7 @@ use etherparse::{
 };
 
 use super::WriteError;
-use super::ip::{Addresses, Header};
+use super::ip::{Addresses, IpHeader};
 use crate::net::TrafficClass;
 
 /// A part of a datagram.
@@ -77,7 +77,7 @@ pub(super) fn find_v6(packet: &[u8]) -> Option<Fragment<'_>> {
 
 /// What a whole packet is to say that fragments have brought together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Whole {
+pub struct DatagramHeader {
     /// The source address.
     pub source: IpAddr,
     /// The destination address.
@@ -96,11 +96,11 @@ pub struct Whole {
 /// A [`WriteError`]; `out` is then as it was.
 pub fn join<'a>(
     out: &mut Vec<u8>,
-    whole: &Whole,
+    whole: &DatagramHeader,
     payload: impl Iterator<Item = &'a [u8]>,
 ) -> Result<(), WriteError> {
     let start = out.len();
-    let header = Header {
+    let header = IpHeader {
         addresses: Addresses::new(whole.source, whole.destination)?,
         traffic_class: whole.traffic_class,
         hop_limit: whole.hop_limit,
@@ -190,10 +190,10 @@ mod tests {
             mtu in 68usize..1500,
             identification: u32,
         ) {
-            let sample = sample::Sample { extended: false, ..sample };
+            let sample = sample::PacketSample { extended: false, ..sample };
             let mut packet = Vec::new();
             let original = sample.udp();
-            let whole = Whole {
+            let whole = DatagramHeader {
                 source: sample.source(),
                 destination: sample.destination(),
                 traffic_class: sample.traffic_class,

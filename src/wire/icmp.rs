@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use etherparse::IpNumber;
 use etherparse::checksum::Sum16BitWords;
 
-use super::ip::{Addresses, HOP_LIMIT, Header};
+use super::ip::{Addresses, HOP_LIMIT, IpHeader};
 use super::{Packet, ParseError, Transport, WriteError, checksum};
 use crate::net::{Family, TrafficClass};
 
@@ -14,7 +14,7 @@ const HEADER_LEN: usize = 8;
 
 /// An echo request or reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Echo {
+pub struct IcmpEcho {
     /// A request, not a reply.
     pub is_request: bool,
     /// Which pinger.
@@ -25,7 +25,7 @@ pub struct Echo {
 
 /// Another message than an echo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Message {
+pub struct IcmpMessage {
     /// The type; the two families number them differently.
     pub kind: u8,
     /// The code.
@@ -36,7 +36,7 @@ pub struct Message {
 
 /// Why a datagram could not be delivered, in the words that both families share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Error {
+pub enum IcmpError {
     /// No route to the network.
     NetUnreachable,
     /// The host does not answer.
@@ -58,7 +58,7 @@ pub enum Error {
     ReassemblyTimeExceeded,
 }
 
-impl Error {
+impl IcmpError {
     /// The type, the code and the second word of the header.
     #[must_use]
     pub fn to_icmp(self, family: Family) -> (u8, u8, u32) {
@@ -135,7 +135,7 @@ pub fn may_answer(packet: &Packet<'_>) -> bool {
 /// [`WriteError::MixedFamilies`]; `out` is then as it was.
 pub fn write_error(
     out: &mut Vec<u8>,
-    error: Error,
+    error: IcmpError,
     from: IpAddr,
     to: IpAddr,
     quoted: &[u8],
@@ -157,7 +157,7 @@ pub fn write_error(
     let packet = &mut out[start..];
     let field = checksum::field(&sum(addresses, &packet[ip_len..]));
     packet[ip_len + 2..ip_len + 4].copy_from_slice(&field);
-    Header {
+    IpHeader {
         addresses,
         // Precedence 6, internetwork control (RFC 1812 section 4.3.2.5).
         traffic_class: TrafficClass::from_octet(0xc0),
@@ -178,14 +178,14 @@ pub(super) fn parse(
         return Err(ParseError::IcmpChecksum);
     }
     let echo = |is_request| {
-        Transport::Echo(Echo {
+        Transport::Echo(IcmpEcho {
             is_request,
             identifier: u16::from_be_bytes([id0, id1]),
             sequence: u16::from_be_bytes([seq0, seq1]),
         })
     };
     let other = |is_error| {
-        Transport::Icmp(Message {
+        Transport::Icmp(IcmpMessage {
             kind,
             code,
             is_error,
@@ -210,44 +210,44 @@ fn sum(addresses: Addresses, message: &[u8]) -> Sum16BitWords {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{self, Sample};
+    use super::super::sample::{self, PacketSample};
     use super::*;
 
     use etherparse::{LaxSlicedPacket, SlicedPacket, TransportSlice, icmpv4, icmpv6};
     use proptest::prelude::*;
 
-    fn errors() -> impl Strategy<Value = Error> {
+    fn errors() -> impl Strategy<Value = IcmpError> {
         prop_oneof![
-            Just(Error::NetUnreachable),
-            Just(Error::HostUnreachable),
-            Just(Error::ProtocolUnreachable),
-            Just(Error::PortUnreachable),
-            Just(Error::AdminProhibited),
-            any::<u16>().prop_map(|mtu| Error::PacketTooBig { mtu: mtu.into() }),
-            Just(Error::HopLimitExceeded),
-            Just(Error::ReassemblyTimeExceeded),
+            Just(IcmpError::NetUnreachable),
+            Just(IcmpError::HostUnreachable),
+            Just(IcmpError::ProtocolUnreachable),
+            Just(IcmpError::PortUnreachable),
+            Just(IcmpError::AdminProhibited),
+            any::<u16>().prop_map(|mtu| IcmpError::PacketTooBig { mtu: mtu.into() }),
+            Just(IcmpError::HopLimitExceeded),
+            Just(IcmpError::ReassemblyTimeExceeded),
         ]
     }
 
     #[test]
     fn numbers_are_those_of_the_registries() {
         for (error, code) in [
-            (Error::NetUnreachable, icmpv4::CODE_DST_UNREACH_NET),
-            (Error::HostUnreachable, icmpv4::CODE_DST_UNREACH_HOST),
+            (IcmpError::NetUnreachable, icmpv4::CODE_DST_UNREACH_NET),
+            (IcmpError::HostUnreachable, icmpv4::CODE_DST_UNREACH_HOST),
             (
-                Error::ProtocolUnreachable,
+                IcmpError::ProtocolUnreachable,
                 icmpv4::CODE_DST_UNREACH_PROTOCOL,
             ),
-            (Error::PortUnreachable, icmpv4::CODE_DST_UNREACH_PORT),
+            (IcmpError::PortUnreachable, icmpv4::CODE_DST_UNREACH_PORT),
             (
-                Error::AdminProhibited,
+                IcmpError::AdminProhibited,
                 icmpv4::CODE_DST_UNREACH_FILTER_PROHIB,
             ),
         ] {
             let expected = (icmpv4::TYPE_DEST_UNREACH, code, 0);
             assert_eq!(error.to_icmp(Family::V4), expected);
         }
-        let too_big = Error::PacketTooBig { mtu: 1400 };
+        let too_big = IcmpError::PacketTooBig { mtu: 1400 };
         let need_frag = icmpv4::CODE_DST_UNREACH_NEED_FRAG;
         assert_eq!(
             too_big.to_icmp(Family::V4),
@@ -258,11 +258,20 @@ mod tests {
             (icmpv6::TYPE_PACKET_TOO_BIG, 0, 1400)
         );
         for (error, code) in [
-            (Error::NetUnreachable, icmpv6::DestUnreachableCode::NoRoute),
-            (Error::HostUnreachable, icmpv6::DestUnreachableCode::Address),
-            (Error::PortUnreachable, icmpv6::DestUnreachableCode::Port),
             (
-                Error::AdminProhibited,
+                IcmpError::NetUnreachable,
+                icmpv6::DestUnreachableCode::NoRoute,
+            ),
+            (
+                IcmpError::HostUnreachable,
+                icmpv6::DestUnreachableCode::Address,
+            ),
+            (
+                IcmpError::PortUnreachable,
+                icmpv6::DestUnreachableCode::Port,
+            ),
+            (
+                IcmpError::AdminProhibited,
                 icmpv6::DestUnreachableCode::Prohibited,
             ),
         ] {
@@ -271,7 +280,7 @@ mod tests {
                 (icmpv6::TYPE_DST_UNREACH, code.code_u8(), 0)
             );
         }
-        let exceeded = Error::HopLimitExceeded;
+        let exceeded = IcmpError::HopLimitExceeded;
         assert_eq!(
             exceeded.to_icmp(Family::V4),
             (icmpv4::TYPE_TIME_EXCEEDED, 0, 0)
@@ -286,14 +295,14 @@ mod tests {
     fn what_is_no_error_to_pass_on_has_no_name() {
         for (kind, code) in [(0, 0), (4, 0), (5, 1), (8, 0), (11, 2), (3, 16)] {
             assert_eq!(
-                Error::from_icmp(Family::V4, kind, code, 0),
+                IcmpError::from_icmp(Family::V4, kind, code, 0),
                 None,
                 "{kind}, {code}"
             );
         }
         for (kind, code) in [(1, 7), (3, 2), (4, 0), (128, 0), (137, 0)] {
             assert_eq!(
-                Error::from_icmp(Family::V6, kind, code, 0),
+                IcmpError::from_icmp(Family::V6, kind, code, 0),
                 None,
                 "{kind}, {code}"
             );
@@ -302,7 +311,7 @@ mod tests {
 
     #[test]
     fn an_mtu_beyond_the_field_is_the_largest_there_is() {
-        let error = Error::PacketTooBig { mtu: 70_000 };
+        let error = IcmpError::PacketTooBig { mtu: 70_000 };
         assert_eq!(error.to_icmp(Family::V4).2, 65_535);
         assert_eq!(error.to_icmp(Family::V6).2, 70_000);
     }
@@ -358,7 +367,7 @@ mod tests {
                 Family::V6 => 1280 - 48,
             };
             let (kind, code, word, body) = read_by_another_hand(packet.bytes());
-            prop_assert_eq!(Error::from_icmp(packet.family(), kind, code, word), Some(error));
+            prop_assert_eq!(IcmpError::from_icmp(packet.family(), kind, code, word), Some(error));
             prop_assert_eq!(body, &quoted[..quoted.len().min(limit)]);
             let inner = LaxSlicedPacket::from_ip(body).expect("its header is whole");
             let Some(TransportSlice::Udp(udp)) = inner.transport else {
@@ -367,7 +376,7 @@ mod tests {
             prop_assert_eq!(udp.source_port(), sample.source_port);
             prop_assert_eq!(udp.destination_port(), sample.destination_port);
 
-            let message = Message { kind, code, is_error: true };
+            let message = IcmpMessage { kind, code, is_error: true };
             prop_assert_eq!(packet.transport(), Transport::Icmp(message));
             prop_assert!(!may_answer(&packet));
             prop_assert!(may_answer(&Packet::parse(&quoted).expect("a packet")));
@@ -378,7 +387,7 @@ mod tests {
             let bytes = sample.icmp(kind, code, word);
             let packet = Packet::parse(&bytes).expect("a packet");
             let [id0, id1, seq0, seq1] = word;
-            let echo = |is_request| Transport::Echo(Echo {
+            let echo = |is_request| Transport::Echo(IcmpEcho {
                 is_request,
                 identifier: u16::from_be_bytes([id0, id1]),
                 sequence: u16::from_be_bytes([seq0, seq1]),
@@ -392,7 +401,7 @@ mod tests {
                     };
                     prop_assert_eq!((message.kind, message.code), (kind, code));
                     prop_assert_eq!(may_answer(&packet), !message.is_error);
-                    prop_assert!(message.is_error || Error::from_icmp(family, kind, code, 0).is_none());
+                    prop_assert!(message.is_error || IcmpError::from_icmp(family, kind, code, 0).is_none());
                 }
             }
         }
@@ -414,9 +423,9 @@ mod tests {
         ] {
             let [source, destination] = addresses.map(|text| text.parse().expect("an address"));
             let addresses = Addresses::new(source, destination).expect("one family");
-            let sample = Sample {
+            let sample = PacketSample {
                 addresses,
-                ..Sample::default()
+                ..PacketSample::default()
             };
             let answered =
                 |kind| may_answer(&Packet::parse(&sample.icmp(kind, 0, [0; 4])).expect("a packet"));
@@ -427,9 +436,9 @@ mod tests {
 
     fn udp_between(source: &str, destination: &str) -> Vec<u8> {
         let addr = |text: &str| text.parse().expect("an address");
-        Sample {
+        PacketSample {
             addresses: Addresses::new(addr(source), addr(destination)).expect("one family"),
-            ..Sample::default()
+            ..PacketSample::default()
         }
         .udp()
     }
@@ -466,11 +475,11 @@ mod tests {
             let addr = |text: &str| text.parse().expect("an address");
             let addresses = Addresses::new(addr(source), addr(destination)).expect("one family");
             let answered = |fragment, protocol| {
-                let sample = Sample {
+                let sample = PacketSample {
                     addresses,
                     fragment,
                     payload: vec![0; 64],
-                    ..Sample::default()
+                    ..PacketSample::default()
                 };
                 may_answer(&Packet::parse(&sample.other(protocol)).expect("a packet"))
             };
@@ -487,7 +496,13 @@ mod tests {
         let mut out = vec![1];
         let (v4, v6) = ("192.0.2.1", "2001:db8::1");
         let addr = |text: &str| text.parse().expect("an address");
-        let result = write_error(&mut out, Error::PortUnreachable, addr(v4), addr(v6), &[]);
+        let result = write_error(
+            &mut out,
+            IcmpError::PortUnreachable,
+            addr(v4),
+            addr(v6),
+            &[],
+        );
         assert_eq!((result, out), (Err(WriteError::MixedFamilies), vec![1]));
     }
 }

@@ -98,7 +98,7 @@ impl Addresses {
         }
     }
 
-    /// The length in bytes of the header that [`Header::write`] writes.
+    /// The length in bytes of the header that [`IpHeader::write`] writes.
     pub(super) const fn header_len(self) -> usize {
         match self {
             Self::V4 { .. } => Ipv4Header::MIN_LEN,
@@ -116,14 +116,14 @@ fn octets<const N: usize>(packet: &[u8], at: usize) -> [u8; N] {
 ///
 /// Over IPv4 it has DF set and so an identification of zero: the packet is atomic (RFC 6864 section 4.1).
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Header {
+pub(super) struct IpHeader {
     pub(super) addresses: Addresses,
     pub(super) traffic_class: TrafficClass,
     pub(super) hop_limit: u8,
     pub(super) protocol: IpNumber,
 }
 
-impl Header {
+impl IpHeader {
     /// Writes the header over the first bytes of `packet`; what follows them is the payload.
     ///
     /// # Errors
@@ -173,7 +173,7 @@ impl Header {
     }
 }
 
-/// Sends a packet that begins with a header as [`Header::write`] writes it to another destination, and answers its
+/// Sends a packet that begins with a header as [`IpHeader::write`] writes it to another destination, and answers its
 /// addresses; `None`, and nothing changes, when the destination is of the other family. The IPv4 checksum is right
 /// afterwards, the transport's is the caller's.
 pub(super) fn redirect(packet: &mut [u8], destination: IpAddr) -> Option<Addresses> {

@@ -23,6 +23,7 @@ pub mod udp;
 
 pub use error::{ParseError, WriteError};
 pub use fragment::Fragment;
+pub use icmp::IcmpError;
 pub use packet::{Packet, Transport};
 
 /// The bytes that [`udp::prepend`] needs before a payload at most: an IPv6 and a UDP header.

@@ -25,13 +25,13 @@ pub struct Packet<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport<'a> {
     /// A whole UDP datagram.
-    Udp(udp::Datagram<'a>),
+    Udp(udp::UdpDatagram<'a>),
     /// A whole TCP segment.
-    Tcp(tcp::Segment),
+    Tcp(tcp::TcpSegment),
     /// An `ICMPv4` or `ICMPv6` echo request or reply.
-    Echo(icmp::Echo),
+    Echo(icmp::IcmpEcho),
     /// Another `ICMPv4` or `ICMPv6` message.
-    Icmp(icmp::Message),
+    Icmp(icmp::IcmpMessage),
     /// A part of a datagram. Its transport header may be missing, and its checksum cannot be verified.
     Fragment(Fragment<'a>),
     /// A protocol that nobody here speaks, by its IP protocol number; unverified.
@@ -197,8 +197,10 @@ impl<'a> Transport<'a> {
         let segment = &packet[offset..];
         let addresses = Addresses::of(packet);
         match (protocol, addresses.family()) {
-            (IpNumber::UDP, _) => udp::Datagram::parse(addresses, segment, offset).map(Self::Udp),
-            (IpNumber::TCP, _) => tcp::Segment::parse(addresses, segment).map(Self::Tcp),
+            (IpNumber::UDP, _) => {
+                udp::UdpDatagram::parse(addresses, segment, offset).map(Self::Udp)
+            }
+            (IpNumber::TCP, _) => tcp::TcpSegment::parse(addresses, segment).map(Self::Tcp),
             (IpNumber::ICMP, Family::V4) | (IpNumber::IPV6_ICMP, Family::V6) => {
                 icmp::parse(addresses, segment)
             }
@@ -209,7 +211,7 @@ impl<'a> Transport<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{self, Sample};
+    use super::super::sample::{self, PacketSample};
     use super::*;
 
     use etherparse::SlicedPacket;
@@ -223,16 +225,16 @@ mod tests {
         packet.len() - sliced.ip_payload().expect("an IP packet").payload.len()
     }
 
-    fn of_both_families(change: impl Fn(&mut Sample)) -> [Sample; 2] {
+    fn of_both_families(change: impl Fn(&mut PacketSample)) -> [PacketSample; 2] {
         let v6 = Addresses::V6 {
             source: [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(),
             destination: [0x2001, 0xdb8, 0, 0, 0, 0, 0, 2].into(),
         };
         let mut samples = [
-            Sample::default(),
-            Sample {
+            PacketSample::default(),
+            PacketSample {
                 addresses: v6,
-                ..Sample::default()
+                ..PacketSample::default()
             },
         ];
         samples.iter_mut().for_each(change);
@@ -344,7 +346,7 @@ mod tests {
             offset in prop_oneof![0..2u16, 0..0x2000u16],
             more: bool,
         ) {
-            let sample = Sample { fragment: (offset, more), ..sample };
+            let sample = PacketSample { fragment: (offset, more), ..sample };
             let built = sample.other(IpNumber::UDP);
             match Packet::parse(&built) {
                 Ok(packet) if (offset, more) != (0, false) => {
@@ -433,7 +435,7 @@ mod tests {
             (IpNumber::IPV6_FRAGMENTATION_HEADER, vec![UDP, 0, 0]),
             (IpNumber::IPV6_ROUTE_HEADER, vec![]),
         ] {
-            let mut built = Sample {
+            let mut built = PacketSample {
                 payload,
                 ..v6.clone()
             }

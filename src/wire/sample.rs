@@ -14,7 +14,7 @@ use crate::net::TrafficClass;
 
 /// What a packet is to say.
 #[derive(Clone, Debug)]
-pub(super) struct Sample {
+pub(super) struct PacketSample {
     pub(super) addresses: Addresses,
     pub(super) traffic_class: TrafficClass,
     pub(super) hop_limit: u8,
@@ -44,7 +44,7 @@ pub(super) fn payload() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(any::<u8>(), 0..1500)
 }
 
-pub(super) fn sample() -> impl Strategy<Value = Sample> {
+pub(super) fn sample() -> impl Strategy<Value = PacketSample> {
     (
         addresses(),
         any::<u8>().prop_map(TrafficClass::from_octet),
@@ -54,7 +54,7 @@ pub(super) fn sample() -> impl Strategy<Value = Sample> {
         payload(),
     )
         .prop_map(
-            |(addresses, traffic_class, hop_limit, extended, ports, payload)| Sample {
+            |(addresses, traffic_class, hop_limit, extended, ports, payload)| PacketSample {
                 addresses,
                 traffic_class,
                 hop_limit,
@@ -67,7 +67,7 @@ pub(super) fn sample() -> impl Strategy<Value = Sample> {
         )
 }
 
-impl Default for Sample {
+impl Default for PacketSample {
     fn default() -> Self {
         Self {
             addresses: Addresses::V4 {
@@ -85,7 +85,7 @@ impl Default for Sample {
     }
 }
 
-impl Sample {
+impl PacketSample {
     pub(super) fn source(&self) -> IpAddr {
         self.addresses.source()
     }

@@ -4,13 +4,13 @@ use std::net::IpAddr;
 
 use etherparse::{IpNumber, TcpHeader, TcpSlice};
 
-use super::ip::{Addresses, HOP_LIMIT, Header, redirect};
+use super::ip::{Addresses, HOP_LIMIT, IpHeader, redirect};
 use super::{Packet, ParseError, Transport, checksum};
 use crate::net::TrafficClass;
 
 /// A validated TCP segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
+pub struct TcpSegment {
     /// The source port.
     pub source_port: u16,
     /// The destination port.
@@ -29,7 +29,7 @@ pub struct Segment {
     pub sequence_len: u32,
 }
 
-impl Segment {
+impl TcpSegment {
     pub(super) fn parse(addresses: Addresses, segment: &[u8]) -> Result<Self, ParseError> {
         let tcp = TcpSlice::from_slice(segment).map_err(|_| ParseError::TcpHeader)?;
         let sum = checksum::transport(addresses, IpNumber::TCP, segment);
@@ -85,7 +85,7 @@ pub fn write_reset(out: &mut Vec<u8>, packet: &Packet<'_>) -> bool {
         &answer[ip_len..],
     ));
     answer[ip_len + 16..ip_len + 18].copy_from_slice(&field);
-    Header {
+    IpHeader {
         addresses,
         traffic_class: TrafficClass::default(),
         hop_limit: HOP_LIMIT,
@@ -156,7 +156,7 @@ mod tests {
             prop_assert_eq!(answer.destination(), sample.source());
             let taken = sample.payload.len() + usize::from(syn) + usize::from(fin);
             let beyond = sequence.wrapping_add(u32::try_from(taken).expect("short"));
-            prop_assert_eq!(answer.transport(), Transport::Tcp(Segment {
+            prop_assert_eq!(answer.transport(), Transport::Tcp(TcpSegment {
                 source_port: sample.destination_port,
                 destination_port: sample.source_port,
                 sequence: acknowledged.unwrap_or(0),
@@ -195,7 +195,7 @@ mod tests {
                 IpAddr::V4(_) => (IpAddr::from(v4), IpAddr::from(v6)),
                 IpAddr::V6(_) => (IpAddr::from(v6), IpAddr::from(v4)),
             };
-            let sample = sample::Sample { extended: false, ..sample };
+            let sample = sample::PacketSample { extended: false, ..sample };
             let built = sample.tcp(|_| ());
             let start = sample.addresses.header_len();
             let mut sealed = built.clone();

@@ -4,13 +4,13 @@ use std::ops::Range;
 
 use etherparse::{IpNumber, UdpHeader, UdpHeaderSlice};
 
-use super::ip::{Addresses, Header};
+use super::ip::{Addresses, IpHeader};
 use super::{ParseError, WriteError, checksum};
 use crate::net::{Endpoint, TrafficClass};
 
 /// A validated UDP datagram within a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Datagram<'a> {
+pub struct UdpDatagram<'a> {
     /// The source port; 0 when the sender expects no answer.
     pub source_port: u16,
     /// The destination port.
@@ -22,7 +22,7 @@ pub struct Datagram<'a> {
 
 /// What the headers before a payload say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Headers {
+pub struct UdpHeaders {
     /// Who is said to have sent the datagram.
     pub source: Endpoint,
     /// Who is to get it.
@@ -33,7 +33,7 @@ pub struct Headers {
     pub hop_limit: u8,
 }
 
-impl<'a> Datagram<'a> {
+impl<'a> UdpDatagram<'a> {
     pub(super) fn parse(
         addresses: Addresses,
         segment: &'a [u8],
@@ -83,7 +83,7 @@ impl<'a> Datagram<'a> {
 pub fn prepend(
     buffer: &mut [u8],
     payload: Range<usize>,
-    headers: &Headers,
+    headers: &UdpHeaders,
 ) -> Result<Range<usize>, WriteError> {
     let addresses = Addresses::new(headers.source.addr, headers.destination.addr)?;
     let ip_len = addresses.header_len();
@@ -106,7 +106,7 @@ pub fn prepend(
     let field = sum.to_ones_complement_with_no_zero().to_ne_bytes();
     segment[6..8].copy_from_slice(&field);
 
-    Header {
+    IpHeader {
         addresses,
         traffic_class: headers.traffic_class,
         hop_limit: headers.hop_limit,
@@ -122,7 +122,7 @@ pub fn prepend(
 /// A [`WriteError`]; `out` is then as it was.
 pub fn write_datagram(
     out: &mut Vec<u8>,
-    headers: &Headers,
+    headers: &UdpHeaders,
     payload: &[u8],
 ) -> Result<(), WriteError> {
     let start = out.len();
@@ -149,14 +149,14 @@ mod tests {
     use etherparse::{SlicedPacket, TransportSlice};
     use proptest::prelude::*;
 
-    fn headers() -> impl Strategy<Value = Headers> {
+    fn headers() -> impl Strategy<Value = UdpHeaders> {
         (
             sample::addresses(),
             any::<[u16; 2]>(),
             any::<u8>(),
             any::<u8>(),
         )
-            .prop_map(|(addresses, ports, class, hop_limit)| Headers {
+            .prop_map(|(addresses, ports, class, hop_limit)| UdpHeaders {
                 source: Endpoint::new(addresses.source(), ports[0]),
                 destination: Endpoint::new(addresses.destination(), ports[1]),
                 traffic_class: TrafficClass::from_octet(class),
@@ -164,9 +164,9 @@ mod tests {
             })
     }
 
-    fn headers_between(source: &str, destination: &str) -> Headers {
+    fn headers_between(source: &str, destination: &str) -> UdpHeaders {
         let endpoint = |text: &str| Endpoint::new(text.parse().expect("an address"), 3478);
-        Headers {
+        UdpHeaders {
             source: endpoint(source),
             destination: endpoint(destination),
             traffic_class: TrafficClass::default(),
@@ -223,7 +223,7 @@ mod tests {
             let Transport::Udp(udp) = packet.transport() else {
                 return Err(TestCaseError::fail("UDP"));
             };
-            let read = Headers {
+            let read = UdpHeaders {
                 source: Endpoint::new(packet.source(), udp.source_port),
                 destination: Endpoint::new(packet.destination(), udp.destination_port),
                 traffic_class: packet.traffic_class(),
@@ -299,7 +299,7 @@ mod tests {
         let mut packet = Vec::new();
         write_datagram(&mut packet, &headers, b"media").expect("it fits");
         packet.extend_from_slice(b"more");
-        let ip = Header {
+        let ip = IpHeader {
             addresses: Addresses::new(headers.source.addr, headers.destination.addr).expect("IPv4"),
             traffic_class: headers.traffic_class,
             hop_limit: headers.hop_limit,

@@ -3,8 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use voicelane::call::stun::{Class, Message, TransactionId, binding_request, binding_success};
-use voicelane::engine::{Arrival, Event, FallCause, HEADROOM, ReturnCause};
+use voicelane::call::stun::{
+    StunClass, StunMessage, TransactionId, binding_request, binding_success,
+};
+use voicelane::engine::{EngineEvent, FailbackCause, FailoverCause, HEADROOM, ReceivedDatagram};
 use voicelane::net::{Egress, Endpoint, MappingId, TrafficClass};
 
 use crate::world::{FAMILIES, World, datagram, endpoint};
@@ -59,8 +61,8 @@ pub(crate) struct Call {
     checks: u8,
     last_in: Instant,
     pub(crate) longest_gap: Duration,
-    pub(crate) falls: Vec<(Duration, FallCause)>,
-    pub(crate) returns: Vec<(Duration, ReturnCause)>,
+    pub(crate) falls: Vec<(Duration, FailoverCause)>,
+    pub(crate) returns: Vec<(Duration, FailbackCause)>,
 }
 
 impl Call {
@@ -163,8 +165,8 @@ impl Call {
         for event in self.world.outbox.events() {
             let since = now - self.start;
             match *event {
-                Event::Fell { cause, .. } => self.falls.push((since, cause)),
-                Event::Returned { cause, .. } => self.returns.push((since, cause)),
+                EngineEvent::FailedOver { cause, .. } => self.falls.push((since, cause)),
+                EngineEvent::FailedBack { cause, .. } => self.returns.push((since, cause)),
                 _ => {}
             }
         }
@@ -201,9 +203,9 @@ impl Call {
             if self.is_lost(&flying) {
                 continue;
             }
-            let message = Message::parse(&flying.payload);
+            let message = StunMessage::parse(&flying.payload);
             if flying.is_outward {
-                if let Some(check) = message.filter(|it| it.class == Class::Request) {
+                if let Some(check) = message.filter(|it| it.class == StunClass::Request) {
                     self.heard_by = flying.by;
                     self.answer(flying.by, binding_success(check.transaction, self.inside));
                 }
@@ -212,7 +214,7 @@ impl Call {
             let mapping = self.mapping.expect("nobody answers before");
             let mut buffer = [&[0; HEADROOM], &flying.payload[..]].concat();
             let payload = HEADROOM..buffer.len();
-            let arrival = Arrival {
+            let arrival = ReceivedDatagram {
                 from: self.peer,
                 traffic_class: TrafficClass::default(),
                 waited: Duration::ZERO,

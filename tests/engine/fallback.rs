@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use voicelane::call::stun::{TransactionId, binding_request, binding_success};
-use voicelane::engine::{Command, Event, FallCause, ReturnCause, ReturnedError};
-use voicelane::nat::Settings;
+use voicelane::engine::{EngineEvent, FailbackCause, FailoverCause, ReturnedError, SocketCommand};
+use voicelane::nat::NatSettings;
 use voicelane::net::{Egress, Endpoint, Family, TrafficClass};
-use voicelane::wire::icmp;
+use voicelane::wire::IcmpError;
 
 use crate::call::{Call, Habits, TALK};
 use crate::world::{FAMILIES, World, datagram, endpoint, quoted_in};
@@ -25,7 +25,7 @@ impl World {
     }
 
     /// Has the kernel refuse the only datagram.
-    fn refuse(&mut self, error: icmp::Error) {
+    fn refuse(&mut self, error: IcmpError) {
         assert_eq!(self.outbox.places(), 1);
         self.engine
             .handle_send_failed(0, Some(error), self.now, &mut self.outbox);
@@ -39,7 +39,7 @@ fn a_dead_way_costs_a_call_less_than_three_seconds() {
         call.kill();
         call.run(Duration::from_mins(1));
         assert_eq!(call.falls.len(), 1, "{:?}", call.falls);
-        assert_eq!(call.falls[0].1, FallCause::Silent);
+        assert_eq!(call.falls[0].1, FailoverCause::NoTraffic);
         assert_eq!(call.returns, []);
         assert!(
             call.longest_gap < Duration::from_millis(2_500),
@@ -131,7 +131,7 @@ fn a_way_that_carries_nothing_outward_is_given_up_although_a_stream_comes_in() {
         call.outward = false;
         call.run(Duration::from_secs(30));
         assert_eq!(call.falls.len(), 1, "{:?}", call.falls);
-        assert_eq!(call.falls[0].1, FallCause::Unheard);
+        assert_eq!(call.falls[0].1, FailoverCause::NoResponses);
     }
 }
 
@@ -157,7 +157,7 @@ fn a_healed_way_is_taken_again_and_a_fickle_one_later_each_time() {
             );
             let (fell, _) = call.falls.last().expect("it fell");
             let (back, cause) = call.returns.last().expect("it came back");
-            assert_eq!(*cause, ReturnCause::Answered);
+            assert_eq!(*cause, FailbackCause::ProbesAnswered);
             absences.push(back.saturating_sub(*fell).as_secs());
         }
         assert_eq!(call.falls.len(), 4, "{:?}", call.falls);
@@ -196,7 +196,7 @@ fn trials_on_a_dead_way_bring_nobody_back() {
 
 #[test]
 fn what_the_kernel_refuses_goes_into_the_tunnel_at_once() {
-    use icmp::Error::{AdminProhibited, HostUnreachable, NetUnreachable};
+    use IcmpError::{AdminProhibited, HostUnreachable, NetUnreachable};
     for [inside, peer, ..] in FAMILIES.map(|family| family.map(endpoint)) {
         for error in [AdminProhibited, NetUnreachable, HostUnreachable] {
             let mut world = World::with_fallback();
@@ -221,7 +221,7 @@ fn what_the_kernel_refuses_goes_into_the_tunnel_at_once() {
             world.send(inside, peer, b"twice as long");
             assert_eq!(world.ways(), [Egress::Tunnel]);
         }
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         world.send(inside, peer, b"hello").expect("relayed");
         world.refuse(AdminProhibited);
         let packets: Vec<_> = world.outbox.packets().collect();
@@ -243,10 +243,10 @@ fn a_router_that_refuses_is_believed_while_nothing_comes_in() {
             error,
             payload: b"hello",
         };
-        let prohibited = icmp::Error::AdminProhibited;
+        let prohibited = IcmpError::AdminProhibited;
         let cases = [
             (stranger.addr, prohibited, Egress::Tunnel),
-            (stranger.addr, icmp::Error::PortUnreachable, Egress::Direct),
+            (stranger.addr, IcmpError::PortUnreachable, Egress::Direct),
             (peer.addr, prohibited, Egress::Direct),
         ];
         for (offender, error, expected) in cases {
@@ -281,27 +281,30 @@ fn two_mappings_in_a_row_take_the_uplink_with_them_and_only_their_family() {
         world.send(inside, peer, b"media");
     }
     world.send(at(1), v4[1], b"media");
-    world.refuse(icmp::Error::NetUnreachable);
+    world.refuse(IcmpError::NetUnreachable);
     assert_eq!(
         world.way_of(at(2)),
         Some(Egress::Direct),
         "one may be unlucky"
     );
     world.send(at(2), v4[1], b"media");
-    world.refuse(icmp::Error::NetUnreachable);
+    world.refuse(IcmpError::NetUnreachable);
     let family = Family::V4;
-    let cause = FallCause::Refused;
+    let cause = FailoverCause::Refused;
     assert!(
         world
             .outbox
             .events()
-            .contains(&Event::UplinkFell { family, cause })
+            .contains(&EngineEvent::UplinkFailed { family, cause })
     );
     assert_eq!(world.way_of(at(3)), Some(Egress::Tunnel));
     assert_eq!(world.way_of(v6[0]), Some(Egress::Direct));
     let snapshot = world.engine.snapshot(world.now);
     assert_eq!(snapshot.fallen_uplinks, [Family::V4]);
-    assert_eq!(snapshot.counters.falls[FallCause::Uplink.label()], 1);
+    assert_eq!(
+        snapshot.counters.falls[FailoverCause::UplinkFailed.label()],
+        1
+    );
 
     // A new one begins in the tunnel, and by its checks finds the way back for all.
     let check = |n| binding_request(TransactionId([n; 12]));
@@ -318,7 +321,7 @@ fn two_mappings_in_a_row_take_the_uplink_with_them_and_only_their_family() {
         world
             .outbox
             .events()
-            .contains(&Event::UplinkReturned { family })
+            .contains(&EngineEvent::UplinkRecovered { family })
     );
     assert_eq!(world.way_of(at(4)), Some(Egress::Direct));
     world.send(at(5), v4[1], b"media");
@@ -333,7 +336,7 @@ fn mappings_between_which_somebody_heard_something_fall_alone() {
     let listener = world.send(at(3), peer, b"media").expect("relayed");
     for inside in [at(1), at(2), at(4)] {
         world.send(inside, peer, b"media");
-        world.refuse(icmp::Error::AdminProhibited);
+        world.refuse(IcmpError::AdminProhibited);
         world.arrive(listener, peer, TrafficClass::default(), b"media");
     }
     assert_eq!(world.way_of(at(3)), Some(Egress::Direct));
@@ -347,7 +350,7 @@ fn an_uplink_that_nobody_can_try_is_trusted_again_in_the_end() {
     let mut world = World::with_fallback();
     for inside in [at(1), at(2)] {
         world.send(inside, peer, b"media");
-        world.refuse(icmp::Error::NetUnreachable);
+        world.refuse(IcmpError::NetUnreachable);
     }
     world.wait(Duration::from_mins(4));
     world.send(at(3), peer, b"media");
@@ -369,7 +372,7 @@ fn another_uplink_is_given_a_chance_of_its_own() {
             .engine
             .handle_uplink_changed(|_| true, now, &mut call.world.outbox);
         call.carry();
-        assert_eq!(call.returns[0].1, ReturnCause::AnotherUplink);
+        assert_eq!(call.returns[0].1, FailbackCause::UplinkChanged);
         call.longest_gap = Duration::ZERO;
         call.run(Duration::from_secs(10));
         assert!(call.longest_gap < Duration::from_millis(500));
@@ -407,7 +410,7 @@ fn an_uplink_that_is_back_is_taken_again_at_once() {
             call.carry();
             assert_eq!(call.returns.len(), returns, "{family}");
         }
-        assert_eq!(call.returns[0].1, ReturnCause::UplinkIsBack);
+        assert_eq!(call.returns[0].1, FailbackCause::UplinkRestored);
         call.longest_gap = Duration::ZERO;
         call.run(Duration::from_secs(10));
         assert!(call.longest_gap < Duration::from_millis(500));
@@ -419,9 +422,9 @@ fn an_uplink_that_is_back_is_taken_again_at_once() {
 fn a_missing_socket_is_replaced_by_the_other() {
     for [inside, peer, ..] in FAMILIES.map(|family| family.map(endpoint)) {
         let open_failed = |world: &mut World, way, error| {
-            let command = |it: &&Command| matches!(it, Command::Open { way: by, .. } if *by == way);
+            let command = |it: &&SocketCommand| matches!(it, SocketCommand::Open { way: by, .. } if *by == way);
             let opening = world.outbox.commands().iter().find(command);
-            let Some(&Command::Open { mapping, .. }) = opening else {
+            let Some(&SocketCommand::Open { mapping, .. }) = opening else {
                 panic!("no socket is asked for");
             };
             let (now, outbox) = (world.now, &mut world.outbox);
@@ -430,7 +433,7 @@ fn a_missing_socket_is_replaced_by_the_other() {
                 .handle_open_failed(mapping, way, error, now, outbox);
             mapping
         };
-        let gone = icmp::Error::NetUnreachable;
+        let gone = IcmpError::NetUnreachable;
         let mut world = World::with_fallback();
         let packet = datagram(inside, peer, b"hello");
         world
@@ -439,7 +442,7 @@ fn a_missing_socket_is_replaced_by_the_other() {
         open_failed(&mut world, Egress::Direct, gone);
         assert_eq!(world.ways(), [Egress::Tunnel], "the uplink has gone");
         // The tunnel has no socket to give either: the mapping ends, and the application is told.
-        let mapping = open_failed(&mut world, Egress::Tunnel, icmp::Error::AdminProhibited);
+        let mapping = open_failed(&mut world, Egress::Tunnel, IcmpError::AdminProhibited);
         assert_eq!(world.ways(), []);
         assert_eq!(world.outbox.packets().count(), 1);
         assert_ne!(world.send(inside, peer, b"again"), Some(mapping));
@@ -451,7 +454,7 @@ fn a_missing_socket_is_replaced_by_the_other() {
             .handle_tun(&packet, world.now, &mut world.outbox);
         let (now, outbox) = (world.now, &mut world.outbox);
         world.engine.handle_send_failed(0, Some(gone), now, outbox);
-        open_failed(&mut world, Egress::Tunnel, icmp::Error::AdminProhibited);
+        open_failed(&mut world, Egress::Tunnel, IcmpError::AdminProhibited);
         assert_eq!(world.ways(), [Egress::Direct], "which was refused");
         assert_eq!(world.outbox.packets().count(), 1);
         assert_eq!(world.way_of(inside), Some(Egress::Direct));

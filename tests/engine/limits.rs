@@ -4,17 +4,17 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
-use voicelane::engine::{Command, Event, ReturnedError};
-use voicelane::nat::{Limits, Settings};
+use voicelane::engine::{EngineEvent, ReturnedError, SocketCommand};
+use voicelane::nat::{NatLimits, NatSettings};
 use voicelane::net::{Egress, Endpoint, Filtering, Outside, TrafficClass};
-use voicelane::wire::{Packet, Transport, fragment, icmp};
+use voicelane::wire::{IcmpError, Packet, Transport, fragment, icmp};
 
 use crate::world::{ALMOST, FAMILIES, LIFETIME, World, datagram, endpoint, quoted_in};
 
-fn with_limits(limits: Limits) -> World {
-    World::new(Settings {
+fn with_limits(limits: NatLimits) -> World {
+    World::new(NatSettings {
         limits,
-        ..Settings::default()
+        ..NatSettings::default()
     })
 }
 
@@ -22,15 +22,15 @@ fn with_limits(limits: Limits) -> World {
 #[test]
 fn one_inside_address_leaves_room_for_others() {
     for [inside, server, _, other_host, _] in FAMILIES.map(|family| family.map(endpoint)) {
-        let mut world = with_limits(Limits {
+        let mut world = with_limits(NatLimits {
             mappings_of_address: 2,
-            ..Limits::default()
+            ..NatLimits::default()
         });
         let greedy = [0, 1, 2].map(|at| Endpoint::new(inside.addr, inside.port + at));
         let relayed = greedy.map(|from| world.send(from, server, b"?").is_some());
         assert_eq!(relayed, [true, true, false]);
         let told: Vec<_> = world.outbox.packets().collect();
-        quoted_in(told[0], icmp::Error::AdminProhibited, inside.addr);
+        quoted_in(told[0], IcmpError::AdminProhibited, inside.addr);
         assert_eq!(world.dropped("too_many_mappings_of_address"), 1);
         assert!(world.reached("too_many_mappings_of_address"));
         assert!(
@@ -47,16 +47,16 @@ fn one_inside_address_leaves_room_for_others() {
 
 #[test]
 fn a_mapping_takes_so_many_contacts_and_no_more() {
-    let limits = Limits {
+    let limits = NatLimits {
         contacts: 1,
-        ..Limits::default()
+        ..NatLimits::default()
     };
     for [inside, server, _, stranger, _] in FAMILIES.map(|family| family.map(endpoint)) {
         for filtering in [Filtering::AddressDependent, Filtering::EndpointIndependent] {
-            let mut world = World::new(Settings {
+            let mut world = World::new(NatSettings {
                 filtering,
                 limits,
-                ..Settings::default()
+                ..NatSettings::default()
             });
             assert!(world.send(inside, server, b"?").is_some());
             assert!(world.send(inside, stranger, b"?").is_none());
@@ -71,7 +71,7 @@ fn a_mapping_takes_so_many_contacts_and_no_more() {
 #[test]
 fn errors_keep_to_a_pace_and_one_kind_does_not_silence_the_other() {
     for [inside, server, .., other] in FAMILIES.map(|family| family.map(endpoint)) {
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         let mapping = world.send(inside, server, b"hello").expect("relayed");
         let mut told = 0;
         for _ in 0..200 {
@@ -85,7 +85,7 @@ fn errors_keep_to_a_pace_and_one_kind_does_not_silence_the_other() {
         let returned = ReturnedError {
             to: server,
             offender: None,
-            error: icmp::Error::PortUnreachable,
+            error: IcmpError::PortUnreachable,
             payload: b"hello",
         };
         for _ in 0..200 {
@@ -117,9 +117,9 @@ fn no_stranger_is_believed_an_error_under_any_filtering() {
         Filtering::AddressAndPortDependent,
     ] {
         for [inside, server, _, stranger, _] in FAMILIES.map(|family| family.map(endpoint)) {
-            let mut world = World::new(Settings {
+            let mut world = World::new(NatSettings {
                 filtering,
-                ..Settings::default()
+                ..NatSettings::default()
             });
             let mapping = world.send(inside, server, b"hello").expect("relayed");
             let foreign = usize::from(inside.addr.is_ipv4());
@@ -132,7 +132,7 @@ fn no_stranger_is_believed_an_error_under_any_filtering() {
                 let returned = ReturnedError {
                     to,
                     offender,
-                    error: icmp::Error::PortUnreachable,
+                    error: IcmpError::PortUnreachable,
                     payload: b"",
                 };
                 world.outbox.clear();
@@ -154,16 +154,16 @@ fn no_stranger_is_believed_an_error_under_any_filtering() {
 #[test]
 fn an_error_refreshes_nothing() {
     let [inside, server, ..] = FAMILIES[0].map(endpoint);
-    let mut world = World::new(Settings {
+    let mut world = World::new(NatSettings {
         inbound_refresh: true,
-        ..Settings::default()
+        ..NatSettings::default()
     });
     let mapping = world.send(inside, server, b"hello").expect("relayed");
     world.wait(ALMOST);
     let returned = ReturnedError {
         to: server,
         offender: None,
-        error: icmp::Error::PortUnreachable,
+        error: IcmpError::PortUnreachable,
         payload: b"hello",
     };
     world.engine.handle_error(
@@ -174,17 +174,17 @@ fn an_error_refreshes_nothing() {
         &mut world.outbox,
     );
     world.wait(LIFETIME.saturating_sub(ALMOST));
-    assert_eq!(world.outbox.commands(), [Command::Close { mapping }]);
+    assert_eq!(world.outbox.commands(), [SocketCommand::Close { mapping }]);
 }
 
 /// RFC 4787 REQ-6 and RFC 7857 section 7.
 #[test]
 fn by_configuration_known_peers_refresh_a_mapping_and_strangers_never() {
     for [inside, server, _, stranger, _] in FAMILIES.map(|family| family.map(endpoint)) {
-        let mut world = World::new(Settings {
+        let mut world = World::new(NatSettings {
             filtering: Filtering::EndpointIndependent,
             inbound_refresh: true,
-            ..Settings::default()
+            ..NatSettings::default()
         });
         let mapping = world.send(inside, server, b"hello").expect("relayed");
         let class = TrafficClass::default();
@@ -194,7 +194,7 @@ fn by_configuration_known_peers_refresh_a_mapping_and_strangers_never() {
         assert!(world.outbox.commands().is_empty(), "refreshed");
         assert_eq!(world.arrive(mapping, stranger, class, b"unknown").len(), 1);
         world.wait(LIFETIME.saturating_sub(ALMOST));
-        assert_eq!(world.outbox.commands(), [Command::Close { mapping }]);
+        assert_eq!(world.outbox.commands(), [SocketCommand::Close { mapping }]);
     }
 }
 
@@ -202,7 +202,7 @@ fn by_configuration_known_peers_refresh_a_mapping_and_strangers_never() {
 #[test]
 fn what_waits_for_a_socket_that_cannot_be_opened_is_answered() {
     for [inside, server, other_port, ..] in FAMILIES.map(|family| family.map(endpoint)) {
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         let sent = [server, other_port].map(|to| datagram(inside, to, b"hello"));
         world.outbox.clear();
         for packet in &sent {
@@ -210,10 +210,10 @@ fn what_waits_for_a_socket_that_cannot_be_opened_is_answered() {
                 .engine
                 .handle_tun(packet, world.now, &mut world.outbox);
         }
-        let [Command::Open { mapping, .. }] = *world.outbox.commands() else {
+        let [SocketCommand::Open { mapping, .. }] = *world.outbox.commands() else {
             panic!("{:?}", world.outbox.commands())
         };
-        let error = icmp::Error::AdminProhibited;
+        let error = IcmpError::AdminProhibited;
         world.engine.handle_open_failed(
             mapping,
             Egress::Direct,
@@ -232,14 +232,14 @@ fn what_waits_for_a_socket_that_cannot_be_opened_is_answered() {
 #[test]
 fn a_mapping_that_cannot_move_ends() {
     let [inside, server, ..] = FAMILIES[0].map(endpoint);
-    let mut world = World::new(Settings::default());
+    let mut world = World::new(NatSettings::default());
     let mapping = world.send(inside, server, b"hello").expect("relayed");
     world.outbox.clear();
-    let error = icmp::Error::NetUnreachable;
+    let error = IcmpError::NetUnreachable;
     world
         .engine
         .handle_open_failed(mapping, Egress::Direct, error, world.now, &mut world.outbox);
-    assert!(matches!(world.outbox.events(), [Event::Ended { .. }]));
+    assert!(matches!(world.outbox.events(), [EngineEvent::Ended { .. }]));
     assert_ne!(world.send(inside, server, b"again"), Some(mapping));
 }
 
@@ -247,7 +247,7 @@ fn a_mapping_that_cannot_move_ends() {
 #[test]
 fn a_flood_of_fragments_of_one_source_leaves_room_for_others() {
     for [inside, server, _, other_host, _] in FAMILIES.map(|family| family.map(endpoint)) {
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         let first = |from: Endpoint, identification| {
             let (mut out, mut ranges) = (Vec::new(), Vec::new());
             let whole = datagram(from, server, &[0; 2_000]);
@@ -280,7 +280,7 @@ fn a_flood_of_fragments_of_one_source_leaves_room_for_others() {
 #[test]
 fn neighbours_reach_each_other_by_their_outside_endpoints() {
     for [inside, server, _, other_host, _] in FAMILIES.map(|family| family.map(endpoint)) {
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         // The relay of this world gives each the same endpoint outside as inside: two of other addresses are needed.
         let outside = [40_001, 40_002].map(|port| Endpoint::new(uplink(inside), port));
         for (from, outside) in [inside, other_host].into_iter().zip(outside) {
@@ -351,10 +351,10 @@ fn an_echo_that_is_forced_in_is_prohibited_at_once() {
         .expect("into memory");
         let parsed = Packet::parse(&packet).expect("valid");
         assert!(matches!(parsed.transport(), Transport::Echo(_)));
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         world.send_bytes(&packet);
         let told: Vec<_> = world.outbox.packets().collect();
-        let error = icmp::Error::AdminProhibited;
+        let error = IcmpError::AdminProhibited;
         assert_eq!(quoted_in(told[0], error, inside.addr), packet);
         assert!(world.outbox.commands().is_empty());
     }
@@ -364,11 +364,11 @@ fn an_echo_that_is_forced_in_is_prohibited_at_once() {
 #[test]
 fn an_error_of_the_application_goes_nowhere() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         let mapping = world.send(inside, server, b"?").expect("relayed");
         let class = TrafficClass::default();
         let late = world.arrive(mapping, server, class, b"too late");
-        let error = icmp::Error::PortUnreachable;
+        let error = IcmpError::PortUnreachable;
         let mut packet = Vec::new();
         icmp::write_error(&mut packet, error, inside.addr, server.addr, &late[0])
             .expect("one family");
@@ -388,7 +388,7 @@ fn a_source_that_is_no_host_gets_no_mapping() {
         "255.255.255.255:5000",
         "127.0.0.1:5000",
     ] {
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         world.send_bytes(&datagram(endpoint(source), server, b"?"));
         assert!(world.outbox.is_empty(), "{source}");
         assert_eq!(world.dropped("martian"), 1);

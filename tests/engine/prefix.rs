@@ -8,14 +8,14 @@ use proptest::prelude::*;
 use voicelane::call::stun::{TransactionId, binding_request, binding_success};
 use voicelane::config::Config;
 use voicelane::engine::{
-    Command, ConnectError, Engine, Event, FallbackSettings, Outbox, ReturnedError,
+    ConnectError, Engine, EngineEvent, FailoverSettings, Outbox, ReturnedError, SocketCommand,
 };
-use voicelane::nat::Settings;
+use voicelane::nat::NatSettings;
 use voicelane::net::{
     Dscp, Ecn, Egress, Endpoint, Family, MappingId, PortRange, Protocol, TrafficClass,
 };
 use voicelane::policy::{Action, Policy};
-use voicelane::wire::{icmp, udp};
+use voicelane::wire::{IcmpError, udp};
 
 use crate::world::{FAMILIES, World, datagram, endpoint, quoted_in};
 
@@ -61,11 +61,11 @@ static POLICIES: LazyLock<[Arc<Policy>; 3]> = LazyLock::new(|| {
 
 fn engine(policy: usize) -> Engine {
     let policy = Arc::clone(&POLICIES[policy]);
-    Engine::new(policy, Settings::default()).with_fallback(FallbackSettings::default())
+    Engine::new(policy, NatSettings::default()).with_fallback(FailoverSettings::default())
 }
 
 fn world(policy: usize) -> World {
-    let mut world = World::new(Settings::default());
+    let mut world = World::new(NatSettings::default());
     world.engine = engine(policy);
     world
 }
@@ -107,7 +107,7 @@ fn the_rest_of_a_prefix_goes_back_into_the_vpn_with_its_own_marks() {
             dscp: Dscp::new(10).expect("AF11"),
             ecn: Ecn::NotEct,
         };
-        let headers = udp::Headers {
+        let headers = udp::UdpHeaders {
             source: inside,
             destination: dns,
             traffic_class: class,
@@ -127,7 +127,7 @@ fn the_rest_of_a_prefix_goes_back_into_the_vpn_with_its_own_marks() {
         let mapping = transmit.mapping;
         assert!(matches!(
             world.outbox.commands(),
-            [Command::Open {
+            [SocketCommand::Open {
                 way: Egress::Tunnel,
                 ..
             }]
@@ -148,11 +148,11 @@ fn the_rest_of_a_prefix_goes_back_into_the_vpn_with_its_own_marks() {
         world.send_bytes(&sent);
         assert_eq!(world.outbox.transmits().count(), 0);
         let packets: Vec<_> = world.outbox.packets().collect();
-        quoted_in(packets[0], icmp::Error::AdminProhibited, inside.addr);
+        quoted_in(packets[0], IcmpError::AdminProhibited, inside.addr);
 
         // Both sockets are closed with the mapping.
         world.wait(Duration::from_mins(5));
-        assert_eq!(world.outbox.commands(), [Command::Close { mapping }]);
+        assert_eq!(world.outbox.commands(), [SocketCommand::Close { mapping }]);
     }
 }
 
@@ -178,7 +178,7 @@ fn syn(from: Endpoint, to: Endpoint) -> Vec<u8> {
 fn connects(outbox: &Outbox) -> Vec<Egress> {
     let commands = outbox.commands().iter();
     let ways = commands.filter_map(|command| match command {
-        Command::Connect { way, .. } => Some(*way),
+        SocketCommand::Connect { way, .. } => Some(*way),
         _ => None,
     });
     ways.collect()
@@ -197,7 +197,7 @@ fn tcp_of_a_rule_goes_directly_and_the_rest_of_the_prefix_into_the_vpn() {
             .engine
             .handle_policy(compiled("prefix", "\"signalling\""));
         world.wait(Duration::ZERO);
-        let ended = |it: &&Command| matches!(it, Command::Disconnect { .. });
+        let ended = |it: &&SocketCommand| matches!(it, SocketCommand::Disconnect { .. });
         assert_eq!(world.outbox.commands().iter().filter(ended).count(), 1);
         assert_eq!(world.engine.snapshot(world.now).connections, 1);
         // And another uplink ends what leaves by it.
@@ -214,11 +214,11 @@ fn tcp_of_a_rule_goes_directly_and_the_rest_of_the_prefix_into_the_vpn() {
 fn tcp_that_cannot_go_directly_goes_into_the_vpn() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
         let to = Endpoint::new(server.addr, 443);
-        let unreachable = ConnectError::Unreachable(icmp::Error::NetUnreachable);
+        let unreachable = ConnectError::Unreachable(IcmpError::NetUnreachable);
         for silent in [false, true] {
             let mut world = world(1);
             world.send_bytes(&syn(inside, to));
-            let [Command::Connect { connection, .. }] = *world.outbox.commands() else {
+            let [SocketCommand::Connect { connection, .. }] = *world.outbox.commands() else {
                 panic!("{:?}", world.outbox.commands());
             };
             if silent {
@@ -244,7 +244,7 @@ fn tcp_that_cannot_go_directly_goes_into_the_vpn() {
                 .handle_connect_failed(connection, unreachable, &mut world.outbox);
             assert_eq!(connects(&world.outbox), [], "there is no third way");
             let packets: Vec<_> = world.outbox.packets().collect();
-            quoted_in(packets[0], icmp::Error::NetUnreachable, inside.addr);
+            quoted_in(packets[0], IcmpError::NetUnreachable, inside.addr);
         }
     }
 }
@@ -313,10 +313,10 @@ impl Watch {
         world.open_all();
         for command in &world.outbox.commands()[self.seen.0..] {
             match *command {
-                Command::Open { mapping, way, .. } => {
+                SocketCommand::Open { mapping, way, .. } => {
                     self.sockets.insert((mapping, way));
                 }
-                Command::Close { mapping } => {
+                SocketCommand::Close { mapping } => {
                     self.sockets.retain(|(id, _)| *id != mapping);
                     self.fallen.remove(&mapping);
                 }
@@ -334,8 +334,8 @@ impl Watch {
         }
         for event in &world.outbox.events()[self.seen.2..] {
             match event {
-                Event::Fell { mapping, .. } => assert!(self.fallen.insert(*mapping)),
-                Event::Returned { mapping, .. } => assert!(self.fallen.remove(mapping)),
+                EngineEvent::FailedOver { mapping, .. } => assert!(self.fallen.insert(*mapping)),
+                EngineEvent::FailedBack { mapping, .. } => assert!(self.fallen.remove(mapping)),
                 _ => {}
             }
         }
@@ -380,7 +380,7 @@ proptest! {
                 Step::Refuse { error } => {
                     world.send_bytes(&datagram(inside, server, b"media"));
                     watch.look(&mut world);
-                    let error = [icmp::Error::AdminProhibited, icmp::Error::NetUnreachable]
+                    let error = [IcmpError::AdminProhibited, IcmpError::NetUnreachable]
                         [usize::from(error)];
                     let mut at = 0;
                     while at < world.outbox.places() {
@@ -410,7 +410,7 @@ proptest! {
                     let returned = ReturnedError {
                         to: server,
                         offender: Some(second.addr),
-                        error: icmp::Error::HostUnreachable,
+                        error: IcmpError::HostUnreachable,
                         payload: b"media",
                     };
                     let (now, outbox) = (world.now, &mut world.outbox);

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use voicelane::engine::Command;
-use voicelane::nat::Settings;
+use voicelane::engine::SocketCommand;
+use voicelane::nat::NatSettings;
 use voicelane::net::TrafficClass;
-use voicelane::wire::{Packet, Transport, fragment, icmp};
+use voicelane::wire::{IcmpError, Packet, Transport, fragment};
 
 use crate::world::{FAMILIES, World, datagram, endpoint, mend, quoted_in};
 
@@ -57,7 +57,7 @@ proptest! {
                 hash.rotate_left(5).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(*byte)
             })
         });
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         let last = parts.pop().expect("there are some");
         for part in parts {
             world.send_bytes(&part);
@@ -74,7 +74,7 @@ proptest! {
 #[test]
 fn what_is_judged_is_the_whole_datagram() {
     for [inside, .., other] in FAMILIES.map(|family| family.map(endpoint)) {
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         for part in cut(&datagram(inside, other, &[0; 3_000]), 1_400, 7) {
             world.send_bytes(&part);
         }
@@ -88,7 +88,7 @@ fn what_is_judged_is_the_whole_datagram() {
 fn a_part_that_never_comes_is_waited_for_15_seconds() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
         for missing in 0..3 {
-            let mut world = World::new(Settings::default());
+            let mut world = World::new(NatSettings::default());
             let mut parts = cut(&datagram(inside, server, &[0; 3_000]), 1_400, 7);
             parts.remove(missing);
             for part in &parts {
@@ -106,7 +106,7 @@ fn a_part_that_never_comes_is_waited_for_15_seconds() {
                     "without the first part nobody could be told what"
                 );
             } else {
-                let error = icmp::Error::ReassemblyTimeExceeded;
+                let error = IcmpError::ReassemblyTimeExceeded;
                 let quoted = quoted_in(told[0], error, inside.addr);
                 let header = if inside.addr.is_ipv4() { 20 } else { 40 };
                 assert_eq!(quoted[header..header + 2], inside.port.to_be_bytes());
@@ -119,7 +119,7 @@ fn a_part_that_never_comes_is_waited_for_15_seconds() {
 #[test]
 fn overlapping_fragments_spoil_their_datagram() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         let whole = datagram(inside, server, &[0; 3_000]);
         let (honest, forged) = (cut(&whole, 1_400, 7), cut(&whole, 1_000, 7));
         for part in [&honest[0], &honest[0], &forged[1], &honest[1], &honest[2]] {
@@ -141,7 +141,7 @@ fn overlapping_fragments_spoil_their_datagram() {
 #[test]
 fn fragments_of_fragments_are_refused() {
     let [inside, server, ..] = FAMILIES[1].map(endpoint);
-    let mut world = World::new(Settings::default());
+    let mut world = World::new(NatSettings::default());
     for part in cut(&datagram(inside, server, &[0; 3_000]), 1_400, 7) {
         for part in cut(&part, 700, 8) {
             world.send_bytes(&part);
@@ -159,7 +159,7 @@ fn datagrams_of_every_size_come_back() {
         .into_iter()
         .zip(largest)
     {
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         let mapping = world
             .send(inside, server, b"")
             .expect("an empty one is one too");
@@ -189,7 +189,7 @@ fn the_wish_not_to_be_fragmented_goes_along() {
     let [inside, server, ..] = FAMILIES[1].map(endpoint);
     let over_ipv6 = datagram(inside, server, b"always");
     for (packet, expected) in [(with, true), (without, false), (over_ipv6, true)] {
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         world.send_bytes(&packet);
         let (transmit, _) = world.outbox.transmits().next().expect("relayed");
         assert_eq!(transmit.dont_fragment, expected);
@@ -206,9 +206,12 @@ fn a_missing_checksum_and_options_are_no_fault_over_ipv4() {
     packet[0] = 0x47;
     packet[3] += 8;
     mend(&mut packet);
-    let mut world = World::new(Settings::default());
+    let mut world = World::new(NatSettings::default());
     world.send_bytes(&packet);
-    assert!(matches!(world.outbox.commands(), [Command::Open { .. }]));
+    assert!(matches!(
+        world.outbox.commands(),
+        [SocketCommand::Open { .. }]
+    ));
     let (transmit, payload) = world.outbox.transmits().next().expect("relayed");
     assert_eq!((transmit.to, payload), (server, &b"media"[..]));
 

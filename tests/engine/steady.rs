@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use voicelane::engine::Command;
-use voicelane::nat::Settings;
+use voicelane::engine::SocketCommand;
+use voicelane::nat::NatSettings;
 use voicelane::net::{Egress, Endpoint, Outside, TrafficClass};
 use voicelane::wire::{Packet, Transport};
 
@@ -19,7 +19,7 @@ fn conduct(world: &mut World, [inside, server, other_port, stranger, _]: [Endpoi
         world
             .outbox
             .commands()
-            .contains(&Command::Close { mapping })
+            .contains(&SocketCommand::Close { mapping })
     };
     for _ in 0..2 {
         for from in [server, other_port, stranger] {
@@ -44,10 +44,10 @@ fn conduct(world: &mut World, [inside, server, other_port, stranger, _]: [Endpoi
 fn a_crowd_changes_nothing_for_a_mapping() {
     for family in FAMILIES.map(|family| family.map(endpoint)) {
         let [inside, server, _, stranger, _] = family;
-        let alone = conduct(&mut World::new(Settings::default()), family);
+        let alone = conduct(&mut World::new(NatSettings::default()), family);
         assert_eq!(alone, "++- same ++- same closed");
 
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         // As many as an address may have, less the one that is watched; a neighbour talks to the stranger.
         for port in 1_000..9_191 {
             let neighbour = Endpoint::new(inside.addr, port);
@@ -55,7 +55,7 @@ fn a_crowd_changes_nothing_for_a_mapping() {
         }
         assert_eq!(conduct(&mut world, family), alone, "in a crowd");
 
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         let mapping = world.send(inside, server, b"?").expect("relayed");
         let moved = Outside(Endpoint::new(inside.addr, 1_024));
         world
@@ -70,7 +70,7 @@ fn a_crowd_changes_nothing_for_a_mapping() {
 fn addresses_that_are_the_same_on_both_sides_are_no_conflict() {
     for [_, server, other_port, stranger, _] in FAMILIES.map(|family| family.map(endpoint)) {
         for inside in [other_port, stranger] {
-            let mut world = World::new(Settings::default());
+            let mut world = World::new(NatSettings::default());
             let mapping = world.send(inside, server, b"?").expect("relayed");
             let (transmit, _) = world.outbox.transmits().next().expect("it goes out");
             assert_eq!(transmit.to, server);
@@ -96,7 +96,7 @@ proptest! {
             payload.extend(octets);
             payload.extend(format!("PermittedRemote: <sip:agent@{inside}>\r\nc=IN IP4 {}\r\n", inside.addr).bytes());
         }
-        let mut world = World::new(Settings::default());
+        let mut world = World::new(NatSettings::default());
         let mapping = world.send(inside, server, &payload).expect("relayed");
         let (_, sent) = world.outbox.transmits().next().expect("it goes out");
         prop_assert_eq!(sent, &payload);

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use voicelane::call::stun::{TransactionId, binding_request, binding_success};
-use voicelane::engine::{Command, FallCause, ReturnedError};
-use voicelane::nat::Settings;
+use voicelane::engine::{FailoverCause, ReturnedError, SocketCommand};
+use voicelane::nat::NatSettings;
 use voicelane::net::{Egress, Endpoint, Family, MappingId, Outside, PerFamily, TrafficClass};
-use voicelane::wire::icmp;
+use voicelane::wire::IcmpError;
 
 use crate::world::{FAMILIES, World, datagram, endpoint};
 
@@ -65,7 +65,7 @@ impl Links {
             if let Some(&order) = outbox.commands().get(command) {
                 command += 1;
                 match order {
-                    Command::Open {
+                    SocketCommand::Open {
                         mapping,
                         way,
                         inside,
@@ -77,7 +77,7 @@ impl Links {
                         }
                         if self.is_gone {
                             self.sockets.remove(&(mapping, way));
-                            let gone = icmp::Error::NetUnreachable;
+                            let gone = IcmpError::NetUnreachable;
                             engine.handle_open_failed(mapping, way, gone, *now, outbox);
                         } else {
                             let made = (family, self.uplinks[family]);
@@ -85,7 +85,9 @@ impl Links {
                             engine.handle_opened(mapping, way, Outside(inside.0), outbox);
                         }
                     }
-                    Command::Close { mapping } => self.sockets.retain(|(id, _), _| *id != mapping),
+                    SocketCommand::Close { mapping } => {
+                        self.sockets.retain(|(id, _), _| *id != mapping)
+                    }
                     other => panic!("{other:?}"),
                 }
                 continue;
@@ -237,7 +239,7 @@ fn what_a_former_uplink_brings_is_let_in_and_proves_nothing() {
         let returned = ReturnedError {
             to: server,
             offender: Some(inside.addr),
-            error: icmp::Error::HostUnreachable,
+            error: IcmpError::HostUnreachable,
             payload: b"media",
         };
         let fail = |links: &mut Links| {
@@ -261,7 +263,7 @@ fn what_a_former_uplink_brings_is_let_in_and_proves_nothing() {
         assert_eq!(mapping(&links).fallen, None);
         links.send(number, b"media");
         fail(&mut links);
-        assert_eq!(mapping(&links).fallen, Some(FallCause::Unreachable));
+        assert_eq!(mapping(&links).fallen, Some(FailoverCause::Unreachable));
     }
 }
 
@@ -307,7 +309,7 @@ fn a_whole_uplink_falls_and_returns_in_parts() {
             now,
         } = &mut links.world;
         engine.handle_tun(&datagram(from, to, b"media"), *now, outbox);
-        let refused = Some(icmp::Error::NetUnreachable);
+        let refused = Some(IcmpError::NetUnreachable);
         engine.handle_send_failed(0, refused, *now, outbox);
         links.flush();
     }
@@ -427,7 +429,7 @@ proptest! {
             links.rest();
         }
         prop_assert_eq!(links.left(), 0);
-        let lifetime = Settings::default().lifetime;
+        let lifetime = NatSettings::default().lifetime;
         links.world.now += lifetime;
         for _ in 0..=40 / AT_ONCE {
             links.rest();

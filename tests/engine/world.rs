@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use voicelane::config::Config;
-use voicelane::engine::{Arrival, Command, Engine, FallbackSettings, HEADROOM, Outbox};
-use voicelane::nat::Settings;
+use voicelane::engine::{
+    Engine, FailoverSettings, HEADROOM, Outbox, ReceivedDatagram, SocketCommand,
+};
+use voicelane::nat::NatSettings;
 use voicelane::net::{Egress, Endpoint, MappingId, Outside, TrafficClass};
 use voicelane::policy::Policy;
-use voicelane::wire::{Packet, Transport, icmp, udp};
+use voicelane::wire::{IcmpError, Packet, Transport, udp};
 
 const POLICY: &str = r#"
 version = 1
@@ -68,7 +70,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(settings: Settings) -> Self {
+    pub(crate) fn new(settings: NatSettings) -> Self {
         Self {
             engine: Engine::new(policy(), settings),
             outbox: Outbox::default(),
@@ -78,9 +80,9 @@ impl World {
 
     /// One whose calls go on in the VPN.
     pub(crate) fn with_fallback() -> Self {
-        let mut world = Self::new(Settings::default());
-        world.engine =
-            Engine::new(policy(), Settings::default()).with_fallback(FallbackSettings::default());
+        let mut world = Self::new(NatSettings::default());
+        world.engine = Engine::new(policy(), NatSettings::default())
+            .with_fallback(FailoverSettings::default());
         world
     }
 
@@ -93,7 +95,7 @@ impl World {
     /// Opens every socket that is asked for; one in the tunnel has a port of its own.
     pub(crate) fn open_all(&mut self) {
         for at in 0..self.outbox.commands().len() {
-            if let Command::Open {
+            if let SocketCommand::Open {
                 mapping,
                 way,
                 inside,
@@ -159,7 +161,7 @@ impl World {
         let mut buffer = vec![0xaa; HEADROOM];
         buffer.extend_from_slice(payload);
         let range = HEADROOM..buffer.len();
-        let arrival = Arrival {
+        let arrival = ReceivedDatagram {
             from,
             traffic_class,
             waited: Duration::ZERO,
@@ -198,7 +200,7 @@ impl World {
 }
 
 pub(crate) fn datagram(source: Endpoint, destination: Endpoint, payload: &[u8]) -> Vec<u8> {
-    let headers = udp::Headers {
+    let headers = udp::UdpHeaders {
         source,
         destination,
         traffic_class: TrafficClass::default(),
@@ -210,7 +212,7 @@ pub(crate) fn datagram(source: Endpoint, destination: Endpoint, payload: &[u8]) 
 }
 
 /// Asserts that `packet` is an ICMP error of this kind to `to`, and answers what it quotes.
-pub(crate) fn quoted_in(packet: &[u8], error: icmp::Error, to: IpAddr) -> Vec<u8> {
+pub(crate) fn quoted_in(packet: &[u8], error: IcmpError, to: IpAddr) -> Vec<u8> {
     let parsed = Packet::parse(packet).expect("a valid packet");
     assert_eq!(parsed.destination(), to);
     let Transport::Icmp(message) = parsed.transport() else {
@@ -218,7 +220,7 @@ pub(crate) fn quoted_in(packet: &[u8], error: icmp::Error, to: IpAddr) -> Vec<u8
     };
     let family = voicelane::net::Family::of(to);
     assert_eq!(
-        icmp::Error::from_icmp(family, message.kind, message.code, 0),
+        IcmpError::from_icmp(family, message.kind, message.code, 0),
         Some(error)
     );
     let header = if to.is_ipv4() { 20 } else { 40 };

@@ -11,11 +11,13 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use voicelane::config::Config;
-use voicelane::engine::{Arrival, Command, Engine, Event, HEADROOM, Outbox, ReturnedError};
-use voicelane::nat::{Limits, Settings};
+use voicelane::engine::{
+    Engine, EngineEvent, HEADROOM, Outbox, ReceivedDatagram, ReturnedError, SocketCommand,
+};
+use voicelane::nat::{NatLimits, NatSettings};
 use voicelane::net::{Egress, Endpoint, Filtering, Inside, MappingId, Outside, TrafficClass};
 use voicelane::policy::Policy;
-use voicelane::wire::{Packet, Transport, fragment, icmp, udp};
+use voicelane::wire::{IcmpError, Packet, Transport, fragment, udp};
 
 use rules::{Bucket, Effect, Model, REMOTES, Sending, endpoint};
 
@@ -44,15 +46,15 @@ static POLICIES: LazyLock<[Arc<Policy>; 2]> = LazyLock::new(|| {
     })
 });
 
-const ERRORS: [icmp::Error; 8] = [
-    icmp::Error::NetUnreachable,
-    icmp::Error::HostUnreachable,
-    icmp::Error::ProtocolUnreachable,
-    icmp::Error::PortUnreachable,
-    icmp::Error::AdminProhibited,
-    icmp::Error::PacketTooBig { mtu: 1_280 },
-    icmp::Error::HopLimitExceeded,
-    icmp::Error::ReassemblyTimeExceeded,
+const ERRORS: [IcmpError; 8] = [
+    IcmpError::NetUnreachable,
+    IcmpError::HostUnreachable,
+    IcmpError::ProtocolUnreachable,
+    IcmpError::PortUnreachable,
+    IcmpError::AdminProhibited,
+    IcmpError::PacketTooBig { mtu: 1_280 },
+    IcmpError::HopLimitExceeded,
+    IcmpError::ReassemblyTimeExceeded,
 ];
 
 /// The engine, what it is held against, and who was who.
@@ -80,19 +82,19 @@ pub(crate) fn play(course: &[u8]) {
         _ => Filtering::AddressDependent,
     };
     let limits = match settings >> 2 & 3 {
-        0 => Limits {
+        0 => NatLimits {
             mappings: 2,
             mappings_of_address: 1,
             contacts: 1,
         },
-        1 => Limits {
+        1 => NatLimits {
             mappings: 3,
             mappings_of_address: 2,
             contacts: 2,
         },
-        _ => Limits::default(),
+        _ => NatLimits::default(),
     };
-    let settings = Settings {
+    let settings = NatSettings {
         filtering,
         limits,
         inbound_refresh: settings >> 4 & 1 == 1,
@@ -164,7 +166,7 @@ impl Player {
         }
         let expected = self.model.outbound(&sending, self.now);
         for at in 0..self.outbox.commands().len() {
-            let Command::Open {
+            let SocketCommand::Open {
                 mapping, inside, ..
             } = self.outbox.commands()[at]
             else {
@@ -181,7 +183,7 @@ impl Player {
                 let model = self.model.mappings.get_mut(&inside.0);
                 model.expect("the model has it too").id = mapping;
             } else {
-                let error = icmp::Error::AdminProhibited;
+                let error = IcmpError::AdminProhibited;
                 self.engine.handle_open_failed(
                     mapping,
                     Egress::Direct,
@@ -207,7 +209,7 @@ impl Player {
         };
         let payload = vec![how; length];
         let mut buffer = [&[0xaa; HEADROOM], payload.as_slice()].concat();
-        let arrival = Arrival {
+        let arrival = ReceivedDatagram {
             from,
             traffic_class: TrafficClass::from_octet(how),
             waited: Duration::ZERO,
@@ -275,7 +277,7 @@ impl Player {
             if how >> at & 1 == 1 {
                 self.model.mappings.remove(&inside);
                 expected.push(Effect::Ended(inside));
-                let error = icmp::Error::NetUnreachable;
+                let error = IcmpError::NetUnreachable;
                 self.engine.handle_open_failed(
                     mapping.id,
                     Egress::Direct,
@@ -339,8 +341,8 @@ impl Player {
 
     fn compare(&self, mut expected: Vec<Effect>) {
         let commands = self.outbox.commands().iter().map(|command| match *command {
-            Command::Open { inside, .. } => Effect::Opened(inside.0),
-            Command::Close { mapping } => Effect::Closed(mapping),
+            SocketCommand::Open { inside, .. } => Effect::Opened(inside.0),
+            SocketCommand::Close { mapping } => Effect::Closed(mapping),
             _ => panic!("{command:?} is none of UDP's"),
         });
         let transmits = self
@@ -353,8 +355,8 @@ impl Player {
                 payload: payload.to_vec(),
             });
         let ends = self.outbox.events().iter().filter_map(|event| match event {
-            Event::Ended { inside, .. } => Some(Effect::Ended(inside.0)),
-            Event::Established { .. } => None,
+            EngineEvent::Ended { inside, .. } => Some(Effect::Ended(inside.0)),
+            EngineEvent::Established { .. } => None,
             other => panic!("{other:?} without fallback"),
         });
         let mut seen: Vec<_> = commands.chain(transmits).chain(ends).collect();
@@ -443,7 +445,7 @@ fn delivered(outbox: &Outbox) -> Vec<Effect> {
 }
 
 fn written(sending: &Sending, may_fragment: bool) -> Vec<Vec<u8>> {
-    let headers = udp::Headers {
+    let headers = udp::UdpHeaders {
         source: sending.from,
         destination: sending.to,
         traffic_class: TrafficClass::default(),

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use voicelane::engine::reassembly::{FragmentFault, Limits, Reassembly};
+use voicelane::engine::reassembly::{FragmentError, Reassembly, ReassemblyLimits};
 use voicelane::wire::{Packet, Transport};
 
-const LIMITS: Limits = Limits {
+const LIMITS: ReassemblyLimits = ReassemblyLimits {
     held: 16_384,
     held_of_source: 8_192,
     lifetime: Duration::from_secs(15),
@@ -83,10 +83,10 @@ pub(crate) fn play(course: &[u8]) {
         let most = if is_v6 { 65_535 } else { 65_515 };
         let range = offset..offset + length;
         if range.is_empty() || range.end > most {
-            assert_eq!(taken, Err(FragmentFault::Length));
+            assert_eq!(taken, Err(FragmentError::Length));
             continue;
         }
-        if taken == Err(FragmentFault::NoRoom) {
+        if taken == Err(FragmentError::NoRoom) {
             assert!(
                 held + length + 1_024 > LIMITS.held_of_source,
                 "there was room"
@@ -111,7 +111,7 @@ pub(crate) fn play(course: &[u8]) {
         };
         let second_end = |other: &Piece| !more && !other.more;
         if partial.is_spoilt {
-            assert_eq!(taken, Err(FragmentFault::Overlap));
+            assert_eq!(taken, Err(FragmentError::Overlap));
         } else if partial.pieces.contains(&piece) {
             assert_eq!(taken, Ok(None));
         } else if partial
@@ -119,7 +119,7 @@ pub(crate) fn play(course: &[u8]) {
             .iter()
             .any(|it| contradicts(it) || second_end(it))
         {
-            assert_eq!(taken, Err(FragmentFault::Overlap));
+            assert_eq!(taken, Err(FragmentError::Overlap));
             partial.is_spoilt = true;
         } else {
             partial.pieces.push(piece);

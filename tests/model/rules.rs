@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use voicelane::nat::Settings;
+use voicelane::nat::NatSettings;
 use voicelane::net::{Endpoint, Family, Filtering, MappingId};
-use voicelane::wire::icmp;
+use voicelane::wire::IcmpError;
 
 /// Two endpoints of a media server, one of another, one of somebody else; per family. The second server is in the wide
 /// policy only.
@@ -81,7 +81,7 @@ impl Bucket {
 
 #[derive(Debug)]
 pub(crate) struct Model {
-    pub(crate) settings: Settings,
+    pub(crate) settings: NatSettings,
     pub(crate) policy: usize,
     pub(crate) mappings: BTreeMap<Endpoint, Mapping>,
     pub(crate) rejections: Bucket,
@@ -116,7 +116,7 @@ impl Model {
         narrow || (wide && self.policy == 0)
     }
 
-    fn reject(&mut self, sending: &Sending, error: icmp::Error, now: Instant) -> Vec<Effect> {
+    fn reject(&mut self, sending: &Sending, error: IcmpError, now: Instant) -> Vec<Effect> {
         let told = told(error, sending.from, sending.to);
         Vec::from_iter(self.rejections.take(now).then_some(told))
     }
@@ -130,10 +130,10 @@ impl Model {
             .find(|(_, it)| it.outside == to && !to.addr.is_unspecified());
         let neighbour = neighbour.map(|(inside, _)| *inside);
         if !self.relays(to) && neighbour.is_none() {
-            return self.reject(sending, icmp::Error::AdminProhibited, now);
+            return self.reject(sending, IcmpError::AdminProhibited, now);
         }
         if sending.hop_limit <= 1 {
-            return self.reject(sending, icmp::Error::HopLimitExceeded, now);
+            return self.reject(sending, IcmpError::HopLimitExceeded, now);
         }
         let (contact, limits) = (self.contact(to), self.settings.limits);
         let of_address = self.mappings.keys().filter(|it| it.addr == from.addr);
@@ -147,7 +147,7 @@ impl Model {
             }
         };
         if is_full {
-            return self.reject(sending, icmp::Error::AdminProhibited, now);
+            return self.reject(sending, IcmpError::AdminProhibited, now);
         }
         let mut effects = Vec::new();
         let source = self.mappings.get(&from).map(|mapping| mapping.outside);
@@ -170,7 +170,7 @@ impl Model {
                 effects.push(Effect::Opened(from));
                 // What goes to a neighbour does not wait for the socket.
                 if neighbour.is_none() && self.returns.take(now) {
-                    effects.push(told(icmp::Error::AdminProhibited, from, to));
+                    effects.push(told(IcmpError::AdminProhibited, from, to));
                 }
                 return effects;
             }
@@ -217,7 +217,7 @@ impl Model {
         &mut self,
         inside: Endpoint,
         about: Endpoint,
-        error: icmp::Error,
+        error: IcmpError,
         now: Instant,
     ) -> Option<Effect> {
         let contact = self.contact(about);
@@ -240,7 +240,7 @@ impl Model {
     }
 }
 
-fn told(error: icmp::Error, to: Endpoint, about: Endpoint) -> Effect {
+fn told(error: IcmpError, to: Endpoint, about: Endpoint) -> Effect {
     let (kind, code, _) = error.to_icmp(Family::of(to.addr));
     let kind = (kind, code);
     Effect::Told { to, about, kind }

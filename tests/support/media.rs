@@ -5,7 +5,7 @@ use std::sync::Arc;
 use voicelane::config::Config;
 use voicelane::net::{Fwmark, PerFamily};
 use voicelane::policy::Policy;
-use voicelane::relay::{Binder, Binders, Relay};
+use voicelane::relay::{SocketFactories, SocketFactory, UdpRelay};
 
 const POLICY: &str = r#"
 version = 1
@@ -32,8 +32,8 @@ pub(crate) fn policy() -> Arc<Policy> {
 }
 
 /// One uplink for both families.
-pub(crate) fn uplink(device: &str) -> Binders {
-    let binder = Binder {
+pub(crate) fn uplink(device: &str) -> SocketFactories {
+    let binder = SocketFactory {
         device: device.to_owned(),
         addresses: Vec::new(),
         mark: Fwmark(0x7600_0000),
@@ -43,8 +43,8 @@ pub(crate) fn uplink(device: &str) -> Binders {
 }
 
 /// A relay without sockets, with one uplink for both families.
-pub(crate) fn relay_on(device: &str) -> Relay {
-    let mut relay = Relay::new().expect("an epoll set");
+pub(crate) fn relay_on(device: &str) -> UdpRelay {
+    let mut relay = UdpRelay::new().expect("an epoll set");
     relay.rebind(uplink(device), |_| true);
     relay
 }

@@ -12,7 +12,9 @@ use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
 use smoltcp::time;
 use smoltcp::wire::{HardwareAddress, IpCidr};
-use voicelane::engine::{Command, ConnectError, ConnectionReport, Engine, Outbox, TcpSettings};
+use voicelane::engine::{
+    ConnectError, ConnectionReport, Engine, Outbox, SocketCommand, TcpSettings,
+};
 use voicelane::net::{ConnectionId, Egress, Endpoint, Treatment};
 use voicelane::policy::Policy;
 
@@ -244,7 +246,7 @@ impl World {
         });
         let now = Instant::now();
         Self {
-            engine: Engine::new(policy(POLICY), voicelane::nat::Settings::default())
+            engine: Engine::new(policy(POLICY), voicelane::nat::NatSettings::default())
                 .with_tcp(settings),
             outbox: Outbox::default(),
             start: now,
@@ -411,7 +413,7 @@ impl World {
         while let Some(command) = self.outbox.commands().get(at).copied() {
             at += 1;
             match command {
-                Command::Connect {
+                SocketCommand::Connect {
                     connection,
                     way: Egress::Direct,
                     to,
@@ -440,22 +442,24 @@ impl World {
                         Answer::Nothing => {}
                     }
                 }
-                Command::Carry { connection } => {
+                SocketCommand::Pump { connection } => {
                     let far = self.fars.get_mut(&connection).expect("a far side");
                     if far.closed.is_none() {
                         self.engine
                             .handle_stream(connection, far, self.now, &mut self.outbox);
                     }
                 }
-                Command::Shutdown { connection } => {
+                SocketCommand::Shutdown { connection } => {
                     self.fars.get_mut(&connection).expect("a far side").shut = true;
                 }
-                Command::Disconnect { connection, reset } => {
+                SocketCommand::Disconnect { connection, reset } => {
                     let far = self.fars.get_mut(&connection).expect("a far side");
                     assert_eq!(far.closed.replace(reset), None, "closed once");
                 }
-                Command::Connect { .. } => panic!("without fallback all is direct"),
-                Command::Open { .. } | Command::Close { .. } => panic!("no datagrams here"),
+                SocketCommand::Connect { .. } => panic!("without fallback all is direct"),
+                SocketCommand::Open { .. } | SocketCommand::Close { .. } => {
+                    panic!("no datagrams here")
+                }
             }
         }
         let packets: Vec<_> = self.outbox.packets().map(<[u8]>::to_vec).collect();

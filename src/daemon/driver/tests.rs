@@ -23,7 +23,7 @@ impl AsFd for Waiting {
     }
 }
 
-impl Device for Waiting {
+impl PacketDevice for Waiting {
     fn try_recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let packet = self.0.pop().ok_or(io::ErrorKind::WouldBlock)?;
         buffer[..packet.len()].copy_from_slice(&packet);
@@ -44,7 +44,7 @@ fn packets(calls: u16) -> Vec<Vec<u8>> {
             let server = Ipv6Addr::new(0x2001, 0xdb8, 0x18, 0, 0, 0, 0, 1);
             [Ipv6Addr::new(0xfd00, 8, 0, 0, 0, 0, 0, 2), server].map(IpAddr::from)
         };
-        let headers = udp::Headers {
+        let headers = udp::UdpHeaders {
             source: Endpoint::new(inside, 20_000 + number),
             destination: Endpoint::new(server, 3478),
             traffic_class: TrafficClass::default(),
@@ -64,11 +64,11 @@ fn a_wake_up_takes_no_more_than_it_may_open_sockets_for() {
     let (end, _other) = UnixDatagram::pair().expect("a pair");
     let state = tempfile::tempdir().expect("a directory");
     let mut driver = Driver::new(
-        Engine::new(Arc::new(policy), nat::Settings::default()),
+        Engine::new(Arc::new(policy), nat::NatSettings::default()),
         Waiting(packets(3 * 16), end),
         (
-            Relay::new().expect("an epoll set"),
-            Connections::new().expect("another"),
+            UdpRelay::new().expect("an epoll set"),
+            TcpRelay::new().expect("another"),
         ),
         ServiceState::of_tun("voicelane0"),
         Arc::new(Notify::new()),

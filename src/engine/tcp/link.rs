@@ -34,7 +34,7 @@ impl Stack {
         // The initial sequence numbers come from here: the hasher's seed is a secret of the process.
         config.random_seed = RandomState::default().hash_one(0);
         let mut nowhere = Outbox::default();
-        let mut link = Link::new(None, std::net::Ipv4Addr::UNSPECIFIED.into(), &mut nowhere);
+        let mut link = StackDevice::new(None, std::net::Ipv4Addr::UNSPECIFIED.into(), &mut nowhere);
         let mut interface = Interface::new(config, &mut link, time::Instant::ZERO);
         interface.set_any_ip(true);
         Self {
@@ -53,7 +53,7 @@ impl Stack {
         outbox: &mut Outbox,
     ) {
         let now = self.stack_time(now);
-        let mut link = Link::new(Some(segment), to, outbox);
+        let mut link = StackDevice::new(Some(segment), to, outbox);
         self.interface.poll_ingress_single(now, &mut link, sockets);
     }
 
@@ -67,7 +67,7 @@ impl Stack {
         outbox: &mut Outbox,
     ) {
         let now = self.stack_time(now);
-        let mut link = Link::new(None, to, outbox);
+        let mut link = StackDevice::new(None, to, outbox);
         for _ in 0..burst {
             if self.interface.poll_egress(now, &mut link, sockets) == PollResult::None {
                 break;
@@ -95,46 +95,49 @@ impl Stack {
 }
 
 /// The stack's device for the length of one call.
-struct Link<'a> {
+struct StackDevice<'a> {
     arrived: Option<&'a [u8]>,
-    leaving: Leaving<'a>,
+    leaving: OutgoingSegment<'a>,
 }
 
-struct Arrived<'a>(&'a [u8]);
+struct IncomingSegment<'a>(&'a [u8]);
 
-struct Leaving<'a> {
+struct OutgoingSegment<'a> {
     to: IpAddr,
     outbox: &'a mut Outbox,
 }
 
-impl<'a> Link<'a> {
+impl<'a> StackDevice<'a> {
     fn new(arrived: Option<&'a [u8]>, to: IpAddr, outbox: &'a mut Outbox) -> Self {
         Self {
             arrived,
-            leaving: Leaving { to, outbox },
+            leaving: OutgoingSegment { to, outbox },
         }
     }
 }
 
-impl Device for Link<'_> {
+impl Device for StackDevice<'_> {
     type RxToken<'b>
-        = Arrived<'b>
+        = IncomingSegment<'b>
     where
         Self: 'b;
     type TxToken<'b>
-        = Leaving<'b>
+        = OutgoingSegment<'b>
     where
         Self: 'b;
 
-    fn receive(&mut self, now: time::Instant) -> Option<(Arrived<'_>, Leaving<'_>)> {
+    fn receive(
+        &mut self,
+        now: time::Instant,
+    ) -> Option<(IncomingSegment<'_>, OutgoingSegment<'_>)> {
         let arrived = self.arrived.take()?;
         self.transmit(now)
-            .map(|leaving| (Arrived(arrived), leaving))
+            .map(|leaving| (IncomingSegment(arrived), leaving))
     }
 
-    fn transmit(&mut self, _: time::Instant) -> Option<Leaving<'_>> {
-        let Leaving { to, outbox } = &mut self.leaving;
-        Some(Leaving { to: *to, outbox })
+    fn transmit(&mut self, _: time::Instant) -> Option<OutgoingSegment<'_>> {
+        let OutgoingSegment { to, outbox } = &mut self.leaving;
+        Some(OutgoingSegment { to: *to, outbox })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -148,13 +151,13 @@ impl Device for Link<'_> {
     }
 }
 
-impl RxToken for Arrived<'_> {
+impl RxToken for IncomingSegment<'_> {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, take: F) -> R {
         take(self.0)
     }
 }
 
-impl TxToken for Leaving<'_> {
+impl TxToken for OutgoingSegment<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
         self.outbox.segment(length, self.to, write)
     }

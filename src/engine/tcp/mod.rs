@@ -8,14 +8,14 @@
 //! are.
 //!
 //! ```text
-//! SYN                 held                    -> Command::Connect
+//! SYN                 held                    -> SocketCommand::Connect
 //! handle_connected    SYN is let in           -> SYN-ACK          no connection stands before the far side accepted
 //! handle_connect_failed                       -> RST, ICMP error, or silence, as the far side did
-//! segments            the stack takes them    -> Command::Carry   when there is something to write, or room to read
+//! segments            the stack takes them    -> SocketCommand::Pump   when there is something to write, or room to read
 //! handle_stream       receive buffer -> stream, stream -> transmit buffer, then ACK, window and data in one
-//! FIN                 once all is written     -> Command::Shutdown
+//! FIN                 once all is written     -> SocketCommand::Shutdown
 //! end of the stream   FIN, after all that was read before
-//! RST                                         -> Command::Disconnect { reset: true }
+//! RST                                         -> SocketCommand::Disconnect { reset: true }
 //! broken stream       RST, once the application has taken all that was read before
 //! ```
 //!
@@ -43,12 +43,12 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use self::link::Stack;
-use self::session::{Ending, Session, Stage};
-use self::table::{Phase, Table};
-use super::{Command, DropReason, Engine, Outbox};
+use self::session::{Session, SessionEnd, Stage};
+use self::table::{ConnectionTable, Phase};
+use super::{DropReason, Engine, Outbox, SocketCommand};
 use crate::net::{ConnectionId, Egress, Endpoint, Family, Inside, Protocol, Treatment};
 use crate::policy::Action;
-use crate::wire::{Packet, icmp, tcp};
+use crate::wire::{IcmpError, Packet, icmp, tcp};
 
 pub use self::report::{ConnectError, ConnectionReport, ConnectionState, TcpCounters};
 
@@ -97,18 +97,18 @@ impl TcpSettings {
 
 /// The state of all connections.
 #[derive(Debug)]
-pub(super) struct Proxy {
+pub(super) struct TcpProxy {
     settings: TcpSettings,
     stack: Stack,
-    table: Table,
+    table: ConnectionTable,
 }
 
-impl Proxy {
+impl TcpProxy {
     pub(super) fn new(settings: TcpSettings) -> Self {
         Self {
             settings,
             stack: Stack::new(),
-            table: Table::default(),
+            table: ConnectionTable::default(),
         }
     }
 
@@ -152,7 +152,7 @@ impl Engine {
     /// Sets how TCP connections are carried. To be called before the first packet.
     #[must_use]
     pub fn with_tcp(mut self, settings: TcpSettings) -> Self {
-        self.tcp = Proxy::new(settings);
+        self.tcp = TcpProxy::new(settings);
         self
     }
 
@@ -182,14 +182,14 @@ impl Engine {
     pub(super) fn handle_segment(
         &mut self,
         packet: &Packet<'_>,
-        segment: tcp::Segment,
+        segment: tcp::TcpSegment,
         now: Instant,
         outbox: &mut Outbox,
     ) {
         let inside = Inside(Endpoint::new(packet.source(), segment.source_port));
         let remote = Endpoint::new(packet.destination(), segment.destination_port);
         if self.policy.evaluate(Protocol::Tcp, remote).action == Action::Tunnel {
-            let prohibited = icmp::Error::AdminProhibited;
+            let prohibited = IcmpError::AdminProhibited;
             return self.reject(packet, DropReason::NotInPolicy, prohibited, now, outbox);
         }
         let opens = segment.syn && segment.acknowledgment.is_none() && !segment.rst && !segment.fin;
@@ -201,7 +201,7 @@ impl Engine {
             return outbox.reset(packet, self.alias_of(packet.source()));
         };
         let to = self.alias_of(packet.source());
-        let Proxy { stack, table, .. } = &mut self.tcp;
+        let TcpProxy { stack, table, .. } = &mut self.tcp;
         let connection = table.get_mut(id).expect("an indexed connection stands");
         let was_reset = match &mut connection.phase {
             Phase::Connecting { syn, sequence } => {
@@ -236,7 +236,7 @@ impl Engine {
         let (inside, remote) = (connection.inside, connection.remote);
         let syn = syn.clone();
         let to = self.alias_of(inside.0.addr);
-        let Proxy {
+        let TcpProxy {
             stack,
             settings,
             table,
@@ -291,7 +291,7 @@ impl Engine {
                 let error = match error {
                     ConnectError::Unreachable(error) => error,
                     // RFC 5508 REQ-8.
-                    _ => icmp::Error::AdminProhibited,
+                    _ => IcmpError::AdminProhibited,
                 };
                 outbox.scratch().extend_from_slice(syn);
                 if outbox.icmp(error, connection.remote.addr, to).is_ok() {
@@ -304,7 +304,7 @@ impl Engine {
     }
 
     /// Carries bytes between the application and `stream`, as far as both take them: the connection's non-blocking
-    /// socket, after a [`Command::Carry`] or when it has become readable, writable, or broken.
+    /// socket, after a [`SocketCommand::Pump`] or when it has become readable, writable, or broken.
     pub fn handle_stream(
         &mut self,
         id: ConnectionId,
@@ -380,7 +380,7 @@ impl Engine {
     fn hold(
         &mut self,
         packet: &Packet<'_>,
-        segment: tcp::Segment,
+        segment: tcp::TcpSegment,
         now: Instant,
         outbox: &mut Outbox,
     ) {
@@ -388,10 +388,10 @@ impl Engine {
             return self.counters.drop_out(DropReason::Martian);
         }
         if packet.hop_limit() <= 1 {
-            let expired = icmp::Error::HopLimitExceeded;
+            let expired = IcmpError::HopLimitExceeded;
             return self.reject(packet, DropReason::HopLimitExceeded, expired, now, outbox);
         }
-        let Proxy {
+        let TcpProxy {
             settings, table, ..
         } = &mut self.tcp;
         let limit = if table.len() >= settings.connections {
@@ -401,7 +401,7 @@ impl Engine {
             is_full.then_some(DropReason::TooManyConnectionsOfAddress)
         };
         if let Some(limit) = limit {
-            let prohibited = icmp::Error::AdminProhibited;
+            let prohibited = IcmpError::AdminProhibited;
             return self.reject(packet, limit, prohibited, now, outbox);
         }
         let inside = Inside(Endpoint::new(packet.source(), segment.source_port));
@@ -423,7 +423,7 @@ impl Engine {
         let patience = patience.unwrap_or(settings.transitory_idle);
         let due = now + patience.min(settings.transitory_idle);
         let connection = table.insert(inside, to, (verdict.action, way), held, now, due);
-        outbox.command(Command::Connect {
+        outbox.command(SocketCommand::Connect {
             connection,
             way,
             inside,
@@ -443,7 +443,7 @@ impl Engine {
         connection.way = Egress::Tunnel;
         self.counters.tcp.tunnelled += 1;
         let (inside, to) = (connection.inside, connection.remote);
-        outbox.command(Command::Connect {
+        outbox.command(SocketCommand::Connect {
             connection: id,
             way: Egress::Tunnel,
             inside,
@@ -459,7 +459,7 @@ impl Engine {
             return;
         };
         let to = self.alias_of(inside.0.addr);
-        let Proxy {
+        let TcpProxy {
             stack,
             table,
             settings,
@@ -475,21 +475,21 @@ impl Engine {
         if let Phase::Open(session) = &mut connection.phase {
             let needs = session.needs();
             if needs.shutdown {
-                outbox.command(Command::Shutdown { connection: id });
+                outbox.command(SocketCommand::Shutdown { connection: id });
             }
             if needs.carry && needs.over.is_none() && !connection.summoned {
                 connection.summoned = true;
-                outbox.command(Command::Carry { connection: id });
+                outbox.command(SocketCommand::Pump { connection: id });
             }
             if !connection.summoned || needs.over.is_some() {
                 session.poll(stack, to, now, outbox);
             }
             match needs.over {
-                Some(Ending::Finished) => {
+                Some(SessionEnd::Finished) => {
                     self.counters.tcp.finished += 1;
                     return self.disconnect(id, false, outbox);
                 }
-                Some(Ending::Broken) => {
+                Some(SessionEnd::Broken) => {
                     self.counters.tcp.reset_by_remote += 1;
                     return self.abort(id, now, outbox);
                 }
@@ -508,7 +508,7 @@ impl Engine {
             return;
         };
         let to = self.alias_of(inside.0.addr);
-        let Proxy { stack, table, .. } = &mut self.tcp;
+        let TcpProxy { stack, table, .. } = &mut self.tcp;
         let connection = table.get_mut(id).expect("it was there a moment ago");
         if let Phase::Open(session) = &mut connection.phase {
             session.abort(stack, to, now, outbox);
@@ -519,7 +519,7 @@ impl Engine {
     /// Forgets a connection, and has its socket closed.
     fn disconnect(&mut self, connection: ConnectionId, reset: bool, outbox: &mut Outbox) {
         if self.tcp.table.remove(connection).is_some() {
-            outbox.command(Command::Disconnect { connection, reset });
+            outbox.command(SocketCommand::Disconnect { connection, reset });
         }
     }
 }

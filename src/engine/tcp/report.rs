@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::session::Stage;
 use crate::net::{ConnectionId, Endpoint, Inside};
-use crate::wire::icmp;
+use crate::wire::IcmpError;
 
 /// Why the far side was not reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub enum ConnectError {
     /// It refused.
     Refused,
     /// The path, or this machine, says that it cannot be reached.
-    Unreachable(icmp::Error),
+    Unreachable(IcmpError),
     /// This machine has no socket or no port left.
     Exhausted,
     /// Nobody answered.

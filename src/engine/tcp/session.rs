@@ -17,7 +17,7 @@ const BURST: usize = 64;
 
 /// What still comes from the far side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Far {
+enum RemoteState {
     /// Bytes may come.
     Sending,
     /// It has no more to send.
@@ -28,7 +28,7 @@ enum Far {
 
 /// What still goes to the far side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outward {
+enum SendState {
     /// Bytes may go.
     Open,
     /// The far side takes no more at the moment: its socket will say when it does.
@@ -41,18 +41,18 @@ enum Outward {
 
 /// What is to be done about a session after something happened to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Needs {
+pub(super) struct SessionActions {
     /// The far side is to be told that the application has no more to send.
     pub(super) shutdown: bool,
     /// The stream is to be handed in.
     pub(super) carry: bool,
     /// The session is over.
-    pub(super) over: Option<Ending>,
+    pub(super) over: Option<SessionEnd>,
 }
 
 /// How a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(super) enum SessionEnd {
     /// Both sides have sent everything.
     Finished,
     /// The far side's connection broke, and the application has to be told.
@@ -70,7 +70,7 @@ pub(super) enum Stage {
 
 /// Bytes that were carried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Carried {
+pub(super) struct Pumped {
     pub(super) out: u64,
     pub(super) inward: u64,
 }
@@ -80,8 +80,8 @@ pub(super) struct Session {
     /// A set of one: the stack searches its set for every segment, we know whose it is.
     sockets: SocketSet<'static>,
     handle: SocketHandle,
-    far: Far,
-    outward: Outward,
+    far: RemoteState,
+    outward: SendState,
     /// Reading stopped because the application has to take something first.
     full: bool,
 }
@@ -111,8 +111,8 @@ impl Session {
         let session = Self {
             sockets,
             handle,
-            far: Far::Sending,
-            outward: Outward::Open,
+            far: RemoteState::Sending,
+            outward: SendState::Open,
             full: true,
         };
         (session.state() == tcp::State::SynReceived).then_some(session)
@@ -179,36 +179,36 @@ impl Session {
     }
 
     /// Carries bytes both ways as far as both sides take them.
-    pub(super) fn carry(&mut self, stream: &mut (impl Read + Write)) -> Carried {
+    pub(super) fn carry(&mut self, stream: &mut (impl Read + Write)) -> Pumped {
         let out = self.carry_out(stream);
         let inward = self.carry_in(stream);
-        Carried { out, inward }
+        Pumped { out, inward }
     }
 
     fn carry_out(&mut self, stream: &mut impl Write) -> u64 {
         let socket = self.sockets.get_mut::<Socket<'static>>(self.handle);
         let mut carried = 0;
-        if self.outward == Outward::Blocked {
-            self.outward = Outward::Open;
+        if self.outward == SendState::Blocked {
+            self.outward = SendState::Open;
         }
         while socket.can_recv() {
             let taken = socket.recv(|bytes| match self.outward {
                 // What nobody takes makes room, so that the application gets to its end.
-                Outward::Failed => (bytes.len(), Ok(0)),
+                SendState::Failed => (bytes.len(), Ok(0)),
                 _ => match stream.write(bytes) {
                     Ok(count) => (count, Ok(count)),
                     Err(error) => (0, Err(error.kind())),
                 },
             });
             match taken.expect("there is something to receive") {
-                Ok(0) if self.outward == Outward::Failed => {}
+                Ok(0) if self.outward == SendState::Failed => {}
                 Ok(0) | Err(io::ErrorKind::WouldBlock) => {
-                    self.outward = Outward::Blocked;
+                    self.outward = SendState::Blocked;
                     break;
                 }
                 Ok(count) => carried += count as u64,
                 Err(io::ErrorKind::Interrupted) => {}
-                Err(_) => self.outward = Outward::Failed,
+                Err(_) => self.outward = SendState::Failed,
             }
         }
         carried
@@ -217,38 +217,38 @@ impl Session {
     fn carry_in(&mut self, stream: &mut impl Read) -> u64 {
         let socket = self.sockets.get_mut::<Socket<'static>>(self.handle);
         let mut carried = 0;
-        while self.far == Far::Sending && socket.can_send() {
+        while self.far == RemoteState::Sending && socket.can_send() {
             let read = socket.send(|room| match stream.read(room) {
                 Ok(count) => (count, Ok(count)),
                 Err(error) => (0, Err(error.kind())),
             });
             match read.expect("there is room to send") {
                 // An end after a failed write is what is left of a reset.
-                Ok(0) if self.outward == Outward::Failed => self.far = Far::Broken,
+                Ok(0) if self.outward == SendState::Failed => self.far = RemoteState::Broken,
                 Ok(0) => {
-                    self.far = Far::Ended;
+                    self.far = RemoteState::Ended;
                     socket.close();
                 }
                 Ok(count) => carried += count as u64,
                 Err(io::ErrorKind::Interrupted) => {}
                 Err(io::ErrorKind::WouldBlock) => break,
-                Err(_) => self.far = Far::Broken,
+                Err(_) => self.far = RemoteState::Broken,
             }
         }
-        if self.far == Far::Ended {
+        if self.far == RemoteState::Ended {
             // A reset may follow the end.
             match stream.read(&mut [0]) {
-                Err(error) if !is_transient(error.kind()) => self.far = Far::Broken,
-                _ if self.outward == Outward::Failed => self.far = Far::Broken,
+                Err(error) if !is_transient(error.kind()) => self.far = RemoteState::Broken,
+                _ if self.outward == SendState::Failed => self.far = RemoteState::Broken,
                 _ => {}
             }
         }
-        self.full = self.far == Far::Sending && !socket.can_send();
+        self.full = self.far == RemoteState::Sending && !socket.can_send();
         carried
     }
 
     /// What is to be done now.
-    pub(super) fn needs(&mut self) -> Needs {
+    pub(super) fn needs(&mut self) -> SessionActions {
         let socket = self.sockets.get::<Socket<'static>>(self.handle);
         let state = socket.state();
         let drained = !socket.can_recv();
@@ -260,18 +260,21 @@ impl Session {
                 | tcp::State::TimeWait
                 | tcp::State::Closed
         );
-        let shutdown = ended && drained && matches!(self.outward, Outward::Open | Outward::Blocked);
-        let can_write = !drained && self.outward != Outward::Blocked;
-        let can_read = self.full && self.far == Far::Sending && socket.can_send();
+        let shutdown =
+            ended && drained && matches!(self.outward, SendState::Open | SendState::Blocked);
+        let can_write = !drained && self.outward != SendState::Blocked;
+        let can_read = self.full && self.far == RemoteState::Sending && socket.can_send();
         let over = match state {
-            tcp::State::Closed | tcp::State::TimeWait if drained => Some(Ending::Finished),
-            _ if self.far == Far::Broken && socket.send_queue() == 0 => Some(Ending::Broken),
+            tcp::State::Closed | tcp::State::TimeWait if drained => Some(SessionEnd::Finished),
+            _ if self.far == RemoteState::Broken && socket.send_queue() == 0 => {
+                Some(SessionEnd::Broken)
+            }
             _ => None,
         };
         if shutdown {
-            self.outward = Outward::Shut;
+            self.outward = SendState::Shut;
         }
-        Needs {
+        SessionActions {
             shutdown,
             carry: can_write || can_read,
             over,

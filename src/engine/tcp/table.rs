@@ -14,7 +14,7 @@ use crate::policy::Action;
 
 /// A connection from the first SYN to the end.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct TcpConnection {
     pub(super) inside: Inside<Endpoint>,
     pub(super) remote: Endpoint,
     /// What the policy said when it was opened: with another word it ends.
@@ -42,25 +42,25 @@ pub(super) enum Phase {
 }
 
 #[derive(Debug, Default)]
-struct Slot {
+struct ConnectionSlot {
     generation: u32,
-    connection: Option<Connection>,
+    connection: Option<TcpConnection>,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Table {
+pub(super) struct ConnectionTable {
     /// The endpoints are chosen by local programs: the hash is keyed with a secret of the process.
     by_endpoints: HashMap<(Inside<Endpoint>, Endpoint), ConnectionId, RandomState>,
     /// How many connections each inside address has.
     per_address: HashMap<IpAddr, usize, RandomState>,
-    slots: Vec<Slot>,
+    slots: Vec<ConnectionSlot>,
     free: Vec<u32>,
     /// Each connection once. Deadlines move both ways with every segment, so an exact queue is kept instead of
     /// [`Timers`](crate::timer::Timers).
     due: BTreeSet<(Instant, ConnectionId)>,
 }
 
-impl Table {
+impl ConnectionTable {
     pub(super) fn find(&self, inside: Inside<Endpoint>, remote: Endpoint) -> Option<ConnectionId> {
         self.by_endpoints.get(&(inside, remote)).copied()
     }
@@ -76,11 +76,11 @@ impl Table {
         due: Instant,
     ) -> ConnectionId {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot::default());
+            self.slots.push(ConnectionSlot::default());
             u32::try_from(self.slots.len() - 1).expect("the limit of connections is far below 2^32")
         });
         let entry = &mut self.slots[slot as usize];
-        entry.connection = Some(Connection {
+        entry.connection = Some(TcpConnection {
             inside,
             remote,
             action,
@@ -103,7 +103,7 @@ impl Table {
         id
     }
 
-    pub(super) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+    pub(super) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut TcpConnection> {
         let slot = self.slots.get_mut(id.slot as usize)?;
         slot.connection
             .as_mut()
@@ -111,7 +111,7 @@ impl Table {
     }
 
     /// Ends a connection; its id names nothing afterwards.
-    pub(super) fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
+    pub(super) fn remove(&mut self, id: ConnectionId) -> Option<TcpConnection> {
         let slot = self
             .slots
             .get_mut(id.slot as usize)
@@ -155,15 +155,15 @@ impl Table {
             .map(|(_, id)| *id)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Connection)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ConnectionId, &TcpConnection)> {
         self.within(0..self.slots())
     }
 
-    /// The connections of these slots with their ids, in order; slots beyond [`Table::slots`] are empty.
+    /// The connections of these slots with their ids, in order; slots beyond [`ConnectionTable::slots`] are empty.
     pub(super) fn within(
         &self,
         slots: Range<usize>,
-    ) -> impl Iterator<Item = (ConnectionId, &Connection)> {
+    ) -> impl Iterator<Item = (ConnectionId, &TcpConnection)> {
         let numbered = (0..).zip(&self.slots).skip(slots.start);
         numbered.take(slots.len()).filter_map(|(slot, entry)| {
             let id = ConnectionId {

@@ -9,7 +9,7 @@ mod mend;
 
 use libfuzzer_sys::fuzz_target;
 use voicelane::net::Endpoint;
-use voicelane::wire::{HEADROOM, Packet, Transport, icmp, tcp, udp};
+use voicelane::wire::{HEADROOM, Packet, Transport, IcmpError, icmp, tcp, udp};
 
 fuzz_target!(|bytes: &[u8]| {
     exercise(bytes);
@@ -56,9 +56,9 @@ fn exercise(bytes: &[u8]) {
 }
 
 /// Sends the payload back the way that an answer takes.
-fn relay(packet: &Packet<'_>, datagram: &udp::Datagram<'_>) {
+fn relay(packet: &Packet<'_>, datagram: &udp::UdpDatagram<'_>) {
     assert_eq!(&packet.bytes()[datagram.payload_range()], datagram.payload);
-    let headers = udp::Headers {
+    let headers = udp::UdpHeaders {
         source: Endpoint::new(packet.destination(), datagram.destination_port),
         destination: Endpoint::new(packet.source(), datagram.source_port),
         traffic_class: packet.traffic_class(),
@@ -87,14 +87,14 @@ fn relay(packet: &Packet<'_>, datagram: &udp::Datagram<'_>) {
 /// Answers with every error, and reads it again.
 fn refuse(packet: &Packet<'_>) {
     for error in [
-        icmp::Error::NetUnreachable,
-        icmp::Error::HostUnreachable,
-        icmp::Error::ProtocolUnreachable,
-        icmp::Error::PortUnreachable,
-        icmp::Error::AdminProhibited,
-        icmp::Error::PacketTooBig { mtu: 1280 },
-        icmp::Error::HopLimitExceeded,
-        icmp::Error::ReassemblyTimeExceeded,
+        IcmpError::NetUnreachable,
+        IcmpError::HostUnreachable,
+        IcmpError::ProtocolUnreachable,
+        IcmpError::PortUnreachable,
+        IcmpError::AdminProhibited,
+        IcmpError::PacketTooBig { mtu: 1280 },
+        IcmpError::HopLimitExceeded,
+        IcmpError::ReassemblyTimeExceeded,
     ] {
         let mut out = Vec::new();
         icmp::write_error(
@@ -110,7 +110,7 @@ fn refuse(packet: &Packet<'_>) {
         let Transport::Icmp(message) = answer.transport() else {
             panic!("an error is ICMP: {answer:?}");
         };
-        let read = icmp::Error::from_icmp(answer.family(), message.kind, message.code, 1280);
+        let read = IcmpError::from_icmp(answer.family(), message.kind, message.code, 1280);
         assert_eq!(read, Some(error));
         assert!(!icmp::may_answer(&answer), "an error answers no error");
     }

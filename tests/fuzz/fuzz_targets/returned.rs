@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
 use voicelane::config::Config;
-use voicelane::engine::{Command, Engine, Outbox, ReturnedError};
-use voicelane::nat::Settings;
+use voicelane::engine::{SocketCommand, Engine, Outbox, ReturnedError};
+use voicelane::nat::NatSettings;
 use voicelane::net::{Endpoint, Family, Outside, TrafficClass, Egress};
 use voicelane::policy::Policy;
-use voicelane::wire::{Packet, Transport, icmp, udp};
+use voicelane::wire::{Packet, Transport, IcmpError, udp};
 
 static POLICY: LazyLock<Arc<Policy>> = LazyLock::new(|| {
     let text = "version = 1\ninclude = ['talkdesk']\n";
@@ -28,12 +28,12 @@ static POLICY: LazyLock<Arc<Policy>> = LazyLock::new(|| {
 fuzz_target!(|bytes: &[u8]| {
     let (inside, server) = (endpoint([10, 8, 0, 2].into(), 50_000), server());
     let (mut engine, mut outbox) = (
-        Engine::new(Arc::clone(&POLICY), Settings::default()),
+        Engine::new(Arc::clone(&POLICY), NatSettings::default()),
         Outbox::default(),
     );
     let mut now = Instant::now();
     engine.handle_tun(&question(inside, server), now, &mut outbox);
-    let [Command::Open { mapping, .. }] = *outbox.commands() else {
+    let [SocketCommand::Open { mapping, .. }] = *outbox.commands() else {
         panic!("a mapping opens: {:?}", outbox.commands());
     };
     engine.handle_opened(mapping, Egress::Direct, Outside(inside), &mut outbox);
@@ -50,7 +50,7 @@ fuzz_target!(|bytes: &[u8]| {
             Family::V6
         };
         let mtu = u32::from(mtu) << (flags >> 4);
-        let Some(error) = icmp::Error::from_icmp(family, kind, code, mtu) else {
+        let Some(error) = IcmpError::from_icmp(family, kind, code, mtu) else {
             continue;
         };
         let foreign = if flags & 2 == 0 {
@@ -95,7 +95,7 @@ fn server() -> Endpoint {
 }
 
 fn question(source: Endpoint, destination: Endpoint) -> Vec<u8> {
-    let headers = udp::Headers {
+    let headers = udp::UdpHeaders {
         source,
         destination,
         traffic_class: TrafficClass::default(),

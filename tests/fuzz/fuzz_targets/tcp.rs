@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
 use voicelane::config::Config;
-use voicelane::engine::{Command, ConnectError, Engine, Outbox, TcpSettings};
+use voicelane::engine::{SocketCommand, ConnectError, Engine, Outbox, TcpSettings};
 use voicelane::net::ConnectionId;
 use voicelane::policy::Policy;
-use voicelane::wire::{Packet, Transport, icmp, tcp};
+use voicelane::wire::{Packet, Transport, IcmpError, tcp};
 
 const TEXT: &str = r#"
 version = 1
@@ -126,19 +126,19 @@ impl World {
         while let Some(&command) = self.outbox.commands().get(at) {
             at += 1;
             match command {
-                Command::Connect { connection, .. } => {
+                SocketCommand::Connect { connection, .. } => {
                     assert_eq!(
                         self.open.insert(connection, false),
                         None,
                         "ids are used once"
                     );
                 }
-                Command::Carry { connection } => self.carry(connection, steps),
-                Command::Shutdown { connection } => assert!(self.open.contains_key(&connection)),
-                Command::Disconnect { connection, .. } => {
+                SocketCommand::Pump { connection } => self.carry(connection, steps),
+                SocketCommand::Shutdown { connection } => assert!(self.open.contains_key(&connection)),
+                SocketCommand::Disconnect { connection, .. } => {
                     assert!(self.open.remove(&connection).is_some(), "closed once");
                 }
-                Command::Open { .. } | Command::Close { .. } => {
+                SocketCommand::Open { .. } | SocketCommand::Close { .. } => {
                     unreachable!("no datagram was sent")
                 }
             }
@@ -241,7 +241,7 @@ fuzz_target!(|input: &[u8]| {
     };
     let engine = Engine::new(
         Arc::clone(&POLICIES[0]),
-        voicelane::nat::Settings::default(),
+        voicelane::nat::NatSettings::default(),
     );
     let mut world = World {
         engine: engine.with_tcp(settings),
@@ -271,7 +271,7 @@ fuzz_target!(|input: &[u8]| {
                     let error = match steps.byte() % 3 {
                         0 => ConnectError::Refused,
                         1 => ConnectError::TimedOut,
-                        _ => ConnectError::Unreachable(icmp::Error::HostUnreachable),
+                        _ => ConnectError::Unreachable(IcmpError::HostUnreachable),
                     };
                     world
                         .engine
