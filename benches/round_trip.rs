@@ -5,8 +5,8 @@
 //! a media address (by voicelane) and, 10 ms later, to an address outside the policy (by plain routing); the same echo
 //! process answers both. Run it as root: `scripts/bench round_trip`.
 
-#[path = "../tests/support/lab/mod.rs"]
-mod lab;
+#[path = "../tests/support/mod.rs"]
+mod support;
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
@@ -14,10 +14,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use lab::addresses as at;
-use lab::caller::{Family, udp};
-use lab::voicelane::Voicelane;
-use lab::{Lab, MEDIA_PORT};
+use support::addresses as at;
+use support::caller::{Family, udp};
+use support::voicelane::Voicelane;
+use support::{Lab, MEDIA_PORT};
 
 /// Round trips of each kind.
 const ROUNDS: u32 = 1_000;

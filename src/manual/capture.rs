@@ -83,7 +83,7 @@
 //! and prefixes. They expire after a minute unless the service renews them, so they end after a kill too.
 //!
 //! Outward they match unmarked packets, so IPsec still takes packets of the tunnel path. Inward they match a mark that an
-//! nftables chain sets on packets from the TUN (`tests/ipsec.rs`). So packets from the uplink stay subject to IPsec, whatever
+//! nftables chain sets on packets from the TUN (`tests/lab/ipsec.rs`). So packets from the uplink stay subject to IPsec, whatever
 //! their source address.
 //!
 //! Limits: a foreign policy of priority 0 that was there first cannot be overridden. Without nftables there is no mark, so

@@ -2,7 +2,7 @@
 //!
 //! `[gateway] interfaces` names interfaces. Media of the machines behind them (clients) is captured like this machine's own,
 //! relayed from the uplink and marked EF, over IPv4 and IPv6. All other traffic of clients is routed as before. The tests
-//! are in `tests/gateway.rs`.
+//! are in `tests/lab/gateway.rs`.
 //!
 //! # Capture
 //!

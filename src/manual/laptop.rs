@@ -17,7 +17,7 @@
 //! - the end of a sleep.
 //!
 //! Measured on two cores in a virtual machine: rules and routes are back 17 to 60 ms after the command that took them
-//! away, 20 of which are the time in which notices that belong together are gathered (`tests/laptop.rs` prints it).
+//! away, 20 of which are the time in which notices that belong together are gathered (`tests/lab_load/laptop.rs` prints it).
 //!
 //! # States
 //!
@@ -76,7 +76,7 @@
 //! connectivity checks (RFC 8445) and consent (RFC 7675). TCP connections cannot move and are reset.
 //!
 //! In the lab a call of a packet each 20 ms that moves from cable to Wi-Fi is silent for 70 ms at most in each direction,
-//! carrier loss and metric change alike (`tests/laptop.rs`).
+//! carrier loss and metric change alike (`tests/lab_load/laptop.rs`).
 //!
 //! # Programs that want what we do not want
 //!
@@ -98,18 +98,18 @@
 //!
 //! Of settings that are not the TUN's, one is touched: `rp_filter` of the uplink, where it is strict, with its value in
 //! the journal. When the uplink changes, the former gets its value back. The global ones ("all", "default", `ip_forward`,
-//! `arp_*`) are never written; `tests/laptop.rs` compares all of them before, while running, after a change and after
+//! `arp_*`) are never written; `tests/lab_load/laptop.rs` compares all of them before, while running, after a change and after
 //! the end.
 //!
 //! # The soak
 //!
-//! `tests/soak.rs` lets random things happen beside two running calls: carriers that come and go, one uplink or both
+//! `tests/lab_load/soak.rs` lets random things happen beside two running calls: carriers that come and go, one uplink or both
 //! lost, rules and routes flushed, foreign rules, a VPN that restarts, addresses and metrics that change. After each,
 //! both calls must be back within 3 s, media outside the VPN, the rest in it, and nothing else marked; in the end
 //! nothing may be left over. 40 events by default; the long run:
 //!
 //! ```text
-//! VOICELANE_SOAK_EVENTS=1000 cargo nextest run --test soak --no-capture
+//! VOICELANE_SOAK_EVENTS=1000 cargo nextest run --features lab --test lab_load soak:: --no-capture
 //! ```
 //!
 //! It prints its seed; `VOICELANE_SOAK_SEED` repeats a course, and `VOICELANE_SOAK_KIND=BothLost` has all events of one kind.
@@ -120,7 +120,7 @@
 //!
 //! # What shows it
 //!
-//! Tests are named by file and name; `tests/manual.rs` sees to it that each is there.
+//! Tests are named by file and name; `tests/pure/manual.rs` sees to it that each is there.
 //!
 //! | what happens | shown by |
 //! |---|---|

@@ -55,7 +55,7 @@
 //!
 //! # Many mappings
 //!
-//! 20,000 mappings (10,000 calls with RTCP) take as many descriptors; the unit allows 65,536. `tests/load.rs` opens
+//! 20,000 mappings (10,000 calls with RTCP) take as many descriptors; the unit allows 65,536. `tests/lab_load/load.rs` opens
 //! what a container's limit lets it and prints what each costs:
 //!
 //! | bytes for each mapping | |
@@ -96,7 +96,7 @@
 //! shortest life of one is two minutes. The full measure, which prints its figures:
 //!
 //! ```sh
-//! VOICELANE_CALLS=2000 VOICELANE_CALL_SECONDS=1800 cargo test --release --test call_soak -- --nocapture
+//! VOICELANE_CALLS=2000 VOICELANE_CALL_SECONDS=1800 cargo test --release --features lab --test lab_load call_soak:: -- --nocapture
 //! ```
 //!
 //! A call sends 10 packets a second (`VOICELANE_CALL_RATE`), for one machine is the agents, the laptop, two routers and the

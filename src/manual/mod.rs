@@ -16,7 +16,7 @@
 //!                                                        |                 L5 daemon -- doctor, evidence -- cli, main; demo
 //! ```
 //!
-//! `tests/layers.rs` compares the imports of each module with this picture.
+//! `tests/pure/layers.rs` compares the imports of each module with this picture.
 //!
 //! # Four decisions
 //!

@@ -1,9 +1,9 @@
 //! The translator's behaviour, requirement by requirement.
 //!
-//! Tests are named by file and name: `engine` is `tests/engine.rs` with what lies in `tests/engine/` (packets and instants
-//! in, outbox out), `tcp` likewise; `model` is `tests/model.rs` (random courses against a reference model; the fuzz
+//! Tests are named by file and name: `engine` is `tests/pure/engine.rs` with what lies in `tests/pure/engine/` (packets and instants
+//! in, outbox out), `tcp` likewise; `model` is `tests/pure/model.rs` (random courses against a reference model; the fuzz
 //! targets of the same names play the same); the others are namespace tests with the kernel on both sides, and `judges`
-//! has programs that know nothing of us. `tests/manual.rs` sees to it that each test is there and says which requirement
+//! has programs that know nothing of us. `tests/pure/manual.rs` sees to it that each test is there and says which requirement
 //! it shows. What is met by construction says by which.
 //!
 //! # UDP (RFC 4787)
@@ -77,7 +77,7 @@
 //! among the warnings of `voicelane status`, with what to do.
 //!
 //! Ten million packets that are nearly right, of every kind, cause no panic and get nothing out that the policy does not
-//! relay: `VOICELANE_MUTATED_PACKETS=10000000 cargo test --test mutation -- --nocapture`, which `scripts/check` runs
+//! relay: `VOICELANE_MUTATED_PACKETS=10000000 cargo test --test pure mutation:: -- --nocapture`, which `scripts/check` runs
 //! (`mutation::mutated_packets_at_length_cause_no_panic_and_get_nothing_out`); 20,000 more of each family, made by scapy, go
 //! into the TUN of a running service (`judges::malformed_packets_harm_nobody`).
 //!
@@ -100,8 +100,8 @@
 //!
 //! # TCP (RFC 5382)
 //!
-//! A proxy carries it, see `engine::tcp`. The tests are those of `tests/tcp.rs`, in simulated time, and of
-//! `tests/tcp_proxy.rs`, with the kernel's stack on both sides.
+//! A proxy carries it, see `engine::tcp`. The tests are those of `tests/pure/tcp.rs`, in simulated time, and of
+//! `tests/lab/tcp_proxy.rs`, with the kernel's stack on both sides.
 //!
 //! | requirement | what we do | shown by |
 //! |---|---|---|

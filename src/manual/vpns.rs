@@ -2,7 +2,7 @@
 //!
 //! # Tested VPNs
 //!
-//! Each row is a test in `tests/coexistence.rs` or `tests/vpn.rs`, over IPv4 and IPv6 and in both start orders. A call leaves
+//! Each row is a test in `tests/lab/coexistence.rs` or `tests/lab/vpn.rs`, over IPv4 and IPv6 and in both start orders. A call leaves
 //! directly, marked EF, from sockets bound to no address and to the VPN's address. Other ports, hosts and protocols stay in
 //! the VPN. The same holds after a restart of the VPN, and voicelane leaves nothing behind.
 //!
@@ -72,7 +72,7 @@
 //!
 //! # Hostile networks
 //!
-//! `tests/hostile_network.rs` holds the promises against TunnelCrack and TunnelVision (CVE-2024-3661):
+//! `tests/lab/hostile_network.rs` holds the promises against TunnelCrack and TunnelVision (CVE-2024-3661):
 //!
 //! - Only prefixes and ports of the policy leave. No DNS answer, DHCP option or local route adds to them.
 //! - The next hop is the uplink's default gateway. A more specific route for the media range does not change it, nor does

@@ -7,10 +7,10 @@ mod burst;
 mod frame;
 mod loops;
 mod measure;
-#[path = "../../../tests/support/lab/namespace.rs"]
+#[path = "../../../tests/support/namespace.rs"]
 #[allow(dead_code, reason = "the lab uses more of it")]
 mod namespace;
-#[path = "../../../tests/support/lab/program.rs"]
+#[path = "../../../tests/support/program.rs"]
 #[allow(dead_code, reason = "the lab uses more of it")]
 mod program;
 mod relay;

@@ -1,0 +1,510 @@
+//! What the kernel may refuse while calls are on: descriptors, sends, addresses. Each refusal is counted, status says
+//! what to do about it, the service lives, and once the cause has gone the same sockets of the application work again.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::addresses as at;
+use crate::support::caller::{Family, answer, probe, udp};
+use crate::support::frame::{Direction, Frame, Transport};
+use crate::support::namespace::{require, run};
+use crate::support::program::{PATIENCE, Program};
+use crate::support::voicelane::{Home, TUN, Voicelane, config_with_tcp};
+use crate::support::{Lab, MEDIA_PORT, UPLINK};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use socket2::{Domain, Socket, Type};
+use tempfile::NamedTempFile;
+use voicelane::control::EventKind;
+
+/// How long a call may be gone at most, whatever happens.
+const LONGEST_LOSS: Duration = Duration::from_secs(3);
+
+fn start(lab: &Lab) -> Voicelane {
+    let config = config_with_tcp(&MEDIA_PORT.to_string());
+    Home::new(&lab.laptop, &config).start()
+}
+
+fn unbound(lab: &Lab, family: Family) -> UdpSocket {
+    udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0))
+}
+
+fn media(family: Family) -> SocketAddr {
+    at::MEDIA.at(family, MEDIA_PORT)
+}
+
+/// Asks until an answer comes: what went wrong may take a moment to be mended.
+fn assert_recovers(socket: &UdpSocket, to: SocketAddr) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let payload = probe();
+        let sent = socket.send_to(payload.as_bytes(), to);
+        if let Ok(Some(from)) = sent.and_then(|_| answer(socket, &payload)) {
+            assert_eq!(from, to);
+            return;
+        }
+        assert!(Instant::now() < deadline, "{to} never answers again");
+    }
+}
+
+/// Sets how many descriptors the service may have; only as a soft limit, which may be raised again.
+fn limit_descriptors(voicelane: &Voicelane, limit: usize) {
+    let arguments = [
+        format!("--pid={}", voicelane.pid()),
+        format!("--nofile={limit}:"),
+    ];
+    run(Command::new("prlimit").args(arguments), "");
+}
+
+#[test]
+fn without_descriptors_the_service_lives_and_says_so() {
+    require(&[("prlimit", "util-linux")]);
+    let lab = Lab::new();
+    let voicelane = start(&lab);
+    let open = fs::read_dir(format!("/proc/{}/fd", voicelane.pid()));
+    let open = open.expect("the service runs").count();
+    limit_descriptors(&voicelane, open + 48);
+    let sockets: Vec<_> = (0..80)
+        .map(|number| {
+            let family = Family::BOTH[number % 2];
+            let socket = unbound(&lab, family);
+            let payload = probe();
+            // Some are refused, and learn it.
+            let _ = socket.send_to(payload.as_bytes(), media(family));
+            (family, socket)
+        })
+        .collect();
+    // A TCP connection is refused at once instead of left waiting.
+    for family in Family::BOTH {
+        let connected = lab
+            .laptop
+            .enter(|| TcpStream::connect_timeout(&media(family), PATIENCE));
+        let error = connected.expect_err("there is no descriptor for it");
+        assert_ne!(error.kind(), std::io::ErrorKind::TimedOut, "{family:?}");
+    }
+    // The connections came behind all datagrams: these are counted now.
+    let failed = voicelane.drops("outbound", "open_failed");
+    assert!(failed > 0, "{}", voicelane.status());
+    let warnings = voicelane.warnings();
+    assert!(warnings.contains("LimitNOFILE"), "{warnings}");
+    limit_descriptors(&voicelane, 4_096);
+    for (family, socket) in &sockets {
+        assert_recovers(socket, media(*family));
+    }
+    assert_eq!(voicelane.drops("outbound", "open_failed"), failed);
+    voicelane.stop();
+}
+
+/// Probes are empty and see no rule that spares what is short: only the kernel's refusals tell of it.
+#[test]
+fn a_firewall_that_forbids_sending_is_named() {
+    for verdict in ["drop", "reject"] {
+        let lab = Lab::new();
+        let voicelane = start(&lab);
+        let sockets = Family::BOTH.map(|family| {
+            let socket = unbound(&lab, family);
+            lab.ask(&socket, media(family));
+            (family, socket)
+        });
+        lab.laptop.nft(&format!(
+            "add table inet killswitch
+             add chain inet killswitch out {{ type filter hook output priority filter; }}
+             add rule inet killswitch out oifname {UPLINK} meta l4proto udp meta length > 100 {verdict}"
+        ));
+        for (family, socket) in &sockets {
+            let before = voicelane.drops("outbound", "send_failed");
+            let payload = probe();
+            socket
+                .send_to(payload.as_bytes(), media(*family))
+                .expect("the firewall does not forbid the TUN");
+            let heard = answer(socket, &payload);
+            assert!(!matches!(heard, Ok(Some(_))), "{family:?}: {heard:?}");
+            let failed = voicelane.drops("outbound", "send_failed");
+            assert_eq!(failed, before + 1, "{family:?}: {}", voicelane.status());
+        }
+        let warnings = voicelane.warnings();
+        assert!(warnings.contains("firewall"), "{warnings}");
+        lab.laptop.run("nft delete table inet killswitch");
+        for (family, socket) in &sockets {
+            assert_recovers(socket, media(*family));
+        }
+        if verdict == "reject" {
+            await_the_end_of_warnings(&voicelane, &sockets);
+        }
+        voicelane.stop();
+    }
+}
+
+/// Talks on until status warns of nothing any more.
+fn await_the_end_of_warnings(voicelane: &Voicelane, sockets: &[(Family, UdpSocket)]) {
+    let deadline = Instant::now() + 2 * PATIENCE;
+    while voicelane.warnings().contains("firewall") {
+        assert!(Instant::now() < deadline, "{}", voicelane.status());
+        for (family, socket) in sockets {
+            assert_recovers(socket, media(*family));
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    let failed = voicelane.drops("outbound", "send_failed");
+    assert!(failed > 0, "the count stays: {}", voicelane.status());
+}
+
+/// Has the kernel refuse the service's sends, until strace ends; those to the kernel itself too, so nothing else may be
+/// going on.
+fn fail_sends(lab: &Lab, voicelane: &Voicelane, errno: &str) -> Program {
+    let deadline = Instant::now() + PATIENCE;
+    while !lab.laptop.run("ip -6 addr show tentative").is_empty() {
+        assert!(Instant::now() < deadline, "addresses stay tentative");
+        thread::sleep(Duration::from_millis(20));
+    }
+    // What the last of them made the service do.
+    thread::sleep(Duration::from_secs(1));
+    let mut command = Command::new("strace");
+    command.arg("--follow-forks");
+    command.arg(format!("--inject=sendto,sendmsg,sendmmsg:error={errno}"));
+    command.arg(format!("--attach={}", voicelane.pid()));
+    let mut strace = Program::start("strace", &mut command);
+    strace.wait_for("attached");
+    strace
+}
+
+#[test]
+fn a_way_that_is_gone_is_told_to_the_application_and_no_call_ends() {
+    require(&[("strace", "strace")]);
+    let lab = Lab::new();
+    let config = config_with_tcp(&MEDIA_PORT.to_string());
+    let config = format!("{config}\n[fallback]\nto = \"none\"\n");
+    let voicelane = Home::new(&lab.laptop, &config).start();
+    let sockets = Family::BOTH.map(|family| {
+        let socket = unbound(&lab, family);
+        let (_, payload) = lab.ask(&socket, media(family));
+        let port = lab.on_uplink(&payload)[0].source_port();
+        (family, socket, port)
+    });
+    let mut failed = 0;
+    for (errno, advice) in [
+        ("ENETUNREACH", "has no route"),
+        ("EADDRNOTAVAIL", "address has gone"),
+    ] {
+        let strace = fail_sends(&lab, &voicelane, errno);
+        for (family, socket, _) in &sockets {
+            let net_unreachable = family.pick(Transport::Icmp(3, 0), Transport::Icmp(1, 0));
+            let told = || {
+                let frames = lab.on_laptop.frames(|frame| {
+                    let is_for_it = frame.interface == TUN && frame.direction == Direction::In;
+                    is_for_it && frame.headers.transport == net_unreachable
+                });
+                frames.len()
+            };
+            let before = told();
+            let payload = probe();
+            socket
+                .send_to(payload.as_bytes(), media(*family))
+                .expect("the TUN takes it");
+            let heard = answer(socket, &payload);
+            assert!(!matches!(heard, Ok(Some(_))), "{errno} {family:?}");
+            assert_eq!(told(), before + 1, "{errno} {family:?}");
+            failed += 1;
+        }
+        strace.end(Signal::SIGINT);
+        let status = voicelane.status();
+        let refusals = &status["status"]["refusals"];
+        let label = format!("send_{}", errno.to_lowercase());
+        assert_eq!(refusals[&label], 2, "{status}");
+        assert_eq!(voicelane.drops("outbound", "send_failed"), failed);
+        let warnings = voicelane.warnings();
+        assert!(warnings.contains(advice), "{warnings}");
+    }
+    for (family, socket, port) in &sockets {
+        let (_, payload) = lab.ask(socket, media(*family));
+        assert_eq!(lab.on_uplink(&payload)[0].source_port(), *port);
+    }
+    voicelane.stop();
+}
+
+/// A netlink send that fails once ends the library's connection, and a read that fails ends a subscription.
+#[test]
+fn what_cuts_the_steward_off_from_the_kernel_is_made_up_for() {
+    require(&[("strace", "strace")]);
+    let lab = Lab::new();
+    let voicelane = start(&lab);
+    let routes = || lab.laptop.run("ip rule show");
+    for inject in ["sendto:error=ENOBUFS", "recvfrom:error=EIO"] {
+        let last = voicelane.last_event();
+        let mut command = Command::new("strace");
+        command.arg("--follow-forks");
+        command.arg(format!("--inject={inject}"));
+        command.arg(format!("--attach={}", voicelane.pid()));
+        let mut strace = Program::start("strace", &mut command);
+        strace.wait_for("attached");
+        lab.laptop.run("ip rule flush protocol 118");
+        // It is cut off, and tries again in vain.
+        thread::sleep(Duration::from_secs(1));
+        assert!(!routes().contains("proto 118"), "{inject}: {}", routes());
+        strace.end(Signal::SIGINT);
+        voicelane.event_after(last, EventKind::NetlinkReconnected);
+        let deadline = Instant::now() + PATIENCE;
+        while !routes().contains("proto 118") || voicelane.warnings() != "[]" {
+            assert!(
+                Instant::now() < deadline,
+                "{inject}: {}",
+                voicelane.status()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+        for family in Family::BOTH {
+            lab.ask(&unbound(&lab, family), media(family));
+        }
+        // And what comes later is noticed as before.
+        let last = voicelane.last_event();
+        lab.laptop.run("ip rule flush protocol 118");
+        let event = voicelane.event_after(last, EventKind::RulesRestored);
+        assert!(event.reason.contains("took ours away"), "{event}");
+    }
+    voicelane.stop();
+}
+
+/// Whatever fails in a look at the kernel, a request or the answer to one that was carried out: the next look is whole.
+#[test]
+fn whichever_exchange_with_the_kernel_fails_the_next_look_is_whole() {
+    /// More calls of a kind than a look makes.
+    const CALLS: usize = 300;
+    require(&[("strace", "strace")]);
+    let lab = Lab::new();
+    let voicelane = start(&lab);
+    for (call, error) in [("sendto", "ENOBUFS"), ("recvfrom", "EIO")] {
+        let mut refused = 0;
+        let reached = (1..CALLS).find(|number| {
+            let trace = NamedTempFile::new().expect("a file");
+            let mut command = Command::new("strace");
+            command.args(["--follow-forks", "--output"]);
+            command.arg(trace.path());
+            command.arg(format!("--inject={call}:error={error}:when={number}"));
+            command.arg(format!("--attach={}", voicelane.pid()));
+            let mut strace = Program::start("strace", &mut command);
+            strace.wait_for("attached");
+            // It answers when it has looked.
+            refused += usize::from(!voicelane.reload().status.success());
+            strace.end(Signal::SIGINT);
+            let next = voicelane.reload();
+            let said = String::from_utf8_lossy(&next.stderr);
+            assert!(next.status.success(), "after {call} {number}: {said}");
+            let trace = fs::read_to_string(trace.path()).expect("it is written");
+            !trace.contains("INJECTED")
+        });
+        println!(
+            "{call}: the first call that a look does not make is {reached:?}, {refused} failures were fatal to it"
+        );
+        assert!(reached.is_some() && refused > 5, "{reached:?}, {refused}");
+    }
+    assert_eq!(voicelane.warnings(), "[]");
+    for family in Family::BOTH {
+        lab.ask(&unbound(&lab, family), media(family));
+    }
+    voicelane.stop();
+}
+
+/// On a machine that is busy with other things a look takes long, and costs nothing.
+#[test]
+fn a_look_that_had_to_wait_holds_up_no_other() {
+    require(&[("strace", "strace")]);
+    let lab = Lab::new();
+    let voicelane = start(&lab);
+    let last = voicelane.last_event();
+    let mut command = Command::new("strace");
+    command.args(["--follow-forks", "--inject=sendto:delay_enter=20000"]);
+    command.arg(format!("--attach={}", voicelane.pid()));
+    let mut strace = Program::start("strace", &mut command);
+    strace.wait_for("attached");
+    lab.laptop.run("ip rule flush protocol 118");
+    let slow = voicelane.event_after(last, EventKind::RulesRestored);
+    strace.end(Signal::SIGINT);
+    lab.laptop.run("ip rule flush protocol 118");
+    let next = voicelane.event_after(slow.sequence, EventKind::RulesRestored);
+    let took = Duration::from_micros(next.took_us.expect("it is timed"));
+    println!("{:?} us while it had to wait, {took:?} then", slow.took_us);
+    assert!(took < LONGEST_LOSS, "{slow} {next}");
+    voicelane.stop();
+}
+
+/// RFC 4787 REQ-3, RFC 5382 REQ-7: when every port is taken, the next one is refused; none is shared.
+#[test]
+fn ports_that_are_spent_are_refused_and_never_shared() {
+    const PORTS: u16 = 8;
+    let lab = Lab::new();
+    for number in 1..=PORTS + 3 {
+        lab.laptop.ip(&format!(
+            "addr add 10.99.0.{number}/32 dev lo\naddr add fd99::{number}/128 dev lo nodad"
+        ));
+    }
+    let voicelane = start(&lab);
+    // Its looks after the start open sockets of their own.
+    voicelane.last_event_at_rest();
+    lab.laptop.set(
+        "ipv4/ip_local_port_range",
+        &format!("50000 {}", 50_000 + PORTS - 1),
+    );
+    let refused = || {
+        let status = voicelane.status();
+        let count = &status["status"]["refusals"]["open_eaddrinuse"];
+        count.as_u64().unwrap_or(0)
+    };
+    for family in Family::BOTH {
+        let before = refused();
+        // All of one port, which the first one keeps; the others need one of the kernel's.
+        let sockets: Vec<_> = (1..=PORTS + 3)
+            .map(|number| {
+                let text = format!("{}{number}", family.pick("10.99.0.", "fd99::"));
+                let address = text.parse().expect("an address");
+                let socket = udp(&lab.laptop, SocketAddr::new(address, 40_404));
+                let payload = probe();
+                let sent = socket.send_to(payload.as_bytes(), media(family));
+                sent.expect("the TUN takes it");
+                let is_answered = matches!(answer(&socket, &payload), Ok(Some(_)));
+                let seen = lab.on_uplink(&payload);
+                assert_eq!(is_answered, !seen.is_empty(), "{family:?} {number}");
+                (socket, seen.first().and_then(Frame::source_port))
+            })
+            .collect();
+        let ports: BTreeSet<_> = sockets.iter().filter_map(|(_, port)| *port).collect();
+        assert_eq!(ports.len(), usize::from(PORTS) + 1, "{family:?}: {ports:?}");
+        assert_eq!(refused() - before, 2, "{family:?}");
+
+        let before = refused();
+        let connect = |number: u16| {
+            let host = [at::MEDIA, at::MEDIA_2][usize::from(number % 2)];
+            let first = family.pick(41_000, 42_000);
+            let from = SocketAddr::new(family.unspecified(), first + number);
+            lab.laptop.enter(|| {
+                let domain = family.pick(Domain::IPV4, Domain::IPV6);
+                let socket = Socket::new(domain, Type::STREAM, None)?;
+                socket.bind(&from.into())?;
+                let to = host.at(family, MEDIA_PORT);
+                socket.connect_timeout(&to.into(), PATIENCE)?;
+                Ok::<_, std::io::Error>(socket)
+            })
+        };
+        let streams: Vec<_> = (0..PORTS).map(connect).collect();
+        let open = streams.iter().filter(|stream| stream.is_ok()).count();
+        assert_eq!(open, usize::from(PORTS), "{family:?}: {streams:?}");
+        let error = connect(PORTS).expect_err("there is no port for it");
+        assert_ne!(error.kind(), std::io::ErrorKind::TimedOut, "{family:?}");
+        assert_eq!(refused() - before, 1, "{family:?}");
+        let syns = lab.on_laptop.frames(|frame| {
+            let leaves = frame.interface == UPLINK && frame.direction == Direction::Out;
+            let of_family = frame.headers.to.is_ipv4() == (family == Family::V4);
+            leaves && of_family && matches!(frame.headers.transport, Transport::Tcp(..))
+        });
+        let ports: BTreeSet<_> = syns.iter().filter_map(Frame::source_port).collect();
+        assert_eq!(ports.len(), open, "{family:?}: {ports:?}");
+    }
+    let warnings = voicelane.warnings();
+    assert!(warnings.contains("ip_local_port_range"), "{warnings}");
+    lab.laptop.set("ipv4/ip_local_port_range", "32768 60999");
+    for family in Family::BOTH {
+        lab.ask(&unbound(&lab, family), media(family));
+    }
+    voicelane.stop();
+}
+
+#[test]
+fn a_full_queue_of_the_uplink_loses_datagrams_and_no_call() {
+    let lab = Lab::new();
+    let voicelane = start(&lab);
+    let sockets = Family::BOTH.map(|family| {
+        let socket = unbound(&lab, family);
+        lab.ask(&socket, media(family));
+        (family, socket)
+    });
+    // A queue that has no room for anything as large as media, but for the neighbours' questions.
+    lab.laptop.run(&format!(
+        "tc qdisc add dev {UPLINK} root tbf rate 1mbit burst 150 limit 10000"
+    ));
+    for (family, socket) in &sockets {
+        let payload = probe();
+        socket
+            .send_to(payload.as_bytes(), media(*family))
+            .expect("the TUN takes it");
+        // A router whose queue is full is silent too.
+        let heard = answer(socket, &payload);
+        assert!(matches!(heard, Ok(None)), "{family:?}: {heard:?}");
+    }
+    let failed = voicelane.drops("outbound", "send_failed");
+    assert_eq!(failed, 2, "{}", voicelane.status());
+    let warnings = voicelane.warnings();
+    assert!(warnings.contains("queue is full"), "{warnings}");
+    lab.laptop.run(&format!("tc qdisc del dev {UPLINK} root"));
+    for (family, socket) in &sockets {
+        lab.ask(socket, media(*family));
+    }
+    voicelane.stop();
+}
+
+/// Asks until the datagram leaves as media should: before, it leaves as anything else does.
+fn ask_until_captured(lab: &Lab, socket: &UdpSocket, to: SocketAddr) -> (String, Vec<Frame>) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        assert_recovers(socket, to);
+        let (_, payload) = lab.ask(socket, to);
+        let frames = lab.on_uplink(&payload);
+        if frames[0].headers.dscp() == 46 {
+            return (payload, frames);
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{to} stays uncaptured: {frames:?}"
+        );
+    }
+}
+
+/// The next hops of the two families, as far as they are captured.
+fn gateways(voicelane: &Voicelane) -> [Value; 2] {
+    let status = voicelane.status();
+    let uplink = &status["status"]["uplink"];
+    ["gateway_v4", "gateway_v6"].map(|key| uplink[key].clone())
+}
+
+/// RFC 4787 REQ-2: all mappings move together.
+#[test]
+fn an_address_that_goes_and_comes_back_takes_the_calls_along() {
+    let lab = Lab::new();
+    let voicelane = start(&lab);
+    let sockets = Family::BOTH.map(|family| {
+        let socket = unbound(&lab, family);
+        lab.ask(&socket, media(family));
+        (family, socket)
+    });
+    let at::Dual { v4, v6 } = at::LAPTOP;
+    let (home4, home6) = (at::HOME.v4, at::HOME.v6);
+    let renewed = ["192.168.7.11", "2001:db8:7::11"];
+    // The same address again, then another one, as a new lease may have it.
+    for [next4, next6] in [[v4.to_string(), v6.to_string()], renewed.map(str::to_owned)] {
+        lab.laptop
+            .ip(&format!("addr flush dev {UPLINK} scope global"));
+        let deadline = Instant::now() + PATIENCE;
+        // Nothing is captured any more, of neither family.
+        while !gateways(&voicelane).iter().all(Value::is_null) {
+            assert!(Instant::now() < deadline, "{}", voicelane.status());
+            thread::sleep(Duration::from_millis(20));
+        }
+        lab.laptop.ip(&format!(
+            "addr add {next4}/24 dev {UPLINK}\naddr add {next6}/64 dev {UPLINK} nodad\n\
+             route add default via {home4}\nroute replace ::/0 via {home6} dev {UPLINK}"
+        ));
+        for (family, socket) in &sockets {
+            let (payload, frames) = ask_until_captured(&lab, socket, media(*family));
+            let source = family.pick(&next4, &next6).parse();
+            assert_eq!(Ok(frames[0].headers.from), source, "{frames:?}");
+            let inside = lab.on_laptop.carrying(&payload);
+            assert!(
+                inside.iter().any(|frame| frame.interface == TUN),
+                "{inside:?}"
+            );
+        }
+    }
+    voicelane.stop();
+}

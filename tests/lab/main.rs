@@ -1,0 +1,29 @@
+//! Tests in network namespaces, against real VPNs and kernels. They need root and the programs of `scripts/setup`: `scripts/check lab`.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod coexistence;
+mod config_schema;
+mod control;
+mod doctor;
+mod evidence;
+mod export_judges;
+mod gateway;
+mod hostile_network;
+mod ipsec;
+mod judges;
+mod kernel_faults;
+mod leak;
+mod lifecycle;
+mod mapping;
+mod metrics;
+mod operator;
+mod path_mtu;
+mod prefix;
+mod route;
+mod service;
+mod sleep;
+mod tcp_proxy;
+mod vpn;
+mod witnesses;

@@ -1,0 +1,484 @@
+//! Fallback in simulated time: what moves a call into the VPN, what does not, and what brings it back.
+
+use std::time::Duration;
+
+use voicelane::call::stun::{TransactionId, binding_request, binding_success};
+use voicelane::engine::{EngineEvent, FailbackCause, FailoverCause, ReturnedError, SocketCommand};
+use voicelane::nat::NatSettings;
+use voicelane::net::{Egress, Endpoint, Family, TrafficClass};
+use voicelane::wire::IcmpError;
+
+use super::call::{Call, Habits, TALK};
+use super::world::{FAMILIES, World, datagram, endpoint, quoted_in};
+
+impl World {
+    /// The ways of what is to be sent, in order.
+    fn ways(&self) -> Vec<Egress> {
+        self.outbox.transmits().map(|(it, _)| it.way).collect()
+    }
+
+    fn way_of(&self, inside: Endpoint) -> Option<Egress> {
+        let mut mappings = self
+            .engine
+            .mapping_reports(0..self.engine.slots(), self.now);
+        mappings.find(|it| it.inside.0 == inside).map(|it| it.way)
+    }
+
+    /// Has the kernel refuse the only datagram.
+    fn refuse(&mut self, error: IcmpError) {
+        assert_eq!(self.outbox.places(), 1);
+        self.engine
+            .handle_send_failed(0, Some(error), self.now, &mut self.outbox);
+        self.open_all();
+    }
+}
+
+#[test]
+fn a_dead_way_costs_a_call_less_than_three_seconds() {
+    for mut call in Call::of_both(TALK) {
+        call.kill();
+        call.run(Duration::from_mins(1));
+        assert_eq!(call.falls.len(), 1, "{:?}", call.falls);
+        assert_eq!(call.falls[0].1, FailoverCause::NoTraffic);
+        assert_eq!(call.returns, []);
+        assert!(
+            call.longest_gap < Duration::from_millis(2_500),
+            "{:?}",
+            call.longest_gap
+        );
+        assert_eq!(call.world.way_of(call.inside), Some(Egress::Tunnel));
+    }
+}
+
+#[test]
+fn it_costs_one_who_only_listens_no_more() {
+    let listen = Habits {
+        talks: false,
+        ..TALK
+    };
+    for mut call in Call::of_both(listen) {
+        call.kill();
+        call.run(Duration::from_secs(10));
+        assert_eq!(call.falls.len(), 1);
+        assert!(
+            call.longest_gap < Duration::from_millis(2_500),
+            "{:?}",
+            call.longest_gap
+        );
+    }
+}
+
+#[test]
+fn one_way_traffic_on_a_way_that_works_stays_there() {
+    let checks = Some(Duration::from_secs(5));
+    let habits = [(true, false), (false, true), (false, false)];
+    for (talks, plays) in habits {
+        for mut call in Call::of_both(Habits {
+            talks,
+            plays,
+            checks,
+        }) {
+            call.run(Duration::from_mins(5));
+            assert_eq!(call.falls, []);
+            let counters = call.world.engine.snapshot(call.world.now).counters;
+            assert_eq!(counters.trials, 0);
+            assert!(
+                counters.checks_repeated <= 330,
+                "more than one in a second: {}",
+                counters.checks_repeated
+            );
+            if !talks && !plays {
+                // The checks themselves are something sent.
+                assert!(
+                    counters.checks_repeated <= 10,
+                    "{}",
+                    counters.checks_repeated
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn who_knows_no_stun_is_not_judged_by_silence() {
+    for plays in [true, false] {
+        for mut call in Call::of_both(Habits {
+            talks: true,
+            plays,
+            checks: None,
+        }) {
+            call.kill();
+            call.run(Duration::from_mins(2));
+            assert_eq!(call.falls, []);
+        }
+    }
+}
+
+#[test]
+fn loss_alone_moves_nothing() {
+    for plays in [true, false] {
+        for mut call in Call::of_both(Habits { plays, ..TALK }) {
+            call.loss = 10;
+            call.run(Duration::from_mins(10));
+            assert_eq!(call.falls, [], "a tenth is lost");
+        }
+    }
+}
+
+#[test]
+fn a_way_that_carries_nothing_outward_is_given_up_although_a_stream_comes_in() {
+    for mut call in Call::of_both(TALK) {
+        call.outward = false;
+        call.run(Duration::from_secs(30));
+        assert_eq!(call.falls.len(), 1, "{:?}", call.falls);
+        assert_eq!(call.falls[0].1, FailoverCause::NoResponses);
+    }
+}
+
+#[test]
+fn a_healed_way_is_taken_again_and_a_fickle_one_later_each_time() {
+    for mut call in Call::of_both(TALK) {
+        let mut absences = Vec::new();
+        for _ in 0..4 {
+            call.kill();
+            call.run(Duration::from_secs(4));
+            call.heal();
+            call.longest_gap = Duration::ZERO;
+            let before = call.returns.len();
+            while call.returns.len() == before {
+                call.tick();
+                assert!(call.world.now - call.start < Duration::from_mins(20));
+            }
+            call.run(Duration::from_secs(10));
+            assert!(
+                call.longest_gap < Duration::from_millis(500),
+                "coming back costs {:?}",
+                call.longest_gap
+            );
+            let (fell, _) = call.falls.last().expect("it fell");
+            let (back, cause) = call.returns.last().expect("it came back");
+            assert_eq!(*cause, FailbackCause::ProbesAnswered);
+            absences.push(back.saturating_sub(*fell).as_secs());
+        }
+        assert_eq!(call.falls.len(), 4, "{:?}", call.falls);
+        assert!((10..30).contains(&absences[0]), "{absences:?}");
+        assert!((20..40).contains(&absences[1]), "{absences:?}");
+        assert!((40..60).contains(&absences[2]), "{absences:?}");
+        assert!((80..100).contains(&absences[3]), "{absences:?}");
+        // A quiet time makes good.
+        call.run(Duration::from_mins(2));
+        call.kill();
+        call.run(Duration::from_secs(4));
+        call.heal();
+        call.run(Duration::from_secs(30));
+        assert_eq!(call.returns.len(), 5);
+    }
+}
+
+#[test]
+fn trials_on_a_dead_way_bring_nobody_back() {
+    for mut call in Call::of_both(TALK) {
+        call.kill();
+        call.run(Duration::from_mins(10));
+        assert_eq!((call.falls.len(), call.returns.len()), (1, 0));
+        let counters = call.world.engine.snapshot(call.world.now).counters;
+        assert!(
+            (100..=120).contains(&counters.trials),
+            "{}",
+            counters.trials
+        );
+        // What comes in but cannot go out is no answer to a trial.
+        call.inward = true;
+        call.run(Duration::from_mins(1));
+        assert_eq!(call.returns.len(), 0);
+    }
+}
+
+#[test]
+fn what_the_kernel_refuses_goes_into_the_tunnel_at_once() {
+    use IcmpError::{AdminProhibited, HostUnreachable, NetUnreachable};
+    for [inside, peer, ..] in FAMILIES.map(|family| family.map(endpoint)) {
+        for error in [AdminProhibited, NetUnreachable, HostUnreachable] {
+            let mut world = World::with_fallback();
+            world.send(inside, peer, b"hello").expect("relayed");
+            assert_eq!(world.ways(), [Egress::Direct]);
+            world.refuse(error);
+            assert_eq!(world.ways(), [Egress::Direct, Egress::Tunnel]);
+            let payloads: Vec<_> = world.outbox.transmits().map(|(_, it)| it).collect();
+            assert_eq!(payloads, [b"hello", b"hello"]);
+            assert_eq!(world.outbox.packets().count(), 0, "nobody is told");
+            world.send(inside, peer, b"more");
+            assert_eq!(world.ways(), [Egress::Tunnel]);
+            assert_eq!(world.dropped("send_failed"), 0);
+
+            // Without STUN the traffic is the trial: after a while it goes directly again, and is refused again.
+            world.wait(Duration::from_secs(10));
+            world.send(inside, peer, b"again");
+            assert_eq!(world.ways(), [Egress::Direct]);
+            world.refuse(error);
+            assert_eq!(world.ways(), [Egress::Direct, Egress::Tunnel]);
+            world.wait(Duration::from_secs(19));
+            world.send(inside, peer, b"twice as long");
+            assert_eq!(world.ways(), [Egress::Tunnel]);
+        }
+        let mut world = World::new(NatSettings::default());
+        world.send(inside, peer, b"hello").expect("relayed");
+        world.refuse(AdminProhibited);
+        let packets: Vec<_> = world.outbox.packets().collect();
+        quoted_in(packets[0], AdminProhibited, inside.addr);
+        assert_eq!(
+            world.dropped("send_failed"),
+            1,
+            "without fallback it is told"
+        );
+    }
+}
+
+#[test]
+fn a_router_that_refuses_is_believed_while_nothing_comes_in() {
+    for [inside, peer, other, stranger, _] in FAMILIES.map(|family| family.map(endpoint)) {
+        let returned = |offender, error| ReturnedError {
+            to: peer,
+            offender: Some(offender),
+            error,
+            payload: b"hello",
+        };
+        let prohibited = IcmpError::AdminProhibited;
+        let cases = [
+            (stranger.addr, prohibited, Egress::Tunnel),
+            (stranger.addr, IcmpError::PortUnreachable, Egress::Direct),
+            (peer.addr, prohibited, Egress::Direct),
+        ];
+        for (offender, error, expected) in cases {
+            for heard in [false, true] {
+                let mut world = World::with_fallback();
+                let mapping = world.send(inside, peer, b"hello").expect("relayed");
+                if heard {
+                    world.arrive(mapping, other, TrafficClass::default(), b"hi");
+                }
+                world.outbox.clear();
+                let returned = returned(offender, error);
+                let (now, outbox) = (world.now, &mut world.outbox);
+                world
+                    .engine
+                    .handle_error(mapping, Egress::Direct, &returned, now, outbox);
+                let expected = if heard { Egress::Direct } else { expected };
+                assert_eq!(world.way_of(inside), Some(expected));
+                let told = usize::from(expected == Egress::Direct);
+                assert_eq!(world.outbox.packets().count(), told);
+            }
+        }
+    }
+}
+
+#[test]
+fn two_mappings_in_a_row_take_the_uplink_with_them_and_only_their_family() {
+    let [v4, v6] = FAMILIES.map(|family| family.map(endpoint));
+    let at = |port| Endpoint::new(v4[0].addr, port);
+    let mut world = World::with_fallback();
+    for inside in [at(1), at(2), at(3), v6[0]] {
+        let peer = if inside == v6[0] { v6[1] } else { v4[1] };
+        world.send(inside, peer, b"media");
+    }
+    world.send(at(1), v4[1], b"media");
+    world.refuse(IcmpError::NetUnreachable);
+    assert_eq!(
+        world.way_of(at(2)),
+        Some(Egress::Direct),
+        "one may be unlucky"
+    );
+    world.send(at(2), v4[1], b"media");
+    world.refuse(IcmpError::NetUnreachable);
+    let family = Family::V4;
+    let cause = FailoverCause::Refused;
+    assert!(
+        world
+            .outbox
+            .events()
+            .contains(&EngineEvent::UplinkFailed { family, cause })
+    );
+    assert_eq!(world.way_of(at(3)), Some(Egress::Tunnel));
+    assert_eq!(world.way_of(v6[0]), Some(Egress::Direct));
+    let snapshot = world.engine.snapshot(world.now);
+    assert_eq!(snapshot.fallen_uplinks, [Family::V4]);
+    assert_eq!(
+        snapshot.counters.falls[FailoverCause::UplinkFailed.label()],
+        1
+    );
+
+    // A new one begins in the tunnel, and by its checks finds the way back for all.
+    let check = |n| binding_request(TransactionId([n; 12]));
+    world.wait(Duration::from_secs(10));
+    for n in 0..3 {
+        let mapping = world.send(at(4), v4[1], &check(n)).expect("relayed");
+        assert_eq!(world.ways(), [Egress::Direct, Egress::Tunnel], "a trial");
+        assert_eq!(world.way_of(at(4)), Some(Egress::Tunnel));
+        let answer = binding_success(TransactionId([n; 12]), v4[0]);
+        world.arrive(mapping, v4[1], TrafficClass::default(), &answer);
+        world.now += Duration::from_secs(1);
+    }
+    assert!(
+        world
+            .outbox
+            .events()
+            .contains(&EngineEvent::UplinkRecovered { family })
+    );
+    assert_eq!(world.way_of(at(4)), Some(Egress::Direct));
+    world.send(at(5), v4[1], b"media");
+    assert_eq!(world.ways(), [Egress::Direct]);
+}
+
+#[test]
+fn mappings_between_which_somebody_heard_something_fall_alone() {
+    let [[_, peer, ..], _] = FAMILIES.map(|family| family.map(endpoint));
+    let at = |port| Endpoint::new([10, 8, 0, 2].into(), port);
+    let mut world = World::with_fallback();
+    let listener = world.send(at(3), peer, b"media").expect("relayed");
+    for inside in [at(1), at(2), at(4)] {
+        world.send(inside, peer, b"media");
+        world.refuse(IcmpError::AdminProhibited);
+        world.arrive(listener, peer, TrafficClass::default(), b"media");
+    }
+    assert_eq!(world.way_of(at(3)), Some(Egress::Direct));
+    assert_eq!(world.engine.snapshot(world.now).fallen_uplinks, []);
+}
+
+#[test]
+fn an_uplink_that_nobody_can_try_is_trusted_again_in_the_end() {
+    let [[_, peer, ..], _] = FAMILIES.map(|family| family.map(endpoint));
+    let at = |port| Endpoint::new([10, 8, 0, 2].into(), port);
+    let mut world = World::with_fallback();
+    for inside in [at(1), at(2)] {
+        world.send(inside, peer, b"media");
+        world.refuse(IcmpError::NetUnreachable);
+    }
+    world.wait(Duration::from_mins(4));
+    world.send(at(3), peer, b"media");
+    assert_eq!(world.ways(), [Egress::Tunnel]);
+    world.wait(Duration::from_mins(1));
+    world.send(at(4), peer, b"media");
+    assert_eq!(world.ways(), [Egress::Direct]);
+}
+
+#[test]
+fn another_uplink_is_given_a_chance_of_its_own() {
+    for mut call in Call::of_both(TALK) {
+        call.kill();
+        call.run(Duration::from_secs(4));
+        assert_eq!(call.falls.len(), 1);
+        call.heal();
+        let now = call.world.now;
+        call.world
+            .engine
+            .handle_uplink_changed(|_| true, now, &mut call.world.outbox);
+        call.carry();
+        assert_eq!(call.returns[0].1, FailbackCause::UplinkChanged);
+        call.longest_gap = Duration::ZERO;
+        call.run(Duration::from_secs(10));
+        assert!(call.longest_gap < Duration::from_millis(500));
+        // And one that is dead from the start is found out just as soon.
+        call.kill();
+        let now = call.world.now;
+        call.world
+            .engine
+            .handle_uplink_changed(|_| true, now, &mut call.world.outbox);
+        call.run(Duration::from_secs(4));
+        assert_eq!(call.falls.len(), 2);
+        assert!(
+            call.longest_gap < Duration::from_millis(2_500),
+            "{:?}",
+            call.longest_gap
+        );
+    }
+}
+
+#[test]
+fn an_uplink_that_is_back_is_taken_again_at_once() {
+    for mut call in Call::of_both(TALK) {
+        call.kill();
+        call.run(Duration::from_secs(4));
+        assert_eq!(call.falls.len(), 1);
+        call.heal();
+        let now = call.world.now;
+        let own = Family::of(call.inside.addr);
+        let mut families = Family::BOTH;
+        families.sort_by_key(|family| *family == own);
+        for family in families {
+            let returns = usize::from(family == own);
+            let engine = &mut call.world.engine;
+            engine.handle_uplink_is_back(family, now, &mut call.world.outbox);
+            call.carry();
+            assert_eq!(call.returns.len(), returns, "{family}");
+        }
+        assert_eq!(call.returns[0].1, FailbackCause::UplinkRestored);
+        call.longest_gap = Duration::ZERO;
+        call.run(Duration::from_secs(10));
+        assert!(call.longest_gap < Duration::from_millis(500));
+        assert_eq!(call.falls.len(), 1);
+    }
+}
+
+#[test]
+fn a_missing_socket_is_replaced_by_the_other() {
+    for [inside, peer, ..] in FAMILIES.map(|family| family.map(endpoint)) {
+        let open_failed = |world: &mut World, way, error| {
+            let command = |it: &&SocketCommand| matches!(it, SocketCommand::Open { way: by, .. } if *by == way);
+            let opening = world.outbox.commands().iter().find(command);
+            let Some(&SocketCommand::Open { mapping, .. }) = opening else {
+                panic!("no socket is asked for");
+            };
+            let (now, outbox) = (world.now, &mut world.outbox);
+            world
+                .engine
+                .handle_open_failed(mapping, way, error, now, outbox);
+            mapping
+        };
+        let gone = IcmpError::NetUnreachable;
+        let mut world = World::with_fallback();
+        let packet = datagram(inside, peer, b"hello");
+        world
+            .engine
+            .handle_tun(&packet, world.now, &mut world.outbox);
+        open_failed(&mut world, Egress::Direct, gone);
+        assert_eq!(world.ways(), [Egress::Tunnel], "the uplink has gone");
+        // The tunnel has no socket to give either: the mapping ends, and the application is told.
+        let mapping = open_failed(&mut world, Egress::Tunnel, IcmpError::AdminProhibited);
+        assert_eq!(world.ways(), []);
+        assert_eq!(world.outbox.packets().count(), 1);
+        assert_ne!(world.send(inside, peer, b"again"), Some(mapping));
+
+        // While the direct socket is there the mapping stays, on the direct way.
+        world.outbox.clear();
+        world
+            .engine
+            .handle_tun(&packet, world.now, &mut world.outbox);
+        let (now, outbox) = (world.now, &mut world.outbox);
+        world.engine.handle_send_failed(0, Some(gone), now, outbox);
+        open_failed(&mut world, Egress::Tunnel, IcmpError::AdminProhibited);
+        assert_eq!(world.ways(), [Egress::Direct], "which was refused");
+        assert_eq!(world.outbox.packets().count(), 1);
+        assert_eq!(world.way_of(inside), Some(Egress::Direct));
+    }
+}
+
+#[test]
+fn a_check_that_the_policy_no_longer_relays_is_not_repeated() {
+    let mut call = Call::new(FAMILIES[0], TALK);
+    let text = "version = 1\ninclude = []";
+    let config = voicelane::config::Config::parse("nothing", text).expect("it is valid");
+    let day = "2026-01-01".parse().expect("a date");
+    let nothing = voicelane::policy::Policy::compile(&config, day);
+    call.world.engine.handle_policy(nothing.into());
+    let repeated = |call: &Call| {
+        let snapshot = call.world.engine.snapshot(call.world.now);
+        snapshot.counters.checks_repeated
+    };
+    let before = repeated(&call);
+    call.kill();
+    call.run(Duration::from_secs(10));
+    assert_eq!(repeated(&call), before);
+    assert!(
+        call.flying.iter().all(|it| !it.is_outward),
+        "nothing goes out at all"
+    );
+}

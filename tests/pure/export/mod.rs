@@ -1,0 +1,374 @@
+//! The exports: as they were, and exactly the policy.
+//!
+//! The golden files are in tests/golden/export, and policy.toml there says how they are renewed. What real programs say
+//! to the exports is in tests/lab/export_judges.rs.
+
+mod reader;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use jiff::civil::{Date, date};
+use proptest::prelude::*;
+use reader::{Read, Way};
+use voicelane::config::Config;
+use voicelane::net::{Dscp, Endpoint, PortRange, Prefix, Protocol};
+use voicelane::policy::export::{Export, FORMATS, Format, Selection, SelectionError};
+use voicelane::policy::{Action, Policy, Why};
+
+const TODAY: Date = date(2026, 3, 1);
+const SAMPLE: &str = include_str!("../../golden/export/policy.toml");
+const RENEW: &str = "VOICELANE_RENEW_GOLDEN";
+
+fn compile(text: &str) -> Policy {
+    Policy::compile(&Config::parse("it.toml", text).expect("valid"), TODAY)
+}
+
+fn select<'a>(policy: &'a Policy, names: &[&str]) -> Selection<'a> {
+    Selection::new(policy, TODAY, names).expect("something is selected")
+}
+
+fn export(format: &str, selection: &Selection<'_>) -> Export {
+    Format::find(format).expect("a format").export(selection)
+}
+
+/// A version that does not change with each release.
+fn timeless(text: &str) -> String {
+    text.replace(
+        concat!("voicelane ", env!("CARGO_PKG_VERSION")),
+        "voicelane VERSION",
+    )
+}
+
+#[test]
+fn golden_files_are_as_they_were() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/export");
+    let policy = compile(SAMPLE);
+    let selection = select(&policy, &[]);
+    let mut made: Vec<(PathBuf, String)> = Vec::new();
+    let mut notes = Vec::new();
+    for format in FORMATS {
+        let export = format.export(&selection);
+        made.push((dir.join(format.name), timeless(&export.text)));
+        let lines = export.notes.iter();
+        notes.extend(lines.map(|note| format!("{}: {note}\n", format.name)));
+    }
+    made.push((dir.join("notes"), notes.concat()));
+    if std::env::var_os(RENEW).is_some() {
+        for (path, text) in &made {
+            fs::write(path, text).expect("the golden files are writable");
+        }
+    }
+    for (path, text) in &made {
+        let golden = fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            golden == *text,
+            "{} differs. If it should: {RENEW}=1 cargo test --test pure export:: golden\n{text}",
+            path.display()
+        );
+    }
+    let known: BTreeSet<_> = made.iter().map(|(path, _)| path.clone()).collect();
+    for entry in fs::read_dir(&dir).expect("the directory is there") {
+        let path = entry.expect("a file").path();
+        assert!(
+            known.contains(&path) || path.ends_with("policy.toml"),
+            "{} is of no format",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn the_same_question_has_the_same_answer() {
+    let (one, other) = (compile(SAMPLE), compile(SAMPLE));
+    for format in FORMATS {
+        let answers = [&one, &other].map(|policy| format.export(&select(policy, &[])));
+        assert_eq!(answers[0], answers[1], "{}", format.name);
+    }
+}
+
+#[test]
+fn what_is_off_is_exported_by_name_alone_and_what_is_over_never() {
+    let policy = compile(SAMPLE);
+    let names = |selection: &Selection<'_>| -> Vec<_> {
+        let rules = selection.rules().iter();
+        rules.map(|rule| rule.name.clone()).collect()
+    };
+    assert_eq!(
+        names(&select(&policy, &[])),
+        ["voice", "voice-test", "control"]
+    );
+    assert_eq!(
+        names(&select(&policy, &["switched-off", "control"])),
+        ["control", "switched-off"]
+    );
+    assert_eq!(
+        Selection::new(&policy, TODAY, &["voice", "expired"]).map(|_| ()),
+        Err(SelectionError::NotInForce {
+            name: "expired".into(),
+            date: TODAY,
+            why: Why::Expired { until: TODAY },
+        })
+    );
+    assert_eq!(
+        Selection::new(&policy, TODAY, &["voices"]).map(|_| ()),
+        Err(SelectionError::Unknown("voices".into()))
+    );
+    let nothing = compile("version = 1\ninclude = []");
+    assert_eq!(
+        Selection::new(&nothing, TODAY, &[""; 0]).map(|_| ()),
+        Err(SelectionError::Nothing(TODAY))
+    );
+    let overlapping = SAMPLE.replace("\"192.0.2.0/25\"", "\"198.51.100.0/26\"");
+    let overlapping = overlapping.replace(
+        "ports = [5004]\nenabled",
+        "ports = [3478]\ndscp = 34\nenabled",
+    );
+    let overlapping = compile(&overlapping);
+    assert_eq!(
+        Selection::new(&overlapping, TODAY, &["switched-off", "voice"]).map(|_| ()),
+        Err(SelectionError::Contradiction {
+            one: "voice".into(),
+            other: "switched-off".into()
+        })
+    );
+}
+
+#[test]
+fn the_identity_is_of_the_content() {
+    let policy = compile(SAMPLE);
+    let identity = |names: &[&str]| select(&policy, names).identity();
+    assert_eq!(identity(&[]), identity(&["voice", "voice-test", "control"]));
+    assert_ne!(identity(&[]), identity(&["voice"]));
+    let wider = compile(&SAMPLE.replace("203.0.113.7/32", "203.0.113.6/31"));
+    assert_ne!(identity(&[]), select(&wider, &[]).identity());
+}
+
+#[test]
+fn every_addresses_only_export_warns_of_what_else_it_lets_out() {
+    let policy = compile(SAMPLE);
+    let selection = select(&policy, &[]);
+    for format in [
+        "openvpn",
+        "openvpn-server",
+        "wireguard",
+        "warp",
+        "globalprotect",
+        "cisco-asa",
+        "cidr",
+        "windows-routes",
+    ] {
+        let notes = export(format, &selection).notes.join("\n");
+        assert!(notes.contains("TCP 443"), "{format}: {notes}");
+    }
+}
+
+#[test]
+fn windows_exports_are_powershell_and_the_others_json() {
+    let policy = compile(SAMPLE);
+    let selection = select(&policy, &[]);
+    let mut parser = tree_sitter::Parser::new();
+    parser
+        .set_language(&tree_sitter_powershell::LANGUAGE.into())
+        .expect("the grammar is of this version");
+    let mut faulty = |script: &str| {
+        let tree = parser.parse(script, None).expect("a language is set");
+        tree.root_node().has_error()
+    };
+    assert!(faulty("foreach ($x in @(1) { $x }"), "the judge judges");
+    for format in ["windows-qos", "windows-routes"] {
+        let script = export(format, &selection).text;
+        assert!(!faulty(&script), "{format}:\n{script}");
+    }
+    for format in ["meraki", "warp", "chrome", "edge", "json"] {
+        let text = export(format, &selection).text;
+        serde_json::from_str::<serde_json::Value>(&text)
+            .unwrap_or_else(|error| panic!("{format}: {error}\n{text}"));
+    }
+}
+
+/// The addresses that are told apart by some prefix: first and last, and their neighbours.
+fn edges(prefix: Prefix) -> Vec<IpAddr> {
+    let near = |addr: IpAddr, step: i128| match addr {
+        IpAddr::V4(v4) => IpAddr::V4(
+            (i128::from(v4.to_bits()) + step)
+                .try_into()
+                .map_or(v4, u32::into),
+        ),
+        IpAddr::V6(v6) => IpAddr::V6(v6.to_bits().wrapping_add_signed(step).into()),
+    };
+    vec![
+        near(prefix.first(), -1),
+        prefix.first(),
+        prefix.last(),
+        near(prefix.last(), 1),
+    ]
+}
+
+/// What an export does with a packet: every code point that one of its lines gives.
+fn treatments(
+    lines: &[Read],
+    way: Way,
+    protocol: Protocol,
+    server: Endpoint,
+) -> BTreeSet<Option<Dscp>> {
+    let lines = lines.iter().filter(|line| {
+        (line.way, line.protocol) == (way, protocol)
+            && line.prefix.contains(server.addr)
+            && line.ports.contains(server.port)
+    });
+    lines.map(|line| line.dscp).collect()
+}
+
+/// Holds an export that was read back against the policy, at every edge of either.
+fn covers(
+    policy: &Policy,
+    name: &str,
+    lines: &[Read],
+    ways: &[Way],
+    marks: bool,
+) -> Result<(), TestCaseError> {
+    let rules = policy.rules().iter();
+    let prefixes = rules.flat_map(|rule| rule.prefixes.iter().copied());
+    let prefixes: BTreeSet<_> = prefixes
+        .chain(lines.iter().map(|line| line.prefix))
+        .collect();
+    let rules = policy.rules().iter();
+    let ports = rules.flat_map(|rule| rule.ports.iter().copied());
+    let ports: BTreeSet<PortRange> = ports.chain(lines.iter().map(|line| line.ports)).collect();
+    let ports: BTreeSet<u16> = ports
+        .iter()
+        .flat_map(|range| {
+            [
+                range.first() - 1,
+                range.first(),
+                range.last(),
+                range.last() + 1,
+            ]
+        })
+        .collect();
+    for addr in prefixes.into_iter().flat_map(edges) {
+        for &port in &ports {
+            for protocol in [Protocol::Udp, Protocol::Tcp] {
+                let server = Endpoint::new(addr, port);
+                let verdict = policy.evaluate(protocol, server);
+                let wanted: BTreeSet<_> = (verdict.action == Action::Relay)
+                    .then_some(marks.then_some(verdict.treatment.dscp))
+                    .into_iter()
+                    .collect();
+                for way in ways {
+                    let got = treatments(lines, *way, protocol, server);
+                    prop_assert_eq!(&got, &wanted, "{} {:?} {} {}", name, way, protocol, server);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every export that can say exactly the policy says it.
+fn exact(policy: &Policy) -> Result<(), TestCaseError> {
+    let Ok(selection) = Selection::new(policy, TODAY, &[""; 0]) else {
+        return Ok(());
+    };
+    let text = |format: &str| export(format, &selection).text;
+    let both = &[Way::Up, Way::Down][..];
+    let (mark, allow) = reader::nftables(&text("nftables"));
+    covers(policy, "nftables", &mark, both, true)?;
+    covers(policy, "nftables, firewall", &allow, both, false)?;
+    let (mark, allow) = reader::nftables(&text("openwrt"));
+    covers(policy, "openwrt", &mark, both, true)?;
+    covers(policy, "openwrt, firewall", &allow, both, false)?;
+    let (mark, allow) = reader::iptables(&text("iptables"));
+    covers(policy, "iptables", &mark, both, true)?;
+    covers(policy, "iptables, firewall", &allow, both, false)?;
+    covers(
+        policy,
+        "cisco-ios",
+        &reader::ios(&text("cisco-ios")),
+        both,
+        true,
+    )?;
+    let (mark, allow) = reader::mikrotik(&text("mikrotik"));
+    covers(policy, "mikrotik", &mark, both, true)?;
+    covers(policy, "mikrotik, firewall", &allow, both, false)?;
+    covers(
+        policy,
+        "windows-qos",
+        &reader::windows(&text("windows-qos")),
+        &[Way::Up],
+        true,
+    )?;
+    covers(
+        policy,
+        "swanctl",
+        &reader::swanctl(&text("swanctl")),
+        &[Way::Up],
+        false,
+    )?;
+
+    let inside = reader::allowed_ips(&text("wireguard"));
+    let outside = selection.prefixes();
+    prop_assert!(
+        !inside
+            .iter()
+            .any(|prefix| outside.iter().any(|hole| hole.overlaps(*prefix)))
+    );
+    let all: Vec<_> = Prefix::aggregate(inside.into_iter().chain(outside));
+    prop_assert_eq!(
+        all,
+        ["0.0.0.0/0", "::/0"].map(|all| all.parse::<Prefix>().expect("a prefix"))
+    );
+    Ok(())
+}
+
+prop_compose! {
+    fn service()(
+        tcp: bool,
+        enabled in prop::bool::weighted(0.8),
+        prefixes in prop::collection::vec((any::<bool>(), 0u8..=255, 24u8..=32), 1..4),
+        ports in prop::collection::vec((1u16..30, 0u16..6), 1..4),
+    ) -> String {
+        let prefixes: Vec<_> = prefixes
+            .into_iter()
+            .map(|(v6, low, len)| {
+                let (addr, len): (IpAddr, _) = if v6 {
+                    ([0x2001, 0xdb8, u16::from(low), 0, 0, 0, 0, 0].into(), len + 16)
+                } else {
+                    ([198, 51, 100, low].into(), len)
+                };
+                match Prefix::new(addr, len) {
+                    Ok(prefix) | Err(voicelane::net::PrefixError::HostBits { meant: prefix }) => prefix.to_string(),
+                    Err(error) => panic!("{error}"),
+                }
+            })
+            .collect();
+        let ports: Vec<_> = ports.into_iter().map(|(first, more)| format!("{first}-{}", first + more)).collect();
+        let (role, protocol) = if tcp { ("signalling", "tcp") } else { ("media", "udp") };
+        format!(
+            "role = '{role}'\nprotocol = '{protocol}'\nprefixes = {prefixes:?}\nports = {ports:?}\n\
+             enabled = {enabled}\nallow_special_purpose = true\n"
+        )
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_read_back_is_exactly_the_policy(services in prop::collection::vec(service(), 0..6)) {
+        let services: Vec<_> = services
+            .iter()
+            .enumerate()
+            .map(|(index, service)| format!("[[service]]\nname = 's{index}'\n{service}"))
+            .collect();
+        let text = format!("version = 1\ninclude = []\n{}", services.concat());
+        let config = Config::parse("generated.toml", &text).map_err(|faults| TestCaseError::fail(faults.to_string()))?;
+        exact(&Policy::compile(&config, TODAY))?;
+    }
+}
+
+#[test]
+fn the_catalogue_is_read_back_as_it_is() {
+    exact(&compile("version = 1")).unwrap_or_else(|error| panic!("{error}"));
+}

@@ -1,0 +1,29 @@
+//! Engine and reassembly against reference models. The fuzz targets of the same names play the same courses.
+
+mod engine;
+mod reassembly;
+
+use proptest::prelude::*;
+
+/// Steps whose first byte chooses evenly what happens.
+fn course(step: usize, steps: usize) -> impl Strategy<Value = Vec<u8>> {
+    (
+        any::<u8>(),
+        prop::collection::vec(any::<u8>(), 0..step * steps),
+    )
+        .prop_map(|(first, rest)| [&[first], rest.as_slice()].concat())
+}
+
+proptest! {
+    /// RFC 4787 REQ-1, REQ-6, REQ-8, REQ-9, REQ-11.
+    #[test]
+    fn the_engine_does_what_the_model_does(course in course(4, 200)) {
+        engine::play(&course);
+    }
+
+    /// RFC 4787 REQ-14.
+    #[test]
+    fn reassembly_does_what_the_model_does(course in course(5, 100)) {
+        reassembly::play(&course);
+    }
+}
