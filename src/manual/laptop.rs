@@ -1,122 +1,108 @@
-//! Life on a laptop: what voicelane does when everything around it moves.
+//! Networks that change: states, timers, uplinks, sleep, programs in conflict.
 //!
-//! # One answer to everything
+//! # One reaction to every change
 //!
-//! The steward (`daemon::reconciler`) is one loop. A notice of the kernel, a new day, the end of a sleep, a time that has
-//! come: the answer is always to read links, addresses, routes and rules anew, to choose the uplink, to plan and to
-//! apply. What a notice says is not relied on, so that a lost one does no harm; it is read only for who was at work. So
-//! these are all the same to it:
+//! The reconciler (`daemon::reconciler`) is a loop. A kernel notification, a new day, a resume or a timer triggers the same
+//! steps: read links, addresses, routes and rules, select the uplink, plan, apply. The content of a notification is used only
+//! to name the program that caused it, so a lost notification does no harm. All these cases need no code of their own:
 //!
-//! - `ip rule flush`; systemd-networkd, which deletes rules and routes that it did not make;
+//! - `ip rule flush`, or systemd-networkd deleting foreign rules and routes;
 //! - a VPN that starts, stops, reconnects or replaces the default route;
-//! - a lease that is renewed (nothing changes), an address that goes or comes, IPv6 that comes later;
-//! - another network, a cable beside the Wi-Fi, a link that was made anew under the same name;
-//! - more notices than the socket holds (`ENOBUFS`, the event `notifications_lost`);
-//! - a socket to the kernel that fails: it is opened anew (the event `netlink_reconnected` where it is the one that changes things);
-//! - a datagram that is refused as a firewall refuses it (`EPERM`), which legacy iptables gives no other notice of;
-//! - the end of a sleep.
+//! - a renewed lease, a new or lost address, IPv6 that arrives late;
+//! - another network, a cable beside the Wi-Fi, a recreated link of the same name;
+//! - more notifications than the socket holds (`ENOBUFS`, event `notifications_lost`);
+//! - a failed netlink socket (event `netlink_reconnected`);
+//! - a datagram refused with `EPERM`, the only sign of a change in legacy iptables;
+//! - a resume.
 //!
-//! Measured on two cores in a virtual machine: rules and routes are back 17 to 60 ms after the command that took them
-//! away, 20 of which are the time in which notices that belong together are gathered (`tests/lab_load/laptop.rs` prints it).
+//! Rules and routes are back 17 to 60 ms after their deletion. 20 ms of that collect notifications that belong together.
 //!
 //! # States
 //!
 //! ```text
-//!             no usable link                        a link, an address, a way onwards
+//!             no usable link                        a link, an address, a next hop
 //!  started ------------------> waiting  ------------------------------------------->  ready
 //!     \                           ^                                                   |   ^ |
 //!      \                          +--- uplink_lost: rules go, media is in the VPN ----+   +-+ uplink_changed
 //!       +------------------------------------------------------------------------------^
 //! ```
 //!
-//! A service manager is told READY in `waiting` as well, with the status "waiting for an uplink": a laptop that is
-//! started in a train is no fault of the service. `voicelane status` says `uplink none` then, and why.
+//! The service manager receives READY in `waiting` too, with the status "waiting for an uplink", because a laptop without a
+//! network is no fault of the service.
 //!
 //! # Timers
 //!
 //! | timer | value | reason |
 //! |---|---|---|
-//! | gathering | 20 ms from the first notice | a VPN makes a dozen changes in a row |
-//! | rest after a look | 10 ms, or four times the processor's time that the look took, up to 1 s | a machine whose routes never stand still must not be kept busy by us; one that is busy with other things is no reason to wait |
-//! | proof of a better uplink | 2 s, doubled with each loss of that uplink within 10 minutes, up to 64 s | a cable has a carrier before its network works, and a bad one comes and goes; until then the present one works |
-//! | corrections without a rest | 20 in a row, and 2 a second | a VPN that starts, somebody who tidies up |
-//! | rest in a contest | 0.5 s, doubled up to 16 s | two programs that undo each other's work help no call |
-//! | end of a contest | 30 s of peace after the rest | so that a rival who comes back at once is not a new one |
-//! | retry of what the kernel refused | 1 s, doubled up to 30 s, or the next notice | it mostly refuses because something is on its way |
-//! | calendar | 1 min | a policy's dates are days |
+//! | settle time | 20 ms from the first notification | a VPN makes a dozen changes in a row |
+//! | pause after a reconciliation | 10 ms, or four times its CPU time, up to 1 s | frequent route changes must not keep the machine busy |
+//! | hysteresis of a better uplink | 2 s, doubled with each loss of that uplink within 10 minutes, up to 64 s | a cable has a carrier before its network works, and a bad one flaps |
+//! | corrections without back-off | 20 at once, and 2 per second | a VPN that starts |
+//! | back-off in a conflict | 0.5 s, doubled up to 16 s | two programs that undo each other help no call |
+//! | end of a conflict | 30 s without a correction after the back-off | a program that returns at once is the same conflict |
+//! | retry after a kernel error | 1 s, doubled up to 30 s, or the next notification | most errors are temporary |
+//! | calendar, and firewalls without notifications | 1 min | a policy's dates are days |
 //!
 //! # The uplink
 //!
-//! Usable is a link that is up, has a carrier, an address that reaches beyond the link, and a way onwards; that is no
-//! tunnel; and that `[uplink] exclude` does not name. Among the usable ones `prefer` decides, then the evidence (the
-//! default routes of the main table, a host route through a gateway as VPNs make it to their server, default routes of
-//! other tables), then the metric. `interface` pins one, whatever it is.
+//! A link is usable if it is up, has a carrier, an address that is valid beyond the link, and a next hop. Tunnels and links
+//! that `[uplink] exclude` names are not usable. `prefer` decides first, then the evidence, then the metric. The evidence is,
+//! in this order: default routes of the main table, a host route through a gateway (VPNs add one to their server), default
+//! routes of other tables. `interface` pins a link of any kind.
 //!
-//! Each family has the best uplink of its own, as it has routes of its own: a cable may bring IPv4 alone, and the Wi-Fi
-//! IPv6 besides. Mostly it is the same link; where it is not, `voicelane status` shows both, and an event says which
-//! family it is about. A family that no link has a way for is not captured, and its media is in the VPN. The next hop is
-//! the link's own.
+//! Each family has its own uplink, because a cable may carry IPv4 only and the Wi-Fi both. `voicelane status` shows both
+//! where they differ. A family without an uplink is not captured.
 //!
-//! A lost uplink is left at once for the next best. A better one must prove itself first (see the timers): the present
-//! one works meanwhile. One family's gains and losses are nothing to the other.
+//! A lost uplink is left at once. A better one must be stable first (hysteresis), because the present one works meanwhile.
 //!
 //! # What a change means for calls
 //!
 //! | change | sockets |
 //! |---|---|
-//! | another link for a family, or another one under the same name | those of that family are replaced |
-//! | an address of the family has gone from the link | likewise, when there is a way again |
-//! | an address has come, a lease was renewed, another gateway | stay as they are |
-//! | the uplink was gone and is the same again | stay as they are; calls that fell into the VPN meanwhile leave it at once |
+//! | another link for a family, or a recreated one | those of that family are replaced |
+//! | an address of the family is removed from the link | replaced, as soon as there is an uplink |
+//! | an address is added, a lease is renewed, another gateway | stay |
+//! | the uplink was lost and returns unchanged | stay; calls that failed over meanwhile fail back at once |
 //!
-//! Replaced means closed and opened anew, on the same port where it is free; never bound a second time. From the change on
-//! nothing is sent by the former one. With many mappings those get theirs first that send, and a former socket is heard
-//! until then: the link may deliver for another moment, and the peer has heard of no other address. The mapping and
-//! its inside endpoint stay, so the application sees the same peer, and the peer sees a new address, for which ICE has
-//! connectivity checks (RFC 8445) and consent (RFC 7675). TCP connections cannot move and are reset.
+//! A replaced socket is closed and opened again, on the same port if it is free. From the change on, nothing is sent by the
+//! former uplink. Mappings that send receive their sockets first; until then the former socket still receives. The mapping
+//! and its inside endpoint stay. The peer sees a new address, which ICE connectivity checks (RFC 8445) and consent (RFC
+//! 7675) handle. TCP connections cannot move and are reset. A call that moves from cable to Wi-Fi is silent for 70 ms at most.
 //!
-//! In the lab a call of a packet each 20 ms that moves from cable to Wi-Fi is silent for 70 ms at most in each direction,
-//! carrier loss and metric change alike (`tests/lab_load/laptop.rs`).
+//! # Conflicts with other programs
 //!
-//! # Programs that want what we do not want
+//! A correction is a reconciliation that changed something although the desired state was the same. Each correction is an
+//! event, `rules_restored`. The event names the foreign rule that appeared (priority, table, protocol), or the process that
+//! deleted voicelane's rules, by the netlink port of the notification.
 //!
-//! A correction is a look that had to change something although nothing else was wanted than before. Each is an event,
-//! `rules_restored`, with who it was: the foreign rule that appeared (priority, table, protocol number and whose number that
-//! usually is), or the process that took ours away, by the netlink port in the kernel's notice. Too many corrections are
-//! a conflict (`rules_contested`, and a warning in the status); they become rarer, and media is where the other program puts
-//! it meanwhile. What to do is for people: end the other program, or let it spare rules of protocol 118
+//! Too many corrections are a conflict: `rules_contested`, and a warning in the status. Corrections then back off, and media
+//! takes the route that the other program installed. The remedy: stop the other program, or make it keep rules of protocol 118
 //! (systemd-networkd: `ManageForeignRoutingPolicyRules=no`, `ManageForeignRoutes=no`).
 //!
 //! # Sleep
 //!
-//! logind's `PrepareForSleep` is listened to where there is a system bus (feature `logind`). The truth is in the clock: a
-//! timer on the wall clock is cancelled by the kernel when that clock jumps, and what `CLOCK_BOOTTIME` has gained on
-//! `CLOCK_MONOTONIC` is the time slept. After it everything is read anew, and sockets move if what they use has gone.
-//! All other timers, a mapping's life among them, stand still in sleep.
+//! logind's `PrepareForSleep` announces sleep where there is a system bus (feature `logind`). The clock decides: the kernel
+//! cancels a wall-clock timer when that clock jumps, and the gain of `CLOCK_BOOTTIME` over `CLOCK_MONOTONIC` is the time
+//! slept. A resume triggers a reconciliation. All other timers, also lifetimes of mappings, stand still during sleep.
 //!
-//! # Settings of others
+//! # Foreign settings
 //!
-//! Of settings that are not the TUN's, one is touched: `rp_filter` of the uplink, where it is strict, with its value in
-//! the journal. When the uplink changes, the former gets its value back. The global ones ("all", "default", `ip_forward`,
-//! `arp_*`) are never written; `tests/lab_load/laptop.rs` compares all of them before, while running, after a change and after
-//! the end.
+//! Besides the TUN's own sysctls, voicelane changes only `rp_filter` of the uplink, if it is strict. The former value is
+//! saved, and restored when the uplink changes. Global sysctls ("all", "default", `ip_forward`, `arp_*`) are never written.
 //!
-//! # The soak
+//! # The soak test
 //!
-//! `tests/lab_load/soak.rs` lets random things happen beside two running calls: carriers that come and go, one uplink or both
-//! lost, rules and routes flushed, foreign rules, a VPN that restarts, addresses and metrics that change. After each,
-//! both calls must be back within 3 s, media outside the VPN, the rest in it, and nothing else marked; in the end
-//! nothing may be left over. 40 events by default; the long run:
+//! `tests/lab_load/soak.rs` applies random changes beside two running calls: carriers, lost uplinks, flushed rules and routes, foreign
+//! rules, a restarted VPN, addresses and metrics. After each change both calls must be back within 3 s, media outside the
+//! VPN and marked, all other traffic inside. The default is 40 changes. The long run:
 //!
 //! ```text
 //! VOICELANE_SOAK_EVENTS=1000 cargo nextest run --features lab --test lab_load soak:: --no-capture
 //! ```
 //!
-//! It prints its seed; `VOICELANE_SOAK_SEED` repeats a course, and `VOICELANE_SOAK_KIND=BothLost` has all events of one kind.
-//! Measured in a course of 1,000 events (seed 1795385997) on a machine that compiled beside it: calls are back 13 to 15 ms
-//! after most events, and 2.0 s at most after the home router's links were set down and up: of those, a second is until
-//! Linux notices a carrier, and another that router's IPv6 neighbour discovery. 69 times a refusal sent a call into the
-//! VPN for as long as it took to follow to another link, ten datagrams in all. Memory grew by 1.9 MiB.
+//! `VOICELANE_SOAK_SEED` repeats a printed seed. `VOICELANE_SOAK_KIND=BothLost` selects one kind of change. In a run of 1,000
+//! changes, calls were back within 15 ms after most of them. The maximum was 2.0 s, most of which is Linux noticing the
+//! carrier and the router's IPv6 neighbour discovery.
 //!
 //! # What shows it
 //!
