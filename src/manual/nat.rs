@@ -1,10 +1,9 @@
-//! The translator's behaviour, requirement by requirement.
+//! The translator's behaviour, requirement by requirement, and failover into the VPN.
 //!
-//! Tests are named by file and name: `engine` is `tests/pure/engine.rs` with what lies in `tests/pure/engine/` (packets and instants
-//! in, outbox out), `tcp` likewise; `model` is `tests/pure/model.rs` (random courses against a reference model; the fuzz
-//! targets of the same names play the same); the others are namespace tests with the kernel on both sides, and `judges`
-//! has programs that know nothing of us. `tests/pure/manual.rs` sees to it that each test is there and says which requirement
-//! it shows. What is met by construction says by which.
+//! Tests are named by file and name. `engine` and `tcp` use simulated packets and time. `model` compares random sequences
+//! with a reference model; the fuzz targets of the same names do the same. `judges` uses independent programs. The other
+//! tests use namespaces with the kernel on both sides. `tests/pure/manual.rs` checks that each test exists and names its
+//! requirement.
 //!
 //! # UDP (RFC 4787)
 //!
@@ -26,15 +25,15 @@
 //! | REQ-13, 13a DF and too big | the DF bit goes along as the socket's path-MTU mode; what does not fit comes back as "fragmentation needed" or "packet too big", about the very datagram, with the MTU; without DF the kernel fragments | `engine::sizes::the_wish_not_to_be_fragmented_goes_along`, `path_mtu::what_the_uplink_cannot_carry_comes_back_with_its_mtu`, `path_mtu::what_a_router_cannot_carry_comes_back_with_its_mtu`, `path_mtu::what_came_in_fragments_goes_out_in_fragments_and_back` |
 //! | REQ-14, 14a fragments, in and out of order, under attack | from the TUN: put together within bounds of memory and time (`engine::reassembly`); from the uplink: the kernel does it | `engine::sizes::fragments_in_any_order_become_one_datagram`, `engine::limits::a_flood_of_fragments_of_one_source_leaves_room_for_others`, `model::reassembly_does_what_the_model_does`, `path_mtu::what_came_in_fragments_goes_out_in_fragments_and_back` |
 //!
-//! The source port is preserved where it is free (section 4.2.1). An application on this machine that is bound to no
-//! address holds its port on every address, the uplink's included: then the kernel chooses another.
+//! The source port is preserved where it is free (section 4.2.1). A local application that is bound to no address holds its
+//! port on every address, also the uplink's. The kernel then selects another port.
 //!
-//! Sizes: a datagram may have 0 to 65,507 bytes over IPv4 and 65,527 over IPv6, either way
-//! (`engine::sizes::datagrams_of_every_size_come_back`). What is larger than the TUN's MTU goes into it in fragments. A
-//! checksum may be missing over IPv4 and may not over IPv6; what we write has one. IPv4 options are skipped and not
-//! carried on (`engine::sizes::a_missing_checksum_and_options_are_no_fault_over_ipv4`). Fragments that overlap spoil their
-//! datagram, over both families (RFC 5722, RFC 1858: `engine::sizes::overlapping_fragments_spoil_their_datagram`); what is
-//! judged by the policy is the whole datagram (`engine::sizes::what_is_judged_is_the_whole_datagram`).
+//! Sizes: a datagram may have 0 to 65,507 bytes over IPv4 and 65,527 over IPv6
+//! (`engine::sizes::datagrams_of_every_size_come_back`). Replies larger than the TUN's MTU are fragmented. A checksum may be
+//! missing over IPv4 only; voicelane always writes one. IPv4 options are skipped and not relayed
+//! (`engine::sizes::a_missing_checksum_and_options_are_no_fault_over_ipv4`). Overlapping fragments invalidate their datagram
+//! (RFC 5722, RFC 1858: `engine::sizes::overlapping_fragments_spoil_their_datagram`). The policy evaluates whole datagrams
+//! (`engine::sizes::what_is_judged_is_the_whole_datagram`).
 //!
 //! # ICMP (RFC 5508)
 //!
@@ -59,40 +58,40 @@
 //! | RFC 6888 REQ-4, 5 limits for each subscriber, of ports and of memory | 8,192 mappings of an inside address, of 32,768 in all; 2,048 TCP connections, of 4,096; of each 256 on a gateway ([`super::gateway`]), by configuration; 1 MiB of waiting fragments of a source, of 4 MiB | `engine::limits::one_inside_address_leaves_room_for_others`, `tcp::one_inside_address_leaves_connections_for_others`, `gateway::a_client_has_its_share_and_answers_are_marked_anew`, `engine::limits::a_flood_of_fragments_of_one_source_leaves_room_for_others` |
 //! | RFC 6888 REQ-12 destinations are not logged | addresses at the level DEBUG only | by construction |
 //!
-//! # What grows, and how far
+//! # Bounds
 //!
 //! | what | bound |
 //! |---|---|
-//! | mappings, their indices, sockets and epoll entries | 32,768; 8,192 of an inside address |
-//! | contacts of a mapping | 1,024 |
-//! | queued deadlines of mappings | one of each mapping, and one of each that an uplink change ended, until its time |
-//! | fragments | 4 MiB in all, 1 MiB of a source, allowances for tables and allocations included; 15 s |
-//! | connections and their windows | 4,096 times 128 KiB; 2,048 of an inside address |
-//! | outbox | what 64 packets and 64 datagrams make of themselves in one wake-up: below 20 MiB |
-//! | errors found while sending | what the sockets' error queues hold (`rmem_default` each), of the sockets that one wake-up used |
-//! | counters by reason | the reasons; refusals of the kernel: its error numbers |
+//! | mappings, their indices, sockets and epoll entries | 32,768; 8,192 per inside address |
+//! | permitted remotes of a mapping | 1,024 |
+//! | queued deadlines of mappings | one per mapping, and one per mapping that an uplink change ended, until its time |
+//! | fragments | 4 MiB, 1 MiB per source, including tables and allocations; 15 s |
+//! | connections and their windows | 4,096 times 128 KiB; 2,048 per inside address |
+//! | outbox | the results of 64 packets and 64 datagrams: below 20 MiB |
+//! | errors of sent datagrams | the error queues (`rmem_default` each) of the sockets of one wake-up |
+//! | counters by reason | the number of reasons, and of kernel error codes |
 //!
-//! Hash tables are keyed with a secret of the process, so that endpoints cannot be chosen to collide
-//! (`nat::mapping::tests::the_hash_is_keyed_anew_for_each_table`). A limit that refused something within the last minute is
-//! among the warnings of `voicelane status`, with what to do.
+//! Hash tables use a random key per process, so remote parties cannot cause collisions
+//! (`nat::mapping::tests::the_hash_is_keyed_anew_for_each_table`). `voicelane status` warns for one minute of a limit that
+//! was reached, and says what to do.
 //!
-//! Ten million packets that are nearly right, of every kind, cause no panic and get nothing out that the policy does not
-//! relay: `VOICELANE_MUTATED_PACKETS=10000000 cargo test --test pure mutation:: -- --nocapture`, which `scripts/check` runs
-//! (`mutation::mutated_packets_at_length_cause_no_panic_and_get_nothing_out`); 20,000 more of each family, made by scapy, go
-//! into the TUN of a running service (`judges::malformed_packets_harm_nobody`).
+//! Ten million mutated packets cause no panic, and no packet leaves that the policy does not relay
+//! (`mutation::mutated_packets_at_length_cause_no_panic_and_get_nothing_out`). The full measure is
+//! `VOICELANE_MUTATED_PACKETS=10000000 cargo test --test pure mutation:: -- --nocapture`, which `scripts/check` runs. Malformed packets
+//! of scapy enter the TUN of a running service (`judges::malformed_packets_harm_nobody`).
 //!
-//! # What the kernel refuses
+//! # Refusals by the kernel
 //!
 //! | error | what happens |
 //! |---|---|
-//! | `EMFILE`, `ENFILE`, `EADDRINUSE` (every port taken) | the mapping ends, the datagram is answered "prohibited", the next one tries again |
-//! | `EPERM` from a firewall | answered "prohibited"; the mapping stands |
-//! | `ENETUNREACH`, `EADDRNOTAVAIL`, `ENODEV`, `ENETDOWN` | answered "network unreachable"; the mapping stands |
-//! | `EHOSTUNREACH` | answered "host unreachable" |
-//! | `ENOBUFS`, `EAGAIN` | the datagram is dropped in silence, as a router does whose queue is full |
+//! | `EMFILE`, `ENFILE`, `EADDRINUSE` (no free port) | the mapping ends, the datagram is rejected as "prohibited", the next one tries again |
+//! | `EPERM` from a firewall | rejected as "prohibited"; the mapping stays |
+//! | `ENETUNREACH`, `EADDRNOTAVAIL`, `ENODEV`, `ENETDOWN` | rejected as "network unreachable"; the mapping stays |
+//! | `EHOSTUNREACH` | rejected as "host unreachable" |
+//! | `ENOBUFS`, `EAGAIN` | the datagram is dropped, as by a router with a full queue |
 //!
-//! Each is counted by reason and explained in status (`daemon::kernel_errors`). The warning ends when the kernel no longer
-//! refuses: with the next datagram that is sent, or socket that is opened, once nothing was refused for ten seconds. Shown by
+//! Each refusal is counted by reason and explained in the status. The warning ends ten seconds after
+//! the last refusal, with the next datagram that is sent or socket that is opened. Shown by
 //! `kernel_faults::without_descriptors_the_service_lives_and_says_so`,
 //! `kernel_faults::ports_that_are_spent_are_refused_and_never_shared`, `kernel_faults::a_firewall_that_forbids_sending_is_named`,
 //! `kernel_faults::a_way_that_is_gone_is_told_to_the_application_and_no_call_ends`,
@@ -100,8 +99,7 @@
 //!
 //! # TCP (RFC 5382)
 //!
-//! A proxy carries it, see `engine::tcp`. The tests are those of `tests/pure/tcp.rs`, in simulated time, and of
-//! `tests/lab/tcp_proxy.rs`, with the kernel's stack on both sides.
+//! A proxy relays TCP, see `engine::tcp`. `tests/pure/tcp.rs` uses simulated time, `tests/lab/tcp_proxy.rs` the kernel's stack.
 //!
 //! | requirement | what we do | shown by |
 //! |---|---|---|
@@ -114,66 +112,55 @@
 //! | REQ-9 ICMP destination unreachable | while connecting it becomes the same error about the application's SYN | `tcp::an_unreachable_far_side_is_an_icmp_error_about_the_syn`, `tcp_proxy::an_unreachable_host_is_told_by_icmp` |
 //! | REQ-10 ICMP ends no connection | soft errors once it stands (RFC 5461); an error ends an attempt, as it does on any host | by construction: the sockets have no `IP_RECVERR` |
 //!
-//! When its 4,096 connections are taken, a new one is prohibited by ICMP and counted (`tcp::a_full_table_says_so`), as
-//! one that exceeds its address's share is. A connection never holds more than its two windows of 64 KiB
-//! (`tcp::a_slow_reader_slows_the_writer_and_nothing_grows`,
-//! `tcp_load::slow_readers_on_both_sides_leave_the_memory_as_it_is`). A long transfer over a path with loss arrives
-//! intact (`tcp_load::a_long_transfer_over_a_path_with_loss_arrives_intact`; `VOICELANE_TRANSFER_BYTES=1000000000` is
-//! the full measure), and a thousand connections at once do (`tcp_load::a_thousand_connections_at_once`). When a policy
-//! no longer relays a connection, or the uplink changes, it is reset on both sides.
+//! Connections beyond the limits are rejected as "prohibited" and counted (`tcp::a_full_table_says_so`). A connection holds at
+//! most its two windows of 64 KiB (`tcp::a_slow_reader_slows_the_writer_and_nothing_grows`,
+//! `tcp_load::slow_readers_on_both_sides_leave_the_memory_as_it_is`). Long transfers over a lossy path arrive intact
+//! (`tcp_load::a_long_transfer_over_a_path_with_loss_arrives_intact`, with `VOICELANE_TRANSFER_BYTES=1000000000` in full), and so
+//! do a thousand connections at once (`tcp_load::a_thousand_connections_at_once`). A connection is reset on both sides when
+//! the policy no longer relays it or the uplink changes.
 //!
-//! # When the direct way fails
+//! # Failover into the VPN
 //!
-//! A mapping's datagrams go on by its socket in the VPN, see `engine::path` for the states and `engine::fallback` for how
-//! mappings and uplinks hang together. What is judged, and why so:
+//! When the direct path of a mapping fails, its datagrams continue on its socket in the VPN. `engine::path` has the states,
+//! `engine::fallback` the relation of mappings and uplinks.
 //!
-//! - **Only questions count.** Music on hold, a muted agent, a supervisor who listens: silence in one direction is no
-//!   fault. A call's STUN checks (ICE, and consent of RFC 7675) want an answer, and every way that works brings one. A flow
-//!   that never asked anything is never judged by silence, only by refusals, or together with the whole uplink.
-//! - **Nothing is invented.** Consent checks come every 5 s, which is too seldom for a judgement within 3 s. So the latest
-//!   check that the peer has answered is repeated, word for word and to the same peer, when nothing came in for a second
-//!   though something should have; a check changes nothing at the peer, and it answers each copy alike. On a way that works
-//!   that is at most one more small packet in a second, and none while the peer sends media. Requests that do change
-//!   something (TURN's Allocate, Refresh) are never repeated. Second answers are passed on; ICE ignores them (RFC 8489
-//!   section 6.3.3).
-//! - **The peer is told.** After a switch the check is repeated on the new way, so that ICE on the far side learns the new
-//!   address at once, as a peer-reflexive candidate. A TURN allocation belongs to the old address; there the application has
-//!   to restart ICE.
-//! - **Trials.** While a mapping is in the VPN, some of its checks go both ways, the direct copy first, so that what the
-//!   peer hears last is the copy in the VPN. Answers on the direct socket are what brings it back.
-//! - **Refusals cost nothing.** A datagram that the kernel refuses (EPERM, ENETUNREACH) goes into the VPN in the same
-//!   wake-up, and no ICMP error is written. An error of a router counts while nothing else comes in; one of the peer itself
-//!   is about the peer, and is passed on.
-//! - **TCP** cannot move. An attempt that is refused, or silent for as long as a mapping may be, is made through the VPN.
+//! - **Only STUN checks count.** Music on hold and a muted agent are silent without a fault. A call's STUN checks (ICE, consent
+//!   of RFC 7675) expect responses on every working path. A flow without checks fails over only after refusals, or with its
+//!   uplink.
+//! - **No packet is invented.** Consent checks are sent every 5 s, too seldom for a decision within 3 s. So voicelane repeats
+//!   the latest check that the peer has answered, to the same peer, after one second without expected traffic. A repeated
+//!   check changes nothing at the peer, and ICE ignores a second response (RFC 8489 section 6.3.3). Requests with effects
+//!   (TURN Allocate, Refresh) are never repeated.
+//! - **The peer learns the new address.** After a switch the check is repeated on the new path, so that ICE finds a
+//!   peer-reflexive candidate. A TURN allocation belongs to the old address; there the application must restart ICE.
+//! - **Probes.** Some checks of a failed-over mapping go out on both paths, the direct copy first. Responses on the direct
+//!   socket cause the failback.
+//! - **Refusals lose nothing.** A datagram that the kernel refuses (EPERM, ENETUNREACH) goes into the VPN in the same
+//!   wake-up. A router's ICMP error counts while nothing else arrives. An error of the peer itself is passed on.
+//! - **TCP** cannot move. A connection attempt that is refused, or unanswered for the same time, is made through the VPN.
 //!
-//! It moves traffic into the VPN, or back to where the policy wants it; each datagram that goes out directly was judged by
-//! the policy, and so is each repetition (`engine::prefix::nothing_but_what_the_policy_relays_ever_goes_directly`). Shown by
-//! `engine::fallback` with a simulated peer, and by `fallback` and `prefix` with real VPNs.
+//! The policy decides about every datagram on the direct path, also about repeated checks
+//! (`engine::prefix::nothing_but_what_the_policy_relays_ever_goes_directly`). The tests are in `engine::fallback`, `fallback` and
+//! `prefix`.
 //!
 //! # Not met
 //!
-//! - RFC 5382 REQ-2, the application's side of a simultaneous open: its SYN is answered by a SYN-ACK, never crossed by a
-//!   SYN. It gets its connection all the same. A connection that only the far side opens has nowhere to go: an application
-//!   that listens, listens on this machine's own addresses.
-//! - RFC 5382 REQ-4, silence for 6 s to an unsolicited SYN: it meets this machine's own stack, or its firewall, not us, and
-//!   is refused at once, as it is without us. A peer that punches holes tries again.
-//! - RFC 5382 REQ-10 while connecting: an ICMP error ends the attempt, and its mapping if it has no other connection. Any
-//!   host's own stack gives up then too.
-//! - TCP, by smoltcp 0.14: an application's FIN that overtakes data is forgotten, and the end waits for its retransmission.
-//!   It takes a loss on the way into the TUN, which neither reorders nor delays.
-//! - RFC 4787 REQ-9 and RFC 5382 REQ-8, hairpinning, on a laptop: an outside endpoint is an address of this machine, and
-//!   the kernel delivers what is sent to one of those before any rule of ours is asked. So such datagrams do not enter the
-//!   TUN, and no TCP hairpins. Where they do enter, UDP is turned back if the socket is bound to an address; one on every
-//!   address (the usual case when the application is bound to the VPN's) has no endpoint of its own to be recognised by.
-//!   The first datagram of a mapping to a neighbour is dropped: its socket, and so its source, is not there yet.
-//! - RFC 5508 REQ-1, REQ-2 and REQ-5, ICMP of the application's own: see the table. What an error would tell a media server is
-//!   that nobody listens any more, and that ends by itself.
-//! - RFC 5508 REQ-3a, the checksum of the embedded IP header: the kernel does not look at it, nor at the embedded source
-//!   address when the socket is bound to every one. The port must be that of a socket of ours, and the destination one that
-//!   it has sent to.
-//! - RFC 5508 REQ-7, hairpinned errors: a hairpinned datagram is delivered or dropped here, so only the application's own
-//!   kernel could send one: as REQ-5.
-//! - RFC 6888 REQ-8, quarantine of a port for 120 s: the kernel gives a port back at once. Filtering is what keeps a
-//!   mapping's late packets from the next one: it admits nobody whom the new one has not sent to.
-//! - RFC 6888 REQ-15, unguessable ports: preserved ports are the application's choice; the kernel's are random.
-//! - ECN of fragments that are put together is the first one's; nothing is carried to the uplink of it anyway.
+//! - RFC 5382 REQ-2, simultaneous open by the application: its SYN receives a SYN-ACK, never a SYN. The connection is still
+//!   established. A connection that only the far side opens has no destination, because applications listen on this
+//!   machine's own addresses.
+//! - RFC 5382 REQ-4, 6 s of silence to an unsolicited SYN: the SYN reaches this machine's own stack or firewall, which
+//!   refuses it at once, as without voicelane.
+//! - RFC 5382 REQ-10 during connect: an ICMP error ends the attempt, as on any host.
+//! - TCP (smoltcp 0.14): a FIN that overtakes data is forgotten until its retransmission. This needs loss on the way into the
+//!   TUN, which neither reorders nor delays.
+//! - RFC 4787 REQ-9 and RFC 5382 REQ-8, hairpinning on a laptop: an outside endpoint is a local address, and the kernel
+//!   delivers to it before it looks up rules. UDP that does enter the TUN is turned back if the receiver's socket is bound to
+//!   an address. The first datagram of a mapping to a neighbour is dropped, because its socket is not open yet.
+//! - RFC 5508 REQ-1, REQ-2 and REQ-5, ICMP of the application: see the table.
+//! - RFC 5508 REQ-3a, the checksum of the embedded IP header: the kernel does not verify it. It verifies the embedded source
+//!   address only of sockets bound to an address. Port and destination must match a mapping.
+//! - RFC 5508 REQ-7, hairpinned errors: only the application's own kernel could send one; as REQ-5.
+//! - RFC 6888 REQ-8, quarantine of a port for 120 s: the kernel reuses a port at once. Filtering protects the next mapping
+//!   from late packets.
+//! - RFC 6888 REQ-15, unpredictable ports: preserved ports are the application's choice; the kernel's are random.
+//! - ECN of reassembled fragments is that of the first one; ECN is not relayed to the uplink.
