@@ -11,9 +11,9 @@ pub mod control;
 pub mod daemon;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod diagnostics;
 pub mod doctor;
 pub mod engine;
-pub mod evidence;
 pub mod lpm;
 pub mod manual;
 pub mod nat;

@@ -13,8 +13,8 @@ use nix::sys::utsname::uname;
 use crate::config::Layer;
 use crate::control::{self, AskError, Body, Event, Reply, Request};
 use crate::daemon;
-use crate::doctor::{self, Scene};
-use crate::evidence::{Archive, File, Redactor, Secrets};
+use crate::diagnostics::{Archive, ArchiveFile, IdentifyingNames, Redactor};
+use crate::doctor::{self, SystemFacts};
 use crate::route::observed::Observed;
 
 use super::RuntimeDir;
@@ -42,13 +42,13 @@ pub(super) struct BugreportArgs {
 }
 
 pub(super) fn run(args: &BugreportArgs) -> anyhow::Result<ExitCode> {
-    let case = super::doctor::case(&args.files, &args.overrides, &args.runtime);
-    let scene = Scene::survey(case)?;
-    let report = doctor::examine(&scene);
-    let rules = scene.policy().rules().iter();
+    let options = super::doctor::options(&args.files, &args.overrides, &args.runtime);
+    let facts = SystemFacts::collect(options)?;
+    let report = doctor::run_checks(&facts);
+    let rules = facts.policy().rules().iter();
     let vendor = rules.flat_map(|rule| rule.prefixes.iter().copied());
     let mut redactor = Redactor::new(&secrets(), vendor.collect());
-    let file = |name, about, text| File { name, about, text };
+    let file = |name, about, text| ArchiveFile { name, about, text };
     let files = vec![
         file(
             "doctor.txt",
@@ -63,7 +63,7 @@ pub(super) fn run(args: &BugreportArgs) -> anyhow::Result<ExitCode> {
         file(
             "status.json",
             "what the service says of itself",
-            status(&scene)?,
+            status(&facts)?,
         ),
         file("events.jsonl", "what happened, and why", told(events(args))),
         file(
@@ -74,7 +74,7 @@ pub(super) fn run(args: &BugreportArgs) -> anyhow::Result<ExitCode> {
         file(
             "network.txt",
             "links, addresses, routes and rules, by our own netlink",
-            network(scene.observed()),
+            network(facts.observed()),
         ),
         file("versions.txt", "program, kernel, distribution", versions()),
     ];
@@ -83,7 +83,7 @@ pub(super) fn run(args: &BugreportArgs) -> anyhow::Result<ExitCode> {
         .write(&args.output)
         .with_context(|| format!("could not make {}", args.output.display()))?;
     let mut out = format!("{} has:\n", args.output.display());
-    for File { name, about, .. } in archive.files() {
+    for ArchiveFile { name, about, .. } in archive.files() {
         writeln!(out, "  {name:<14} {about}").expect("a string takes everything");
     }
     out.push_str("Names and addresses were taken out; look through it before you pass it on.\n");
@@ -91,8 +91,8 @@ pub(super) fn run(args: &BugreportArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn status(scene: &Scene) -> anyhow::Result<String> {
-    Ok(match scene.status() {
+fn status(facts: &SystemFacts) -> anyhow::Result<String> {
+    Ok(match facts.status() {
         Ok(status) => {
             let reply = Reply::new(Body::Status(Box::new(status.clone())));
             serde_json::to_string_pretty(&reply)?
@@ -207,7 +207,7 @@ const EVERYBODYS: [&str; 3] = ["root", "nobody", "voicelane"];
 const COMMON: [&str; 5] = ["/", "/root", "/home", "/nonexistent", "/var/empty"];
 
 /// What is known here to say who and where.
-fn secrets() -> Secrets {
+fn secrets() -> IdentifyingNames {
     let (mut hosts, mut users, mut homes) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let own = uname().ok();
     let own = own.map(|name| name.nodename().to_string_lossy().into_owned());
@@ -238,7 +238,7 @@ fn secrets() -> Secrets {
     homes.extend(environment("HOME"));
     users.retain(|name| !EVERYBODYS.contains(&name.as_str()));
     homes.retain(|home| !COMMON.contains(&home.as_str()));
-    Secrets {
+    IdentifyingNames {
         hosts: hosts.into_iter().collect(),
         users: users.into_iter().collect(),
         homes: homes.into_iter().collect(),

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Args;
 
 use crate::control;
-use crate::evidence::{self, Limits, Stop};
+use crate::diagnostics::{self, CaptureLimits, StopReason};
 
 use super::{RuntimeDir, status};
 
@@ -35,7 +35,7 @@ pub(super) fn run(args: &CaptureArgs) -> anyhow::Result<ExitCode> {
         Ok(status) => status,
         Err(error) => return Ok(status::not_told(&error)),
     };
-    let limits = Limits {
+    let limits = CaptureLimits {
         time: Duration::from_secs(args.seconds),
         packets: args.packets,
     };
@@ -44,13 +44,13 @@ pub(super) fn run(args: &CaptureArgs) -> anyhow::Result<ExitCode> {
         "recording {tun} for {} s at most; Ctrl-C ends it",
         args.seconds
     );
-    let captured = evidence::capture(tun, &args.output, args.payload, limits)
+    let captured = diagnostics::capture(tun, &args.output, args.payload, limits)
         .with_context(|| format!("could not record {tun} into {file} (needs root)"))?;
     let why = match captured.stop {
-        Stop::Time => "the time is over",
-        Stop::Packets => "these are as many as were asked for",
-        Stop::Signal => "interrupted",
-        Stop::Link => "the service has ended",
+        StopReason::Time => "the time is over",
+        StopReason::Packets => "these are as many as were asked for",
+        StopReason::Signal => "interrupted",
+        StopReason::Link => "the service has ended",
     };
     super::print(&format!("{} packets in {file}: {why}\n", captured.packets))?;
     Ok(ExitCode::SUCCESS)

@@ -11,7 +11,7 @@ use nix::unistd::Uid;
 
 use crate::config::Config;
 use crate::control;
-use crate::doctor::{self, Case, Finding, Report, Scene, Verdict};
+use crate::doctor::{self, CheckOptions, CheckVerdict, DoctorReport, Finding, SystemFacts};
 
 use super::RuntimeDir;
 use super::sources::{Files, LoadError, Overrides};
@@ -34,23 +34,23 @@ pub(super) struct DoctorArgs {
 }
 
 pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
-    let mut case = case(&args.files, &args.overrides, &args.runtime);
-    case.path = args.path;
-    let report = doctor::examine(&Scene::survey(case)?);
+    let mut options = options(&args.files, &args.overrides, &args.runtime);
+    options.path = args.path;
+    let report = doctor::run_checks(&SystemFacts::collect(options)?);
     if args.json {
         super::print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?;
     } else {
         super::print(&text(&report))?;
     }
     Ok(ExitCode::from(match report.verdict {
-        Verdict::Ok | Verdict::Unknown => 0,
-        Verdict::Warning => 1,
-        Verdict::Fault => 2,
+        CheckVerdict::Ok | CheckVerdict::Unknown => 0,
+        CheckVerdict::Warning => 1,
+        CheckVerdict::Fault => 2,
     }))
 }
 
 /// What is to be examined; with a configuration that has faults, by the defaults.
-pub(super) fn case(files: &Files, overrides: &Overrides, runtime: &RuntimeDir) -> Case {
+pub(super) fn options(files: &Files, overrides: &Overrides, runtime: &RuntimeDir) -> CheckOptions {
     let (config, config_fault) = match files.load(overrides) {
         Ok(effective) => (effective.into_config(), None),
         Err(error) => (Config::default(), Some(sentence(&error))),
@@ -69,7 +69,7 @@ pub(super) fn case(files: &Files, overrides: &Overrides, runtime: &RuntimeDir) -
         Err(LoadError::Read { .. } | LoadError::Faulty(_)) => None,
         Err(LoadError::Distrusted(why)) => Some(Err(why.to_string())),
     };
-    Case {
+    CheckOptions {
         config,
         config_fault,
         trust,
@@ -86,7 +86,7 @@ fn sentence(error: &LoadError) -> String {
 }
 
 /// A report for a person.
-pub(super) fn text(report: &Report) -> String {
+pub(super) fn text(report: &DoctorReport) -> String {
     let mut out = String::new();
     let mut line = |verdict: &str, name: &str, what: &str| {
         writeln!(out, "{verdict:<8} {name:<14} {what}").expect("a string takes everything");
@@ -102,10 +102,10 @@ pub(super) fn text(report: &Report) -> String {
         findings.filter(|it| it.verdict == verdict).count()
     };
     let counts = [
-        Verdict::Fault,
-        Verdict::Warning,
-        Verdict::Unknown,
-        Verdict::Ok,
+        CheckVerdict::Fault,
+        CheckVerdict::Warning,
+        CheckVerdict::Unknown,
+        CheckVerdict::Ok,
     ]
     .map(|verdict| format!("{} {}", count(verdict), verdict.name()));
     writeln!(out, "\n{}", counts.join(", ")).expect("a string takes everything");

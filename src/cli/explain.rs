@@ -12,7 +12,7 @@ use super::sources::{Files, Overrides};
 use crate::config::Config;
 use crate::daemon;
 use crate::net::{Endpoint, Family, Protocol};
-use crate::policy::{Action, NearMiss, Policy, Reason, Rule, Verdict, Why};
+use crate::policy::{Action, InactiveReason, MissReason, NearMiss, Policy, PolicyRule, Verdict};
 
 /// What `voicelane explain` is asked.
 #[derive(Clone, Debug, clap::Args)]
@@ -71,8 +71,8 @@ struct Explanation<'a> {
     from: Option<IpAddr>,
     date: Date,
     verdict: Verdict,
-    rule: Option<&'a Rule>,
-    near: Option<(NearMiss, &'a Rule)>,
+    rule: Option<&'a PolicyRule>,
+    near: Option<(NearMiss, &'a PolicyRule)>,
     uplink: Option<String>,
 }
 
@@ -122,13 +122,13 @@ impl<'a> Explanation<'a> {
                 "rule": rule.name,
                 "prefix": near.prefix.to_string(),
                 "reason": match near.reason {
-                    Reason::Port => "port",
-                    Reason::Protocol => "protocol",
-                    Reason::Inactive(why) => super::policy::why_name(why),
+                    MissReason::Port => "port",
+                    MissReason::Protocol => "protocol",
+                    MissReason::Inactive(why) => super::policy::why_name(why),
                 },
                 "date": match near.reason {
-                    Reason::Inactive(why) => super::policy::why_date(why),
-                    Reason::Port | Reason::Protocol => None,
+                    MissReason::Inactive(why) => super::policy::why_date(why),
+                    MissReason::Port | MissReason::Protocol => None,
                 },
             })),
         })
@@ -175,22 +175,22 @@ impl fmt::Display for Explanation<'_> {
     }
 }
 
-fn near_miss(f: &mut fmt::Formatter<'_>, near: &NearMiss, rule: &Rule) -> fmt::Result {
+fn near_miss(f: &mut fmt::Formatter<'_>, near: &NearMiss, rule: &PolicyRule) -> fmt::Result {
     let NearMiss { prefix, reason, .. } = near;
-    let Rule { name, protocol, .. } = rule;
+    let PolicyRule { name, protocol, .. } = rule;
     write!(f, "  reason     {name} names {prefix}, but ")?;
     match reason {
-        Reason::Port => write!(f, "only {protocol} ports {}", join(&rule.ports)),
-        Reason::Protocol => write!(f, "only {protocol}"),
-        Reason::Inactive(why @ Why::SwitchedOff) => {
+        MissReason::Port => write!(f, "only {protocol} ports {}", join(&rule.ports)),
+        MissReason::Protocol => write!(f, "only {protocol}"),
+        MissReason::Inactive(why @ InactiveReason::SwitchedOff) => {
             write!(
                 f,
                 "is {why}: {}\n  to switch  enable = [\"{name}\"]",
                 rule.description
             )
         }
-        Reason::Inactive(why @ Why::NotYetValid { .. }) => write!(f, "is {why}"),
-        Reason::Inactive(why @ Why::Expired { .. }) => write!(f, "{why}"),
+        MissReason::Inactive(why @ InactiveReason::NotYetValid { .. }) => write!(f, "is {why}"),
+        MissReason::Inactive(why @ InactiveReason::Expired { .. }) => write!(f, "{why}"),
     }
 }
 

@@ -40,11 +40,11 @@ struct Cli {
     #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
     log: Level,
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Run the service in the foreground (as root or with CAP_NET_ADMIN).
     Run(run::RunArgs),
     /// Show what the running service does.
@@ -92,20 +92,20 @@ struct RuntimeDir {
 /// The whole command line, for whoever draws from its definition.
 #[must_use]
 pub fn command() -> clap::Command {
-    with_twins(Cli::command())
+    with_environment_variables(Cli::command())
 }
 
 /// Gives every flag its environment variable.
-fn with_twins(command: clap::Command) -> clap::Command {
-    let twinned = command.mut_args(|arg| match arg.get_long().map(twin) {
-        Some(twin) => arg.env(twin),
+fn with_environment_variables(command: clap::Command) -> clap::Command {
+    let twinned = command.mut_args(|arg| match arg.get_long().map(environment_variable) {
+        Some(environment_variable) => arg.env(environment_variable),
         None => arg,
     });
-    twinned.mut_subcommands(with_twins)
+    twinned.mut_subcommands(with_environment_variables)
 }
 
 /// The environment variable that says the same as a flag.
-fn twin(flag: &str) -> String {
+fn environment_variable(flag: &str) -> String {
     format!("VOICELANE_{}", flag.to_uppercase().replace('-', "_"))
 }
 
@@ -116,22 +116,22 @@ pub fn main() -> ExitCode {
     let Cli { log, command } = parsed.unwrap_or_else(|error| error.exit());
     log::begin(log);
     let outcome = match command {
-        Command::Run(args) => run::run(&args),
-        Command::Status(args) => status::run(&args),
-        Command::Reload(args) => reload::run(&args),
-        Command::Mappings(args) => mappings::run(&args),
-        Command::Monitor(args) => monitor::run(&args),
-        Command::Events(args) => events::run(&args),
-        Command::Doctor(args) => doctor::run(&args),
-        Command::Bugreport(args) => bugreport::run(&args),
-        Command::Capture(args) => capture::run(&args),
-        Command::Explain(args) => explain::run(&args, daemon::find_uplink),
-        Command::Check(args) => check::run(&args),
-        Command::Config(args) => config::run(&args),
-        Command::Policy(args) => policy::run(&args),
-        Command::Cleanup(args) => cleanup::run(&args),
+        CliCommand::Run(args) => run::run(&args),
+        CliCommand::Status(args) => status::run(&args),
+        CliCommand::Reload(args) => reload::run(&args),
+        CliCommand::Mappings(args) => mappings::run(&args),
+        CliCommand::Monitor(args) => monitor::run(&args),
+        CliCommand::Events(args) => events::run(&args),
+        CliCommand::Doctor(args) => doctor::run(&args),
+        CliCommand::Bugreport(args) => bugreport::run(&args),
+        CliCommand::Capture(args) => capture::run(&args),
+        CliCommand::Explain(args) => explain::run(&args, daemon::find_uplink),
+        CliCommand::Check(args) => check::run(&args),
+        CliCommand::Config(args) => config::run(&args),
+        CliCommand::Policy(args) => policy::run(&args),
+        CliCommand::Cleanup(args) => cleanup::run(&args),
         #[cfg(feature = "demo")]
-        Command::Demo(args) => crate::demo::run(&args),
+        CliCommand::Demo(args) => crate::demo::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("voicelane: {error:#}");
@@ -175,9 +175,9 @@ mod tests {
         let mut flags = 0;
         walk(&command(), &mut |arg| {
             if let Some(long) = arg.get_long() {
-                let twin = arg.get_env().and_then(|env| env.to_str());
+                let environment_variable = arg.get_env().and_then(|env| env.to_str());
                 let wanted = format!("VOICELANE_{}", long.to_uppercase().replace('-', "_"));
-                assert_eq!(twin, Some(wanted.as_str()), "--{long}");
+                assert_eq!(environment_variable, Some(wanted.as_str()), "--{long}");
                 flags += 1;
             }
         });

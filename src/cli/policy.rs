@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::sources::{Files, Overrides};
 use crate::daemon;
-use crate::policy::{Policy, Rule, State, Why};
+use crate::policy::{InactiveReason, Policy, PolicyRule, RuleState};
 
 /// What `voicelane policy` is asked.
 #[derive(Clone, Debug, clap::Args)]
@@ -23,14 +23,14 @@ pub(super) struct PolicyArgs {
 #[derive(Clone, Debug, clap::Subcommand)]
 pub(super) enum PolicyCommand {
     /// List what is active today, and what is not and why
-    Show(ShowArgs),
+    Show(PolicyShowArgs),
     /// Write what IT sets up elsewhere: marking, firewalls, what a VPN leaves out
     Export(export::ExportArgs),
 }
 
 /// What `voicelane policy show` is asked.
 #[derive(Clone, Debug, clap::Args)]
-pub(super) struct ShowArgs {
+pub(super) struct PolicyShowArgs {
     /// The configuration
     #[command(flatten)]
     pub files: Files,
@@ -53,7 +53,7 @@ pub(super) fn run(args: &PolicyArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn run_show(args: &ShowArgs) -> anyhow::Result<ExitCode> {
+fn run_show(args: &PolicyShowArgs) -> anyhow::Result<ExitCode> {
     let config = match args.files.load(&Overrides::default()) {
         Ok(effective) => effective.into_config(),
         Err(error) => return Ok(error.report()),
@@ -69,19 +69,21 @@ fn run_show(args: &ShowArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// A stable word for why a rule is not active.
-pub(super) const fn why_name(why: Why) -> &'static str {
+pub(super) const fn why_name(why: InactiveReason) -> &'static str {
     match why {
-        Why::NotYetValid { .. } => "not-yet-valid",
-        Why::Expired { .. } => "expired",
-        Why::SwitchedOff => "switched-off",
+        InactiveReason::NotYetValid { .. } => "not-yet-valid",
+        InactiveReason::Expired { .. } => "expired",
+        InactiveReason::SwitchedOff => "switched-off",
     }
 }
 
 /// The day that makes a rule inactive.
-pub(super) const fn why_date(why: Why) -> Option<Date> {
+pub(super) const fn why_date(why: InactiveReason) -> Option<Date> {
     match why {
-        Why::NotYetValid { from: date } | Why::Expired { until: date } => Some(date),
-        Why::SwitchedOff => None,
+        InactiveReason::NotYetValid { from: date } | InactiveReason::Expired { until: date } => {
+            Some(date)
+        }
+        InactiveReason::SwitchedOff => None,
     }
 }
 
@@ -97,7 +99,7 @@ pub(super) fn join<T: ToString>(list: &[T]) -> String {
 fn show(policy: &Policy, date: Date) -> String {
     let rules = policy.rules();
     let width = rules.iter().map(|rule| rule.name.len()).max().unwrap_or(0);
-    let head = |rule: &Rule| {
+    let head = |rule: &PolicyRule| {
         let ports = format!("{} {}", rule.protocol, join(&rule.ports));
         format!("  {:width$}  {ports:21}", rule.name)
     };
@@ -105,8 +107,8 @@ fn show(policy: &Policy, date: Date) -> String {
     for rule in rules {
         let (head, dscp) = (head(rule), format!("DSCP {}", rule.treatment.dscp));
         match rule.state {
-            State::Active => active.push(format!("{head}  {dscp:9}  {}", join(&rule.prefixes))),
-            State::Inactive(why) => inactive.push(format!("{head}  {why}")),
+            RuleState::Active => active.push(format!("{head}  {dscp:9}  {}", join(&rule.prefixes))),
+            RuleState::Inactive(why) => inactive.push(format!("{head}  {why}")),
         }
     }
     let next = match policy.next_change(date) {
@@ -132,10 +134,10 @@ fn show(policy: &Policy, date: Date) -> String {
 }
 
 fn show_json(policy: &Policy, date: Date) -> Value {
-    let service = |rule: &Rule| {
+    let service = |rule: &PolicyRule| {
         let why = match rule.state {
-            State::Active => None,
-            State::Inactive(why) => Some(why),
+            RuleState::Active => None,
+            RuleState::Inactive(why) => Some(why),
         };
         json!({
             "name": rule.name,

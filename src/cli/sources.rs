@@ -236,7 +236,7 @@ impl FromArgMatches for Overrides {
         let setting = |&(flag, key, ..): &(&str, &str, &str, &str)| {
             let value = matches.get_one::<String>(flag)?;
             let origin = match matches.value_source(flag)? {
-                ValueSource::EnvVariable => super::twin(flag),
+                ValueSource::EnvVariable => super::environment_variable(flag),
                 _ => format!("--{flag}"),
             };
             Some(Document::setting(&origin, key, value))

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::libc;
 
-use super::{Finding, Scene};
+use super::{Finding, SystemFacts};
 
 /// By how much a clock may be behind the day on which this program was installed: a file's date may be another zone's.
 const SLACK: Duration = Duration::from_hours(48);
@@ -14,7 +14,7 @@ const SLACK: Duration = Duration::from_hours(48);
 /// How old a program may be before its policy is worth a look.
 const OLD: Duration = Duration::from_hours(24 * 365);
 
-pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
+pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     let now = SystemTime::now();
     let installed = fs::metadata("/proc/self/exe").and_then(|it| it.modified());
     let mut findings = Vec::new();
@@ -22,7 +22,7 @@ pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
         Ok(installed) if installed > now + SLACK => findings.push(Finding::fault(
             format!(
                 "the clock says {}, but this program was made later: the policy's dates are judged wrongly",
-                scene.today
+                facts.today
             ),
             "set the clock, and let it be kept right: timedatectl set-ntp true",
         )),
@@ -32,7 +32,7 @@ pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
                 "look for a newer voicelane; if the year is wrong, set the clock",
             ));
         }
-        _ => findings.push(Finding::ok(format!("the clock says {} (UTC)", scene.today))),
+        _ => findings.push(Finding::ok(format!("the clock says {} (UTC)", facts.today))),
     }
     findings.push(match is_synchronised() {
         Ok(true) => Finding::ok("the clock is kept right by the network"),

@@ -1,9 +1,9 @@
 //! Whether the configuration could be in force.
 
-use super::{Finding, Scene};
+use super::{Finding, SystemFacts};
 
-pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
-    vec![match &scene.case.config_fault {
+pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
+    vec![match &facts.options.config_fault {
         None => Finding::ok("the configuration is valid"),
         Some(fault) => Finding::fault(
             format!("the configuration cannot be in force: {fault}"),

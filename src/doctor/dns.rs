@@ -6,7 +6,7 @@
 use std::fs;
 use std::net::IpAddr;
 
-use super::{Finding, Scene};
+use super::{Finding, SystemFacts};
 
 /// The port of DNS over UDP.
 pub(super) const PORT: u16 = 53;
@@ -36,16 +36,16 @@ fn servers(text: &str) -> Vec<IpAddr> {
     lines.collect()
 }
 
-pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
-    if scene.resolvers.is_empty() {
+pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
+    if facts.resolvers.is_empty() {
         return vec![Finding::warning(
             "no name server is configured: browsers cannot find the vendor",
             "connect a network; see /etc/resolv.conf",
         )];
     }
-    let found = scene.resolvers.iter().map(|(server, way)| {
+    let found = facts.resolvers.iter().map(|(server, way)| {
         let link = way.as_ref().ok().and_then(|way| way.link);
-        let link = link.and_then(|link| scene.observed.link(link));
+        let link = link.and_then(|link| facts.observed.link(link));
         match link {
             Some(link) if link.is_loopback() => Finding::unknown(
                 format!("names are asked for at {server}, a program on this machine: whom it asks is not known"),

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::{Finding, Scene};
-use crate::evidence::tap::Tap;
+use super::{Finding, SystemFacts};
+use crate::diagnostics::packet_socket::PacketSocket;
 use crate::net::{Dscp, TrafficClass};
 
 /// How long to listen: fifty packets of a direction.
@@ -16,8 +16,8 @@ const LISTEN: Duration = Duration::from_secs(1);
 /// How long a mapping may have been idle and still be a call.
 const IDLE_SECONDS: u64 = 1;
 
-pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
-    let Ok(status) = &scene.status else {
+pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
+    let Ok(status) = &facts.status else {
         return vec![Finding::unknown(
             "how applications mark media is heard only while the service runs and tells",
             "start voicelane, make a call, and ask again as root",
@@ -33,7 +33,7 @@ pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
             "make a call, and ask again; voicelane marks media EF whatever applications do",
         )];
     }
-    if !scene.may_listen {
+    if !facts.may_listen {
         return vec![Finding::for_root("only root may listen on the TUN")];
     }
     match listen(&status.tun) {
@@ -51,12 +51,12 @@ pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
 
 /// Counts what goes into the TUN by its mark.
 fn listen(tun: &str) -> std::io::Result<BTreeMap<u8, u64>> {
-    let tap = Tap::open(tun)?;
+    let packet_socket = PacketSocket::open(tun)?;
     let end = Instant::now() + LISTEN;
     let (mut heard, mut buffer) = (BTreeMap::new(), [0; 64]);
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        let Some(packet) = tap.next(left, &mut buffer)? else {
+        let Some(packet) = packet_socket.next(left, &mut buffer)? else {
             return Ok(heard);
         };
         if packet.is_outgoing

@@ -1,9 +1,9 @@
 //! Whether nobody but root can change what the service obeys.
 
-use super::{Finding, Scene};
+use super::{Finding, SystemFacts};
 
-pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
-    let distrust = match &scene.case.trust {
+pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
+    let distrust = match &facts.options.trust {
         Some(Ok(())) => {
             return vec![Finding::ok(
                 "nobody but root can change the configuration's files",

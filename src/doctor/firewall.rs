@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use super::{Finding, Scene};
+use super::{Finding, SystemFacts};
 use crate::control::Status;
 use crate::net::{Dscp, Egress, Endpoint, Family, Inside, Protocol, Role, Treatment};
 use crate::policy::Policy;
@@ -16,18 +16,18 @@ use crate::route::firewall::{FORBIDS, Firewall, UNTIL};
 /// What our chains are called while we probe.
 const NAME: &str = "doctor";
 
-pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
-    match &scene.status {
+pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
+    match &facts.status {
         Ok(status) => told(status),
-        Err(_) if scene.is_running() => vec![Finding::for_root(
+        Err(_) if facts.is_running() => vec![Finding::for_root(
             "the service knows, and tells only root and the groups that [control] names",
         )],
-        Err(_) if !scene.may_administer => {
+        Err(_) if !facts.may_administer => {
             vec![Finding::for_root(
                 "only root may probe what a firewall forbids",
             )]
         }
-        Err(_) => probe(scene),
+        Err(_) => probe(facts),
     }
 }
 
@@ -54,8 +54,8 @@ fn finding(obstacle: &str) -> Finding {
     Finding::fault(found, remedy)
 }
 
-fn probe(scene: &Scene) -> Vec<Finding> {
-    let Ok(uplinks) = &scene.uplinks else {
+fn probe(facts: &SystemFacts) -> Vec<Finding> {
+    let Ok(uplinks) = &facts.uplinks else {
         return vec![Finding::unknown(
             "without an uplink there is no way to probe",
             "see what is said of the uplink",
@@ -79,7 +79,7 @@ fn probe(scene: &Scene) -> Vec<Finding> {
             )];
         }
     };
-    let mark = scene.numbers.mark;
+    let mark = facts.numbers.mark;
     let (mut findings, mut names) = (Vec::new(), BTreeSet::new());
     for (family, uplink) in uplinks.present() {
         names.insert(uplink.name.as_str());
@@ -87,13 +87,13 @@ fn probe(scene: &Scene) -> Vec<Finding> {
             device: uplink.name.clone(),
             addresses: Vec::new(),
             mark,
-            tunnel_mark: scene.numbers.tunnel_mark(),
+            tunnel_mark: facts.numbers.tunnel_mark(),
         };
         let any = Inside(Endpoint::new(family.unspecified(), 0));
         match binder.bind(Egress::Direct, any, Treatment::of(Dscp::EF), true) {
             Ok((direct, _)) => {
                 let obstacles =
-                    prober.probe(&direct, (&uplink.name, mark), &scene.policy.samples(family));
+                    prober.probe(&direct, (&uplink.name, mark), &facts.policy.samples(family));
                 findings.extend(obstacles.iter().map(|it| finding(&it.to_string())));
             }
             Err(error) => findings.push(Finding::fault(

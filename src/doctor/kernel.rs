@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::sys::stat::{major, minor};
 use nix::sys::utsname::uname;
 
-use super::{Finding, Scene};
+use super::{Finding, SystemFacts};
 
 /// The device by which TUNs are made, and its number (linux/miscdevice.h).
 const TUN_DRIVER: &str = "/dev/net/tun";
@@ -18,7 +18,7 @@ const PORTS_IN_RULES: (u32, u32) = (4, 17);
 /// The first kernel whose nftables tables can be owned.
 const OWNED_TABLES: (u32, u32) = (5, 12);
 
-pub(super) fn examine(_: &Scene) -> Vec<Finding> {
+pub(super) fn check(_: &SystemFacts) -> Vec<Finding> {
     let mut findings = vec![tun_driver()];
     findings.extend(match release() {
         Some(release) => version(release),
@@ -29,7 +29,7 @@ pub(super) fn examine(_: &Scene) -> Vec<Finding> {
     });
     if !Path::new("/proc/net/if_inet6").exists() {
         findings.push(Finding::ok(
-            "this kernel has no IPv6: media is steered in IPv4 alone",
+            "this kernel has no IPv6: media is route_lookups in IPv4 alone",
         ));
     }
     findings
@@ -86,7 +86,7 @@ fn version(release: (u32, u32)) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Verdict;
+    use crate::doctor::CheckVerdict;
 
     #[test]
     fn a_release_is_read_as_distributions_write_it() {
@@ -99,9 +99,9 @@ mod tests {
     #[test]
     fn old_kernels_are_told_what_they_lack() {
         let verdict = |release| version(release)[0].verdict;
-        assert_eq!(verdict((4, 16)), Verdict::Fault);
-        assert_eq!(verdict((4, 17)), Verdict::Warning);
-        assert_eq!(verdict((5, 11)), Verdict::Warning);
-        assert_eq!(verdict((5, 12)), Verdict::Ok);
+        assert_eq!(verdict((4, 16)), CheckVerdict::Fault);
+        assert_eq!(verdict((4, 17)), CheckVerdict::Warning);
+        assert_eq!(verdict((5, 11)), CheckVerdict::Warning);
+        assert_eq!(verdict((5, 12)), CheckVerdict::Ok);
     }
 }

@@ -1,21 +1,21 @@
 //! Whether a service that was killed has left something.
 
-use super::{Finding, Scene};
+use super::{Finding, SystemFacts};
 use crate::route::plan;
 use crate::route::saved_sysctls::{SavedSysctls, SavedSysctlsError};
 
-pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
-    if scene.is_running() {
+pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
+    if facts.is_running() {
         return vec![Finding::ok(
             "the service runs: rules and routes of protocol 118 are its own",
         )];
     }
-    let mut left: Vec<_> = plan::removal(&scene.numbers, &scene.observed)
+    let mut left: Vec<_> = plan::removal(&facts.numbers, &facts.observed)
         .iter()
         .map(|change| change.to_string().replacen("delete ", "", 1))
         .collect();
     let mut findings = Vec::new();
-    match SavedSysctls::open(&scene.case.runtime_dir) {
+    match SavedSysctls::open(&facts.options.runtime_dir) {
         Ok(journal) => {
             let settings = journal.entries().iter();
             left.extend(settings.map(|entry| {

@@ -2,18 +2,19 @@
 //!
 //! # Theory of operation
 //!
-//! [`Scene::survey`] looks at everything once: configuration, policy, the kernel's links, addresses, routes and rules, and
-//! what a running service says of itself. Each examination, one file each, is a function of the scene and of some files of
-//! the system to findings; `EXAMINATIONS` names them in the order in which one thing rests on the other.
+//! [`SystemFacts::collect`] looks at everything once: configuration, policy, the kernel's links, addresses, routes and rules, and
+//! what a running service says of itself. Each examination, one file each, is a function of the facts and of some files of
+//! the system to findings; `CHECKS` names them in the order in which one thing rests on the other.
 //!
 //! **Honest.** What could not be looked at is unknown, never fine and never wrong; a finding says whether root would
 //! know. **Harmless.** Nothing is changed. A firewall is probed only while no service runs, since two that probe would
-//! find each other. Datagrams leave the machine only if they are asked for ([`Case::path`]).
+//! find each other. Datagrams leave the machine only if they are asked for ([`CheckOptions::path`]).
 
 mod clock;
 mod configuration;
 mod dns;
 mod dscp;
+mod facts;
 mod files;
 mod firewall;
 mod kernel;
@@ -26,7 +27,6 @@ mod privileges;
 mod reverse_path;
 mod router;
 mod rules;
-mod scene;
 mod service;
 mod uplink;
 mod vpn;
@@ -34,7 +34,7 @@ mod wifi;
 
 use serde::Serialize;
 
-pub use scene::{Case, Scene};
+pub use facts::{CheckOptions, SystemFacts};
 
 /// The version of a report's form. Within one, fields, examinations and verdicts are only added.
 pub const REPORT_VERSION: u32 = 1;
@@ -42,7 +42,7 @@ pub const REPORT_VERSION: u32 = 1;
 /// What an examination comes to, from good to bad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum CheckVerdict {
     /// It is as it should be.
     Ok,
     /// It could not be told.
@@ -53,7 +53,7 @@ pub enum Verdict {
     Fault,
 }
 
-impl Verdict {
+impl CheckVerdict {
     /// The stable word.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -72,7 +72,7 @@ pub struct Finding {
     /// The examination's stable name.
     pub name: &'static str,
     /// What it comes to.
-    pub verdict: Verdict,
+    pub verdict: CheckVerdict,
     /// What was found, as a sentence.
     pub found: String,
     /// What to do about it.
@@ -82,7 +82,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(verdict: Verdict, found: impl Into<String>, remedy: Option<String>) -> Self {
+    fn new(verdict: CheckVerdict, found: impl Into<String>, remedy: Option<String>) -> Self {
         Self {
             name: "",
             verdict,
@@ -93,19 +93,19 @@ impl Finding {
     }
 
     fn ok(found: impl Into<String>) -> Self {
-        Self::new(Verdict::Ok, found, None)
+        Self::new(CheckVerdict::Ok, found, None)
     }
 
     fn warning(found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::new(Verdict::Warning, found, Some(remedy.into()))
+        Self::new(CheckVerdict::Warning, found, Some(remedy.into()))
     }
 
     fn fault(found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::new(Verdict::Fault, found, Some(remedy.into()))
+        Self::new(CheckVerdict::Fault, found, Some(remedy.into()))
     }
 
     fn unknown(found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::new(Verdict::Unknown, found, Some(remedy.into()))
+        Self::new(CheckVerdict::Unknown, found, Some(remedy.into()))
     }
 
     /// What a plain user cannot look at.
@@ -119,57 +119,57 @@ impl Finding {
 
 /// All findings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct DoctorReport {
     /// The version of the form.
     pub version: u32,
     /// The program's version.
     pub program: &'static str,
     /// The worst verdict, in which what is unknown counts for nothing.
-    pub verdict: Verdict,
+    pub verdict: CheckVerdict,
     /// Every result, in the order of the examinations.
     pub findings: Vec<Finding>,
 }
 
-type Examination = fn(&Scene) -> Vec<Finding>;
+type Check = fn(&SystemFacts) -> Vec<Finding>;
 
 /// Every examination by its stable name.
-const EXAMINATIONS: [(&str, Examination); 20] = [
-    ("privileges", privileges::examine),
-    ("kernel", kernel::examine),
-    ("configuration", configuration::examine),
-    ("files", files::examine),
-    ("policy", policy::examine),
-    ("clock", clock::examine),
-    ("service", service::examine),
-    ("leftovers", leftovers::examine),
-    ("uplink", uplink::examine),
-    ("mtu", mtu::examine),
-    ("reverse_path", reverse_path::examine),
-    ("vpn", vpn::examine),
-    ("rules", rules::examine),
-    ("networkd", networkd::examine),
-    ("firewall", firewall::examine),
-    ("dns", dns::examine),
-    ("dscp", dscp::examine),
-    ("wifi", wifi::examine),
-    ("path", path::examine),
-    ("router", router::examine),
+const CHECKS: [(&str, Check); 20] = [
+    ("privileges", privileges::check),
+    ("kernel", kernel::check),
+    ("configuration", configuration::check),
+    ("files", files::check),
+    ("policy", policy::check),
+    ("clock", clock::check),
+    ("service", service::check),
+    ("leftovers", leftovers::check),
+    ("uplink", uplink::check),
+    ("mtu", mtu::check),
+    ("reverse_path", reverse_path::check),
+    ("vpn", vpn::check),
+    ("rules", rules::check),
+    ("networkd", networkd::check),
+    ("firewall", firewall::check),
+    ("dns", dns::check),
+    ("dscp", dscp::check),
+    ("wifi", wifi::check),
+    ("path", path::check),
+    ("router", router::check),
 ];
 
 /// Examines everything.
 #[must_use]
-pub fn examine(scene: &Scene) -> Report {
-    let findings = EXAMINATIONS.iter().flat_map(|(name, examine)| {
-        let findings = examine(scene).into_iter();
+pub fn run_checks(facts: &SystemFacts) -> DoctorReport {
+    let findings = CHECKS.iter().flat_map(|(name, check)| {
+        let findings = check(facts).into_iter();
         findings.map(|finding| Finding { name, ..finding })
     });
     let findings: Vec<_> = findings.collect();
     let worst = findings.iter().map(|finding| finding.verdict).max();
     let verdict = match worst {
-        Some(Verdict::Unknown) | None => Verdict::Ok,
+        Some(CheckVerdict::Unknown) | None => CheckVerdict::Ok,
         Some(worst) => worst,
     };
-    Report {
+    DoctorReport {
         version: REPORT_VERSION,
         program: env!("CARGO_PKG_VERSION"),
         verdict,

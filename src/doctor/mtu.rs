@@ -2,19 +2,19 @@
 
 use std::fs;
 
-use super::{Finding, Scene};
+use super::{Finding, SystemFacts};
 
 /// What every IPv6 link must carry (RFC 8200 section 5). Browsers keep media below it, headers included.
 const LEAST: u32 = 1280;
 
-pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
-    let Some(uplink) = scene.uplink_name() else {
+pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
+    let Some(uplink) = facts.uplink_name() else {
         return vec![Finding::unknown(
             "there is no uplink to look at",
             "see what is said of the uplink",
         )];
     };
-    let links = [Some(uplink), scene.tun().map(|tun| tun.name.as_str())];
+    let links = [Some(uplink), facts.tun().map(|tun| tun.name.as_str())];
     links.into_iter().flatten().map(judge).collect()
 }
 

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Finding, Scene};
+use super::{Finding, SystemFacts};
 
 /// Where networkd tells which links it manages, a file for each by its index.
 const LINKS: &str = "/run/systemd/netif/links";
@@ -20,17 +20,17 @@ const PLACES: [&str; 4] = [
 
 /// What it does with rules and routes that it did not make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Foreign {
+struct ForeignSettings {
     keeps_rules: bool,
     keeps_routes: bool,
 }
 
-pub(super) fn examine(_: &Scene) -> Vec<Finding> {
+pub(super) fn check(_: &SystemFacts) -> Vec<Finding> {
     let managed = managed();
     if managed.is_empty() {
         return vec![Finding::ok("systemd-networkd manages no link here")];
     }
-    let foreign = Foreign::read(texts().iter().map(String::as_str));
+    let foreign = ForeignSettings::read(texts().iter().map(String::as_str));
     let takes = match (foreign.keeps_rules, foreign.keeps_routes) {
         (true, true) => {
             return vec![Finding::ok(
@@ -84,7 +84,7 @@ fn texts() -> Vec<String> {
         .collect()
 }
 
-impl Foreign {
+impl ForeignSettings {
     fn read<'a>(texts: impl Iterator<Item = &'a str>) -> Self {
         let mut foreign = Self {
             keeps_rules: false,
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn the_last_word_counts_and_only_in_its_section() {
         let read = |texts: &[&str]| {
-            let foreign = Foreign::read(texts.iter().copied());
+            let foreign = ForeignSettings::read(texts.iter().copied());
             (foreign.keeps_rules, foreign.keeps_routes)
         };
         assert_eq!(read(&[]), (false, false));

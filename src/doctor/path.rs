@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::dscp::class;
-use super::{Finding, Scene, firewall};
+use super::{Finding, SystemFacts, firewall};
 use crate::net::{Dscp, Egress, Endpoint, Family, Inside, Treatment};
 use crate::relay::SocketFactory;
 
@@ -32,27 +32,27 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Who answered, and the mark that the datagram had when it came there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Hop {
+struct RouterReply {
     router: IpAddr,
     mark: Dscp,
 }
 
 /// What was heard, by hop limit.
-type Heard = BTreeMap<u8, Hop>;
+type Replies = BTreeMap<u8, RouterReply>;
 
-pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
-    if !scene.case.path {
+pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
+    if !facts.options.path {
         return vec![Finding::unknown(
             "whether EF survives on the way was not tried, for that sends a few datagrams to the vendor",
             "sudo voicelane doctor --path",
         )];
     }
-    if !(scene.may_administer && scene.may_listen) {
+    if !(facts.may_administer && facts.may_listen) {
         return vec![Finding::for_root(
             "only root may read what routers say of a datagram",
         )];
     }
-    if scene.uplink_name().is_none() {
+    if facts.uplink_name().is_none() {
         return vec![Finding::unknown(
             "there is no uplink to try",
             "see what is said of the uplink",
@@ -60,12 +60,12 @@ pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
     }
     let found = Family::BOTH.into_iter().filter_map(|family| {
         let binder = SocketFactory {
-            device: scene.uplink(family)?.name.clone(),
+            device: facts.uplink(family)?.name.clone(),
             addresses: Vec::new(),
-            mark: scene.numbers.mark,
-            tunnel_mark: scene.numbers.tunnel_mark(),
+            mark: facts.numbers.mark,
+            tunnel_mark: facts.numbers.tunnel_mark(),
         };
-        let to = firewall::target(&scene.policy, family)?;
+        let to = firewall::target(&facts.policy, family)?;
         Some(match trace(&binder, to) {
             Ok(heard) => judge(family, &heard),
             Err(error) => Finding::unknown(
@@ -77,7 +77,7 @@ pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
     found.collect()
 }
 
-fn judge(family: Family, heard: &Heard) -> Finding {
+fn judge(family: Family, heard: &Replies) -> Finding {
     let Some((last, end)) = heard.last_key_value() else {
         return Finding::unknown(
             format!("no router within {HOPS} hops says what it got ({family})"),
@@ -124,7 +124,7 @@ fn judge(family: Family, heard: &Heard) -> Finding {
 }
 
 /// Sends the datagrams and hears what is said of them.
-fn trace(binder: &SocketFactory, to: SocketAddr) -> io::Result<Heard> {
+fn trace(binder: &SocketFactory, to: SocketAddr) -> io::Result<Replies> {
     let family = Family::of(to.ip());
     let any = Inside(Endpoint::new(family.unspecified(), 0));
     let bound = binder.bind(Egress::Direct, any, Treatment::of(Dscp::EF), true);
@@ -145,7 +145,7 @@ fn trace(binder: &SocketFactory, to: SocketAddr) -> io::Result<Heard> {
             .send_to(&payload, &to.into())
             .or_else(|_| socket.send_to(&payload, &to.into()))?;
     }
-    let (mut heard, end) = (Heard::new(), Instant::now() + PATIENCE);
+    let (mut heard, end) = (Replies::new(), Instant::now() + PATIENCE);
     let mut buffer = [0; 1500];
     while heard.len() < HOPS.into() {
         let left = end.saturating_duration_since(Instant::now());
@@ -159,7 +159,9 @@ fn trace(binder: &SocketFactory, to: SocketAddr) -> io::Result<Heard> {
         };
         let said = quoted(family, &buffer[..length], (outside.0.port, to));
         if let Some((limit, mark)) = said {
-            heard.entry(limit).or_insert(Hop { router: from, mark });
+            heard
+                .entry(limit)
+                .or_insert(RouterReply { router: from, mark });
         }
     }
     // The host itself answers every datagram that reaches it: the first of them is its hop.
@@ -228,11 +230,11 @@ fn quoted(family: Family, message: &[u8], (port, to): (u16, SocketAddr)) -> Opti
 mod tests {
     use super::*;
 
-    fn heard(marks: &[(u8, u8)]) -> Heard {
+    fn heard(marks: &[(u8, u8)]) -> Replies {
         let hop = |&(limit, mark): &(u8, u8)| {
             let router = IpAddr::from([192, 0, 2, limit]);
             let mark = Dscp::new(mark).expect("six bits");
-            (limit, Hop { router, mark })
+            (limit, RouterReply { router, mark })
         };
         marks.iter().map(hop).collect()
     }

@@ -2,11 +2,11 @@
 
 use nix::unistd::Uid;
 
-use super::{Finding, Scene};
+use super::{Finding, SystemFacts};
 
-pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
-    vec![match (scene.may_administer, Uid::effective().is_root()) {
-        (true, _) if !scene.may_listen => Finding::warning(
+pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
+    vec![match (facts.may_administer, Uid::effective().is_root()) {
+        (true, _) if !facts.may_listen => Finding::warning(
             "CAP_NET_ADMIN is there, CAP_NET_RAW is not: the service would not notice a firewall that forgets IPv6 \
                  neighbours",
             "give the container or the unit CAP_NET_RAW as well; the service drops it after the start",

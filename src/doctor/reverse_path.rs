@@ -1,11 +1,11 @@
 //! Whether the kernel lets answers in: a strict reverse-path filter takes them for forged.
 
-use super::{Finding, Scene};
+use super::{Finding, SystemFacts};
 use crate::net::Family;
 use crate::route::sysctl::{self, Key};
 
-pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
-    let Some(uplink) = scene.uplink_name() else {
+pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
+    let Some(uplink) = facts.uplink_name() else {
         return vec![Finding::unknown(
             "there is no uplink to look at",
             "see what is said of the uplink",
@@ -22,7 +22,7 @@ pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
             )];
         }
     };
-    vec![match (value.as_str(), scene.is_running()) {
+    vec![match (value.as_str(), facts.is_running()) {
         ("1", true) => Finding::fault(
             format!("the reverse-path filter of {uplink} is strict: answers to media are dropped"),
             format!(

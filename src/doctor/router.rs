@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use super::{Finding, Scene};
+use super::{Finding, SystemFacts};
 
 /// Kernel modules that rewrite calls on their way through this machine.
 const HELPERS: [&str; 2] = ["nf_nat_sip", "nf_conntrack_sip"];
 
-pub(super) fn examine(_: &Scene) -> Vec<Finding> {
+pub(super) fn check(_: &SystemFacts) -> Vec<Finding> {
     let modules = fs::read_to_string("/proc/modules").unwrap_or_default();
     let loaded = modules.lines().filter_map(|line| line.split(' ').next());
     let helper = loaded.into_iter().find(|it| HELPERS.contains(it));

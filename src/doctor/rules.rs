@@ -4,21 +4,21 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 
-use super::scene::Steered;
-use super::{Finding, Scene};
+use super::facts::RouteLookups;
+use super::{Finding, SystemFacts};
 use crate::control::Status;
 use crate::route::lookup::Decision;
 use crate::route::observed::Rule;
 use crate::route::origin::Origin;
 
-pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
-    let found = scene.steered.iter().flat_map(|steered| {
+pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
+    let found = facts.route_lookups.iter().flat_map(|route_lookups| {
         let mut ways: BTreeMap<Option<Decision>, Vec<IpAddr>> = BTreeMap::new();
-        for (to, way) in &steered.ways {
+        for (to, way) in &route_lookups.ways {
             let way: Result<&Decision, &io::Error> = way.as_ref();
             ways.entry(way.ok().copied()).or_default().push(*to);
         }
-        let judge = |(way, to): (_, Vec<_>)| judge(scene, steered, way, &to);
+        let judge = |(way, to): (_, Vec<_>)| judge(facts, route_lookups, way, &to);
         ways.into_iter().map(judge).collect::<Vec<_>>()
     });
     let found: Vec<_> = found.collect();
@@ -28,13 +28,18 @@ pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
     found
 }
 
-fn judge(scene: &Scene, steered: &Steered, way: Option<Decision>, to: &[IpAddr]) -> Finding {
-    let Steered {
+fn judge(
+    facts: &SystemFacts,
+    route_lookups: &RouteLookups,
+    way: Option<Decision>,
+    to: &[IpAddr],
+) -> Finding {
+    let RouteLookups {
         family,
         protocol,
         ports,
         ..
-    } = steered;
+    } = route_lookups;
     let what = match to {
         [only] => format!("{protocol} {ports} to {only}"),
         [first, ..] => format!("{protocol} {ports} to {first} and {} more", to.len() - 1),
@@ -48,23 +53,23 @@ fn judge(scene: &Scene, steered: &Steered, way: Option<Decision>, to: &[IpAddr])
     };
     let leaves = link.map_or_else(
         || "is thrown away".to_owned(),
-        |link| format!("goes to {}", scene.link_name(link)),
+        |link| format!("goes to {}", facts.link_name(link)),
     );
     let found = format!("{what} {leaves} by table {table}");
-    if link.is_some() && link == scene.tun().map(|tun| tun.index) {
+    if link.is_some() && link == facts.tun().map(|tun| tun.index) {
         return Finding::ok(found);
     }
     // Without a word of the service, a TUN that is there is there for a reason.
     let captured = |status: &Status| status.captured.contains(&family.to_string().to_lowercase());
-    let is_due = match &scene.status {
+    let is_due = match &facts.status {
         Ok(status) => captured(status),
-        Err(_) => scene.is_running() && scene.uplink(*family).is_some(),
+        Err(_) => facts.is_running() && facts.uplink(*family).is_some(),
     };
     if !is_due {
         return Finding::ok(format!("{found}, for voicelane captures no {family} now"));
     }
     let asks = |rule: &&Rule| rule.family == *family && rule.table == table;
-    let rule = scene.observed.rules.iter().find(asks);
+    let rule = facts.observed.rules.iter().find(asks);
     let who = rule.map_or_else(
         || "a rule that has gone meanwhile".to_owned(),
         |rule| Origin(rule).to_string(),

@@ -1,11 +1,11 @@
 //! What the service says of itself.
 
-use super::{Finding, Scene};
+use super::{Finding, SystemFacts};
 use crate::control::{AskError, State};
 use crate::route::firewall::FORBIDS;
 
-pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
-    let status = match &scene.status {
+pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
+    let status = match &facts.status {
         Ok(status) => status,
         Err(AskError::NotRunning(_)) => {
             return vec![Finding::fault(

@@ -1,12 +1,12 @@
 //! Which way media leaves this machine, and why.
 
-use super::{Finding, Scene};
+use super::{Finding, SystemFacts};
 use crate::control::UplinkStatus;
 use crate::net::Family;
 use crate::route::uplink::{Gateway, Uplink};
 
-pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
-    let uplinks = match &scene.uplinks {
+pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
+    let uplinks = match &facts.uplinks {
         Ok(uplinks) => uplinks,
         Err(error) => {
             return vec![Finding::fault(
@@ -30,14 +30,14 @@ pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
             link.map(Finding::ok).into_iter().collect()
         }
     };
-    let status = scene.status.as_ref().ok();
+    let status = facts.status.as_ref().ok();
     for family in Family::BOTH {
         let told = status.and_then(|status| {
             let own = status.uplink_v6.as_ref().filter(|_| family == Family::V6);
             own.or(status.uplink.as_ref())
                 .filter(|it| serves(it, family))
         });
-        if let Some((told, best)) = told.zip(scene.uplink(family))
+        if let Some((told, best)) = told.zip(facts.uplink(family))
             && told.interface != best.name
         {
             findings.push(Finding::ok(format!(

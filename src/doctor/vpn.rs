@@ -1,12 +1,12 @@
 //! Which VPNs there are, and what they take.
 
-use super::{Finding, Scene};
+use super::{Finding, SystemFacts};
 use crate::net::IfIndex;
 use crate::route::vpn::{self, Vpn};
 
-pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
-    let ours = scene.tun().map_or(IfIndex(0), |tun| tun.index);
-    let vpns = vpn::find(&scene.observed, ours);
+pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
+    let ours = facts.tun().map_or(IfIndex(0), |tun| tun.index);
+    let vpns = vpn::find(&facts.observed, ours);
     if vpns.is_empty() {
         return vec![Finding::ok(
             "no tunnel takes traffic; IPsec without an interface of its own does not show here",

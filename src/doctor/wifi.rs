@@ -6,13 +6,13 @@
 
 use std::path::Path;
 
-use super::{Finding, Scene, kernel};
+use super::{Finding, SystemFacts, kernel};
 
 /// The first kernel that maps EF to voice.
 const VOICE: (u32, u32) = (6, 8);
 
-pub(super) fn examine(scene: &Scene) -> Vec<Finding> {
-    let Some(uplink) = scene.uplink_name() else {
+pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
+    let Some(uplink) = facts.uplink_name() else {
         return vec![Finding::unknown(
             "there is no uplink to look at",
             "see what is said of the uplink",
@@ -50,13 +50,13 @@ fn judge(uplink: &str, release: (u32, u32)) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Verdict;
+    use crate::doctor::CheckVerdict;
 
     #[test]
     fn the_kernel_decides_unless_the_access_point_does() {
-        assert_eq!(judge("wlan0", (6, 7)).verdict, Verdict::Warning);
+        assert_eq!(judge("wlan0", (6, 7)).verdict, CheckVerdict::Warning);
         assert!(judge("wlan0", (5, 15)).found.contains("video"));
         assert!(judge("wlan0", (6, 8)).found.contains("voice"));
-        assert_eq!(judge("wlan0", (7, 0)).verdict, Verdict::Ok);
+        assert_eq!(judge("wlan0", (7, 0)).verdict, CheckVerdict::Ok);
     }
 }

@@ -13,7 +13,7 @@
 //!         \___________|________/   (config -> policy)    |
 //!  L3              engine  -------- Outbox --------------+->  L4  tun   relay   route   control
 //!             handle_* / poll_timeout  <-----------------+-        \_____|_______|_______/
-//!                                                        |                 L5 daemon -- doctor, evidence -- cli, main; demo
+//!                                                        |                 L5 daemon -- doctor, diagnostics -- cli, main; demo
 //! ```
 //!
 //! `tests/pure/layers.rs` compares the imports of each module with this picture.

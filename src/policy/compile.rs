@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::civil::Date;
 
-use super::row::{Row, Services};
-use super::{Action, Capture, Class, Policy, Rule, State, Verdict};
+use super::service_block::{ServiceBlock, ServiceRange};
+use super::{Action, BlockIndex, Capture, Policy, PolicyRule, RuleState, Verdict};
 use crate::config::{Config, Service};
 use crate::lpm::{LookupTable, PrefixTable};
 use crate::net::{CaptureMode, Family, PortRange, Prefix, Protocol, RuleId, Treatment};
@@ -39,11 +39,11 @@ impl Policy {
     }
 }
 
-fn rule(service: &Service, id: RuleId, today: Date) -> Rule {
+fn rule(service: &Service, id: RuleId, today: Date) -> PolicyRule {
     let service = service.clone();
-    Rule {
+    PolicyRule {
         id,
-        state: State::on(
+        state: RuleState::on(
             today,
             service.enabled,
             service.valid_from,
@@ -66,8 +66,11 @@ fn rule(service: &Service, id: RuleId, today: Date) -> Rule {
 /// Gives each prefix of the active rules its class: the entries of every rule that covers it, the longest prefix
 /// first, then in the order of the rules. A lookup of the longest prefix thus finds all that can match; what happens to
 /// the rest of a prefix is `otherwise`.
-fn classify(rules: &[Rule], otherwise: Action) -> (LookupTable<Class>, Vec<Row>) {
-    let mut holders: BTreeMap<Prefix, Vec<&Rule>> = BTreeMap::new();
+fn classify(
+    rules: &[PolicyRule],
+    otherwise: Action,
+) -> (LookupTable<BlockIndex>, Vec<ServiceBlock>) {
+    let mut holders: BTreeMap<Prefix, Vec<&PolicyRule>> = BTreeMap::new();
     for rule in rules.iter().filter(|rule| rule.is_active()) {
         for prefix in &rule.prefixes {
             holders.entry(*prefix).or_default().push(rule);
@@ -75,8 +78,8 @@ fn classify(rules: &[Rule], otherwise: Action) -> (LookupTable<Class>, Vec<Row>)
     }
     let everything = [Family::V4, Family::V6]
         .map(|family| Prefix::new(family.unspecified(), 0).expect("no bits are set"));
-    let mut table = PrefixTable::from_iter(everything.map(|prefix| (prefix, Class(0))));
-    let mut rows = vec![Row::NOTHING];
+    let mut table = PrefixTable::from_iter(everything.map(|prefix| (prefix, BlockIndex(0))));
+    let mut rows = vec![ServiceBlock::NOTHING];
     // In this order each prefix follows the ones that cover it, which form a stack.
     let mut covering: Vec<Prefix> = Vec::new();
     for &prefix in holders.keys() {
@@ -91,18 +94,21 @@ fn classify(rules: &[Rule], otherwise: Action) -> (LookupTable<Class>, Vec<Row>)
                     treatment: rule.treatment,
                 };
                 let ports = rule.ports.iter();
-                ports.map(move |ports| (Services::new(rule.protocol, *ports), verdict))
+                ports.map(move |ports| (ServiceRange::new(rule.protocol, *ports), verdict))
             })
         });
         let class = u32::try_from(rows.len()).expect("fewer rows than a file has bytes");
-        table.insert(prefix, Class(class));
-        rows.extend(Row::of_class(&entries.collect::<Vec<_>>(), otherwise));
+        table.insert(prefix, BlockIndex(class));
+        rows.extend(ServiceBlock::of_class(
+            &entries.collect::<Vec<_>>(),
+            otherwise,
+        ));
     }
     (LookupTable::new(&table), rows)
 }
 
 /// Gathers the prefixes of the active rules by protocol and port range, without those that another covers.
-fn captures(rules: &[Rule]) -> Vec<Capture> {
+fn captures(rules: &[PolicyRule]) -> Vec<Capture> {
     let mut gathered: BTreeMap<(Protocol, PortRange), Vec<Prefix>> = BTreeMap::new();
     for rule in rules.iter().filter(|rule| rule.is_active()) {
         for ports in &rule.ports {
@@ -121,7 +127,7 @@ fn captures(rules: &[Rule]) -> Vec<Capture> {
 }
 
 /// All UDP and TCP to the prefixes of the active rules.
-fn whole(rules: &[Rule]) -> Vec<Capture> {
+fn whole(rules: &[PolicyRule]) -> Vec<Capture> {
     let active = rules.iter().filter(|rule| rule.is_active());
     let prefixes = outermost(active.flat_map(|rule| &rule.prefixes).copied().collect());
     let capture = |protocol| Capture {

@@ -2,8 +2,8 @@
 //!
 //! # Theory of operation
 //!
-//! Each service of the configuration is a [`Rule`]. The prefixes of the active rules form one longest-prefix-match
-//! table; a prefix's class is a row or two of the few (protocol, ports) entries of every rule that covers it, so that
+//! Each service of the configuration is a [`PolicyRule`]. The prefixes of the active rules form one longest-prefix-match
+//! table; a prefix's class is a service_block or two of the few (protocol, ports) entries of every rule that covers it, so that
 //! an evaluation is one lookup and a few compares, without allocation and without a branch that depends on the packet.
 //! The data path, `explain` and the counters all call [`Policy::evaluate`].
 //!
@@ -15,8 +15,8 @@
 mod compile;
 pub mod export;
 mod nearest;
-mod row;
 mod rule;
+mod service_block;
 mod verdict;
 
 use std::collections::BTreeMap;
@@ -24,20 +24,20 @@ use std::net::SocketAddr;
 
 use jiff::civil::Date;
 
-pub use nearest::{NearMiss, Reason};
-pub use rule::{Rule, State, Why};
+pub use nearest::{MissReason, NearMiss};
+pub use rule::{InactiveReason, PolicyRule, RuleState};
 pub use verdict::{Action, Verdict};
 
 use crate::lpm::LookupTable;
 use crate::net::{CaptureMode, Endpoint, Family, PortRange, Prefix, Protocol, RuleId};
-use row::Row;
+use service_block::ServiceBlock;
 
 /// A compiled policy.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    rules: Vec<Rule>,
-    table: LookupTable<Class>,
-    rows: Vec<Row>,
+    rules: Vec<PolicyRule>,
+    table: LookupTable<BlockIndex>,
+    rows: Vec<ServiceBlock>,
     captures: Vec<Capture>,
     capture: CaptureMode,
 }
@@ -53,9 +53,9 @@ pub struct Capture {
     pub prefixes: Vec<Prefix>,
 }
 
-/// The place of a class's first row.
+/// The place of a class's first service_block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Class(u32);
+struct BlockIndex(u32);
 
 impl Policy {
     /// Decides for a packet: the active rule with the longest matching prefix, the first one among equals.
@@ -67,19 +67,19 @@ impl Policy {
     #[must_use]
     pub fn evaluate(&self, protocol: Protocol, destination: Endpoint) -> Verdict {
         let class = self.table.lookup(destination.addr);
-        let Class(first) = class.expect("every address has a class");
-        row::verdict(&self.rows[first as usize..], protocol, destination.port)
+        let BlockIndex(first) = class.expect("every address has a class");
+        service_block::verdict(&self.rows[first as usize..], protocol, destination.port)
     }
 
     /// Every rule, active or not, in the order of the configuration.
     #[must_use]
-    pub fn rules(&self) -> &[Rule] {
+    pub fn rules(&self) -> &[PolicyRule] {
         &self.rules
     }
 
     /// The rule of an id that this policy gave out.
     #[must_use]
-    pub fn rule(&self, id: RuleId) -> Option<&Rule> {
+    pub fn rule(&self, id: RuleId) -> Option<&PolicyRule> {
         self.rules.get(usize::from(id.0))
     }
 

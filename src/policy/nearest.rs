@@ -1,8 +1,8 @@
-//! Why not: the rule that comes nearest to a packet which stays in the VPN. For people; the data path never asks.
+//! InactiveReason not: the rule that comes nearest to a packet which stays in the VPN. For people; the data path never asks.
 
 use crate::net::{Endpoint, Prefix, Protocol, RuleId};
 
-use super::{Policy, Rule, State, Why};
+use super::{InactiveReason, Policy, PolicyRule, RuleState};
 
 /// A rule that names the destination's address, yet does not apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,14 +12,14 @@ pub struct NearMiss {
     /// Its prefix that holds the address.
     pub prefix: Prefix,
     /// What keeps it from applying.
-    pub reason: Reason,
+    pub reason: MissReason,
 }
 
 /// What keeps a rule from applying to a packet to one of its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum MissReason {
     /// Everything matches, but the rule is not active.
-    Inactive(Why),
+    Inactive(InactiveReason),
     /// The rule is for other ports.
     Port,
     /// The rule is for the other protocol.
@@ -47,15 +47,16 @@ impl Policy {
 }
 
 /// How far a rule of the right address is from applying, 0 the nearest.
-fn distance(rule: &Rule, protocol: Protocol, port: u16) -> (u8, Reason) {
+fn distance(rule: &PolicyRule, protocol: Protocol, port: u16) -> (u8, MissReason) {
     let right_protocol = rule.protocol == protocol;
     match rule.state {
-        State::Inactive(why) if right_protocol && rule.has_port(port) => {
-            (u8::from(why != Why::SwitchedOff), Reason::Inactive(why))
-        }
-        State::Active if right_protocol => (2, Reason::Port),
-        State::Active => (3, Reason::Protocol),
-        State::Inactive(_) if right_protocol => (4, Reason::Port),
-        State::Inactive(_) => (5, Reason::Protocol),
+        RuleState::Inactive(why) if right_protocol && rule.has_port(port) => (
+            u8::from(why != InactiveReason::SwitchedOff),
+            MissReason::Inactive(why),
+        ),
+        RuleState::Active if right_protocol => (2, MissReason::Port),
+        RuleState::Active => (3, MissReason::Protocol),
+        RuleState::Inactive(_) if right_protocol => (4, MissReason::Port),
+        RuleState::Inactive(_) => (5, MissReason::Protocol),
     }
 }

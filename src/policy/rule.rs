@@ -8,7 +8,7 @@ use crate::net::{PortRange, Prefix, Protocol, Role, RuleId, Treatment};
 
 /// A service with its place in the policy and its state on the day of compilation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub struct PolicyRule {
     /// Its place in the policy.
     pub id: RuleId,
     /// The service's name.
@@ -34,21 +34,21 @@ pub struct Rule {
     /// Where the vendor publishes these figures.
     pub source: Option<String>,
     /// Whether it applies today.
-    pub state: State,
+    pub state: RuleState,
 }
 
 /// Whether a rule applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum RuleState {
     /// Its packets leave the VPN.
     Active,
     /// It is known, but its packets stay in the VPN.
-    Inactive(Why),
+    Inactive(InactiveReason),
 }
 
-/// Why a rule does not apply.
+/// InactiveReason a rule does not apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum InactiveReason {
     /// Its first day is still to come.
     NotYetValid {
         /// The first day.
@@ -63,7 +63,7 @@ pub enum Why {
     SwitchedOff,
 }
 
-impl State {
+impl RuleState {
     /// The state on a day. Dates come first: what is over cannot be switched on.
     pub(super) fn on(
         today: Date,
@@ -72,15 +72,15 @@ impl State {
         valid_until: Option<Date>,
     ) -> Self {
         match (valid_from, valid_until) {
-            (_, Some(until)) if until <= today => Self::Inactive(Why::Expired { until }),
-            (Some(from), _) if from > today => Self::Inactive(Why::NotYetValid { from }),
-            _ if !enabled => Self::Inactive(Why::SwitchedOff),
+            (_, Some(until)) if until <= today => Self::Inactive(InactiveReason::Expired { until }),
+            (Some(from), _) if from > today => Self::Inactive(InactiveReason::NotYetValid { from }),
+            _ if !enabled => Self::Inactive(InactiveReason::SwitchedOff),
             _ => Self::Active,
         }
     }
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for InactiveReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotYetValid { from } => write!(f, "not valid before {from}"),
@@ -90,11 +90,11 @@ impl fmt::Display for Why {
     }
 }
 
-impl Rule {
+impl PolicyRule {
     /// Whether it applies.
     #[must_use]
     pub fn is_active(&self) -> bool {
-        self.state == State::Active
+        self.state == RuleState::Active
     }
 
     /// The longest of its prefixes that holds an address.

@@ -12,7 +12,7 @@ use jiff::civil::date;
 use tempfile::TempDir;
 use voicelane::config::Config;
 use voicelane::policy::Policy;
-use voicelane::policy::export::{Format, Selection};
+use voicelane::policy::export::{ExportFormat, Selection};
 
 /// A policy with both families and both protocols, and the one that is compiled in.
 const SAMPLE: &str = include_str!("../golden/export/policy.toml");
@@ -50,7 +50,7 @@ impl Exported {
         let today = date(2026, 3, 1);
         let policy = Policy::compile(&Config::parse("it.toml", config).expect("valid"), today);
         let selection = Selection::new(&policy, today, &[""; 0]).expect("active services");
-        let text = Format::find(format)
+        let text = ExportFormat::find(format)
             .expect("a format")
             .export(&selection)
             .text;

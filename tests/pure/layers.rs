@@ -29,7 +29,14 @@ const TABLE: &[(&str, u8, &[&str])] = &[
 
 /// Modules above the layers: they may name everything.
 const SHELL: &[&str] = &[
-    "daemon", "doctor", "evidence", "cli", "demo", "manual", "lib", "main",
+    "daemon",
+    "doctor",
+    "diagnostics",
+    "cli",
+    "demo",
+    "manual",
+    "lib",
+    "main",
 ];
 
 /// What the layers 0 to 3 must never name.

@@ -8,7 +8,7 @@ use jiff::civil::{Date, date};
 use proptest::prelude::*;
 use voicelane::config::{Config, Service};
 use voicelane::net::{Dscp, Endpoint, Prefix, Protocol, RuleId, Treatment};
-use voicelane::policy::{Action, Policy, Reason, State, Verdict, Why};
+use voicelane::policy::{Action, InactiveReason, MissReason, Policy, RuleState, Verdict};
 
 const TODAY: Date = date(2024, 6, 1);
 
@@ -351,7 +351,7 @@ fn retired_ranges_end_where_their_turn_ranges_live_on() {
         .expect("present");
     assert_eq!(
         germany.state,
-        State::Inactive(Why::Expired {
+        RuleState::Inactive(InactiveReason::Expired {
             until: date(2024, 1, 23)
         })
     );
@@ -410,23 +410,23 @@ fn the_nearest_rule_says_why_not() {
         wanted(
             "talkdesk-signalling",
             range,
-            Reason::Inactive(Why::SwitchedOff)
+            MissReason::Inactive(InactiveReason::SwitchedOff)
         )
     );
     assert_eq!(
         near(TODAY, Protocol::Udp, "168.86.128.1:443"),
-        wanted("talkdesk-media", range, Reason::Port)
+        wanted("talkdesk-media", range, MissReason::Port)
     );
     assert_eq!(
         near(TODAY, Protocol::Tcp, "168.86.128.1:9"),
-        wanted("talkdesk-media", range, Reason::Protocol)
+        wanted("talkdesk-media", range, MissReason::Protocol)
     );
     assert_eq!(
         near(TODAY, Protocol::Udp, "3.122.181.9:15000"),
         wanted(
             "talkdesk-retired-germany",
             "3.122.181.0/24",
-            Reason::Inactive(Why::Expired {
+            MissReason::Inactive(InactiveReason::Expired {
                 until: date(2024, 1, 23)
             })
         )
@@ -436,14 +436,18 @@ fn the_nearest_rule_says_why_not() {
         wanted(
             "talkdesk-media",
             range,
-            Reason::Inactive(Why::NotYetValid {
+            MissReason::Inactive(InactiveReason::NotYetValid {
                 from: date(2023, 9, 26)
             })
         )
     );
     assert_eq!(
         near(TODAY, Protocol::Udp, "3.122.181.9:9"),
-        wanted("talkdesk-retired-germany", "3.122.181.0/24", Reason::Port)
+        wanted(
+            "talkdesk-retired-germany",
+            "3.122.181.0/24",
+            MissReason::Port
+        )
     );
     assert_eq!(near(TODAY, Protocol::Udp, "8.8.8.8:53"), None);
 }

@@ -8,7 +8,7 @@ use jiff::civil::Date;
 use crate::cli::sources::{Files, Overrides};
 use crate::daemon;
 use crate::policy::Policy;
-use crate::policy::export::{FORMATS, Format, Selection};
+use crate::policy::export::{ExportFormat, FORMATS, Selection};
 
 /// The exit code of a selection that cannot be exported: the command line is wrong.
 const BAD_SELECTION: u8 = 2;
@@ -18,7 +18,7 @@ const BAD_SELECTION: u8 = 2;
 pub(in crate::cli) struct ExportArgs {
     /// What to write
     #[arg(value_parser = formats())]
-    pub format: &'static Format,
+    pub format: &'static ExportFormat,
     /// Only this service, even if it is switched off; may be given several times. Without it, every active one
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub service: Vec<String>,
@@ -30,12 +30,12 @@ pub(in crate::cli) struct ExportArgs {
     pub date: Option<Date>,
 }
 
-fn formats() -> impl TypedValueParser<Value = &'static Format> {
+fn formats() -> impl TypedValueParser<Value = &'static ExportFormat> {
     let names = FORMATS
         .iter()
         .map(|format| PossibleValue::new(format.name).help(format.about));
     PossibleValuesParser::new(names)
-        .map(|name| Format::find(&name).expect("the parser takes no other name"))
+        .map(|name| ExportFormat::find(&name).expect("the parser takes no other name"))
 }
 
 /// Writes an export to standard output, and what it leaves out to standard error.

@@ -1,17 +1,17 @@
 //! Cisco ASA: the networks that a group policy's clients exclude.
 
-use super::{Format, Selection, Sheet};
+use super::{ExportFormat, ExportWriter, Selection};
 use crate::net::{Family, Prefix};
 
 /// Lines for configuration mode.
-pub(super) const ASA: Format = Format {
+pub(super) const ASA: ExportFormat = ExportFormat {
     name: "cisco-asa",
     about: "Cisco ASA: split tunnelling that excludes these destinations; put in the name of the group policy",
     comment: Some("!"),
     write,
 };
 
-fn write(selection: &Selection<'_>, out: &mut Sheet) {
+fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
     selection.note_addresses_only(out);
     for prefix in selection.prefixes() {
         // The client takes the source of an entry for the network.

@@ -5,10 +5,10 @@
 
 use serde_json::{Value, json};
 
-use super::{Format, Sheet};
+use super::{ExportFormat, ExportWriter};
 
 /// A file for Chrome's managed policies.
-pub(super) const CHROME: Format = Format {
+pub(super) const CHROME: ExportFormat = ExportFormat {
     name: "chrome",
     about: "Chrome: WebRTC follows the routing table; a file for /etc/opt/chrome/policies/managed (JSON)",
     comment: None,
@@ -21,7 +21,7 @@ pub(super) const CHROME: Format = Format {
 };
 
 /// A file for Edge's managed policies.
-pub(super) const EDGE: Format = Format {
+pub(super) const EDGE: ExportFormat = ExportFormat {
     name: "edge",
     about: "Edge: WebRTC follows the routing table; a file for /etc/opt/edge/policies/managed (JSON)",
     comment: None,
@@ -36,7 +36,7 @@ pub(super) const EDGE: Format = Format {
     },
 };
 
-fn write(out: &mut Sheet, policies: &Value) {
+fn write(out: &mut ExportWriter, policies: &Value) {
     out.note(
         "a browser's policies know no addresses, ports or DSCP: these settings hold for every site",
     );

@@ -1,10 +1,10 @@
 //! GlobalProtect: the access routes that a gateway's clients exclude.
 
-use super::{Format, Selection, Sheet};
+use super::{ExportFormat, ExportWriter, Selection};
 use crate::net::Prefix;
 
 /// A command for PAN-OS. Its shell has no comments.
-pub(super) const GLOBALPROTECT: Format = Format {
+pub(super) const GLOBALPROTECT: ExportFormat = ExportFormat {
     name: "globalprotect",
     about: "GlobalProtect: excluded access routes, a set command of PAN-OS; put in GATEWAY and CONFIG",
     comment: None,
@@ -14,7 +14,7 @@ pub(super) const GLOBALPROTECT: Format = Format {
 /// The most routes that a configuration takes; before version 4.1 of the client half as many.
 const MOST: usize = 200;
 
-fn write(selection: &Selection<'_>, out: &mut Sheet) {
+fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
     selection.note_addresses_only(out);
     let prefixes = selection.prefixes();
     if prefixes.len() > MOST {

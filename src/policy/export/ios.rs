@@ -1,34 +1,41 @@
 //! Cisco IOS: access lists, a class for each DSCP, and a policy map that sets it.
 
-use super::{Format, Lane, Selection, Sheet};
+use super::{ExportFormat, ExportWriter, Selection, TrafficSelector};
 use crate::net::{Dscp, Family, Prefix};
 
 /// Lines for configuration mode.
-pub(super) const IOS: Format = Format {
+pub(super) const IOS: ExportFormat = ExportFormat {
     name: "cisco-ios",
     about: "Cisco IOS: access lists and a policy map that marks the traffic both ways",
     comment: Some("!"),
     write,
 };
 
-fn write(selection: &Selection<'_>, out: &mut Sheet) {
-    let ranges = selection.ranges();
-    let mut marks: Vec<Dscp> = ranges.iter().map(|lane| lane.treatment.dscp).collect();
+fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
+    let ranges = selection.selectors_by_range();
+    let mut marks: Vec<Dscp> = ranges
+        .iter()
+        .map(|selector| selector.treatment.dscp)
+        .collect();
     marks.sort_unstable();
     marks.dedup();
     let mut classes = Vec::new();
     for dscp in marks {
         let mut lists = Vec::new();
-        let lanes = || ranges.iter().filter(|lane| lane.treatment.dscp == dscp);
+        let selectors = || {
+            ranges
+                .iter()
+                .filter(|selector| selector.treatment.dscp == dscp)
+        };
         for way in ["UP", "DOWN"] {
             for (family, word, head) in [
                 (Family::V4, "V4", "ip access-list extended"),
                 (Family::V6, "V6", "ipv6 access-list"),
             ] {
-                let entries: Vec<_> = lanes()
-                    .flat_map(|lane| {
-                        let prefixes = lane.of(family).into_iter();
-                        prefixes.map(|prefix| entry(lane, prefix, way))
+                let entries: Vec<_> = selectors()
+                    .flat_map(|selector| {
+                        let prefixes = selector.of(family).into_iter();
+                        prefixes.map(|prefix| entry(selector, prefix, way))
                     })
                     .collect();
                 if entries.is_empty() {
@@ -64,12 +71,12 @@ fn write(selection: &Selection<'_>, out: &mut Sheet) {
     }
 }
 
-fn entry(lane: &Lane, prefix: Prefix, way: &str) -> String {
-    let ports = match lane.ports[0] {
+fn entry(selector: &TrafficSelector, prefix: Prefix, way: &str) -> String {
+    let ports = match selector.ports[0] {
         one if one.first() == one.last() => format!("eq {one}"),
         range => format!("range {} {}", range.first(), range.last()),
     };
-    let protocol = lane.protocol;
+    let protocol = selector.protocol;
     match way {
         "UP" => format!("permit {protocol} any {} {ports}", hosts(prefix)),
         _ => format!("permit {protocol} {} {ports} any", hosts(prefix)),

@@ -1,17 +1,17 @@
 //! iptables and ip6tables: one file for both, since each skips the rules of the other (`-4`, `-6`).
 
-use super::{Format, Lane, Selection, Sheet};
+use super::{ExportFormat, ExportWriter, Selection, TrafficSelector};
 use crate::net::Family;
 
 /// A file for `iptables-restore --noflush`.
-pub(super) const IPTABLES: Format = Format {
+pub(super) const IPTABLES: ExportFormat = ExportFormat {
     name: "iptables",
     about: "iptables and ip6tables: chains that mark the traffic both ways, and allow it",
     comment: Some("#"),
     write,
 };
 
-fn write(selection: &Selection<'_>, out: &mut Sheet) {
+fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
     for line in [
         "Load with iptables-restore --noflush and ip6tables-restore --noflush. Without --noflush everything else in \
          these two tables is lost.",
@@ -19,11 +19,11 @@ fn write(selection: &Selection<'_>, out: &mut Sheet) {
     ] {
         out.comment(line);
     }
-    let ranges = selection.ranges();
+    let ranges = selection.selectors_by_range();
     out.line("*mangle");
     out.line(":voicelane-mark - [0:0]");
-    rules(&ranges, out, "voicelane-mark", |lane| {
-        let target = format!("-j DSCP --set-dscp {}", lane.treatment.dscp.value());
+    rules(&ranges, out, "voicelane-mark", |selector| {
+        let target = format!("-j DSCP --set-dscp {}", selector.treatment.dscp.value());
         [target.clone(), target]
     });
     out.line("COMMIT");
@@ -39,21 +39,26 @@ fn write(selection: &Selection<'_>, out: &mut Sheet) {
 }
 
 /// Writes the rules towards the servers, then those from them, each with its target.
-fn rules(ranges: &[Lane], out: &mut Sheet, chain: &str, targets: impl Fn(&Lane) -> [String; 2]) {
+fn rules(
+    ranges: &[TrafficSelector],
+    out: &mut ExportWriter,
+    chain: &str,
+    targets: impl Fn(&TrafficSelector) -> [String; 2],
+) {
     for (way, (addr, port)) in [("-d", "--dport"), ("-s", "--sport")]
         .into_iter()
         .enumerate()
     {
-        for lane in ranges {
-            let (ports, target) = (lane.ports(",", ":"), &targets(lane)[way]);
-            for prefix in &lane.prefixes {
+        for selector in ranges {
+            let (ports, target) = (selector.ports(",", ":"), &targets(selector)[way]);
+            for prefix in &selector.prefixes {
                 let family = match prefix.family() {
                     Family::V4 => "-4",
                     Family::V6 => "-6",
                 };
                 out.line(format!(
                     "-A {chain} {family} {addr} {prefix} -p {} {port} {ports} {target}",
-                    lane.protocol
+                    selector.protocol
                 ));
             }
         }

@@ -2,19 +2,19 @@
 
 use serde_json::json;
 
-use super::{Format, Selection, Sheet, generator};
-use crate::policy::Rule;
+use super::{ExportFormat, ExportWriter, Selection, generator};
+use crate::policy::PolicyRule;
 
 /// A document of services.
-pub(super) const JSON: Format = Format {
+pub(super) const JSON: ExportFormat = ExportFormat {
     name: "json",
     about: "Everything that the policy says (JSON)",
     comment: None,
     write,
 };
 
-fn write(selection: &Selection<'_>, out: &mut Sheet) {
-    let service = |rule: &&Rule| {
+fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
+    let service = |rule: &&PolicyRule| {
         json!({
             "name": rule.name,
             "description": rule.description,

@@ -2,19 +2,22 @@
 
 use serde_json::{Value, json};
 
-use super::{Format, Lane, Selection, Sheet, generator};
+use super::{ExportFormat, ExportWriter, Selection, TrafficSelector, generator};
 use crate::net::{Family, PortRange, Prefix};
 
 /// A document of three requests.
-pub(super) const MERAKI: Format = Format {
+pub(super) const MERAKI: ExportFormat = ExportFormat {
     name: "meraki",
     about: "Meraki MX: VPN exclusions, traffic shaping and firewall, as requests of the Dashboard API (JSON)",
     comment: None,
     write,
 };
 
-fn write(selection: &Selection<'_>, out: &mut Sheet) {
-    let (lanes, ranges) = (only_v4(selection.lanes()), only_v4(selection.ranges()));
+fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
+    let (selectors, ranges) = (
+        only_v4(selection.selectors()),
+        only_v4(selection.selectors_by_range()),
+    );
     let left_out: Vec<_> = selection
         .prefixes()
         .iter()
@@ -27,7 +30,10 @@ fn write(selection: &Selection<'_>, out: &mut Sheet) {
             left_out.join(", ")
         ));
     }
-    if ranges.iter().any(|lane| single(lane.ports[0]).is_none()) {
+    if ranges
+        .iter()
+        .any(|selector| single(selector.ports[0]).is_none())
+    {
         out.note(
             "VPN exclusions and traffic shaping take single ports: where the policy has a range, they take every port \
              of the same addresses (exclusions of the same protocol, shaping of both); the firewall has the ranges",
@@ -51,12 +57,12 @@ fn write(selection: &Selection<'_>, out: &mut Sheet) {
             "trafficShaping/rules",
             json!({
                 "defaultRulesEnabled": true,
-                "rules": lanes.iter().map(shaping).collect::<Vec<_>>(),
+                "rules": selectors.iter().map(shaping).collect::<Vec<_>>(),
             }),
         ),
         (
             "firewall/l3FirewallRules",
-            json!({ "rules": lanes.iter().map(allowance).collect::<Vec<_>>() }),
+            json!({ "rules": selectors.iter().map(allowance).collect::<Vec<_>>() }),
         ),
     ];
     let requests = requests.map(|(path, body)| {
@@ -77,33 +83,35 @@ fn write(selection: &Selection<'_>, out: &mut Sheet) {
     out.json(&document);
 }
 
-fn only_v4(mut lanes: Vec<Lane>) -> Vec<Lane> {
-    for lane in &mut lanes {
-        lane.prefixes.retain(|prefix| prefix.family() == Family::V4);
+fn only_v4(mut selectors: Vec<TrafficSelector>) -> Vec<TrafficSelector> {
+    for selector in &mut selectors {
+        selector
+            .prefixes
+            .retain(|prefix| prefix.family() == Family::V4);
     }
-    lanes.retain(|lane| !lane.prefixes.is_empty());
-    lanes
+    selectors.retain(|selector| !selector.prefixes.is_empty());
+    selectors
 }
 
 fn single(ports: PortRange) -> Option<u16> {
     (ports.first() == ports.last()).then_some(ports.first())
 }
 
-fn exclusions_of(lane: &Lane) -> impl Iterator<Item = Value> {
-    let port = single(lane.ports[0]).map_or_else(|| "any".to_owned(), |port| port.to_string());
-    lane.prefixes.iter().map(move |prefix| {
+fn exclusions_of(selector: &TrafficSelector) -> impl Iterator<Item = Value> {
+    let port = single(selector.ports[0]).map_or_else(|| "any".to_owned(), |port| port.to_string());
+    selector.prefixes.iter().map(move |prefix| {
         json!({
-            "protocol": lane.protocol.to_string(),
+            "protocol": selector.protocol.to_string(),
             "destination": prefix.to_string(),
             "port": port,
         })
     })
 }
 
-fn shaping(lane: &Lane) -> Value {
-    let ports: Option<Vec<_>> = lane.ports.iter().map(|ports| single(*ports)).collect();
+fn shaping(selector: &TrafficSelector) -> Value {
+    let ports: Option<Vec<_>> = selector.ports.iter().map(|ports| single(*ports)).collect();
     let mut definitions = Vec::new();
-    for prefix in &lane.prefixes {
+    for prefix in &selector.prefixes {
         match &ports {
             Some(ports) => definitions.extend(ports.iter().map(|port| format!("{prefix}:{port}"))),
             None => definitions.push(prefix.to_string()),
@@ -113,21 +121,21 @@ fn shaping(lane: &Lane) -> Value {
     json!({
         "definitions": definitions.into_iter().map(definition).collect::<Vec<_>>(),
         "perClientBandwidthLimits": { "settings": "network default" },
-        "dscpTagValue": lane.treatment.dscp.value(),
+        "dscpTagValue": selector.treatment.dscp.value(),
         "priority": "high",
     })
 }
 
-fn allowance(lane: &Lane) -> Value {
-    let prefixes: Vec<_> = lane.prefixes.iter().map(Prefix::to_string).collect();
+fn allowance(selector: &TrafficSelector) -> Value {
+    let prefixes: Vec<_> = selector.prefixes.iter().map(Prefix::to_string).collect();
     json!({
-        "comment": format!("voicelane: {}", lane.services.join(", ")),
+        "comment": format!("voicelane: {}", selector.services.join(", ")),
         "policy": "allow",
-        "protocol": lane.protocol.to_string(),
+        "protocol": selector.protocol.to_string(),
         "srcCidr": "Any",
         "srcPort": "Any",
         "destCidr": prefixes.join(","),
-        "destPort": lane.ports(",", "-"),
+        "destPort": selector.ports(",", "-"),
         "syslogEnabled": false,
     })
 }

@@ -1,30 +1,30 @@
 //! MikroTik RouterOS: address lists, mangle rules and filter rules.
 
-use super::{Format, Lane, Selection, Sheet};
+use super::{ExportFormat, ExportWriter, Selection, TrafficSelector};
 use crate::net::Family;
 
 /// A script for `/import`.
-pub(super) const MIKROTIK: Format = Format {
+pub(super) const MIKROTIK: ExportFormat = ExportFormat {
     name: "mikrotik",
     about: "MikroTik RouterOS: marks the traffic both ways, and allows it. Load with /import",
     comment: Some("#"),
     write,
 };
 
-fn write(selection: &Selection<'_>, out: &mut Sheet) {
+fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
     for line in [
         "FastTrack passes by mangle rules: let its rule not match this traffic.",
         "The filter rules come last in their chain: move them above the ones that drop.",
     ] {
         out.comment(line);
     }
-    let ranges = selection.ranges();
+    let ranges = selection.selectors_by_range();
     for (family, menu) in [(Family::V4, "/ip"), (Family::V6, "/ipv6")] {
-        let lanes: Vec<_> = (1..)
+        let selectors: Vec<_> = (1..)
             .zip(&ranges)
-            .filter(|(_, lane)| !lane.of(family).is_empty())
+            .filter(|(_, selector)| !selector.of(family).is_empty())
             .collect();
-        if lanes.is_empty() {
+        if selectors.is_empty() {
             continue;
         }
         // What an earlier import left goes first.
@@ -36,39 +36,39 @@ fn write(selection: &Selection<'_>, out: &mut Sheet) {
         out.line(format!(
             "{menu} firewall address-list remove [find list~\"^voicelane-\"]"
         ));
-        for (number, lane) in &lanes {
-            out.comment(&lane.services.join(", "));
-            for prefix in lane.of(family) {
+        for (number, selector) in &selectors {
+            out.comment(&selector.services.join(", "));
+            for prefix in selector.of(family) {
                 out.line(format!(
                     "{menu} firewall address-list add list=voicelane-{number} address={prefix}"
                 ));
             }
         }
         for side in ["dst", "src"] {
-            for (number, lane) in &lanes {
+            for (number, selector) in &selectors {
                 out.line(format!(
                     "{menu} firewall mangle add chain=postrouting {} action=change-dscp new-dscp={} passthrough=yes \
                      comment=voicelane",
-                    matching(*number, lane, side),
-                    lane.treatment.dscp.value()
+                    matching(*number, selector, side),
+                    selector.treatment.dscp.value()
                 ));
             }
         }
         for (side, state) in [("dst", ""), ("src", " connection-state=established")] {
-            for (number, lane) in &lanes {
+            for (number, selector) in &selectors {
                 out.line(format!(
                     "{menu} firewall filter add chain=forward {}{state} action=accept comment=voicelane",
-                    matching(*number, lane, side)
+                    matching(*number, selector, side)
                 ));
             }
         }
     }
 }
 
-fn matching(number: usize, lane: &Lane, side: &str) -> String {
+fn matching(number: usize, selector: &TrafficSelector, side: &str) -> String {
     format!(
         "protocol={} {side}-address-list=voicelane-{number} {side}-port={}",
-        lane.protocol,
-        lane.ports(",", "-")
+        selector.protocol,
+        selector.ports(",", "-")
     )
 }

@@ -1,6 +1,6 @@
 //! Exports: the policy in the words of what IT sets up elsewhere, one file for each target.
 //!
-//! An export is a pure function of a [`Selection`] and a [`Format`]: the same two give the same text, byte for byte.
+//! An export is a pure function of a [`Selection`] and a [`ExportFormat`]: the same two give the same text, byte for byte.
 //! What a target cannot say is never left out in silence: it becomes a note, which stands in the text where the
 //! target has comments, and which the caller shows. A target that knows less than a rule (addresses but no ports, say)
 //! is given more than the rule, and the note says how much more.
@@ -20,19 +20,19 @@ mod mikrotik;
 mod nftables;
 mod openvpn;
 mod selection;
-mod sheet;
 mod swanctl;
 mod warp;
 mod windows;
 mod wireguard;
+mod writer;
 
-pub use selection::{Lane, Selection, SelectionError};
+pub use selection::{Selection, SelectionError, TrafficSelector};
 
-use sheet::Sheet;
+use writer::ExportWriter;
 
 /// A target of exports.
 #[derive(Debug)]
-pub struct Format {
+pub struct ExportFormat {
     /// What the command line calls it.
     pub name: &'static str,
     /// What it is, in half a sentence.
@@ -40,11 +40,11 @@ pub struct Format {
     /// What begins a line of comment; none where the target knows no comments.
     comment: Option<&'static str>,
     /// Writes everything below the header.
-    write: fn(&Selection<'_>, &mut Sheet),
+    write: fn(&Selection<'_>, &mut ExportWriter),
 }
 
 /// Every format.
-pub const FORMATS: &[Format] = &[
+pub const FORMATS: &[ExportFormat] = &[
     nftables::NFTABLES,
     nftables::OPENWRT,
     iptables::IPTABLES,
@@ -75,7 +75,7 @@ pub struct Export {
     pub notes: Vec<String>,
 }
 
-impl Format {
+impl ExportFormat {
     /// The format of a name.
     #[must_use]
     pub fn find(name: &str) -> Option<&'static Self> {
@@ -85,10 +85,10 @@ impl Format {
     /// Writes a selection in this format.
     #[must_use]
     pub fn export(&self, selection: &Selection<'_>) -> Export {
-        let mut body = Sheet::new(self.comment);
+        let mut body = ExportWriter::new(self.comment);
         (self.write)(selection, &mut body);
         let (body, notes) = body.finish();
-        let mut head = Sheet::new(self.comment);
+        let mut head = ExportWriter::new(self.comment);
         if self.comment.is_some() {
             self.header(selection, &notes, &mut head);
         }
@@ -98,7 +98,7 @@ impl Format {
         }
     }
 
-    fn header(&self, selection: &Selection<'_>, notes: &[String], head: &mut Sheet) {
+    fn header(&self, selection: &Selection<'_>, notes: &[String], head: &mut ExportWriter) {
         head.comment(self.about);
         head.comment(&format!(
             "Written by {}. Policy {}, in force on {}:",

@@ -1,10 +1,10 @@
 //! nftables, as a table of its own, and as a part of another table, which is what OpenWrt's firewall includes.
 
-use super::{Format, Lane, Selection, Sheet};
+use super::{ExportFormat, ExportWriter, Selection, TrafficSelector};
 use crate::net::Family;
 
 /// A table of its own, for `nft -f`.
-pub(super) const NFTABLES: Format = Format {
+pub(super) const NFTABLES: ExportFormat = ExportFormat {
     name: "nftables",
     about: "nftables: marks the traffic both ways, and allows it. Load with nft -f",
     comment: Some("#"),
@@ -19,7 +19,7 @@ pub(super) const NFTABLES: Format = Format {
 };
 
 /// A file for OpenWrt's /etc/nftables.d, or for the inside of any inet table.
-pub(super) const OPENWRT: Format = Format {
+pub(super) const OPENWRT: ExportFormat = ExportFormat {
     name: "openwrt",
     about: "OpenWrt (fw4): marks the traffic both ways, and allows it. Save as /etc/nftables.d/10-voicelane.nft, then \
             fw4 reload. Leave flow offloading off: offloaded flows pass no rules",
@@ -27,15 +27,15 @@ pub(super) const OPENWRT: Format = Format {
     write: contents,
 };
 
-fn contents(selection: &Selection<'_>, out: &mut Sheet) {
-    let lanes = selection.lanes();
-    for (lane, number) in lanes.iter().zip(1..) {
+fn contents(selection: &Selection<'_>, out: &mut ExportWriter) {
+    let selectors = selection.selectors();
+    for (selector, number) in selectors.iter().zip(1..) {
         for (family, word) in [(Family::V4, "ipv4"), (Family::V6, "ipv6")] {
-            let prefixes = lane.of(family);
+            let prefixes = selector.of(family);
             if prefixes.is_empty() {
                 continue;
             }
-            out.comment(&lane.services.join(", "));
+            out.comment(&selector.services.join(", "));
             out.line(format!("set {} {{", set(number, family)));
             out.line(format!("\ttype {word}_addr; flags interval"));
             out.line("\telements = {");
@@ -48,8 +48,8 @@ fn contents(selection: &Selection<'_>, out: &mut Sheet) {
     }
     out.line("chain voicelane_mark {");
     out.line("\ttype filter hook postrouting priority mangle; policy accept;");
-    rules(&lanes, out, |lane, family, _| {
-        let (dscp, priority) = (lane.treatment.dscp.value(), lane.treatment.priority);
+    rules(&selectors, out, |selector, family, _| {
+        let (dscp, priority) = (selector.treatment.dscp.value(), selector.treatment.priority);
         let queue = match priority {
             0 => String::new(),
             _ => format!(" meta priority set 0:{priority}"),
@@ -62,7 +62,7 @@ fn contents(selection: &Selection<'_>, out: &mut Sheet) {
          jump to this one, within the same table.",
     );
     out.line("chain voicelane_allow {");
-    rules(&lanes, out, |_, _, way| match way {
+    rules(&selectors, out, |_, _, way| match way {
         Way::Up => "accept".to_owned(),
         Way::Down => "ct state established accept".to_owned(),
     });
@@ -76,22 +76,26 @@ enum Way {
     Down,
 }
 
-fn rules(lanes: &[Lane], out: &mut Sheet, action: impl Fn(&Lane, &str, Way) -> String) {
+fn rules(
+    selectors: &[TrafficSelector],
+    out: &mut ExportWriter,
+    action: impl Fn(&TrafficSelector, &str, Way) -> String,
+) {
     for (way, addr, port) in [(Way::Up, "daddr", "dport"), (Way::Down, "saddr", "sport")] {
-        for (lane, number) in lanes.iter().zip(1..) {
+        for (selector, number) in selectors.iter().zip(1..) {
             for (family, word) in [(Family::V4, "ip"), (Family::V6, "ip6")] {
-                if lane.of(family).is_empty() {
+                if selector.of(family).is_empty() {
                     continue;
                 }
-                let ports = match lane.ports[..] {
+                let ports = match selector.ports[..] {
                     [one] => one.to_string(),
-                    _ => format!("{{ {} }}", lane.ports(", ", "-")),
+                    _ => format!("{{ {} }}", selector.ports(", ", "-")),
                 };
                 out.line(format!(
                     "\t{word} {addr} @{} {} {port} {ports} {}",
                     set(number, family),
-                    lane.protocol,
-                    action(lane, word, way)
+                    selector.protocol,
+                    action(selector, word, way)
                 ));
             }
         }

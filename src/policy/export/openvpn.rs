@@ -1,10 +1,10 @@
 //! OpenVPN: routes by the gateway that was there before the VPN.
 
-use super::{Format, Selection, Sheet};
+use super::{ExportFormat, ExportWriter, Selection};
 use crate::net::{Family, Prefix};
 
 /// Lines of a client's configuration.
-pub(super) const CLIENT: Format = Format {
+pub(super) const CLIENT: ExportFormat = ExportFormat {
     name: "openvpn",
     about: "OpenVPN: routes past the VPN, for the client's configuration",
     comment: Some("#"),
@@ -12,14 +12,14 @@ pub(super) const CLIENT: Format = Format {
 };
 
 /// The same, which the server tells its clients.
-pub(super) const SERVER: Format = Format {
+pub(super) const SERVER: ExportFormat = ExportFormat {
     name: "openvpn-server",
     about: "OpenVPN: routes past the VPN, pushed to the clients, for the server's configuration",
     comment: Some("#"),
     write: |selection, out| write(selection, out, |route| format!("push \"{route}\"")),
 };
 
-fn write(selection: &Selection<'_>, out: &mut Sheet, form: fn(String) -> String) {
+fn write(selection: &Selection<'_>, out: &mut ExportWriter, form: fn(String) -> String) {
     selection.note_addresses_only(out);
     let (v4, v6): (Vec<_>, Vec<_>) = selection
         .prefixes()

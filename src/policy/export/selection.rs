@@ -2,20 +2,20 @@
 
 use jiff::civil::Date;
 
-use super::Sheet;
+use super::ExportWriter;
 use crate::net::{Family, PortRange, Prefix, Protocol, Treatment};
-use crate::policy::{Policy, Rule, State, Why};
+use crate::policy::{InactiveReason, Policy, PolicyRule, RuleState};
 
 /// The rules of an export, never none.
 #[derive(Clone, Debug)]
 pub struct Selection<'a> {
-    rules: Vec<&'a Rule>,
+    rules: Vec<&'a PolicyRule>,
     date: Date,
 }
 
 /// Destinations that share protocol, ports and treatment: one rule of a target that knows sets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lane {
+pub struct TrafficSelector {
     /// The transport.
     pub protocol: Protocol,
     /// The servers' ports, sorted, none next to or within another; never empty.
@@ -28,7 +28,7 @@ pub struct Lane {
     pub services: Vec<String>,
 }
 
-/// Why there is nothing to export.
+/// InactiveReason there is nothing to export.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectionError {
     /// No service has this name.
@@ -41,8 +41,8 @@ pub enum SelectionError {
         name: String,
         /// The day of the export.
         date: Date,
-        /// Why not.
-        why: Why,
+        /// InactiveReason not.
+        why: InactiveReason,
     },
     /// Two services treat the same packets differently, so that no target could obey both.
     #[error("services {one:?} and {other:?} overlap and differ in DSCP; export one of them")]
@@ -72,13 +72,13 @@ impl<'a> Selection<'a> {
         if let Some(name) = names.iter().find(|name| !known(name.as_ref())) {
             return Err(SelectionError::Unknown(name.as_ref().to_owned()));
         }
-        let named = |rule: &Rule| names.iter().any(|name| name.as_ref() == rule.name);
+        let named = |rule: &PolicyRule| names.iter().any(|name| name.as_ref() == rule.name);
         let mut rules = Vec::new();
         for rule in policy.rules() {
             match rule.state {
-                State::Active if names.is_empty() || named(rule) => rules.push(rule),
-                State::Inactive(Why::SwitchedOff) if named(rule) => rules.push(rule),
-                State::Inactive(why) if named(rule) => {
+                RuleState::Active if names.is_empty() || named(rule) => rules.push(rule),
+                RuleState::Inactive(InactiveReason::SwitchedOff) if named(rule) => rules.push(rule),
+                RuleState::Inactive(why) if named(rule) => {
                     return Err(SelectionError::NotInForce {
                         name: rule.name.clone(),
                         date,
@@ -104,7 +104,7 @@ impl<'a> Selection<'a> {
 
     /// The rules, in the order of the configuration.
     #[must_use]
-    pub fn rules(&self) -> &[&'a Rule] {
+    pub fn rules(&self) -> &[&'a PolicyRule] {
         &self.rules
     }
 
@@ -116,13 +116,13 @@ impl<'a> Selection<'a> {
 
     /// The rules by protocol, ports and treatment, in the order of the configuration.
     #[must_use]
-    pub fn lanes(&self) -> Vec<Lane> {
+    pub fn selectors(&self) -> Vec<TrafficSelector> {
         gather(self.rules.iter().map(|rule| (*rule, merge(&rule.ports))))
     }
 
-    /// The same for targets whose rules take one port or range: lanes of one range each.
+    /// The same for targets whose rules take one port or range: selectors of one range each.
     #[must_use]
-    pub fn ranges(&self) -> Vec<Lane> {
+    pub fn selectors_by_range(&self) -> Vec<TrafficSelector> {
         gather(self.rules.iter().flat_map(|rule| {
             let ranges = merge(&rule.ports).into_iter();
             ranges.map(|ports| (*rule, vec![ports]))
@@ -137,11 +137,11 @@ impl<'a> Selection<'a> {
     }
 
     /// Notes what it means to know addresses alone.
-    pub(super) fn note_addresses_only(&self, out: &mut Sheet) {
-        let ranges = self.ranges();
+    pub(super) fn note_addresses_only(&self, out: &mut ExportWriter) {
+        let ranges = self.selectors_by_range();
         let ranges = ranges
             .iter()
-            .map(|lane| format!("{} {}", lane.protocol, lane.ports[0]));
+            .map(|selector| format!("{} {}", selector.protocol, selector.ports[0]));
         out.note(format!(
             "addresses alone: everything to them leaves the VPN, not only {}. TCP 443 does too: where a vendor \
              allow-lists the VPN's address for logins, agents can be locked out",
@@ -167,7 +167,7 @@ impl<'a> Selection<'a> {
     }
 }
 
-impl Lane {
+impl TrafficSelector {
     /// The destinations of a family, which may be none.
     #[must_use]
     pub fn of(&self, family: Family) -> Vec<Prefix> {
@@ -186,18 +186,20 @@ impl Lane {
     }
 }
 
-fn gather<'a>(parts: impl Iterator<Item = (&'a Rule, Vec<PortRange>)>) -> Vec<Lane> {
-    let mut lanes: Vec<Lane> = Vec::new();
+fn gather<'a>(
+    parts: impl Iterator<Item = (&'a PolicyRule, Vec<PortRange>)>,
+) -> Vec<TrafficSelector> {
+    let mut selectors: Vec<TrafficSelector> = Vec::new();
     for (rule, ports) in parts {
-        let same = |lane: &&mut Lane| {
-            (lane.protocol, lane.treatment) == (rule.protocol, rule.treatment)
-                && lane.ports == ports
+        let same = |selector: &&mut TrafficSelector| {
+            (selector.protocol, selector.treatment) == (rule.protocol, rule.treatment)
+                && selector.ports == ports
         };
-        if let Some(lane) = lanes.iter_mut().find(same) {
-            lane.prefixes.extend(&rule.prefixes);
-            lane.services.push(rule.name.clone());
+        if let Some(selector) = selectors.iter_mut().find(same) {
+            selector.prefixes.extend(&rule.prefixes);
+            selector.services.push(rule.name.clone());
         } else {
-            lanes.push(Lane {
+            selectors.push(TrafficSelector {
                 protocol: rule.protocol,
                 ports,
                 treatment: rule.treatment,
@@ -206,10 +208,10 @@ fn gather<'a>(parts: impl Iterator<Item = (&'a Rule, Vec<PortRange>)>) -> Vec<La
             });
         }
     }
-    for lane in &mut lanes {
-        lane.prefixes = Prefix::aggregate(lane.prefixes.drain(..));
+    for selector in &mut selectors {
+        selector.prefixes = Prefix::aggregate(selector.prefixes.drain(..));
     }
-    lanes
+    selectors
 }
 
 /// Sorts port ranges, and joins those that touch or overlap.
@@ -229,7 +231,7 @@ fn merge(ranges: &[PortRange]) -> Vec<PortRange> {
     merged
 }
 
-fn contradict(one: &Rule, other: &Rule) -> bool {
+fn contradict(one: &PolicyRule, other: &PolicyRule) -> bool {
     let same_packets = one.protocol == other.protocol
         && one.ports.iter().any(|ports| {
             let mut others = other.ports.iter();

@@ -1,10 +1,10 @@
 //! strongSwan: policies that let the traffic pass without IPsec.
 
-use super::{Format, Selection, Sheet};
+use super::{ExportFormat, ExportWriter, Selection};
 use crate::net::{Family, Prefix};
 
 /// A file for /etc/swanctl/conf.d.
-pub(super) const SWANCTL: Format = Format {
+pub(super) const SWANCTL: ExportFormat = ExportFormat {
     name: "swanctl",
     about: "strongSwan: lets the traffic pass without IPsec. Save as /etc/swanctl/conf.d/voicelane.conf, then swanctl \
             --load-conns",
@@ -12,11 +12,11 @@ pub(super) const SWANCTL: Format = Format {
     write,
 };
 
-fn write(selection: &Selection<'_>, out: &mut Sheet) {
-    let lanes = selection.ranges();
-    if lanes
+fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
+    let selectors = selection.selectors_by_range();
+    if selectors
         .iter()
-        .any(|lane| lane.ports[0].first() != lane.ports[0].last())
+        .any(|selector| selector.ports[0].first() != selector.ports[0].last())
     {
         out.note(
             "IPsec policies of Linux know single ports and no ranges: strongSwan takes a range for every port of the \
@@ -29,19 +29,19 @@ fn write(selection: &Selection<'_>, out: &mut Sheet) {
     out.comment("Never dialled.");
     out.line("    remote_addrs = 127.0.0.1");
     out.line("    children {");
-    for (lane, number) in lanes.iter().zip(1..) {
+    for (selector, number) in selectors.iter().zip(1..) {
         for (family, word, all) in [(Family::V4, "v4", "0.0.0.0/0"), (Family::V6, "v6", "::/0")] {
-            let ports = lane.ports(",", "-");
-            let selectors: Vec<_> = lane
+            let ports = selector.ports(",", "-");
+            let selectors: Vec<_> = selector
                 .of(family)
                 .iter()
-                .map(|prefix: &Prefix| format!("{prefix}[{}/{ports}]", lane.protocol))
+                .map(|prefix: &Prefix| format!("{prefix}[{}/{ports}]", selector.protocol))
                 .collect();
             if selectors.is_empty() {
                 continue;
             }
             out.line(format!("      voicelane-{number}-{word} {{"));
-            out.line(format!("        local_ts = {all}[{}]", lane.protocol));
+            out.line(format!("        local_ts = {all}[{}]", selector.protocol));
             out.line(format!("        remote_ts = {}", selectors.join(", ")));
             out.line("        mode = pass");
             out.line("        start_action = trap");

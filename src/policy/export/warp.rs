@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::{Format, Selection, Sheet};
+use super::{ExportFormat, ExportWriter, Selection};
 use crate::net::Prefix;
 
 /// The body of a request.
-pub(super) const WARP: Format = Format {
+pub(super) const WARP: ExportFormat = ExportFormat {
     name: "warp",
     about: "Cloudflare WARP: split tunnel entries, the body of PUT /accounts/{account_id}/devices/policy/exclude (JSON)",
     comment: None,
@@ -16,7 +16,7 @@ pub(super) const WARP: Format = Format {
 /// The longest description that the API takes, in characters.
 const LONGEST: usize = 100;
 
-fn write(selection: &Selection<'_>, out: &mut Sheet) {
+fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
     selection.note_addresses_only(out);
     out.note("the PUT replaces the whole list of the profile: add what it has already");
     let entry = |prefix: Prefix| json!({ "address": prefix.to_string(), "description": description(selection, prefix) });

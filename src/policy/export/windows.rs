@@ -1,9 +1,9 @@
 //! Windows: QoS policies that mark, and routes past a VPN, both for PowerShell.
 
-use super::{Format, Selection, Sheet};
+use super::{ExportFormat, ExportWriter, Selection};
 
 /// QoS policies. One direction: a workstation marks what it sends.
-pub(super) const QOS: Format = Format {
+pub(super) const QOS: ExportFormat = ExportFormat {
     name: "windows-qos",
     about: "Windows: QoS policies that mark what this machine sends. Run in PowerShell as administrator",
     comment: Some("#"),
@@ -11,23 +11,26 @@ pub(super) const QOS: Format = Format {
 };
 
 /// Routes by the physical interface.
-pub(super) const ROUTES: Format = Format {
+pub(super) const ROUTES: ExportFormat = ExportFormat {
     name: "windows-routes",
     about: "Windows: routes past the VPN until the next restart. Run in PowerShell as administrator",
     comment: Some("#"),
     write: routes,
 };
 
-fn qos(selection: &Selection<'_>, out: &mut Sheet) {
+fn qos(selection: &Selection<'_>, out: &mut ExportWriter) {
     out.comment("What an earlier run left goes first.");
     out.line(
         "Get-NetQosPolicy | Where-Object Name -Like 'voicelane *' | Remove-NetQosPolicy -Confirm:$false",
     );
-    for lane in selection.ranges() {
-        let (ports, dscp) = (lane.ports[0], lane.treatment.dscp.value());
-        out.comment(&lane.services.join(", "));
-        for prefix in &lane.prefixes {
-            let (protocol, name) = (lane.protocol, format!("{} {prefix} {ports}", lane.protocol));
+    for selector in selection.selectors_by_range() {
+        let (ports, dscp) = (selector.ports[0], selector.treatment.dscp.value());
+        out.comment(&selector.services.join(", "));
+        for prefix in &selector.prefixes {
+            let (protocol, name) = (
+                selector.protocol,
+                format!("{} {prefix} {ports}", selector.protocol),
+            );
             out.line(format!(
                 "New-NetQosPolicy -Name 'voicelane {name}' -NetworkProfile All -IPProtocolMatchCondition {} \
                  -IPDstPrefixMatchCondition '{prefix}' -IPDstPortStartMatchCondition {} -IPDstPortEndMatchCondition {} \
@@ -40,7 +43,7 @@ fn qos(selection: &Selection<'_>, out: &mut Sheet) {
     }
 }
 
-fn routes(selection: &Selection<'_>, out: &mut Sheet) {
+fn routes(selection: &Selection<'_>, out: &mut ExportWriter) {
     selection.note_addresses_only(out);
     out.note("a VPN client that watches the routing table may remove these routes");
     out.line("$prefixes = @(");

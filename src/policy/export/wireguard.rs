@@ -1,17 +1,17 @@
 //! WireGuard: the allowed addresses of a full tunnel, less the policy's.
 
-use super::{Format, Selection, Sheet};
+use super::{ExportFormat, ExportWriter, Selection};
 use crate::net::{Family, Prefix};
 
 /// A peer's AllowedIPs, and what wg-quick then needs besides.
-pub(super) const WIREGUARD: Format = Format {
+pub(super) const WIREGUARD: ExportFormat = ExportFormat {
     name: "wireguard",
     about: "WireGuard: AllowedIPs of a full tunnel without these destinations",
     comment: Some("#"),
     write,
 };
 
-fn write(selection: &Selection<'_>, out: &mut Sheet) {
+fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
     selection.note_addresses_only(out);
     let inside: Vec<_> = complement(&selection.prefixes())
         .iter()

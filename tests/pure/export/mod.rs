@@ -15,8 +15,8 @@ use proptest::prelude::*;
 use reader::{Read, Way};
 use voicelane::config::Config;
 use voicelane::net::{Dscp, Endpoint, PortRange, Prefix, Protocol};
-use voicelane::policy::export::{Export, FORMATS, Format, Selection, SelectionError};
-use voicelane::policy::{Action, Policy, Why};
+use voicelane::policy::export::{Export, ExportFormat, FORMATS, Selection, SelectionError};
+use voicelane::policy::{Action, InactiveReason, Policy};
 
 const TODAY: Date = date(2026, 3, 1);
 const SAMPLE: &str = include_str!("../../golden/export/policy.toml");
@@ -31,7 +31,9 @@ fn select<'a>(policy: &'a Policy, names: &[&str]) -> Selection<'a> {
 }
 
 fn export(format: &str, selection: &Selection<'_>) -> Export {
-    Format::find(format).expect("a format").export(selection)
+    ExportFormat::find(format)
+        .expect("a format")
+        .export(selection)
 }
 
 /// A version that does not change with each release.
@@ -109,7 +111,7 @@ fn what_is_off_is_exported_by_name_alone_and_what_is_over_never() {
         Err(SelectionError::NotInForce {
             name: "expired".into(),
             date: TODAY,
-            why: Why::Expired { until: TODAY },
+            why: InactiveReason::Expired { until: TODAY },
         })
     );
     assert_eq!(

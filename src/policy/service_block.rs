@@ -5,16 +5,16 @@ use std::hint;
 use super::{Action, Verdict};
 use crate::net::{Dscp, PortRange, Protocol, Treatment};
 
-/// The services of a class of addresses, in order, with their verdicts; further ones are in the next row.
+/// The services of a class of addresses, in order, with their verdicts; further ones are in the next service_block.
 ///
 /// All are compared, and the first that matches is selected: a branch on what the packet holds would be mispredicted,
 /// and cost more than the compares.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Row {
-    services: [Services; Row::LEN],
+pub(super) struct ServiceBlock {
+    services: [ServiceRange; ServiceBlock::LEN],
     /// Of each service, and of none.
-    verdicts: [Verdict; Row::LEN + 1],
-    /// The place that leads to the next row: that of none, or none at all in the last row of a class. (One compare that
+    verdicts: [Verdict; ServiceBlock::LEN + 1],
+    /// The place that leads to the next service_block: that of none, or none at all in the last service_block of a class. (One compare that
     /// nearly always has the same result. A flag beside the place would be a branch on the place.)
     onward: usize,
 }
@@ -27,27 +27,27 @@ const TUNNEL: Verdict = Verdict {
     treatment: Treatment::of(Dscp::DF),
 };
 
-impl Row {
-    /// The number of services in a row; most classes have fewer.
+impl ServiceBlock {
+    /// The number of services in a service_block; most classes have fewer.
     const LEN: usize = 4;
 
-    /// The row of the addresses that no rule names.
+    /// The service_block of the addresses that no rule names.
     pub(super) const NOTHING: Self = Self {
-        services: [Services::NONE; Self::LEN],
+        services: [ServiceRange::NONE; Self::LEN],
         verdicts: [TUNNEL; Self::LEN + 1],
         onward: usize::MAX,
     };
 
     /// The rows of a class with at least one entry; what matches none has the action `otherwise`.
-    pub(super) fn of_class(entries: &[(Services, Verdict)], otherwise: Action) -> Vec<Self> {
+    pub(super) fn of_class(entries: &[(ServiceRange, Verdict)], otherwise: Action) -> Vec<Self> {
         let mut nothing = Self::NOTHING;
         nothing.verdicts[Self::LEN].action = otherwise;
         let mut rows = vec![nothing; entries.len().div_ceil(Self::LEN)];
-        for (row, entries) in rows.iter_mut().zip(entries.chunks(Self::LEN)) {
-            row.onward = Self::LEN;
+        for (service_block, entries) in rows.iter_mut().zip(entries.chunks(Self::LEN)) {
+            service_block.onward = Self::LEN;
             for (at, (services, verdict)) in entries.iter().enumerate() {
-                row.services[at] = *services;
-                row.verdicts[at] = *verdict;
+                service_block.services[at] = *services;
+                service_block.verdicts[at] = *verdict;
             }
         }
         rows.last_mut().expect("a class has an entry").onward = usize::MAX;
@@ -67,28 +67,28 @@ impl Row {
 
 /// The verdict of the class whose rows come first.
 #[inline]
-pub(super) fn verdict(rows: &[Row], protocol: Protocol, port: u16) -> Verdict {
+pub(super) fn verdict(rows: &[ServiceBlock], protocol: Protocol, port: u16) -> Verdict {
     let service = number(protocol, port);
     let mut rows = rows.iter();
     loop {
-        let row = rows
+        let service_block = rows
             .next()
-            .expect("the last row of a class leads no further");
-        let found = row.find(service);
-        if found != row.onward {
-            return row.verdicts[found];
+            .expect("the last service_block of a class leads no further");
+        let found = service_block.find(service);
+        if found != service_block.onward {
+            return service_block.verdicts[found];
         }
     }
 }
 
 /// A protocol's ports as one range of numbers, in which one compare finds a packet's.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Services {
+pub(super) struct ServiceRange {
     first: u32,
     width: u32,
 }
 
-impl Services {
+impl ServiceRange {
     /// None at all.
     const NONE: Self = Self {
         first: u32::MAX,
@@ -130,11 +130,11 @@ mod tests {
             // Each overlaps with the ones before it at port 1000, and has a port of its own.
             let entry = |id| {
                 let ports = PortRange::new(1000 - id, 1000).expect("a range");
-                (Services::new(Protocol::Udp, ports), verdict_of(id))
+                (ServiceRange::new(Protocol::Udp, ports), verdict_of(id))
             };
             let mut rows =
-                Row::of_class(&(0..count).map(entry).collect::<Vec<_>>(), Action::Return);
-            rows.extend(Row::of_class(&[entry(100)], Action::Tunnel));
+                ServiceBlock::of_class(&(0..count).map(entry).collect::<Vec<_>>(), Action::Return);
+            rows.extend(ServiceBlock::of_class(&[entry(100)], Action::Tunnel));
             let otherwise = Verdict {
                 action: Action::Return,
                 ..TUNNEL
@@ -147,6 +147,9 @@ mod tests {
             }
             assert_eq!(verdict(&rows, Protocol::Tcp, 1000), otherwise);
         }
-        assert_eq!(verdict(&[Row::NOTHING], Protocol::Udp, u16::MAX), TUNNEL);
+        assert_eq!(
+            verdict(&[ServiceBlock::NOTHING], Protocol::Udp, u16::MAX),
+            TUNNEL
+        );
     }
 }

@@ -14,7 +14,7 @@ const SHORTEST: usize = 3;
 
 /// What is known to say who and where.
 #[derive(Clone, Debug, Default)]
-pub struct Secrets {
+pub struct IdentifyingNames {
     /// Names of this host, with and without its domain.
     pub hosts: Vec<String>,
     /// Names of people who have an account here.
@@ -36,7 +36,7 @@ pub struct Redactor {
 impl Redactor {
     /// Knows what to take out, and the prefixes whose addresses stay.
     #[must_use]
-    pub fn new(secrets: &Secrets, keep: Vec<Prefix>) -> Self {
+    pub fn new(secrets: &IdentifyingNames, keep: Vec<Prefix>) -> Self {
         let kinds = [
             ("home", &secrets.homes),
             ("host", &secrets.hosts),
@@ -209,7 +209,7 @@ mod tests {
 
     fn redactor() -> Redactor {
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-        let secrets = Secrets {
+        let secrets = IdentifyingNames {
             hosts: names(&["lap-0815.corp.example", "lap-0815"]),
             users: names(&["ada", "al"]),
             homes: names(&["/srv/people/ada"]),

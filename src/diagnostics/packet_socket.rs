@@ -13,13 +13,13 @@ use nix::sys::socket::{
 };
 
 /// The ear.
-pub(crate) struct Tap {
+pub(crate) struct PacketSocket {
     fd: OwnedFd,
 }
 
 /// A packet that was heard.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Heard {
+pub(crate) struct CapturedPacket {
     /// How many of its bytes are in the buffer.
     pub(crate) kept: usize,
     /// How many it had.
@@ -30,7 +30,7 @@ pub(crate) struct Heard {
     pub(crate) at: SystemTime,
 }
 
-impl Tap {
+impl PacketSocket {
     /// Listens on a link, for which `CAP_NET_RAW` is needed. It takes nothing away from anybody.
     ///
     /// # Errors
@@ -55,7 +55,11 @@ impl Tap {
     ///
     /// # Errors
     /// When the link has gone, or a signal came ([`io::ErrorKind::Interrupted`]).
-    pub(crate) fn next(&self, wait: Duration, buffer: &mut [u8]) -> io::Result<Option<Heard>> {
+    pub(crate) fn next(
+        &self,
+        wait: Duration,
+        buffer: &mut [u8],
+    ) -> io::Result<Option<CapturedPacket>> {
         let end = std::time::Instant::now() + wait;
         loop {
             match self.take(buffer) {
@@ -72,7 +76,7 @@ impl Tap {
     }
 
     /// Takes a packet, if one is there.
-    fn take(&self, buffer: &mut [u8]) -> io::Result<Heard> {
+    fn take(&self, buffer: &mut [u8]) -> io::Result<CapturedPacket> {
         let mut control = nix::cmsg_space!(libc::timespec);
         let mut iov = [io::IoSliceMut::new(buffer)];
         let room = iov[0].len();
@@ -87,7 +91,7 @@ impl Tap {
             }
             _ => None,
         });
-        Ok(Heard {
+        Ok(CapturedPacket {
             kept: message.bytes.min(room),
             length: message.bytes,
             is_outgoing: from.is_some_and(|it| it.pkttype() == libc::PACKET_OUTGOING),

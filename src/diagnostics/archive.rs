@@ -18,7 +18,7 @@ const FOLDER: &str = "voicelane-bugreport";
 
 /// One text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct File {
+pub struct ArchiveFile {
     /// Its name in the archive.
     pub name: &'static str,
     /// What it is, in a sentence.
@@ -30,14 +30,14 @@ pub struct File {
 /// Texts that were redacted.
 #[derive(Clone, Debug)]
 pub struct Archive {
-    files: Vec<File>,
+    files: Vec<ArchiveFile>,
 }
 
 impl Archive {
     /// Redacts the texts and adds a list of them.
     #[must_use]
-    pub fn new(files: Vec<File>, redactor: &mut Redactor) -> Self {
-        let redact = |file: File| File {
+    pub fn new(files: Vec<ArchiveFile>, redactor: &mut Redactor) -> Self {
+        let redact = |file: ArchiveFile| ArchiveFile {
             text: redactor.redact(&file.text),
             ..file
         };
@@ -55,7 +55,7 @@ impl Archive {
         let about = "what is inside";
         files.insert(
             0,
-            File {
+            ArchiveFile {
                 name: "README.txt",
                 about,
                 text: list,
@@ -66,7 +66,7 @@ impl Archive {
 
     /// The texts, the list of them first.
     #[must_use]
-    pub fn files(&self) -> &[File] {
+    pub fn files(&self) -> &[ArchiveFile] {
         &self.files
     }
 
@@ -82,7 +82,7 @@ impl Archive {
             .mode(0o600)
             .open(path)?;
         let mut archive = Builder::new(GzEncoder::new(file, Compression::default()));
-        for File { name, text, .. } in &self.files {
+        for ArchiveFile { name, text, .. } in &self.files {
             let mut header = Header::new_gnu();
             header.set_size(text.len() as u64);
             header.set_mode(0o600);

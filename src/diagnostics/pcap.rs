@@ -13,9 +13,9 @@ const VERSION: [u16; 2] = [2, 4];
 const RAW: u32 = 101;
 
 /// A file under way.
-pub(super) struct Pcap<W>(W);
+pub(super) struct PcapWriter<W>(W);
 
-impl<W: Write> Pcap<W> {
+impl<W: Write> PcapWriter<W> {
     /// Begins a file whose packets keep at most `most` bytes.
     pub(super) fn new(mut file: W, most: u32) -> io::Result<Self> {
         file.write_all(&MAGIC.to_ne_bytes())?;

@@ -2,7 +2,7 @@
 
 /// A text that grows by lines, and the notes on what it cannot say.
 #[derive(Debug)]
-pub(super) struct Sheet {
+pub(super) struct ExportWriter {
     comment: Option<&'static str>,
     text: String,
     notes: Vec<String>,
@@ -11,8 +11,8 @@ pub(super) struct Sheet {
 /// Where comments break, in characters.
 const WIDTH: usize = 100;
 
-impl Sheet {
-    /// An empty sheet of a target whose comments begin so.
+impl ExportWriter {
+    /// An empty writer of a target whose comments begin so.
     pub(super) const fn new(comment: Option<&'static str>) -> Self {
         Self {
             comment,
@@ -72,11 +72,11 @@ mod tests {
 
     #[test]
     fn a_comment_stays_a_comment() {
-        let mut sheet = Sheet::new(Some("#"));
-        sheet.comment("one\nreboot\r\u{85}reboot\u{2028}reboot\u{1b}[2J");
-        sheet.comment("");
-        sheet.comment(&["word"; 50].join(" "));
-        let (text, notes) = sheet.finish();
+        let mut writer = ExportWriter::new(Some("#"));
+        writer.comment("one\nreboot\r\u{85}reboot\u{2028}reboot\u{1b}[2J");
+        writer.comment("");
+        writer.comment(&["word"; 50].join(" "));
+        let (text, notes) = writer.finish();
         assert!(text.starts_with("# one reboot reboot reboot [2J\n#\n# word"));
         assert!(
             text.lines()

@@ -5,10 +5,10 @@
 
 mod archive;
 mod capture;
+pub(crate) mod packet_socket;
 mod pcap;
 mod redact;
-pub(crate) mod tap;
 
-pub use archive::{Archive, File};
-pub use capture::{Captured, Limits, Stop, capture};
-pub use redact::{Redactor, Secrets};
+pub use archive::{Archive, ArchiveFile};
+pub use capture::{CaptureLimits, CaptureSummary, StopReason, capture};
+pub use redact::{IdentifyingNames, Redactor};

@@ -11,8 +11,8 @@ use etherparse::{SlicedPacket, TransportSlice};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::pcap::Pcap;
-use super::tap::Tap;
+use super::packet_socket::PacketSocket;
+use super::pcap::PcapWriter;
 use crate::call::{DatagramKind, RtpHeader};
 
 /// The largest packet of a TUN.
@@ -26,7 +26,7 @@ const STUN_HEADER: usize = 20;
 
 /// When a capture ends, whichever comes first.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct CaptureLimits {
     /// After this time.
     pub time: Duration,
     /// After so many packets.
@@ -35,7 +35,7 @@ pub struct Limits {
 
 /// Why a capture ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
+pub enum StopReason {
     /// The time is over.
     Time,
     /// The packets are there.
@@ -48,11 +48,11 @@ pub enum Stop {
 
 /// What a capture came to.
 #[derive(Clone, Copy, Debug)]
-pub struct Captured {
+pub struct CaptureSummary {
     /// How many packets are in the file.
     pub packets: u64,
     /// Why there are no more.
-    pub stop: Stop,
+    pub stop: StopReason,
 }
 
 /// Captures what passes a link into a new file, which nobody but its owner can read. SIGINT and SIGTERM end it, and are
@@ -60,8 +60,13 @@ pub struct Captured {
 ///
 /// # Errors
 /// When there is no such link, no permission to listen, or the file is there already or cannot be written.
-pub fn capture(link: &str, file: &Path, payload: bool, limits: Limits) -> io::Result<Captured> {
-    let tap = Tap::open(link)?;
+pub fn capture(
+    link: &str,
+    file: &Path,
+    payload: bool,
+    limits: CaptureLimits,
+) -> io::Result<CaptureSummary> {
+    let packet_socket = PacketSocket::open(link)?;
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
     signals.add(Signal::SIGTERM);
@@ -74,21 +79,21 @@ pub fn capture(link: &str, file: &Path, payload: bool, limits: Limits) -> io::Re
         .mode(0o600)
         .open(file)?;
     let most = u32::try_from(LARGEST).expect("it is a number of IP");
-    let mut pcap = Pcap::new(BufWriter::new(file), most)?;
+    let mut pcap = PcapWriter::new(BufWriter::new(file), most)?;
     let end = Instant::now() + limits.time;
     let (mut packets, mut buffer) = (0, vec![0; LARGEST]);
     let stop = loop {
         if packets >= limits.packets {
-            break Stop::Packets;
+            break StopReason::Packets;
         }
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            break Stop::Time;
+            break StopReason::Time;
         }
         if signals.read_signal()?.is_some() {
-            break Stop::Signal;
+            break StopReason::Signal;
         }
-        match tap.next(left.min(TICK), &mut buffer) {
+        match packet_socket.next(left.min(TICK), &mut buffer) {
             Ok(Some(heard)) => {
                 let whole = &buffer[..heard.kept];
                 let kept = if payload { whole } else { headers(whole) };
@@ -97,12 +102,12 @@ pub fn capture(link: &str, file: &Path, payload: bool, limits: Limits) -> io::Re
             }
             Ok(None) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if is_gone(&error) => break Stop::Link,
+            Err(error) if is_gone(&error) => break StopReason::Link,
             Err(error) => return Err(error),
         }
     };
     pcap.finish()?;
-    Ok(Captured { packets, stop })
+    Ok(CaptureSummary { packets, stop })
 }
 
 fn is_gone(error: &io::Error) -> bool {

@@ -22,7 +22,7 @@ use super::dns;
 
 /// Who is examined, and how.
 #[derive(Clone, Debug)]
-pub struct Case {
+pub struct CheckOptions {
     /// The configuration; the default one where there is none that is valid.
     pub config: Config,
     /// Why the configuration cannot be in force, if it cannot.
@@ -37,7 +37,7 @@ pub struct Case {
 }
 
 /// What the kernel does with media of one kind.
-pub(super) struct Steered {
+pub(super) struct RouteLookups {
     pub(super) family: Family,
     pub(super) protocol: Protocol,
     pub(super) ports: PortRange,
@@ -46,36 +46,36 @@ pub(super) struct Steered {
 }
 
 /// What there is.
-pub struct Scene {
-    pub(super) case: Case,
+pub struct SystemFacts {
+    pub(super) options: CheckOptions,
     pub(super) today: Date,
     pub(super) policy: Policy,
     pub(super) numbers: RoutingIds,
     pub(super) status: Result<Status, AskError>,
     pub(super) observed: Observed,
     pub(super) uplinks: Result<Uplinks, UplinkError>,
-    pub(super) steered: Vec<Steered>,
+    pub(super) route_lookups: Vec<RouteLookups>,
     /// Where names are asked for, and which way questions go there.
     pub(super) resolvers: Vec<(IpAddr, io::Result<Decision>)>,
     pub(super) may_administer: bool,
     pub(super) may_listen: bool,
 }
 
-impl Scene {
+impl SystemFacts {
     /// Looks at everything.
     ///
     /// # Errors
     /// When the kernel does not tell its links, addresses, routes and rules, which everybody may read.
-    pub fn survey(case: Case) -> anyhow::Result<Self> {
+    pub fn collect(options: CheckOptions) -> anyhow::Result<Self> {
         let today = daemon::today();
-        let policy = Policy::compile(&case.config, today);
-        let numbers = daemon::numbers(&case.config);
-        let status = control::status(&case.runtime_dir);
+        let policy = Policy::compile(&options.config, today);
+        let numbers = daemon::numbers(&options.config);
+        let status = control::status(&options.runtime_dir);
         let resolvers = dns::resolvers();
-        let (observed, steered, resolvers) = daemon::runtime()?.block_on(async {
+        let (observed, route_lookups, resolvers) = daemon::runtime()?.block_on(async {
             let kernel = Kernel::open()?;
             let observed = kernel.observe().await?;
-            let mut steered = Vec::new();
+            let mut route_lookups = Vec::new();
             for capture in policy.captures() {
                 for family in [Family::V4, Family::V6] {
                     let mut ways = Vec::new();
@@ -85,7 +85,7 @@ impl Scene {
                     }
                     if !ways.is_empty() {
                         let (protocol, ports) = (capture.protocol, capture.ports);
-                        steered.push(Steered {
+                        route_lookups.push(RouteLookups {
                             family,
                             protocol,
                             ports,
@@ -99,19 +99,19 @@ impl Scene {
                 let to = SocketAddr::new(server, dns::PORT);
                 asked.push((server, kernel.look_up(Protocol::Udp, to).await));
             }
-            anyhow::Ok((observed, steered, asked))
+            anyhow::Ok((observed, route_lookups, asked))
         })?;
-        let preferences = daemon::preferences(&case.config);
+        let preferences = daemon::preferences(&options.config);
         let may = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
         Ok(Self {
             uplinks: uplink::choose(&observed, numbers.protocol, &preferences),
-            case,
+            options,
             today,
             policy,
             numbers,
             status,
             observed,
-            steered,
+            route_lookups,
             resolvers,
             may_administer: may(Capability::CAP_NET_ADMIN),
             may_listen: may(Capability::CAP_NET_RAW),
@@ -147,7 +147,7 @@ impl Scene {
     pub(super) fn tun_name(&self) -> &str {
         match &self.status {
             Ok(status) => &status.tun,
-            Err(_) => self.case.config.tun().name.as_str(),
+            Err(_) => self.options.config.tun().name.as_str(),
         }
     }
 
