@@ -61,7 +61,7 @@ pub fn targets(all: &[Figures]) -> String {
             "at least 0.42",
         ),
         (
-            "the same, cards gathering",
+            "the same, cards coalescing",
             ratio(full(voicelane, 1), kernel.and_then(|k| full(k, 1))),
             "at least 0.42",
         ),
@@ -86,7 +86,7 @@ pub fn targets(all: &[Figures]) -> String {
             "at least 0.90",
         ),
         (
-            "the same, cards gathering",
+            "the same, cards coalescing",
             median(&voicelane.rates[MOST[1]].kept),
             "at least 0.90",
         ),
@@ -112,7 +112,7 @@ fn rows(all: &[Figures]) -> Vec<Row> {
     for (at, (flows, gathering)) in CALLS.iter().enumerate() {
         let gathering = match gathering.as_micros() {
             0 => String::new(),
-            time => format!(", cards gather {time} us"),
+            time => format!(", cards coalesce {time} us"),
         };
         let mut value = |name: &str, digits, share, value: fn(&Rates) -> Option<f64>| {
             let name = format!("{name}{gathering}");
