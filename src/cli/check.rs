@@ -1,4 +1,4 @@
-//! `voicelane check`: is a configuration valid, and if not, everything that is wrong with it.
+//! `voicelane check`: validates a configuration and prints all of its errors.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,23 +13,23 @@ use crate::policy::Policy;
 
 use super::sources::{BAD_CONFIG, Files, LoadError, Overrides};
 
-/// What `voicelane check` is asked.
+/// The arguments of `voicelane check`.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct CheckArgs {
-    /// The one configuration file to check; without it, all that the service would read
+    /// Configuration file to check; by default all files that the service reads
     pub file: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// The files, if none is named
+    /// The files without a named one
     #[command(flatten)]
     pub files: Files,
 }
 
-/// Checks a configuration and prints the result: exit code 0 for a valid one, 2 for a bad one.
+/// Checks a configuration and prints the result. Exit code 0 for a valid one, 2 for an invalid one.
 ///
 /// # Errors
-/// When nothing can be printed.
+/// If standard output cannot be written.
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let files = args.file.as_deref().map(Files::of_file);
     let files = files.as_ref().unwrap_or(&args.files);
@@ -50,16 +50,15 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
                 for warning in warnings(config) {
                     eprintln!("warning: {warning}");
                 }
-                if let Err(LoadError::Distrusted(why)) = files.judge() {
-                    eprintln!("warning: `voicelane run` will not obey this: {why}");
+                if let Err(LoadError::Unsafe(why)) = files.check_permissions() {
+                    eprintln!("warning: `voicelane run` rejects this configuration: {why}");
                 }
             }
             Ok(ExitCode::SUCCESS)
         }
-        Err(LoadError::Faulty(faults)) if args.json => {
-            let faulty =
-                json!({"version": 1, "files": names, "valid": false, "faults": faults.list()});
-            super::print(&format!("{faulty}\n"))?;
+        Err(LoadError::Invalid(diagnostics)) if args.json => {
+            let invalid = json!({"version": 1, "files": names, "valid": false, "diagnostics": diagnostics.list()});
+            super::print(&format!("{invalid}\n"))?;
             Ok(ExitCode::from(BAD_CONFIG))
         }
         Err(error) => Ok(error.report()),
@@ -78,12 +77,12 @@ fn summary(names: &[String], config: &Config, today: Date) -> String {
         .map(|capture| format!("{} {}", capture.protocol, capture.ports))
         .collect();
     let ranges = if ranges.is_empty() {
-        "nothing leaves the VPN".into()
+        "no traffic leaves the VPN".into()
     } else {
         ranges.join(", ")
     };
     let name = if names.is_empty() {
-        "compiled in".to_owned()
+        "built-in defaults".to_owned()
     } else {
         names.join(", ")
     };
@@ -104,14 +103,14 @@ fn valid_json(names: &[String], config: &Config, today: Date) -> serde_json::Val
         "version": 1,
         "files": names,
         "valid": true,
-        "faults": [],
+        "diagnostics": [],
         "warnings": warnings(config),
         "services": policy.rules().len(),
         "active": active,
     })
 }
 
-/// What is allowed but worth a second thought: TCP 443 outside the VPN meets vendors that allow-list the VPN's address.
+/// Warns of TCP 443 outside the VPN: vendors that allow-list the VPN's address reject such logins.
 fn warnings(config: &Config) -> Vec<String> {
     let https = config.services().iter().filter(|service| {
         service.enabled
@@ -121,8 +120,8 @@ fn warnings(config: &Config) -> Vec<String> {
     https
         .map(|service| {
             format!(
-                "service {:?} takes TCP 443 out of the VPN; where the vendor allow-lists the VPN's address for \
-                 logins, agents can be locked out",
+                "service {:?} takes TCP 443 out of the VPN; if the vendor accepts logins only from the VPN's address, \
+                 agents cannot log in",
                 service.name
             )
         })
@@ -143,19 +142,19 @@ mod tests {
     }
 
     #[test]
-    fn a_valid_file_is_summed_up_in_a_line() {
+    fn the_summary_of_a_valid_file_is_one_line() {
         assert_eq!(
             summary(&["it.toml".to_owned()], &config(""), TODAY),
             "it.toml: valid; 12 of 23 services active today: udp 3478, udp 10000-60000"
         );
         assert_eq!(
             summary(&["it.toml".to_owned()], &config("include = []"), TODAY),
-            "it.toml: valid; 0 of 0 services active today: nothing leaves the VPN"
+            "it.toml: valid; 0 of 0 services active today: no traffic leaves the VPN"
         );
     }
 
     #[test]
-    fn tcp_443_is_warned_of() {
+    fn tcp_443_causes_a_warning() {
         assert_eq!(warnings(&config("")), Vec::<String>::new());
         let config = config("enable = ['talkdesk-signalling', 'talkdesk-media-fallback']");
         let warned = warnings(&config);
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_read_and_bad_ones_end_with_2() {
+    fn invalid_files_exit_with_2() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = |name: &str, text: &[u8]| {
             let path = dir.path().join(name);

@@ -25,7 +25,7 @@ pub(super) struct CleanupArgs {
 }
 
 pub(super) fn run(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
-    let (config, code) = match args.files.load_trusted(&Overrides::default()) {
+    let (config, code) = match args.files.load_checked(&Overrides::default()) {
         Ok(config) => (config, ExitCode::SUCCESS),
         // It may be what the service has stumbled over. What it left behind is no less in the way.
         Err(error) => (Config::default(), error.report()),

@@ -1,21 +1,21 @@
-//! `voicelane config`: what is in force and which line says so; what a configuration file may hold.
+//! `voicelane config`: the effective settings with their origins, and the JSON schema.
 
 use std::fmt::Write;
 use std::process::ExitCode;
 
 use serde_json::{Value as Json, json};
 
-use crate::config::{EffectiveSection, Origin, Value, schema};
+use crate::config::{EffectiveSection, EffectiveValue, ValueOrigin, schema};
 
 use super::sources::{Files, Overrides};
 
-/// The column in which origins stand, where a value leaves room for them.
-const ORIGINS: usize = 48;
+/// The column of the origins, unless a value is longer.
+const ORIGIN_COLUMN: usize = 48;
 
-/// What `voicelane config` is asked.
+/// The arguments of `voicelane config`.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ConfigArgs {
-    /// What to tell of the configuration
+    /// The command
     #[command(subcommand)]
     pub command: ConfigCommand,
 }
@@ -23,16 +23,16 @@ pub(super) struct ConfigArgs {
 /// The commands on the configuration.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub(super) enum ConfigCommand {
-    /// Print the configuration, as a file that says the same
-    Show(ShowArgs),
+    /// Print the configuration as a file with the same meaning
+    Show(ShowConfigArgs),
     /// Print the JSON schema of a configuration file
     Schema,
 }
 
-/// What `voicelane config show` is asked.
+/// The arguments of `voicelane config show`.
 #[derive(Clone, Debug, clap::Args)]
-pub(super) struct ShowArgs {
-    /// Every value in force, also those that nobody has written
+pub(super) struct ShowConfigArgs {
+    /// Print every effective value, including defaults
     #[arg(long)]
     pub effective: bool,
     /// Print JSON
@@ -41,7 +41,7 @@ pub(super) struct ShowArgs {
     /// The configuration
     #[command(flatten)]
     pub files: Files,
-    /// What the command line adds
+    /// The settings of the command line
     #[command(flatten)]
     pub overrides: Overrides,
 }
@@ -49,7 +49,7 @@ pub(super) struct ShowArgs {
 /// Runs a command on the configuration.
 ///
 /// # Errors
-/// When nothing can be printed. A bad configuration is reported and answered with exit code 2.
+/// If standard output cannot be written. An invalid configuration is printed; the exit code is 2.
 pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
     match &args.command {
         ConfigCommand::Show(args) => return show(args),
@@ -58,7 +58,7 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(args: &ShowArgs) -> anyhow::Result<ExitCode> {
+fn show(args: &ShowConfigArgs) -> anyhow::Result<ExitCode> {
     let effective = match args.files.load(&args.overrides) {
         Ok(effective) => effective,
         Err(error) => return Ok(error.report()),
@@ -68,7 +68,7 @@ fn show(args: &ShowArgs) -> anyhow::Result<ExitCode> {
         for section in &mut sections {
             section.values.retain(|value| is_written(&value.origin));
         }
-        // Of a catalogue's service that is only switched, the list that switches it tells.
+        // `enable` and `disable` already show a service of a catalogue that they switch.
         let is_whole = |section: &EffectiveSection| {
             let mut values = section.values.iter();
             section.service.is_none() || values.any(|value| value.key == "name")
@@ -84,12 +84,12 @@ fn show(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether somebody besides the vendor has said it.
-fn is_written(origin: &Origin) -> bool {
+/// Whether a file or the command line sets the value.
+fn is_written(origin: &ValueOrigin) -> bool {
     origin.layer() > crate::config::Layer::Vendor
 }
 
-/// Writes a file that says the same, each value with where it comes from.
+/// Prints a file with the same meaning, each value with its origin.
 pub(super) fn text(sections: &[EffectiveSection]) -> String {
     let mut out = String::new();
     for (index, section) in sections.iter().enumerate() {
@@ -104,14 +104,14 @@ pub(super) fn text(sections: &[EffectiveSection]) -> String {
                 Json::Null => format!("#{} =", value.key),
                 _ => format!("{} = {}", value.key, toml(value)),
             };
-            writeln!(out, "{line:<ORIGINS$} # {}", value.origin).expect("a string");
+            writeln!(out, "{line:<ORIGIN_COLUMN$} # {}", value.origin).expect("a string");
         }
     }
     out
 }
 
-/// A value in TOML: as somebody wrote it, if that is one line.
-fn toml(value: &Value) -> String {
+/// The value in TOML: as the file has it, if that is one line.
+fn toml(value: &EffectiveValue) -> String {
     match &value.written {
         Some(written) if !written.contains('\n') => written.clone(),
         _ if value.key == "mark" => format!("{:#010x}", value.value.as_u64().unwrap_or(0)),
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_is_a_file_that_says_the_same() {
+    fn the_output_is_a_file_with_the_same_meaning() {
         let effective = effective();
         let text = text(&effective.sections());
         assert_eq!(
@@ -166,7 +166,7 @@ mod tests {
             ("dscp = \"EF\"", "default"),
             ("enabled = true", "file it.toml:2"),
         ] {
-            let line = format!("{line:<ORIGINS$} # {origin}");
+            let line = format!("{line:<ORIGIN_COLUMN$} # {origin}");
             assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
         }
         assert!(

@@ -14,8 +14,8 @@ use crate::control;
 use crate::doctor::{self, CheckOptions, CheckVerdict, DoctorReport, Finding, SystemFacts};
 
 use super::RuntimeDir;
+use super::permissions::UnsafePermissions;
 use super::sources::{Files, LoadError, Overrides};
-use super::trust::Distrust;
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
@@ -58,16 +58,16 @@ pub(super) fn options(files: &Files, overrides: &Overrides, runtime: &RuntimeDir
     // Whoever asks, it is the service that obeys: its socket says whose it is.
     let socket = runtime.runtime_dir.join(control::SOCKET);
     let service = fs::metadata(socket).map_or(0, |socket| socket.uid());
-    let trust = match files.judge_for(Uid::from_raw(service)) {
+    let trust = match files.check_permissions_for(Uid::from_raw(service)) {
         Ok(()) => Some(Ok(())),
-        Err(LoadError::Distrusted(Distrust::Hidden { cause, .. }))
+        Err(LoadError::Unsafe(UnsafePermissions::Unreadable { cause, .. }))
             if cause.kind() == io::ErrorKind::PermissionDenied =>
         {
             None
         }
         // What cannot be read is the configuration's fault.
-        Err(LoadError::Read { .. } | LoadError::Faulty(_)) => None,
-        Err(LoadError::Distrusted(why)) => Some(Err(why.to_string())),
+        Err(LoadError::Read { .. } | LoadError::Invalid(_)) => None,
+        Err(LoadError::Unsafe(why)) => Some(Err(why.to_string())),
     };
     CheckOptions {
         config,

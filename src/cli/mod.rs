@@ -16,12 +16,12 @@ mod explain;
 mod log;
 mod mappings;
 mod monitor;
+mod permissions;
 mod policy;
 mod reload;
 mod run;
 mod sources;
 mod status;
-mod trust;
 
 use std::io::{self, Write};
 use std::path::PathBuf;

@@ -24,7 +24,7 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let config = match args.files.load_trusted(&args.overrides) {
+    let config = match args.files.load_checked(&args.overrides) {
         Ok(config) => config,
         Err(error) => return Ok(error.report()),
     };
@@ -33,7 +33,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         runtime_dir: args.runtime.runtime_dir.clone(),
     };
     let (files, overrides) = (args.files.clone(), args.overrides.clone());
-    let source = move || Ok(files.load_trusted(&overrides)?);
+    let source = move || Ok(files.load_checked(&overrides)?);
     daemon::run(&config, &options, source)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! Which configuration a command reads: the files, what the command line adds, and whether they may be obeyed.
+//! The configuration of a command: its files, the settings of the command line, and the permission check.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
@@ -10,14 +10,14 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use nix::unistd::Uid;
 
-use crate::config::{Config, Document, Effective, Faults, Layer};
+use crate::config::{Config, Diagnostics, Document, Effective, Layer};
 
-use super::trust::{Distrust, trust};
+use super::permissions::{UnsafePermissions, check_path};
 
 /// The exit code of a bad configuration.
 pub(super) const BAD_CONFIG: u8 = 2;
 
-/// Why there is no configuration.
+/// The reason why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LoadError {
     /// A file cannot be read, or is not UTF-8.
@@ -25,58 +25,58 @@ pub(super) enum LoadError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the kernel.
         #[source]
         cause: io::Error,
     },
-    /// Somebody else could change what a file says.
-    #[error("the configuration is not safe to obey")]
-    Distrusted(#[from] Distrust),
-    /// The files have faults.
+    /// Other users can change a file.
+    #[error("other users can change the configuration")]
+    Unsafe(#[from] UnsafePermissions),
+    /// The files have errors.
     #[error("{0}")]
-    Faulty(#[from] Faults),
+    Invalid(#[from] Diagnostics),
 }
 
 impl LoadError {
-    /// Tells a person on stderr; answers the exit code for a bad configuration, 2.
+    /// Prints the error to stderr. Returns the exit code of an invalid configuration, 2.
     #[must_use]
     pub(super) fn report(&self) -> ExitCode {
         match self {
             Self::Read { cause, .. } => eprintln!("error: {self}: {cause}"),
-            Self::Distrusted(why @ Distrust::Hidden { cause, .. }) => {
+            Self::Unsafe(why @ UnsafePermissions::Unreadable { cause, .. }) => {
                 eprintln!("error: {self}: {why}: {cause}");
             }
-            Self::Distrusted(why) => eprintln!("error: {self}: {why}"),
-            Self::Faulty(faults) => {
+            Self::Unsafe(why) => eprintln!("error: {self}: {why}"),
+            Self::Invalid(diagnostics) => {
                 let colour = io::stderr().is_terminal()
                     && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
-                eprintln!("{}\n\n{}", faults.render(colour), count(faults));
+                eprintln!("{}\n\n{}", diagnostics.render(colour), count(diagnostics));
             }
         }
         ExitCode::from(BAD_CONFIG)
     }
 }
 
-fn count(faults: &Faults) -> String {
-    match faults.list().len() {
-        1 => "1 fault; nothing was changed".into(),
-        many => format!("{many} faults; nothing was changed"),
+fn count(diagnostics: &Diagnostics) -> String {
+    match diagnostics.list().len() {
+        1 => "1 error; nothing was changed".into(),
+        many => format!("{many} errors; nothing was changed"),
     }
 }
 
 /// The files of a command's configuration.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Files {
-    /// This configuration file alone, without drop-ins, instead of those in the configuration's directory
+    /// Read only this configuration file, without drop-ins
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The configuration's directory: voicelane.toml, and conf.d/*.toml in the order of their names
+    /// Configuration directory: voicelane.toml, then conf.d/*.toml in the order of their names
     #[arg(long, value_name = "DIR", default_value = "/etc/voicelane")]
     pub config_dir: PathBuf,
 }
 
 impl Files {
-    /// One file alone.
+    /// Selects one file without drop-ins.
     pub(super) fn of_file(file: &Path) -> Self {
         Self {
             config: Some(file.to_owned()),
@@ -84,7 +84,7 @@ impl Files {
         }
     }
 
-    /// Those that there are, the one with the last word last.
+    /// Returns the files that exist. A later file overrides an earlier one.
     ///
     /// # Errors
     /// [`LoadError::Read`].
@@ -110,10 +110,10 @@ impl Files {
         Ok(files)
     }
 
-    /// Reads all layers.
+    /// Reads the files and the settings of the command line.
     ///
     /// # Errors
-    /// [`LoadError`] for a file that cannot be read and for faults.
+    /// [`LoadError::Read`] and [`LoadError::Invalid`].
     pub(super) fn load(&self, overrides: &Overrides) -> Result<Effective, LoadError> {
         let mut documents = Vec::new();
         for (layer, path) in self.list()? {
@@ -128,38 +128,37 @@ impl Files {
         Ok(Effective::read(documents)?)
     }
 
-    /// The same for a command that changes the machine's network: others may not write a file or what leads to it, or
-    /// put one there.
+    /// Does the same for a command that changes the machine's network: checks the permissions first.
     ///
     /// # Errors
     /// [`LoadError`].
-    pub(super) fn load_trusted(&self, overrides: &Overrides) -> Result<Config, LoadError> {
-        self.judge()?;
+    pub(super) fn load_checked(&self, overrides: &Overrides) -> Result<Config, LoadError> {
+        self.check_permissions()?;
         Ok(self.load(overrides)?.into_config())
     }
 
-    /// Whether nobody but root and we can change what the files say.
+    /// Checks that only root and this user can change the configuration.
     ///
     /// # Errors
-    /// [`LoadError::Distrusted`], and what keeps it from being found out.
-    pub(super) fn judge(&self) -> Result<(), LoadError> {
-        self.judge_for(Uid::effective())
+    /// [`LoadError::Unsafe`], and [`LoadError::Read`] for an unreadable directory.
+    pub(super) fn check_permissions(&self) -> Result<(), LoadError> {
+        self.check_permissions_for(Uid::effective())
     }
 
-    /// The same for a service of another user.
+    /// Does the same for a service that runs as the user `me`.
     ///
     /// # Errors
-    /// Likewise.
-    pub(super) fn judge_for(&self, me: Uid) -> Result<(), LoadError> {
+    /// As [`Files::check_permissions`].
+    pub(super) fn check_permissions_for(&self, me: Uid) -> Result<(), LoadError> {
         if self.config.is_none() {
             for dir in [self.config_dir.clone(), self.drop_in_dir()] {
                 if exists(&dir)? {
-                    trust(&dir, me)?;
+                    check_path(&dir, me)?;
                 }
             }
         }
         for (_, file) in self.list()? {
-            trust(&file, me)?;
+            check_path(&file, me)?;
         }
         Ok(())
     }
@@ -169,7 +168,7 @@ impl Files {
     }
 }
 
-/// What systemd hands to the service, as the service sees it and as root does. Nobody else may look there.
+/// The credential that systemd passes to the service. Only the service and root can read it.
 fn credential() -> Option<PathBuf> {
     let dir = env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let dir = dir.unwrap_or_else(|| PathBuf::from("/run/credentials/voicelane.service"));
@@ -184,7 +183,7 @@ fn exists(path: &Path) -> Result<bool, LoadError> {
     })
 }
 
-/// The names of a directory's drop-ins in the order of their bytes. What does not end in `.toml` is somebody's backup.
+/// The drop-ins of a directory, sorted by the bytes of their names. Ignores other extensions: those are backups.
 fn names(dir: &Path) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -197,23 +196,23 @@ fn names(dir: &Path) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// What the command line says beside the files: the last layer.
+/// The settings that the command line overrides: the last layer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Overrides(Vec<Document>);
 
-/// The flags that are settings: flag, key, placeholder, help.
+/// Flags that override a setting: flag, key, placeholder, help.
 const SETTINGS: [(&str, &str, &str, &str); 2] = [
     (
         "uplink",
         "uplink.interface",
         "IFACE",
-        "The interface that media leave by, instead of the one that is configured or found",
+        "Interface that media leave the machine by (overrides the configuration)",
     ),
     (
         "tun",
         "tun.name",
         "NAME",
-        "Our interface's name, instead of the configured one",
+        "Name of voicelane's TUN interface (overrides the configuration)",
     ),
 ];
 
@@ -271,7 +270,7 @@ mod tests {
     }
 
     fn chmod(path: &Path, mode: u32) {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("this test owns it");
     }
 
     #[test]
@@ -312,24 +311,23 @@ mod tests {
             "version = 1\n[tun]\nname = '..'",
         );
         write(&dir.path().join("conf.d/x.toml"), "\nversion = 2");
-        let Err(LoadError::Faulty(faults)) = files.load(&Overrides::default()) else {
-            panic!("two faults")
+        let Err(LoadError::Invalid(diagnostics)) = files.load(&Overrides::default()) else {
+            panic!("two errors")
         };
-        let places: Vec<_> = faults
+        let spans: Vec<_> = diagnostics
             .list()
             .iter()
-            .map(|fault| fault.place.to_string())
+            .map(|diagnostic| diagnostic.span.to_string())
             .collect();
-        assert_eq!(places.len(), 2);
+        assert_eq!(spans.len(), 2);
         assert!(
-            places[0].ends_with("/voicelane.toml:3:8")
-                && places[1].ends_with("/conf.d/x.toml:2:11")
+            spans[0].ends_with("/voicelane.toml:3:8") && spans[1].ends_with("/conf.d/x.toml:2:11")
         );
-        assert_eq!(count(&faults), "2 faults; nothing was changed");
+        assert_eq!(count(&diagnostics), "2 errors; nothing was changed");
     }
 
     #[test]
-    fn a_directory_that_others_may_write_is_not_obeyed() {
+    fn a_directory_that_other_users_can_write_is_rejected() {
         let (dir, files) = directory();
         let drop_ins = dir.path().join("conf.d");
         write(&drop_ins.join("x.toml"), "version = 1");
@@ -337,21 +335,21 @@ mod tests {
         chmod(&drop_ins, 0o755);
         chmod(&drop_ins.join("x.toml"), 0o644);
         files
-            .load_trusted(&Overrides::default())
-            .expect("ours alone");
-        let distrusted = || {
+            .load_checked(&Overrides::default())
+            .expect("only this user can write");
+        let is_unsafe = || {
             matches!(
-                files.judge(),
-                Err(LoadError::Distrusted(Distrust::Writable { .. }))
+                files.check_permissions(),
+                Err(LoadError::Unsafe(UnsafePermissions::Writable { .. }))
             )
         };
-        // Nobody has put a file there yet, but anybody could.
+        // The directory is empty, but every user can create a file in it.
         fs::remove_file(drop_ins.join("x.toml")).expect("it is there");
         chmod(&drop_ins, 0o777);
-        assert!(distrusted());
+        assert!(is_unsafe());
         chmod(&drop_ins, 0o755);
-        assert!(!distrusted());
+        assert!(!is_unsafe());
         chmod(dir.path(), 0o775);
-        assert!(distrusted());
+        assert!(is_unsafe());
     }
 }

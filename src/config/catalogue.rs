@@ -4,7 +4,7 @@
 pub(super) struct Catalogue {
     /// What `include = [...]` calls it.
     pub(super) name: &'static str,
-    /// What faults call its file.
+    /// What diagnostics call its file.
     pub(super) file: &'static str,
     /// The file.
     pub(super) text: &'static str,

@@ -8,41 +8,42 @@ use std::sync::Arc;
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 use serde_json::Value as Json;
 
-use super::fault::{Faults, Place, Source};
+use super::diagnostic::Diagnostics;
 use super::layer::{Document, Layer};
-use super::raw::Findings;
-use super::{Config, Places, open, schema};
+use super::raw::Collector;
+use super::span::{SourceFile, Span};
+use super::{Config, Spans, open, schema};
 
 /// A configuration that knows where its values come from.
 #[derive(Clone, Debug)]
 pub struct Effective {
     config: Config,
-    settings: BTreeMap<String, Place>,
+    settings: BTreeMap<String, Span>,
     /// In the order of the configuration's services.
-    services: Vec<Places>,
+    services: Vec<Spans>,
 }
 
 /// A table of the configuration.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct Section {
+pub struct EffectiveSection {
     /// Its name; none for what stands before all tables.
     pub table: Option<String>,
     /// The service that it describes, if its name is `service`.
     pub service: Option<String>,
     /// Its values.
-    pub values: Vec<Value>,
+    pub values: Vec<EffectiveValue>,
 }
 
 /// A value in force.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct Value {
+pub struct EffectiveValue {
     /// Its key within its table.
     pub key: String,
     /// The value; nothing for a setting that has no default and that nobody has given.
     pub value: Json,
     /// Where it comes from.
     #[serde(flatten)]
-    pub origin: Origin,
+    pub origin: ValueOrigin,
     /// As it is written there, if it is written.
     #[serde(skip)]
     pub written: Option<String>,
@@ -50,45 +51,45 @@ pub struct Value {
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum ValueOrigin {
     /// Nobody wrote it: it is the program's default.
     Default,
     /// It is written there.
-    Place(Place),
+    Span(Span),
 }
 
-impl Origin {
+impl ValueOrigin {
     /// The layer that the value comes from.
     #[must_use]
     pub fn layer(&self) -> Layer {
         match self {
             Self::Default => Layer::Vendor,
-            Self::Place(place) => place.layer(),
+            Self::Span(span) => span.layer(),
         }
     }
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for ValueOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = match self {
+        let span = match self {
             Self::Default => return f.pad("default"),
-            Self::Place(place) => place,
+            Self::Span(span) => span,
         };
-        let line = place.line_and_column().0;
-        match place.layer() {
-            Layer::CommandLine => f.pad(place.file()),
-            layer => write!(f, "{layer} {}:{line}", place.file()),
+        let line = span.line_and_column().0;
+        match span.layer() {
+            Layer::CommandLine => f.pad(span.file()),
+            layer => write!(f, "{layer} {}:{line}", span.file()),
         }
     }
 }
 
-impl Serialize for Origin {
+impl Serialize for ValueOrigin {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (file, line) = match self {
             Self::Default => (None, None),
-            Self::Place(place) => (Some(place.file()), Some(place.line_and_column().0)),
+            Self::Span(span) => (Some(span.file()), Some(span.line_and_column().0)),
         };
-        let mut origin = serializer.serialize_struct("Origin", 3)?;
+        let mut origin = serializer.serialize_struct("ValueOrigin", 3)?;
         origin.serialize_field("layer", &self.layer())?;
         origin.serialize_field("file", &file)?;
         origin.serialize_field("line", &line)?;
@@ -100,13 +101,13 @@ impl Effective {
     /// Reads what all layers say, the one with the last word last.
     ///
     /// # Errors
-    /// Every fault of every text, at once.
-    pub fn read(documents: Vec<Document>) -> Result<Self, Faults> {
+    /// Every diagnostic of every text, at once.
+    pub fn read(documents: Vec<Document>) -> Result<Self, Diagnostics> {
         // The vendor's catalogues are ranked 0.
         let sources: Vec<_> = (1..)
             .zip(documents)
             .map(|(rank, document)| {
-                Arc::new(Source {
+                Arc::new(SourceFile {
                     layer: document.layer,
                     rank,
                     name: document.name,
@@ -114,13 +115,13 @@ impl Effective {
                 })
             })
             .collect();
-        let mut findings = Findings::default();
-        let (config, services) = open(&sources, &mut findings, Config::read);
-        match Faults::of(findings.faults) {
-            Some(faults) => Err(faults),
+        let mut collector = Collector::default();
+        let (config, services) = open(&sources, &mut collector, Config::read);
+        match Diagnostics::new(collector.diagnostics) {
+            Some(diagnostics) => Err(diagnostics),
             None => Ok(Self {
                 config,
-                settings: findings.origins,
+                settings: collector.origins,
                 services,
             }),
         }
@@ -140,14 +141,14 @@ impl Effective {
 
     /// Every value in force: those before all tables, the tables, the services.
     #[must_use]
-    pub fn sections(&self) -> Vec<Section> {
+    pub fn sections(&self) -> Vec<EffectiveSection> {
         let schema = schema();
         let properties = object(&schema["properties"]);
         let is_table = |schema: &Json| schema["type"] == "object";
         let root = properties
             .iter()
             .filter(|(key, schema)| *key != "service" && !is_table(schema));
-        let mut sections = vec![Section {
+        let mut sections = vec![EffectiveSection {
             table: None,
             service: None,
             values: root
@@ -156,7 +157,7 @@ impl Effective {
         }];
         for (table, schema) in properties.iter().filter(|(_, schema)| is_table(schema)) {
             let keys = object(&schema["properties"]).iter();
-            sections.push(Section {
+            sections.push(EffectiveSection {
                 table: Some(table.clone()),
                 service: None,
                 values: keys
@@ -165,32 +166,32 @@ impl Effective {
             });
         }
         let services = self.config.services().iter().zip(&self.services);
-        sections.extend(services.map(|(service, places)| {
-            let default = |key: &str, value: Json| Value {
+        sections.extend(services.map(|(service, spans)| {
+            let default = |key: &str, value: Json| EffectiveValue {
                 key: key.to_owned(),
                 value,
-                origin: Origin::Default,
+                origin: ValueOrigin::Default,
                 written: None,
             };
-            let mut values: Vec<_> = places
+            let mut values: Vec<_> = spans
                 .iter()
-                .map(|(key, place)| match *key {
+                .map(|(key, span)| match *key {
                     // It may be switched by a list elsewhere, which says a name.
-                    "enabled" => Value {
-                        origin: Origin::Place(place.clone()),
+                    "enabled" => EffectiveValue {
+                        origin: ValueOrigin::Span(span.clone()),
                         ..default(key, service.enabled.into())
                     },
-                    key => written(key, place),
+                    key => written(key, span),
                 })
                 .collect();
-            let has = |wanted| places.iter().any(|(key, _)| *key == wanted);
+            let has = |wanted| spans.iter().any(|(key, _)| *key == wanted);
             if !has("dscp") {
                 values.push(default("dscp", service.dscp.to_string().into()));
             }
             if !has("enabled") {
                 values.push(default("enabled", service.enabled.into()));
             }
-            Section {
+            EffectiveSection {
                 table: Some("service".to_owned()),
                 service: Some(service.name.clone()),
                 values,
@@ -199,10 +200,10 @@ impl Effective {
         sections
     }
 
-    fn setting(&self, path: &str, key: &str, schema: &Json) -> Value {
+    fn setting(&self, path: &str, key: &str, schema: &Json) -> EffectiveValue {
         match self.settings.get(path) {
-            Some(place) => written(key, place),
-            None => Value {
+            Some(span) => written(key, span),
+            None => EffectiveValue {
                 key: key.to_owned(),
                 // What has but one possible value is never left out.
                 value: schema
@@ -210,7 +211,7 @@ impl Effective {
                     .or(schema.get("const"))
                     .cloned()
                     .unwrap_or(Json::Null),
-                origin: Origin::Default,
+                origin: ValueOrigin::Default,
                 written: None,
             },
         }
@@ -221,15 +222,15 @@ fn object(value: &Json) -> &serde_json::Map<String, Json> {
     value.as_object().expect("the schema is ours")
 }
 
-fn written(key: &str, place: &Place) -> Value {
-    let text = place.text();
+fn written(key: &str, span: &Span) -> EffectiveValue {
+    let text = span.text();
     let table: toml::Table = format!("value = {text}")
         .parse()
         .expect("it was parsed before");
-    Value {
+    EffectiveValue {
         key: key.to_owned(),
         value: json(&table["value"]),
-        origin: Origin::Place(place.clone()),
+        origin: ValueOrigin::Span(span.clone()),
         written: Some(text.to_owned()),
     }
 }

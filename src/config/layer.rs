@@ -1,26 +1,26 @@
-//! The layers of a configuration: who said something, and who has the last word.
+//! The layers of a configuration. A later layer overrides an earlier one.
 
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-/// Who speaks, in rising order of who is believed.
+/// The source of a setting, in ascending priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Layer {
-    /// The vendor: what is compiled in.
+    /// Compiled in: defaults and catalogues.
     Vendor,
-    /// IT: the main file.
+    /// The main file, `voicelane.toml`.
     Main,
-    /// IT as well, or a tool of theirs: a file that adds to the main one.
+    /// A file in `conf.d` that extends the main file.
     DropIn,
-    /// IT's management: what the service manager hands over (systemd.exec(5), `LoadCredential`).
+    /// A credential of the service manager (systemd.exec(5), `LoadCredential`).
     Credential,
-    /// Whoever starts the program: flags and environment variables.
+    /// Flags and environment variables.
     CommandLine,
 }
 
 impl Layer {
-    /// The stable word.
+    /// The stable name for programs.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -48,22 +48,22 @@ impl Serialize for Layer {
 /// One text of a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Document {
-    /// Who speaks.
+    /// The layer of the text.
     pub layer: Layer,
-    /// What faults and origins call it: a file's path, a flag.
+    /// Its name in diagnostics and origins: the path of a file, or a flag.
     pub name: String,
-    /// What is said, in TOML.
+    /// TOML.
     pub text: String,
 }
 
 impl Document {
-    /// A setting of the command line: `origin` is the flag or the environment variable.
+    /// Returns a setting of the command line. `origin` is the flag or the environment variable.
     #[must_use]
     pub fn setting(origin: &str, key: &str, value: &str) -> Self {
         Self {
             layer: Layer::CommandLine,
             name: origin.to_owned(),
-            // A JSON string is a TOML basic string, but for a bare DEL, which TOML refuses.
+            // A JSON string is a TOML basic string, except that TOML rejects a bare DEL.
             text: format!("{key} = {}", serde_json::Value::from(value)),
         }
     }

@@ -7,16 +7,22 @@
 use serde_json::{Value, json};
 
 use super::catalogue::CATALOGUES;
-use super::settings::{Fallback, Gateway, Nat, Relay, Route, Tun};
+use super::settings::{
+    FallbackSettings, GatewaySettings, NatSettings, RelaySettings, RouteSettings, TunSettings,
+};
 use crate::net::Role;
 
-/// The schema (draft 2020-12). A TOML date is a string of format `date`, as editors read it.
+/// The schema (spec 2020-12). A TOML date is a string of format `date`, as editors read it.
 #[must_use]
 pub fn schema() -> Value {
     let catalogues: Vec<_> = CATALOGUES.iter().map(|catalogue| catalogue.name).collect();
-    let (tun, route, nat) = (Tun::default(), Route::default(), Nat::default());
-    let (fallback, gateway) = (Fallback::default(), Gateway::default());
-    let relay = Relay::default();
+    let (tun, route, nat) = (
+        TunSettings::default(),
+        RouteSettings::default(),
+        NatSettings::default(),
+    );
+    let (fallback, gateway) = (FallbackSettings::default(), GatewaySettings::default());
+    let relay = RelaySettings::default();
     let choice = |words: [&str; 2], about: &str| json!({ "enum": words, "default": words[0], "description": about });
     let number = |least: u32, most: u32, default: u64, about: &str| {
         json!({
@@ -27,7 +33,7 @@ pub fn schema() -> Value {
     let switch = |default: bool, about: &str| json!({ "type": "boolean", "default": default, "description": about });
     let services = |about: &str| json!({ "type": "array", "items": { "type": "string" }, "default": [], "description": about });
     json!({
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$schema": "https://json-schema.org/spec/2020-12/schema",
         "title": "voicelane.toml",
         "type": "object",
         "additionalProperties": false,
@@ -59,7 +65,7 @@ pub fn schema() -> Value {
             "route": section(json!({
                 "table": number(1, u32::MAX, route.table.0.into(), "The table of the direct way out; the next ones are ours too"),
                 "priority": number(1, 32_765, route.priority.0.into(), "The priority of our rules; lower goes first"),
-                "mark": number(1 << 24, Route::MASK.0, route.mark.0.into(), "The mark of our own sockets, within 0xff000000"),
+                "mark": number(1 << 24, RouteSettings::MASK.0, route.mark.0.into(), "The mark of our own sockets, within 0xff000000"),
                 "capture": choice(["exact", "prefix"], "What enters the TUN: what leaves the VPN, or whole prefixes"),
             })),
             "nat": section(json!({

@@ -3,16 +3,17 @@
 use jiff::civil::Date;
 use toml::de::DeValue;
 
-use super::Places;
-use super::fault::{Fault, Place};
-use super::problem::Problem;
-use super::raw::{At, Findings, Section, boolean, choice, date, text};
-use super::space;
+use super::Spans;
+use super::diagnostic::Diagnostic;
+use super::diagnostic_kind::DiagnosticKind;
+use super::raw::{Collector, RawTable, Spanned, boolean, choice, date, text};
+use super::span::Span;
+use super::special_purpose;
 use crate::net::{Dscp, PortRange, PortRangeError, Prefix, Protocol, Role};
 
 /// A service, valid by construction: prefixes and ports are never empty, `valid_from` lies before `valid_until`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Service {
+pub struct PolicyService {
     /// Its name, unique in the configuration.
     pub name: String,
     /// What it is, in a sentence.
@@ -37,7 +38,7 @@ pub struct Service {
     pub source: Option<String>,
 }
 
-impl Service {
+impl PolicyService {
     /// Whether there is a day on which both services are active.
     fn meets(&self, other: &Self) -> bool {
         let before = |end: Option<Date>, start: Option<Date>| {
@@ -47,7 +48,7 @@ impl Service {
     }
 
     /// A prefix and port range of this service that the other treats differently on some day.
-    fn contradiction(&self, other: &Self) -> Option<Problem> {
+    fn contradiction(&self, other: &Self) -> Option<DiagnosticKind> {
         let alike = self.dscp == other.dscp || self.protocol != other.protocol;
         if alike || !self.enabled || !other.enabled || !self.meets(other) {
             return None;
@@ -60,7 +61,7 @@ impl Service {
             .ports
             .iter()
             .find(|mine| other.ports.iter().any(|its| its.overlaps(**mine)))?;
-        Some(Problem::Contradiction {
+        Some(DiagnosticKind::Contradiction {
             other: other.name.clone(),
             prefix: *prefix,
             ports: *ports,
@@ -70,34 +71,34 @@ impl Service {
     }
 }
 
-/// A service as far as it could be read, with the places that later faults point to.
-pub(super) struct Draft {
+/// A service as far as it could be read, with the spans that later diagnostics point to.
+pub(super) struct ServiceSpec {
     /// Its name, if it has a usable one.
-    pub(super) name: Option<At<String>>,
+    pub(super) name: Option<Spanned<String>>,
     /// The service, if all of it could be read.
-    pub(super) service: Option<Service>,
+    pub(super) service: Option<PolicyService>,
     /// Where its values stand.
-    pub(super) places: Places,
+    pub(super) spans: Spans,
     /// Its DSCP, or its header when it names none.
-    treatment: At<()>,
+    treatment: Spanned<()>,
 }
 
-impl Draft {
+impl ServiceSpec {
     /// Reads one `[[service]]`.
-    pub(super) fn read(section: &mut Section<'_>, findings: &mut Findings) -> Self {
-        let name = section.required(findings, "name", "name = \"lab-media\"", service_name);
-        findings.service = name.as_ref().map(|name| name.value.clone());
-        let header = At {
+    pub(super) fn read(section: &mut RawTable<'_>, collector: &mut Collector) -> Self {
+        let name = section.required(collector, "name", "name = \"lab-media\"", service_name);
+        collector.service = name.as_ref().map(|name| name.value.clone());
+        let header = Spanned {
             value: (),
-            place: section.place().expect("a service stands in a file"),
+            span: section.span().expect("a service stands in a file"),
             key: section.key("dscp"),
         };
 
         let sentence = text("a string");
-        let description = section.optional(findings, "description", &sentence);
-        let source = section.optional(findings, "source", &sentence);
+        let description = section.optional(collector, "description", &sentence);
+        let source = section.optional(collector, "source", &sentence);
         let role = section.required(
-            findings,
+            collector,
             "role",
             "role = \"media\"",
             choice::<Role>(
@@ -106,15 +107,15 @@ impl Draft {
             ),
         );
         let protocol = section.required(
-            findings,
+            collector,
             "protocol",
             "protocol = \"udp\"",
             choice::<Protocol>(&["udp", "tcp"], "\"udp\" or \"tcp\""),
         );
-        let allowed = section.optional(findings, "allow_special_purpose", boolean);
+        let allowed = section.optional(collector, "allow_special_purpose", boolean);
         let allowed = allowed.is_some_and(|allowed| allowed.value);
         let prefixes = section.filled(
-            findings,
+            collector,
             "prefixes",
             (
                 "prefixes = [\"168.86.128.0/18\"]",
@@ -123,7 +124,7 @@ impl Draft {
             |value| prefix(value, allowed),
         );
         let ports = section.filled(
-            findings,
+            collector,
             "ports",
             (
                 "ports = [\"10000-60000\"]",
@@ -131,33 +132,33 @@ impl Draft {
             ),
             ports,
         );
-        let dscp = section.optional(findings, "dscp", dscp);
-        let enabled = section.optional(findings, "enabled", boolean);
-        let valid_from = section.optional(findings, "valid_from", date);
-        let valid_until = section.optional(findings, "valid_until", date);
+        let dscp = section.optional(collector, "dscp", dscp);
+        let enabled = section.optional(collector, "enabled", boolean);
+        let valid_from = section.optional(collector, "valid_from", date);
+        let valid_until = section.optional(collector, "valid_until", date);
         if let (Some(from), Some(until)) = (&valid_from, &valid_until)
             && from.value >= until.value
         {
-            let problem = Problem::NeverValid {
+            let kind = DiagnosticKind::NeverValid {
                 from: from.value,
                 until: until.value,
             };
-            let fault = until.fault(findings.service.as_deref(), problem);
-            findings.faults.push(fault);
+            let diagnostic = until.diagnostic(collector.service.as_deref(), kind);
+            collector.diagnostics.push(diagnostic);
         }
-        findings.service = None;
+        collector.service = None;
 
         let treatment = match &dscp {
-            Some(dscp) => At {
+            Some(dscp) => Spanned {
                 value: (),
-                place: dscp.place.clone(),
+                span: dscp.span.clone(),
                 key: dscp.key.clone(),
             },
             None => header,
         };
         let service = match (&name, role, protocol, prefixes, ports) {
             (Some(name), Some(role), Some(protocol), Some(prefixes), Some(ports)) => {
-                Some(Service {
+                Some(PolicyService {
                     name: name.value.clone(),
                     description: description.map(|text| text.value).unwrap_or_default(),
                     role: role.value,
@@ -176,39 +177,39 @@ impl Draft {
         Self {
             name,
             service,
-            places: section.places(),
+            spans: section.spans(),
             treatment,
         }
     }
 
     /// Switches the service on or off if it is the one that is named.
-    pub(super) fn switch(&mut self, named: &At<String>, enabled: bool) {
+    pub(super) fn switch(&mut self, named: &Spanned<String>, enabled: bool) {
         if let Some(service) = self.service.as_mut().filter(|it| it.name == named.value) {
             service.enabled = enabled;
-            self.places.retain(|(key, _)| *key != "enabled");
-            self.places.push(("enabled", named.place.clone()));
+            self.spans.retain(|(key, _)| *key != "enabled");
+            self.spans.push(("enabled", named.span.clone()));
         }
     }
 
     /// Where the service begins to exist: its name.
-    pub(super) fn place(&self) -> Place {
+    pub(super) fn span(&self) -> Span {
         self.name
             .as_ref()
-            .map_or_else(|| self.treatment.place.clone(), |name| name.place.clone())
+            .map_or_else(|| self.treatment.span.clone(), |name| name.span.clone())
     }
 
-    /// The fault of this service that a contradiction with an earlier one is.
-    pub(super) fn contradiction(&self, earlier: &Self) -> Option<Fault> {
+    /// The diagnostic of this service that a contradiction with an earlier one is.
+    pub(super) fn contradiction(&self, earlier: &Self) -> Option<Diagnostic> {
         let (mine, other) = (self.service.as_ref()?, earlier.service.as_ref()?);
-        let problem = mine.contradiction(other)?;
-        Some(Fault {
-            related: Some(earlier.treatment.place.clone()),
-            ..self.treatment.fault(Some(&mine.name), problem)
+        let kind = mine.contradiction(other)?;
+        Some(Diagnostic {
+            related: Some(earlier.treatment.span.clone()),
+            ..self.treatment.diagnostic(Some(&mine.name), kind)
         })
     }
 }
 
-fn service_name(value: &DeValue<'_>) -> Result<String, Problem> {
+fn service_name(value: &DeValue<'_>) -> Result<String, DiagnosticKind> {
     let name = text("a string")(value)?;
     let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
     let fits = (1..=64).contains(&name.len())
@@ -217,24 +218,23 @@ fn service_name(value: &DeValue<'_>) -> Result<String, Problem> {
     if fits {
         Ok(name)
     } else {
-        Err(Problem::ServiceName)
+        Err(DiagnosticKind::ServiceName)
     }
 }
 
-fn prefix(value: &DeValue<'_>, allow_special_purpose: bool) -> Result<Prefix, Problem> {
+fn prefix(value: &DeValue<'_>, allow_special_purpose: bool) -> Result<Prefix, DiagnosticKind> {
     let prefix = text("a prefix, such as \"168.86.128.0/18\"")(value)?;
-    space::admit(
-        prefix.parse().map_err(Problem::Prefix)?,
-        allow_special_purpose,
-    )
+    let prefix = prefix.parse().map_err(DiagnosticKind::Prefix)?;
+    special_purpose::check(prefix, allow_special_purpose).map_err(DiagnosticKind::Rejected)?;
+    Ok(prefix)
 }
 
-fn ports(value: &DeValue<'_>) -> Result<PortRange, Problem> {
+fn ports(value: &DeValue<'_>) -> Result<PortRange, DiagnosticKind> {
     let written = match value {
         DeValue::Integer(digits) if digits.radix() == 10 => digits.as_str().to_owned(),
         DeValue::String(range) => range.to_string(),
         other => {
-            return Err(Problem::Type {
+            return Err(DiagnosticKind::Type {
                 found: other.type_str(),
                 expected: "a port such as 3478, or two such as \"10000-60000\"",
             });
@@ -242,30 +242,30 @@ fn ports(value: &DeValue<'_>) -> Result<PortRange, Problem> {
     };
     match written.parse::<PortRange>() {
         Err(PortRangeError::Syntax(_)) if written.bytes().all(|c| c.is_ascii_digit()) => {
-            Err(Problem::Number {
+            Err(DiagnosticKind::Number {
                 least: 1,
                 most: u32::from(u16::MAX - 1),
                 reason: "take the ports from the vendor's list",
             })
         }
         // fib_rule_port_range_valid (net/core/fib_rules.c) admits no range that ends at 65535.
-        Ok(range) if range.last() == u16::MAX => Err(Problem::LastPort {
+        Ok(range) if range.last() == u16::MAX => Err(DiagnosticKind::LastPort {
             first: range.first(),
         }),
-        range => range.map_err(Problem::Ports),
+        range => range.map_err(DiagnosticKind::Ports),
     }
 }
 
-pub(super) fn dscp(value: &DeValue<'_>) -> Result<Dscp, Problem> {
+pub(super) fn dscp(value: &DeValue<'_>) -> Result<Dscp, DiagnosticKind> {
     let written = match value {
         DeValue::Integer(number) => number.to_string(),
         DeValue::String(name) => name.to_string(),
         other => {
-            return Err(Problem::Type {
+            return Err(DiagnosticKind::Type {
                 found: other.type_str(),
                 expected: "a DSCP, 0 to 63 or a name such as \"EF\"",
             });
         }
     };
-    written.parse().map_err(Problem::Dscp)
+    written.parse().map_err(DiagnosticKind::Dscp)
 }

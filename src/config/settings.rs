@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::problem::Problem;
-use super::raw::{At, Findings, Section, boolean, choice, number, text};
+use super::diagnostic_kind::DiagnosticKind;
+use super::raw::{Collector, RawTable, Spanned, boolean, choice, number, text};
 use super::service::dscp;
 use crate::net::{
     CaptureMode, Dscp, Filtering, Fwmark, InterfacePattern, RouteTable, RulePriority,
@@ -60,7 +60,7 @@ fn is_word(text: &str) -> bool {
 
 /// `[uplink]`: the way out for what leaves the VPN.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Uplink {
+pub struct UplinkSettings {
     /// The interface; without one the best physical default route is found and followed, as laptops roam.
     pub interface: Option<InterfaceName>,
     /// The interfaces to take first, the dearest first. None: the kernel's metrics decide, as the administrator set them.
@@ -85,12 +85,12 @@ pub enum VpnMark {
 
 /// `[tun]`: where the captured packets enter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tun {
+pub struct TunSettings {
     /// The interface's name; `voicelane0`, so that `ip link` says whose it is.
     pub name: InterfaceName,
 }
 
-impl Default for Tun {
+impl Default for TunSettings {
     fn default() -> Self {
         Self {
             name: InterfaceName("voicelane0".into()),
@@ -100,26 +100,26 @@ impl Default for Tun {
 
 /// `[route]`: the numbers that tell our rules, tables and sockets from other programs'.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
+pub struct RouteSettings {
     /// The table of the direct way out; each captured port range takes one table above it. 30316, which no VPN known
     /// to us uses.
     pub table: RouteTable,
     /// The priority of our rules. 100, ahead of every VPN's (the lowest known is strongSwan's 220) and behind 0, where
     /// a later wg-quick would put its own two in the wrong order.
     pub priority: RulePriority,
-    /// The mark of our own sockets, within [`Route::MASK`]. 0x76000000, clear of the marks of wg-quick,
+    /// The mark of our own sockets, within [`RouteSettings::MASK`]. 0x76000000, clear of the marks of wg-quick,
     /// `NetworkManager`, Tailscale, Mullvad and WARP.
     pub mark: Fwmark,
     /// What enters the TUN. Exactly what leaves the VPN, so that everything else never meets us.
     pub capture: CaptureMode,
 }
 
-impl Route {
+impl RouteSettings {
     /// The bits of a mark that are ours to set: the upper octet, which Tailscale's mask leaves free.
     pub const MASK: Fwmark = Fwmark(0xff00_0000);
 }
 
-impl Default for Route {
+impl Default for RouteSettings {
     fn default() -> Self {
         Self {
             table: RouteTable(30316),
@@ -132,7 +132,7 @@ impl Default for Route {
 
 /// `[nat]`: how a mapping behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Nat {
+pub struct NatSettings {
     /// How long a mapping lives without an outbound packet, 120 s to a day. 300 s, as RFC 4787 REQ-5 recommends.
     pub mapping_lifetime: Duration,
     /// Whose answers it lets in.
@@ -142,7 +142,7 @@ pub struct Nat {
     pub inbound_refresh: bool,
 }
 
-impl Default for Nat {
+impl Default for NatSettings {
     fn default() -> Self {
         Self {
             mapping_lifetime: Duration::from_mins(5),
@@ -154,7 +154,7 @@ impl Default for Nat {
 
 /// `[fallback]`: what becomes of a call whose direct way fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fallback {
+pub struct FallbackSettings {
     /// Whether it goes on in the VPN. It does: a call in the VPN is better than none.
     pub to_tunnel: bool,
     /// How long the direct way may bring no answer, 1 to 30 s. 2 s, so that a dead uplink costs a call less than 3 s.
@@ -164,7 +164,7 @@ pub struct Fallback {
     pub retry: Duration,
 }
 
-impl Default for Fallback {
+impl Default for FallbackSettings {
     fn default() -> Self {
         Self {
             to_tunnel: true,
@@ -176,7 +176,7 @@ impl Default for Fallback {
 
 /// `[gateway]`: whose media this machine carries besides its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gateway {
+pub struct GatewaySettings {
     /// The interfaces whose clients are served. None: a laptop carries nobody else's.
     pub interfaces: Vec<InterfaceName>,
     /// The mappings of one client. 256: a call takes two to ten, each for five minutes after its end.
@@ -187,7 +187,7 @@ pub struct Gateway {
     pub remark: Option<Dscp>,
 }
 
-impl Default for Gateway {
+impl Default for GatewaySettings {
     fn default() -> Self {
         Self {
             interfaces: Vec::new(),
@@ -200,13 +200,13 @@ impl Default for Gateway {
 
 /// `[relay]`: how packets are carried.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Relay {
+pub struct RelaySettings {
     /// Whether the thread that carries packets is scheduled in real time, where that is permitted. It is: on a busy
     /// machine nothing else keeps a call in time.
     pub realtime: bool,
 }
 
-impl Default for Relay {
+impl Default for RelaySettings {
     fn default() -> Self {
         Self { realtime: true }
     }
@@ -214,7 +214,7 @@ impl Default for Relay {
 
 /// `[control]`: who may ask the running service, and who may change it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Control {
+pub struct ControlSettings {
     /// The group whose members may look; without one only root may.
     pub group: Option<String>,
     /// The group whose members may look and change; without one only root may.
@@ -223,14 +223,14 @@ pub struct Control {
 
 /// `[metrics]`: where a monitoring system may read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Metrics {
-    /// The place; without one there is none.
-    pub listen: Option<Listen>,
+pub struct MetricsSettings {
+    /// The span; without one there is none.
+    pub listen: Option<MetricsListen>,
 }
 
 /// Where metrics may be read. Never from another machine: they say who is on the phone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listen {
+pub enum MetricsListen {
     /// A socket in the runtime directory, for those who may look at the service.
     Unix,
     /// A loopback address, for everybody on this machine.
@@ -238,49 +238,55 @@ pub enum Listen {
 }
 
 /// Reads the tables `[uplink]` and `[tun]`.
-pub(super) fn interfaces(root: &mut Section<'_>, findings: &mut Findings) -> (Uplink, Tun) {
-    let (uplink, preferences, marks) = root.section(findings, "uplink", |section, findings| {
+pub(super) fn interfaces(
+    root: &mut RawTable<'_>,
+    collector: &mut Collector,
+) -> (UplinkSettings, TunSettings) {
+    let (uplink, preferences, marks) = root.section(collector, "uplink", |section, collector| {
         let mut patterns = |key| {
             let expected = "a list of patterns, such as [\"eth*\", \"wlan0\"]";
-            let list = section.list(findings, key, expected, pattern);
+            let list = section.list(collector, key, expected, pattern);
             let list = list.map_or_else(Vec::new, |list| list.value);
             list.into_iter().map(|entry| entry.value).collect()
         };
         let (prefer, exclude) = (patterns("prefer"), patterns("exclude"));
-        let interface = section.optional(findings, "interface", interface);
+        let interface = section.optional(collector, "interface", interface);
         let marks = (
-            section.optional(findings, "vpn_mark", vpn_mark),
-            section.optional(findings, "conntrack_mark", any_mark),
+            section.optional(collector, "vpn_mark", vpn_mark),
+            section.optional(collector, "conntrack_mark", any_mark),
         );
         (interface, (prefer, exclude), marks)
     });
     let ((prefer, exclude), (vpn_mark, conntrack_mark)) = (preferences, marks);
-    let tun = root.section(findings, "tun", |section, findings| {
-        section.optional(findings, "name", interface)
+    let tun = root.section(collector, "tun", |section, collector| {
+        section.optional(collector, "name", interface)
     });
-    let name = tun.map_or_else(|| Tun::default().name, |tun| tun.value);
+    let name = tun.map_or_else(|| TunSettings::default().name, |tun| tun.value);
     if let Some(uplink) = uplink.as_ref().filter(|uplink| uplink.value == name) {
-        findings
-            .faults
-            .push(uplink.fault(None, Problem::UplinkIsTun));
+        collector
+            .diagnostics
+            .push(uplink.diagnostic(None, DiagnosticKind::UplinkIsTun));
     }
-    let uplink = Uplink {
+    let uplink = UplinkSettings {
         interface: uplink.map(|uplink| uplink.value),
         prefer,
         exclude,
         vpn_mark: vpn_mark.map(|mark| mark.value),
         conntrack_mark: conntrack_mark.map(|mark| mark.value),
     };
-    (uplink, Tun { name })
+    (uplink, TunSettings { name })
 }
 
-/// Reads the table `[route]`; the place of the base table goes with it.
-pub(super) fn route(root: &mut Section<'_>, findings: &mut Findings) -> (Route, Option<At<u32>>) {
-    root.section(findings, "route", |section, findings| {
-        let default = Route::default();
-        let table = section.optional(findings, "table", number(1, u32::MAX, "choose another, e.g. 30316"));
+/// Reads the table `[route]`; the span of the base table goes with it.
+pub(super) fn route(
+    root: &mut RawTable<'_>,
+    collector: &mut Collector,
+) -> (RouteSettings, Option<Spanned<u32>>) {
+    root.section(collector, "route", |section, collector| {
+        let default = RouteSettings::default();
+        let table = section.optional(collector, "table", number(1, u32::MAX, "choose another, e.g. 30316"));
         let priority = section.optional(
-            findings,
+            collector,
             "priority",
             number(
                 1,
@@ -288,13 +294,13 @@ pub(super) fn route(root: &mut Section<'_>, findings: &mut Findings) -> (Route, 
                 "stay ahead of the main table's rule at 32766; at 0, a later wg-quick orders its rules wrongly",
             ),
         );
-        let mark = section.optional(findings, "mark", mark);
+        let mark = section.optional(collector, "mark", mark);
         let capture = section.optional(
-            findings,
+            collector,
             "capture",
             choice(&["exact", "prefix"], "what to capture, such as \"exact\""),
         );
-        let route = Route {
+        let route = RouteSettings {
             table: table.as_ref().map_or(default.table, |table| RouteTable(table.value)),
             priority: priority.map_or(default.priority, |priority| RulePriority(priority.value)),
             mark: mark.map_or(default.mark, |mark| mark.value),
@@ -305,10 +311,10 @@ pub(super) fn route(root: &mut Section<'_>, findings: &mut Findings) -> (Route, 
 }
 
 /// Reads the table `[nat]`.
-pub(super) fn nat(root: &mut Section<'_>, findings: &mut Findings) -> Nat {
-    root.section(findings, "nat", |section, findings| {
+pub(super) fn nat(root: &mut RawTable<'_>, collector: &mut Collector) -> NatSettings {
+    root.section(collector, "nat", |section, collector| {
         let lifetime = section.optional(
-            findings,
+            collector,
             "mapping_lifetime_seconds",
             number(
                 120,
@@ -317,16 +323,16 @@ pub(super) fn nat(root: &mut Section<'_>, findings: &mut Findings) -> Nat {
             ),
         );
         let filtering = section.optional(
-            findings,
+            collector,
             "filtering",
             choice(
                 &["endpoint-independent", "address-dependent", "address-and-port-dependent"],
                 "a filtering behaviour, such as \"address-dependent\"",
             ),
         );
-        let inbound_refresh = section.optional(findings, "inbound_refresh", boolean);
-        let default = Nat::default();
-        Nat {
+        let inbound_refresh = section.optional(collector, "inbound_refresh", boolean);
+        let default = NatSettings::default();
+        NatSettings {
             mapping_lifetime: lifetime.map_or(default.mapping_lifetime, |seconds| {
                 Duration::from_secs(u64::from(seconds.value))
             }),
@@ -338,32 +344,32 @@ pub(super) fn nat(root: &mut Section<'_>, findings: &mut Findings) -> Nat {
 }
 
 /// Reads the table `[fallback]`.
-pub(super) fn fallback(root: &mut Section<'_>, findings: &mut Findings) -> Fallback {
-    root.section(findings, "fallback", |section, findings| {
+pub(super) fn fallback(root: &mut RawTable<'_>, collector: &mut Collector) -> FallbackSettings {
+    root.section(collector, "fallback", |section, collector| {
         let to = section.optional(
-            findings,
+            collector,
             "to",
             choice(
                 &["tunnel", "none"],
                 "where failing calls go, such as \"tunnel\"",
             ),
         );
-        let to = to.map(|to: At<Toward>| to.value);
+        let to = to.map(|to: Spanned<Toward>| to.value);
         let silence = section.optional(
-            findings,
+            collector,
             "silence_seconds",
             number(1, 30, "2 keeps the gap in a call below 3 seconds"),
         );
         let retry = section.optional(
-            findings,
+            collector,
             "retry_seconds",
             number(1, 3_600, "10 is recommended"),
         );
-        let default = Fallback::default();
-        let seconds = |at: Option<At<u32>>, default| {
+        let default = FallbackSettings::default();
+        let seconds = |at: Option<Spanned<u32>>, default| {
             at.map_or(default, |at| Duration::from_secs(u64::from(at.value)))
         };
-        Fallback {
+        FallbackSettings {
             to_tunnel: to.map_or(default.to_tunnel, |Toward(is_tunnel)| is_tunnel),
             silence: seconds(silence, default.silence),
             retry: seconds(retry, default.retry),
@@ -373,31 +379,31 @@ pub(super) fn fallback(root: &mut Section<'_>, findings: &mut Findings) -> Fallb
 
 /// Reads the table `[gateway]`. What is the way out, or our own, has no clients.
 pub(super) fn gateway(
-    root: &mut Section<'_>,
-    (uplink, tun): (&Uplink, &Tun),
-    findings: &mut Findings,
-) -> Gateway {
-    root.section(findings, "gateway", |section, findings| {
+    root: &mut RawTable<'_>,
+    (uplink, tun): (&UplinkSettings, &TunSettings),
+    collector: &mut Collector,
+) -> GatewaySettings {
+    root.section(collector, "gateway", |section, collector| {
         let expected = "a list of interfaces, such as [\"lan0\"]";
-        let interfaces = section.list(findings, "interfaces", expected, interface);
+        let interfaces = section.list(collector, "interfaces", expected, interface);
         let interfaces = interfaces.map_or_else(Vec::new, |list| list.value);
         for one in &interfaces {
             if one.value == tun.name || uplink.interface.as_ref() == Some(&one.value) {
-                findings
-                    .faults
-                    .push(one.fault(None, Problem::ClientsAtUplink));
+                collector
+                    .diagnostics
+                    .push(one.diagnostic(None, DiagnosticKind::ClientsAtUplink));
             }
         }
         let mut limit = |key, most| {
             let reason = "256 is ample for a person's calls";
-            let limit = section.optional(findings, key, number(1, most, reason));
+            let limit = section.optional(collector, key, number(1, most, reason));
             limit.and_then(|it| usize::try_from(it.value).ok())
         };
         let mappings = limit("mappings_per_client", 32_768);
         let connections = limit("connections_per_client", 4_096);
-        let remark = section.optional(findings, "remark", remark);
-        let default = Gateway::default();
-        Gateway {
+        let remark = section.optional(collector, "remark", remark);
+        let default = GatewaySettings::default();
+        GatewaySettings {
             interfaces: interfaces.into_iter().map(|one| one.value).collect(),
             mappings_per_client: mappings.unwrap_or(default.mappings_per_client),
             connections_per_client: connections.unwrap_or(default.connections_per_client),
@@ -407,23 +413,23 @@ pub(super) fn gateway(
 }
 
 /// Reads the table `[relay]`.
-pub(super) fn relay(root: &mut Section<'_>, findings: &mut Findings) -> Relay {
-    root.section(findings, "relay", |section, findings| {
-        let realtime = section.optional(findings, "realtime", boolean);
-        Relay {
-            realtime: realtime.map_or(Relay::default().realtime, |wanted| wanted.value),
+pub(super) fn relay(root: &mut RawTable<'_>, collector: &mut Collector) -> RelaySettings {
+    root.section(collector, "relay", |section, collector| {
+        let realtime = section.optional(collector, "realtime", boolean);
+        RelaySettings {
+            realtime: realtime.map_or(RelaySettings::default().realtime, |wanted| wanted.value),
         }
     })
 }
 
 /// Reads the table `[control]`.
-pub(super) fn control(root: &mut Section<'_>, findings: &mut Findings) -> Control {
-    root.section(findings, "control", |section, findings| {
+pub(super) fn control(root: &mut RawTable<'_>, collector: &mut Collector) -> ControlSettings {
+    root.section(collector, "control", |section, collector| {
         let mut named = |key| {
-            let name = section.optional(findings, key, group);
+            let name = section.optional(collector, key, group);
             name.map(|name| name.value)
         };
-        Control {
+        ControlSettings {
             group: named("group"),
             admin_group: named("admin_group"),
         }
@@ -431,54 +437,54 @@ pub(super) fn control(root: &mut Section<'_>, findings: &mut Findings) -> Contro
 }
 
 /// Reads the table `[metrics]`.
-pub(super) fn metrics(root: &mut Section<'_>, findings: &mut Findings) -> Metrics {
-    root.section(findings, "metrics", |section, findings| Metrics {
+pub(super) fn metrics(root: &mut RawTable<'_>, collector: &mut Collector) -> MetricsSettings {
+    root.section(collector, "metrics", |section, collector| MetricsSettings {
         listen: section
-            .optional(findings, "listen", listen)
+            .optional(collector, "listen", listen)
             .map(|listen| listen.value),
     })
 }
 
-fn group(value: &DeValue<'_>) -> Result<String, Problem> {
+fn group(value: &DeValue<'_>) -> Result<String, DiagnosticKind> {
     let name = text("a group's name, such as \"voicelane\"")(value)?;
     let fits = (1..=32).contains(&name.len()) && is_word(&name) && !name.starts_with(['-', '.']);
     if fits {
         Ok(name)
     } else {
-        Err(Problem::GroupName)
+        Err(DiagnosticKind::GroupName)
     }
 }
 
-fn listen(value: &DeValue<'_>) -> Result<Listen, Problem> {
-    let place = text("\"unix\", or an address and port such as \"127.0.0.1:9764\"")(value)?;
-    if place == "unix" {
-        return Ok(Listen::Unix);
+fn listen(value: &DeValue<'_>) -> Result<MetricsListen, DiagnosticKind> {
+    let span = text("\"unix\", or an address and port such as \"127.0.0.1:9764\"")(value)?;
+    if span == "unix" {
+        return Ok(MetricsListen::Unix);
     }
-    let address = place.parse::<SocketAddr>().ok();
+    let address = span.parse::<SocketAddr>().ok();
     address
         .filter(|address| address.ip().is_loopback() && address.port() != 0)
-        .map(Listen::Loopback)
-        .ok_or(Problem::MetricsPlace)
+        .map(MetricsListen::Loopback)
+        .ok_or(DiagnosticKind::MetricsPlace)
 }
 
-fn interface(value: &DeValue<'_>) -> Result<InterfaceName, Problem> {
+fn interface(value: &DeValue<'_>) -> Result<InterfaceName, DiagnosticKind> {
     let name = text("an interface's name, such as \"wlan0\"")(value)?;
-    name.parse().map_err(|_| Problem::InterfaceName)
+    name.parse().map_err(|_| DiagnosticKind::InterfaceName)
 }
 
-fn pattern(value: &DeValue<'_>) -> Result<InterfacePattern, Problem> {
+fn pattern(value: &DeValue<'_>) -> Result<InterfacePattern, DiagnosticKind> {
     let text = text("a pattern of interface names, such as \"eth*\"")(value)?;
-    text.parse().map_err(|_| Problem::InterfacePattern)
+    text.parse().map_err(|_| DiagnosticKind::InterfacePattern)
 }
 
-fn remark(value: &DeValue<'_>) -> Result<Option<Dscp>, Problem> {
+fn remark(value: &DeValue<'_>) -> Result<Option<Dscp>, DiagnosticKind> {
     match value {
         DeValue::String(word) if word == "keep" => Ok(None),
         value => dscp(value).map(Some),
     }
 }
 
-fn vpn_mark(value: &DeValue<'_>) -> Result<VpnMark, Problem> {
+fn vpn_mark(value: &DeValue<'_>) -> Result<VpnMark, DiagnosticKind> {
     match value {
         DeValue::String(_) => choice(&["auto"], "a mark, such as 0xca6c, or \"auto\"")(value)
             .map(|Auto| VpnMark::Auto),
@@ -498,7 +504,7 @@ impl FromStr for Auto {
 }
 
 /// A mark of another program's choice.
-fn any_mark(value: &DeValue<'_>) -> Result<Fwmark, Problem> {
+fn any_mark(value: &DeValue<'_>) -> Result<Fwmark, DiagnosticKind> {
     let reason = "0 is no mark; `wg show IFACE fwmark` and `ip rule` tell the VPN's";
     number(1, u32::MAX, reason)(value).map(Fwmark)
 }
@@ -518,10 +524,10 @@ impl FromStr for Toward {
     }
 }
 
-fn mark(value: &DeValue<'_>) -> Result<Fwmark, Problem> {
-    let mask = Route::MASK.0;
+fn mark(value: &DeValue<'_>) -> Result<Fwmark, DiagnosticKind> {
+    let mask = RouteSettings::MASK.0;
     match number(0, u32::MAX, "write e.g. 0x76000000")(value) {
-        Ok(mark) if mark == 0 || mark & !mask != 0 => Err(Problem::Mark { mask }),
+        Ok(mark) if mark == 0 || mark & !mask != 0 => Err(DiagnosticKind::Mark { mask }),
         mark => mark.map(Fwmark),
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use crate::config::Gateway;
+use crate::config::GatewaySettings;
 use crate::control::EventKind;
 use crate::net::Family;
 use crate::route::firewall::BlockedPath;
@@ -43,7 +43,7 @@ impl Clients {
     /// Of whom media is to be captured now.
     pub(super) fn wanted(
         &mut self,
-        gateway: &Gateway,
+        gateway: &GatewaySettings,
         now: Instant,
         events: &Events,
     ) -> BTreeSet<Who> {

@@ -81,8 +81,8 @@ pub(super) async fn live(
     let access = Access::of_groups(control.group.as_deref(), control.admin_group.as_deref())?;
     let server = Server::listen(runtime_dir, access)?;
     let exporter = match config.metrics().listen {
-        Some(config::Listen::Unix) => Some(Site::Unix),
-        Some(config::Listen::Loopback(address)) => Some(Site::Loopback(address)),
+        Some(config::MetricsListen::Unix) => Some(Site::Unix),
+        Some(config::MetricsListen::Loopback(address)) => Some(Site::Loopback(address)),
         None => None,
     };
     let exporter = match exporter {
@@ -224,7 +224,7 @@ pub(crate) fn numbers(config: &Config) -> RoutingIds {
         table: route.table,
         priority: route.priority,
         mark: route.mark,
-        mask: config::Route::MASK,
+        mask: config::RouteSettings::MASK,
         ..RoutingIds::default()
     }
 }

@@ -1,6 +1,6 @@
 //! Another configuration for a running service: what it may change, and what wants a restart.
 
-use crate::config::{Config, Gateway};
+use crate::config::{Config, GatewaySettings};
 use crate::net::Dscp;
 
 /// Reads the configuration anew.
@@ -45,7 +45,7 @@ pub(super) fn can_follow(present: &Config, next: &Config) -> Result<(), NeedsRes
 }
 
 /// What cannot change of a gateway, whether it is one included: what clients may take is settled at the start.
-fn fixed_of(gateway: &Gateway) -> (bool, usize, usize, Option<Dscp>) {
+fn fixed_of(gateway: &GatewaySettings) -> (bool, usize, usize, Option<Dscp>) {
     (
         gateway.interfaces.is_empty(),
         gateway.mappings_per_client,

@@ -6,7 +6,7 @@ use jiff::civil::Date;
 
 use super::service_block::{ServiceBlock, ServiceRange};
 use super::{Action, BlockIndex, Capture, Policy, PolicyRule, RuleState, Verdict};
-use crate::config::{Config, Service};
+use crate::config::{Config, PolicyService};
 use crate::lpm::{LookupTable, PrefixTable};
 use crate::net::{CaptureMode, Family, PortRange, Prefix, Protocol, RuleId, Treatment};
 
@@ -39,7 +39,7 @@ impl Policy {
     }
 }
 
-fn rule(service: &Service, id: RuleId, today: Date) -> PolicyRule {
+fn rule(service: &PolicyService, id: RuleId, today: Date) -> PolicyRule {
     let service = service.clone();
     PolicyRule {
         id,

@@ -165,7 +165,7 @@ fn each_planted_fault_is_found_and_its_remedy_named() {
         fs::set_permissions(file, Permissions::from_mode(mode)).expect("it is ours");
     };
     mode(0o666);
-    examine().assert_says("files", "fault", "others could change it", "chmod go-w");
+    examine().assert_says("files", "fault", "other users can write", "chmod go-w");
     mode(0o644);
 
     // On its network.

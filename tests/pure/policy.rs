@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use jiff::ToSpan;
 use jiff::civil::{Date, date};
 use proptest::prelude::*;
-use voicelane::config::{Config, Service};
+use voicelane::config::{Config, PolicyService};
 use voicelane::net::{Dscp, Endpoint, Prefix, Protocol, RuleId, Treatment};
 use voicelane::policy::{Action, InactiveReason, MissReason, Policy, RuleState, Verdict};
 
@@ -31,7 +31,7 @@ fn rule_for(policy: &Policy, protocol: Protocol, destination: &str) -> Option<St
 }
 
 /// What the policy should say, found by reading every service.
-fn golden(services: &[Service], today: Date, protocol: Protocol, to: Endpoint) -> Verdict {
+fn golden(services: &[PolicyService], today: Date, protocol: Protocol, to: Endpoint) -> Verdict {
     let mut best: Option<(u8, Verdict)> = None;
     for (service, id) in services.iter().zip(0..) {
         let valid = service.enabled

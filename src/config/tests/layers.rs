@@ -1,4 +1,4 @@
-//! Layers: who has the last word, where a value comes from, and that no file's fault is hidden by another.
+//! Layers: who has the last word, where a value comes from, and that no file's diagnostic is hidden by another.
 
 use proptest::prelude::*;
 
@@ -34,15 +34,15 @@ fn origin(
         .find(|value| value.key == key)
         .expect("the key is there")
         .origin;
-    let place = match origin {
-        Origin::Default => None,
-        Origin::Place(place) => Some((place.file().to_owned(), place.line_and_column().0)),
+    let span = match origin {
+        ValueOrigin::Default => None,
+        ValueOrigin::Span(span) => Some((span.file().to_owned(), span.line_and_column().0)),
     };
-    (origin.layer(), place)
+    (origin.layer(), span)
 }
 
 #[test]
-fn the_last_layer_has_the_last_word_key_by_key() {
+fn a_later_layer_overrides_single_keys() {
     let mut layers = main_and(
         "[nat]\nfiltering = 'endpoint-independent'\n",
         "include = []\n[nat]\nmapping_lifetime_seconds = 400\nfiltering = 'address-dependent'\n[tun]\nname = 'it0'\n",
@@ -89,12 +89,12 @@ fn a_service_replaces_the_one_of_its_name_or_is_added() {
     let config = Config::parse("it.toml", &format!("version = 1\n{media}")).expect("valid");
     let vendor = Config::default();
     assert_eq!(config.services().len(), vendor.services().len());
-    let place = |config: &Config| {
+    let span = |config: &Config| {
         let mut services = config.services().iter();
         services.position(|service| service.name == "talkdesk-media")
     };
-    assert_eq!(place(&config), place(&vendor));
-    let replaced = &config.services()[place(&config).expect("it is there")];
+    assert_eq!(span(&config), span(&vendor));
+    let replaced = &config.services()[span(&config).expect("it is there")];
     assert_eq!(
         (replaced.dscp.to_string().as_str(), replaced.prefixes.len()),
         ("AF41", 2)
@@ -115,7 +115,7 @@ fn a_service_replaces_the_one_of_its_name_or_is_added() {
 }
 
 #[test]
-fn no_file_hides_the_fault_of_another() {
+fn errors_of_all_files_are_reported() {
     let mut layers = main_and(
         "[tun]\nname = 'fine0'\n[nat]\nfiltring = 'x'",
         "[tun]\nname = '..'\n[[service]]\nname = 'a'",
@@ -125,15 +125,15 @@ fn no_file_hides_the_fault_of_another() {
         "uplink.interface",
         "wlan0; reboot",
     ));
-    let faults = Effective::read(layers).expect_err("three files, three faults and more");
-    let found: Vec<_> = faults
+    let diagnostics = Effective::read(layers).expect_err("three files, three diagnostics and more");
+    let found: Vec<_> = diagnostics
         .list()
         .iter()
-        .map(|fault| {
+        .map(|diagnostic| {
             (
-                fault.place.to_string(),
-                fault.key.as_str(),
-                fault.problem.kind(),
+                diagnostic.span.to_string(),
+                diagnostic.key.as_str(),
+                diagnostic.kind.name(),
             )
         })
         .collect();
@@ -146,23 +146,24 @@ fn no_file_hides_the_fault_of_another() {
         "nat.filtring",
         "unknown-key"
     )));
-    let (place, key, kind) = found.last().expect("found");
+    let (span, key, kind) = found.last().expect("found");
     assert_eq!(
-        (place.as_str(), *key, *kind),
+        (span.as_str(), *key, *kind),
         ("--uplink:1:20", "uplink.interface", "interface-name")
     );
 }
 
 #[test]
-fn faults_between_files_show_both_places() {
+fn a_contradiction_between_files_shows_both_positions() {
     let twin = GOOD.replace("'lab'", "'lab2'").replace("'EF'", "'AF41'");
-    let faults = Effective::read(main_and(&twin, GOOD)).expect_err("they contradict each other");
-    let [fault] = faults.list() else {
-        panic!("{faults}")
+    let diagnostics =
+        Effective::read(main_and(&twin, GOOD)).expect_err("they contradict each other");
+    let [diagnostic] = diagnostics.list() else {
+        panic!("{diagnostics}")
     };
-    assert_eq!(fault.place.file(), "conf.d/10.toml");
-    assert_eq!(fault.related.as_ref().map(Place::file), Some("it.toml"));
-    let drawn = faults.render(false);
+    assert_eq!(diagnostic.span.file(), "conf.d/10.toml");
+    assert_eq!(diagnostic.related.as_ref().map(Span::file), Some("it.toml"));
+    let drawn = diagnostics.render(false);
     assert!(
         drawn.contains("it.toml") && drawn.contains("conf.d/10.toml"),
         "{drawn}"
@@ -170,29 +171,29 @@ fn faults_between_files_show_both_places() {
 }
 
 #[test]
-fn a_file_that_is_no_toml_leaves_the_faults_of_others() {
-    let faults = Effective::read(main_and(
+fn a_syntax_error_does_not_hide_the_errors_of_other_files() {
+    let diagnostics = Effective::read(main_and(
         "[tun]\nname = '..'\nenable = ['nobody']",
         "[tun\n",
     ));
-    let faults = faults.expect_err("both have faults");
-    let kinds: Vec<_> = faults
+    let diagnostics = diagnostics.expect_err("both have diagnostics");
+    let kinds: Vec<_> = diagnostics
         .list()
         .iter()
-        .map(|fault| fault.problem.kind())
+        .map(|diagnostic| diagnostic.kind.name())
         .collect();
     assert_eq!(kinds, ["syntax", "interface-name", "unknown-key"]);
 }
 
 #[test]
-fn every_file_says_its_version_and_the_command_line_need_not() {
+fn every_file_needs_a_version_and_the_command_line_does_not() {
     let bare = Document {
         layer: Layer::DropIn,
         name: "x.toml".to_owned(),
         text: String::new(),
     };
-    let faults = Effective::read(vec![bare]).expect_err("no version");
-    assert_eq!(faults.list()[0].problem.kind(), "missing-key");
+    let diagnostics = Effective::read(vec![bare]).expect_err("no version");
+    assert_eq!(diagnostics.list()[0].kind.name(), "missing-key");
     let setting = Document::setting("--tun", "tun.name", "a0");
     assert!(Effective::read(vec![setting]).is_ok());
 }

@@ -1,4 +1,4 @@
-//! What a good file becomes, and how faults are collected and shown; each kind of fault in a file of its own.
+//! What a good file becomes, and how diagnostics are collected and shown; each kind of diagnostic in a file of its own.
 
 mod layers;
 mod schema;
@@ -21,39 +21,36 @@ dscp = 'EF'
 allow_special_purpose = true
 ";
 
-fn faults(text: &str) -> Vec<Fault> {
-    let faults = Config::parse("it.toml", text).expect_err("the file has a fault");
-    faults.list().to_vec()
+fn diagnostics(text: &str) -> Vec<Diagnostic> {
+    let diagnostics = Config::parse("it.toml", text).expect_err("the file has a diagnostic");
+    diagnostics.list().to_vec()
 }
 
-/// The only fault of a text: line, column, key, value, kind, expectation.
+/// The only diagnostic of a text: line, column, key, value, kind, expectation.
 fn only(text: &str) -> (usize, usize, String, Option<String>, &'static str, String) {
-    let faults = faults(text);
-    let [fault] = faults.as_slice() else {
-        panic!("expected one fault, got {faults:#?}");
+    let diagnostics = diagnostics(text);
+    let [diagnostic] = diagnostics.as_slice() else {
+        panic!("expected one diagnostic, got {diagnostics:#?}");
     };
-    let (line, column) = fault.place.line_and_column();
-    let Fault {
-        place,
-        key,
-        problem,
-        ..
-    } = fault;
-    assert_eq!(place.file(), "it.toml");
-    assert!(!problem.advice().is_empty());
-    let value = fault.value().map(str::to_owned);
+    let (line, column) = diagnostic.span.line_and_column();
+    let Diagnostic {
+        span, key, kind, ..
+    } = diagnostic;
+    assert_eq!(span.file(), "it.toml");
+    assert!(!kind.advice().is_empty());
+    let value = diagnostic.value().map(str::to_owned);
     (
         line,
         column,
         key.clone(),
         value,
-        problem.kind(),
-        problem.expected(),
+        kind.name(),
+        kind.expected(),
     )
 }
 
 #[test]
-fn a_good_file_becomes_what_it_says() {
+fn a_valid_file_sets_every_value() {
     let text = format!(
         "version = 1\ninclude = []\n[uplink]\ninterface = 'wlan0'\n[tun]\nname = 'voice1'\n\
          [route]\ntable = 40000\npriority = 90\nmark = 0x01000000\ncapture = 'prefix'\n\
@@ -148,7 +145,7 @@ fn the_example_shows_the_defaults() {
 }
 
 #[test]
-fn every_fault_is_reported_at_once() {
+fn all_errors_are_reported_at_once() {
     let text = "\
 version = 1
 inclde = ['talkdesk']
@@ -166,13 +163,13 @@ ports = [0]
 dscp = 99
 colour = 'blue'
 ";
-    let found: Vec<_> = faults(text)
+    let found: Vec<_> = diagnostics(text)
         .iter()
-        .map(|fault| {
+        .map(|diagnostic| {
             (
-                fault.place.line_and_column().0,
-                fault.key.clone(),
-                fault.problem.kind(),
+                diagnostic.span.line_and_column().0,
+                diagnostic.key.clone(),
+                diagnostic.kind.name(),
             )
         })
         .collect();
@@ -197,9 +194,9 @@ colour = 'blue'
 fn syntax_errors_come_in_the_same_form_and_all_at_once() {
     let text = "version = 1\n[tun]\nname = voice\n[nat]\nmapping_lifetime_seconds = 60\n\
                 filtering =\n[[service]\nname = 'a'\n";
-    let found: Vec<_> = faults(text)
+    let found: Vec<_> = diagnostics(text)
         .iter()
-        .map(|fault| (fault.place.line_and_column(), fault.problem.kind()))
+        .map(|diagnostic| (diagnostic.span.line_and_column(), diagnostic.kind.name()))
         .collect();
     assert_eq!(
         found,
@@ -210,16 +207,16 @@ fn syntax_errors_come_in_the_same_form_and_all_at_once() {
             ((7, 11), "syntax")
         ]
     );
-    assert_eq!(faults(text)[3].problem.expected(), "`]`");
+    assert_eq!(diagnostics(text)[3].kind.expected(), "`]`");
 }
 
 #[test]
-fn a_fault_is_drawn_with_excerpt_caret_and_advice() {
+fn a_diagnostic_has_excerpt_caret_and_advice() {
     let text = format!(
         "version = 1\n{}",
         GOOD.replace("198.18.0.0/15", "198.18.7.0/15")
     );
-    let faults = Config::parse("it.toml", &text).expect_err("host bits");
+    let diagnostics = Config::parse("it.toml", &text).expect_err("host bits");
     let wanted = "\
 error: service[0].prefixes[0] (service \"lab\"): host bits are set: did you mean 198.18.0.0/15?
  --> it.toml:6:13
@@ -227,21 +224,21 @@ error: service[0].prefixes[0] (service \"lab\"): host bits are set: did you mean
 6 | prefixes = ['198.18.7.0/15', '2001:db8::/32']
   |             ^^^^^^^^^^^^^^^ expected an address whose bits beyond the length are zero
   |
-  = help: write \"198.18.0.0/15\", or a longer prefix if you mean fewer addresses";
-    assert_eq!(faults.render(false), wanted);
-    assert!(faults.render(true).contains("\u{1b}["));
+  = help: write \"198.18.0.0/15\", or a longer prefix for fewer addresses";
+    assert_eq!(diagnostics.render(false), wanted);
+    assert!(diagnostics.render(true).contains("\u{1b}["));
     assert_eq!(
-        faults.to_string(),
+        diagnostics.to_string(),
         "it.toml:6:13: service[0].prefixes[0] (service \"lab\"): host bits are set: did you mean 198.18.0.0/15?; \
          expected an address whose bits beyond the length are zero; \
-         write \"198.18.0.0/15\", or a longer prefix if you mean fewer addresses"
+         write \"198.18.0.0/15\", or a longer prefix for fewer addresses"
     );
 }
 
 #[test]
-fn a_fault_is_data() {
-    let fault =
-        serde_json::to_value(&faults("version = 1\n[nat]\nfiltering = 'adress-dependent'")[0])
+fn a_diagnostic_serializes_to_json() {
+    let diagnostic =
+        serde_json::to_value(&diagnostics("version = 1\n[nat]\nfiltering = 'adress-dependent'")[0])
             .expect("plain data");
     let wanted = serde_json::json!({
         "kind": "choice",
@@ -251,12 +248,12 @@ fn a_fault_is_data() {
         "key": "nat.filtering",
         "service": null,
         "value": "'adress-dependent'",
-        "message": "not one of the possible words",
+        "message": "unknown value",
         "expected": "one of \"endpoint-independent\", \"address-dependent\", \"address-and-port-dependent\"",
         "advice": "did you mean \"address-dependent\"?",
         "related": null,
     });
-    assert_eq!(fault, wanted);
+    assert_eq!(diagnostic, wanted);
 }
 
 #[test]

@@ -22,14 +22,14 @@ fn sections(schema: &Value) -> Vec<(String, Value)> {
     sections
 }
 
-fn parse(text: &str) -> Result<Config, Faults> {
+fn parse(text: &str) -> Result<Config, Diagnostics> {
     Config::parse("it.toml", &format!("version = 1\ninclude = []\n{text}"))
 }
 
-fn problems(text: &str) -> Vec<Problem> {
-    let faults = parse(text).err();
-    let list = faults.iter().flat_map(Faults::list);
-    list.map(|fault| fault.problem.clone()).collect()
+fn kinds(text: &str) -> Vec<DiagnosticKind> {
+    let diagnostics = parse(text).err();
+    let list = diagnostics.iter().flat_map(Diagnostics::list);
+    list.map(|diagnostic| diagnostic.kind.clone()).collect()
 }
 
 fn keys(properties: &Value) -> BTreeSet<String> {
@@ -42,8 +42,8 @@ fn it_has_every_key_of_the_reader_and_no_other() {
     let schema = schema();
     for (opened, section) in sections(&schema) {
         assert_eq!(section["additionalProperties"], false, "{opened}");
-        let found = problems(&format!("{opened}nobody = 1\n"));
-        let [Problem::UnknownKey { known, .. }] = &found[..] else {
+        let found = kinds(&format!("{opened}nobody = 1\n"));
+        let [DiagnosticKind::UnknownKey { known, .. }] = &found[..] else {
             panic!("{opened}: {found:?}")
         };
         let known: BTreeSet<_> = known.iter().map(|key| (*key).to_owned()).collect();
@@ -55,11 +55,11 @@ fn it_has_every_key_of_the_reader_and_no_other() {
 fn what_is_required_is_missed() {
     let schema = schema();
     let missed = |text: &str| -> BTreeSet<String> {
-        let faults = Config::parse("it.toml", text).expect_err("something is missing");
-        let missing = faults.list().iter();
+        let diagnostics = Config::parse("it.toml", text).expect_err("something is missing");
+        let missing = diagnostics.list().iter();
         missing
-            .filter(|fault| matches!(fault.problem, Problem::Missing { .. }))
-            .map(|fault| fault.key.rsplit('.').next().expect("a key").to_owned())
+            .filter(|diagnostic| matches!(diagnostic.kind, DiagnosticKind::Missing { .. }))
+            .map(|diagnostic| diagnostic.key.rsplit('.').next().expect("a key").to_owned())
             .collect()
     };
     let required = |section: &Value| -> BTreeSet<String> {
@@ -79,14 +79,14 @@ fn bounds_and_words_are_the_readers() {
         for (key, value) in section["properties"].as_object().expect("an object") {
             let opened = opened.replace(&format!("{key} ="), "replaced =");
             let fits = |value: &str| {
-                let found = problems(&format!("{opened}{key} = {value}\n"));
-                !found.iter().any(|problem| {
+                let found = kinds(&format!("{opened}{key} = {value}\n"));
+                !found.iter().any(|kind| {
                     matches!(
-                        problem,
-                        Problem::Number { .. }
-                            | Problem::Mark { .. }
-                            | Problem::Choice { .. }
-                            | Problem::Type { .. }
+                        kind,
+                        DiagnosticKind::Number { .. }
+                            | DiagnosticKind::Mark { .. }
+                            | DiagnosticKind::Choice { .. }
+                            | DiagnosticKind::Type { .. }
                     )
                 })
             };
@@ -104,9 +104,9 @@ fn bounds_and_words_are_the_readers() {
             }
             if let Some(words) = value["enum"].as_array() {
                 assert!(words.iter().all(|word| fits(&word.to_string())), "{key}");
-                let found = problems(&format!("{opened}{key} = 'nobody'\n"));
-                let choices = found.iter().find_map(|problem| match problem {
-                    Problem::Choice { choices, .. } => Some(choices.clone()),
+                let found = kinds(&format!("{opened}{key} = 'nobody'\n"));
+                let choices = found.iter().find_map(|kind| match kind {
+                    DiagnosticKind::Choice { choices, .. } => Some(choices.clone()),
                     _ => None,
                 });
                 assert_eq!(

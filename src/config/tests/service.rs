@@ -1,8 +1,8 @@
-//! The faults of services.
+//! The diagnostics of services.
 
 use super::*;
 
-/// Holds the only fault of `GOOD` with one line exchanged against an expectation.
+/// Holds the only diagnostic of `GOOD` with one line exchanged against an expectation.
 #[track_caller]
 fn service_fault(
     was: &str,
@@ -114,10 +114,10 @@ fn special_purpose_space_needs_a_word() {
         "version = 1\n{}",
         GOOD.replace("allow_special_purpose = true\n", "")
     );
-    let faults = faults(&text);
-    let keys: Vec<_> = faults
+    let diagnostics = diagnostics(&text);
+    let keys: Vec<_> = diagnostics
         .iter()
-        .map(|fault| (fault.key.as_str(), fault.problem.kind()))
+        .map(|diagnostic| (diagnostic.key.as_str(), diagnostic.kind.name()))
         .collect();
     let kind = "special-purpose";
     assert_eq!(
@@ -128,13 +128,15 @@ fn special_purpose_space_needs_a_word() {
         ]
     );
     assert!(
-        faults[0].to_string().contains("benchmarking, RFC 2544"),
+        diagnostics[0]
+            .to_string()
+            .contains("benchmarking, RFC 2544"),
         "{}",
-        faults[0]
+        diagnostics[0]
     );
     assert!(
-        faults[1]
-            .problem
+        diagnostics[1]
+            .kind
             .advice()
             .contains("allow_special_purpose = true")
     );
@@ -147,8 +149,8 @@ fn the_right_prefix_is_suggested() {
         GOOD.replace("198.18.0.0/15", "168.86.129.0/18")
     );
     assert!(
-        faults(&text)[0]
-            .problem
+        diagnostics(&text)[0]
+            .kind
             .advice()
             .contains("\"168.86.128.0/18\"")
     );
@@ -292,14 +294,17 @@ fn date_faults() {
 #[test]
 fn duplicates_point_at_both_places() {
     let text = format!("version = 1\n{GOOD}{GOOD}");
-    let faults = faults(&text);
-    assert_eq!(faults.len(), 1);
+    let diagnostics = diagnostics(&text);
+    assert_eq!(diagnostics.len(), 1);
     assert_eq!(
-        (faults[0].problem.kind(), faults[0].place.line_and_column()),
+        (
+            diagnostics[0].kind.name(),
+            diagnostics[0].span.line_and_column()
+        ),
         ("duplicate-service", (11, 8))
     );
     assert_eq!(
-        faults[0].related.as_ref().map(Place::line_and_column),
+        diagnostics[0].related.as_ref().map(Span::line_and_column),
         Some((3, 8))
     );
 }
@@ -311,25 +316,25 @@ fn contradictions_point_at_both_places() {
         .replace("'EF'", "'AF41'")
         .replace("'198.18.0.0/15'", "'198.18.7.0/24'");
     let text = format!("version = 1\n{GOOD}{other}");
-    let found = faults(&text);
+    let found = diagnostics(&text);
     assert_eq!(found.len(), 1, "{found:#?}");
-    let fault = &found[0];
+    let diagnostic = &found[0];
     assert_eq!(
-        (fault.problem.kind(), fault.key.as_str()),
+        (diagnostic.kind.name(), diagnostic.key.as_str()),
         ("contradiction", "service[1].dscp")
     );
     assert_eq!(
-        (fault.place.line_and_column(), fault.value()),
+        (diagnostic.span.line_and_column(), diagnostic.value()),
         ((16, 8), Some("'AF41'"))
     );
     assert_eq!(
-        fault.related.as_ref().map(Place::line_and_column),
+        diagnostic.related.as_ref().map(Span::line_and_column),
         Some((8, 8))
     );
     assert!(
-        fault.problem.to_string().contains("198.18.7.0/24 3478"),
+        diagnostic.kind.to_string().contains("198.18.7.0/24 3478"),
         "{}",
-        fault.problem
+        diagnostic.kind
     );
 
     let resolved = [
@@ -345,7 +350,7 @@ fn contradictions_point_at_both_places() {
     for (was, now) in resolved {
         assert!(other.contains(was), "{was}");
         let text = format!("version = 1\n{GOOD}{}", other.replace(was, now));
-        Config::parse("it.toml", &text).unwrap_or_else(|faults| panic!("{faults}"));
+        Config::parse("it.toml", &text).unwrap_or_else(|diagnostics| panic!("{diagnostics}"));
     }
     let windows = |first: &str, second: &str| {
         Config::parse(
@@ -372,13 +377,13 @@ fn contradictions_point_at_both_places() {
 fn a_service_may_contradict_a_catalogue() {
     let text = "version = 1\n[[service]]\nname = 'mine'\nrole = 'media'\nprotocol = 'udp'\n\
                 prefixes = ['168.86.128.0/20']\nports = [20000]\ndscp = 0\n";
-    let faults = faults(text);
-    assert_eq!(faults.len(), 1);
+    let diagnostics = diagnostics(text);
+    assert_eq!(diagnostics.len(), 1);
     assert!(
-        faults[0]
+        diagnostics[0]
             .related
             .as_ref()
-            .is_some_and(|place| place.file().starts_with("talkdesk.toml"))
+            .is_some_and(|span| span.file().starts_with("talkdesk.toml"))
     );
     let text = text.replacen(
         "version = 1",

@@ -1,11 +1,11 @@
-//! The faults of everything besides services.
+//! The diagnostics of everything besides services.
 
 use super::*;
 use crate::net::Fwmark;
 
-/// Holds the only fault of the lines after `version = 1` against an expectation.
+/// Holds the only diagnostic of the lines after `version = 1` against an expectation.
 #[track_caller]
-fn setting_fault(
+fn assert_setting_error(
     lines: &str,
     at: (usize, usize),
     key: &str,
@@ -27,8 +27,8 @@ fn setting_fault(
 }
 
 #[test]
-fn names_that_do_not_exist() {
-    setting_fault(
+fn unknown_names_are_rejected() {
+    assert_setting_error(
         "include = ['talkdsek']",
         (2, 12),
         "include[0]",
@@ -36,7 +36,7 @@ fn names_that_do_not_exist() {
         "unknown-name",
         "\"talkdesk\"",
     );
-    setting_fault(
+    assert_setting_error(
         "enable = ['talkdesk-signaling']",
         (2, 11),
         "enable[0]",
@@ -44,11 +44,11 @@ fn names_that_do_not_exist() {
         "unknown-name",
         "\"talkdesk-signalling\"",
     );
-    let advice = faults("version = 1\ndisable = ['talkdesk-medai']")[0]
-        .problem
+    let advice = diagnostics("version = 1\ndisable = ['talkdesk-medai']")[0]
+        .kind
         .advice();
     assert_eq!(advice, "did you mean \"talkdesk-media\"?");
-    setting_fault(
+    assert_setting_error(
         "enable = ['talkdesk-media']\ndisable = ['talkdesk-media']",
         (3, 12),
         "disable[0]",
@@ -59,9 +59,9 @@ fn names_that_do_not_exist() {
 }
 
 #[test]
-fn setting_faults() {
+fn invalid_settings_are_rejected() {
     let long = "'a234567890123456'";
-    setting_fault(
+    assert_setting_error(
         &format!("[tun]\nname = {long}"),
         (3, 8),
         "tun.name",
@@ -70,7 +70,7 @@ fn setting_faults() {
         "1 to 15",
     );
     for bad in ["''", "'a b'", "'a/b'", "'..'", "'tun%d'", "'é'"] {
-        setting_fault(
+        assert_setting_error(
             &format!("[tun]\nname = {bad}"),
             (3, 8),
             "tun.name",
@@ -80,7 +80,7 @@ fn setting_faults() {
         );
     }
     let same = "[uplink]\ninterface = 'voicelane0'";
-    setting_fault(
+    assert_setting_error(
         same,
         (3, 13),
         "uplink.interface",
@@ -88,7 +88,7 @@ fn setting_faults() {
         "uplink-is-tun",
         "two different",
     );
-    setting_fault(
+    assert_setting_error(
         "[uplink]\nprefer = ['eth*', 'w lan']",
         (3, 19),
         "uplink.prefer[1]",
@@ -101,12 +101,12 @@ fn setting_faults() {
             format!("[nat]\nmapping_lifetime_seconds = {bad}"),
             "nat.mapping_lifetime_seconds",
         );
-        setting_fault(&lines, (3, 28), key, bad, "number", "120 to 86400");
+        assert_setting_error(&lines, (3, 28), key, bad, "number", "120 to 86400");
     };
     lifetime("119");
     lifetime("86401");
     lifetime("-300");
-    setting_fault(
+    assert_setting_error(
         "[nat]\nfiltering = 'none'",
         (3, 13),
         "nat.filtering",
@@ -114,7 +114,7 @@ fn setting_faults() {
         "choice",
         "address-dependent",
     );
-    setting_fault(
+    assert_setting_error(
         "[route]\ncapture = 'all'",
         (3, 11),
         "route.capture",
@@ -122,7 +122,7 @@ fn setting_faults() {
         "choice",
         "prefix",
     );
-    setting_fault(
+    assert_setting_error(
         "[fallback]\nto = 'direct'",
         (3, 6),
         "fallback.to",
@@ -140,7 +140,7 @@ fn setting_faults() {
             format!("fallback.{key}"),
         );
         let column = lines.lines().next_back().map_or(0, str::len) + 1 - value.len();
-        setting_fault(&lines, (3, column), &key, value, "number", expected);
+        assert_setting_error(&lines, (3, column), &key, value, "number", expected);
     }
     for (lines, column, key, value, kind, expected) in [
         (
@@ -177,7 +177,7 @@ fn setting_faults() {
         ),
         ("remark = 'best'", 10, "remark", "'best'", "dscp", "0 to 63"),
     ] {
-        setting_fault(
+        assert_setting_error(
             &format!("[gateway]\n{lines}"),
             (3, column),
             &format!("gateway.{key}"),
@@ -186,7 +186,7 @@ fn setting_faults() {
             expected,
         );
     }
-    setting_fault(
+    assert_setting_error(
         "[control]\ngroup = '-x'",
         (3, 9),
         "control.group",
@@ -201,16 +201,16 @@ fn setting_faults() {
         "'[::]:9764'",
         "'/run/x.sock'",
     ] {
-        setting_fault(
+        assert_setting_error(
             &format!("[metrics]\nlisten = {bad}"),
             (3, 10),
             "metrics.listen",
             bad,
-            "metrics-place",
+            "metrics-span",
             "a loopback address",
         );
     }
-    setting_fault(
+    assert_setting_error(
         "[route]\npriority = 0",
         (3, 12),
         "route.priority",
@@ -219,7 +219,7 @@ fn setting_faults() {
         "1 to 32765",
     );
     for bad in ["0", "1", "0x76000001"] {
-        setting_fault(
+        assert_setting_error(
             &format!("[route]\nmark = {bad}"),
             (3, 8),
             "route.mark",
@@ -228,7 +228,7 @@ fn setting_faults() {
             "0xff000000",
         );
     }
-    setting_fault(
+    assert_setting_error(
         "[route]\nmark = '1'",
         (3, 8),
         "route.mark",
@@ -237,7 +237,7 @@ fn setting_faults() {
         "a whole number",
     );
     for (key, column) in [("vpn_mark", 12), ("conntrack_mark", 18)] {
-        setting_fault(
+        assert_setting_error(
             &format!("[uplink]\n{key} = 0"),
             (3, column),
             &format!("uplink.{key}"),
@@ -246,7 +246,7 @@ fn setting_faults() {
             "1 to 4294967295",
         );
     }
-    setting_fault(
+    assert_setting_error(
         "[uplink]\nvpn_mark = 'wg0'",
         (3, 12),
         "uplink.vpn_mark",
@@ -254,8 +254,8 @@ fn setting_faults() {
         "choice",
         "auto",
     );
-    setting_fault("nat = 5", (2, 7), "nat", "5", "type", "a table");
-    setting_fault("[turn]", (2, 2), "turn", "turn", "unknown-key", "tun");
+    assert_setting_error("nat = 5", (2, 7), "nat", "5", "type", "a table");
+    assert_setting_error("[turn]", (2, 2), "turn", "turn", "unknown-key", "tun");
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn the_table_base_leaves_room() {
             "reserved-table" => "without 0, 253, 254 and 255",
             _ => "at most 4294967292",
         };
-        setting_fault(&lines, (3, 9), "route.table", base, kind, expected);
+        assert_setting_error(&lines, (3, 9), "route.table", base, kind, expected);
     }
     for base in ["249", "256", "4294967292"] {
         assert!(
@@ -314,7 +314,7 @@ fn the_table_base_leaves_room() {
 }
 
 #[test]
-fn version_faults() {
+fn a_missing_or_unknown_version_is_rejected() {
     let (line, column, key, value, kind, expected) = only("include = []");
     assert_eq!(
         (line, column, key.as_str(), value, kind),

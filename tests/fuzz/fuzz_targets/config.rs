@@ -1,4 +1,4 @@
-//! Any text as a configuration: either faults that can be shown, or a policy whose captures are what it relays. As a
+//! Any text as a configuration: either diagnostics that can be shown, or a policy whose captures are what it relays. As a
 //! second layer over itself it changes nothing, and every value knows its line.
 #![no_main]
 
@@ -11,14 +11,14 @@ use voicelane::policy::{Action, Policy};
 fuzz_target!(|text: &str| {
     let config = match Config::parse("fuzz.toml", text) {
         Ok(config) => config,
-        Err(faults) => {
-            assert!(!faults.list().is_empty());
-            for fault in faults.list() {
-                let (line, column) = fault.place.line_and_column();
+        Err(diagnostics) => {
+            assert!(!diagnostics.list().is_empty());
+            for diagnostic in diagnostics.list() {
+                let (line, column) = diagnostic.span.line_and_column();
                 assert!(line > 0 && column > 0);
             }
-            assert!(!faults.to_string().is_empty());
-            assert!(!faults.render(false).is_empty() && !faults.render(true).is_empty());
+            assert!(!diagnostics.to_string().is_empty());
+            assert!(!diagnostics.render(false).is_empty() && !diagnostics.render(true).is_empty());
             return;
         }
     };
@@ -56,7 +56,7 @@ fuzz_target!(|text: &str| {
                                     && capture.ports.contains(port)
                                     && capture.prefixes.iter().any(|prefix| prefix.contains(addr))
                             });
-                            let relayed = policy.evaluate(protocol, to).action == Action::Relay;
+                            let relayed = policy.evaluate(protocol, to).action == Action::RelaySettings;
                             // Of whole prefixes, what is not relayed is handed back.
                             let exact = policy.capture_mode() == CaptureMode::Exact;
                             let fits = captured == relayed || captured && !exact;

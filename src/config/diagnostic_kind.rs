@@ -1,41 +1,41 @@
-//! What can be wrong with a file: each problem with its message, what was expected and what to do about it.
+//! The kinds of configuration errors: message, expected value and advice of each.
 
 use std::fmt::Display;
 
 use jiff::civil::Date;
 
-use super::space::Block;
+use super::special_purpose::PrefixRejection;
 use crate::net::{Dscp, DscpError, Family, PortRange, PortRangeError, Prefix, PrefixError};
 
-/// One thing that is wrong, without where.
+/// A configuration error without its position.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
+#[expect(missing_docs, reason = "each variant's message describes it")]
 #[non_exhaustive]
-pub enum Problem {
-    #[error("not TOML: {message}")]
+pub enum DiagnosticKind {
+    #[error("invalid TOML: {message}")]
     Syntax { message: String, expected: String },
-    #[error("this file is of format version {0}, which this program does not know")]
+    #[error("unsupported format version {0}")]
     Version(String),
-    #[error("the key is missing")]
+    #[error("missing key")]
     Missing { example: &'static str },
     #[error("unknown key")]
     UnknownKey {
         meant: Option<&'static str>,
         known: Vec<&'static str>,
     },
-    #[error("this is of type {found}")]
+    #[error("wrong type: {found}")]
     Type {
         found: &'static str,
         expected: &'static str,
     },
-    #[error("the list is empty")]
+    #[error("empty list")]
     Empty { expected: &'static str },
-    #[error("not one of the possible words")]
+    #[error("unknown value")]
     Choice {
         meant: Option<&'static str>,
         choices: Vec<&'static str>,
     },
-    #[error("the number is out of range")]
+    #[error("number out of range")]
     Number {
         least: u32,
         most: u32,
@@ -43,37 +43,35 @@ pub enum Problem {
     },
     #[error("{0}")]
     Prefix(PrefixError),
-    #[error("{prefix} is too wide to be taken out of a VPN")]
-    TooWide { prefix: Prefix, shortest: u8 },
-    #[error("{prefix} overlaps {} ({}, {})", block.prefix, block.name, block.source)]
-    SpecialPurpose { prefix: Prefix, block: Block },
+    #[error("{0}")]
+    Rejected(PrefixRejection),
     #[error("{0}")]
     Ports(PortRangeError),
-    #[error("port 65535 cannot be taken out of the VPN: the kernel's rules cannot name it")]
+    #[error("port 65535 cannot leave the VPN: kernel routing rules do not support it")]
     LastPort { first: u16 },
     #[error("{0}")]
     Dscp(DscpError),
     #[error("valid_from {from} is not before valid_until {until}, so the service is never active")]
     NeverValid { from: Date, until: Date },
-    #[error("not a possible name for a service")]
+    #[error("invalid service name")]
     ServiceName,
-    #[error("not a possible name for a network interface")]
+    #[error("invalid interface name")]
     InterfaceName,
-    #[error("not a pattern of network interfaces' names")]
+    #[error("invalid interface name pattern")]
     InterfacePattern,
-    #[error("not a possible name for a group")]
+    #[error("invalid group name")]
     GroupName,
-    #[error("metrics cannot be read there")]
+    #[error("invalid address for metrics")]
     MetricsPlace,
     #[error("the uplink and the TUN have the same name")]
     UplinkIsTun,
-    #[error("the uplink and the TUN have no clients")]
+    #[error("no clients can be behind the uplink or the TUN")]
     ClientsAtUplink,
-    #[error("a service of this name stands in the same file")]
+    #[error("duplicate service name in the same file")]
     DuplicateService,
     #[error("more than {most} services")]
     TooManyServices { most: u16 },
-    #[error("there is no {noun} of this name")]
+    #[error("no such {noun}")]
     UnknownName {
         noun: &'static str,
         meant: Option<String>,
@@ -81,9 +79,9 @@ pub enum Problem {
     },
     #[error("the service is both enabled and disabled")]
     EnabledAndDisabled,
-    #[error("table {clash} is the kernel's own, and this policy needs the tables {base} to {last}")]
+    #[error("this policy needs the tables {base} to {last}, but the kernel reserves table {clash}")]
     ReservedTable { clash: u32, base: u32, last: u64 },
-    #[error("too few tables above {base}: this policy needs {needed}")]
+    #[error("this policy needs {needed} tables above {base}")]
     TablesExhausted { base: u32, needed: u32 },
     #[error("the mark sets no bit, or bits outside the mask {mask:#010x}")]
     Mark { mask: u32 },
@@ -111,9 +109,8 @@ fn did_you_mean<T: Display>(meant: Option<&T>, otherwise: impl Into<String>) -> 
     )
 }
 
-impl Problem {
-    /// Whether the problem shows only when the whole file was understood, so that a syntax error elsewhere may have
-    /// made it up.
+impl DiagnosticKind {
+    /// Whether a syntax error elsewhere in the file may cause this error.
     pub(super) const fn needs_whole_file(&self) -> bool {
         matches!(
             self,
@@ -124,14 +121,14 @@ impl Problem {
         )
     }
 
-    /// Whether the problem shows only when every file was understood.
+    /// Whether a syntax error in any file may cause this error.
     pub(super) const fn needs_every_file(&self) -> bool {
         matches!(self, Self::UnknownName { .. } | Self::Contradiction { .. })
     }
 
-    /// A stable word for programs.
+    /// The stable name for programs.
     #[must_use]
-    pub const fn kind(&self) -> &'static str {
+    pub const fn name(&self) -> &'static str {
         match self {
             Self::Syntax { .. } => "syntax",
             Self::Version(_) => "version",
@@ -143,8 +140,8 @@ impl Problem {
             Self::Number { .. } => "number",
             Self::Prefix(PrefixError::HostBits { .. }) => "host-bits",
             Self::Prefix(_) => "prefix",
-            Self::TooWide { .. } => "too-wide",
-            Self::SpecialPurpose { .. } => "special-purpose",
+            Self::Rejected(PrefixRejection::TooWide { .. }) => "too-wide",
+            Self::Rejected(PrefixRejection::SpecialPurpose { .. }) => "special-purpose",
             Self::Ports(_) | Self::LastPort { .. } => "ports",
             Self::Dscp(_) => "dscp",
             Self::NeverValid { .. } => "never-valid",
@@ -152,7 +149,7 @@ impl Problem {
             Self::InterfaceName => "interface-name",
             Self::InterfacePattern => "interface-pattern",
             Self::GroupName => "group-name",
-            Self::MetricsPlace => "metrics-place",
+            Self::MetricsPlace => "metrics-span",
             Self::UplinkIsTun => "uplink-is-tun",
             Self::ClientsAtUplink => "clients-at-uplink",
             Self::DuplicateService => "duplicate-service",
@@ -166,7 +163,7 @@ impl Problem {
         }
     }
 
-    /// What belongs at the place instead.
+    /// The values that the key accepts.
     #[must_use]
     pub fn expected(&self) -> String {
         match self {
@@ -186,10 +183,12 @@ impl Problem {
             Self::Prefix(PrefixError::Syntax(_)) => {
                 "ADDRESS/LENGTH, such as 168.86.128.0/18 or 2001:db8::/32".into()
             }
-            Self::TooWide { prefix, shortest } => {
-                format!("an {} prefix of /{shortest} or longer", prefix.family())
+            Self::Rejected(PrefixRejection::TooWide { prefix, min_length }) => {
+                format!("an {} prefix of /{min_length} or longer", prefix.family())
             }
-            Self::SpecialPurpose { .. } => "globally reachable unicast addresses".into(),
+            Self::Rejected(PrefixRejection::SpecialPurpose { .. }) => {
+                "globally reachable unicast addresses".into()
+            }
             Self::Ports(PortRangeError::Empty { .. }) => "the lower port first".into(),
             Self::Ports(PortRangeError::Zero) => "1 to 65534".into(),
             Self::LastPort { .. } => "ports up to 65534".into(),
@@ -217,8 +216,8 @@ impl Problem {
             Self::ClientsAtUplink => "an interface that clients are behind".into(),
             Self::DuplicateService => "a name that no other service of the file has".into(),
             Self::TooManyServices { most } => format!("at most {most}"),
-            Self::UnknownName { known, .. } if known.is_empty() => {
-                "nothing: there is none to name".into()
+            Self::UnknownName { noun, known, .. } if known.is_empty() => {
+                format!("no name: no {noun} is available")
             }
             Self::UnknownName { known, .. } => format!("one of {}", words(known)),
             Self::EnabledAndDisabled => "each service in one of the two lists".into(),
@@ -231,95 +230,63 @@ impl Problem {
         }
     }
 
-    /// What a person can do about it.
+    /// The correction, for a person.
     #[must_use]
     pub fn advice(&self) -> String {
         match self {
-            Self::Syntax { .. } => "correct the line; https://toml.io has the rules".into(),
+            Self::Syntax { .. } => "correct the line; https://toml.io explains the syntax".into(),
             Self::Version(_) => "write version = 1, or install a voicelane that knows the format".into(),
             Self::Missing { example } => format!("add {example}"),
             Self::UnknownKey { meant, .. } => did_you_mean(meant.as_ref(), "remove the key"),
             Self::Type { expected, .. } => format!("write {expected}"),
             Self::Empty { .. } => "add an entry, or remove the whole service".into(),
-            Self::Choice { meant, .. } => did_you_mean(meant.as_ref(), "choose one of them"),
+            Self::Choice { meant, .. } => did_you_mean(meant.as_ref(), "choose one of these values"),
             Self::Number { reason, .. } => (*reason).into(),
             Self::Prefix(PrefixError::HostBits { meant }) => {
-                format!("write \"{meant}\", or a longer prefix if you mean fewer addresses")
+                format!("write \"{meant}\", or a longer prefix for fewer addresses")
             }
             Self::Prefix(PrefixError::Length { family, .. }) => {
                 format!("for a single host write /{}", family.bits())
             }
             Self::Prefix(PrefixError::Syntax(_)) => "write a prefix; for a single host /32 (IPv6: /128)".into(),
-            Self::TooWide { prefix, .. } => match prefix.family() {
-                Family::V4 => "list the vendor's own ranges; none known is wider than /14".into(),
-                Family::V6 => "list the vendor's own ranges; none known is wider than /38".into(),
+            Self::Rejected(PrefixRejection::TooWide { prefix, .. }) => match prefix.family() {
+                Family::V4 => "list the vendor's own prefixes; the widest known is a /14".into(),
+                Family::V6 => "list the vendor's own prefixes; the widest known is a /38".into(),
             },
-            Self::SpecialPurpose { block, .. } if block.never => {
+            Self::Rejected(PrefixRejection::SpecialPurpose { block, .. }) if block.never => {
                 "remove it: such addresses cannot be routed through a TUN".into()
             }
-            Self::SpecialPurpose { .. } => {
-                "remove it, or add allow_special_purpose = true to the service if these really are media servers".into()
+            Self::Rejected(PrefixRejection::SpecialPurpose { .. }) => {
+                "remove it, or add allow_special_purpose = true to the service if these are media servers".into()
             }
             Self::Ports(PortRangeError::Empty { first, last }) => format!("write \"{last}-{first}\""),
-            Self::Ports(PortRangeError::Zero) => "begin at port 1, better at the vendor's first port".into(),
+            Self::Ports(PortRangeError::Zero) => "start at the vendor's first port".into(),
             Self::LastPort { first: u16::MAX } => "remove it".into(),
             Self::LastPort { first } => format!("write \"{first}-65534\""),
-            Self::Ports(PortRangeError::Syntax(_)) => "take the ports from the vendor's list".into(),
+            Self::Ports(PortRangeError::Syntax(_)) => "use the ports that the vendor lists".into(),
             Self::Dscp(_) => "write \"EF\" for voice".into(),
             Self::NeverValid { .. } => "swap the dates, or remove the service".into(),
-            Self::ServiceName => "rename the service, e.g. \"lab-media\"".into(),
-            Self::InterfaceName => "take the name from `ip link`".into(),
-            Self::InterfacePattern => "write e.g. \"eth*\"; `ip link` lists the names".into(),
-            Self::GroupName => "take the name from /etc/group".into(),
+            Self::ServiceName => "rename the service, for example \"lab-media\"".into(),
+            Self::InterfaceName => "use a name that `ip link` lists".into(),
+            Self::InterfacePattern => "write a pattern such as \"eth*\"; `ip link` lists the names".into(),
+            Self::GroupName => "use a name from /etc/group".into(),
             Self::MetricsPlace => {
-                "write \"unix\"; to read from another machine, let a Prometheus agent here forward them".into()
+                "write \"unix\"; for another machine, run a Prometheus agent on this one".into()
             }
-            Self::UplinkIsTun => "name the physical interface as uplink, or remove the line to have it found".into(),
+            Self::UplinkIsTun => "name the physical interface, or remove the line so that voicelane selects it".into(),
             Self::ClientsAtUplink => "name the interfaces of the LAN".into(),
             Self::DuplicateService => {
-                "rename this one; to replace the other, put this one into a file of its own in conf.d".into()
+                "rename this service; to override the other one, move this one to a drop-in in conf.d".into()
             }
-            Self::TooManyServices { .. } => "join services that differ only in their prefixes".into(),
-            Self::UnknownName { meant, .. } => did_you_mean(meant.as_ref(), "remove the name"),
+            Self::TooManyServices { .. } => "merge services that differ only in their prefixes".into(),
+            Self::UnknownName { meant, .. } => did_you_mean(meant.as_ref(), "remove the name; if `include` has an error, correct that first"),
             Self::EnabledAndDisabled => "remove the name from enable or from disable".into(),
-            Self::ReservedTable { .. } => "choose another base, e.g. 30316".into(),
-            Self::TablesExhausted { .. } => "choose a lower base, e.g. 30316".into(),
-            Self::Mark { .. } => "write e.g. mark = 0x76000000".into(),
+            Self::ReservedTable { .. } => "choose another table, such as 30316".into(),
+            Self::TablesExhausted { .. } => "choose a lower table, such as 30316".into(),
+            Self::Mark { .. } => "write a mark such as 0x76000000".into(),
             Self::Contradiction { other, .. } => {
-                format!("give both the same dscp, narrow one, or put one of them (e.g. \"{other}\") in disable = [...]")
+                format!("give both services the same dscp, or add one of them (such as \"{other}\") to disable")
             }
         }
-    }
-}
-
-/// The candidate that `word` is probably a slip of.
-pub(super) fn closest<T: AsRef<str>>(
-    word: &str,
-    candidates: impl IntoIterator<Item = T>,
-) -> Option<T> {
-    candidates
-        .into_iter()
-        .map(|candidate| {
-            (
-                strsim::damerau_levenshtein(word, candidate.as_ref()),
-                candidate,
-            )
-        })
-        .filter(|(edits, candidate)| *edits <= candidate.as_ref().len().max(3) / 3)
-        .min_by_key(|(edits, _)| *edits)
-        .map(|(_, candidate)| candidate)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slip_is_recognised_and_a_stranger_is_not() {
-        let keys = ["prefixes", "ports", "dscp"];
-        assert_eq!(closest("prefxies", keys), Some("prefixes"));
-        assert_eq!(closest("port", keys), Some("ports"));
-        assert_eq!(closest("colour", keys), None);
-        assert_eq!(closest("x", keys), None);
     }
 }

@@ -1,0 +1,199 @@
+//! Checks that only root and this user can change a file or a directory of its path.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{self, Component, Path, PathBuf};
+
+use nix::unistd::Uid;
+
+/// The reason why a file is not safe to use with privileges.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UnsafePermissions {
+    /// The permissions of a path cannot be read.
+    #[error("cannot read the permissions of {}", path.display())]
+    Unreadable {
+        /// The path.
+        path: PathBuf,
+        /// The error of the kernel.
+        #[source]
+        cause: io::Error,
+    },
+    /// Another user owns the file or a directory of its path.
+    #[error("user {owner} owns {} and could change it: chown root {0}", path.display())]
+    Owner {
+        /// The path.
+        path: PathBuf,
+        /// User ID of the owner.
+        owner: u32,
+    },
+    /// Other users can write the file or a directory of its path.
+    #[error("other users can write {} (mode {mode:04o}): chmod go-w {0}", path.display())]
+    Writable {
+        /// The path.
+        path: PathBuf,
+        /// Its mode, without the file type.
+        mode: u32,
+    },
+}
+
+/// Number of symbolic links that the kernel follows in a path (path_resolution(7)).
+const MAX_LINKS: u32 = 40;
+
+/// Checks every file, directory and symbolic link that the kernel visits to resolve a path.
+///
+/// # Errors
+/// The first of them that users other than root and `me` can change.
+pub(super) fn check_path(file: &Path, me: Uid) -> Result<(), UnsafePermissions> {
+    let me = me.as_raw();
+    let unreadable = |path: &Path, cause| UnsafePermissions::Unreadable {
+        path: path.to_owned(),
+        cause,
+    };
+    let file = path::absolute(file).map_err(|cause| unreadable(file, cause))?;
+    let mut remaining = parts(&file);
+    let mut current = PathBuf::from("/");
+    let mut links = 0;
+    while let Some(part) = remaining.pop_front() {
+        if part == ".." {
+            current.pop();
+            continue;
+        }
+        let next = current.join(part);
+        let metadata = fs::symlink_metadata(&next).map_err(|cause| unreadable(&next, cause))?;
+        check_owner_and_mode(&next, metadata.uid(), metadata.mode(), kind(&metadata), me)?;
+        if !metadata.is_symlink() {
+            current = next;
+            continue;
+        }
+        links += 1;
+        if links > MAX_LINKS {
+            return Err(unreadable(
+                &file,
+                io::Error::from_raw_os_error(nix::libc::ELOOP),
+            ));
+        }
+        let target = fs::read_link(&next).map_err(|cause| unreadable(&next, cause))?;
+        if target.is_absolute() {
+            current = PathBuf::from("/");
+        }
+        for part in parts(&target).into_iter().rev() {
+            remaining.push_front(part);
+        }
+    }
+    Ok(())
+}
+
+/// The components of a path without `.`; an absolute path starts with the root.
+fn parts(path: &Path) -> VecDeque<OsString> {
+    let parts = path.components().filter(|part| *part != Component::CurDir);
+    parts.map(|part| part.as_os_str().to_owned()).collect()
+}
+
+/// The file types that the check distinguishes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FileKind {
+    Directory,
+    Link,
+    Other,
+}
+
+fn kind(metadata: &Metadata) -> FileKind {
+    match () {
+        () if metadata.is_dir() => FileKind::Directory,
+        () if metadata.is_symlink() => FileKind::Link,
+        () => FileKind::Other,
+    }
+}
+
+fn check_owner_and_mode(
+    path: &Path,
+    owner: u32,
+    mode: u32,
+    kind: FileKind,
+    me: u32,
+) -> Result<(), UnsafePermissions> {
+    let path = path.to_owned();
+    if owner != 0 && owner != me {
+        return Err(UnsafePermissions::Owner { path, owner });
+    }
+    let mode = mode & 0o7777;
+    // Only its owner replaces a file of a sticky directory. The mode of a link has no effect.
+    let sticky = kind == FileKind::Directory && mode & 0o1000 != 0;
+    if mode & 0o022 != 0 && !sticky && kind != FileKind::Link {
+        return Err(UnsafePermissions::Writable { path, mode });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn chmod(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
+    }
+
+    fn writable(file: &Path) -> PathBuf {
+        match check_path(file, Uid::effective()) {
+            Err(UnsafePermissions::Writable { path, .. }) => path,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_root_and_this_user_may_own_and_write() {
+        let file = Path::new("/etc/voicelane.toml");
+        let is_safe =
+            |owner, mode, kind, me| check_owner_and_mode(file, owner, mode, kind, me).is_ok();
+        assert!(is_safe(0, 0o100_644, FileKind::Other, 1000));
+        assert!(is_safe(1000, 0o100_600, FileKind::Other, 1000));
+        assert!(!is_safe(1000, 0o100_600, FileKind::Other, 0));
+        assert!(!is_safe(0, 0o100_664, FileKind::Other, 0));
+        assert!(!is_safe(0, 0o100_646, FileKind::Other, 0));
+        assert!(is_safe(0, 0o041_777, FileKind::Directory, 0));
+        assert!(!is_safe(0, 0o040_777, FileKind::Directory, 0));
+        assert!(!is_safe(0, 0o101_666, FileKind::Other, 0));
+        assert!(is_safe(0, 0o120_777, FileKind::Link, 0));
+        assert!(!is_safe(1000, 0o120_777, FileKind::Link, 0));
+    }
+
+    #[test]
+    fn every_component_and_link_of_the_path_is_checked() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (open, closed) = (dir.path().join("open"), dir.path().join("closed"));
+        for dir in [&open, &closed] {
+            fs::create_dir(dir).expect("a directory");
+            chmod(dir, 0o755);
+        }
+        let file = open.join("it.toml");
+        fs::write(&file, "version = 1").expect("a file");
+        chmod(&file, 0o644);
+        let link = closed.join("it.toml");
+        symlink("../open/./it.toml", &link).expect("a link");
+        check_path(&file, Uid::effective()).expect("safe");
+        check_path(&link, Uid::effective()).expect("safe");
+
+        chmod(&file, 0o664);
+        assert_eq!(writable(&file), file);
+        assert_eq!(writable(&link), file);
+        chmod(&file, 0o644);
+        chmod(&open, 0o777);
+        assert_eq!(writable(&link), open);
+        chmod(&open, 0o1777);
+        check_path(&link, Uid::effective()).expect("only its owner replaces a file there");
+
+        let circle = closed.join("circle");
+        symlink("circle", &circle).expect("a link");
+        for missing in [circle, closed.join("none.toml")] {
+            assert!(matches!(
+                check_path(&missing, Uid::effective()),
+                Err(UnsafePermissions::Unreadable { .. })
+            ));
+        }
+    }
+}
