@@ -41,7 +41,7 @@ fn text(status: &Status) -> String {
         [
             mapping.inside.to_string(),
             outside(mapping),
-            mapping.contacts.to_string(),
+            mapping.remotes.to_string(),
             duration(mapping.age_seconds),
             duration(mapping.idle_seconds),
         ]
@@ -97,9 +97,9 @@ mod tests {
         let mapping = MappingStatus {
             inside: "[2001:db8::2]:50000".parse().expect("an endpoint"),
             outside: None,
-            way: "direct".into(),
-            fallen: None,
-            contacts: 2,
+            egress: "direct".into(),
+            failover_cause: None,
+            remotes: 2,
             age_seconds: 61,
             idle_seconds: 0,
         };

@@ -152,7 +152,7 @@ fn look(runtime_dir: &Path) -> Result<Option<Status>, AskError> {
 /// What lies between two looks, the service first, then its surroundings, then mappings.
 fn changes(before: Option<&Status>, now: Option<&Status>) -> Vec<Change> {
     let nothing = Status::default();
-    let was_there = before.is_some_and(|before| !before.program.is_empty());
+    let was_there = before.is_some_and(|before| !before.program_version.is_empty());
     let Some(now) = now else {
         return was_there.then_some(Change::Stopped).into_iter().collect();
     };
@@ -234,9 +234,9 @@ impl fmt::Display for Change {
                 uplink: Some(uplink),
                 uplink_v6,
             } => {
-                write!(f, "uplink {} ({})", uplink.interface, uplink.why)?;
+                write!(f, "uplink {} ({})", uplink.interface, uplink.reason)?;
                 match uplink_v6 {
-                    Some(v6) => write!(f, ", of IPv6 {} ({})", v6.interface, v6.why),
+                    Some(v6) => write!(f, ", of IPv6 {} ({})", v6.interface, v6.reason),
                     None => Ok(()),
                 }
             }
@@ -261,14 +261,14 @@ mod tests {
         let mapping = |(inside, outside): &(&str, &str)| MappingStatus {
             inside: inside.parse().expect("an endpoint"),
             outside: outside.parse().ok(),
-            way: "direct".into(),
-            fallen: None,
-            contacts: 1,
+            egress: "direct".into(),
+            failover_cause: None,
+            remotes: 1,
             age_seconds: 0,
             idle_seconds: 0,
         };
         Status {
-            program: "0.1.0".to_owned(),
+            program_version: "0.1.0".to_owned(),
             tun: "voicelane0".to_owned(),
             state,
             warnings: warnings.iter().map(|it| (*it).to_owned()).collect(),

@@ -20,8 +20,8 @@ pub(super) fn run(args: &ReloadArgs) -> anyhow::Result<ExitCode> {
     match control::ask(&args.runtime.runtime_dir, Request::Reload) {
         Ok(reply) => match reply.body {
             Body::Reloaded {} => Ok(ExitCode::SUCCESS),
-            Body::Kept { why } => {
-                eprintln!("voicelane: not reloaded, what was in force stays: {why}");
+            Body::NotReloaded { error } => {
+                eprintln!("voicelane: not reloaded, what was in force stays: {error}");
                 Ok(ExitCode::from(BAD_CONFIG))
             }
             _ => bail!("the service answered something else"),

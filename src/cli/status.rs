@@ -116,7 +116,10 @@ fn text(status: &Status) -> String {
         writeln!(out, "{name:<10} {value}").expect("a string takes everything");
     };
     let uptime = duration(status.uptime_seconds);
-    line("voicelane", format!("{}, up {uptime}", status.program));
+    line(
+        "voicelane",
+        format!("{}, up {uptime}", status.program_version),
+    );
     line("state", status.state.words().to_owned());
     if status.uplink.is_none() {
         line("uplink", "none: media stays in the VPN".to_owned());
@@ -128,7 +131,10 @@ fn text(status: &Status) -> String {
         let Some(uplink) = uplink else {
             continue;
         };
-        line("uplink", format!("{} ({})", uplink.interface, uplink.why));
+        line(
+            "uplink",
+            format!("{} ({})", uplink.interface, uplink.reason),
+        );
         for family in families {
             let gateway = match *family {
                 "IPv4" => &uplink.gateway_v4,
@@ -156,7 +162,7 @@ fn text(status: &Status) -> String {
         Some(priority) => format!("rules at priority {priority}"),
         None => "nothing captured".to_owned(),
     };
-    let rules = match status.capture.as_str() {
+    let rules = match status.capture_mode.as_str() {
         "prefix" => format!("{rules}, whole prefixes captured"),
         _ => rules,
     };
@@ -168,14 +174,14 @@ fn text(status: &Status) -> String {
     line("in", traffic(&status.inbound));
     line("rejected", status.rejected.to_string());
     let fallback = &status.fallback;
-    for family in &fallback.uplinks {
+    for family in &fallback.failed_uplinks {
         line(
             "fallback",
             format!("{family}: the uplink fails, calls go on in the VPN"),
         );
     }
-    if !fallback.falls.is_empty() {
-        let (falls, returns) = (counted(&fallback.falls), counted(&fallback.returns));
+    if !fallback.failovers.is_empty() {
+        let (falls, returns) = (counted(&fallback.failovers), counted(&fallback.failbacks));
         line(
             "fallback",
             format!("into the VPN: {falls}; back: {returns}"),
@@ -186,14 +192,14 @@ fn text(status: &Status) -> String {
         "errors",
         format!("{passed_on} passed on to applications, {left_out} left out as too many"),
     );
-    if !status.refusals.is_empty() {
-        line("refused", counted(&status.refusals));
+    if !status.kernel_errors.is_empty() {
+        line("refused", counted(&status.kernel_errors));
     }
     line("mappings", status.mappings.len().to_string());
     for mapping in status.mappings.iter().take(MAPPINGS) {
         let outside = outside(mapping);
-        let (contacts, idle) = (mapping.contacts, mapping.idle_seconds);
-        let fallen = mapping.fallen.as_deref();
+        let (contacts, idle) = (mapping.remotes, mapping.idle_seconds);
+        let fallen = mapping.failover_cause.as_deref();
         let fallen = fallen.map_or_else(String::new, |cause| format!(", in the VPN ({cause})"));
         line(
             "",
@@ -235,7 +241,7 @@ fn scheduling(scheduling: &SchedulingStatus) -> Option<String> {
     let class = match scheduling.class.as_str() {
         "" => return None,
         "realtime" => "media runs in real time",
-        "resting" => {
+        "budget_exhausted" => {
             "media runs as any other program: its real-time budget is used up for the moment"
         }
         "not_permitted" => {
@@ -243,7 +249,7 @@ fn scheduling(scheduling: &SchedulingStatus) -> Option<String> {
         }
         _ => "media runs as any other program, as configured",
     };
-    Some(match scheduling.given_up {
+    Some(match scheduling.budget_exhausted {
         0 => class.to_owned(),
         times => format!("{class}; budget used up {times} times"),
     })
@@ -269,7 +275,7 @@ fn counted(reasons: &BTreeMap<String, u64>) -> String {
 
 fn vpn_words(vpn: &VpnStatus) -> String {
     let kind = vpn.kind.as_deref().unwrap_or("tunnel");
-    let takes = match (vpn.takes_v4, vpn.takes_v6) {
+    let takes = match (vpn.full_tunnel_v4, vpn.full_tunnel_v6) {
         (true, true) => "takes all of IPv4 and IPv6",
         (true, false) => "takes all of IPv4",
         (false, true) => "takes all of IPv6",
@@ -296,9 +302,9 @@ mod tests {
         MappingStatus {
             inside: "10.8.0.2:50000".parse().expect("an endpoint"),
             outside: "192.168.1.10:50000".parse().ok(),
-            way: "tunnel".into(),
-            fallen: Some("no_traffic".into()),
-            contacts: 2,
+            egress: "tunnel".into(),
+            failover_cause: Some("no_traffic".into()),
+            remotes: 2,
             age_seconds: 9,
             idle_seconds: 0,
         }
@@ -307,20 +313,20 @@ mod tests {
     #[test]
     fn one_screen_tells_it_all() {
         let status = Status {
-            program: "0.1.0".to_owned(),
+            program_version: "0.1.0".to_owned(),
             uptime_seconds: 3_725,
             tun: "voicelane0".to_owned(),
             uplink: Some(UplinkStatus {
                 interface: "wlan0".to_owned(),
                 gateway_v4: Some("192.168.1.1".to_owned()),
                 gateway_v6: None,
-                why: "the default route".to_owned(),
+                reason: "the default route".to_owned(),
             }),
             vpns: vec![VpnStatus {
                 interface: "tun0".to_owned(),
                 kind: Some("tun".to_owned()),
-                takes_v4: true,
-                takes_v6: false,
+                full_tunnel_v4: true,
+                full_tunnel_v6: false,
             }],
             captured: ["ipv4".to_owned()].into(),
             rule_priority: Some(97),
@@ -341,16 +347,16 @@ mod tests {
                 bytes: 516,
                 drops: [("not_in_policy".to_owned(), 1)].into(),
             },
-            capture: "prefix".to_owned(),
+            capture_mode: "prefix".to_owned(),
             fallback: FallbackStatus {
-                uplinks: vec!["IPv6".to_owned()],
-                falls: [("no_traffic".to_owned(), 2)].into(),
-                returns: [("probes_answered".to_owned(), 1)].into(),
+                failed_uplinks: vec!["IPv6".to_owned()],
+                failovers: [("no_traffic".to_owned(), 2)].into(),
+                failbacks: [("probes_answered".to_owned(), 1)].into(),
                 ..FallbackStatus::default()
             },
             errors_returned: 2,
             errors_suppressed: 1,
-            refusals: [("open_emfile".to_owned(), 1), ("send_eperm".to_owned(), 2)].into(),
+            kernel_errors: [("open_emfile".to_owned(), 1), ("send_eperm".to_owned(), 2)].into(),
             ..Status::default()
         }
         .judged();
@@ -366,11 +372,11 @@ out        3 packets, 516 bytes; dropped: not_in_policy 1
 in         0 packets, 0 bytes; dropped: none
 rejected   0
 fallback   IPv6: the uplink fails, calls go on in the VPN
-fallback   into the VPN: silent 2; back: answered 1
+fallback   into the VPN: no_traffic 2; back: probes_answered 1
 errors     2 passed on to applications, 1 left out as too many
 refused    open_emfile 1, send_eperm 2
 mappings   1
-           10.8.0.2:50000 -> 192.168.1.10:50000, 2 remotes, idle 0 s, in the VPN (silent)
+           10.8.0.2:50000 -> 192.168.1.10:50000, 2 remotes, idle 0 s, in the VPN (no_traffic)
 tcp        1 connections; accepted 1
            10.8.0.2:40000 -> 168.86.128.1:443, established, 517 bytes out, 4096 in
 warning    mind the gap

@@ -25,7 +25,7 @@ pub struct Event {
     pub reason: String,
     /// How long it took to deal with it, in microseconds since it was noticed, where that is a figure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub took_us: Option<u64>,
+    pub duration_us: Option<u64>,
 }
 
 /// What happened.
@@ -118,7 +118,7 @@ impl fmt::Display for Event {
             ..
         } = self;
         write!(f, "{time:.3}  {kind:<17} {subject}: {reason}")?;
-        match self.took_us {
+        match self.duration_us {
             Some(micros) => write!(f, " ({}.{} ms)", micros / 1_000, micros / 100 % 10),
             None => Ok(()),
         }
@@ -137,7 +137,7 @@ mod tests {
             kind: EventKind::UplinkChanged,
             subject: "eth0".to_owned(),
             reason: "the default route".to_owned(),
-            took_us: Some(1_234),
+            duration_us: Some(1_234),
         }
     }
 
@@ -146,7 +146,7 @@ mod tests {
         let json = serde_json::to_string(&event()).expect("plain data");
         assert_eq!(
             json,
-            r#"{"version":1,"sequence":7,"time":"2026-11-22T17:28:03.5Z","kind":"uplink_changed","subject":"eth0","reason":"the default route","took_us":1234}"#
+            r#"{"version":1,"sequence":7,"time":"2026-11-22T17:28:03.5Z","kind":"uplink_changed","subject":"eth0","reason":"the default route","duration_us":1234}"#
         );
         assert_eq!(serde_json::from_str::<Event>(&json).expect("ours"), event());
         let newer = json.replace("uplink_changed", "teleported");

@@ -63,7 +63,7 @@ pub fn write(measured: &Measured, form: Form) -> String {
 fn registry(measured: &Measured) -> Registry {
     let status = &measured.status;
     let mut metrics = Metrics(Registry::with_prefix("voicelane"));
-    let build = Info::new(vec![("version", status.program.clone())]);
+    let build = Info::new(vec![("version", status.program_version.clone())]);
     metrics.0.register("build", "The program's version", build);
 
     let states = State::ALL.map(|state| (label("state", state.name()), state == status.state));
@@ -79,7 +79,12 @@ fn registry(measured: &Measured) -> Registry {
         "Whether media of the family leaves by the uplink",
         numbered(leaves),
     );
-    let classes = ["realtime", "resting", "not_permitted", "switched_off"];
+    let classes = [
+        "realtime",
+        "budget_exhausted",
+        "not_permitted",
+        "switched_off",
+    ];
     let is = classes.map(|class| (label("class", class), status.scheduling.class == class));
     metrics.gauge(
         "scheduling",
@@ -133,8 +138,8 @@ fn registry(measured: &Measured) -> Registry {
     let dropped = drops("out", &status.outbound).chain(drops("in", &status.inbound));
     metrics.counter("drops", "Packets that went no further", dropped);
     let errors = [
-        ("passed_on", status.errors_returned),
-        ("left_out", status.errors_suppressed),
+        ("returned", status.errors_returned),
+        ("suppressed", status.errors_suppressed),
     ];
     let errors = errors.map(|(outcome, count)| (label("outcome", outcome), count));
     metrics.counter("errors", "ICMP errors for applications", errors);
@@ -149,14 +154,14 @@ fn registry(measured: &Measured) -> Registry {
         status.fallback.packets,
     );
     total(
-        "realtime_given_up",
+        "realtime_budget_exhausted",
         "How often the thread that carries packets used up its real-time budget",
-        status.scheduling.given_up,
+        status.scheduling.budget_exhausted,
     );
     total(
-        "realtime_unrelieved",
+        "realtime_fallback_thread_failed",
         "How often it went on nevertheless, for no thread could be made to stand in",
-        status.scheduling.unrelieved,
+        status.scheduling.fallback_thread_failed,
     );
     total(
         "rejected",
@@ -175,19 +180,19 @@ fn registry(measured: &Measured) -> Registry {
     );
     let fallback = &status.fallback;
     metrics.counter(
-        "falls",
+        "failovers",
         "Mappings that left the direct way for the VPN",
-        named("cause", &fallback.falls),
+        named("cause", &fallback.failovers),
     );
     metrics.counter(
-        "returns",
+        "failbacks",
         "Mappings that came back to the direct way",
-        named("cause", &fallback.returns),
+        named("cause", &fallback.failbacks),
     );
     metrics.counter(
-        "refusals",
+        "kernel_errors",
         "What the kernel refused to send or to open",
-        named("reason", &status.refusals),
+        named("reason", &status.kernel_errors),
     );
     metrics.counter(
         "tcp",

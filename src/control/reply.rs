@@ -29,9 +29,9 @@ pub enum Body {
     /// To [`super::Request::Reload`]: the configuration as it stands now is in force.
     Reloaded {},
     /// To [`super::Request::Reload`]: nothing has changed.
-    Kept {
+    NotReloaded {
         /// A sentence that says what is wrong with the configuration.
-        why: String,
+        error: String,
     },
     /// The request could not be met: a sentence that says why.
     Error(String),
@@ -93,7 +93,7 @@ impl Status {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// The program's version.
-    pub program: String,
+    pub program_version: String,
     /// How it does, in a word.
     #[serde(default)]
     pub state: State,
@@ -146,13 +146,13 @@ pub struct Status {
     pub hairpinned: u64,
     /// How much is captured: "exact" or "prefix".
     #[serde(default)]
-    pub capture: String,
+    pub capture_mode: String,
     /// Calls that go on in the VPN when their direct way fails, and what became of them.
     #[serde(default)]
     pub fallback: FallbackStatus,
     /// What the kernel refused to send or to open, by reason: `send_eperm`, `open_emfile`.
     #[serde(default)]
-    pub refusals: BTreeMap<String, u64>,
+    pub kernel_errors: BTreeMap<String, u64>,
     /// How the thread that carries packets is scheduled.
     #[serde(default)]
     pub scheduling: SchedulingStatus,
@@ -161,14 +161,14 @@ pub struct Status {
 /// The scheduling of the thread that carries packets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SchedulingStatus {
-    /// `realtime`; or as any other program: `resting` (its budget was used up a moment ago), `not_permitted`,
+    /// `realtime`; or as any other program: `budget_exhausted` (its budget was used up a moment ago), `not_permitted`,
     /// `switched_off`.
     pub class: String,
     /// How often the budget was used up.
-    pub given_up: u64,
+    pub budget_exhausted: u64,
     /// How often it went on nevertheless, for no thread could be made to stand in.
     #[serde(default, skip_serializing_if = "is_zero")]
-    pub unrelieved: u64,
+    pub fallback_thread_failed: u64,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
@@ -189,17 +189,17 @@ pub struct Events {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct FallbackStatus {
     /// The families whose uplink is given up: all their media is in the VPN.
-    pub uplinks: Vec<String>,
+    pub failed_uplinks: Vec<String>,
     /// Mappings that left the direct way, by cause.
-    pub falls: BTreeMap<String, u64>,
+    pub failovers: BTreeMap<String, u64>,
     /// Mappings that came back to it, by cause.
-    pub returns: BTreeMap<String, u64>,
+    pub failbacks: BTreeMap<String, u64>,
     /// Datagrams that went into the VPN.
     pub packets: u64,
     /// Checks of applications that were repeated.
     pub checks_repeated: u64,
     /// Checks that were sent the direct way as well.
-    pub trials: u64,
+    pub probes: u64,
 }
 
 /// The way out.
@@ -212,7 +212,7 @@ pub struct UplinkStatus {
     /// The IPv6 next hop, likewise.
     pub gateway_v6: Option<String>,
     /// Why this one was chosen.
-    pub why: String,
+    pub reason: String,
 }
 
 /// A tunnel that routes lead into.
@@ -223,9 +223,9 @@ pub struct VpnStatus {
     /// The kind of its link, if the kernel names one: `tun`, `wireguard`.
     pub kind: Option<String>,
     /// Whether it takes all of IPv4.
-    pub takes_v4: bool,
+    pub full_tunnel_v4: bool,
     /// Whether it takes all of IPv6.
-    pub takes_v6: bool,
+    pub full_tunnel_v6: bool,
 }
 
 /// One mapping. There may be tens of thousands: to tell of one takes no memory of its own.
@@ -237,12 +237,12 @@ pub struct MappingStatus {
     pub outside: Option<SocketAddr>,
     /// The way of its media: "direct", or "tunnel" while it goes on in the VPN.
     #[serde(default)]
-    pub way: Cow<'static, str>,
+    pub egress: Cow<'static, str>,
     /// Why it is in the VPN, if it is.
     #[serde(default)]
-    pub fallen: Option<Cow<'static, str>>,
+    pub failover_cause: Option<Cow<'static, str>>,
     /// How many remotes it has sent to.
-    pub contacts: usize,
+    pub remotes: usize,
     /// Seconds since its first packet.
     pub age_seconds: u64,
     /// Seconds since its last outbound packet.

@@ -59,7 +59,7 @@ impl Class {
     pub(super) const fn label(self) -> &'static str {
         match self {
             Self::RealTime => "realtime",
-            Self::Resting => "resting",
+            Self::Resting => "budget_exhausted",
             Self::NotPermitted => "not_permitted",
             Self::SwitchedOff => "switched_off",
         }

@@ -305,7 +305,7 @@ impl Reconciler {
         self.tell().await;
         match self.refused.clone() {
             None => Body::Reloaded {},
-            Some(why) => Body::Kept { why },
+            Some(why) => Body::NotReloaded { error: why },
         }
     }
 

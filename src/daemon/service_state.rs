@@ -105,11 +105,11 @@ impl View {
         count(&mut status.outbound.drops, "tun_queue_full", full);
         let full = self.overflowed;
         count(&mut status.inbound.drops, "receive_queue_full", full);
-        let (class, [given_up, unrelieved]) = self.scheduling;
+        let (class, [budget_exhausted, fallback_thread_failed]) = self.scheduling;
         status.scheduling = SchedulingStatus {
             class: class.label().to_owned(),
-            given_up,
-            unrelieved,
+            budget_exhausted,
+            fallback_thread_failed,
         };
         status.warnings.extend(events.trouble());
         status
@@ -148,7 +148,7 @@ impl ServiceState {
     fn status(&self, snapshot: &EngineSnapshot, troubles: &KernelErrors, now: Instant) -> Status {
         let counters = &snapshot.counters;
         let status = Status {
-            program: env!("CARGO_PKG_VERSION").to_owned(),
+            program_version: env!("CARGO_PKG_VERSION").to_owned(),
             // Judged at the end, by all the rest.
             state: State::default(),
             uptime_seconds: self
@@ -196,20 +196,20 @@ impl ServiceState {
             errors_suppressed: counters.errors_suppressed,
             reassembled: counters.reassembled,
             hairpinned: counters.hairpinned,
-            capture: snapshot.capture.name().to_owned(),
+            capture_mode: snapshot.capture.name().to_owned(),
             fallback: FallbackStatus {
-                uplinks: snapshot
+                failed_uplinks: snapshot
                     .fallen_uplinks
                     .iter()
                     .map(ToString::to_string)
                     .collect(),
-                falls: owned(&counters.falls),
-                returns: owned(&counters.returns),
+                failovers: owned(&counters.falls),
+                failbacks: owned(&counters.returns),
                 packets: counters.packets_tunnelled,
                 checks_repeated: counters.checks_repeated,
-                trials: counters.trials,
+                probes: counters.trials,
             },
-            refusals: troubles.counts(),
+            kernel_errors: troubles.counts(),
             scheduling: SchedulingStatus::default(),
         };
         status.judged()
@@ -220,9 +220,9 @@ fn mapping_status(mapping: MappingReport) -> MappingStatus {
     MappingStatus {
         inside: mapping.inside.0.into(),
         outside: mapping.outside.map(|outside| outside.0.into()),
-        way: mapping.way.name().into(),
-        fallen: mapping.fallen.map(|cause| cause.label().into()),
-        contacts: mapping.contacts,
+        egress: mapping.way.name().into(),
+        failover_cause: mapping.fallen.map(|cause| cause.label().into()),
+        remotes: mapping.contacts,
         age_seconds: mapping.age.as_secs(),
         idle_seconds: mapping.idle.as_secs(),
     }
@@ -244,8 +244,8 @@ fn vpn_status(vpn: &Vpn) -> VpnStatus {
     VpnStatus {
         interface: vpn.name.clone(),
         kind: vpn.kind.clone(),
-        takes_v4: vpn.takes_v4,
-        takes_v6: vpn.takes_v6,
+        full_tunnel_v4: vpn.takes_v4,
+        full_tunnel_v6: vpn.takes_v6,
     }
 }
 

@@ -85,7 +85,7 @@ impl UplinkBinding {
             interface: self.uplink.name.clone(),
             gateway_v4: gateway(Family::V4),
             gateway_v6: gateway(Family::V6),
-            why: self.uplink.why.to_string(),
+            reason: self.uplink.why.to_string(),
         }
     }
 }

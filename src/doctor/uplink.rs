@@ -42,7 +42,7 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
         {
             findings.push(Finding::ok(format!(
                 "media of {family} still leaves by {} ({}): a better uplink must prove itself first",
-                told.interface, told.why
+                told.interface, told.reason
             )));
         }
     }

@@ -98,12 +98,12 @@ impl FailoverCause {
 impl fmt::Display for FailoverCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::NoTraffic => "the direct way brings no answer",
-            Self::NoResponses => "the direct way carries nothing outward",
-            Self::Refused => "this machine refuses to send directly",
-            Self::Unreachable => "a router refuses to carry directly",
-            Self::NoSocket => "no socket on the uplink",
-            Self::UplinkFailed => "the whole uplink was given up",
+            Self::NoTraffic => "nothing is received on the direct path",
+            Self::NoResponses => "packets sent on the direct path get no response",
+            Self::Refused => "this machine refuses to send on the direct path",
+            Self::Unreachable => "a router reports the direct path as unreachable",
+            Self::NoSocket => "no socket can be opened on the uplink",
+            Self::UplinkFailed => "the uplink failed for all calls",
         })
     }
 }
@@ -140,11 +140,11 @@ impl FailbackCause {
 impl fmt::Display for FailbackCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::ProbesAnswered => "trials of the direct way were answered",
-            Self::Untested => "nothing to try the direct way with but the traffic itself",
-            Self::UplinkChanged => "there is another uplink",
-            Self::UplinkRestored => "the uplink is there again",
-            Self::TunnelUnavailable => "the way through the VPN could not be opened",
+            Self::ProbesAnswered => "probes on the direct path are answered",
+            Self::Untested => "trying the direct path again with the call itself",
+            Self::UplinkChanged => "the uplink changed",
+            Self::UplinkRestored => "the uplink is available again",
+            Self::TunnelUnavailable => "no socket can be opened for the path through the VPN",
         })
     }
 }

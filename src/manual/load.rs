@@ -22,8 +22,8 @@
 //!
 //! The budget is 80 % of a core within 100 ms. When the thread exceeds it, an ordinary thread takes over for one second, so
 //! that a machine with one core stays usable. `voicelane status` reports the scheduling and how often the budget was
-//! exhausted (`voicelane_scheduling`, `voicelane_realtime_given_up_total`). If no ordinary thread can be created, the first
-//! thread continues (`voicelane_realtime_unrelieved_total`).
+//! exhausted (`voicelane_scheduling`, `voicelane_realtime_budget_exhausted_total`). If no ordinary thread can be created, the first
+//! thread continues (`voicelane_realtime_fallback_thread_failed_total`).
 //!
 //! `RLIMIT_RTTIME` ends a process that computes for one second in real time without sleeping. `realtime = false` in
 //! `[relay]` disables real time. Kernels with `CONFIG_RT_GROUP_SCHED` may refuse it to services; a unit drop-in with

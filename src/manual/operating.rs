@@ -72,7 +72,7 @@
 //! | `no_traffic`, `no_responses` | a network that drops media, often a captive portal |
 //! | `refused` | this machine: a kill switch or a missing route |
 //! | `unreachable` | a router on the path |
-//! | `uplink` | the whole uplink was given up for that family |
+//! | `uplink_failed` | the whole uplink was given up for that family |
 //!
 //! # Whose configuration
 //!

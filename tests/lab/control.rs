@@ -129,7 +129,7 @@ fn serve(
         while let Some(request) = pending.recv().await {
             asked.fetch_add(1, Ordering::Relaxed);
             let status = Status {
-                program: "test".to_owned(),
+                program_version: "test".to_owned(),
                 state,
                 ..Status::default()
             };
@@ -154,7 +154,7 @@ fn without_a_group_only_root_asks() {
     assert_eq!(service.mode(), 0o600);
     let root = service.ask(&["status", "--json"]);
     assert!(root.status.success(), "{}", said(&root));
-    assert!(String::from_utf8_lossy(&root.stdout).contains("\"program\": \"test\""));
+    assert!(String::from_utf8_lossy(&root.stdout).contains("\"program_version\": \"test\""));
     let nobody = service.ask_as(&[]);
     assert_eq!(nobody.status.code(), Some(4), "{}", said(&nobody));
     assert!(said(&nobody).contains("no permission"), "{}", said(&nobody));
@@ -276,7 +276,11 @@ print(refused)
         .unwrap_or_else(|_| panic!("{}", said(&output)));
     assert!(refused > 0, "1,000 requests in a row were all answered");
     let line = format!("{}\n", Request::Status.line());
-    assert!((0..200).all(|_| service.tell(line.as_bytes()).contains("\"program\"")));
+    assert!((0..200).all(|_| {
+        service
+            .tell(line.as_bytes())
+            .contains("\"program_version\"")
+    }));
 }
 
 #[test]
@@ -331,6 +335,6 @@ fn rude_peers_get_a_sentence_and_the_next_one_an_answer() {
     assert!(
         service
             .tell(b"{\"version\":1,\"request\":\"status\"}\n")
-            .contains("\"program\":\"test\"")
+            .contains("\"program_version\":\"test\"")
     );
 }

@@ -212,7 +212,7 @@ fn a_way_that_is_gone_is_told_to_the_application_and_no_call_ends() {
         }
         strace.end(Signal::SIGINT);
         let status = voicelane.status();
-        let refusals = &status["status"]["refusals"];
+        let refusals = &status["status"]["kernel_errors"];
         let label = format!("send_{}", errno.to_lowercase());
         assert_eq!(refusals[&label], 2, "{status}");
         assert_eq!(voicelane.drops("outbound", "send_failed"), failed);
@@ -325,8 +325,11 @@ fn a_look_that_had_to_wait_holds_up_no_other() {
     strace.end(Signal::SIGINT);
     lab.laptop.run("ip rule flush protocol 118");
     let next = voicelane.event_after(slow.sequence, EventKind::RulesRestored);
-    let took = Duration::from_micros(next.took_us.expect("it is timed"));
-    println!("{:?} us while it had to wait, {took:?} then", slow.took_us);
+    let took = Duration::from_micros(next.duration_us.expect("it is timed"));
+    println!(
+        "{:?} us while it had to wait, {took:?} then",
+        slow.duration_us
+    );
     assert!(took < LONGEST_LOSS, "{slow} {next}");
     voicelane.stop();
 }
@@ -350,7 +353,7 @@ fn ports_that_are_spent_are_refused_and_never_shared() {
     );
     let refused = || {
         let status = voicelane.status();
-        let count = &status["status"]["refusals"]["open_eaddrinuse"];
+        let count = &status["status"]["kernel_errors"]["open_eaddrinuse"];
         count.as_u64().unwrap_or(0)
     };
     for family in Family::BOTH {

@@ -47,7 +47,7 @@ fn measured() -> Measured {
         ..UplinkStatus::default()
     };
     let status = Status {
-        program: "0.1.0 \"quoted\\\n".to_owned(),
+        program_version: "0.1.0 \"quoted\\\n".to_owned(),
         uptime_seconds: 9,
         uplink: Some(uplink),
         vpns: vec![VpnStatus::default()],
@@ -57,11 +57,11 @@ fn measured() -> Measured {
         outbound: traffic(&["not_in_policy", "send_failed"]),
         inbound: traffic(&["unsolicited"]),
         fallback: FallbackStatus {
-            falls: counts(&["silent"]),
-            returns: counts(&["answered"]),
+            failovers: counts(&["no_traffic"]),
+            failbacks: counts(&["probes_answered"]),
             ..FallbackStatus::default()
         },
-        refusals: counts(&["send_eperm"]),
+        kernel_errors: counts(&["send_eperm"]),
         ..Status::default()
     };
     Measured {

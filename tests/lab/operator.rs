@@ -126,7 +126,7 @@ fn an_operator_sees_what_is_in_force_and_how_it_does() {
     // The lab's WireGuard runs in user space.
     let vpn = &status["vpns"][0];
     assert_eq!(
-        (&vpn["kind"], &vpn["takes_v4"]),
+        (&vpn["kind"], &vpn["full_tunnel_v4"]),
         (&"tun".into(), &true.into()),
         "{reply}"
     );

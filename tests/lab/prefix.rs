@@ -81,7 +81,7 @@ fn the_rest_of_a_prefix_arrives_at_the_far_end_of_the_vpn() {
     let voicelane = start(&lab);
     assert_all_arrives(&lab, &vpn);
     let status = voicelane.status();
-    assert_eq!(status["status"]["capture"], "prefix");
+    assert_eq!(status["status"]["capture_mode"], "prefix");
     assert!(status["status"]["fallback"]["packets"].as_u64() >= Some(6));
 
     // A kill leaves everything to the VPN.

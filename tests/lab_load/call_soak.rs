@@ -215,7 +215,13 @@ fn calls_survive_a_long_day() {
 
     let mut held = soak.run(time);
     let mut status = soak.voicelane.status()["status"].take();
-    for key in ["outbound", "inbound", "refusals", "fallback", "scheduling"] {
+    for key in [
+        "outbound",
+        "inbound",
+        "kernel_errors",
+        "fallback",
+        "scheduling",
+    ] {
         println!("{key}: {}", status[key].take());
     }
     if time >= FULL_MEASURE {

@@ -214,7 +214,11 @@ fn silence_costs_less_than_three_seconds(kind: VpnKind) {
         "the call was silent for {gap:?}"
     );
     call.assert_way(Way::Tunnel);
-    assert_eq!(call.count("falls", "no_traffic"), 2, "once in each family");
+    assert_eq!(
+        call.count("failovers", "no_traffic"),
+        2,
+        "once in each family"
+    );
     // Trials bring nobody back as long as nobody answers them.
     for caller in &mut call.callers {
         (caller.between_checks, caller.next_check) = (OFTEN, Instant::now());
@@ -222,15 +226,15 @@ fn silence_costs_less_than_three_seconds(kind: VpnKind) {
     let gap = call.talk(Duration::from_secs(4));
     assert!(gap < Duration::from_millis(500), "{gap:?}");
     call.assert_way(Way::Tunnel);
-    assert_eq!(call.count("returns", "probes_answered"), 0);
+    assert_eq!(call.count("failbacks", "probes_answered"), 0);
 
     allow(&call.lab.home);
     call.await_way(Way::Direct);
     let gap = call.talk(Duration::from_secs(3));
     assert!(gap < Duration::from_millis(500), "coming back cost {gap:?}");
     call.assert_way(Way::Direct);
-    assert_eq!(call.count("returns", "probes_answered"), 2);
-    assert_eq!(call.count("falls", "no_traffic"), 2, "no flapping");
+    assert_eq!(call.count("failbacks", "probes_answered"), 2);
+    assert_eq!(call.count("failovers", "no_traffic"), 2, "no flapping");
     call.voicelane.stop();
 }
 
@@ -251,7 +255,7 @@ fn a_firewall_on_this_machine_costs_nothing() {
     let gap = call.talk(Duration::from_secs(1));
     assert!(gap < Duration::from_millis(500), "{gap:?}");
     call.assert_way(Way::Tunnel);
-    assert_eq!(call.count("falls", "refused"), 2, "at once");
+    assert_eq!(call.count("failovers", "refused"), 2, "at once");
     assert_eq!(call.voicelane.drops("outbound", "send_failed"), 0);
     assert!(call.voicelane.warnings().contains("EPERM"));
     // Strict filters of the way back keep no answer from the VPN out.
@@ -275,7 +279,7 @@ fn a_router_that_says_no_is_believed() {
     let gap = call.talk(Duration::from_secs(2));
     assert!(gap < Duration::from_millis(1_500), "{gap:?}");
     call.assert_way(Way::Tunnel);
-    assert_eq!(call.count("falls", "unreachable"), 2);
+    assert_eq!(call.count("failovers", "unreachable"), 2);
     call.voicelane.stop();
 }
 

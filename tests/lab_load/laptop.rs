@@ -72,7 +72,7 @@ fn what_others_take_away_is_back_at_once_and_they_are_named() {
         println!(
             "{what}: {} ms after the first command, {:?} us after the first notice",
             event.time.duration_since(begun).as_millis(),
-            event.took_us.expect("it is timed"),
+            event.duration_us.expect("it is timed"),
         );
         wait_until(what, || {
             Family::BOTH.map(|family| media_way_now(&lab, family)) == [Way::Direct; 2]
@@ -422,7 +422,7 @@ fn a_call_that_fell_while_its_link_was_gone_is_back_with_the_link() {
         println!("{family:?} was back {took:?} after the link");
     }
     let returned = voicelane.event_after(last, EventKind::CallMovedDirect);
-    assert_eq!(returned.reason, "the uplink is there again");
+    assert_eq!(returned.reason, "the uplink is available again");
     voicelane.stop();
 }
 

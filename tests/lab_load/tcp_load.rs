@@ -284,7 +284,7 @@ fn busy_connections_leave_room_for_calls_and_the_service_able_to_answer_and_to_e
         let scheduling = &voicelane.status()["status"]["scheduling"];
         // As root it is permitted; so much work may use the budget up.
         assert!(
-            scheduling["class"] == "realtime" || scheduling["class"] == "resting",
+            scheduling["class"] == "realtime" || scheduling["class"] == "budget_exhausted",
             "{scheduling}"
         );
         let dropped = voicelane.drops("outbound", "tun_queue_full");

@@ -123,7 +123,7 @@ impl Events {
             kind,
             subject,
             reason,
-            took_us: took.map(|took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
+            duration_us: took.map(|took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
         };
         if memory.events.len() == KEPT {
             memory.events.pop_front();
@@ -210,7 +210,7 @@ mod tests {
             Duration::from_micros(3),
         );
         let told = events.after(0).events;
-        assert_eq!((told.len(), told[0].took_us), (1, Some(3)));
+        assert_eq!((told.len(), told[0].duration_us), (1, Some(3)));
         let trouble = events.trouble().expect("said");
         assert!(trouble.contains("not-a-directory"), "{trouble}");
     }

@@ -119,7 +119,7 @@ mod tests {
             kind: EventKind::Ready,
             subject: "wlan0".to_owned(),
             reason: "a test".to_owned(),
-            took_us: None,
+            duration_us: None,
         }
     }
 
