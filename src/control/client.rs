@@ -17,20 +17,22 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub enum AskError {
     /// No service listens.
     #[error(
-        "voicelane is not running (nothing listens on {0}): start it with `voicelane run` or its service unit"
+        "voicelane is not running (nothing listens on {0}): start it with `sudo systemctl start voicelane` or `sudo voicelane run`"
     )]
     NotRunning(PathBuf),
     /// The socket is not ours to use.
-    #[error("no permission to use {0}: ask as root or as a member of a group that [control] names")]
+    #[error(
+        "no permission to use {0}: run this command as root or as a member of a group in [control]"
+    )]
     Denied(PathBuf),
     /// The service hung up.
-    #[error("the service is busy with others: try again")]
+    #[error("the service is busy: try again")]
     Busy,
     /// The service refused or failed.
-    #[error("the service answered: {0}")]
+    #[error("the service refused the request: {0}")]
     Refused(String),
     /// The conversation broke off.
-    #[error("could not talk to the service on {path}")]
+    #[error("could not communicate with the service on {path}")]
     Io {
         /// The socket's path.
         path: PathBuf,
@@ -69,7 +71,7 @@ pub fn ask(runtime_dir: &Path, request: Request) -> Result<Reply, AskError> {
 /// [`AskError`].
 pub fn status(runtime_dir: &Path) -> Result<Status, AskError> {
     let Body::Status(status) = ask(runtime_dir, Request::Status)?.body else {
-        return Err(AskError::Refused("something else than a status".to_owned()));
+        return Err(AskError::Refused("the reply is not a status".to_owned()));
     };
     Ok(*status)
 }

@@ -79,7 +79,7 @@ impl Exporter {
                 })?)
             }
         };
-        info!(?site, "metrics can be read");
+        info!(?site, "serving metrics");
         Ok(Self { listener })
     }
 
@@ -108,14 +108,14 @@ impl Exporter {
                     tokio::spawn(async move {
                         match timeout(PATIENCE, converse(stream, readers)).await {
                             Ok(Ok(())) => {}
-                            Ok(Err(error)) => debug!(%error, "a reader of metrics failed"),
-                            Err(_) => debug!("a reader of metrics took too long"),
+                            Ok(Err(error)) => debug!(%error, "a metrics connection failed"),
+                            Err(_) => debug!("a metrics connection timed out"),
                         }
                         drop(place);
                     });
                 }
-                Ok(None) => debug!("a stranger wanted metrics"),
-                Err(error) => warn!(%error, "could not accept a reader of metrics"),
+                Ok(None) => debug!("refused a metrics reader: no permission"),
+                Err(error) => warn!(%error, "could not accept a metrics connection"),
             }
             sleep(PAUSE).await;
         }
@@ -127,7 +127,7 @@ impl Drop for Exporter {
         if let Listener::Unix(_, _, path) = &self.listener
             && let Err(error) = fs::remove_file(path)
         {
-            debug!(%error, path = %path.display(), "could not remove the socket of metrics");
+            debug!(%error, path = %path.display(), "could not remove the metrics socket");
         }
     }
 }

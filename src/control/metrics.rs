@@ -69,14 +69,14 @@ fn registry(measured: &Measured) -> Registry {
     let states = State::ALL.map(|state| (label("state", state.name()), state == status.state));
     metrics.gauge(
         "state",
-        "1 for the state that the service is in",
+        "1 for the current state of the service",
         numbered(states),
     );
     let families = ["ipv4", "ipv6"];
     let leaves = families.map(|it| (label("family", it), status.captured.contains(it)));
     metrics.gauge(
         "captured",
-        "Whether media of the family leaves by the uplink",
+        "1 if media of the family leaves through the uplink",
         numbered(leaves),
     );
     let classes = [
@@ -88,7 +88,7 @@ fn registry(measured: &Measured) -> Registry {
     let is = classes.map(|class| (label("class", class), status.scheduling.class == class));
     metrics.gauge(
         "scheduling",
-        "1 for how the thread that carries packets is scheduled",
+        "1 for the current scheduling of the packet thread",
         numbered(is),
     );
     let mut level = |name, help, count: usize| {
@@ -96,22 +96,22 @@ fn registry(measured: &Measured) -> Registry {
         gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         metrics.0.register(name, help, gauge);
     };
-    level("vpns", "VPNs that take traffic", status.vpns.len());
+    level("vpns", "VPN interfaces with routes", status.vpns.len());
     level(
         "warnings",
-        "Health lines: what is not as it should be",
+        "Current warnings of the service",
         status.warnings.len(),
     );
-    level("mappings", "Mappings that stand", measured.mappings);
+    level("mappings", "Current mappings", measured.mappings);
     level(
         "connections",
-        "TCP connections that stand",
+        "Current TCP connections",
         measured.connections,
     );
     let uptime = usize::try_from(status.uptime_seconds).unwrap_or(usize::MAX);
     level(
         "uptime_seconds",
-        "Time since media first left by the uplink",
+        "Time since media first left through the uplink",
         uptime,
     );
 
@@ -119,13 +119,9 @@ fn registry(measured: &Measured) -> Registry {
         let ways = [("out", &status.outbound), ("in", &status.inbound)];
         ways.map(|(way, traffic)| (label("direction", way), of(traffic)))
     };
-    metrics.counter(
-        "packets",
-        "Datagrams that went through",
-        both(|way| way.packets),
-    );
+    metrics.counter("packets", "Forwarded datagrams", both(|way| way.packets));
     let bytes = both(|way| way.bytes);
-    metrics.counter("payload_bytes", "Their payload in bytes", bytes);
+    metrics.counter("payload_bytes", "Payload of forwarded datagrams", bytes);
     let drops = |way: &'static str, traffic: &TrafficStatus| {
         let reasons = traffic.drops.clone().into_iter();
         reasons.map(move |(reason, count)| {
@@ -136,13 +132,17 @@ fn registry(measured: &Measured) -> Registry {
         })
     };
     let dropped = drops("out", &status.outbound).chain(drops("in", &status.inbound));
-    metrics.counter("drops", "Packets that went no further", dropped);
+    metrics.counter("drops", "Dropped packets", dropped);
     let errors = [
         ("returned", status.errors_returned),
         ("suppressed", status.errors_suppressed),
     ];
     let errors = errors.map(|(outcome, count)| (label("outcome", outcome), count));
-    metrics.counter("errors", "ICMP errors for applications", errors);
+    metrics.counter(
+        "errors",
+        "Path errors, returned to applications as ICMP or suppressed",
+        errors,
+    );
     let mut total = |name, help, count| {
         let counter = Counter::<u64>::default();
         counter.inc_by(count);
@@ -150,53 +150,53 @@ fn registry(measured: &Measured) -> Registry {
     };
     total(
         "tunnelled_packets",
-        "Datagrams of fallen mappings, into the VPN",
+        "Datagrams sent through the VPN after a failover",
         status.fallback.packets,
     );
     total(
         "realtime_budget_exhausted",
-        "How often the thread that carries packets used up its real-time budget",
+        "Times that the packet thread exhausted its real-time budget",
         status.scheduling.budget_exhausted,
     );
     total(
         "realtime_fallback_thread_failed",
-        "How often it went on nevertheless, for no thread could be made to stand in",
+        "Times that no fallback thread could be started, so that the real-time thread continued",
         status.scheduling.fallback_thread_failed,
     );
     total(
         "rejected",
-        "Packets answered with an ICMP error of our own",
+        "Packets rejected with an ICMP error",
         status.rejected,
     );
     total(
         "reassembled",
-        "Datagrams put together from fragments",
+        "Datagrams reassembled from fragments",
         status.reassembled,
     );
     total(
         "hairpinned",
-        "Datagrams turned back to another application",
+        "Datagrams hairpinned to another application",
         status.hairpinned,
     );
     let fallback = &status.fallback;
     metrics.counter(
         "failovers",
-        "Mappings that left the direct way for the VPN",
+        "Mappings that failed over to the VPN",
         named("cause", &fallback.failovers),
     );
     metrics.counter(
         "failbacks",
-        "Mappings that came back to the direct way",
+        "Mappings that failed back to the direct path",
         named("cause", &fallback.failbacks),
     );
     metrics.counter(
         "kernel_errors",
-        "What the kernel refused to send or to open",
+        "Errors of the kernel when sending or opening sockets",
         named("reason", &status.kernel_errors),
     );
     metrics.counter(
         "tcp",
-        "What became of TCP connections, and their bytes",
+        "TCP connections by outcome, and their bytes",
         named("event", &status.tcp),
     );
     metrics.0

@@ -55,12 +55,12 @@ impl Request {
     /// A sentence for the peer: what is wrong with the line.
     pub fn parse(line: &[u8]) -> Result<Self, String> {
         let envelope: Envelope =
-            serde_json::from_slice(line).map_err(|error| format!("not a request: {error}"))?;
+            serde_json::from_slice(line).map_err(|error| format!("invalid request: {error}"))?;
         if envelope.version == VERSION {
             Ok(envelope.request)
         } else {
             Err(format!(
-                "version {} is not spoken here: expected {VERSION}",
+                "version {} is not supported: expected {VERSION}",
                 envelope.version
             ))
         }
@@ -113,7 +113,7 @@ mod tests {
                 "unknown variant `shutdown`",
             ),
             (br#"{"request":"status"}"#, "missing field `version`"),
-            (b"\xff", "not a request"),
+            (b"\xff", "invalid request"),
         ] {
             let error = Request::parse(line).expect_err("a bad line");
             assert!(error.contains(said), "{error}");

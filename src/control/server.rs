@@ -45,11 +45,11 @@ pub struct Pending {
 pub enum ListenError {
     /// The group of the configuration does not exist.
     #[error(
-        "the group {0:?} of [control] does not exist: create it (groupadd --system {0}) or take the line out"
+        "the group {0:?} of [control] does not exist: create it (groupadd --system {0}) or remove the line"
     )]
     NoGroup(String),
     /// The file system refused.
-    #[error("could not set up the control socket {path}")]
+    #[error("could not create the control socket {path}")]
     Socket {
         /// The socket's path.
         path: PathBuf,
@@ -158,7 +158,7 @@ impl Door {
     /// Admits a peer, or turns it away; without an answer where even that would be too much.
     async fn admit(&mut self, stream: &UnixStream) -> Option<(Admission, OwnedSemaphorePermit)> {
         let peer = Peer::of(stream)
-            .inspect_err(|error| debug!(%error, "could not tell who a peer is"))
+            .inspect_err(|error| debug!(%error, "could not read the peer's credentials"))
             .ok()?;
         if peer.uid.is_root() {
             let place = Arc::clone(&self.places).acquire_owned().await;
@@ -169,12 +169,12 @@ impl Door {
         }
         let place = Arc::clone(&self.guests).try_acquire_owned().ok()?;
         if !self.paces.allows(peer.uid.as_raw(), Instant::now()) {
-            return Some((Err("too many requests: ask less often"), place));
+            return Some((Err("too many requests: send fewer"), place));
         }
         let granted = self.access.grants(&peer);
         Some((
             granted.ok_or(
-                "permission denied: ask as root or as a member of a group that [control] names",
+                "permission denied: run this command as root or as a member of a group in [control]",
             ),
             place,
         ))
@@ -222,7 +222,7 @@ async fn answer(line: &[u8], privilege: Privilege, requests: &mpsc::Sender<Pendi
     };
     if request.needs() > privilege {
         return Body::Error(
-            "permission denied: only root and the members of admin_group in [control] may change something"
+            "permission denied: only root and members of admin_group in [control] may change the service"
                 .to_owned(),
         );
     }

@@ -57,7 +57,7 @@ impl Clients {
             }
             let stays = all.contains(who) && (refused.again.is_some() || now < refused.over);
             if !stays {
-                let reason = "no firewall was seen to forbid its media any more";
+                let reason = "no firewall blocks their media any more";
                 events.record(EventKind::FirewallUnblocked, named(who), reason);
             }
             stays
@@ -97,7 +97,7 @@ impl Clients {
 }
 
 fn named((family, interface): &Who) -> String {
-    format!("{family} of clients at {interface}")
+    format!("{family} clients on {interface}")
 }
 
 #[cfg(test)]

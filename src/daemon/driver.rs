@@ -259,7 +259,7 @@ impl<D: PacketDevice> Driver<D> {
         connections.progress(BUDGET, |connections, id, progress| match progress {
             Progress::Connected => engine.handle_connected(id, now, outbox),
             Progress::Failed(error) => {
-                debug!(connection = %id, ?error, "the far side was not reached");
+                debug!(connection = %id, ?error, "the connection failed");
                 engine.handle_connect_failed(id, error, outbox);
             }
             Progress::Ready => connections.line_up(id),
@@ -329,7 +329,7 @@ impl<D: PacketDevice> Driver<D> {
                     inside,
                     cause,
                 } => {
-                    debug!(%mapping, %inside, "it is the call of this endpoint");
+                    debug!(%mapping, %inside, "endpoint of the moved call");
                     let call = format_args!("mapping {mapping}");
                     self.events.record(EventKind::CallMovedToVpn, call, cause);
                 }
@@ -338,7 +338,7 @@ impl<D: PacketDevice> Driver<D> {
                     inside,
                     cause,
                 } => {
-                    debug!(%mapping, %inside, "it is the call of this endpoint");
+                    debug!(%mapping, %inside, "endpoint of the moved call");
                     let call = format_args!("mapping {mapping}");
                     self.events.record(EventKind::CallMovedDirect, call, cause);
                 }
@@ -346,7 +346,7 @@ impl<D: PacketDevice> Driver<D> {
                     self.events.record(EventKind::UplinkFailed, family, cause);
                 }
                 EngineEvent::UplinkRecovered { family } => {
-                    let reason = "it is trusted again";
+                    let reason = "the direct path is used again";
                     self.events
                         .record(EventKind::UplinkRecovered, family, reason);
                 }
@@ -422,7 +422,7 @@ impl<D: PacketDevice> Driver<D> {
             {
                 Ok(()) => self.opened(way, now),
                 Err(error) => {
-                    debug!(%connection, %error, "could not begin to connect");
+                    debug!(%connection, %error, "could not start to connect");
                     let told = (&error).into();
                     self.troubles.open_failed(&error, now);
                     self.engine
@@ -497,7 +497,7 @@ impl<D: PacketDevice> Driver<D> {
             Message::Aliases(aliases) => self.engine.handle_aliases(aliases),
             Message::ServiceState(situation) => {
                 if situation.warnings != self.situation.warnings {
-                    info!(warnings = ?situation.warnings, "the situation changed");
+                    info!(warnings = ?situation.warnings, "the warnings changed");
                 }
                 self.situation = *situation;
             }

@@ -83,7 +83,7 @@ impl FirewallState {
             if let Some(obstacle) = obstacles.find(|it| it.family == family) {
                 events.record(EventKind::FirewallBlocked, family, obstacle);
             } else {
-                let reason = "no firewall forbids its media any more";
+                let reason = "no firewall blocks its media any more";
                 events.record(EventKind::FirewallUnblocked, family, reason);
             }
         }

@@ -10,6 +10,8 @@ use nix::errno::Errno;
 
 use crate::relay::SocketOpenError;
 
+use super::counted;
+
 /// How long nothing may have been refused before a success ends a warning. Some destinations may be refused while others
 /// are not: shorter, and the warning would come and go.
 const QUIET: Duration = Duration::from_secs(10);
@@ -90,7 +92,13 @@ impl KernelErrors {
             .iter()
             .filter(|(_, tally)| tally.current.is_some());
         current
-            .map(|(it, tally)| format!("{it} ({} times): {}", tally.times, it.advice()))
+            .map(|(it, tally)| {
+                format!(
+                    "{it}, {}. {}",
+                    counted(tally.times, "time", "times"),
+                    it.advice()
+                )
+            })
             .collect()
     }
 
@@ -139,57 +147,55 @@ impl Trouble {
         }
     }
 
-    /// What it most likely means, and what to do.
+    /// The most likely cause, and the remedy.
     fn advice(self) -> &'static str {
         let (Self::Send(number) | Self::Open(number)) = self else {
-            return "media stays in the VPN until there is one: is the network up?";
+            return "Media stays in the VPN. Check that the network is connected.";
         };
         match (Errno::from_raw(number), self) {
             (Errno::EPERM | Errno::EACCES, Self::Send(_)) => {
-                "a firewall on this machine (a VPN's kill switch, most likely) forbids it: ask IT to let the policy's \
-                 ranges out"
+                "A firewall on this machine blocks media, most likely the VPN's kill switch. Ask IT to allow the \
+                 policy's prefixes."
             }
             (Errno::EPERM | Errno::EACCES, _) => {
-                "the service may not bind to an interface: run it as root, or with CAP_NET_ADMIN and CAP_NET_RAW"
+                "The service may not bind to an interface. Run it as root or with CAP_NET_ADMIN and CAP_NET_RAW."
             }
             (Errno::EMFILE, _) => {
-                "the service has as many open files as it may: raise LimitNOFILE, and see with `voicelane status` who \
-                 opens so many mappings"
+                "The service has too many open files. Raise LimitNOFILE, and check with `voicelane mappings` which \
+                 program opens so many sockets."
             }
-            (Errno::ENFILE, _) => {
-                "this machine has as many open files as it may: raise fs.file-max"
-            }
-            (Errno::ENOSPC, _) => "too many sockets are watched: raise fs.epoll.max_user_watches",
+            (Errno::ENFILE, _) => "This machine has too many open files. Raise fs.file-max.",
+            (Errno::ENOSPC, _) => "Too many sockets are watched. Raise fs.epoll.max_user_watches.",
             (Errno::EADDRINUSE, _) => {
-                "every port is taken: widen net.ipv4.ip_local_port_range, and see who takes them with `ss -u`"
+                "Every port is in use. Widen net.ipv4.ip_local_port_range, and check with `ss -u` which program uses them."
             }
             (Errno::ENETUNREACH | Errno::EHOSTUNREACH, _) => {
-                "the uplink has no route: is its network down?"
+                "The uplink has no route. Check its network."
             }
             (Errno::ENOBUFS | Errno::EAGAIN, _) => {
-                "the uplink's queue is full: the link is slower than what is sent"
+                "The uplink's queue is full: the link is slower than the traffic."
             }
-            (Errno::ENOMEM, _) => "this machine is short of memory",
+            (Errno::ENOMEM, _) => "This machine is short of memory.",
             (Errno::EADDRNOTAVAIL | Errno::EINVAL, _) => {
-                "the uplink's address has gone: restart voicelane if it does not come back"
+                "The uplink's address is gone. Restart voicelane if it does not return."
             }
             (Errno::ENODEV | Errno::ENXIO | Errno::ENETDOWN, _) => {
-                "the uplink has gone: restart voicelane if it does not come back"
+                "The uplink is gone. Restart voicelane if it does not return."
             }
-            _ => "see the kernel's word for it",
+            _ => "Look up the error number.",
         }
     }
 }
 
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (what, number) = match self {
-            Self::Send(number) => ("to send", number),
-            Self::Open(number) => ("a socket", number),
-            Self::NoUplink => return f.write_str("there is no uplink to open a socket on"),
+        let (operation, number) = match self {
+            Self::Send(number) => ("Sending a packet failed", number),
+            Self::Open(number) => ("Opening a socket failed", number),
+            Self::NoUplink => return f.write_str("There is no uplink to open a socket on"),
         };
         let errno = Errno::from_raw(*number);
-        write!(f, "the kernel refused {what} ({errno:?}, {})", errno.desc())
+        write!(f, "{operation} with {errno:?} ({})", errno.desc())
     }
 }
 
@@ -241,11 +247,8 @@ mod tests {
             lines.any(|line| line.contains(what) && line.contains(todo))
         };
         assert!(says("EMFILE", "LimitNOFILE") && says("ENFILE", "fs.file-max"));
-        assert!(says(
-            "EPERM, Operation not permitted) (2 times)",
-            "firewall"
-        ));
-        assert!(!warnings.iter().any(|line| line.contains("kernel's word")));
+        assert!(says("EPERM (Operation not permitted), 2 times", "firewall"));
+        assert!(!warnings.iter().any(|line| line.contains("Look up")));
     }
 
     #[test]

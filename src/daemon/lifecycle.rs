@@ -69,14 +69,14 @@ pub(super) async fn live(
     let runtime_dir = &options.runtime_dir;
     fs::create_dir_all(runtime_dir).with_context(|| {
         format!(
-            "could not make the runtime directory {}",
+            "could not create the runtime directory {}",
             runtime_dir.display()
         )
     })?;
     raise_descriptor_limit();
     // The TUN comes first: who holds its name is the one voicelane here, and may remove what a dead one left.
     let tun = TunDevice::open(name)?;
-    let index = if_nametoindex(tun.name()).context("the TUN has gone")?;
+    let index = if_nametoindex(tun.name()).context("the TUN disappeared")?;
     let control = config.control();
     let access = Access::of_groups(control.group.as_deref(), control.admin_group.as_deref())?;
     let server = Server::listen(runtime_dir, access)?;
@@ -113,7 +113,7 @@ pub(super) async fn live(
         concat!("voicelane ", env!("CARGO_PKG_VERSION")),
     );
 
-    let (driver_sender, mailbox) = mailbox(MAILBOX).context("could not make a mailbox")?;
+    let (driver_sender, mailbox) = mailbox(MAILBOX).context("could not create an eventfd")?;
     let (requests, pending) = mpsc::channel(MAILBOX);
     let (reload, reloads) = mpsc::channel(1);
     let (reading, readers) = mpsc::channel(1);
@@ -149,7 +149,7 @@ pub(super) async fn live(
     }
     let situation = ServiceState::of_tun(tun.name());
     let sockets = UdpRelay::new().and_then(|relay| Ok((relay, TcpRelay::new()?)));
-    let sockets = sockets.context("could not make an epoll set")?;
+    let sockets = sockets.context("could not create an epoll set")?;
     let alarm = Arc::new(Notify::new());
     let driver = Driver::new(
         engine,
@@ -176,26 +176,26 @@ pub(super) async fn live(
     };
     carriers
         .send(carrier)
-        .map_err(|_| anyhow!("the thread that carries packets has gone"))?;
+        .map_err(|_| anyhow!("the packet thread has ended"))?;
     let outcome = tokio::select! {
         carried = carried => match carried {
             Ok(Err(error)) => {
-                Err(error).context("the TUN was lost: did another program delete it?")
+                Err(error).context("the TUN is gone: another program may have deleted it")
             }
-            Ok(Ok(())) | Err(_) => Err(anyhow!("the driver ended by itself")),
+            Ok(Ok(())) | Err(_) => Err(anyhow!("the packet thread ended unexpectedly")),
         },
         attended = steward.attend() => attended,
     };
     systemd::stopping();
     let why = match &outcome {
-        Ok(()) => "a signal came".to_owned(),
+        Ok(()) => "stopped by a signal".to_owned(),
         Err(error) => format!("{error:#}"),
     };
     events.record(EventKind::Stopped, name, why);
     let reverted = steward
         .revert()
         .await
-        .context("could not take everything back: run `voicelane cleanup`");
+        .context("could not remove all rules, routes and settings: run `voicelane cleanup`");
     // Nobody is left to send then: the other thread ends, and the TUN goes with it, last of all.
     answering.abort();
     let _ = answering.await;
@@ -213,7 +213,7 @@ fn raise_descriptor_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
-        warn!(%error, "could not raise the limit of open files: with many calls, sockets will be refused");
+        warn!(%error, "could not raise the limit of open files: with many calls, opening sockets will fail");
     }
 }
 

@@ -10,25 +10,25 @@ const FRESH: Duration = Duration::from_mins(1);
 pub(super) fn warnings(reached: &BTreeMap<&'static str, Duration>) -> Vec<String> {
     let fresh = reached.iter().filter(|(_, ago)| **ago < FRESH);
     fresh
-        .map(|(label, _)| format!("a limit is reached ({label}): {}", advice(label)))
+        .map(|(label, _)| format!("Limit reached: {label}. {}", advice(label)))
         .collect()
 }
 
 fn advice(label: &str) -> &'static str {
     match label {
         "too_many_mappings" | "too_many_mappings_of_address" => {
-            "a program opens sockets without end: see which with `ss -uanp`, and end it"
+            "A program opens too many sockets. Find it with `ss -uanp` and stop it."
         }
         "too_many_contacts" => {
-            "a program sends to a great many hosts from one socket, as a scan does: see which with `ss -uanp`"
+            "A program sends to too many hosts from one socket, like a scan. Find it with `ss -uanp`."
         }
         "too_many_connections" | "too_many_connections_of_address" => {
-            "a program opens connections without end: see which with `ss -tanp`, and end it"
+            "A program opens too many connections. Find it with `ss -tanp` and stop it."
         }
         "too_many_fragments" => {
-            "a program sends fragments that never become whole: see who sends large datagrams"
+            "A program sends incomplete fragments. Find out which one sends large datagrams."
         }
-        _ => "see the counters",
+        _ => "See the counters of `voicelane status --json`.",
     }
 }
 
@@ -47,6 +47,6 @@ mod tests {
         let warnings = warnings(&reached);
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(warnings[0].contains("`ss -tanp`"), "{warnings:?}");
-        assert!(warnings[1].contains("never become whole"), "{warnings:?}");
+        assert!(warnings[1].contains("incomplete fragments"), "{warnings:?}");
     }
 }

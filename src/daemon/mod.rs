@@ -124,3 +124,8 @@ pub(crate) fn runtime() -> anyhow::Result<Runtime> {
         .build()
         .context("could not start the runtime")
 }
+
+/// A count with its unit in the right number: "1 time", "2 times".
+fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}

@@ -17,7 +17,7 @@ pub(super) enum DropError {
     #[error("could not drop capabilities")]
     Capabilities(#[from] caps::errors::CapsError),
     /// Programs that are run could still gain privileges.
-    #[error("could not forbid new privileges")]
+    #[error("could not set no_new_privs")]
     NewPrivileges(#[source] nix::Error),
 }
 

@@ -124,7 +124,7 @@ impl Realtime {
             Ok::<_, io::Error>(ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
         carried.unwrap_or_else(|error| {
-            warn!(%error, "no thread can be made to stand in for the one that carries packets: it goes on itself");
+            warn!(%error, "cannot start the fallback thread: the real-time thread keeps forwarding packets");
             self.unrelieved += 1;
             if self.class == Class::Resting {
                 self.class = Class::RealTime;

@@ -43,9 +43,9 @@ use super::schedule::{LONGEST_RETRY, REST, RETRY, Schedule, processor_time, rest
 use super::service_state::ServiceState;
 use super::sleep::{Notice, SleepWatch};
 use super::systemd::{self, Manager};
-use super::today;
 use super::uplink_binding;
 use super::uplink_selector::{News, Noted, UplinkSelector};
+use super::{counted, today};
 
 /// How often everything is looked at without a notice. A policy's dates are days; and legacy iptables gives no notice, so
 /// that only a look finds what it no longer forbids. (What it does forbid, the driver notices.)
@@ -230,7 +230,7 @@ impl Reconciler {
             self.events.record(
                 EventKind::NotificationsLost,
                 "netlink",
-                "more changed than the kernel could tell: everything is read anew",
+                "many network changes at once: the full state was read again",
             );
         }
         let (begun, busy) = (Instant::now(), processor_time());
@@ -264,11 +264,12 @@ impl Reconciler {
     /// Notes what the watch over sleep says; answers whether to look at everything anew.
     fn has_slept(&self, notice: Notice) -> bool {
         let (kind, why) = match notice {
-            Notice::FallsAsleep => (EventKind::Sleeping, "logind says so".to_owned()),
-            Notice::WokeUp(None) => (EventKind::Resumed, "logind says so".to_owned()),
-            Notice::WokeUp(Some(slept)) => {
-                (EventKind::Resumed, format!("slept {} s", slept.as_secs()))
-            }
+            Notice::FallsAsleep => (EventKind::Sleeping, "reported by logind".to_owned()),
+            Notice::WokeUp(None) => (EventKind::Resumed, "reported by logind".to_owned()),
+            Notice::WokeUp(Some(slept)) => (
+                EventKind::Resumed,
+                format!("after {} s of sleep", slept.as_secs()),
+            ),
         };
         self.events.record(kind, "this machine", why);
         kind == EventKind::Resumed
@@ -282,8 +283,11 @@ impl Reconciler {
         }
         self.compiled_for = today;
         self.policy = Arc::new(Policy::compile(&self.charge.config, today));
-        self.events
-            .record(EventKind::PolicyChanged, today, "compiled for a new day");
+        self.events.record(
+            EventKind::PolicyChanged,
+            today,
+            "recompiled because the date changed",
+        );
         self.send(Message::Policy(Arc::clone(&self.policy))).await;
     }
 
@@ -298,7 +302,7 @@ impl Reconciler {
             .err()
             .map(|error| format!("{error:#}").replace('\n', "; "));
         let (kind, reason) = match &self.refused {
-            None => (EventKind::Reloaded, "what it says is in force"),
+            None => (EventKind::Reloaded, "the new configuration is active"),
             Some(why) => (EventKind::ReloadRefused, why.as_str()),
         };
         self.events.record(kind, "configuration", reason);
@@ -340,7 +344,7 @@ impl Reconciler {
         if self.steering.is_lost() {
             self.steering.mend()?;
             self.watch.know_port(self.steering.port());
-            let reason = "the connection to the kernel was cut off, and is open again";
+            let reason = "the connection to the kernel was closed and is open again";
             self.events
                 .record(EventKind::NetlinkReconnected, "netlink", reason);
         }
@@ -430,17 +434,20 @@ impl Reconciler {
                     .map(|rule| format!("{} {did}", Origin(rule)))
                     .collect::<Vec<_>>()
             };
-            let mut who = rules(&foreign, &self.foreign_rules, "came");
-            who.extend(rules(&self.foreign_rules, &foreign, "went"));
+            let mut who = rules(&foreign, &self.foreign_rules, "was added");
+            who.extend(rules(&self.foreign_rules, &foreign, "was removed"));
             let thieves = change.culprits.iter();
-            who.extend(thieves.map(|thief| format!("{thief} took ours away")));
+            who.extend(thieves.map(|thief| format!("{thief} removed voicelane's rules or routes")));
             let who = if who.is_empty() {
-                "who was at work is not known".to_owned()
+                "by an unknown program".to_owned()
             } else {
                 who.join(", ")
             };
             let took = change.noticed.map_or(Duration::ZERO, |at| now - at);
-            let reason = format!("{changes} put right: {who}");
+            let reason = format!(
+                "{} restored: {who}",
+                counted(changes as u64, "rule or route", "rules or routes")
+            );
             self.events
                 .record_timed(EventKind::RulesRestored, SUBJECT, reason, took);
             self.opponent = Some(who);
@@ -452,14 +459,15 @@ impl Reconciler {
             Turn::Nothing => {}
             Turn::Begins => {
                 let opponent = self.opponent.as_deref().unwrap_or_default();
-                let reason = format!("others undo them again and again: {opponent}");
+                let reason =
+                    format!("changed too often; restoring them with increasing delay: {opponent}");
                 self.events
                     .record(EventKind::RulesContested, SUBJECT, reason);
             }
             Turn::Ends => self.events.record(
                 EventKind::RulesUncontested,
                 SUBJECT,
-                "nobody has touched them for a while",
+                "no other program has changed them recently",
             ),
         }
         (self.desired, self.foreign_rules) = (Some(desired), foreign);
@@ -503,9 +511,9 @@ impl Reconciler {
         let is_ready = links.is_some();
         if let Some(links) = links.filter(|_| !self.is_ready) {
             let reason = if self.barrier.barred().is_empty() {
-                format!("media leaves by {links}")
+                format!("media leaves through {links}")
             } else {
-                "but a firewall keeps media in the VPN".to_owned()
+                "media stays in the VPN: a firewall blocks the direct path".to_owned()
             };
             self.events
                 .record(EventKind::Ready, &self.charge.tun, reason);
@@ -517,7 +525,7 @@ impl Reconciler {
         self.send(Message::Mtu(self.report.clients_mtu.unwrap_or(TUN_MTU)))
             .await;
         let without_aliases = self.steering.without_aliases().map(|error| {
-            format!("replies to the VPN's own address may be dropped by its firewall: no nftables ({error})")
+            format!("The VPN's firewall may drop replies to the VPN's own address: nftables is not available ({error})")
         });
         let no_uplink = self.pilot.without_uplink();
         let no_uplink = no_uplink.map(|error| format!("{error}; media stays in the VPN"));
@@ -527,15 +535,18 @@ impl Reconciler {
                 && !self.barrier.barred().contains(family)
         };
         let fault = self.fault.as_ref();
-        let fault =
-            fault.map(|fault| format!("rules and routes are not as they should be: {fault}"));
+        let fault = fault.map(|fault| {
+            format!("Rules and routes could not be updated; retrying. Error: {fault}")
+        });
         let refused = self.refused.as_ref();
         let refused = refused.map(|why| {
-            format!("the configuration was not reloaded, what was in force stays: {why}")
+            format!(
+                "The configuration was not reloaded. The previous one stays active. Error: {why}"
+            )
         });
         let contest = self.contest.rests_until().map(|_| {
             let opponent = self.opponent.as_deref().unwrap_or_default();
-            format!("others undo our {SUBJECT} again and again, and they are put right at longer and longer intervals: {opponent}")
+            format!("Another program keeps changing voicelane's {SUBJECT}. Restoring them with increasing delay. Last change: {opponent}")
         });
         let warnings = self.report.warnings.iter().map(ToString::to_string);
         let (uplink, uplink_v6) = uplink_binding::status(self.pilot.ways());

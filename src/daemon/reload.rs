@@ -8,7 +8,7 @@ pub(super) type Source = Box<dyn Fn() -> anyhow::Result<Config> + Send>;
 
 /// Tables that say something else than what the service was started with, and that it cannot change under way.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("only a restart can change {}", .0.join(", "))]
+#[error("a restart is required to change {}", .0.join(", "))]
 pub(super) struct NeedsRestart(Vec<&'static str>);
 
 /// Makes sure that a running service can take up everything that is new.
@@ -26,7 +26,7 @@ pub(super) fn can_follow(present: &Config, next: &Config) -> Result<(), NeedsRes
         ("[nat]", present.nat() == next.nat()),
         ("[fallback]", present.fallback() == next.fallback()),
         (
-            "[gateway] but its interfaces",
+            "[gateway] except its interfaces",
             fixed_of(present.gateway()) == fixed_of(next.gateway()),
         ),
         ("[relay]", present.relay() == next.relay()),
@@ -82,7 +82,7 @@ mod tests {
             let error = can_follow(&present, &next).expect_err("it is settled at the start");
             assert_eq!(
                 error.to_string(),
-                "only a restart can change [gateway] but its interfaces"
+                "a restart is required to change [gateway] except its interfaces"
             );
         }
     }
@@ -96,7 +96,7 @@ mod tests {
         let error = can_follow(&config(""), &next).expect_err("all four differ");
         assert_eq!(
             error.to_string(),
-            "only a restart can change [tun], [route], [nat], [control]"
+            "a restart is required to change [tun], [route], [nat], [control]"
         );
     }
 }

@@ -251,8 +251,8 @@ fn vpn_status(vpn: &Vpn) -> VpnStatus {
 
 fn fallen(family: Family) -> String {
     format!(
-        "the direct way of {family} brings no answers, so its media is in the VPN, and goes back by itself once it does: \
-         does the uplink's network let UDP out?"
+        "{family} media is in the VPN: the direct path gets no responses. It fails back automatically. Check that the \
+         network of the uplink allows outbound UDP."
     )
 }
 

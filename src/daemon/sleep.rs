@@ -159,7 +159,7 @@ mod logind {
     pub(super) async fn listen(tell: mpsc::Sender<bool>) {
         while !tell.is_closed() {
             if let Err(error) = follow(&tell).await {
-                debug!(%error, "logind cannot be heard");
+                debug!(%error, "cannot receive signals from logind");
             }
             tokio::time::sleep(AGAIN).await;
         }
@@ -174,7 +174,7 @@ mod logind {
             .member("PrepareForSleep")
             .build()?;
         let mut signals = MessageStream::for_match_rule(rule, &bus, None).await?;
-        debug!("logind is listened to");
+        debug!("receiving sleep signals from logind");
         while let Some(signal) = signals.next().await {
             let asleep: bool = signal?.body().deserialize()?;
             if tell.send(asleep).await.is_err() {

@@ -19,8 +19,8 @@ impl Manager {
     /// Says that the service is ready, which it also is while it waits for an uplink, and by which way media goes.
     pub(super) fn tell(&mut self, ways: &UplinkBindings) {
         let status = names(ways).map_or_else(
-            || "waiting for an uplink: media stays in the VPN".to_owned(),
-            |links| format!("media leaves by {links}"),
+            || "waiting for an uplink; media stays in the VPN".to_owned(),
+            |links| format!("media leaves through {links}"),
         );
         if self.said.as_ref() == Some(&status) {
             return;
@@ -43,7 +43,7 @@ impl Manager {
 pub(super) fn stopping() {
     notify(&[
         NotifyState::Stopping,
-        NotifyState::Status("taking everything back"),
+        NotifyState::Status("removing rules, routes and settings"),
     ]);
 }
 
@@ -59,6 +59,6 @@ pub(super) fn heartbeat() -> Option<Duration> {
 
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        debug!(%error, "the service manager could not be told");
+        debug!(%error, "could not notify the service manager");
     }
 }

@@ -95,7 +95,7 @@ impl UplinkSelector {
                     None => EventKind::UplinkMissing,
                 },
                 subject: lost.unwrap_or_else(|| "uplink".to_owned()),
-                reason: format!("waiting for an uplink; media stays in the VPN: {error}"),
+                reason: format!("media stays in the VPN: {error}"),
             });
         }
         if ways == self.ways {
@@ -134,7 +134,7 @@ impl UplinkSelector {
                 }
                 // When none is left, that is told as the loss that it is.
                 (None, Some(former)) if with_a_way > 0 => {
-                    let reason = "no way out any more, its media stays in the VPN".to_owned();
+                    let reason = "no uplink any more; its media stays in the VPN".to_owned();
                     (&former.uplink.name, reason)
                 }
                 _ => continue,
@@ -162,7 +162,7 @@ impl UplinkSelector {
         let why = way.uplink.why;
         match &self.told[family] {
             Some(former) if former.uplink.name != way.uplink.name => {
-                format!("{why}, before it was {}", former.uplink.name)
+                format!("{why}; previously {}", former.uplink.name)
             }
             _ => why.to_string(),
         }
@@ -208,11 +208,11 @@ mod tests {
         let (eth, wlan) = (Some("eth0"), Some("wlan0"));
         assert_eq!(step(eth, None), ["eth0 the default route"]);
         assert_eq!(step(eth, wlan), ["wlan0 IPv6: the default route"]);
-        let gone = "wlan0 IPv6: no way out any more, its media stays in the VPN";
+        let gone = "wlan0 IPv6: no uplink any more; its media stays in the VPN";
         assert_eq!(step(eth, None), [gone]);
-        let moved = "eth0 IPv6: the default route, before it was wlan0";
+        let moved = "eth0 IPv6: the default route; previously wlan0";
         assert_eq!(step(eth, eth), [moved]);
-        let moved = "wlan0 the default route, before it was eth0";
+        let moved = "wlan0 the default route; previously eth0";
         assert_eq!(step(wlan, wlan), [moved], "they move together");
         assert_eq!(step(None, None), [""; 0], "it is a loss");
         assert_eq!(step(wlan, wlan), [""; 0], "it is the same again");

@@ -316,11 +316,11 @@ sys.stdin.read()
 fn rude_peers_get_a_sentence_and_the_next_one_an_answer() {
     let service = Service::start(None, None);
     for (bytes, sentence) in [
-        (&b"\n"[..], "not a request"),
-        (b"{}\n", "not a request"),
-        (b"\xff\xfe\n", "not a request"),
+        (&b"\n"[..], "invalid request"),
+        (b"{}\n", "invalid request"),
+        (b"\xff\xfe\n", "invalid request"),
         (br#"{"version":9,"request":"status"}"#, "version 9"),
-        (&vec![b'x'; 100_000], "not a request"),
+        (&vec![b'x'; 100_000], "invalid request"),
     ] {
         let answer = if bytes.ends_with(b"\n") {
             service.tell(bytes)

@@ -263,7 +263,10 @@ fn what_cuts_the_steward_off_from_the_kernel_is_made_up_for() {
         let last = voicelane.last_event();
         lab.laptop.run("ip rule flush protocol 118");
         let event = voicelane.event_after(last, EventKind::RulesRestored);
-        assert!(event.reason.contains("took ours away"), "{event}");
+        assert!(
+            event.reason.contains("removed voicelane's rules"),
+            "{event}"
+        );
     }
     voicelane.stop();
 }

@@ -100,7 +100,7 @@ fn a_manager_hears_of_every_step_and_of_the_heart() {
         ("NOTIFY_SOCKET", &manager.address()),
         ("WATCHDOG_USEC", "400000"),
     ]);
-    manager.wait_for(&["READY=1", "STATUS=media leaves by wlan0"]);
+    manager.wait_for(&["READY=1", "STATUS=media leaves through wlan0"]);
     for _ in 0..3 {
         manager.wait_for(&["WATCHDOG=1"]);
     }

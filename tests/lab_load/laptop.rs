@@ -44,23 +44,23 @@ fn what_others_take_away_is_back_at_once_and_they_are_named() {
         (
             "ip rule flush",
             format!("-4 rule flush\n{BUILTIN}"),
-            "took ours away",
+            "removed voicelane's rules",
         ),
         (
             "systemd-networkd tidies up",
             "-4 rule flush protocol 118\n-6 rule flush protocol 118".to_owned(),
-            "took ours away",
+            "removed voicelane's rules",
         ),
         (
             "our routes are flushed",
             "-4 route flush table 30318\n-4 route flush table 30316\n-6 route flush table 30316"
                 .to_owned(),
-            "took ours away",
+            "removed voicelane's rules",
         ),
         (
             "somebody gets ahead",
             "rule add to 198.18.0.0/15 lookup 77 protocol 16".to_owned(),
-            "priority 99 that asks table 77, of protocol 16 (dhcp) came",
+            "priority 99 that asks table 77, of protocol 16 (dhcp) was added",
         ),
     ] {
         let last = voicelane.last_event_at_rest();
@@ -92,8 +92,11 @@ fn two_programs_that_fight_slow_down_and_the_other_is_named() {
         ]),
     );
     let contested = voicelane.event_after(0, EventKind::RulesContested);
-    assert!(contested.reason.contains("took ours away"), "{contested}");
-    assert!(voicelane.warnings().contains("again and again"));
+    assert!(
+        contested.reason.contains("removed voicelane's rules"),
+        "{contested}"
+    );
+    assert!(voicelane.warnings().contains("with increasing delay"));
     let corrections = || {
         let events = voicelane.events();
         let it = events.iter();
@@ -166,7 +169,7 @@ fn it_starts_without_a_network_and_comes_up_by_itself() {
         own.v4, router.v4
     ));
     voicelane.wait_for("ready");
-    assert!(heard().contains("STATUS=media leaves by wlan0"));
+    assert!(heard().contains("STATUS=media leaves through wlan0"));
     assert_eq!(media_way(&lab, Family::V4), Way::Direct);
     let status = voicelane.status();
     assert!(status["status"]["uplink"]["gateway_v6"].is_null());
@@ -357,7 +360,7 @@ fn each_family_leaves_by_its_own_link_and_moves_alone() {
     lab.home.ip("link set lan0 down");
     let lost = voicelane.event_after(last, EventKind::UplinkChanged);
     assert_eq!(lost.subject, UPLINK, "{lost}");
-    assert!(lost.reason.starts_with("IPv6: no way out"), "{lost}");
+    assert!(lost.reason.starts_with("IPv6: no uplink"), "{lost}");
     wait_until("IPv6 in the VPN", || {
         media_way_now(&lab, Family::V6) == Way::Tunnel
     });
@@ -371,7 +374,7 @@ fn each_family_leaves_by_its_own_link_and_moves_alone() {
     ));
     let found = voicelane.event_after(lost.sequence, EventKind::UplinkChanged);
     assert_eq!(found.subject, CABLE, "{found}");
-    let reason = "IPv6: the default route, before it was wlan0";
+    let reason = "IPv6: the default route; previously wlan0";
     assert_eq!(found.reason, reason);
     v6.back_after(Instant::now(), LONGEST_LOSS, "IPv6 by the cable");
     leaves_by(Family::V6, CABLE);

@@ -50,7 +50,7 @@ impl Events {
         let trouble = Arc::new(Mutex::new(None));
         let complain = |error: &io::Error| {
             let dir = dir.display();
-            let sentence = format!("events are not kept across a restart: {dir}: {error}");
+            let sentence = format!("Events are not saved across a restart: {dir}: {error}");
             warn!("{sentence}");
             *lock(&trouble) = Some(sentence);
         };
@@ -133,7 +133,7 @@ impl Events {
         if let Some(disk) = &self.0.disk
             && let Err(TrySendError::Full(_)) = disk.try_send(event)
         {
-            let sentence = "the disk is too slow: events are missing from the store";
+            let sentence = "The disk is too slow: some events were not saved.";
             *lock(&self.0.trouble) = Some(sentence.to_owned());
         }
     }
@@ -163,7 +163,7 @@ fn write(mut store: Store, waiting: &Receiver<Event>, trouble: &Mutex<Option<Str
         let written = store.append(&event);
         *lock(trouble) = written
             .err()
-            .map(|error| format!("events are not kept across a restart: {error}"));
+            .map(|error| format!("Events are not saved across a restart: {error}"));
     }
 }
 
