@@ -1,11 +1,23 @@
-//! What addresses may be looked up in bulk as.
+//! The types of address that a bulk lookup accepts.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::LookupTable;
-use super::lookup_table::BATCH;
+use super::v4::Ipv4Engine;
+use super::v6::Ipv6Engine;
 
-/// An address of one family, or of either; a number stands for an address of its family, in host order.
+/// The number of addresses between two passes over their values: both stay in the L1 cache.
+pub(super) const BATCH: usize = 256;
+
+/// The engines of a table, one for each family.
+#[derive(Clone)]
+pub struct Engines {
+    pub(super) v4: Ipv4Engine,
+    pub(super) v6: Ipv6Engine,
+}
+
+/// A type of address that [`LookupTable::lookup_batch`](super::LookupTable::lookup_batch) accepts.
+///
+/// `u32` is an IPv4 address and `u128` an IPv6 address, both in host order.
 pub trait Address: Copy + sealed::Classify {}
 
 impl Address for Ipv4Addr {}
@@ -15,53 +27,54 @@ impl Address for u32 {}
 impl Address for u128 {}
 
 pub(super) mod sealed {
-    use super::LookupTable;
+    use super::Engines;
 
+    /// Looks up addresses of one type.
     pub trait Classify: Sized {
         /// Looks up at most `BATCH` addresses; both slices have one length.
         #[doc(hidden)]
-        fn classify<V: Copy>(table: &LookupTable<V>, addrs: &[Self], classes: &mut [u32]);
+        fn classify(engines: &Engines, addrs: &[Self], classes: &mut [u32]);
     }
 }
 
 impl sealed::Classify for u32 {
-    fn classify<V: Copy>(table: &LookupTable<V>, addrs: &[Self], classes: &mut [u32]) {
-        table.v4.lookup_batch(addrs, classes);
+    fn classify(engines: &Engines, addrs: &[Self], classes: &mut [u32]) {
+        engines.v4.lookup_batch(addrs, classes);
     }
 }
 
 impl sealed::Classify for u128 {
-    fn classify<V: Copy>(table: &LookupTable<V>, addrs: &[Self], classes: &mut [u32]) {
-        table.v6.lookup_batch(addrs, classes);
+    fn classify(engines: &Engines, addrs: &[Self], classes: &mut [u32]) {
+        engines.v6.lookup_batch(addrs, classes);
     }
 }
 
 impl sealed::Classify for Ipv4Addr {
-    fn classify<V: Copy>(table: &LookupTable<V>, addrs: &[Self], classes: &mut [u32]) {
+    fn classify(engines: &Engines, addrs: &[Self], classes: &mut [u32]) {
         let mut keys = [0; BATCH];
         let keys = &mut keys[..addrs.len()];
         for (key, addr) in keys.iter_mut().zip(addrs) {
             *key = addr.to_bits();
         }
-        table.v4.lookup_batch(keys, classes);
+        engines.v4.lookup_batch(keys, classes);
     }
 }
 
 impl sealed::Classify for Ipv6Addr {
-    fn classify<V: Copy>(table: &LookupTable<V>, addrs: &[Self], classes: &mut [u32]) {
+    fn classify(engines: &Engines, addrs: &[Self], classes: &mut [u32]) {
         let mut keys = [0; BATCH];
         let keys = &mut keys[..addrs.len()];
         for (key, addr) in keys.iter_mut().zip(addrs) {
             *key = addr.to_bits();
         }
-        table.v6.lookup_batch(keys, classes);
+        engines.v6.lookup_batch(keys, classes);
     }
 }
 
 impl sealed::Classify for IpAddr {
-    /// Sorts the addresses by family, and the answers back.
-    fn classify<V: Copy>(table: &LookupTable<V>, addrs: &[Self], classes: &mut [u32]) {
-        let (mut keys4, mut keys6, mut answers) = ([0; BATCH], [0; BATCH], [0; BATCH]);
+    /// Looks up each family by itself and restores the order.
+    fn classify(engines: &Engines, addrs: &[Self], classes: &mut [u32]) {
+        let (mut keys4, mut keys6, mut found) = ([0; BATCH], [0; BATCH], [0; BATCH]);
         let (mut count4, mut count6) = (0, 0);
         for addr in addrs {
             match addr {
@@ -75,19 +88,19 @@ impl sealed::Classify for IpAddr {
                 }
             }
         }
-        let (answers4, answers6) = answers.split_at_mut(count4);
-        table.v4.lookup_batch(&keys4[..count4], answers4);
-        table
+        let (classes4, classes6) = found.split_at_mut(count4);
+        engines.v4.lookup_batch(&keys4[..count4], classes4);
+        engines
             .v6
-            .lookup_batch(&keys6[..count6], &mut answers6[..count6]);
-        let (mut answers4, mut answers6) = (answers4.iter(), answers6.iter());
+            .lookup_batch(&keys6[..count6], &mut classes6[..count6]);
+        let (mut classes4, mut classes6) = (classes4.iter(), classes6.iter());
         for (addr, class) in addrs.iter().zip(classes) {
-            let answers = if addr.is_ipv4() {
-                &mut answers4
+            let found = if addr.is_ipv4() {
+                &mut classes4
             } else {
-                &mut answers6
+                &mut classes6
             };
-            *class = *answers.next().expect("an answer for each question");
+            *class = *found.next().expect("one class for each address");
         }
     }
 }

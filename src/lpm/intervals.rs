@@ -13,7 +13,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// An address as a number.
-pub(super) trait Key: Copy + Ord {
+pub(super) trait AddressBits: Copy + Ord {
     /// The lowest.
     const MIN: Self;
 
@@ -21,7 +21,7 @@ pub(super) trait Key: Copy + Ord {
     fn after(self) -> Option<Self>;
 }
 
-impl Key for u32 {
+impl AddressBits for u32 {
     const MIN: Self = Ipv4Addr::UNSPECIFIED.to_bits();
 
     fn after(self) -> Option<Self> {
@@ -29,7 +29,7 @@ impl Key for u32 {
     }
 }
 
-impl Key for u128 {
+impl AddressBits for u128 {
     const MIN: Self = Ipv6Addr::UNSPECIFIED.to_bits();
 
     fn after(self) -> Option<Self> {
@@ -45,7 +45,7 @@ pub(super) struct Flattener<K> {
     covering: Vec<(K, u32)>,
 }
 
-impl<K: Key> Flattener<K> {
+impl<K: AddressBits> Flattener<K> {
     pub(super) fn new() -> Self {
         Self {
             intervals: vec![(K::MIN, 0)],

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use foldhash::fast::FixedState;
 
-use super::address::Address;
+use super::address::{Address, BATCH, Engines};
 use super::intervals::Flattener;
 use super::{Level, PrefixTable, v4, v6};
 
@@ -16,8 +16,7 @@ use super::{Level, PrefixTable, v4, v6};
 /// See the [module](super) for what is inside.
 #[derive(Clone)]
 pub struct LookupTable<V> {
-    pub(super) v4: v4::Engine,
-    pub(super) v6: v6::Engine,
+    engines: Engines,
     /// The value of each class; class 0 is no match. If they are few, filled up to [`FEW`].
     values: Box<[Option<V>]>,
     few: bool,
@@ -62,8 +61,10 @@ impl<V: Copy + Eq + Hash> LookupTable<V> {
         let few = values.len() <= FEW;
         values.resize(values.len().max(FEW), None);
         Self {
-            v4: v4::Engine::new(&v4.finish(), level),
-            v6: v6::Engine::new(&v6.finish(), level),
+            engines: Engines {
+                v4: v4::Ipv4Engine::new(&v4.finish(), level),
+                v6: v6::Ipv6Engine::new(&v6.finish(), level),
+            },
             values: values.into(),
             few,
         }
@@ -85,14 +86,14 @@ impl<V: Copy> LookupTable<V> {
     #[inline]
     #[must_use]
     pub fn lookup_v4(&self, addr: Ipv4Addr) -> Option<V> {
-        self.value(self.v4.lookup(addr.to_bits()))
+        self.value(self.engines.v4.lookup(addr.to_bits()))
     }
 
     /// The value of the longest prefix that an IPv6 address lies in.
     #[inline]
     #[must_use]
     pub fn lookup_v6(&self, addr: Ipv6Addr) -> Option<V> {
-        self.value(self.v6.lookup(addr.to_bits()))
+        self.value(self.engines.v6.lookup(addr.to_bits()))
     }
 
     /// Looks up many addresses at once, as std's types or as numbers, of one family or mixed; `values` gets the answers
@@ -105,7 +106,7 @@ impl<V: Copy> LookupTable<V> {
         let mut classes = [0; BATCH];
         for (addrs, values) in addrs.chunks(BATCH).zip(values.chunks_mut(BATCH)) {
             let classes = &mut classes[..addrs.len()];
-            A::classify(self, addrs, classes);
+            A::classify(&self.engines, addrs, classes);
             if self.few {
                 let table = self
                     .values
@@ -134,18 +135,15 @@ impl<V: Copy> LookupTable<V> {
     /// The memory behind the table, in bytes.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.v4.memory() + self.v6.memory() + size_of_val(&*self.values)
+        self.engines.v4.memory() + self.engines.v6.memory() + size_of_val(&*self.values)
     }
 
     /// The engines for IPv4 and IPv6, for reports.
     #[must_use]
     pub fn engines(&self) -> [&'static str; 2] {
-        [self.v4.name(), self.v6.name()]
+        [self.engines.v4.name(), self.engines.v6.name()]
     }
 }
-
-/// As many addresses are looked up between two passes over their values: both stay in the L1 cache.
-pub(super) const BATCH: usize = 256;
 
 impl<V: Copy> fmt::Debug for LookupTable<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -176,13 +176,13 @@ impl<V: Serialize> Serialize for PrefixTable<V> {
 
 impl<'de, V: Deserialize<'de>> Deserialize<'de> for PrefixTable<V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Entries(PhantomData))
+        deserializer.deserialize_map(EntryVisitor(PhantomData))
     }
 }
 
-struct Entries<V>(PhantomData<V>);
+struct EntryVisitor<V>(PhantomData<V>);
 
-impl<'de, V: Deserialize<'de>> Visitor<'de> for Entries<V> {
+impl<'de, V: Deserialize<'de>> Visitor<'de> for EntryVisitor<V> {
     type Value = PrefixTable<V>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

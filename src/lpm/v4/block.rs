@@ -9,11 +9,11 @@
 use std::array;
 
 /// A block of a [`Directory`](super::directory::Directory).
-pub(super) trait Block: Copy {
+pub(super) trait IntervalBlock: Copy {
     /// The number of intervals that it has room for.
     const WAYS: usize;
 
-    /// The bit of a class that says: the rest is the number of a block in a [`Tree`](super::tree::Tree).
+    /// The bit of a class that says: the rest is the number of a block in a [`BlockTree`](super::block_tree::BlockTree).
     const LINK: u32;
 
     /// Whether that bit can be stored.
@@ -31,7 +31,7 @@ pub(super) trait Block: Copy {
 /// The compare's mask is 0, 1, 3, 7 or 15: the classes lie at these places, and nothing has to be counted.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-pub(super) struct Quad {
+pub(super) struct Block4 {
     ends: [i32; 4],
     classes: [u16; 16],
 }
@@ -39,7 +39,7 @@ pub(super) struct Quad {
 /// Up to 8 intervals with classes of 31 bits. The last of the ends is always unused.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-pub(super) struct Octet {
+pub(super) struct Block8 {
     pub(super) ends: [[i32; 4]; 2],
     pub(super) classes: [u32; 8],
 }
@@ -59,7 +59,7 @@ fn ends<const N: usize>(intervals: &[(u32, u32)]) -> [i32; N] {
     ends
 }
 
-impl Block for Quad {
+impl IntervalBlock for Block4 {
     const WAYS: usize = 5;
     const LINK: u32 = 1 << 16;
     const LINKS: bool = false;
@@ -82,7 +82,7 @@ impl Block for Quad {
     }
 }
 
-impl Block for Octet {
+impl IntervalBlock for Block8 {
     const WAYS: usize = 8;
     const LINK: u32 = 1 << 31;
     const LINKS: bool = true;
@@ -142,11 +142,11 @@ mod tests {
         let full = [(0, 1), (1, 2), (2, 3), (9, 4), (u32::MAX, 5)];
         for key in [0, 1, 2, 8, 9, u32::MAX - 1, u32::MAX] {
             let expected = full[full.partition_point(|(start, _)| *start <= key) - 1].1;
-            assert_eq!(Quad::new(&full).class(key), expected, "{key}");
-            assert_eq!(Octet::new(&full).class(key), expected, "{key}");
+            assert_eq!(Block4::new(&full).class(key), expected, "{key}");
+            assert_eq!(Block8::new(&full).class(key), expected, "{key}");
         }
-        assert_eq!(Quad::new(&full[..1]).class(u32::MAX), 1);
-        assert_eq!(Octet::new(&full[..1]).class(u32::MAX), 1);
+        assert_eq!(Block4::new(&full[..1]).class(u32::MAX), 1);
+        assert_eq!(Block8::new(&full[..1]).class(u32::MAX), 1);
     }
 
     proptest! {

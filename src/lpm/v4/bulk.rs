@@ -8,12 +8,12 @@ use std::arch::x86_64::{
 };
 
 use super::block::signed;
-use super::directory::Medium;
-use super::pages::{CELL_SHIFT, Cell, PAGE_BITS, Pages, ROOT_SHIFT};
+use super::directory::LargeDirectory;
+use super::two_level::{CELL_SHIFT, ClassCell, PAGE_BITS, ROOT_SHIFT, TwoLevelDirectory};
 
 /// Compares all eight ends of a block at once.
 #[target_feature(enable = "avx512f,avx512vl,popcnt,bmi2")]
-pub(super) fn directory(directory: &Medium, keys: &[u32], classes: &mut [u32]) {
+pub(super) fn directory(directory: &LargeDirectory, keys: &[u32], classes: &mut [u32]) {
     for (key, class) in keys.iter().zip(classes) {
         *class = directory.lookup_by(*key, |block| {
             // SAFETY: the two halves together are as long as the vector.
@@ -26,11 +26,11 @@ pub(super) fn directory(directory: &Medium, keys: &[u32], classes: &mut [u32]) {
 
 /// Gathers eight pages, then eight cells.
 #[target_feature(enable = "avx2")]
-pub(super) fn pages<C: Cell>(pages: &Pages<C>, keys: &[u32], classes: &mut [u32]) {
+pub(super) fn pages<C: ClassCell>(pages: &TwoLevelDirectory<C>, keys: &[u32], classes: &mut [u32]) {
     let (keys, keys_left) = keys.as_chunks::<8>();
     let (classes, classes_left) = classes.as_chunks_mut::<8>();
     let in_page = _mm256_set1_epi32((1 << PAGE_BITS) - 1);
-    let bits = _mm256_set1_epi32(C::DEEP.class().cast_signed());
+    let bits = _mm256_set1_epi32(C::SPLIT.class().cast_signed());
     for (keys, classes) in keys.iter().zip(classes) {
         // SAFETY: the array is as long as the vector.
         let key = unsafe { _mm256_loadu_si256(keys.as_ptr().cast()) };
@@ -55,12 +55,12 @@ pub(super) fn pages<C: Cell>(pages: &Pages<C>, keys: &[u32], classes: &mut [u32]
         let found = _mm256_and_si256(read, bits);
         // SAFETY: the array is as long as the vector.
         unsafe { _mm256_storeu_si256(classes.as_mut_ptr().cast(), found) };
-        let deep = _mm256_castsi256_ps(_mm256_cmpeq_epi32(found, bits));
-        let mut deep = _mm256_movemask_ps(deep);
-        while deep != 0 {
-            let lane = deep.trailing_zeros() as usize;
-            classes[lane] = pages.deep.class(keys[lane]);
-            deep &= deep - 1;
+        let split = _mm256_castsi256_ps(_mm256_cmpeq_epi32(found, bits));
+        let mut split = _mm256_movemask_ps(split);
+        while split != 0 {
+            let lane = split.trailing_zeros() as usize;
+            classes[lane] = pages.split.class(keys[lane]);
+            split &= split - 1;
         }
     }
     for (key, class) in keys_left.iter().zip(classes_left) {

@@ -10,15 +10,15 @@
 //!
 //! A boundary may lie at any bit, so that a /32 costs what a /8 costs: a policy is full of hosts and small ranges. No
 //! branch depends on the address. Where more boundaries meet in a cell than a block holds, the block's class is a link
-//! into a [`Tree`].
+//! into a [`BlockTree`].
 
 use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
 
 use super::advance;
-use super::block::{Block, Octet, Quad};
-use super::tree::Tree;
+use super::block::{Block4, Block8, IntervalBlock};
+use super::block_tree::BlockTree;
 
 /// A directory of `CELLS` cells, a power of two.
 #[derive(Clone)]
@@ -26,16 +26,16 @@ pub(super) struct Directory<B, const CELLS: usize> {
     /// The number of each cell's block.
     cells: Box<[u16; CELLS]>,
     blocks: Box<[B]>,
-    tree: Tree,
+    tree: BlockTree,
 }
 
 /// For a few prefixes that lie apart: 8 KiB of cells, and blocks that answer fastest.
-pub(super) type Small = Directory<Quad, { 1 << 12 }>;
+pub(super) type SmallDirectory = Directory<Block4, { 1 << 12 }>;
 
 /// For more, or crowded ones: 32 KiB of cells.
-pub(super) type Medium = Directory<Octet, { 1 << 14 }>;
+pub(super) type LargeDirectory = Directory<Block8, { 1 << 14 }>;
 
-impl<B: Block, const CELLS: usize> Directory<B, CELLS> {
+impl<B: IntervalBlock, const CELLS: usize> Directory<B, CELLS> {
     const SHIFT: u32 = 32 - CELLS.ilog2();
 
     /// Compiles intervals; `None` if they are too many or too crowded, or their classes too high.
@@ -45,7 +45,7 @@ impl<B: Block, const CELLS: usize> Directory<B, CELLS> {
         }
         let mut cells = Vec::with_capacity(CELLS);
         let mut blocks = Vec::new();
-        let mut tree = Tree::default();
+        let mut tree = BlockTree::default();
         let mut uniform: HashMap<u32, usize, FixedState> = HashMap::default();
         // From the interval that holds the cell's first address.
         let mut rest = intervals;
@@ -92,7 +92,7 @@ impl<B: Block, const CELLS: usize> Directory<B, CELLS> {
         self.lookup_by(key, |block| block.class(key))
     }
 
-    /// The same, with `search` in the place of [`Block::class`].
+    /// The same, with `search` in the place of [`IntervalBlock::class`].
     #[expect(
         clippy::inline_always,
         reason = "the search's vectors must not be passed in memory"

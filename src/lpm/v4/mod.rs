@@ -1,56 +1,56 @@
 //! The engines for IPv4: which one serves a table is seen when it is compiled.
 
 mod block;
+mod block_tree;
 #[cfg(target_arch = "x86_64")]
 mod bulk;
 mod directory;
-mod pages;
-mod registers;
+mod simd_search;
 #[cfg(target_arch = "x86_64")]
 mod sse2;
-mod tree;
+mod two_level;
 
 use super::Level;
-use directory::{Medium, Small};
-use pages::{Cell, Pages};
-use registers::Registers;
+use directory::{LargeDirectory, SmallDirectory};
+use simd_search::SimdSearch;
+use two_level::{ClassCell, TwoLevelDirectory};
 
 /// A compiled table of IPv4 intervals.
 #[derive(Clone)]
-pub(super) struct Engine {
-    kind: Kind,
+pub(super) struct Ipv4Engine {
+    search: Ipv4Search,
     /// Looks up many at once where the table is small enough.
-    registers: Option<Registers>,
+    simd: Option<SimdSearch>,
     /// No higher than the processor's.
     level: Level,
 }
 
 #[derive(Clone)]
-enum Kind {
-    Small(Small),
-    Medium(Medium),
-    Large(Large),
+enum Ipv4Search {
+    SmallDirectory(SmallDirectory),
+    LargeDirectory(LargeDirectory),
+    SizedTwoLevel(SizedTwoLevel),
 }
 
-/// Pages whose cells are as narrow as the classes allow.
+/// TwoLevelDirectory whose cells are as narrow as the classes allow.
 #[derive(Clone)]
-enum Large {
-    Byte(Pages<u8>),
-    Half(Pages<u16>),
-    Word(Pages<u32>),
+enum SizedTwoLevel {
+    Byte(TwoLevelDirectory<u8>),
+    Half(TwoLevelDirectory<u16>),
+    Word(TwoLevelDirectory<u32>),
 }
 
 /// Up to this many intervals go into a directory.
 const DIRECTORY_MAX: usize = 4096;
 
-impl Engine {
+impl Ipv4Engine {
     /// Compiles intervals (start and class): ascending, the first start is 0, neighbours have different classes below
     /// 2^31.
     pub(super) fn new(intervals: &[(u32, u32)], level: Level) -> Self {
         let level = level.min(Level::detect());
         Self {
-            kind: Kind::new(intervals),
-            registers: Registers::new(intervals, level),
+            search: Ipv4Search::new(intervals),
+            simd: SimdSearch::new(intervals, level),
             level,
         }
     }
@@ -62,63 +62,66 @@ impl Engine {
     )]
     #[inline(always)]
     pub(super) fn lookup(&self, key: u32) -> u32 {
-        match &self.kind {
-            Kind::Small(directory) => directory.lookup(key),
-            Kind::Medium(directory) => directory.lookup(key),
-            Kind::Large(large) => large.lookup(key),
+        match &self.search {
+            Ipv4Search::SmallDirectory(directory) => directory.lookup(key),
+            Ipv4Search::LargeDirectory(directory) => directory.lookup(key),
+            Ipv4Search::SizedTwoLevel(large) => large.lookup(key),
         }
     }
 
     /// The class of the interval that holds each of `keys`.
     pub(super) fn lookup_batch(&self, keys: &[u32], classes: &mut [u32]) {
-        if let Some(registers) = &self.registers {
-            return registers.lookup_batch(keys, classes);
+        if let Some(simd) = &self.simd {
+            return simd.lookup_batch(keys, classes);
         }
-        match &self.kind {
-            Kind::Small(directory) => one_by_one(keys, classes, |key| directory.lookup(key)),
+        match &self.search {
+            Ipv4Search::SmallDirectory(directory) => {
+                one_by_one(keys, classes, |key| directory.lookup(key))
+            }
             #[cfg(target_arch = "x86_64")]
             #[allow(unsafe_code)]
-            Kind::Medium(directory) if self.level >= Level::Avx512 => {
+            Ipv4Search::LargeDirectory(directory) if self.level >= Level::Avx512 => {
                 // SAFETY: the level is no higher than the processor's.
                 unsafe { bulk::directory(directory, keys, classes) }
             }
-            Kind::Medium(directory) => one_by_one(keys, classes, |key| directory.lookup(key)),
-            Kind::Large(large) => large.lookup_batch(keys, classes, self.level),
+            Ipv4Search::LargeDirectory(directory) => {
+                one_by_one(keys, classes, |key| directory.lookup(key))
+            }
+            Ipv4Search::SizedTwoLevel(large) => large.lookup_batch(keys, classes, self.level),
         }
     }
 
     /// The memory that it takes, in bytes.
     pub(super) fn memory(&self) -> usize {
-        let registers = self.registers.as_ref().map_or(0, Registers::memory);
-        registers
-            + match &self.kind {
-                Kind::Small(directory) => directory.memory(),
-                Kind::Medium(directory) => directory.memory(),
-                Kind::Large(Large::Byte(pages)) => pages.memory(),
-                Kind::Large(Large::Half(pages)) => pages.memory(),
-                Kind::Large(Large::Word(pages)) => pages.memory(),
-            }
+        let simd = self.simd.as_ref().map_or(0, SimdSearch::memory);
+        simd + match &self.search {
+            Ipv4Search::SmallDirectory(directory) => directory.memory(),
+            Ipv4Search::LargeDirectory(directory) => directory.memory(),
+            Ipv4Search::SizedTwoLevel(SizedTwoLevel::Byte(pages)) => pages.memory(),
+            Ipv4Search::SizedTwoLevel(SizedTwoLevel::Half(pages)) => pages.memory(),
+            Ipv4Search::SizedTwoLevel(SizedTwoLevel::Word(pages)) => pages.memory(),
+        }
     }
 
     /// What it is, for reports.
     pub(super) fn name(&self) -> &'static str {
-        match (&self.kind, &self.registers) {
-            (Kind::Small(_), None) => "small directory",
-            (Kind::Small(_), Some(_)) => "small directory and registers",
-            (Kind::Medium(_), None) => "directory",
-            (Kind::Medium(_), Some(_)) => "directory and registers",
-            (Kind::Large(Large::Byte(_)), _) => "pages of bytes",
-            (Kind::Large(Large::Half(_)), _) => "pages of 16 bits",
-            (Kind::Large(Large::Word(_)), _) => "pages of 32 bits",
+        match (&self.search, &self.simd) {
+            (Ipv4Search::SmallDirectory(_), None) => "small directory",
+            (Ipv4Search::SmallDirectory(_), Some(_)) => "small directory and simd",
+            (Ipv4Search::LargeDirectory(_), None) => "directory",
+            (Ipv4Search::LargeDirectory(_), Some(_)) => "directory and simd",
+            (Ipv4Search::SizedTwoLevel(SizedTwoLevel::Byte(_)), _) => "pages of bytes",
+            (Ipv4Search::SizedTwoLevel(SizedTwoLevel::Half(_)), _) => "pages of 16 bits",
+            (Ipv4Search::SizedTwoLevel(SizedTwoLevel::Word(_)), _) => "pages of 32 bits",
         }
     }
 }
 
-impl Large {
+impl SizedTwoLevel {
     fn new(intervals: &[(u32, u32)]) -> Self {
-        let byte = || Pages::new(intervals).map(Self::Byte);
-        let half = || Pages::new(intervals).map(Self::Half);
-        let word = || Pages::new(intervals).map(Self::Word);
+        let byte = || TwoLevelDirectory::new(intervals).map(Self::Byte);
+        let half = || TwoLevelDirectory::new(intervals).map(Self::Half);
+        let word = || TwoLevelDirectory::new(intervals).map(Self::Word);
         let narrowest = byte().or_else(half).or_else(word);
         narrowest.expect("classes have 31 bits")
     }
@@ -142,7 +145,12 @@ impl Large {
     }
 
     fn lookup_batch(&self, keys: &[u32], classes: &mut [u32], level: Level) {
-        fn within<C: Cell>(pages: &Pages<C>, keys: &[u32], classes: &mut [u32], level: Level) {
+        fn within<C: ClassCell>(
+            pages: &TwoLevelDirectory<C>,
+            keys: &[u32],
+            classes: &mut [u32],
+            level: Level,
+        ) {
             match level {
                 #[cfg(target_arch = "x86_64")]
                 #[allow(unsafe_code)]
@@ -173,17 +181,17 @@ fn advance(rest: &[(u32, u32)], key: u32) -> &[(u32, u32)] {
     &rest[usize::from(next)..]
 }
 
-impl Kind {
+impl Ipv4Search {
     fn new(intervals: &[(u32, u32)]) -> Self {
         if intervals.len() <= DIRECTORY_MAX {
-            if let Some(small) = Small::new(intervals) {
-                return Self::Small(small);
+            if let Some(small) = SmallDirectory::new(intervals) {
+                return Self::SmallDirectory(small);
             }
-            if let Some(medium) = Medium::new(intervals) {
-                return Self::Medium(medium);
+            if let Some(medium) = LargeDirectory::new(intervals) {
+                return Self::LargeDirectory(medium);
             }
         }
-        Self::Large(Large::new(intervals))
+        Self::SizedTwoLevel(SizedTwoLevel::new(intervals))
     }
 }
 
@@ -195,22 +203,25 @@ mod tests {
     const LEVELS: [Level; 3] = [Level::Portable, Level::Avx2, Level::Avx512];
 
     /// Every engine that takes the intervals, and not only the one that would be chosen.
-    fn engines(intervals: &[(u32, u32)]) -> Vec<Engine> {
+    fn engines(intervals: &[(u32, u32)]) -> Vec<Ipv4Engine> {
         let kinds = [
-            Small::new(intervals).map(Kind::Small),
-            Medium::new(intervals).map(Kind::Medium),
-            Pages::new(intervals).map(|pages| Kind::Large(Large::Byte(pages))),
-            Pages::new(intervals).map(|pages| Kind::Large(Large::Half(pages))),
-            Pages::new(intervals).map(|pages| Kind::Large(Large::Word(pages))),
+            SmallDirectory::new(intervals).map(Ipv4Search::SmallDirectory),
+            LargeDirectory::new(intervals).map(Ipv4Search::LargeDirectory),
+            TwoLevelDirectory::new(intervals)
+                .map(|pages| Ipv4Search::SizedTwoLevel(SizedTwoLevel::Byte(pages))),
+            TwoLevelDirectory::new(intervals)
+                .map(|pages| Ipv4Search::SizedTwoLevel(SizedTwoLevel::Half(pages))),
+            TwoLevelDirectory::new(intervals)
+                .map(|pages| Ipv4Search::SizedTwoLevel(SizedTwoLevel::Word(pages))),
         ];
         let mut engines = vec![];
         for level in LEVELS.map(|level| level.min(Level::detect())) {
-            engines.push(Engine::new(intervals, level));
-            for kind in kinds.iter().flatten().cloned() {
-                let registers = None;
-                engines.push(Engine {
-                    kind,
-                    registers,
+            engines.push(Ipv4Engine::new(intervals, level));
+            for search in kinds.iter().flatten().cloned() {
+                let simd = None;
+                engines.push(Ipv4Engine {
+                    search,
+                    simd,
                     level,
                 });
             }
@@ -283,9 +294,9 @@ mod tests {
             // One class to a /20, and one in the midst of a /24.
             let spread = (0..classes).map(|class| (class << 12, class));
             let all = intervals(spread.chain([(0xffff_ff80, 1)]).collect());
-            let engine = Engine {
-                kind: Kind::Large(Large::new(&all)),
-                registers: None,
+            let engine = Ipv4Engine {
+                search: Ipv4Search::SizedTwoLevel(SizedTwoLevel::new(&all)),
+                simd: None,
                 level: Level::detect(),
             };
             assert_eq!(engine.name(), name);
@@ -310,14 +321,17 @@ mod tests {
                 .map(|at| (at * (u32::MAX / count), at % 2))
                 .collect()
         };
-        let name = |count, level| Engine::new(&spread(count), level).name();
+        let name = |count, level| Ipv4Engine::new(&spread(count), level).name();
         assert_eq!(name(32, Level::Portable), "small directory");
         if Level::detect() >= Level::Avx2 {
-            assert_eq!(name(32, Level::Avx2), "small directory and registers");
+            assert_eq!(name(32, Level::Avx2), "small directory and simd");
         }
         assert_eq!(name(1 << 12, Level::Portable), "small directory");
         assert_eq!(name(1 << 13, Level::Portable), "pages of bytes");
         let crowded: Vec<_> = (0..6).map(|at| (at << 16, at)).collect();
-        assert_eq!(Engine::new(&crowded, Level::Portable).name(), "directory");
+        assert_eq!(
+            Ipv4Engine::new(&crowded, Level::Portable).name(),
+            "directory"
+        );
     }
 }

@@ -1,12 +1,12 @@
 //! The engines for IPv6: 128-bit keys.
 //!
 //! Nearly all prefixes end at /64 or above, so nearly all questions are answered by a key's high half. All engines
-//! search intervals there, on a circle that begins at the first boundary (see `circle`); where a longer prefix lies,
+//! search intervals there, on a wrapped that begins at the first boundary (see `wrapped`); where a longer prefix lies,
 //! they hand the key on to an exact search of the few boundaries in its block.
 //!
 //! | engine | for | a lookup | memory |
 //! |---|---|---|---|
-//! | walk | up to 8,192 intervals | a comparison for each doubling of their number; a batch in registers and by gathers | 12 B an interval, up to twice that |
+//! | eytzinger | up to 8,192 intervals | a comparison for each doubling of their number; a batch in registers and by gathers | 12 B an interval, up to twice that |
 //! | tree | any number | a slot of the directory, then 1 to 3 nodes of 128 bytes | below |
 //!
 //! # The tree's measures
@@ -25,42 +25,42 @@
     reason = "what is compiled for an instruction set must be compiled into the function that has it"
 )]
 
-mod circle;
+mod bplus_tree;
+mod eytzinger;
 mod portable;
-mod tree;
-mod walk;
+mod wrapped_intervals;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 use super::Level;
-use circle::{Circle, Deep, Outcome, high};
+use bplus_tree::{BPlusTree, LOW_BITS, NarrowLeaf, WideLeaf};
+use eytzinger::EytzingerSearch;
 #[cfg(not(target_arch = "x86_64"))]
-use portable::{tree_batch, tree_lookup, walk_batch};
-use tree::{LOW_BITS, Narrow, Tree, Wide};
-use walk::Walk;
+use portable::{eytzinger_batch, tree_batch, tree_lookup};
+use wrapped_intervals::{ClassOrBlock, LongPrefixes, WrappedIntervals, high};
 #[cfg(target_arch = "x86_64")]
-use x86::{tree_batch, tree_lookup, walk_batch};
+use x86::{eytzinger_batch, tree_batch, tree_lookup};
 
 /// Finds the interval that holds an IPv6 address, and tells its class.
 #[derive(Clone, Debug)]
-pub(super) struct Engine {
+pub(super) struct Ipv6Engine {
     level: Level,
     base: u64,
-    search: Search,
-    deep: Deep,
+    search: Ipv6Search,
+    long: LongPrefixes,
 }
 
 #[derive(Clone, Debug)]
-enum Search {
-    Walk(Walk),
-    Narrow(Tree<Narrow>),
-    Wide(Tree<Wide>),
+enum Ipv6Search {
+    EytzingerSearch(EytzingerSearch),
+    NarrowLeaf(BPlusTree<NarrowLeaf>),
+    WideLeaf(BPlusTree<WideLeaf>),
 }
 
-/// The keys of a batch between two looks for deep outcomes: few enough to be still in the cache.
+/// The keys of a batch between two looks for long outcomes: few enough to be still in the cache.
 const BATCH: usize = 1024;
 
-impl Engine {
+impl Ipv6Engine {
     /// Compiles intervals, given by start and class: ascending, the first start is 0, neighbours differ in class.
     ///
     /// A level above the processor's is lowered to it.
@@ -69,30 +69,30 @@ impl Engine {
     /// If no interval starts at 0, or at a class from 2^31.
     pub(super) fn new(intervals: &[(u128, u32)], level: Level) -> Self {
         let level = level.min(Level::detect());
-        let circle = Circle::new(intervals, u64::BITS);
-        let (arcs, deep) = circle.cut(u64::BITS);
-        if let Some(search) = Walk::new(&arcs).map(Search::Walk) {
+        let wrapped = WrappedIntervals::new(intervals, u64::BITS);
+        let (arcs, long) = wrapped.cut(u64::BITS);
+        if let Some(search) = EytzingerSearch::new(&arcs).map(Ipv6Search::EytzingerSearch) {
             return Self {
                 level,
-                base: circle.base(),
+                base: wrapped.base(),
                 search,
-                deep,
+                long,
             };
         }
         let shift = shift(intervals);
-        let circle = Circle::new(intervals, u64::BITS + LOW_BITS + shift);
-        let (arcs, deep) = circle.cut(u64::BITS + shift);
-        let narrow = |&(_, outcome): &(u64, Outcome)| i16::try_from(outcome).is_ok();
+        let wrapped = WrappedIntervals::new(intervals, u64::BITS + LOW_BITS + shift);
+        let (arcs, long) = wrapped.cut(u64::BITS + shift);
+        let narrow = |&(_, outcome): &(u64, ClassOrBlock)| i16::try_from(outcome).is_ok();
         let search = if arcs.iter().all(narrow) {
-            Search::Narrow(Tree::new(&arcs, shift))
+            Ipv6Search::NarrowLeaf(BPlusTree::new(&arcs, shift))
         } else {
-            Search::Wide(Tree::new(&arcs, shift))
+            Ipv6Search::WideLeaf(BPlusTree::new(&arcs, shift))
         };
         Self {
             level,
-            base: circle.base(),
+            base: wrapped.base(),
             search,
-            deep,
+            long,
         }
     }
 
@@ -101,11 +101,11 @@ impl Engine {
     pub(super) fn lookup(&self, key: u128) -> u32 {
         let at = high(key).wrapping_sub(self.base);
         let outcome = match &self.search {
-            Search::Walk(walk) => walk.lookup(at),
-            Search::Narrow(tree) => tree_lookup(self.level, tree, at),
-            Search::Wide(tree) => tree_lookup(self.level, tree, at),
+            Ipv6Search::EytzingerSearch(eytzinger) => eytzinger.lookup(at),
+            Ipv6Search::NarrowLeaf(tree) => tree_lookup(self.level, tree, at),
+            Ipv6Search::WideLeaf(tree) => tree_lookup(self.level, tree, at),
         };
-        self.deep.resolve(outcome, key)
+        self.long.resolve(outcome, key)
     }
 
     /// The class of the interval that holds each of `keys`.
@@ -116,13 +116,19 @@ impl Engine {
         assert_eq!(keys.len(), classes.len(), "one class for each key");
         for (keys, classes) in keys.chunks(BATCH).zip(classes.chunks_mut(BATCH)) {
             match &self.search {
-                Search::Walk(walk) => walk_batch(self.level, walk, self.base, keys, classes),
-                Search::Narrow(tree) => tree_batch(self.level, tree, self.base, keys, classes),
-                Search::Wide(tree) => tree_batch(self.level, tree, self.base, keys, classes),
+                Ipv6Search::EytzingerSearch(eytzinger) => {
+                    eytzinger_batch(self.level, eytzinger, self.base, keys, classes)
+                }
+                Ipv6Search::NarrowLeaf(tree) => {
+                    tree_batch(self.level, tree, self.base, keys, classes)
+                }
+                Ipv6Search::WideLeaf(tree) => {
+                    tree_batch(self.level, tree, self.base, keys, classes)
+                }
             }
-            if !self.deep.is_empty() {
+            if !self.long.is_empty() {
                 for (key, class) in keys.iter().zip(classes) {
-                    *class = self.deep.resolve(class.cast_signed(), *key);
+                    *class = self.long.resolve(class.cast_signed(), *key);
                 }
             }
         }
@@ -131,28 +137,28 @@ impl Engine {
     /// The memory that it takes, in bytes.
     pub(super) fn memory(&self) -> usize {
         let search = match &self.search {
-            Search::Walk(walk) => walk.memory(),
-            Search::Narrow(tree) => tree.memory(),
-            Search::Wide(tree) => tree.memory(),
+            Ipv6Search::EytzingerSearch(eytzinger) => eytzinger.memory(),
+            Ipv6Search::NarrowLeaf(tree) => tree.memory(),
+            Ipv6Search::WideLeaf(tree) => tree.memory(),
         };
-        size_of::<Self>() + search + self.deep.memory()
+        size_of::<Self>() + search + self.long.memory()
     }
 
     /// What it is, for reports.
     pub(super) fn name(&self) -> &'static str {
         match (&self.search, self.level) {
-            (Search::Walk(_), Level::Portable | Level::Avx2) => "walk",
-            (Search::Walk(_), Level::Avx512) => "walk, bulk AVX-512",
-            (Search::Narrow(_) | Search::Wide(_), Level::Portable) => "tree",
-            (Search::Narrow(_) | Search::Wide(_), Level::Avx2) => "tree, AVX2",
-            (Search::Narrow(_) | Search::Wide(_), Level::Avx512) => "tree, AVX-512",
+            (Ipv6Search::EytzingerSearch(_), Level::Portable | Level::Avx2) => "eytzinger",
+            (Ipv6Search::EytzingerSearch(_), Level::Avx512) => "eytzinger, bulk AVX-512",
+            (Ipv6Search::NarrowLeaf(_) | Ipv6Search::WideLeaf(_), Level::Portable) => "tree",
+            (Ipv6Search::NarrowLeaf(_) | Ipv6Search::WideLeaf(_), Level::Avx2) => "tree, AVX2",
+            (Ipv6Search::NarrowLeaf(_) | Ipv6Search::WideLeaf(_), Level::Avx512) => "tree, AVX-512",
         }
     }
 }
 
 /// How many of the lowest bits of a key's high half the tree leaves to the exact search.
 ///
-/// What counts, in this order: that the directory is no burden, that few boundaries are deep, that the directory is
+/// What counts, in this order: that the directory is no burden, that few boundaries are long, that the directory is
 /// small beside the nodes, that the tree is low, and that there are few slots.
 fn shift(intervals: &[(u128, u32)]) -> u32 {
     let boundaries = &intervals[1..];
@@ -166,16 +172,16 @@ fn shift(intervals: &[(u128, u32)]) -> u32 {
     let merit = |shift: u32| {
         let (slot, below) = (u64::BITS + LOW_BITS + shift, u64::BITS + shift);
         let slots = (last >> slot) - (first >> slot) + 2;
-        let deep = boundaries
+        let long = boundaries
             .iter()
             .filter(|(start, _)| start.trailing_zeros() < below);
         let in_slot = boundaries.chunk_by(|a, b| (a.0 ^ b.0) >> slot == 0);
         let fullest = in_slot.map(<[_]>::len).max().unwrap_or(0);
         (
             slots > (1 << 20) + 1,
-            deep.count() * 16 > boundaries.len(),
+            long.count() * 16 > boundaries.len(),
             slots > (boundaries.len() as u128 / 4).max(1 << 12),
-            tree::height::<Narrow>(fullest + 1),
+            bplus_tree::height::<NarrowLeaf>(fullest + 1),
             slots,
         )
     };
@@ -231,7 +237,7 @@ mod tests {
     /// Asks every engine for `keys`, one by one and in batches of all sorts of length.
     fn assert_answers(intervals: &[(u128, u32)], keys: &[u128], expected: &[u32]) {
         for level in LEVELS {
-            let engine = Engine::new(intervals, level);
+            let engine = Ipv6Engine::new(intervals, level);
             let name = engine.name();
             for (key, class) in keys.iter().zip(expected) {
                 assert_eq!(engine.lookup(*key), *class, "{name}: {key:#034x}");
@@ -304,8 +310,8 @@ mod tests {
 
         #[test]
         fn sixteen_prefixes_fit_the_registers(prefixes in prefixes(17, 1000)) {
-            let engine = Engine::new(&intervals(&prefixes).0, Level::Portable);
-            prop_assert!(matches!(engine.search, Search::Walk(Walk { levels: walk::SHALLOW, .. })), "{}", intervals(&prefixes).0.len());
+            let engine = Ipv6Engine::new(&intervals(&prefixes).0, Level::Portable);
+            prop_assert!(matches!(engine.search, Ipv6Search::EytzingerSearch(EytzingerSearch { levels: eytzinger::SHALLOW, .. })), "{}", intervals(&prefixes).0.len());
         }
     }
 
@@ -391,6 +397,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "one class for each key")]
     fn a_batch_needs_room_for_its_answers() {
-        Engine::new(&[(0, 7)], Level::Portable).lookup_batch(&[1, 2], &mut [0]);
+        Ipv6Engine::new(&[(0, 7)], Level::Portable).lookup_batch(&[1, 2], &mut [0]);
     }
 }

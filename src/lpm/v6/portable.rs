@@ -1,16 +1,16 @@
 //! The searches for any processor: binary, in a table that is small or a node that is in the cache.
 
 use super::Level;
-use super::circle::{Outcome, high};
-use super::tree::{Kernel, Leaf, Node, Tree};
-use super::walk::Walk;
+use super::bplus_tree::{BPlusNode, BPlusTree, LeafNode, NodeCompare};
+use super::eytzinger::EytzingerSearch;
+use super::wrapped_intervals::{ClassOrBlock, high};
 
 /// Asks the processor for nothing that it might not have.
 struct Portable;
 
-impl Kernel for Portable {
+impl NodeCompare for Portable {
     #[inline(always)]
-    fn passed<N: Node>(node: &N, low: i32) -> usize {
+    fn passed<N: BPlusNode>(node: &N, low: i32) -> usize {
         node.ends().partition_point(|end| *end < low)
     }
 
@@ -19,14 +19,14 @@ impl Kernel for Portable {
 }
 
 /// The outcome of the arc that holds `at`.
-pub(super) fn tree_lookup<L: Leaf>(_: Level, tree: &Tree<L>, at: u64) -> Outcome {
+pub(super) fn tree_lookup<L: LeafNode>(_: Level, tree: &BPlusTree<L>, at: u64) -> ClassOrBlock {
     tree.lookup::<Portable>(at)
 }
 
 /// The outcomes of the arcs that hold `keys`, as bits.
-pub(super) fn tree_batch<L: Leaf>(
+pub(super) fn tree_batch<L: LeafNode>(
     _: Level,
-    tree: &Tree<L>,
+    tree: &BPlusTree<L>,
     base: u64,
     keys: &[u128],
     out: &mut [u32],
@@ -35,8 +35,16 @@ pub(super) fn tree_batch<L: Leaf>(
 }
 
 /// The outcomes of the arcs that hold `keys`, as bits.
-pub(super) fn walk_batch(_: Level, walk: &Walk, base: u64, keys: &[u128], out: &mut [u32]) {
+pub(super) fn eytzinger_batch(
+    _: Level,
+    eytzinger: &EytzingerSearch,
+    base: u64,
+    keys: &[u128],
+    out: &mut [u32],
+) {
     for (key, out) in keys.iter().zip(out) {
-        *out = walk.lookup(high(*key).wrapping_sub(base)).cast_unsigned();
+        *out = eytzinger
+            .lookup(high(*key).wrapping_sub(base))
+            .cast_unsigned();
     }
 }

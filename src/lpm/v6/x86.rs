@@ -10,16 +10,16 @@
 
 use std::arch::x86_64::*;
 
-use super::circle::Outcome;
-use super::tree::{Kernel, Leaf, Node, Tree};
-use super::walk::{SHALLOW, Walk};
+use super::bplus_tree::{BPlusNode, BPlusTree, LeafNode, NodeCompare};
+use super::eytzinger::{EytzingerSearch, SHALLOW};
+use super::wrapped_intervals::ClassOrBlock;
 use super::{Level, portable};
 
 const LINE: usize = 64;
 const WORDS: usize = LINE / size_of::<i32>();
 
 /// A mask of a node's boundaries among its words.
-const fn boundaries<N: Node>() -> u32 {
+const fn boundaries<N: BPlusNode>() -> u32 {
     const { assert!(size_of::<N>() == 2 * LINE && align_of::<N>() >= LINE && N::ENDS < 32) };
     (1 << N::ENDS) - 1
 }
@@ -27,9 +27,9 @@ const fn boundaries<N: Node>() -> u32 {
 /// The processor has AVX2, BMI1, BMI2 and POPCNT where a function of this kernel runs.
 struct Avx2;
 
-impl Kernel for Avx2 {
+impl NodeCompare for Avx2 {
     #[inline(always)]
-    fn passed<N: Node>(node: &N, low: i32) -> usize {
+    fn passed<N: BPlusNode>(node: &N, low: i32) -> usize {
         let words: *const __m256i = (&raw const *node).cast();
         // SAFETY: a node is four aligned vectors, each byte of them a number's; the kernel runs with AVX2.
         let passed = |vector: usize| unsafe {
@@ -53,9 +53,9 @@ impl Kernel for Avx2 {
 /// The processor has AVX-512 F, BW, DQ, VL and all of [`Avx2`] where a function of this kernel runs.
 struct Avx512;
 
-impl Kernel for Avx512 {
+impl NodeCompare for Avx512 {
     #[inline(always)]
-    fn passed<N: Node>(node: &N, low: i32) -> usize {
+    fn passed<N: BPlusNode>(node: &N, low: i32) -> usize {
         let words: *const __m512i = (&raw const *node).cast();
         // SAFETY: a node is two aligned vectors, each byte of them a number's; the kernel runs with AVX-512.
         let passed = |vector: usize| unsafe {
@@ -96,7 +96,7 @@ fn prefetch<T>(slice: &[T], index: usize) {
 
 /// The outcome of the arc that holds `at`; `level` is at most the processor's.
 #[inline]
-pub(super) fn tree_lookup<L: Leaf>(level: Level, tree: &Tree<L>, at: u64) -> Outcome {
+pub(super) fn tree_lookup<L: LeafNode>(level: Level, tree: &BPlusTree<L>, at: u64) -> ClassOrBlock {
     match level {
         // SAFETY: the processor has what the function is compiled for.
         Level::Avx512 => unsafe { lookup_avx512(tree, at) },
@@ -107,9 +107,9 @@ pub(super) fn tree_lookup<L: Leaf>(level: Level, tree: &Tree<L>, at: u64) -> Out
 }
 
 /// The outcomes of the arcs that hold `keys`, as bits; `level` is at most the processor's.
-pub(super) fn tree_batch<L: Leaf>(
+pub(super) fn tree_batch<L: LeafNode>(
     level: Level,
-    tree: &Tree<L>,
+    tree: &BPlusTree<L>,
     base: u64,
     keys: &[u128],
     out: &mut [u32],
@@ -124,48 +124,64 @@ pub(super) fn tree_batch<L: Leaf>(
 }
 
 /// The outcomes of the arcs that hold `keys`, as bits; `level` is at most the processor's.
-pub(super) fn walk_batch(level: Level, walk: &Walk, base: u64, keys: &[u128], out: &mut [u32]) {
+pub(super) fn eytzinger_batch(
+    level: Level,
+    eytzinger: &EytzingerSearch,
+    base: u64,
+    keys: &[u128],
+    out: &mut [u32],
+) {
     match level {
         // SAFETY: the processor has what the function is compiled for.
-        Level::Avx512 if walk.levels == SHALLOW => unsafe {
-            walk_batch_avx512::<false>(walk, base, keys, out);
+        Level::Avx512 if eytzinger.levels == SHALLOW => unsafe {
+            eytzinger_batch_avx512::<false>(eytzinger, base, keys, out);
         },
         // SAFETY: as above.
-        Level::Avx512 => unsafe { walk_batch_avx512::<true>(walk, base, keys, out) },
+        Level::Avx512 => unsafe { eytzinger_batch_avx512::<true>(eytzinger, base, keys, out) },
         // Without a permute of 16 lanes, vectors gain nothing.
-        Level::Avx2 | Level::Portable => portable::walk_batch(level, walk, base, keys, out),
+        Level::Avx2 | Level::Portable => {
+            portable::eytzinger_batch(level, eytzinger, base, keys, out)
+        }
     }
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
-fn lookup_avx2<L: Leaf>(tree: &Tree<L>, at: u64) -> Outcome {
+fn lookup_avx2<L: LeafNode>(tree: &BPlusTree<L>, at: u64) -> ClassOrBlock {
     tree.lookup::<Avx2>(at)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2,popcnt")]
-fn lookup_avx512<L: Leaf>(tree: &Tree<L>, at: u64) -> Outcome {
+fn lookup_avx512<L: LeafNode>(tree: &BPlusTree<L>, at: u64) -> ClassOrBlock {
     tree.lookup::<Avx512>(at)
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
-fn batch_avx2<L: Leaf>(tree: &Tree<L>, base: u64, keys: &[u128], out: &mut [u32]) {
+fn batch_avx2<L: LeafNode>(tree: &BPlusTree<L>, base: u64, keys: &[u128], out: &mut [u32]) {
     tree.lookup_batch::<Avx2>(base, keys, out);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2,popcnt")]
-fn batch_avx512<L: Leaf>(tree: &Tree<L>, base: u64, keys: &[u128], out: &mut [u32]) {
+fn batch_avx512<L: LeafNode>(tree: &BPlusTree<L>, base: u64, keys: &[u128], out: &mut [u32]) {
     tree.lookup_batch::<Avx512>(base, keys, out);
 }
 
-/// [`Walk::lookup`] for 16 keys at a time, the upper five levels in registers.
+/// [`EytzingerSearch::lookup`] for 16 keys at a time, the upper five levels in registers.
 ///
 /// Each 64-bit lane walks down by itself: a permute, or below a gather, fetches its node, and the comparison's outcome
 /// is the next bit of its path.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2,popcnt")]
-fn walk_batch_avx512<const DEEP: bool>(walk: &Walk, base: u64, keys: &[u128], out: &mut [u32]) {
+fn eytzinger_batch_avx512<const LONG: bool>(
+    eytzinger: &EytzingerSearch,
+    base: u64,
+    keys: &[u128],
+    out: &mut [u32],
+) {
     const UPPER: usize = 1 << SHALLOW;
-    let upper: &[u64; UPPER] = walk.nodes.first_chunk().expect("five levels at least");
-    let first: &[i32; UPPER] = walk.outcomes.first_chunk().expect("five levels at least");
+    let upper: &[u64; UPPER] = eytzinger.nodes.first_chunk().expect("five levels at least");
+    let first: &[i32; UPPER] = eytzinger
+        .outcomes
+        .first_chunk()
+        .expect("five levels at least");
     // SAFETY: 32 nodes of 64 bits are four vectors, 32 outcomes of 32 bits are two; loadu asks for no alignment.
     let (nodes, outcomes): ([_; UPPER / 8], [_; UPPER / 16]) = unsafe {
         (
@@ -192,19 +208,20 @@ fn walk_batch_avx512<const DEEP: bool>(walk: &Walk, base: u64, keys: &[u128], ou
             }
             path
         });
-        if DEEP {
-            for _ in SHALLOW..walk.levels {
+        if LONG {
+            for _ in SHALLOW..eytzinger.levels {
                 for (path, at) in paths.iter_mut().zip(at) {
                     // SAFETY: above the last level, a path is a node's place.
-                    let node =
-                        unsafe { _mm512_i64gather_epi64::<8>(*path, walk.nodes.as_ptr().cast()) };
+                    let node = unsafe {
+                        _mm512_i64gather_epi64::<8>(*path, eytzinger.nodes.as_ptr().cast())
+                    };
                     *path = down(*path, node, at);
                 }
             }
         }
         _mm512_or_si512(paths[0], _mm512_slli_epi64::<32>(paths[1]))
     };
-    let arcs = _mm512_set1_epi32((1 << walk.levels) - 1);
+    let arcs = _mm512_set1_epi32((1 << eytzinger.levels) - 1);
     // Where the interleaving below leaves the outcomes of keys 0 to 15.
     let order = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 1, 5, 9, 13, 3, 7, 11, 15);
     let (sixteens, rest) = keys.as_chunks::<16>();
@@ -217,10 +234,10 @@ fn walk_batch_avx512<const DEEP: bool>(walk: &Walk, base: u64, keys: &[u128], ou
             _mm512_unpackhi_epi64(key(0), key(1)),
             _mm512_unpackhi_epi64(key(2), key(3)),
         ]);
-        let found = if DEEP {
+        let found = if LONG {
             let arc = _mm512_and_si512(paths, arcs);
             // SAFETY: below the last level, a path's low bits are an arc's place.
-            unsafe { _mm512_i32gather_epi32::<4>(arc, walk.outcomes.as_ptr().cast()) }
+            unsafe { _mm512_i32gather_epi32::<4>(arc, eytzinger.outcomes.as_ptr().cast()) }
         } else {
             _mm512_permutex2var_epi32(outcomes[0], paths, outcomes[1])
         };
@@ -228,5 +245,5 @@ fn walk_batch_avx512<const DEEP: bool>(walk: &Walk, base: u64, keys: &[u128], ou
         // SAFETY: 16 outcomes are a vector.
         unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), found) };
     }
-    portable::walk_batch(Level::Avx512, walk, base, rest, out_rest);
+    portable::eytzinger_batch(Level::Avx512, eytzinger, base, rest, out_rest);
 }

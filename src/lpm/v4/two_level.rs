@@ -4,19 +4,19 @@
 //!   address   | 18 bits: place in the root | 6 bits: cell | 8 bits |
 //!   root      |  0 | 64 | 64 | 128 | 0 | ...        where the page begins, 1 MiB
 //!   cells     | page of 64 classes | page of 64 classes | ...
-//!                                          ^ the class of a /24, or DEEP
+//!                                          ^ the class of a /24, or SPLIT
 //! ```
 //!
 //! A cell is as narrow as the classes allow: a byte up to 255 of them. Equal pages are stored once, which makes a full
-//! BGP table 5 MiB where one flat array would be 16: it stays near, and that is worth more than the load it costs. Where a boundary lies within a /24, the cell is `DEEP`, and a hash table names
-//! the [`Tree`] of that /24.
+//! BGP table 5 MiB where one flat array would be 16: it stays near, and that is worth more than the load it costs. Where a boundary lies within a /24, the cell is `SPLIT`, and a hash table names
+//! the [`BlockTree`] of that /24.
 
 use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
 
 use super::advance;
-use super::tree::Tree;
+use super::block_tree::BlockTree;
 
 /// The number of pages that the address space is cut into.
 const ROOT: usize = 1 << 18;
@@ -28,17 +28,17 @@ const PAGE: usize = 1 << PAGE_BITS;
 pub(super) const CELL_SHIFT: u32 = 8;
 
 /// What a cell is stored as.
-pub(super) trait Cell: Copy + Eq + std::hash::Hash + TryFrom<u32> {
+pub(super) trait ClassCell: Copy + Eq + std::hash::Hash + TryFrom<u32> {
     /// The class that says: look deeper.
-    const DEEP: Self;
+    const SPLIT: Self;
 
     fn class(self) -> u32;
 }
 
 macro_rules! cell {
     ($($int:ty),*) => {$(
-        impl Cell for $int {
-            const DEEP: Self = Self::MAX;
+        impl ClassCell for $int {
+            const SPLIT: Self = Self::MAX;
 
             #[inline]
             fn class(self) -> u32 {
@@ -50,27 +50,27 @@ macro_rules! cell {
 
 cell!(u8, u16, u32);
 
-/// Pages of cells, and the directory of pages.
+/// TwoLevelDirectory of cells, and the directory of pages.
 #[derive(Clone)]
-pub(super) struct Pages<C> {
+pub(super) struct TwoLevelDirectory<C> {
     /// Where each page begins in `cells`: a whole one.
     pub(super) root: Box<[u32; ROOT]>,
     /// The pages, and `PADDING` behind them.
     pub(super) cells: Box<[C]>,
-    pub(super) deep: Deep,
+    pub(super) split: SplitSlash24s,
 }
 
 /// Cells behind the last page, so that four bytes can be read at any cell.
 const PADDING: usize = 4;
 
-impl<C: Cell> Pages<C> {
+impl<C: ClassCell> TwoLevelDirectory<C> {
     /// Compiles intervals; `None` if there are too many classes for the cell.
     pub(super) fn new(intervals: &[(u32, u32)]) -> Option<Self> {
-        let cell = |class| C::try_from(class).ok().filter(|cell| *cell != C::DEEP);
+        let cell = |class| C::try_from(class).ok().filter(|cell| *cell != C::SPLIT);
         let mut root = Vec::with_capacity(ROOT);
         let mut cells = Vec::new();
-        let mut deep = Vec::new();
-        let mut tree = Tree::default();
+        let mut split = Vec::new();
+        let mut tree = BlockTree::default();
         let mut pages: HashMap<[C; PAGE], u32, FixedState> = HashMap::default();
         // The last page of one class alone, and the class.
         let mut uniform: Option<(u32, u32)> = None;
@@ -95,8 +95,8 @@ impl<C: Cell> Pages<C> {
                     *content = if boundaries == 0 {
                         cell(rest[0].1)?
                     } else {
-                        deep.push((slash24, tree.insert(&rest[..=boundaries])));
-                        C::DEEP
+                        split.push((slash24, tree.insert(&rest[..=boundaries])));
+                        C::SPLIT
                     };
                     rest = &rest[boundaries..];
                 }
@@ -111,17 +111,17 @@ impl<C: Cell> Pages<C> {
             }
             root.push(page);
         }
-        cells.extend([C::DEEP; PADDING]);
+        cells.extend([C::SPLIT; PADDING]);
         Some(Self {
             root: root.try_into().expect("one place for each page"),
             cells: cells.into(),
-            deep: Deep::new(&deep, tree),
+            split: SplitSlash24s::new(&split, tree),
         })
     }
 
     /// The memory that it takes, in bytes.
     pub(super) fn memory(&self) -> usize {
-        size_of_val(&*self.root) + size_of_val(&*self.cells) + self.deep.memory()
+        size_of_val(&*self.root) + size_of_val(&*self.cells) + self.split.memory()
     }
 
     /// The class of the interval that holds `key`.
@@ -129,8 +129,8 @@ impl<C: Cell> Pages<C> {
     pub(super) fn lookup(&self, key: u32) -> u32 {
         let page = self.root[(key >> ROOT_SHIFT) as usize] as usize;
         let cell = self.cells[page + (key >> CELL_SHIFT) as usize % PAGE];
-        if cell == C::DEEP {
-            self.deep.class(key)
+        if cell == C::SPLIT {
+            self.split.class(key)
         } else {
             cell.class()
         }
@@ -139,30 +139,30 @@ impl<C: Cell> Pages<C> {
 
 /// The /24s that more than one interval lies in: a hash table with linear probing, at most half full.
 #[derive(Clone)]
-pub(super) struct Deep {
+pub(super) struct SplitSlash24s {
     /// The /24 and where its tree begins. What is asked for is always there, so that nothing marks a free slot but
     /// that its /24 is beyond all others.
     slots: Box<[(u32, u32)]>,
-    tree: Tree,
+    tree: BlockTree,
 }
 
-impl Deep {
+impl SplitSlash24s {
     const FREE: u32 = u32::MAX;
 
-    fn new(roots: &[(u32, u32)], tree: Tree) -> Self {
+    fn new(roots: &[(u32, u32)], tree: BlockTree) -> Self {
         let size = (roots.len() * 2).next_power_of_two();
-        let mut deep = Self {
+        let mut split = Self {
             slots: vec![(Self::FREE, 0); size].into(),
             tree,
         };
         for &(slash24, root) in roots {
-            let slot = deep.slot(slash24, Self::FREE);
-            deep.slots[slot] = (slash24, root);
+            let slot = split.slot(slash24, Self::FREE);
+            split.slots[slot] = (slash24, root);
         }
-        deep
+        split
     }
 
-    /// The class of the interval that holds `key`, whose cell is `DEEP`.
+    /// The class of the interval that holds `key`, whose cell is `SPLIT`.
     #[cold]
     pub(super) fn class(&self, key: u32) -> u32 {
         let slash24 = key >> CELL_SHIFT;

@@ -11,7 +11,7 @@
 //! no branch depends on the key, walks overlap in the processor, and in a batch each lane of a vector makes the same
 //! steps. What pads the tree is the highest address, which no key is past.
 
-use super::circle::Outcome;
+use super::wrapped_intervals::ClassOrBlock;
 
 /// The levels of the smallest tree. With AVX-512 they are in registers; 16 prefixes never need more.
 pub(super) const SHALLOW: u32 = 5;
@@ -21,7 +21,7 @@ const DEEPEST: u32 = 13;
 
 /// The tree, and what it leads to.
 #[derive(Clone, Debug)]
-pub(super) struct Walk {
+pub(super) struct EytzingerSearch {
     /// The levels, 5 to 13.
     pub(super) levels: u32,
     /// The first of `nodes`, where the compiler sees that a path of five levels ends.
@@ -29,12 +29,12 @@ pub(super) struct Walk {
     /// `2^levels` addresses in breadth-first order from 1; place 0 is unused.
     pub(super) nodes: Box<[u64]>,
     /// `2^levels` outcomes, in the order of the arcs.
-    pub(super) outcomes: Box<[Outcome]>,
+    pub(super) outcomes: Box<[ClassOrBlock]>,
 }
 
-impl Walk {
+impl EytzingerSearch {
     /// Makes the tree, if the arcs are few enough.
-    pub(super) fn new(arcs: &[(u64, Outcome)]) -> Option<Self> {
+    pub(super) fn new(arcs: &[(u64, ClassOrBlock)]) -> Option<Self> {
         let levels = SHALLOW.max(arcs.len().next_power_of_two().ilog2());
         if levels > DEEPEST {
             return None;
@@ -62,7 +62,7 @@ impl Walk {
     /// This has no vector form: it is inlined where a function of another instruction set must be called, which costs
     /// more than vectors save.
     #[inline]
-    pub(super) fn lookup(&self, at: u64) -> Outcome {
+    pub(super) fn lookup(&self, at: u64) -> ClassOrBlock {
         let mut node = 1;
         for _ in 0..SHALLOW {
             node = node << 1 | usize::from(self.upper[node] < at);

@@ -1,19 +1,19 @@
-//! The intervals as arcs of a circle, and the few boundaries that lie too deep for the fast engines.
+//! The intervals as arcs of a wrapped, and the few boundaries that lie too long for the fast engines.
 //!
 //! ```text
 //!   key - base   |<------- searched fast ------->|<------- below the cut ------->|
 //! ```
 //!
 //! **Turned.** A lookup begins with `key - base`, wrapping, where base is (about) the first boundary. The address
-//! space becomes a circle, and the interval before the first prefix and the one after the last become one arc. So
+//! space becomes a wrapped, and the interval before the first prefix and the one after the last become one arc. So
 //! `n` prefixes, having `2n` ends, make at most `2n` arcs; and the arcs' starts come to lie as close to 0 as they
 //! can, which a directory over the high bits is grateful for: the routed Internet is a twentieth of the space.
 //!
 //! **Cut.** The engines compare the bits above a cut. Where prefixes are longer, the block of keys that share those
-//! bits is an arc of its own, whose outcome names an entry of [`Deep`]: the block's boundaries in full.
+//! bits is an arc of its own, whose outcome names an entry of [`LongPrefixes`]: the block's boundaries in full.
 
-/// What an arc says: its class, or, if negative, `!block` of [`Deep`].
-pub(super) type Outcome = i32;
+/// What an arc says: its class, or, if negative, `!block` of [`LongPrefixes`].
+pub(super) type ClassOrBlock = i32;
 
 /// The high half of a key or a boundary.
 #[inline]
@@ -22,20 +22,20 @@ pub(super) const fn high(bits: u128) -> u64 {
 }
 
 /// The arcs in full length.
-pub(super) struct Circle {
+pub(super) struct WrappedIntervals {
     base: u128,
-    /// Starts and outcomes, ascending from 0; none is deep yet.
-    arcs: Vec<(u128, Outcome)>,
+    /// Starts and outcomes, ascending from 0; none is long yet.
+    arcs: Vec<(u128, ClassOrBlock)>,
 }
 
-impl Circle {
-    /// Turns `intervals` so that the block of 2^`align` keys with the first boundary begins the circle.
+impl WrappedIntervals {
+    /// Turns `intervals` so that the block of 2^`align` keys with the first boundary begins the wrapped.
     ///
     /// # Panics
     /// If the intervals do not begin at 0, or at a class from 2^31.
     pub(super) fn new(intervals: &[(u128, u32)], align: u32) -> Self {
         let arc = |&(start, class): &(u128, u32)| {
-            let outcome = Outcome::try_from(class).expect("fewer than 2^31 classes");
+            let outcome = ClassOrBlock::try_from(class).expect("fewer than 2^31 classes");
             (start, outcome)
         };
         let (first, boundaries) = intervals.split_first().expect("an interval for key 0");
@@ -64,8 +64,8 @@ impl Circle {
     }
 
     /// The arcs' starts without their lowest `below` bits, 64 or more, with outcomes; and what is below the cut.
-    pub(super) fn cut(&self, below: u32) -> (Vec<(u64, Outcome)>, Deep) {
-        let mut deep = Deep::new(self.base);
+    pub(super) fn cut(&self, below: u32) -> (Vec<(u64, ClassOrBlock)>, LongPrefixes) {
+        let mut long = LongPrefixes::new(self.base);
         let mut cut = Vec::with_capacity(self.arcs.len());
         let mut push = |at: u64, outcome| {
             cut.pop_if(|(last, _)| *last == at);
@@ -79,7 +79,7 @@ impl Circle {
             if block.len() == 1 && block[0].0 == start {
                 push(at, after);
             } else {
-                push(at, deep.push((start, before), block));
+                push(at, long.push((start, before), block));
                 // The key space may end with the block.
                 if let Some(next) = at.checked_add(1) {
                     push(next, after);
@@ -87,21 +87,21 @@ impl Circle {
             }
             before = after;
         }
-        (cut, deep)
+        (cut, long)
     }
 }
 
 /// The blocks of keys with boundaries below the cut, searched in full length.
 #[derive(Clone, Debug)]
-pub(super) struct Deep {
+pub(super) struct LongPrefixes {
     base: u128,
     /// Starts and classes of the arcs, block after block; each block's first arc begins where the block does.
-    arcs: Vec<(u128, Outcome)>,
+    arcs: Vec<(u128, ClassOrBlock)>,
     /// Where in `arcs` each block begins.
     blocks: Vec<usize>,
 }
 
-impl Deep {
+impl LongPrefixes {
     const fn new(base: u128) -> Self {
         Self {
             base,
@@ -111,8 +111,8 @@ impl Deep {
     }
 
     /// Adds a block that begins with `first` and goes on with `arcs`.
-    fn push(&mut self, first: (u128, Outcome), arcs: &[(u128, Outcome)]) -> Outcome {
-        let block = Outcome::try_from(self.blocks.len()).expect("fewer than 2^31 blocks");
+    fn push(&mut self, first: (u128, ClassOrBlock), arcs: &[(u128, ClassOrBlock)]) -> ClassOrBlock {
+        let block = ClassOrBlock::try_from(self.blocks.len()).expect("fewer than 2^31 blocks");
         self.blocks.push(self.arcs.len());
         if arcs[0].0 != first.0 {
             self.arcs.push(first);
@@ -121,19 +121,19 @@ impl Deep {
         !block
     }
 
-    /// Whether no outcome is deep.
+    /// Whether no outcome is long.
     pub(super) fn is_empty(&self) -> bool {
         self.blocks.is_empty()
     }
 
     /// The class of `key`, whose arc above the cut says `outcome`.
     #[inline]
-    pub(super) fn resolve(&self, outcome: Outcome, key: u128) -> u32 {
+    pub(super) fn resolve(&self, outcome: ClassOrBlock, key: u128) -> u32 {
         u32::try_from(outcome).unwrap_or_else(|_| self.search(!outcome, key))
     }
 
     #[cold]
-    fn search(&self, block: Outcome, key: u128) -> u32 {
+    fn search(&self, block: ClassOrBlock, key: u128) -> u32 {
         let block = block.unsigned_abs() as usize;
         let end = self.blocks.get(block + 1).copied();
         let arcs = &self.arcs[self.blocks[block]..end.unwrap_or(self.arcs.len())];

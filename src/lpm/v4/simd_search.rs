@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!            4              ends of the intervals as a binary tree in breadth-first order,
-//!        2       6          node n above nodes 2n and 2n + 1:  level by level in registers
+//!        2       6          node n above nodes 2n and 2n + 1:  level by level in simd
 //!      1   3   5   7
 //! ```
 //!
@@ -19,16 +19,16 @@ const MAX: usize = 128;
 /// What makes signed order that of unsigned numbers.
 const FLIP: u32 = 1 << 31;
 
-/// A search tree that is loaded into registers once for each batch.
+/// A search tree that is loaded into simd once for each batch.
 #[derive(Clone)]
-pub(super) struct Registers {
-    tree: Box<Tree>,
-    kernel: Kernel,
+pub(super) struct SimdSearch {
+    tree: Box<SearchTree>,
+    variant: SimdVariant,
 }
 
 #[derive(Clone)]
 #[repr(align(64))]
-struct Tree {
+struct SearchTree {
     /// The last address of each interval but the final one, in breadth-first order from 1; place 0 is unused. The
     /// compares are of signed numbers, so the top bit is flipped.
     nodes: [[u32; 16]; MAX / 16],
@@ -38,27 +38,27 @@ struct Tree {
 
 /// Which code walks the tree. To hold one proves that the processor can run it.
 #[derive(Clone, Copy)]
-enum Kernel {
-    /// 32 intervals in 8 registers of 8.
+enum SimdVariant {
+    /// 32 intervals in 8 simd of 8.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// `2^levels` intervals, 5 to 7 levels, in 4 to 16 registers of 16.
+    /// `2^levels` intervals, 5 to 7 levels, in 4 to 16 simd of 16.
     #[cfg(target_arch = "x86_64")]
     Avx512 { levels: u8 },
 }
 
-impl Registers {
-    /// Compiles intervals; `None` if they are too many for the processor's registers.
+impl SimdSearch {
+    /// Compiles intervals; `None` if they are too many for the processor's simd.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn new(intervals: &[(u32, u32)], level: Level) -> Option<Self> {
-        let (kernel, levels) = match (level.min(Level::detect()), intervals.len()) {
-            (Level::Avx2, ..=32) => (Kernel::Avx2, 5),
-            (Level::Avx512, ..=32) => (Kernel::Avx512 { levels: 5 }, 5),
-            (Level::Avx512, ..=64) => (Kernel::Avx512 { levels: 6 }, 6),
-            (Level::Avx512, ..=MAX) => (Kernel::Avx512 { levels: 7 }, 7),
+        let (variant, levels) = match (level.min(Level::detect()), intervals.len()) {
+            (Level::Avx2, ..=32) => (SimdVariant::Avx2, 5),
+            (Level::Avx512, ..=32) => (SimdVariant::Avx512 { levels: 5 }, 5),
+            (Level::Avx512, ..=64) => (SimdVariant::Avx512 { levels: 6 }, 6),
+            (Level::Avx512, ..=MAX) => (SimdVariant::Avx512 { levels: 7 }, 7),
             _ => return None,
         };
-        let mut tree = Box::new(Tree {
+        let mut tree = Box::new(SearchTree {
             nodes: [[u32::MAX ^ FLIP; 16]; MAX / 16],
             classes: [[0; 16]; MAX / 16],
         });
@@ -71,10 +71,10 @@ impl Registers {
             let up = number.trailing_zeros() + 1;
             tree.nodes.as_flattened_mut()[((1 << levels) + number) >> up] = (start - 1) ^ FLIP;
         }
-        Some(Self { tree, kernel })
+        Some(Self { tree, variant })
     }
 
-    /// No other processor's registers are used.
+    /// No other processor's simd are used.
     #[cfg(not(target_arch = "x86_64"))]
     pub(super) fn new(_: &[(u32, u32)], _: Level) -> Option<Self> {
         None
@@ -82,13 +82,13 @@ impl Registers {
 
     /// The class of the interval that holds each of `keys`.
     pub(super) fn lookup_batch(&self, keys: &[u32], classes: &mut [u32]) {
-        match self.kernel {
-            // SAFETY: `new` chose the kernel by what the processor can do.
+        match self.variant {
+            // SAFETY: `new` chose the variant by what the processor can do.
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 => unsafe { x86::avx2(&self.tree, keys, classes) },
+            SimdVariant::Avx2 => unsafe { x86::avx2(&self.tree, keys, classes) },
             // SAFETY: as above, for each of the three.
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512 { levels } => unsafe {
+            SimdVariant::Avx512 { levels } => unsafe {
                 match levels {
                     5 => x86::avx512::<5>(&self.tree, keys, classes),
                     6 => x86::avx512::<6>(&self.tree, keys, classes),
@@ -116,7 +116,7 @@ mod x86 {
         _mm512_xor_si512,
     };
 
-    use super::{FLIP, Tree};
+    use super::{FLIP, SearchTree};
 
     /// Calls `$search` with a whole vector of keys at a time, the last one filled up.
     macro_rules! by_vector {
@@ -136,7 +136,11 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx512f")]
-    pub(super) fn avx512<const LEVELS: usize>(tree: &Tree, keys: &[u32], classes: &mut [u32]) {
+    pub(super) fn avx512<const LEVELS: usize>(
+        tree: &SearchTree,
+        keys: &[u32],
+        classes: &mut [u32],
+    ) {
         let node = |at: usize| load512(&tree.nodes[at / 16]);
         let class = |at: usize| load512(&tree.classes[at / 16]);
         let flip = _mm512_set1_epi32(FLIP.cast_signed());
@@ -202,7 +206,7 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx2")]
-    pub(super) fn avx2(tree: &Tree, keys: &[u32], classes: &mut [u32]) {
+    pub(super) fn avx2(tree: &SearchTree, keys: &[u32], classes: &mut [u32]) {
         let node = |at: usize| load256(&tree.nodes.as_flattened().as_chunks().0[at / 8]);
         let class = |at: usize| load256(&tree.classes.as_flattened().as_chunks().0[at / 8]);
         let flip = _mm256_set1_epi32(FLIP.cast_signed());

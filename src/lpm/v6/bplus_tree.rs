@@ -16,7 +16,7 @@
 
 use std::collections::HashMap;
 
-use super::circle::{Outcome, high};
+use super::wrapped_intervals::{ClassOrBlock, high};
 
 /// The bits of a key that nodes compare, below the slot and above the cut.
 pub(super) const LOW_BITS: u32 = 32;
@@ -28,7 +28,7 @@ pub(super) const FAN: usize = 32;
 const ABREAST: usize = 32;
 
 /// Two cache lines that begin with boundaries, ascending.
-pub(super) trait Node {
+pub(super) trait BPlusNode {
     /// The boundaries: the last low bits of each part but the last, less 2^31, which orders them as signed numbers.
     fn ends(&self) -> &[i32];
 
@@ -37,9 +37,9 @@ pub(super) trait Node {
 }
 
 /// How an instruction set does what the search needs.
-pub(super) trait Kernel {
+pub(super) trait NodeCompare {
     /// The number of the node's boundaries that are less than `low`.
-    fn passed<N: Node>(node: &N, low: i32) -> usize;
+    fn passed<N: BPlusNode>(node: &N, low: i32) -> usize;
 
     /// Asks for `slice[index]` to be loaded to the cache.
     fn prefetch<T>(slice: &[T], index: usize);
@@ -48,13 +48,13 @@ pub(super) trait Kernel {
 /// A node that parts its keys among children.
 #[derive(Clone, Debug)]
 #[repr(C, align(128))]
-pub(super) struct Inner {
+pub(super) struct InnerNode {
     ends: [i32; FAN - 1],
     /// The first child's index: among the leaves on the last inner level, else among the inner nodes.
     child: u32,
 }
 
-impl Node for Inner {
+impl BPlusNode for InnerNode {
     const ENDS: usize = FAN - 1;
 
     #[inline(always)]
@@ -64,18 +64,18 @@ impl Node for Inner {
 }
 
 /// A node that holds outcomes.
-pub(super) trait Leaf: Node + Sized {
+pub(super) trait LeafNode: BPlusNode + Sized {
     /// Packs at most `ENDS + 1` arcs, if their outcomes can be told by the bits that there are for them.
-    fn new(arcs: &[(u32, Outcome)]) -> Self;
+    fn new(arcs: &[(u32, ClassOrBlock)]) -> Self;
 
     /// The outcome of the arc behind `passed` ends.
-    fn outcome(&self, passed: usize) -> Outcome;
+    fn outcome(&self, passed: usize) -> ClassOrBlock;
 }
 
 /// A leaf for outcomes of 16 bits.
 #[derive(Clone, Debug)]
 #[repr(C, align(128))]
-pub(super) struct Narrow {
+pub(super) struct NarrowLeaf {
     ends: [i32; 21],
     outcomes: [i16; 22],
 }
@@ -83,14 +83,14 @@ pub(super) struct Narrow {
 /// A leaf for any outcomes.
 #[derive(Clone, Debug)]
 #[repr(C, align(128))]
-pub(super) struct Wide {
+pub(super) struct WideLeaf {
     ends: [i32; 15],
-    outcomes: [Outcome; 16],
+    outcomes: [ClassOrBlock; 16],
     /// Makes every byte of the node a number.
     spare: i32,
 }
 
-impl Node for Narrow {
+impl BPlusNode for NarrowLeaf {
     const ENDS: usize = 21;
 
     #[inline(always)]
@@ -99,7 +99,7 @@ impl Node for Narrow {
     }
 }
 
-impl Node for Wide {
+impl BPlusNode for WideLeaf {
     const ENDS: usize = 15;
 
     #[inline(always)]
@@ -108,8 +108,8 @@ impl Node for Wide {
     }
 }
 
-impl Leaf for Narrow {
-    fn new(arcs: &[(u32, Outcome)]) -> Self {
+impl LeafNode for NarrowLeaf {
+    fn new(arcs: &[(u32, ClassOrBlock)]) -> Self {
         let outcome = |arc: usize| {
             i16::try_from(arcs[arc.min(arcs.len() - 1)].1).expect("narrow was chosen for 16 bits")
         };
@@ -120,13 +120,13 @@ impl Leaf for Narrow {
     }
 
     #[inline(always)]
-    fn outcome(&self, passed: usize) -> Outcome {
+    fn outcome(&self, passed: usize) -> ClassOrBlock {
         self.outcomes[passed].into()
     }
 }
 
-impl Leaf for Wide {
-    fn new(arcs: &[(u32, Outcome)]) -> Self {
+impl LeafNode for WideLeaf {
+    fn new(arcs: &[(u32, ClassOrBlock)]) -> Self {
         Self {
             ends: ends(arcs),
             outcomes: std::array::from_fn(|arc| arcs[arc.min(arcs.len() - 1)].1),
@@ -135,7 +135,7 @@ impl Leaf for Wide {
     }
 
     #[inline(always)]
-    fn outcome(&self, passed: usize) -> Outcome {
+    fn outcome(&self, passed: usize) -> ClassOrBlock {
         self.outcomes[passed]
     }
 }
@@ -156,10 +156,10 @@ const fn signed(low: u32) -> i32 {
 
 /// The directory and the nodes.
 #[derive(Clone, Debug)]
-pub(super) struct Tree<L> {
+pub(super) struct BPlusTree<L> {
     /// The first node of each slot, an inner node if there are any.
     root: Vec<u32>,
-    inner: Vec<Inner>,
+    inner: Vec<InnerNode>,
     leaves: Vec<L>,
     /// The bits of `at` that lie below the cut.
     shift: u32,
@@ -167,10 +167,10 @@ pub(super) struct Tree<L> {
     height: u32,
 }
 
-impl<L: Leaf> Tree<L> {
+impl<L: LeafNode> BPlusTree<L> {
     /// Builds the tree of arcs that start at `start << shift`.
-    pub(super) fn new(arcs: &[(u64, Outcome)], shift: u32) -> Self {
-        let slot_of = |arc: &(u64, Outcome)| arc.0 >> LOW_BITS;
+    pub(super) fn new(arcs: &[(u64, ClassOrBlock)], shift: u32) -> Self {
+        let slot_of = |arc: &(u64, ClassOrBlock)| arc.0 >> LOW_BITS;
         let largest = arcs
             .chunk_by(|a, b| slot_of(a) == slot_of(b))
             .map(<[_]>::len)
@@ -195,7 +195,7 @@ impl<L: Leaf> Tree<L> {
                     .entry(before)
                     .or_insert_with(|| tree.push(&[(0, before)]))
             } else {
-                let low = |&(start, outcome): &(u64, Outcome)| {
+                let low = |&(start, outcome): &(u64, ClassOrBlock)| {
                     #[expect(clippy::cast_possible_truncation, reason = "the bits below the slot")]
                     (start as u32, outcome)
                 };
@@ -215,7 +215,7 @@ impl<L: Leaf> Tree<L> {
     }
 
     /// Adds the nodes of a slot, from the leaves up; returns the first.
-    fn push(&mut self, parts: &[(u32, Outcome)]) -> u32 {
+    fn push(&mut self, parts: &[(u32, ClassOrBlock)]) -> u32 {
         let mut nodes: Vec<(u32, u32)> = Vec::new();
         for part in parts.chunks(L::ENDS + 1) {
             nodes.push((part[0].0, index(&self.leaves)));
@@ -225,7 +225,7 @@ impl<L: Leaf> Tree<L> {
             let mut above = Vec::new();
             for part in nodes.chunks(FAN) {
                 above.push((part[0].0, index(&self.inner)));
-                self.inner.push(Inner {
+                self.inner.push(InnerNode {
                     ends: ends(part),
                     child: part[0].1,
                 });
@@ -246,7 +246,7 @@ impl<L: Leaf> Tree<L> {
 
     /// The outcome of the arc that holds `at`.
     #[inline(always)]
-    pub(super) fn lookup<K: Kernel>(&self, at: u64) -> Outcome {
+    pub(super) fn lookup<K: NodeCompare>(&self, at: u64) -> ClassOrBlock {
         let (slot, low) = self.place(at);
         let mut node = self.root[slot] as usize;
         for _ in 0..self.height {
@@ -259,7 +259,7 @@ impl<L: Leaf> Tree<L> {
 
     /// The outcome of the arc that holds each of `keys`, its bits as `out`.
     #[inline(always)]
-    pub(super) fn lookup_batch<K: Kernel>(&self, base: u64, keys: &[u128], out: &mut [u32]) {
+    pub(super) fn lookup_batch<K: NodeCompare>(&self, base: u64, keys: &[u128], out: &mut [u32]) {
         let (abreast, rest) = keys.as_chunks::<ABREAST>();
         let (out_abreast, out_rest) = out.as_chunks_mut::<ABREAST>();
         let (mut nodes, mut lows) = ([0; ABREAST], [0; ABREAST]);
@@ -306,7 +306,7 @@ impl<L: Leaf> Tree<L> {
 }
 
 /// The inner levels that a slot of so many arcs needs.
-pub(super) fn height<L: Leaf>(arcs: usize) -> u32 {
+pub(super) fn height<L: LeafNode>(arcs: usize) -> u32 {
     let mut nodes = arcs.div_ceil(L::ENDS + 1);
     let mut height = 0;
     while nodes > 1 {
