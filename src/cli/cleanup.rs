@@ -10,7 +10,7 @@ use clap::Args;
 use crate::config::Config;
 use crate::control::{self, Request};
 use crate::daemon;
-use crate::route::Leftovers;
+use crate::steering::Leftovers;
 
 use super::RuntimeDir;
 use super::sources::{Files, Overrides};

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::config::GatewaySettings;
 use crate::control::EventKind;
 use crate::net::Family;
-use crate::route::firewall::BlockedPath;
+use crate::nftables::BlockedPath;
 
 use super::events::Events;
 
@@ -104,7 +104,7 @@ fn named((family, interface): &Who) -> String {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::route::firewall::Path;
+    use crate::nftables::Path;
 
     fn obstacle() -> BlockedPath {
         BlockedPath {

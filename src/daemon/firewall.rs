@@ -4,9 +4,9 @@
 
 use crate::control::EventKind;
 use crate::net::Family;
+use crate::nftables::BlockedPath;
 use crate::policy::Policy;
-use crate::route::Steering;
-use crate::route::firewall::BlockedPath;
+use crate::steering::Steering;
 
 use super::events::Events;
 use super::uplink_binding::UplinkBindings;

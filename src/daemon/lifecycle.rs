@@ -17,9 +17,9 @@ use crate::nat;
 use crate::net::IfIndex;
 use crate::policy::Policy;
 use crate::relay::{TcpRelay, UdpRelay};
-use crate::route::plan::RoutingIds;
+use crate::route::desired::RoutingIds;
 use crate::route::uplink::Preferences;
-use crate::route::{self, Steering};
+use crate::steering::{self, Steering};
 use crate::tun::TunDevice;
 
 use super::answers::Answers;
@@ -89,15 +89,15 @@ pub(super) async fn live(
         Some(site) => Some(Exporter::listen(site, runtime_dir, access).await?),
         None => None,
     };
-    let leftovers = route::cleanup(runtime_dir, &numbers).await?;
-    if leftovers != route::Leftovers::default() {
+    let leftovers = steering::cleanup(runtime_dir, &numbers).await?;
+    if leftovers != steering::Leftovers::default() {
         info!(
             rules_and_routes = leftovers.changes.len(),
             "removed what a killed voicelane left behind"
         );
     }
 
-    let steered = route::Tun {
+    let steered = steering::Tun {
         name: tun.name().to_owned(),
         index: IfIndex(index),
         mtu: TUN_MTU.into(),

@@ -47,7 +47,8 @@ use tokio::runtime::{Builder, Runtime};
 use crate::config::Config;
 use crate::net::Family;
 use crate::route::netlink::Kernel;
-use crate::route::{self, Leftovers, uplink};
+use crate::route::uplink;
+use crate::steering::{self, Leftovers};
 
 use realtime::Realtime;
 
@@ -69,7 +70,7 @@ pub struct Options {
 /// What could not be removed; the rest is.
 pub fn cleanup(config: &Config, runtime_dir: &Path) -> anyhow::Result<Leftovers> {
     let numbers = lifecycle::numbers(config);
-    Ok(runtime()?.block_on(route::cleanup(runtime_dir, &numbers))?)
+    Ok(runtime()?.block_on(steering::cleanup(runtime_dir, &numbers))?)
 }
 
 /// Finds the uplink that the service would choose now for a family; none when there is none, or none can be seen.

@@ -23,13 +23,12 @@ use crate::control::{Body, EventKind};
 use crate::engine::TUN_MTU;
 use crate::net::{Family, IfIndex, PerFamily};
 use crate::policy::Policy;
-use crate::route::firewall::FirewallMarks;
+use crate::route::desired::{Desired, FirewallMarks, RoutingIds};
 use crate::route::observed::{Observed, Rule};
-use crate::route::origin::Origin;
-use crate::route::plan::{Capture, Desired, RoutingIds};
+use crate::route::rule_owner::Origin;
 use crate::route::uplink::{self, Preferences};
-use crate::route::watch::{Change, Watch};
-use crate::route::{Report, Steering, SteeringErrors};
+use crate::steering::watch::{Change, Watch};
+use crate::steering::{Report, Steering, SteeringErrors};
 
 use super::channel;
 use super::clients::Clients;
@@ -357,7 +356,7 @@ impl Reconciler {
                 let way = self.pilot.ways()[family].as_ref();
                 way.map(|way| way.uplink.clone())
             }),
-            captures: self.captures(),
+            captures: self.policy.captures().to_vec(),
             barred: self.barrier.barred().to_vec(),
             permit,
             clients: {
@@ -422,7 +421,7 @@ impl Reconciler {
     fn judge(&mut self, report: &Report, desired: Desired, change: &Change, observed: &Observed) {
         let now = Instant::now();
         let foreign = observed.rules.iter();
-        let foreign = foreign.filter(|rule| !self.charge.numbers.owns_rule(rule));
+        let foreign = foreign.filter(|rule| !rule.is_owned_by(&self.charge.numbers));
         let foreign: BTreeSet<_> = foreign.cloned().collect();
         let changes = report.changes.len();
         let turn = if changes == 0 {
@@ -492,17 +491,6 @@ impl Reconciler {
             self.send(message).await;
         }
         Ok(())
-    }
-
-    fn captures(&self) -> Vec<Capture> {
-        let captures = self.policy.captures().iter();
-        captures
-            .map(|capture| Capture {
-                protocol: capture.protocol,
-                ports: capture.ports,
-                prefixes: capture.prefixes.clone(),
-            })
-            .collect()
     }
 
     /// Tells the driver what the last reconciliation found.

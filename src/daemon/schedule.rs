@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::route::watch::Change;
+use crate::steering::watch::Change;
 
 /// The least rest after a look at the kernel. One that cost much, since there is much to see, is rested from for
 /// [`SHARE`] times what it cost.

@@ -7,8 +7,8 @@ use socket2::Socket;
 use crate::control::UplinkStatus;
 use crate::net::{self, Dscp, Endpoint, Family, Fwmark, Inside, PerFamily, Treatment};
 use crate::relay::{SocketFactory, SocketSetupError};
+use crate::route::desired::Uplink;
 use crate::route::observed::Observed;
-use crate::route::uplink::Uplink;
 
 /// A family's uplink and the addresses that it has of that family.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,8 +124,8 @@ fn is_link_local(addr: IpAddr) -> bool {
 mod tests {
     use super::*;
     use crate::net::IfIndex;
+    use crate::route::desired::{Gateway, Why};
     use crate::route::observed::Address;
-    use crate::route::uplink::{Gateway, Why};
 
     fn way(family: Family, (index, name): (u32, &str), addresses: &[&str]) -> UplinkBinding {
         let link = IfIndex(index);

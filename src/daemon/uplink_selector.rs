@@ -1,6 +1,6 @@
 //! The pilot: by which link each family's media leaves now, and what a change of it means for the driver and for people.
 //!
-//! Each family goes its own way: it has uplinks of its own, holds on to one by itself ([`crate::route::hold`]), and is lost
+//! Each family goes its own way: it has uplinks of its own, holds on to one by itself ([`crate::route::hysteresis`]), and is lost
 //! by itself. They mostly go together, and then they are spoken of together.
 
 use std::time::Instant;
@@ -8,9 +8,10 @@ use std::time::Instant;
 use crate::control::EventKind;
 use crate::net::{Family, Fwmark, PerFamily};
 use crate::relay::SocketSetupError;
-use crate::route::hold::Hold;
+use crate::route::desired::Uplink;
+use crate::route::hysteresis::Hold;
 use crate::route::observed::Observed;
-use crate::route::uplink::{Uplink, UplinkError};
+use crate::route::uplink::UplinkError;
 
 use super::driver::Message;
 use super::uplink_binding::{Moves, UplinkBinding, UplinkBindings, names};
@@ -173,7 +174,7 @@ impl UplinkSelector {
 mod tests {
     use super::*;
     use crate::net::IfIndex;
-    use crate::route::uplink::{Gateway, Why};
+    use crate::route::desired::{Gateway, Why};
 
     fn ways(v4: Option<&str>, v6: Option<&str>) -> UplinkBindings {
         let way = |family, name: &str| {

@@ -16,7 +16,7 @@ use super::link::{Net, Via, configure};
 use super::namespace::Node;
 use super::wireguard;
 use crate::net::{Family, Fwmark, RouteTable};
-use crate::route::nft::{self, NftError};
+use crate::nftables::{self, NftError};
 
 /// A host's two addresses.
 #[derive(Clone, Copy)]
@@ -97,7 +97,7 @@ pub(super) struct World {
     pub(super) other: Node,
     /// The families that this kernel has.
     pub(super) families: &'static [Family],
-    nat: Option<[nft::Table; 2]>,
+    nat: Option<[nftables::Table; 2]>,
     _internet: Node,
 }
 
@@ -295,9 +295,9 @@ fn everything(family: Family) -> IpNet {
 }
 
 /// Has both routers translate the IPv4 of those behind them; `None` when the kernel has no nftables.
-fn masquerade(home: &Node, gateway: &Node) -> anyhow::Result<Option<[nft::Table; 2]>> {
-    let home = home.enter(|| nft::masquerade("wan"));
-    let gateway = gateway.enter(|| nft::masquerade("eth0"));
+fn masquerade(home: &Node, gateway: &Node) -> anyhow::Result<Option<[nftables::Table; 2]>> {
+    let home = home.enter(|| nftables::masquerade("wan"));
+    let gateway = gateway.enter(|| nftables::masquerade("eth0"));
     match (home, gateway) {
         (Ok(home), Ok(gateway)) => Ok(Some([home, gateway])),
         (Err(NftError::Unsupported(_)), _) | (_, Err(NftError::Unsupported(_))) => Ok(None),

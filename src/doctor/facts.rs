@@ -12,11 +12,11 @@ use crate::control::{self, AskError, Status};
 use crate::daemon;
 use crate::net::{Family, IfIndex, PortRange, Protocol};
 use crate::policy::Policy;
+use crate::route::desired::{RoutingIds, Uplink, Uplinks};
 use crate::route::lookup::Decision;
 use crate::route::netlink::Kernel;
 use crate::route::observed::{Link, Observed};
-use crate::route::plan::RoutingIds;
-use crate::route::uplink::{self, Uplink, UplinkError, Uplinks};
+use crate::route::uplink::{self, UplinkError};
 
 use super::dns;
 

@@ -1,7 +1,7 @@
 //! Whether a firewall on this machine forbids the direct way.
 //!
 //! A running service probes that at each change, and its word is taken: two that probe at once would find each other.
-//! Without one, a probe is sent here, which never leaves the machine (see [`crate::route::firewall`]).
+//! Without one, a probe is sent here, which never leaves the machine (see [`crate::nftables`]).
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -9,9 +9,9 @@ use std::net::SocketAddr;
 use super::{Finding, SystemFacts};
 use crate::control::Status;
 use crate::net::{Dscp, Egress, Endpoint, Family, Inside, Protocol, Role, Treatment};
+use crate::nftables::{FORBIDS, Firewall, UNTIL};
 use crate::policy::Policy;
 use crate::relay::SocketFactory;
-use crate::route::firewall::{FORBIDS, Firewall, UNTIL};
 
 /// What our chains are called while we probe.
 const NAME: &str = "doctor";

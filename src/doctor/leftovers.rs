@@ -2,7 +2,7 @@
 
 use super::{Finding, SystemFacts};
 use crate::route::plan;
-use crate::route::saved_sysctls::{SavedSysctls, SavedSysctlsError};
+use crate::sysctl::{SavedSysctls, SavedSysctlsError};
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     if facts.is_running() {

@@ -2,7 +2,7 @@
 
 use super::{Finding, SystemFacts};
 use crate::net::Family;
-use crate::route::sysctl::{self, Key};
+use crate::sysctl::{self, Key};
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     let Some(uplink) = facts.uplink_name() else {

@@ -9,7 +9,7 @@ use super::{Finding, SystemFacts};
 use crate::control::Status;
 use crate::route::lookup::Decision;
 use crate::route::observed::Rule;
-use crate::route::origin::Origin;
+use crate::route::rule_owner::Origin;
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     let found = facts.route_lookups.iter().flat_map(|route_lookups| {

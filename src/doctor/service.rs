@@ -2,7 +2,7 @@
 
 use super::{Finding, SystemFacts};
 use crate::control::{AskError, State};
-use crate::route::firewall::FORBIDS;
+use crate::nftables::FORBIDS;
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     let status = match &facts.status {

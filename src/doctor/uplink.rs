@@ -3,7 +3,7 @@
 use super::{Finding, SystemFacts};
 use crate::control::UplinkStatus;
 use crate::net::Family;
-use crate::route::uplink::{Gateway, Uplink};
+use crate::route::desired::{Gateway, Uplink};
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     let uplinks = match &facts.uplinks {

@@ -1,6 +1,19 @@
-//! Capture: how much of the policy's prefixes enters the TUN.
+//! Capture: which destinations enter the TUN.
 
 use std::str::FromStr;
+
+use super::{PortRange, Prefix, Protocol};
+
+/// The destinations of one protocol and port range that enter the TUN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capture {
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// The destination ports.
+    pub ports: PortRange,
+    /// The destination prefixes.
+    pub prefixes: Vec<Prefix>,
+}
 
 /// What is steered into the TUN.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -17,7 +17,7 @@ mod prefix;
 mod role;
 mod side;
 
-pub use capture::{CaptureMode, UnknownCaptureMode};
+pub use capture::{Capture, CaptureMode, UnknownCaptureMode};
 pub use dscp::{Dscp, DscpError, Ecn, TrafficClass, Treatment};
 pub use egress::Egress;
 pub use endpoint::Endpoint;

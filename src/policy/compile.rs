@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use jiff::civil::Date;
 
 use super::service_block::{ServiceBlock, ServiceRange};
-use super::{Action, BlockIndex, Capture, Policy, PolicyRule, RuleState, Verdict};
+use super::{Action, BlockIndex, Policy, PolicyRule, RuleState, Verdict};
 use crate::config::{Config, PolicyService};
 use crate::lpm::{LookupTable, PrefixTable};
-use crate::net::{CaptureMode, Family, PortRange, Prefix, Protocol, RuleId, Treatment};
+use crate::net::{Capture, CaptureMode, Family, PortRange, Prefix, Protocol, RuleId, Treatment};
 
 impl Policy {
     /// Compiles what is in force on a day.

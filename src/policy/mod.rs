@@ -29,7 +29,7 @@ pub use rule::{InactiveReason, PolicyRule, RuleState};
 pub use verdict::{Action, Verdict};
 
 use crate::lpm::LookupTable;
-use crate::net::{CaptureMode, Endpoint, Family, PortRange, Prefix, Protocol, RuleId};
+use crate::net::{Capture, CaptureMode, Endpoint, Family, Protocol, RuleId};
 use service_block::ServiceBlock;
 
 /// A compiled policy.
@@ -40,17 +40,6 @@ pub struct Policy {
     rows: Vec<ServiceBlock>,
     captures: Vec<Capture>,
     capture: CaptureMode,
-}
-
-/// What has to be steered into the TUN for one protocol and port range.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Capture {
-    /// The transport.
-    pub protocol: Protocol,
-    /// The destination ports, as a rule gives them.
-    pub ports: PortRange,
-    /// The destinations, sorted, none within another; never empty.
-    pub prefixes: Vec<Prefix>,
 }
 
 /// The place of a class's first service_block.
@@ -83,7 +72,8 @@ impl Policy {
         self.rules.get(usize::from(id.0))
     }
 
-    /// What has to be steered into the TUN, sorted by protocol and port range.
+    /// What enters the TUN, sorted by protocol and port range. The prefixes of each are sorted, never empty, and none covers
+    /// another.
     #[must_use]
     pub fn captures(&self) -> &[Capture] {
         &self.captures

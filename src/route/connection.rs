@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A task that carries requests to the kernel and answers back. It ends with this value.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     task: JoinHandle<()>,
     has_ended: Arc<AtomicBool>,
 }
@@ -32,7 +32,7 @@ impl Drop for Connection {
 
 impl Connection {
     /// Lets a connection do its work, as a task of the current tokio runtime.
-    pub(super) fn drive(mut work: impl Future<Output = ()> + Unpin + Send + 'static) -> Self {
+    pub(crate) fn drive(mut work: impl Future<Output = ()> + Unpin + Send + 'static) -> Self {
         let has_ended = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&has_ended);
         let task = tokio::spawn(async move {
@@ -45,7 +45,7 @@ impl Connection {
     }
 
     /// Whether it must be replaced.
-    pub(super) fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.has_ended.load(Ordering::Acquire)
     }
 
@@ -53,7 +53,7 @@ impl Connection {
     ///
     /// # Errors
     /// When the connection has ended, whatever the exchange seems to have brought, or the kernel does not answer.
-    pub(super) async fn attend<T>(&self, exchange: impl Future<Output = T>) -> io::Result<T> {
+    pub(crate) async fn attend<T>(&self, exchange: impl Future<Output = T>) -> io::Result<T> {
         self.attend_for(PATIENCE, exchange).await
     }
 

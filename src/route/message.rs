@@ -104,7 +104,7 @@ fn hop(link: Option<u32>, attributes: &[RouteAttribute]) -> Hop {
 }
 
 /// Reads a route; none when it is of neither family or of the kernel's cache.
-pub(super) fn route(message: &RouteMessage) -> Option<Route> {
+pub(crate) fn route(message: &RouteMessage) -> Option<Route> {
     let header = &message.header;
     if header.flags.contains(RouteFlags::Cloned) {
         return None;
@@ -193,7 +193,7 @@ pub(super) fn local_route(addr: Ipv4Addr, link: IfIndex) -> RouteMessage {
 const PORT_MASKS: [u16; 2] = [28, 29];
 
 /// Reads a rule; none when it is of neither family.
-pub(super) fn rule(message: &RuleMessage) -> Option<Rule> {
+pub(crate) fn rule(message: &RuleMessage) -> Option<Rule> {
     let header = &message.header;
     let said = RuleFlags::Permanent | RuleFlags::IifDetached | RuleFlags::OifDetached;
     let mut rule = Rule {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use super::desired::RoutingIds;
 use crate::net::{
     Family, Fwmark, IfIndex, PortRange, Prefix, Protocol, RouteProtocol, RouteTable, RulePriority,
 };
@@ -129,6 +130,12 @@ impl Route {
         self.prefix.family()
     }
 
+    /// Whether the route is ours: our protocol number, in one of our tables.
+    #[must_use]
+    pub fn is_owned_by(&self, ids: &RoutingIds) -> bool {
+        self.protocol == ids.protocol && ids.owns_table(self.table)
+    }
+
     /// What the kernel holds to be the same route: only one of each can be in force.
     #[must_use]
     pub fn key(&self) -> (RouteTable, Prefix, u32) {
@@ -181,6 +188,16 @@ pub struct Rule {
     pub selector: Selector,
     /// Whether it says more than the other fields can hold. Such a rule is never ours.
     pub opaque: bool,
+}
+
+impl Rule {
+    /// Whether the rule is ours: our protocol number, a lookup of one of our tables, no selector that ours never have.
+    ///
+    /// Its priority does not matter: a leftover of other settings is ours too.
+    #[must_use]
+    pub fn is_owned_by(&self, ids: &RoutingIds) -> bool {
+        self.protocol == ids.protocol && ids.owns_table(self.table) && !self.opaque
+    }
 }
 
 impl fmt::Display for Rule {

@@ -4,130 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::firewall::FirewallMarks;
+use super::desired::{Desired, Gateway, RoutingIds, TABLES};
 use super::observed::{Hop, LOCAL, Observed, Route, Rule, Selector};
-use super::uplink::{Gateway, Uplinks};
-use crate::net::{
-    Family, Fwmark, IfIndex, PortRange, Prefix, Protocol, RouteProtocol, RouteTable, RulePriority,
-};
+use crate::net::{Family, Fwmark, PortRange, Prefix, Protocol, RouteTable, RulePriority};
 
-/// How many tables, from the base upwards, are ours.
-const TABLES: u32 = 1024;
 /// The metric of our routes. Each table is ours alone, so that it only has to be the same everywhere.
 const METRIC: u32 = 1;
 /// The mask of a mark that is compared as a whole.
 const EVERY_BIT: Fwmark = Fwmark(u32::MAX);
-
-/// The numbers by which the kernel and its administrator know our objects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RoutingIds {
-    /// The protocol number on each of our routes and rules.
-    pub protocol: RouteProtocol,
-    /// The table with the uplink's way out; the tables above it hold the captured prefixes.
-    pub table: RouteTable,
-    /// The highest priority number, hence the last place, that our rules take.
-    pub priority: RulePriority,
-    /// The mark of our own sockets.
-    pub mark: Fwmark,
-    /// The bits of a mark that are ours.
-    pub mask: Fwmark,
-}
-
-impl Default for RoutingIds {
-    fn default() -> Self {
-        Self {
-            protocol: RouteProtocol(118),
-            table: RouteTable(30316),
-            priority: RulePriority(100),
-            mark: Fwmark(0x7600_0000),
-            mask: Fwmark(0xff00_0000),
-        }
-    }
-}
-
-impl RoutingIds {
-    /// The mark of the relay's sockets that lead into the VPN: ours too, so that no capture takes it, but another than
-    /// [`RoutingIds::mark`], which firewalls may let by.
-    #[must_use]
-    pub const fn tunnel_mark(&self) -> Fwmark {
-        let [low, high] = [
-            self.mask.0 & self.mask.0.wrapping_neg(),
-            self.mask.0 ^ self.mark.0,
-        ];
-        match self.mark.0 ^ low {
-            0 => Fwmark(high),
-            mark => Fwmark(mark),
-        }
-    }
-
-    /// The mark of clients' packets that are to be captured: ours too, and neither of the relay's.
-    #[must_use]
-    pub const fn client_mark(&self) -> Fwmark {
-        let low = self.mask.0 & self.mask.0.wrapping_neg();
-        match self.mark.0 ^ (low << 1) {
-            0 => Fwmark(low << 2),
-            mark => Fwmark(mark),
-        }
-    }
-
-    fn owns_table(&self, table: RouteTable) -> bool {
-        (self.table.0..self.table.0.saturating_add(TABLES)).contains(&table.0)
-    }
-
-    /// Whether a route is ours: our protocol number, in one of our tables.
-    #[must_use]
-    pub fn owns_route(&self, route: &Route) -> bool {
-        route.protocol == self.protocol && self.owns_table(route.table)
-    }
-
-    /// Whether a rule is ours: our protocol number, asking one of our tables, saying nothing that ours never say.
-    ///
-    /// Its priority is not looked at: a leftover of other settings is ours too.
-    #[must_use]
-    pub fn owns_rule(&self, rule: &Rule) -> bool {
-        rule.protocol == self.protocol && self.owns_table(rule.table) && !rule.opaque
-    }
-}
-
-/// Destinations that belong into the TUN, for one protocol and port range.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Capture {
-    /// The transport protocol.
-    pub protocol: Protocol,
-    /// The destination ports.
-    pub ports: PortRange,
-    /// The destination addresses.
-    pub prefixes: Vec<Prefix>,
-}
-
-/// What is to be in force.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Desired {
-    /// Our TUN.
-    pub tun: IfIndex,
-    /// The ways out. Of a family without one nothing is captured: better in the VPN than nowhere.
-    pub uplinks: Uplinks,
-    /// What to capture.
-    pub captures: Vec<Capture>,
-    /// Families that a firewall forbids a way of: their rules hold for sockets that are bound to our TUN, which only
-    /// probes are, and everybody else's media stays in the VPN.
-    pub barred: Vec<Family>,
-    /// What a VPN's firewall knows its own packets by, when media is to bear it.
-    pub permit: FirewallMarks,
-    /// The interfaces of whose clients media is captured, by family.
-    pub clients: BTreeSet<(Family, String)>,
-}
-
-impl Desired {
-    /// Of which clients media is captured: of those that are wanted, where the family has a way out.
-    #[must_use]
-    pub fn served(&self) -> BTreeSet<(Family, String)> {
-        let has_way =
-            |family: Family| self.uplinks[family].is_some() && !self.barred.contains(&family);
-        let clients = self.clients.iter();
-        clients.filter(|it| has_way(it.0)).cloned().collect()
-    }
-}
 
 /// One step. Those that add or replace make sure, those that delete do not mind that it is done already.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -218,13 +102,13 @@ pub fn plan(
     let (own, foreign): (Vec<_>, Vec<_>) = observed
         .routes
         .iter()
-        .partition(|route| numbers.owns_route(route));
+        .partition(|route| route.is_owned_by(numbers));
     let taken: BTreeSet<_> = foreign.iter().map(|route| route.key()).collect();
     let held: BTreeMap<_, _> = own.iter().map(|route| (route.key(), *route)).collect();
     let own_rules: BTreeSet<_> = observed
         .rules
         .iter()
-        .filter(|rule| numbers.owns_rule(rule))
+        .filter(|rule| rule.is_owned_by(numbers))
         .collect();
 
     let mut plan = Plan {
@@ -280,11 +164,14 @@ pub fn plan(
 /// Plans the removal of everything that is ours.
 #[must_use]
 pub fn removal(numbers: &RoutingIds, observed: &Observed) -> Vec<Change> {
-    let rules = observed.rules.iter().filter(|rule| numbers.owns_rule(rule));
+    let rules = observed
+        .rules
+        .iter()
+        .filter(|rule| rule.is_owned_by(numbers));
     let routes = observed
         .routes
         .iter()
-        .filter(|route| numbers.owns_route(route));
+        .filter(|route| route.is_owned_by(numbers));
     let rules = rules.cloned().map(Change::DeleteRule);
     rules
         .chain(routes.cloned().map(Change::DeleteRoute))
@@ -408,7 +295,7 @@ fn tables(
                 protocol: Some(protocol),
                 ports,
                 ..
-            } if numbers.owns_rule(rule) => Some((protocol, ports.unwrap_or(PortRange::ALL))),
+            } if rule.is_owned_by(numbers) => Some((protocol, ports.unwrap_or(PortRange::ALL))),
             _ => None,
         };
         let asker = asked.entry(rule.table).or_insert(group);
@@ -418,7 +305,7 @@ fn tables(
         .routes
         .iter()
         .filter(|route| route.family() == family);
-    let foreign = routes.clone().filter(|route| !numbers.owns_route(route));
+    let foreign = routes.clone().filter(|route| !route.is_owned_by(numbers));
     asked.extend(foreign.map(|route| (route.table, None)));
 
     let mut tables = BTreeMap::new();

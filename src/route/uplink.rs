@@ -3,42 +3,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use super::desired::{Gateway, Uplink, Uplinks, Why};
 use super::observed::{Address, Hop, Link, MAIN, Observed, Route};
-use crate::net::{Family, IfIndex, InterfacePattern, PerFamily, RouteProtocol, RouteTable};
-
-/// The physical way out of a family.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Uplink {
-    /// The interface's name.
-    pub name: String,
-    /// The interface's index.
-    pub index: IfIndex,
-    /// Where its packets go from there.
-    pub gateway: Gateway,
-    /// What spoke for this interface.
-    pub why: Why,
-}
-
-/// The way out of each family that has one: by the same link, or by two.
-pub type Uplinks = PerFamily<Option<Uplink>>;
-
-/// The next hop of a way out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gateway {
-    /// A router. It may be of the other family (RFC 5549).
-    Via(IpAddr),
-    /// Nobody: the destinations are reached on the link itself, as on a point-to-point line.
-    OnLink,
-}
-
-impl fmt::Display for Gateway {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Via(router) => router.fmt(f),
-            Self::OnLink => f.pad("on the link"),
-        }
-    }
-}
+use crate::net::{Family, IfIndex, InterfacePattern, PerFamily, RouteProtocol};
 
 /// What the user wants of the choice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,30 +27,6 @@ impl Preferences {
 
     fn excludes(&self, link: &Link) -> bool {
         self.exclude.iter().any(|it| it.matches(&link.name))
-    }
-}
-
-/// The evidence for an uplink, in falling order of trust.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Why {
-    /// It was named by the user.
-    Pinned,
-    /// The best default route of the main table leaves by it.
-    DefaultRoute,
-    /// A host route leaves by it through a gateway, as a VPN makes to its server when it replaces the default route.
-    HostRoute,
-    /// A default route of another table leaves by it.
-    OtherTable(RouteTable),
-}
-
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pinned => f.pad("named by the user"),
-            Self::DefaultRoute => f.pad("the default route"),
-            Self::HostRoute => f.pad("the host route to the VPN server"),
-            Self::OtherTable(table) => write!(f, "the default route of table {table}"),
-        }
     }
 }
 

@@ -23,8 +23,16 @@ const TABLE: &[(&str, u8, &[&str])] = &[
     ),
     ("tun", 4, &["net", "wire", "lpm", "timer", "engine"]),
     ("relay", 4, &["net", "wire", "lpm", "timer", "engine"]),
-    ("route", 4, &["net", "wire", "lpm", "timer", "engine"]),
     ("control", 4, &["net", "wire", "lpm", "timer", "engine"]),
+    ("sysctl", 4, &["net"]),
+    ("route", 4, &["net"]),
+    ("nftables", 4, &["net", "engine", "route"]),
+    ("ipsec", 4, &["net", "route"]),
+    (
+        "steering",
+        4,
+        &["net", "engine", "sysctl", "route", "nftables", "ipsec"],
+    ),
 ];
 
 /// Modules above the layers: they may name everything.
@@ -71,7 +79,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
     &["engine::fallback", "engine::sweep"],
     &["lpm::address", "lpm::lookup_table"],
     &["relay::refusal", "relay::socket", "relay::udp"],
-    &["route::saved_sysctls", "route::sysctl"],
     &["wire::checksum", "wire::ip"],
     &["wire::icmp", "wire::packet", "wire::tcp"],
 ];
@@ -82,7 +89,6 @@ const KNOWN_DUPLICATES: &[&str] = &[
     "Address",
     "Arrival",
     "Block",
-    "Capture",
     "Change",
     "Class",
     "Clients",

@@ -1,8 +1,9 @@
 //! The plan against a model of the kernel, from random starts.
 
+use super::super::desired::{FirewallMarks, Uplink, Uplinks, Why};
 use super::super::observed::Link;
-use super::super::uplink::{Uplink, Why};
 use super::*;
+use crate::net::{Capture, IfIndex, RouteProtocol, RulePriority};
 use proptest::prelude::*;
 
 const NUMBERS: fn() -> RoutingIds = RoutingIds::default;
@@ -73,7 +74,7 @@ fn apply(state: &mut Observed, change: &Change) -> Result<(), TestCaseError> {
         Change::ReplaceRoute(route) => {
             let at = at(state, route).ok_or_else(|| TestCaseError::fail("nothing to replace"))?;
             prop_assert!(
-                NUMBERS().owns_route(&state.routes[at]),
+                state.routes[at].is_owned_by(&NUMBERS()),
                 "replaces a foreign route"
             );
             state.routes[at] = route.clone();
@@ -83,11 +84,11 @@ fn apply(state: &mut Observed, change: &Change) -> Result<(), TestCaseError> {
             state.rules.push(rule.clone());
         }
         Change::DeleteRule(rule) => {
-            prop_assert!(NUMBERS().owns_rule(rule) && state.rules.contains(rule));
+            prop_assert!(rule.is_owned_by(&NUMBERS()) && state.rules.contains(rule));
             state.rules.retain(|there| there != rule);
         }
         Change::DeleteRoute(route) => {
-            prop_assert!(NUMBERS().owns_route(route) && state.routes.contains(route));
+            prop_assert!(route.is_owned_by(&NUMBERS()) && state.routes.contains(route));
             state.routes.retain(|there| there != route);
         }
     }
@@ -98,7 +99,10 @@ type Captured = BTreeSet<(Protocol, PortRange, Prefix)>;
 
 /// What our rules lead into the TUN, from whatever socket.
 fn captured(state: &Observed, tun: IfIndex) -> Captured {
-    let rules = state.rules.iter().filter(|rule| NUMBERS().owns_rule(rule));
+    let rules = state
+        .rules
+        .iter()
+        .filter(|rule| rule.is_owned_by(&NUMBERS()));
     rules
         .filter(|rule| rule.selector.oif.is_none())
         .filter_map(|rule| {
@@ -270,8 +274,8 @@ proptest! {
     #[test]
     fn every_way_there_is_safe_and_ends(mut state in states(), desires in prop::collection::vec(desires(), 1..4)) {
         let foreign = |state: &Observed| {
-            let routes = state.routes.iter().filter(|route| !NUMBERS().owns_route(route));
-            let rules = state.rules.iter().filter(|rule| !NUMBERS().owns_rule(rule));
+            let routes = state.routes.iter().filter(|route| !route.is_owned_by(&NUMBERS()));
+            let rules = state.rules.iter().filter(|rule| !rule.is_owned_by(&NUMBERS()));
             (routes.cloned().collect::<BTreeSet<_>>(), rules.cloned().collect::<BTreeSet<_>>())
         };
         let others = foreign(&state);
@@ -293,8 +297,8 @@ proptest! {
         for change in removal(&NUMBERS(), &state) {
             apply(&mut state, &change)?;
         }
-        prop_assert!(!state.routes.iter().any(|route| NUMBERS().owns_route(route)));
-        prop_assert!(!state.rules.iter().any(|rule| NUMBERS().owns_rule(rule)));
+        prop_assert!(!state.routes.iter().any(|route| route.is_owned_by(&NUMBERS())));
+        prop_assert!(!state.rules.iter().any(|rule| rule.is_owned_by(&NUMBERS())));
         prop_assert_eq!(foreign(&state), others);
     }
 }

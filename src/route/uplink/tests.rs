@@ -1,7 +1,7 @@
 //! The choice of the uplink, case by case.
 
 use super::*;
-use crate::net::Prefix;
+use crate::net::{Prefix, RouteTable};
 
 const OWN: RouteProtocol = RouteProtocol(118);
 

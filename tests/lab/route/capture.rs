@@ -1,9 +1,9 @@
 //! Capture: exact, ahead of VPNs, put back when flushed, and gone without a trace.
 
-use voicelane::route::plan::{Change, RoutingIds, Warning};
-use voicelane::route::uplink::Uplinks;
-use voicelane::route::watch::Watch;
-use voicelane::route::{Leftovers, cleanup};
+use voicelane::route::desired::{RoutingIds, Uplinks};
+use voicelane::route::plan::{Change, Warning};
+use voicelane::steering::watch::Watch;
+use voicelane::steering::{Leftovers, cleanup};
 
 use super::world::{
     DEFAULTS, IPSEC, LINK, MEDIA, WG_LINK, WG_RULES, WG_RULES_DOWN, World, assert_capture,

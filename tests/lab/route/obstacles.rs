@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use voicelane::engine::ReplySource;
-use voicelane::route::nft::masquerade;
-use voicelane::route::plan::RoutingIds;
-use voicelane::route::watch::Watch;
-use voicelane::route::xfrm::{Exemption, Ipsec, exemptions};
+use voicelane::ipsec::{Exemption, Ipsec, exemptions};
+use voicelane::nftables::masquerade;
+use voicelane::route::desired::RoutingIds;
+use voicelane::steering::watch::Watch;
 
 use super::world::{
     DEFAULTS, Device, IPSEC, LINK, MEDIA, STATEFUL, WG_FIREWALL, WG_LINK, WG_RULES, World,

@@ -1,9 +1,10 @@
 //! Which way out is found, whatever a VPN did to the routes.
 
 use voicelane::net::{Family, RouteTable};
+use voicelane::route::desired::RoutingIds;
+use voicelane::route::desired::{Gateway, Uplinks, Why};
 use voicelane::route::netlink::Kernel;
-use voicelane::route::plan::RoutingIds;
-use voicelane::route::uplink::{Gateway, Preferences, UplinkError, Uplinks, Why, choose};
+use voicelane::route::uplink::{Preferences, UplinkError, choose};
 
 use super::world::ip;
 use crate::support::netns::{in_namespace, run};

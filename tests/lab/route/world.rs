@@ -10,11 +10,11 @@ use etherparse::{icmpv4, icmpv6};
 use nix::net::if_::if_nametoindex;
 use tempfile::TempDir;
 use tun_tap::{Iface, Mode};
+use voicelane::net::Capture;
 use voicelane::net::{IfIndex, Protocol};
-use voicelane::route::firewall::FirewallMarks;
-use voicelane::route::plan::{Capture, Desired, RoutingIds};
-use voicelane::route::uplink::{Preferences, UplinkError, Uplinks, choose};
-use voicelane::route::{Report, Steering, Tun};
+use voicelane::route::desired::{Desired, FirewallMarks, RoutingIds, Uplinks};
+use voicelane::route::uplink::{Preferences, UplinkError, choose};
+use voicelane::steering::{Report, Steering, Tun};
 
 use crate::support::netns::run;
 

@@ -20,38 +20,29 @@
 //! gives it to what goes into our TUN.
 //!
 //! **Answers.** What comes out of our TUN can be given our mark at the end of the input hook, where no route and no filter
-//! sees it any more: that is how exemptions from IPsec know it ([`super::xfrm`]).
-
-mod obstacle;
-pub(super) mod trace;
+//! sees it any more: that is how exemptions from IPsec know it ([`crate::ipsec`]).
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 
-use netlink_packet_core::DefaultNla;
-use netlink_packet_netfilter::nftables::{
-    DataAttribute, Expressions, Immediate, InetHookNumber, MetaKey, Payload, Register, Verdict,
-    VerdictAttribute,
-};
+use netlink_packet_netfilter::nftables::{InetHookNumber, MetaKey};
 use netlink_sys::{Socket as Netlink, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::nft::{
-    Chain, Expression, InForce, NftError, OURS, Table, forget, link_is, load, meta_is, register_is,
-    set_meta,
+use super::blocked_path::{BlockedPath, BlockingRule, Path};
+use super::expression::{
+    Expression, drop_it, is_icmpv6, link_is, meta_is, set_conntrack_mark, set_meta,
 };
+use super::table::{Chain, InForce, NftError, OURS, Table, forget};
+use super::trace::{TRACES, Trace};
 use crate::net::{Family, Fwmark};
-
-pub use obstacle::{BlockedPath, BlockingRule, FORBIDS, Path, UNTIL};
-use trace::Trace;
+use crate::route::desired::FirewallMarks;
 
 /// The packet priority (`SO_PRIORITY`) of probes. Traffic control reads it as a class handle, 7600:1.
 const PROBE: u32 = 0x7600_0001;
-/// `NFNLGRP_NFTRACE`.
-pub(super) const TRACES: u32 = 9;
 /// Turns on the trace: ahead of all.
 const BEGIN: Chain = chain("probe-begin", InetHookNumber::LocalOut, i32::MIN);
 /// Drops the probe: behind all but the confirmation of connections, which a probe is not worth.
@@ -68,15 +59,6 @@ const fn chain(name: &'static str, hook: InetHookNumber, priority: i32) -> Chain
         hook,
         priority,
     }
-}
-
-/// What a VPN's firewall knows its own packets by, lent to media.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FirewallMarks {
-    /// The VPN's mark, in the place of ours.
-    pub mark: Option<Fwmark>,
-    /// The mark of a connection.
-    pub conntrack_mark: Option<Fwmark>,
 }
 
 /// A permit, the uplinks that it is for, and the mark that media has there.
@@ -336,8 +318,7 @@ impl Drop for Prober<'_> {
     }
 }
 
-/// The number of `ICMPv6` in a header, and of neighbour solicitations and advertisements in its own (RFC 4861).
-const ICMPV6: u8 = 58;
+/// The numbers of neighbour solicitations and advertisements in `ICMPv6` (RFC 4861).
 const SOLICIT: u8 = 135;
 const ADVERTISE: u8 = 136;
 /// A neighbour solicitation (RFC 4861 section 4.3) for fe80::1, whose checksum is the kernel's to write.
@@ -357,45 +338,4 @@ fn solicitor() -> io::Result<Socket> {
     // It never reads: what comes has no room.
     socket.set_recv_buffer_size(0)?;
     Ok(socket)
-}
-
-/// The verdict that ends a packet.
-fn drop_it() -> Expression {
-    const DROP: u32 = 0;
-    let verdict = VerdictAttribute::Code(Verdict::Other(DROP));
-    Expressions::Immediate(vec![
-        Immediate::DestinationRegister(Register::Verdict),
-        Immediate::Data(DataAttribute::Verdict(vec![verdict])),
-    ])
-    .into()
-}
-
-/// Goes on if the packet is `ICMPv6` of this type.
-fn is_icmpv6(kind: u8) -> Vec<Expression> {
-    /// `NFT_PAYLOAD_TRANSPORT_HEADER`.
-    const TRANSPORT_HEADER: u32 = 2;
-    let fetch = Expressions::Payload(vec![
-        Payload::DestinationRegister(Register::Reg1),
-        Payload::Base(TRANSPORT_HEADER),
-        Payload::Offset(0),
-        Payload::Len(1),
-    ]);
-    let mut rule = meta_is(MetaKey::L4Proto, &[ICMPV6]).to_vec();
-    rule.extend([fetch.into(), register_is(&[kind])]);
-    rule
-}
-
-/// Gives the packet's connection a mark: the expression `ct`, which the library does not name.
-fn set_conntrack_mark(mark: Fwmark) -> [Expression; 2] {
-    /// `NFTA_CT_KEY`, whose value is `NFT_CT_MARK`.
-    const KEY: u16 = 2;
-    const MARK: u32 = 3;
-    /// `NFTA_CT_SREG`.
-    const SOURCE: u16 = 4;
-    let word = |kind, value: u32| DefaultNla::new(kind, value.to_be_bytes().to_vec());
-    let store = Expressions::Other {
-        expression_type: "ct".to_owned(),
-        attributes: vec![word(KEY, MARK), word(SOURCE, Register::Reg1.into())],
-    };
-    [load(&mark.0.to_ne_bytes()), store.into()]
 }

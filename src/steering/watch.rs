@@ -12,9 +12,9 @@ use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use rtnetlink::MulticastGroup;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::message;
-use super::nft::OURS;
-use super::plan::RoutingIds;
+use crate::nftables::OURS;
+use crate::route::desired::RoutingIds;
+use crate::route::message;
 
 /// `XFRMNLGRP_EXPIRE` and `XFRMNLGRP_POLICY` (linux/xfrm.h): our leases run out, somebody's policies change.
 const XFRM_GROUPS: [u32; 2] = [2, 4];
@@ -172,10 +172,10 @@ impl Watch {
         };
         let ours = match &notice.payload {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRule(rule)) => {
-                message::rule(rule).is_some_and(|rule| self.numbers.owns_rule(&rule))
+                message::rule(rule).is_some_and(|rule| rule.is_owned_by(&self.numbers))
             }
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(route)) => {
-                message::route(route).is_some_and(|route| self.numbers.owns_route(&route))
+                message::route(route).is_some_and(|route| route.is_owned_by(&self.numbers))
             }
             _ => false,
         };

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::sysctl::{self, Key, SysctlError};
+use super::{Key, SysctlError, read, write};
 
 /// The file's name in the runtime directory.
 const FILE: &str = "state.json";
@@ -91,7 +91,7 @@ impl SavedSysctls {
     /// # Errors
     /// [`SavedSysctlsError`]; the setting is then unchanged.
     pub fn set(&mut self, key: &Key, value: &str) -> Result<(), SavedSysctlsError> {
-        let present = sysctl::read(key)?;
+        let present = read(key)?;
         if present == value {
             return Ok(());
         }
@@ -102,7 +102,7 @@ impl SavedSysctls {
             after: value.to_owned(),
         });
         self.save()?;
-        Ok(sysctl::write(key, value)?)
+        Ok(write(key, value)?)
     }
 
     /// Puts back the settings that `wanted` picks and that still have the value that we gave them. Somebody else's
@@ -119,9 +119,9 @@ impl SavedSysctls {
             if !wanted(entry) {
                 return true;
             }
-            let outcome = match sysctl::read(&entry.key) {
+            let outcome = match read(&entry.key) {
                 Ok(present) if present == entry.after => {
-                    sysctl::write(&entry.key, &entry.before).map(|()| true)
+                    write(&entry.key, &entry.before).map(|()| true)
                 }
                 Ok(_) => Ok(false),
                 Err(error) if error.is_missing() => Ok(false),

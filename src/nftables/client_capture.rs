@@ -8,7 +8,7 @@
 //! again as it was.
 //!
 //! **Marked.** A chain of ours at the prerouting hook marks what comes in by a client's link, from an address that this
-//! link leads back to, for a prefix and port of the policy. The rules of [`super::plan`] ask for that mark, and no
+//! link leads back to, for a prefix and port of the policy. The rules of [`crate::route::plan`] ask for that mark, and no
 //! other chain makes it: without this table, which goes with our process at once, nothing of clients is captured.
 //!
 //! **Untracked.** What is captured, and what comes back, is no connection to the kernel. Otherwise a gateway that
@@ -19,9 +19,6 @@
 //! **Watched.** No packet can be made to come in by a client's link, so clients' own are watched: one in a second of each
 //! link, family and direction is traced through the firewall. Its trace ends in a chain of ours, behind all others, or
 //! in somebody else's rule.
-
-mod expression;
-mod setting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -35,17 +32,15 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
 use nix::net::if_::if_indextoname;
 
-use super::firewall::trace::Trace;
-use super::firewall::{self, BlockedPath, BlockingRule, Path};
-use super::nft::{Chain, Expression, InForce, NftError, OURS, Table, compare, link_is, meta_is};
-use super::plan::{Capture, Desired, RoutingIds};
-use crate::net::{Family, IfIndex, PortRange, Prefix, Protocol};
-use expression::{
-    Asked, defragment, destination, destination_port, elements, is_family, mark_within, ranges,
-    routing, trace_some, untrack,
+use super::blocked_path::{BlockedPath, BlockingRule, Path};
+use super::expression::{
+    Asked, Expression, compare, defragment, destination, destination_port, elements, is_family,
+    link_is, mark_within, meta_is, ranges, routing, trace_some, untrack,
 };
-
-pub use setting::{hindrances, mtu, prepare_tun};
+use super::table::{Chain, InForce, NftError, OURS, Table};
+use super::trace::{TRACES, Trace};
+use crate::net::{Capture, Family, IfIndex, PortRange, Prefix, Protocol};
+use crate::route::desired::{Desired, RoutingIds};
 
 /// Marks what is to be captured: after aliases (-290) are real addresses again, before connection tracking (-200).
 const CLIENTS: &str = "clients";
@@ -148,7 +143,7 @@ impl Gateway {
         let listen = || -> io::Result<TokioSocket> {
             let mut traces = TokioSocket::new(NETLINK_NETFILTER)?;
             traces.socket_mut().bind_auto()?;
-            traces.socket_mut().add_membership(firewall::TRACES)?;
+            traces.socket_mut().add_membership(TRACES)?;
             Ok(traces)
         };
         Ok(Self {

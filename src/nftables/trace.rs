@@ -4,29 +4,32 @@ use netlink_packet_core::{NetlinkMessage, NetlinkPayload, Nla, NlasIterator};
 use netlink_packet_netfilter::nftables::NfTablesMessage;
 use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 
-use super::obstacle::BlockingRule;
+use super::blocked_path::BlockingRule;
 use crate::net::{Family, IfIndex};
 
 /// `NFPROTO_IPV4` and `NFPROTO_IPV6`.
 const FAMILIES: [(u32, Family); 2] = [(2, Family::V4), (10, Family::V6)];
 
+/// `NFNLGRP_NFTRACE`.
+pub(super) const TRACES: u32 = 9;
+
 /// One notice of a trace (`enum nft_trace_attributes` of linux/netfilter/nf_tables.h).
-pub(in crate::route) struct Trace {
+pub(super) struct Trace {
     /// Which packet.
-    pub(in crate::route) id: u32,
+    pub(super) id: u32,
     /// Of which family; none where that is not told.
-    pub(in crate::route) family: Option<Family>,
+    pub(super) family: Option<Family>,
     /// The links that it came in and leaves by, as far as the first notice of a chain tells.
-    pub(in crate::route) links: [Option<IfIndex>; 2],
+    pub(super) links: [Option<IfIndex>; 2],
     /// Where it is.
-    pub(in crate::route) at: BlockingRule,
+    pub(super) at: BlockingRule,
     /// Whether it ends there.
-    pub(in crate::route) drops: bool,
+    pub(super) drops: bool,
 }
 
 impl Trace {
     /// Reads a notice; none when it is of another kind.
-    pub(in crate::route) fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let message = NetlinkMessage::<NetfilterMessage>::deserialize(bytes).ok()?;
         let NetlinkPayload::InnerMessage(message) = message.payload else {
             return None;

@@ -1,21 +1,17 @@
-//! Small nftables tables of our own over nfnetlink: aliases for a VPN's addresses here, probes and permits in
-//! [`super::firewall`], masquerading for the demo's router.
+//! Tables of our own in nftables, over nfnetlink.
 //!
 //! A table is owned by the socket that made it (`NFT_TABLE_F_OWNER`, Linux 5.12): nobody else can change it, and it goes
 //! with the process, however that ends. Nobody else's table is touched.
 
 use std::io;
-use std::net::IpAddr;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage,
     NetlinkPayload,
 };
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, ChecksumFlags, ChecksumType, Cmp, DataAttribute,
-    ExpressionAttribute, Expressions, Hook, Immediate, InetHookNumber, ListAttribute, Meta,
-    MetaKey, NfTablesMessage, Operator, Payload, Register, RuleAttribute, RuleMessage,
-    TableAttribute, TableFlags, TableMessage,
+    ChainAttribute, ChainMessage, Hook, InetHookNumber, NfTablesMessage, RuleAttribute,
+    RuleMessage, TableAttribute, TableFlags, TableMessage,
 };
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{
@@ -25,7 +21,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::engine::ReplySource;
+use super::expression::Expression;
 
 /// A table that could not be made or changed.
 #[derive(Debug, thiserror::Error)]
@@ -44,111 +40,16 @@ pub enum NftError {
 }
 
 /// How the names of our tables begin.
-pub(super) const OURS: &str = "voicelane-";
-
-/// One step of a rule.
-pub(super) type Expression = ListAttribute<ExpressionAttribute>;
+pub(crate) const OURS: &str = "voicelane-";
 
 /// `NFNL_SUBSYS_NFTABLES`, which a batch names as its addressee.
 const SUBSYSTEM: u16 = 10;
-/// `NFT_PAYLOAD_NETWORK_HEADER`.
-pub(super) const NETWORK_HEADER: u32 = 1;
-/// The one chain of a table that has no more.
-const CHAIN: &str = "voicelane";
-
 /// A chain at one of the kernel's hooks.
 pub(super) struct Chain {
     pub(super) name: &'static str,
     pub(super) kind: &'static str,
     pub(super) hook: InetHookNumber,
     pub(super) priority: i32,
-}
-
-/// Goes on if a property of the packet has this value.
-pub(super) fn meta_is(key: MetaKey, value: &[u8]) -> [Expression; 2] {
-    let load = Expressions::Meta(vec![
-        Meta::DestinationRegister(Register::Reg1),
-        Meta::Key(key),
-    ]);
-    [load.into(), register_is(value)]
-}
-
-/// Gives a property of the packet this value.
-pub(super) fn set_meta(key: MetaKey, value: &[u8]) -> [Expression; 2] {
-    let store = Expressions::Meta(vec![Meta::SourceRegister(Register::Reg1), Meta::Key(key)]);
-    [load(value), store.into()]
-}
-
-/// Puts a value into the register.
-pub(super) fn load(value: &[u8]) -> Expression {
-    Expressions::Immediate(vec![
-        Immediate::DestinationRegister(Register::Reg1),
-        Immediate::Data(DataAttribute::Value(value.to_vec())),
-    ])
-    .into()
-}
-
-/// Goes on if a property that is an interface's name is this one.
-pub(super) fn link_is(key: MetaKey, name: &str) -> [Expression; 2] {
-    let mut padded = name.as_bytes().to_vec();
-    padded.resize(nix::libc::IFNAMSIZ, 0);
-    meta_is(key, &padded)
-}
-
-pub(super) fn register_is(value: &[u8]) -> Expression {
-    compare(Operator::Equal, value)
-}
-
-/// Goes on if the register compares so with a value.
-pub(super) fn compare(operator: Operator, value: &[u8]) -> Expression {
-    Expressions::Cmp(vec![
-        Cmp::SourceRegister(Register::Reg1),
-        Cmp::Op(operator),
-        Cmp::Data(DataAttribute::Value(value.to_vec())),
-    ])
-    .into()
-}
-
-/// Turns the alias into the real address, in the header and in the checksums of UDP, TCP and ICMPv6 that cover it.
-fn rewrite(alias: &ReplySource) -> Vec<Expression> {
-    // IPv4 has a checksum in its header too (RFC 791 section 3.1), IPv6 has none.
-    let (family, at, mend_header) = match alias.alias {
-        IpAddr::V4(_) => (
-            NetfilterProtoFamily::IPv4,
-            16,
-            vec![
-                Payload::CsumType(ChecksumType::Inet),
-                Payload::CsumOffset(10),
-            ],
-        ),
-        IpAddr::V6(_) => (NetfilterProtoFamily::IPv6, 24, Vec::new()),
-    };
-    let (from, to) = (octets(alias.alias), octets(alias.real));
-    let destination = [
-        Payload::Base(NETWORK_HEADER),
-        Payload::Offset(at),
-        Payload::Len(u32::try_from(from.len()).expect("an address is short")),
-    ];
-    let mut fetch = vec![Payload::DestinationRegister(Register::Reg1)];
-    fetch.extend(destination.clone());
-    let mut store = vec![Payload::SourceRegister(Register::Reg1)];
-    store.extend(destination);
-    store.extend(mend_header);
-    store.push(Payload::CsumFlags(ChecksumFlags::L4PseudoHeader));
-
-    let mut rule = meta_is(MetaKey::Nfproto, &[family.into()]).to_vec();
-    rule.push(Expressions::Payload(fetch).into());
-    rule.push(register_is(&from));
-    rule.push(load(&to));
-    rule.push(Expressions::Payload(store).into());
-    rule
-}
-
-pub(super) fn octets(addr: IpAddr) -> Vec<u8> {
-    match addr {
-        IpAddr::V4(addr) => addr.octets().to_vec(),
-        IpAddr::V6(addr) => addr.octets().to_vec(),
-    }
 }
 
 /// What the kernel has in force of ours. That is in doubt after a failure, which may have been that of reading its answer.
@@ -401,78 +302,4 @@ pub(super) fn forget(socket: &Socket) {
             Ok(_) | Err(_) => {}
         }
     }
-}
-
-/// The aliases in force: packets from our TUN to an alias go to the real address.
-pub struct ReplySourceTable {
-    table: Table,
-    tun: String,
-    present: InForce<Vec<ReplySource>>,
-}
-
-impl ReplySourceTable {
-    /// After the raw tables (-300), in which VPNs drop what comes by the wrong link, and before connection tracking
-    /// (-200), which must see the real address.
-    const CHAIN: Chain = Chain {
-        name: CHAIN,
-        kind: "filter",
-        hook: InetHookNumber::PreRouting,
-        priority: -290,
-    };
-
-    /// Makes the table, without an alias.
-    ///
-    /// # Errors
-    /// [`NftError::Unsupported`], with which one can do without; [`NftError::Refused`].
-    pub fn new(tun: &str) -> Result<Self, NftError> {
-        // What this kernel cannot do is found out now.
-        let table = Table::new(format!("{OURS}{tun}"), &[Self::CHAIN])?;
-        table.commit(table.without(&Self::CHAIN).to_vec())?;
-        Ok(Self {
-            table,
-            tun: tun.to_owned(),
-            present: InForce::certain(Vec::new()),
-        })
-    }
-
-    /// Replaces the aliases, all at once.
-    ///
-    /// # Errors
-    /// [`NftError::Refused`]: the former aliases are still in force, if this could not be said. To be tried again.
-    pub fn set(&mut self, aliases: &[ReplySource]) -> Result<(), NftError> {
-        if self.present.is(aliases) {
-            return Ok(());
-        }
-        let rules = aliases.iter().map(|alias| {
-            let mut rule = link_is(MetaKey::Iifname, &self.tun).to_vec();
-            rule.extend(rewrite(alias));
-            rule
-        });
-        let batch = self.table.fill(&Self::CHAIN, rules);
-        self.table
-            .bring_about(&mut self.present, aliases.to_vec(), batch)
-    }
-}
-
-/// Gives the IPv4 that leaves by `oif` that interface's address, as home routers do, as long as the table is held.
-///
-/// # Errors
-/// [`NftError`].
-pub fn masquerade(oif: &str) -> Result<Table, NftError> {
-    const SOURCE_NAT: i32 = 100;
-    let name = format!("masquerade-{oif}");
-    let chain = Chain {
-        name: CHAIN,
-        kind: "nat",
-        hook: InetHookNumber::PostRouting,
-        priority: SOURCE_NAT,
-    };
-    let table = Table::new(name, &[chain])?;
-    let mut rule = meta_is(MetaKey::Nfproto, &[NetfilterProtoFamily::IPv4.into()]).to_vec();
-    rule.extend(link_is(MetaKey::Oifname, oif));
-    rule.push(ListAttribute::Element(vec![ExpressionAttribute::Name(
-        "masq".to_owned(),
-    )]));
-    table.commit(vec![table.rule(CHAIN, rule)])?;
-    Ok(table)
 }

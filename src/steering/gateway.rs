@@ -3,21 +3,21 @@
 use std::collections::BTreeSet;
 
 use crate::net::Family;
+use crate::route::desired::Desired;
 use crate::route::observed::Observed;
-use crate::route::plan::Desired;
-use crate::route::sysctl::{self, Key};
+use crate::sysctl::{self, Key};
 
 /// Lets the kernel forward what comes out of our TUN, where it forwards IPv4 from some links only.
 ///
 /// # Errors
 /// The setting that could not be written.
-pub fn prepare_tun(tun: &str) -> Result<(), sysctl::SysctlError> {
+pub(super) fn prepare_tun(tun: &str) -> Result<(), sysctl::SysctlError> {
     sysctl::write(&Key::new(Family::V4, tun, "forwarding"), "1")
 }
 
 /// What keeps clients of a link from being served that is not ours to change, a sentence each.
 #[must_use]
-pub fn hindrances(desired: &Desired, observed: &Observed) -> Vec<String> {
+pub(super) fn hindrances(desired: &Desired, observed: &Observed) -> Vec<String> {
     let links: BTreeSet<_> = desired.clients.iter().map(|it| &it.1).collect();
     let is_one = |family, link: &str, name| {
         sysctl::read(&Key::new(family, link, name)).is_ok_and(|value| value == "1")
@@ -49,7 +49,7 @@ pub fn hindrances(desired: &Desired, observed: &Observed) -> Vec<String> {
 
 /// The largest packet that every client's link takes, if that can be read.
 #[must_use]
-pub fn mtu(desired: &Desired) -> Option<u16> {
+pub(super) fn mtu(desired: &Desired) -> Option<u16> {
     let mtus = desired.clients.iter().filter_map(|(_, link)| {
         let mtu = sysctl::read(&Key::new(Family::V6, link, "mtu")).ok()?;
         Some(mtu.parse::<u32>().ok()?.try_into().unwrap_or(u16::MAX))

@@ -2,15 +2,22 @@
 //!
 //! A browser binds its ICE sockets to the VPN's address. wg-quick drops what comes to that address by another link
 //! (its anti-spoofing rule, in prerouting at priority -300), and our replies come by our TUN. So the engine sends them
-//! to an alias, an address that nobody routes, and [`super::nft::ReplySourceTable`] turns it into the real one right after
+//! to an alias, an address that nobody routes, and [`ReplySourceTable`] turns it into the real one right after
 //! that rule and before connection tracking sees the packet.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::observed::{Link, Observed};
+use netlink_packet_netfilter::NetfilterProtoFamily;
+use netlink_packet_netfilter::nftables::{
+    ChecksumFlags, ChecksumType, Expressions, InetHookNumber, MetaKey, Payload, Register,
+};
+
+use super::expression::{Expression, NETWORK_HEADER, link_is, load, meta_is, octets, register_is};
+use super::table::{Chain, InForce, NftError, OURS, Table};
 use crate::engine::ReplySource;
 use crate::net::IfIndex;
+use crate::route::observed::{Link, Observed};
 
 /// The reserved block 240.0.0.0/4 (RFC 1112 section 4).
 const RESERVED_V4: u32 = 0xf000_0000;
@@ -59,10 +66,96 @@ fn candidates(real: IpAddr) -> impl Iterator<Item = IpAddr> {
     })
 }
 
+/// Turns the alias into the real address, in the header and in the checksums of UDP, TCP and ICMPv6 that cover it.
+fn rewrite(alias: &ReplySource) -> Vec<Expression> {
+    // IPv4 has a checksum in its header too (RFC 791 section 3.1), IPv6 has none.
+    let (family, at, mend_header) = match alias.alias {
+        IpAddr::V4(_) => (
+            NetfilterProtoFamily::IPv4,
+            16,
+            vec![
+                Payload::CsumType(ChecksumType::Inet),
+                Payload::CsumOffset(10),
+            ],
+        ),
+        IpAddr::V6(_) => (NetfilterProtoFamily::IPv6, 24, Vec::new()),
+    };
+    let (from, to) = (octets(alias.alias), octets(alias.real));
+    let destination = [
+        Payload::Base(NETWORK_HEADER),
+        Payload::Offset(at),
+        Payload::Len(u32::try_from(from.len()).expect("an address is short")),
+    ];
+    let mut fetch = vec![Payload::DestinationRegister(Register::Reg1)];
+    fetch.extend(destination.clone());
+    let mut store = vec![Payload::SourceRegister(Register::Reg1)];
+    store.extend(destination);
+    store.extend(mend_header);
+    store.push(Payload::CsumFlags(ChecksumFlags::L4PseudoHeader));
+
+    let mut rule = meta_is(MetaKey::Nfproto, &[family.into()]).to_vec();
+    rule.push(Expressions::Payload(fetch).into());
+    rule.push(register_is(&from));
+    rule.push(load(&to));
+    rule.push(Expressions::Payload(store).into());
+    rule
+}
+
+/// The aliases in force: packets from our TUN to an alias go to the real address.
+pub struct ReplySourceTable {
+    table: Table,
+    tun: String,
+    present: InForce<Vec<ReplySource>>,
+}
+
+impl ReplySourceTable {
+    /// After the raw tables (-300), in which VPNs drop what comes by the wrong link, and before connection tracking
+    /// (-200), which must see the real address.
+    const CHAIN: Chain = Chain {
+        name: "voicelane",
+        kind: "filter",
+        hook: InetHookNumber::PreRouting,
+        priority: -290,
+    };
+
+    /// Makes the table, without an alias.
+    ///
+    /// # Errors
+    /// [`NftError::Unsupported`], with which one can do without; [`NftError::Refused`].
+    pub fn new(tun: &str) -> Result<Self, NftError> {
+        // What this kernel cannot do is found out now.
+        let table = Table::new(format!("{OURS}{tun}"), &[Self::CHAIN])?;
+        table.commit(table.without(&Self::CHAIN).to_vec())?;
+        Ok(Self {
+            table,
+            tun: tun.to_owned(),
+            present: InForce::certain(Vec::new()),
+        })
+    }
+
+    /// Replaces the aliases, all at once.
+    ///
+    /// # Errors
+    /// [`NftError::Refused`]: the former aliases are still in force, if this could not be said. To be tried again.
+    pub fn set(&mut self, aliases: &[ReplySource]) -> Result<(), NftError> {
+        if self.present.is(aliases) {
+            return Ok(());
+        }
+        let rules = aliases.iter().map(|alias| {
+            let mut rule = link_is(MetaKey::Iifname, &self.tun).to_vec();
+            rule.extend(rewrite(alias));
+            rule
+        });
+        let batch = self.table.fill(&Self::CHAIN, rules);
+        self.table
+            .bring_about(&mut self.present, aliases.to_vec(), batch)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::observed::Address;
     use super::*;
+    use crate::route::observed::Address;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().expect("an address")

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::uplink::Uplink;
+use super::desired::Uplink;
 
 /// How long a better uplink must have been there before media moves to it.
 const PROOF: Duration = Duration::from_secs(2);
@@ -96,7 +96,7 @@ impl Hold {
 mod tests {
     use super::*;
     use crate::net::IfIndex;
-    use crate::route::uplink::{Gateway, Why};
+    use crate::route::desired::{Gateway, Why};
 
     fn ranked(names: &[&str]) -> Vec<Uplink> {
         let uplink = |name: &&str| Uplink {

@@ -2,18 +2,18 @@
 //!
 //! # Theory of operation
 //! A policy-based IPsec VPN takes packets after routing, by their addresses alone. On IPv4 two settings of our TUN keep
-//! it off (see [`super::sysctl`]). IPv6 has no `disable_xfrm`, and its `disable_policy` belongs to the interface that
+//! it off (see [`crate::sysctl`]). IPv6 has no `disable_xfrm`, and its `disable_policy` belongs to the interface that
 //! holds the *destination* address, not to the one that a packet comes in by. So, and only while another program has
 //! IPv6 policies, we add allow policies of our own, at the best priority there is: one per prefix and aligned block of
 //! ports, exact to the port, outward by destination and inward by source. Outward they are for what carries no mark of
 //! ours: that is on its way into our TUN. What the relay sends into the VPN carries one, and is IPsec's. Inward they are
-//! for what comes out of our TUN and bears our mark therefore ([`super::firewall`]): a policy without a template refuses
+//! for what comes out of our TUN and bears our mark therefore ([`crate::nftables::Firewall`]): a policy without a template refuses
 //! what came through an association, as answers in the VPN do, and would let in by any link what claims to be from a
 //! captured prefix. (The selector has an interface too, but inward the kernel compares it with the one that holds the
 //! destination address.) Without nftables nothing bears a mark, and then it has to do without.
 //!
 //! They are a lease: the kernel lets them lapse when nobody renews them, so that media returns into the VPN after a
-//! crash too. When a lease grows old the kernel sends a notice, [`super::watch::Watch`] tells it, and the
+//! crash too. When a lease grows old the kernel sends a notice, [`crate::steering::watch::Watch`] tells it, and the
 //! reconciliation that follows renews. Our policies are known by their index, which carries a tag of our own.
 //!
 //! What cannot be won: a foreign policy with priority 0 that was there first, and ICMPv6 errors, which a policy that
@@ -35,9 +35,8 @@ use nix::libc::AF_INET6;
 use rtnetlink::proto::{ConnectionHandle, new_connection};
 use rtnetlink::sys::SocketAddr;
 
-use super::connection::Connection;
-use super::plan::Capture;
-use crate::net::{Family, Fwmark, PerFamily, PortRange, Prefix, Protocol};
+use crate::net::{Capture, Family, Fwmark, PerFamily, PortRange, Prefix, Protocol};
+use crate::route::connection::Connection;
 
 /// The upper bits of our policies' indexes. The kernel's own count up from zero.
 const TAG: u32 = 0x7600_0000;
@@ -47,7 +46,7 @@ const TAG_MASK: u32 = 0xff00_0000;
 const RENEW_SECONDS: u64 = 20;
 /// The age, in seconds, at which the kernel removes it.
 const LEASE_SECONDS: u64 = 60;
-/// The bits of a mark that are ours: those of [`super::plan::RoutingIds`], which no setting changes.
+/// The bits of a mark that are ours: those of [`crate::route::desired::RoutingIds`], which no setting changes.
 const MARK_MASK: u32 = 0xff00_0000;
 /// `XFRM_POLICY_ALLOW`.
 const ALLOW: u8 = 0;

@@ -1,4 +1,4 @@
-//! Sets and expressions of nftables that only a gateway needs.
+//! Expressions of nftables rules and elements of sets, of which our chains are made.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -6,12 +6,69 @@ use std::net::IpAddr;
 use netlink_packet_core::DefaultNla;
 use netlink_packet_netfilter::NetfilterProtoFamily;
 use netlink_packet_netfilter::nftables::{
-    Bitwise, DataAttribute, ExpressionAttribute, Expressions, ListAttribute, Meta, MetaKey,
-    Payload, Register, SetElementAttribute, SetElementFlags,
+    Bitwise, Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute, Meta,
+    MetaKey, Operator, Payload, Register, SetElementAttribute, SetElementFlags, Verdict,
+    VerdictAttribute,
 };
 
-use crate::net::{Family, Prefix};
-use crate::route::nft::{Expression, NETWORK_HEADER, link_is, load, meta_is, octets, set_meta};
+use crate::net::{Family, Fwmark, Prefix};
+
+/// One step of a rule.
+pub(super) type Expression = ListAttribute<ExpressionAttribute>;
+
+/// `NFT_PAYLOAD_NETWORK_HEADER`.
+pub(super) const NETWORK_HEADER: u32 = 1;
+/// Goes on if a property of the packet has this value.
+pub(super) fn meta_is(key: MetaKey, value: &[u8]) -> [Expression; 2] {
+    let load = Expressions::Meta(vec![
+        Meta::DestinationRegister(Register::Reg1),
+        Meta::Key(key),
+    ]);
+    [load.into(), register_is(value)]
+}
+
+/// Gives a property of the packet this value.
+pub(super) fn set_meta(key: MetaKey, value: &[u8]) -> [Expression; 2] {
+    let store = Expressions::Meta(vec![Meta::SourceRegister(Register::Reg1), Meta::Key(key)]);
+    [load(value), store.into()]
+}
+
+/// Puts a value into the register.
+pub(super) fn load(value: &[u8]) -> Expression {
+    Expressions::Immediate(vec![
+        Immediate::DestinationRegister(Register::Reg1),
+        Immediate::Data(DataAttribute::Value(value.to_vec())),
+    ])
+    .into()
+}
+
+/// Goes on if a property that is an interface's name is this one.
+pub(super) fn link_is(key: MetaKey, name: &str) -> [Expression; 2] {
+    let mut padded = name.as_bytes().to_vec();
+    padded.resize(nix::libc::IFNAMSIZ, 0);
+    meta_is(key, &padded)
+}
+
+pub(super) fn register_is(value: &[u8]) -> Expression {
+    compare(Operator::Equal, value)
+}
+
+/// Goes on if the register compares so with a value.
+pub(super) fn compare(operator: Operator, value: &[u8]) -> Expression {
+    Expressions::Cmp(vec![
+        Cmp::SourceRegister(Register::Reg1),
+        Cmp::Op(operator),
+        Cmp::Data(DataAttribute::Value(value.to_vec())),
+    ])
+    .into()
+}
+
+pub(super) fn octets(addr: IpAddr) -> Vec<u8> {
+    match addr {
+        IpAddr::V4(addr) => addr.octets().to_vec(),
+        IpAddr::V6(addr) => addr.octets().to_vec(),
+    }
+}
 
 /// Prefixes as ranges of addresses that neither overlap nor touch.
 pub(super) fn ranges(prefixes: &BTreeSet<Prefix>) -> Vec<(IpAddr, IpAddr)> {
@@ -164,6 +221,50 @@ pub(super) fn trace_some(family: Family, from: &str, to: &str) -> Vec<Expression
     rule.push(expression("limit", &[(1, &rate), (2, &rate), (3, &burst)]));
     rule.extend(set_meta(MetaKey::NftraceBit, &[1]));
     rule
+}
+
+/// The verdict that ends a packet.
+pub(super) fn drop_it() -> Expression {
+    const DROP: u32 = 0;
+    let verdict = VerdictAttribute::Code(Verdict::Other(DROP));
+    Expressions::Immediate(vec![
+        Immediate::DestinationRegister(Register::Verdict),
+        Immediate::Data(DataAttribute::Verdict(vec![verdict])),
+    ])
+    .into()
+}
+
+/// The number of `ICMPv6` in an IPv6 header.
+const ICMPV6: u8 = 58;
+
+/// Goes on if the packet is `ICMPv6` of this type.
+pub(super) fn is_icmpv6(kind: u8) -> Vec<Expression> {
+    /// `NFT_PAYLOAD_TRANSPORT_HEADER`.
+    const TRANSPORT_HEADER: u32 = 2;
+    let fetch = Expressions::Payload(vec![
+        Payload::DestinationRegister(Register::Reg1),
+        Payload::Base(TRANSPORT_HEADER),
+        Payload::Offset(0),
+        Payload::Len(1),
+    ]);
+    let mut rule = meta_is(MetaKey::L4Proto, &[ICMPV6]).to_vec();
+    rule.extend([fetch.into(), register_is(&[kind])]);
+    rule
+}
+
+/// Gives the packet's connection a mark: the expression `ct`, which the library does not name.
+pub(super) fn set_conntrack_mark(mark: Fwmark) -> [Expression; 2] {
+    /// `NFTA_CT_KEY`, whose value is `NFT_CT_MARK`.
+    const KEY: u16 = 2;
+    const MARK: u32 = 3;
+    /// `NFTA_CT_SREG`.
+    const SOURCE: u16 = 4;
+    let word = |kind, value: u32| DefaultNla::new(kind, value.to_be_bytes().to_vec());
+    let store = Expressions::Other {
+        expression_type: "ct".to_owned(),
+        attributes: vec![word(KEY, MARK), word(SOURCE, Register::Reg1.into())],
+    };
+    [load(&mark.0.to_ne_bytes()), store.into()]
 }
 
 #[cfg(test)]
