@@ -8,11 +8,11 @@
 //!         pure: no clock, no socket, no async            |   shell: tokio, syscalls, netlink
 //!                                                        |
 //!  L0   net                                              |
-//!  L1   wire        lpm        timer                     |
-//!  L2   call        policy     nat        config         |
-//!         \___________|________/   (config -> policy)    |
-//!  L3              engine  -------- Outbox --------------+->  L4  tun   relay   route   control
-//!             handle_* / poll_timeout  <-----------------+-        \_____|_______|_______/
+//!  L1   wire        lpm        timer                     |                     steering
+//!  L2   call        policy     nat        config         |                    /    |    \
+//!         \___________|________/   (config -> policy)    |          nftables   ipsec   |
+//!  L3              engine  -------- Outbox --------------+->  L4  tun  relay  \__route__/ sysctl  control
+//!             handle_* / poll_timeout  <-----------------+-        \_____|_______|________|______/
 //!                                                        |                 L5 daemon -- doctor, diagnostics -- cli, main; demo
 //! ```
 //!
