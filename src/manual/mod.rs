@@ -53,7 +53,7 @@
 //! Reference:
 //!
 //! - [`defaults`]: every default with its reason
-//! - [`glossary`]: terms
+//! - [`glossary`]: the terms of this project
 
 pub mod administration;
 pub mod capture;

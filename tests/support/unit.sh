@@ -1,6 +1,6 @@
 #!/bin/bash
-# Runs inside a booted machine of its own (tests/packages): gives it an uplink, and tries the unit under its systemd.
-# The outcome is in /root/result; the machine is switched off at the end.
+# Runs in a booted container (tests/packages): creates an uplink and tests the unit under systemd. Writes the result to
+# /root/result and powers off.
 set -euo pipefail
 exec >/root/result 2>&1
 trap 'status=$?; ((status == 0)) || journalctl --unit voicelane --no-pager; echo "ended with $status"; systemctl poweroff 2>&1 | true' EXIT
@@ -15,7 +15,7 @@ property() {
 rp_filter() {
     cat /proc/sys/net/ipv4/conf/wlan0/rp_filter
 }
-# Waits until the service has been started anew so many times, and media leaves.
+# Waits until the service has restarted $1 times and media leaves.
 media_leaves_after() {
     for _ in $(seq 300); do
         [[ $(property NRestarts) == "$1" && $(property StatusText) == "media leaves by wlan0" ]] && return
@@ -33,48 +33,48 @@ ip -n router link set lan0 up
 echo 1 >/proc/sys/net/ipv4/conf/wlan0/rp_filter
 ip route add default via 192.168.7.1
 
-echo "--- ready, as a user of its own, with one capability left"
+echo "--- ready, as the user voicelane, with one capability"
 media_leaves_after 0
-[[ $(rp_filter) == 2 ]] || fail "the uplink's filter is strict"
+[[ $(rp_filter) == 2 ]] || fail "rp_filter of the uplink is still strict"
 pid=$(property MainPID)
-[[ $(stat --format %U "/proc/$pid") == voicelane ]] || fail "it runs as somebody else"
-grep -q '^CapEff:.0*1000$' "/proc/$pid/status" || fail "it may do other things"
+[[ $(stat --format %U "/proc/$pid") == voicelane ]] || fail "the service runs as another user"
+grep -q '^CapEff:.0*1000$' "/proc/$pid/status" || fail "the service has other capabilities"
 voicelane status
 
-echo "--- reload: all or nothing, and systemctl knows"
+echo "--- reload: complete or not at all, with exit code"
 systemctl reload voicelane
 echo 'nonsense = 1' >>/etc/voicelane/voicelane.toml
 if systemctl reload voicelane; then
-    fail "a bad file was taken"
+    fail "a faulty file was accepted"
 fi
 systemctl is-active voicelane
 sed -i '/^nonsense/d' /etc/voicelane/voicelane.toml
 systemctl reload voicelane
 
 echo "--- the journal has fields"
-journalctl --unit voicelane --output verbose --no-pager | grep -q '^ *VOICELANE_' || fail "no fields"
+journalctl --unit voicelane --output verbose --no-pager | grep -q '^ *VOICELANE_' || fail "the journal has no fields"
 
-echo "--- a credential is configuration"
+echo "--- a credential is a configuration layer"
 mkdir -p -m 700 /etc/credstore
 printf 'version = 1\nnat.mapping_lifetime_seconds = 299\n' >/etc/credstore/voicelane.toml
 systemctl restart voicelane
 media_leaves_after 0
-voicelane config show --effective | grep -q '^mapping_lifetime_seconds = 299.*credential' || fail "it is not in force"
+voicelane config show --effective | grep -q '^mapping_lifetime_seconds = 299.*credential' || fail "the credential has no effect"
 rm /etc/credstore/voicelane.toml
 systemctl restart voicelane
 media_leaves_after 0
 pid=$(property MainPID)
 
-echo "--- killed: cleaned up, and back"
+echo "--- after a kill: cleaned up and restarted"
 kill -9 "$pid"
 media_leaves_after 1
 
-echo "--- standing still: the watchdog bites"
+echo "--- hanging: the watchdog restarts the service"
 kill -STOP "$(property MainPID)"
 media_leaves_after 2
 
-echo "--- stopped: nothing stays"
+echo "--- stopped: nothing is left"
 systemctl stop voicelane
 [[ -z $(ip rule show | grep 'proto 118') ]] || fail "a rule is left"
-[[ $(rp_filter) == 1 ]] || fail "the uplink's filter is not put back"
-echo "the unit is well"
+[[ $(rp_filter) == 1 ]] || fail "rp_filter of the uplink is not restored"
+echo "the unit passed"
