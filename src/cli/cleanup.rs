@@ -47,8 +47,8 @@ fn text(leftovers: &Leftovers) -> String {
     for change in &leftovers.changes {
         line(change.to_string());
     }
-    if leftovers.exemptions > 0 {
-        line(format!("delete {} IPsec exemptions", leftovers.exemptions));
+    if leftovers.bypasses > 0 {
+        line(format!("delete {} IPsec exemptions", leftovers.bypasses));
     }
     for setting in &leftovers.settings {
         line(format!("restore {} to {}", setting.key, setting.before));

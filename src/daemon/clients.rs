@@ -104,16 +104,16 @@ fn named((family, interface): &Who) -> String {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::nftables::Path;
+    use crate::nftables::MediaPath;
 
     fn obstacle() -> BlockedPath {
         BlockedPath {
             family: Family::V4,
-            path: Path::Forwarded,
+            path: MediaPath::Forwarded,
             link: "voicelane0".to_owned(),
             clients: Some("lan0".to_owned()),
             mark: None,
-            culprit: None,
+            rule: None,
         }
     }
 

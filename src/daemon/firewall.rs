@@ -6,7 +6,7 @@ use crate::control::EventKind;
 use crate::net::Family;
 use crate::nftables::BlockedPath;
 use crate::policy::Policy;
-use crate::steering::Steering;
+use crate::steering::TrafficSteering;
 
 use super::events::Events;
 use super::uplink_binding::UplinkBindings;
@@ -48,7 +48,7 @@ impl FirewallState {
     /// When there is no socket or no chain to probe with; what was found before stays.
     pub(super) fn probe(
         &mut self,
-        steering: &Steering,
+        steering: &TrafficSteering,
         ways: &UplinkBindings,
         policy: &Policy,
         events: &Events,

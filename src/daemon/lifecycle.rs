@@ -18,8 +18,8 @@ use crate::net::IfIndex;
 use crate::policy::Policy;
 use crate::relay::{TcpRelay, UdpRelay};
 use crate::route::desired::RoutingIds;
-use crate::route::uplink::Preferences;
-use crate::steering::{self, Steering};
+use crate::route::uplink::UplinkPreferences;
+use crate::steering::{self, TrafficSteering};
 use crate::tun::TunDevice;
 
 use super::answers::Answers;
@@ -102,7 +102,7 @@ pub(super) async fn live(
         index: IfIndex(index),
         mtu: TUN_MTU.into(),
     };
-    let steering = Steering::open(runtime_dir, numbers, steered).await?;
+    let steering = TrafficSteering::open(runtime_dir, numbers, steered).await?;
     // What follows comes again later, and must not fail only then: so it does with no more from the beginning. It is
     // also before any thread of this one's, for each has privileges of its own.
     privileges::drop_all_but_needed()?;
@@ -230,14 +230,14 @@ pub(crate) fn numbers(config: &Config) -> RoutingIds {
 }
 
 /// What the configuration wants of the uplink.
-pub(crate) fn preferences(config: &Config) -> Preferences {
+pub(crate) fn preferences(config: &Config) -> UplinkPreferences {
     let uplink = config.uplink();
     // What has clients is no way out.
     let clients = config.gateway().interfaces.iter().map(|interface| {
         let pattern = interface.as_str().parse();
         pattern.expect("a name is a pattern without stars")
     });
-    Preferences {
+    UplinkPreferences {
         pinned: uplink.interface.as_ref().map(ToString::to_string),
         prefer: uplink.prefer.clone(),
         exclude: uplink.exclude.iter().cloned().chain(clients).collect(),

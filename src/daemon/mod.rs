@@ -46,7 +46,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::config::Config;
 use crate::net::Family;
-use crate::route::netlink::Kernel;
+use crate::route::netlink::Rtnetlink;
 use crate::route::uplink;
 use crate::steering::{self, Leftovers};
 
@@ -79,7 +79,7 @@ pub fn find_uplink(config: &Config, family: Family) -> Option<String> {
     let numbers = lifecycle::numbers(config);
     let observed = runtime()
         .ok()?
-        .block_on(async { Kernel::open()?.observe().await })
+        .block_on(async { Rtnetlink::open()?.observe().await })
         .ok()?;
     uplink::choose(&observed, numbers.protocol, &lifecycle::preferences(config)).ok()?[family]
         .take()

@@ -24,11 +24,11 @@ use crate::engine::TUN_MTU;
 use crate::net::{Family, IfIndex, PerFamily};
 use crate::policy::Policy;
 use crate::route::desired::{Desired, FirewallMarks, RoutingIds};
-use crate::route::observed::{Observed, Rule};
-use crate::route::rule_owner::Origin;
-use crate::route::uplink::{self, Preferences};
-use crate::steering::watch::{Change, Watch};
-use crate::steering::{Report, Steering, SteeringErrors};
+use crate::route::observed::{Observed, RoutingRule};
+use crate::route::rule_owner::RuleOwner;
+use crate::route::uplink::{self, UplinkPreferences};
+use crate::steering::watch::{KernelChange, Watch};
+use crate::steering::{SteeringErrors, SteeringReport, TrafficSteering};
 
 use super::channel;
 use super::clients::Clients;
@@ -57,7 +57,7 @@ const SUBJECT: &str = "rules and routes";
 pub(super) struct ReconcilerConfig {
     pub(super) config: Config,
     pub(super) source: Source,
-    pub(super) preferences: Preferences,
+    pub(super) preferences: UplinkPreferences,
     pub(super) numbers: RoutingIds,
     pub(super) tun: String,
     pub(super) tun_index: IfIndex,
@@ -66,7 +66,7 @@ pub(super) struct ReconcilerConfig {
 /// Owns the steering of the kernel and tells the driver what it must know.
 pub(super) struct Reconciler {
     charge: ReconcilerConfig,
-    steering: Steering,
+    steering: TrafficSteering,
     watch: Watch,
     sleep: SleepWatch,
     signals: [Signal; 3],
@@ -82,13 +82,13 @@ pub(super) struct Reconciler {
     desired: Option<Desired>,
     /// Of which families direct sockets are exempt from IPsec policies.
     exempt: PerFamily<bool>,
-    foreign_rules: BTreeSet<Rule>,
+    foreign_rules: BTreeSet<RoutingRule>,
     contest: ConflictBackoff,
     /// Who is on the other side of the contest, as far as is known.
     opponent: Option<String>,
     ready_since: Option<Instant>,
     is_ready: bool,
-    report: Report,
+    report: SteeringReport,
     /// Why the last reconciliation failed, if it did.
     fault: Option<String>,
     /// Why the last reload was refused, if it was.
@@ -104,7 +104,7 @@ impl Reconciler {
     /// When there is nothing to subscribe to.
     pub(super) fn new(
         charge: ReconcilerConfig,
-        steering: Steering,
+        steering: TrafficSteering,
         (driver, reloads, alarm): (
             channel::Sender<Message>,
             mpsc::Receiver<oneshot::Sender<Body>>,
@@ -140,7 +140,7 @@ impl Reconciler {
             opponent: None,
             ready_since: None,
             is_ready: false,
-            report: Report::default(),
+            report: SteeringReport::default(),
             fault: None,
             refused: None,
             events,
@@ -153,7 +153,7 @@ impl Reconciler {
     /// # Errors
     /// When the kernel refuses at the start, or can no longer be watched.
     pub(super) async fn attend(&mut self) -> anyhow::Result<()> {
-        self.reconcile(&Change::default()).await?;
+        self.reconcile(&KernelChange::default()).await?;
         self.tell().await;
         let mut agenda = Schedule::default();
         let mut calendar = tokio::time::interval(CALENDAR);
@@ -186,7 +186,7 @@ impl Reconciler {
                     self.turn_the_page().await;
                     agenda.add_now();
                 }
-                refusal = self.steering.next_refusal() => {
+                refusal = self.steering.next_blocked() => {
                     let obstacle = refusal.context("could not watch the firewall")?;
                     self.clients.refuse(obstacle, Instant::now(), &self.events);
                     agenda.add_now();
@@ -251,7 +251,11 @@ impl Reconciler {
                 }
                 self.fault = fault;
                 // What was cut off may go on at once.
-                let first = if self.steering.is_lost() { REST } else { RETRY };
+                let first = if self.steering.is_closed() {
+                    REST
+                } else {
+                    RETRY
+                };
                 let wait = agenda.retry.map_or(first, |(_, last)| last * 2);
                 let wait = wait.min(LONGEST_RETRY);
                 agenda.retry = Some((now + wait, wait));
@@ -326,7 +330,7 @@ impl Reconciler {
         );
         // First who judges packets, then what brings them.
         self.send(Message::Policy(Arc::clone(&self.policy))).await;
-        let outcome = self.reconcile(&Change::default()).await;
+        let outcome = self.reconcile(&KernelChange::default()).await;
         if outcome.is_ok() {
             self.compiled_for = today;
         } else {
@@ -339,10 +343,10 @@ impl Reconciler {
     }
 
     /// Looks at the kernel, follows the uplink, and brings rules and routes into force.
-    async fn reconcile(&mut self, change: &Change) -> anyhow::Result<()> {
-        if self.steering.is_lost() {
-            self.steering.mend()?;
-            self.watch.know_port(self.steering.port());
+    async fn reconcile(&mut self, change: &KernelChange) -> anyhow::Result<()> {
+        if self.steering.is_closed() {
+            self.steering.reconnect()?;
+            self.watch.set_own_port(self.steering.port());
             let reason = "the connection to the kernel was closed and is open again";
             self.events
                 .record(EventKind::NetlinkReconnected, "netlink", reason);
@@ -357,20 +361,20 @@ impl Reconciler {
                 way.map(|way| way.uplink.clone())
             }),
             captures: self.policy.captures().to_vec(),
-            barred: self.barrier.barred().to_vec(),
-            permit,
+            blocked: self.barrier.barred().to_vec(),
+            marks: permit,
             clients: {
                 let gateway = self.charge.config.gateway();
                 self.clients.wanted(gateway, Instant::now(), &self.events)
             },
         };
-        let mut report = self.steering.bring_about(&desired, &observed).await?;
-        self.exempt(report.ipsec).await;
+        let mut report = self.steering.apply(&desired, &observed).await?;
+        self.exempt(report.foreign_ipsec).await;
         let ways = self.pilot.ways();
         self.barrier
             .probe(&self.steering, ways, &self.policy, &self.events)?;
-        if self.barrier.barred() != desired.barred {
-            desired.barred = self.barrier.barred().to_vec();
+        if self.barrier.barred() != desired.blocked {
+            desired.blocked = self.barrier.barred().to_vec();
             let then = self.steering.reconcile(&desired).await?;
             let former = mem::replace(&mut report, then).changes;
             report.changes.splice(0..0, former);
@@ -379,20 +383,20 @@ impl Reconciler {
             debug!("{change}");
         }
         let mut change = change.clone();
-        let coming = self.watch.coming_culprits().await;
+        let coming = self.watch.pending_offenders().await;
         let coming = coming.context("could not watch the kernel's routing")?;
-        change.culprits.extend(coming.iter().cloned());
+        change.offenders.extend(coming.iter().cloned());
         self.judge(&report, desired, &change, &observed);
         self.report = report;
         Ok(())
     }
 
     /// Looks after IPsec policies ahead of the agenda: until sockets are exempt, the first policy takes their media.
-    async fn hurry_exemptions(&mut self, change: &Change) {
+    async fn hurry_exemptions(&mut self, change: &KernelChange) {
         let all = PerFamily::new(|_| true);
         if (change.ipsec || change.overrun) && self.exempt != all {
             // Who cannot look now is told so when everything is looked at, which comes next.
-            if let Ok(families) = self.steering.ipsec_policies().await {
+            if let Ok(families) = self.steering.foreign_ipsec().await {
                 self.exempt(families).await;
             }
         }
@@ -411,14 +415,20 @@ impl Reconciler {
         FirewallMarks {
             mark: uplink.vpn_mark.and_then(|mark| match mark {
                 VpnMark::Is(mark) => Some(mark),
-                VpnMark::Auto => observed.excepted_marks.first().copied(),
+                VpnMark::Auto => observed.inverted_marks.first().copied(),
             }),
             conntrack_mark: uplink.conntrack_mark,
         }
     }
 
     /// Notes what had to be changed and why, and whether that is a contest.
-    fn judge(&mut self, report: &Report, desired: Desired, change: &Change, observed: &Observed) {
+    fn judge(
+        &mut self,
+        report: &SteeringReport,
+        desired: Desired,
+        change: &KernelChange,
+        observed: &Observed,
+    ) {
         let now = Instant::now();
         let foreign = observed.rules.iter();
         let foreign = foreign.filter(|rule| !rule.is_owned_by(&self.charge.numbers));
@@ -427,15 +437,15 @@ impl Reconciler {
         let turn = if changes == 0 {
             self.contest.quiet(now)
         } else if self.desired.as_ref() == Some(&desired) {
-            let rules = |these: &BTreeSet<Rule>, those, did| {
+            let rules = |these: &BTreeSet<RoutingRule>, those, did| {
                 let rules = these.difference(those).take(2);
                 rules
-                    .map(|rule| format!("{} {did}", Origin(rule)))
+                    .map(|rule| format!("{} {did}", RuleOwner(rule)))
                     .collect::<Vec<_>>()
             };
             let mut who = rules(&foreign, &self.foreign_rules, "was added");
             who.extend(rules(&self.foreign_rules, &foreign, "was removed"));
-            let thieves = change.culprits.iter();
+            let thieves = change.offenders.iter();
             who.extend(thieves.map(|thief| format!("{thief} removed voicelane's rules or routes")));
             let who = if who.is_empty() {
                 "by an unknown program".to_owned()
@@ -508,11 +518,11 @@ impl Reconciler {
             self.ready_since.get_or_insert_with(Instant::now);
         }
         self.is_ready = is_ready;
-        self.send(Message::Aliases(self.report.aliases.clone()))
+        self.send(Message::Aliases(self.report.reply_sources.clone()))
             .await;
         self.send(Message::Mtu(self.report.clients_mtu.unwrap_or(TUN_MTU)))
             .await;
-        let without_aliases = self.steering.without_aliases().map(|error| {
+        let without_aliases = self.steering.reply_source_error().map(|error| {
             format!("The VPN's firewall may drop replies to the VPN's own address: nftables is not available ({error})")
         });
         let no_uplink = self.pilot.without_uplink();
@@ -549,12 +559,12 @@ impl Reconciler {
             clients: self
                 .desired
                 .as_ref()
-                .map(Desired::served)
+                .map(Desired::captured_clients)
                 .unwrap_or_default(),
             warnings: warnings
                 .chain(self.barrier.warnings())
                 .chain(self.clients.warnings())
-                .chain(self.report.hindrances.iter().cloned())
+                .chain(self.report.unmet_prerequisites.iter().cloned())
                 .chain(without_aliases)
                 .chain(no_uplink)
                 .chain(fault)

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::steering::watch::Change;
+use crate::steering::watch::KernelChange;
 
 /// The least rest after a look at the kernel. One that cost much, since there is much to see, is rested from for
 /// [`SHARE`] times what it cost.
@@ -29,7 +29,7 @@ pub(super) const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// What is to be looked into, and when.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
-    pub(super) change: Option<Change>,
+    pub(super) change: Option<KernelChange>,
     /// Nothing is done before this time.
     pub(super) rest: Option<Instant>,
     /// When to ask about a firewall, and when that was last done.
@@ -40,7 +40,7 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    pub(super) fn add(&mut self, change: Change) {
+    pub(super) fn add(&mut self, change: KernelChange) {
         self.change.get_or_insert_default().merge(change);
     }
 
@@ -53,9 +53,9 @@ impl Schedule {
 
     /// Something that no notice told of.
     pub(super) fn add_now(&mut self) {
-        self.add(Change {
+        self.add(KernelChange {
             noticed: Some(Instant::now()),
-            ..Change::default()
+            ..KernelChange::default()
         });
     }
 }

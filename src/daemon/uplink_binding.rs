@@ -124,18 +124,18 @@ fn is_link_local(addr: IpAddr) -> bool {
 mod tests {
     use super::*;
     use crate::net::IfIndex;
-    use crate::route::desired::{Gateway, Why};
-    use crate::route::observed::Address;
+    use crate::route::desired::{UplinkEvidence, UplinkGateway};
+    use crate::route::observed::InterfaceAddress;
 
     fn way(family: Family, (index, name): (u32, &str), addresses: &[&str]) -> UplinkBinding {
         let link = IfIndex(index);
         let uplink = Uplink {
             name: name.to_owned(),
             index: link,
-            gateway: Gateway::OnLink,
-            why: Why::DefaultRoute,
+            gateway: UplinkGateway::OnLink,
+            why: UplinkEvidence::DefaultRoute,
         };
-        let address = |text: &&str| Address {
+        let address = |text: &&str| InterfaceAddress {
             link,
             addr: text.parse().expect("an address"),
         };

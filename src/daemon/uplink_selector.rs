@@ -9,7 +9,7 @@ use crate::control::EventKind;
 use crate::net::{Family, Fwmark, PerFamily};
 use crate::relay::SocketSetupError;
 use crate::route::desired::Uplink;
-use crate::route::hysteresis::Hold;
+use crate::route::hysteresis::Hysteresis;
 use crate::route::observed::Observed;
 use crate::route::uplink::UplinkError;
 
@@ -23,7 +23,7 @@ pub(super) struct UplinkSelector {
     ways: UplinkBindings,
     /// The ways that the driver was told last: it keeps the sockets of a family while there is none.
     told: UplinkBindings,
-    holds: PerFamily<Hold>,
+    holds: PerFamily<Hysteresis>,
     again: Option<Instant>,
     without_uplink: Option<UplinkError>,
     /// Why there is no uplink has changed.
@@ -174,15 +174,15 @@ impl UplinkSelector {
 mod tests {
     use super::*;
     use crate::net::IfIndex;
-    use crate::route::desired::{Gateway, Why};
+    use crate::route::desired::{UplinkEvidence, UplinkGateway};
 
     fn ways(v4: Option<&str>, v6: Option<&str>) -> UplinkBindings {
         let way = |family, name: &str| {
             let uplink = Uplink {
                 name: name.to_owned(),
                 index: IfIndex(u32::try_from(name.len()).expect("a short name")),
-                gateway: Gateway::OnLink,
-                why: Why::DefaultRoute,
+                gateway: UplinkGateway::OnLink,
+                why: UplinkEvidence::DefaultRoute,
             };
             UplinkBinding::new(family, uplink, &Observed::default(), (Fwmark(1), Fwmark(2)))
         };

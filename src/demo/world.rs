@@ -97,7 +97,7 @@ pub(super) struct World {
     pub(super) other: Node,
     /// The families that this kernel has.
     pub(super) families: &'static [Family],
-    nat: Option<[nftables::Table; 2]>,
+    nat: Option<[nftables::NftTable; 2]>,
     _internet: Node,
 }
 
@@ -295,7 +295,7 @@ fn everything(family: Family) -> IpNet {
 }
 
 /// Has both routers translate the IPv4 of those behind them; `None` when the kernel has no nftables.
-fn masquerade(home: &Node, gateway: &Node) -> anyhow::Result<Option<[nftables::Table; 2]>> {
+fn masquerade(home: &Node, gateway: &Node) -> anyhow::Result<Option<[nftables::NftTable; 2]>> {
     let home = home.enter(|| nftables::masquerade("wan"));
     let gateway = gateway.enter(|| nftables::masquerade("eth0"));
     match (home, gateway) {

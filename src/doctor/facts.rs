@@ -13,8 +13,8 @@ use crate::daemon;
 use crate::net::{Family, IfIndex, PortRange, Protocol};
 use crate::policy::Policy;
 use crate::route::desired::{RoutingIds, Uplink, Uplinks};
-use crate::route::lookup::Decision;
-use crate::route::netlink::Kernel;
+use crate::route::lookup::RoutingDecision;
+use crate::route::netlink::Rtnetlink;
 use crate::route::observed::{Link, Observed};
 use crate::route::uplink::{self, UplinkError};
 
@@ -42,7 +42,7 @@ pub(super) struct RouteLookups {
     pub(super) protocol: Protocol,
     pub(super) ports: PortRange,
     /// The first address of each prefix, and what becomes of what is sent there.
-    pub(super) ways: Vec<(IpAddr, io::Result<Decision>)>,
+    pub(super) ways: Vec<(IpAddr, io::Result<RoutingDecision>)>,
 }
 
 /// What there is.
@@ -56,7 +56,7 @@ pub struct SystemFacts {
     pub(super) uplinks: Result<Uplinks, UplinkError>,
     pub(super) route_lookups: Vec<RouteLookups>,
     /// Where names are asked for, and which way questions go there.
-    pub(super) resolvers: Vec<(IpAddr, io::Result<Decision>)>,
+    pub(super) resolvers: Vec<(IpAddr, io::Result<RoutingDecision>)>,
     pub(super) may_administer: bool,
     pub(super) may_listen: bool,
 }
@@ -73,7 +73,7 @@ impl SystemFacts {
         let status = control::status(&options.runtime_dir);
         let resolvers = dns::resolvers();
         let (observed, route_lookups, resolvers) = daemon::runtime()?.block_on(async {
-            let kernel = Kernel::open()?;
+            let kernel = Rtnetlink::open()?;
             let observed = kernel.observe().await?;
             let mut route_lookups = Vec::new();
             for capture in policy.captures() {
@@ -81,7 +81,7 @@ impl SystemFacts {
                     let mut ways = Vec::new();
                     for prefix in capture.prefixes.iter().filter(|it| it.family() == family) {
                         let to = SocketAddr::new(prefix.first(), capture.ports.first());
-                        ways.push((to.ip(), kernel.look_up(capture.protocol, to).await));
+                        ways.push((to.ip(), kernel.lookup(capture.protocol, to).await));
                     }
                     if !ways.is_empty() {
                         let (protocol, ports) = (capture.protocol, capture.ports);
@@ -97,7 +97,7 @@ impl SystemFacts {
             let mut asked = Vec::new();
             for server in resolvers {
                 let to = SocketAddr::new(server, dns::PORT);
-                asked.push((server, kernel.look_up(Protocol::Udp, to).await));
+                asked.push((server, kernel.lookup(Protocol::Udp, to).await));
             }
             anyhow::Ok((observed, route_lookups, asked))
         })?;

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use super::{Finding, SystemFacts};
 use crate::control::Status;
 use crate::net::{Dscp, Egress, Endpoint, Family, Inside, Protocol, Role, Treatment};
-use crate::nftables::{FORBIDS, Firewall, UNTIL};
+use crate::nftables::{BLOCKS, Firewall, REMEDY};
 use crate::policy::Policy;
 use crate::relay::SocketFactory;
 
@@ -32,7 +32,7 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
 }
 
 fn told(status: &Status) -> Vec<Finding> {
-    let obstacles = status.warnings.iter().filter(|it| it.starts_with(FORBIDS));
+    let obstacles = status.warnings.iter().filter(|it| it.starts_with(BLOCKS));
     let mut findings: Vec<_> = obstacles.map(|obstacle| finding(obstacle)).collect();
     if findings.is_empty() {
         findings.push(match &status.uplink {
@@ -50,7 +50,7 @@ fn told(status: &Status) -> Vec<Finding> {
 
 /// A sentence on an obstacle, parted into what is and what to do.
 fn finding(obstacle: &str) -> Finding {
-    let (found, remedy) = obstacle.split_once(UNTIL).unwrap_or((obstacle, "ask IT"));
+    let (found, remedy) = obstacle.split_once(REMEDY).unwrap_or((obstacle, "ask IT"));
     Finding::fault(found, remedy)
 }
 

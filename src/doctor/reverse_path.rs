@@ -2,7 +2,7 @@
 
 use super::{Finding, SystemFacts};
 use crate::net::Family;
-use crate::sysctl::{self, Key};
+use crate::sysctl::{self, SysctlKey};
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     let Some(uplink) = facts.uplink_name() else {
@@ -11,7 +11,7 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
             "see what is said of the uplink",
         )];
     };
-    let filter = |link: &str| sysctl::read(&Key::new(Family::V4, link, "rp_filter"));
+    let filter = |link: &str| sysctl::read(&SysctlKey::new(Family::V4, link, "rp_filter"));
     // The kernel uses the greater one.
     let value = match (filter(uplink), filter("all")) {
         (Ok(own), Ok(all)) => own.max(all),

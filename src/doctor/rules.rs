@@ -7,15 +7,15 @@ use std::net::IpAddr;
 use super::facts::RouteLookups;
 use super::{Finding, SystemFacts};
 use crate::control::Status;
-use crate::route::lookup::Decision;
-use crate::route::observed::Rule;
-use crate::route::rule_owner::Origin;
+use crate::route::lookup::RoutingDecision;
+use crate::route::observed::RoutingRule;
+use crate::route::rule_owner::RuleOwner;
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     let found = facts.route_lookups.iter().flat_map(|route_lookups| {
-        let mut ways: BTreeMap<Option<Decision>, Vec<IpAddr>> = BTreeMap::new();
+        let mut ways: BTreeMap<Option<RoutingDecision>, Vec<IpAddr>> = BTreeMap::new();
         for (to, way) in &route_lookups.ways {
-            let way: Result<&Decision, &io::Error> = way.as_ref();
+            let way: Result<&RoutingDecision, &io::Error> = way.as_ref();
             ways.entry(way.ok().copied()).or_default().push(*to);
         }
         let judge = |(way, to): (_, Vec<_>)| judge(facts, route_lookups, way, &to);
@@ -31,7 +31,7 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
 fn judge(
     facts: &SystemFacts,
     route_lookups: &RouteLookups,
-    way: Option<Decision>,
+    way: Option<RoutingDecision>,
     to: &[IpAddr],
 ) -> Finding {
     let RouteLookups {
@@ -45,7 +45,7 @@ fn judge(
         [first, ..] => format!("{protocol} {ports} to {first} and {} more", to.len() - 1),
         [] => format!("{protocol} {ports}"),
     };
-    let Some(Decision { link, table }) = way else {
+    let Some(RoutingDecision { link, table }) = way else {
         return Finding::warning(
             format!("{what} has no way at all: neither rule nor route leads there"),
             "connect a network, or the VPN",
@@ -68,11 +68,11 @@ fn judge(
     if !is_due {
         return Finding::ok(format!("{found}, for voicelane captures no {family} now"));
     }
-    let asks = |rule: &&Rule| rule.family == *family && rule.table == table;
+    let asks = |rule: &&RoutingRule| rule.family == *family && rule.table == table;
     let rule = facts.observed.rules.iter().find(asks);
     let who = rule.map_or_else(
         || "a rule that has gone meanwhile".to_owned(),
-        |rule| Origin(rule).to_string(),
+        |rule| RuleOwner(rule).to_string(),
     );
     let remedy = match rule.map(|rule| rule.priority.0) {
         Some(0) => format!(

@@ -2,7 +2,7 @@
 
 use super::{Finding, SystemFacts};
 use crate::control::{AskError, State};
-use crate::nftables::FORBIDS;
+use crate::nftables::BLOCKS;
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     let status = match &facts.status {
@@ -38,7 +38,7 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
         }
     }];
     // What firewalls do has an examination of its own.
-    let warnings = status.warnings.iter().filter(|it| !it.starts_with(FORBIDS));
+    let warnings = status.warnings.iter().filter(|it| !it.starts_with(BLOCKS));
     findings.extend(warnings.map(|warning| Finding::warning(warning, remedy)));
     findings
 }

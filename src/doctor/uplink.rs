@@ -3,7 +3,7 @@
 use super::{Finding, SystemFacts};
 use crate::control::UplinkStatus;
 use crate::net::Family;
-use crate::route::desired::{Gateway, Uplink};
+use crate::route::desired::{Uplink, UplinkGateway};
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     let uplinks = match &facts.uplinks {
@@ -63,8 +63,8 @@ fn way(uplink: &Uplink, family: Family) -> String {
 
 fn onwards(uplink: Option<&Uplink>, family: Family) -> String {
     match uplink.map(|uplink| uplink.gateway) {
-        Some(Gateway::Via(router)) => format!("{family} by way of {router}"),
-        Some(Gateway::OnLink) => format!("{family} on the link"),
+        Some(UplinkGateway::Via(router)) => format!("{family} by way of {router}"),
+        Some(UplinkGateway::OnLink) => format!("{family} on the link"),
         None => format!("{family} stays in the VPN"),
     }
 }

@@ -36,7 +36,7 @@ use rtnetlink::proto::{ConnectionHandle, new_connection};
 use rtnetlink::sys::SocketAddr;
 
 use crate::net::{Capture, Family, Fwmark, PerFamily, PortRange, Prefix, Protocol};
-use crate::route::connection::Connection;
+use crate::route::connection::NetlinkConnection;
 
 /// The upper bits of our policies' indexes. The kernel's own count up from zero.
 const TAG: u32 = 0x7600_0000;
@@ -61,12 +61,12 @@ pub enum XfrmError {
     #[error("cannot read the IPsec policies")]
     Dump(#[source] io::Error),
     /// A policy was refused.
-    #[error("cannot {verb} the IPsec exemption {exemption}")]
+    #[error("cannot {verb} the IPsec bypass {bypass}")]
     Change {
         /// What was tried.
         verb: &'static str,
         /// For what.
-        exemption: Exemption,
+        bypass: BypassPolicy,
         /// The kernel's answer.
         source: io::Error,
     },
@@ -81,7 +81,7 @@ enum Direction {
 
 /// Packets of one direction that IPsec is to leave alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exemption {
+pub struct BypassPolicy {
     direction: Direction,
     prefix: Prefix,
     protocol: Protocol,
@@ -91,7 +91,7 @@ pub struct Exemption {
     mark: Option<Fwmark>,
 }
 
-impl fmt::Display for Exemption {
+impl fmt::Display for BypassPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let way = match self.direction {
             Direction::In => "from",
@@ -125,7 +125,7 @@ fn blocks(ports: PortRange) -> impl Iterator<Item = (u16, u16)> {
 
 /// What must be exempted for these captures, whose answers bear the mark `answers`, if they do.
 #[must_use]
-pub fn exemptions(captures: &[Capture], answers: Option<Fwmark>) -> Vec<Exemption> {
+pub fn bypass_policies(captures: &[Capture], answers: Option<Fwmark>) -> Vec<BypassPolicy> {
     let mut found = Vec::new();
     for capture in captures {
         for &prefix in capture
@@ -136,7 +136,7 @@ pub fn exemptions(captures: &[Capture], answers: Option<Fwmark>) -> Vec<Exemptio
             for (port, mask) in blocks(capture.ports) {
                 let unmarked = Some(Fwmark(0));
                 let halves = [(Direction::Out, unmarked), (Direction::In, answers)];
-                found.extend(halves.map(|(direction, mark)| Exemption {
+                found.extend(halves.map(|(direction, mark)| BypassPolicy {
                     direction,
                     prefix,
                     protocol: capture.protocol,
@@ -150,7 +150,7 @@ pub fn exemptions(captures: &[Capture], answers: Option<Fwmark>) -> Vec<Exemptio
     found
 }
 
-impl Exemption {
+impl BypassPolicy {
     fn selector(&self) -> Selector {
         let mut selector = Selector {
             family: AF_INET6.try_into().expect("AF_INET6 is a small number"),
@@ -215,7 +215,7 @@ fn mark_of(policy: &ModifyMessage) -> Option<&XfrmAttrs> {
 
 /// The family of which a policy catches packets, if it is somebody else's. Those of single sockets have directions above
 /// 2, and catch nobody else's.
-fn rival(policy: &ModifyMessage) -> Option<Family> {
+fn foreign_family(policy: &ModifyMessage) -> Option<Family> {
     let info = &policy.user_policy_info;
     let family = match i32::from(info.selector.family) {
         AF_INET6 => Family::V6,
@@ -227,7 +227,7 @@ fn rival(policy: &ModifyMessage) -> Option<Family> {
 /// A connection to the IPsec half of the kernel, in the network namespace of the thread that opened it.
 pub struct Ipsec {
     handle: ConnectionHandle<XfrmMessage>,
-    connection: Connection,
+    connection: NetlinkConnection,
 }
 
 impl Ipsec {
@@ -239,7 +239,7 @@ impl Ipsec {
         match new_connection(NETLINK_XFRM) {
             Ok((connection, handle, _)) => Ok(Some(Self {
                 handle,
-                connection: Connection::drive(connection),
+                connection: NetlinkConnection::drive(connection),
             })),
             Err(error) if error.raw_os_error() == Some(Errno::EPROTONOSUPPORT as i32) => Ok(None),
             Err(error) => Err(XfrmError::Open(error)),
@@ -248,7 +248,7 @@ impl Ipsec {
 
     /// Whether the connection has ended: every exchange fails from now on.
     #[must_use]
-    pub fn is_lost(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.connection.has_ended()
     }
 
@@ -256,9 +256,9 @@ impl Ipsec {
     ///
     /// # Errors
     /// [`XfrmError::Dump`].
-    pub async fn rivals(&self) -> Result<PerFamily<bool>, XfrmError> {
+    pub async fn foreign_families(&self) -> Result<PerFamily<bool>, XfrmError> {
         let present = self.dump().await.map_err(XfrmError::Dump)?;
-        let families: Vec<_> = present.iter().filter_map(rival).collect();
+        let families: Vec<_> = present.iter().filter_map(foreign_family).collect();
         Ok(PerFamily::new(|family| families.contains(&family)))
     }
 
@@ -269,7 +269,7 @@ impl Ipsec {
     /// [`XfrmError`], the first; the rest is tried all the same.
     pub async fn reconcile(
         &self,
-        wanted: &[Exemption],
+        wanted: &[BypassPolicy],
         now: SystemTime,
     ) -> Result<usize, XfrmError> {
         let present = self.dump().await.map_err(XfrmError::Dump)?;
@@ -286,33 +286,33 @@ impl Ipsec {
             .map_or(0, |since| since.as_secs());
 
         let (mut changed, mut first_error) = (0, None);
-        let mut note = |verb, exemption: Exemption, outcome: io::Result<()>| match outcome {
+        let mut note = |verb, bypass: BypassPolicy, outcome: io::Result<()>| match outcome {
             Ok(()) => changed += 1,
             Err(source) => {
                 first_error.get_or_insert(XfrmError::Change {
                     verb,
-                    exemption,
+                    bypass,
                     source,
                 });
             }
         };
-        for exemption in wanted {
-            let (selector, direction) = (exemption.selector(), exemption.direction as u8);
+        for bypass in wanted {
+            let (selector, direction) = (bypass.selector(), bypass.direction as u8);
             let there = ours.iter().position(|policy| {
                 let info = &policy.user_policy_info;
                 (info.selector, info.direction) == (selector, direction)
-                    && mark_of(policy) == exemption.mark().as_ref()
+                    && mark_of(policy) == bypass.mark().as_ref()
             });
             if let Some(at) = there {
                 let info = &ours.swap_remove(at).user_policy_info;
                 if now.saturating_sub(info.lifetime_cur.add_time) >= RENEW_SECONDS {
-                    let renewed = XfrmMessage::UpdatePolicy(exemption.policy(info.index));
-                    note("renew", *exemption, self.request(renewed).await);
+                    let renewed = XfrmMessage::UpdatePolicy(bypass.policy(info.index));
+                    note("renew", *bypass, self.request(renewed).await);
                 }
             } else {
                 let index = free.next().unwrap_or(TAG) | u32::from(direction);
-                let added = XfrmMessage::AddPolicy(exemption.policy(index));
-                note("add", *exemption, self.request(added).await);
+                let added = XfrmMessage::AddPolicy(bypass.policy(index));
+                note("add", *bypass, self.request(added).await);
             }
         }
         for policy in ours {
@@ -424,7 +424,7 @@ mod tests {
                 .map(|text| text.parse().expect("a prefix"))
                 .to_vec(),
         };
-        let shown: Vec<_> = exemptions(&[capture], None)
+        let shown: Vec<_> = bypass_policies(&[capture], None)
             .iter()
             .map(ToString::to_string)
             .collect();

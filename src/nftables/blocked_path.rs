@@ -4,15 +4,15 @@ use std::fmt;
 
 use crate::net::{Family, Fwmark};
 
-/// How every sentence on an obstacle begins.
-pub const FORBIDS: &str = "a firewall on this machine forbids";
+/// How every sentence on an blocked begins.
+pub const BLOCKS: &str = "a firewall on this machine forbids";
 
-/// What stands in it between the culprit and what IT must add.
-pub const UNTIL: &str = "; media stays in the VPN until IT adds: ";
+/// What stands in it between the rule and what IT must add.
+pub const REMEDY: &str = "; media stays in the VPN until IT adds: ";
 
 /// A way that media takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Path {
+pub enum MediaPath {
     /// From applications into our TUN.
     Captured,
     /// From the relay out of the uplink.
@@ -42,7 +42,7 @@ pub struct BlockedPath {
     /// Whose packets.
     pub family: Family,
     /// Which way.
-    pub path: Path,
+    pub path: MediaPath,
     /// The link at its end.
     pub link: String,
     /// The link of the clients whose packets they are; none when they are this machine's own.
@@ -50,7 +50,7 @@ pub struct BlockedPath {
     /// The mark that they bear, if any.
     pub mark: Option<Fwmark>,
     /// Who forbids it; none when it is no rule of nftables.
-    pub culprit: Option<BlockingRule>,
+    pub rule: Option<BlockingRule>,
 }
 
 impl BlockingRule {
@@ -61,7 +61,7 @@ impl BlockingRule {
     }
 
     /// What the maker of the rule offers itself, where it is known by its names.
-    fn own_way(&self) -> Option<&'static str> {
+    fn vendor_exclude(&self) -> Option<&'static str> {
         let Self { table, chain, .. } = self;
         if table == "mullvad" {
             Some(
@@ -100,7 +100,7 @@ impl BlockedPath {
         let Self {
             family, link, mark, ..
         } = self;
-        let neighbours = self.path == Path::Neighbours;
+        let neighbours = self.path == MediaPath::Neighbours;
         // A firewall that knows connections knows these not: both directions want a rule.
         let both_ways = self.clients.iter().flat_map(|clients| {
             let there = (clients.as_str(), link.as_str());
@@ -110,11 +110,11 @@ impl BlockedPath {
             Family::V4 => "iptables",
             Family::V6 => "ip6tables",
         };
-        if self.path == Path::Forwarded {
-            let rules = both_ways.map(|(from, to)| match &self.culprit {
+        if self.path == MediaPath::Forwarded {
+            let rules = both_ways.map(|(from, to)| match &self.rule {
                 None => format!("{program}-legacy -I FORWARD -i {from} -o {to} -j ACCEPT"),
-                Some(culprit) if culprit.is_iptables() => {
-                    format!("{program} -I {} -i {from} -o {to} -j ACCEPT", culprit.chain)
+                Some(rule) if rule.is_iptables() => {
+                    format!("{program} -I {} -i {from} -o {to} -j ACCEPT", rule.chain)
                 }
                 Some(BlockingRule { family, table, chain, .. }) => {
                     format!("nft insert rule {family} {table} {chain} iifname {from} oifname {to} accept")
@@ -133,9 +133,9 @@ impl BlockedPath {
                 None => let_out(""),
             }
         };
-        match &self.culprit {
+        match &self.rule {
             None => iptables("-legacy", "OUTPUT"),
-            Some(culprit) if culprit.is_iptables() => iptables("", &culprit.chain),
+            Some(rule) if rule.is_iptables() => iptables("", &rule.chain),
             Some(BlockingRule {
                 family,
                 table,
@@ -158,20 +158,20 @@ impl BlockedPath {
 impl fmt::Display for BlockedPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let way = match self.path {
-            Path::Captured => "applications' media into",
-            Path::Direct => "the direct path by",
-            Path::Neighbours => "to find neighbours by",
-            Path::Forwarded => "clients' media between here and",
+            MediaPath::Captured => "applications' media into",
+            MediaPath::Direct => "the direct path by",
+            MediaPath::Neighbours => "to find neighbours by",
+            MediaPath::Forwarded => "clients' media between here and",
         };
         let Self { family, link, .. } = self;
         let link = self.clients.as_ref().unwrap_or(link);
-        write!(f, "{FORBIDS} {way} {link} ({family}): ")?;
-        match &self.culprit {
-            Some(culprit) => culprit.fmt(f)?,
+        write!(f, "{BLOCKS} {way} {link} ({family}): ")?;
+        match &self.rule {
+            Some(rule) => rule.fmt(f)?,
             None => f.write_str("no rule of nftables, so legacy iptables or a security module")?,
         }
-        write!(f, "{UNTIL}{}", self.exclude())?;
-        match self.culprit.as_ref().and_then(BlockingRule::own_way) {
+        write!(f, "{REMEDY}{}", self.exclude())?;
+        match self.rule.as_ref().and_then(BlockingRule::vendor_exclude) {
             Some(own) => write!(f, "; or: {own}"),
             None => Ok(()),
         }
@@ -182,23 +182,23 @@ impl fmt::Display for BlockedPath {
 mod tests {
     use super::*;
 
-    fn obstacle(
+    fn blocked(
         family: Family,
-        path: Path,
-        culprit: Option<(&'static str, &str, &str)>,
+        path: MediaPath,
+        rule: Option<(&'static str, &str, &str)>,
     ) -> BlockedPath {
         let (link, mark) = match path {
-            Path::Captured | Path::Forwarded => ("voicelane0", None),
-            Path::Direct => ("wlan0", Some(Fwmark(0x7600_0000))),
-            Path::Neighbours => ("wlan0", None),
+            MediaPath::Captured | MediaPath::Forwarded => ("voicelane0", None),
+            MediaPath::Direct => ("wlan0", Some(Fwmark(0x7600_0000))),
+            MediaPath::Neighbours => ("wlan0", None),
         };
         BlockedPath {
             family,
             path,
             link: link.to_owned(),
-            clients: (path == Path::Forwarded).then(|| "lan0".to_owned()),
+            clients: (path == MediaPath::Forwarded).then(|| "lan0".to_owned()),
             mark,
-            culprit: culprit.map(|(family, table, chain)| BlockingRule {
+            rule: rule.map(|(family, table, chain)| BlockingRule {
                 family,
                 table: table.to_owned(),
                 chain: chain.to_owned(),
@@ -211,69 +211,69 @@ mod tests {
     fn it_is_told_what_to_add_in_the_words_of_what_forbids() {
         let filter = Some(("ip6", "filter", "OUTPUT"));
         let own = Some(("ip", "corp", "egress"));
-        for (family, path, culprit, exclude) in [
+        for (family, path, rule, exclude) in [
             (
                 Family::V4,
-                Path::Captured,
+                MediaPath::Captured,
                 Some(("ip", "filter", "ciscovpn")),
                 "iptables -I ciscovpn -o voicelane0 -j ACCEPT",
             ),
             (
                 Family::V6,
-                Path::Direct,
+                MediaPath::Direct,
                 filter,
                 "ip6tables -I OUTPUT -o wlan0 -m mark --mark 0x76000000 -j ACCEPT",
             ),
             (
                 Family::V6,
-                Path::Neighbours,
+                MediaPath::Neighbours,
                 filter,
                 "ip6tables -I OUTPUT -o wlan0 -p icmpv6 --icmpv6-type neighbour-solicitation -j ACCEPT; \
                  ip6tables -I OUTPUT -o wlan0 -p icmpv6 --icmpv6-type neighbour-advertisement -j ACCEPT",
             ),
             (
                 Family::V4,
-                Path::Direct,
+                MediaPath::Direct,
                 own,
                 "nft insert rule ip corp egress oifname wlan0 meta mark 0x76000000 accept",
             ),
             (
                 Family::V6,
-                Path::Neighbours,
+                MediaPath::Neighbours,
                 Some(("inet", "corp", "egress")),
                 "nft insert rule inet corp egress oifname wlan0 \
                  icmpv6 type '{ nd-neighbor-solicit, nd-neighbor-advert }' accept",
             ),
             (
                 Family::V4,
-                Path::Captured,
+                MediaPath::Captured,
                 None,
                 "iptables-legacy -I OUTPUT -o voicelane0 -j ACCEPT",
             ),
             (
                 Family::V6,
-                Path::Forwarded,
+                MediaPath::Forwarded,
                 Some(("ip6", "filter", "DOCKER-FORWARD")),
                 "ip6tables -I DOCKER-FORWARD -i lan0 -o voicelane0 -j ACCEPT; \
                  ip6tables -I DOCKER-FORWARD -i voicelane0 -o lan0 -j ACCEPT",
             ),
             (
                 Family::V4,
-                Path::Forwarded,
+                MediaPath::Forwarded,
                 Some(("inet", "office", "forward")),
                 "nft insert rule inet office forward iifname lan0 oifname voicelane0 accept; \
                  nft insert rule inet office forward iifname voicelane0 oifname lan0 accept",
             ),
         ] {
-            let obstacle = obstacle(family, path, culprit);
-            assert_eq!(obstacle.exclude(), exclude);
-            assert!(obstacle.to_string().contains(exclude), "{obstacle}");
+            let blocked = blocked(family, path, rule);
+            assert_eq!(blocked.exclude(), exclude);
+            assert!(blocked.to_string().contains(exclude), "{blocked}");
         }
     }
 
     #[test]
     fn it_is_told_who_forbids_and_what_the_vpn_offers_itself() {
-        let told = |table| obstacle(Family::V4, Path::Direct, Some(table)).to_string();
+        let told = |table| blocked(Family::V4, MediaPath::Direct, Some(table)).to_string();
         let policy = told(("inet", "mullvad", "output"));
         assert!(
             policy.contains("(IPv4): the policy of the chain output in the table inet mullvad; ")
@@ -287,7 +287,7 @@ mod tests {
         assert!(!rule.contains("; or: "), "{rule}");
         assert!(told(("inet", "cloudflare-warp", "output")).contains("Zero Trust"));
         assert!(told(("ip", "filter", "ciscovpn")).contains("split-exclude"));
-        let unread = obstacle(Family::V6, Path::Direct, None).to_string();
+        let unread = blocked(Family::V6, MediaPath::Direct, None).to_string();
         assert!(
             unread.contains("legacy iptables or a security module"),
             "{unread}"

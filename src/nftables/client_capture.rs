@@ -32,17 +32,17 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
 use nix::net::if_::if_indextoname;
 
-use super::blocked_path::{BlockedPath, BlockingRule, Path};
+use super::blocked_path::{BlockedPath, BlockingRule, MediaPath};
 use super::expression::{
-    Asked, Expression, compare, defragment, destination, destination_port, elements, is_family,
+    Expression, FibQuery, compare, defragment, destination, destination_port, elements, is_family,
     link_is, mark_within, meta_is, ranges, routing, trace_some, untrack,
 };
-use super::table::{Chain, InForce, NftError, OURS, Table};
+use super::table::{AppliedState, Chain, NftError, NftTable, OURS};
 use super::trace::{TRACES, Trace};
 use crate::net::{Capture, Family, IfIndex, PortRange, Prefix, Protocol};
 use crate::route::desired::{Desired, RoutingIds};
 
-/// Marks what is to be captured: after aliases (-290) are real addresses again, before connection tracking (-200).
+/// Marks what is to be captured: after reply_sources (-290) are real addresses again, before connection tracking (-200).
 const CLIENTS: &str = "clients";
 /// Turns on traces, ahead of all that forwards.
 const BEGIN: &str = "forward-begin";
@@ -79,17 +79,17 @@ const CHAINS: [Chain; 3] = [
 ];
 
 /// A family, and the link of its clients.
-type Clients = (Family, String);
-type Group = (Family, Protocol, PortRange);
+type ClientInterface = (Family, String);
+type FamilySelector = (Family, Protocol, PortRange);
 
 /// What is marked, for whom.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Served {
-    clients: BTreeSet<Clients>,
-    prefixes: BTreeMap<Group, BTreeSet<Prefix>>,
+struct CaptureSet {
+    clients: BTreeSet<ClientInterface>,
+    prefixes: BTreeMap<FamilySelector, BTreeSet<Prefix>>,
 }
 
-impl Served {
+impl CaptureSet {
     fn of(desired: &Desired) -> Self {
         let mut prefixes = BTreeMap::<_, BTreeSet<_>>::new();
         for Capture {
@@ -99,12 +99,12 @@ impl Served {
         } in &desired.captures
         {
             for prefix in these {
-                let group = (prefix.family(), *protocol, *ports);
-                prefixes.entry(group).or_default().insert(*prefix);
+                let selector = (prefix.family(), *protocol, *ports);
+                prefixes.entry(selector).or_default().insert(*prefix);
             }
         }
         Self {
-            clients: desired.served(),
+            clients: desired.captured_clients(),
             prefixes,
         }
     }
@@ -112,33 +112,33 @@ impl Served {
     fn and(&self, other: &Self) -> Self {
         let mut both = self.clone();
         both.clients.extend(other.clients.iter().cloned());
-        for (group, prefixes) in &other.prefixes {
-            both.prefixes.entry(*group).or_default().extend(prefixes);
+        for (selector, prefixes) in &other.prefixes {
+            both.prefixes.entry(*selector).or_default().extend(prefixes);
         }
         both
     }
 }
 
 /// Our hold on clients' packets. All that it did ends with it.
-pub struct Gateway {
-    table: Table,
+pub struct ClientCapture {
+    table: NftTable,
     traces: TokioSocket,
     tun: String,
-    numbers: RoutingIds,
-    present: InForce<Served>,
+    ids: RoutingIds,
+    present: AppliedState<CaptureSet>,
     /// Packets on their way through the firewall, by the trace's number.
-    under_way: BTreeMap<u32, (Clients, Instant)>,
+    under_way: BTreeMap<u32, (ClientInterface, Instant)>,
     /// How many packets in a row vanished.
-    vanished: BTreeMap<Clients, u8>,
+    vanished: BTreeMap<ClientInterface, u8>,
 }
 
-impl Gateway {
+impl ClientCapture {
     /// Makes our table. Nothing is marked yet, and no packet passes a chain of ours.
     ///
     /// # Errors
     /// [`NftError`]: a gateway needs nftables.
-    pub fn open(tun: &str, numbers: RoutingIds) -> Result<Self, NftError> {
-        let table = Table::new(format!("{OURS}{tun}-gateway"), &[])?;
+    pub fn open(tun: &str, ids: RoutingIds) -> Result<Self, NftError> {
+        let table = NftTable::new(format!("{OURS}{tun}-gateway"), &[])?;
         table.allow_batches_of(BATCH)?;
         let listen = || -> io::Result<TokioSocket> {
             let mut traces = TokioSocket::new(NETLINK_NETFILTER)?;
@@ -150,8 +150,8 @@ impl Gateway {
             table,
             traces: listen().map_err(NftError::Unsupported)?,
             tun: tun.to_owned(),
-            numbers,
-            present: InForce::certain(Served::default()),
+            ids,
+            present: AppliedState::certain(CaptureSet::default()),
             under_way: BTreeMap::new(),
             vanished: BTreeMap::new(),
         })
@@ -161,19 +161,19 @@ impl Gateway {
     ///
     /// # Errors
     /// [`NftError::Refused`]: all is as it was, if this could not be said. To be tried again.
-    pub fn widen(&mut self, desired: &Desired) -> Result<(), NftError> {
-        self.set(self.present.last.and(&Served::of(desired)))
+    pub fn add_clients(&mut self, desired: &Desired) -> Result<(), NftError> {
+        self.set(self.present.last.and(&CaptureSet::of(desired)))
     }
 
     /// Marks only what is desired: to be done after rules have changed.
     ///
     /// # Errors
     /// Likewise.
-    pub fn narrow(&mut self, desired: &Desired) -> Result<(), NftError> {
-        self.set(Served::of(desired))
+    pub fn remove_clients(&mut self, desired: &Desired) -> Result<(), NftError> {
+        self.set(CaptureSet::of(desired))
     }
 
-    fn set(&mut self, served: Served) -> Result<(), NftError> {
+    fn set(&mut self, served: CaptureSet) -> Result<(), NftError> {
         if self.present.is(&served) {
             return Ok(());
         }
@@ -183,19 +183,19 @@ impl Gateway {
             batch.push(self.table.rule(CLIENTS, defragment()));
             batch.push(self.table.rule(CLIENTS, self.answers()));
         }
-        for (number, (group, prefixes)) in (1..).zip(&served.prefixes) {
+        for (number, (selector, prefixes)) in (1..).zip(&served.prefixes) {
             let mut clients = served
                 .clients
                 .iter()
-                .filter(|it| it.0 == group.0)
+                .filter(|it| it.0 == selector.0)
                 .peekable();
             if clients.peek().is_none() {
                 continue;
             }
-            let set = set_name(*group);
-            batch.extend(self.new_set(&set, number, group.0, prefixes));
+            let set = set_name(*selector);
+            batch.extend(self.new_set(&set, number, selector.0, prefixes));
             batch.extend(clients.map(|(_, link)| {
-                let rule = self.capture(link, *group, &set, number);
+                let rule = self.capture(link, *selector, &set, number);
                 self.table.rule(CLIENTS, rule)
             }));
         }
@@ -204,7 +204,7 @@ impl Gateway {
                 batch.push(self.table.rule(BEGIN, trace_some(*family, from, to)));
             }
         }
-        self.table.bring_about(&mut self.present, served, batch)
+        self.table.apply(&mut self.present, served, batch)
     }
 
     /// Leaves untracked what comes out of our TUN and is not for this machine.
@@ -212,16 +212,22 @@ impl Gateway {
         /// `RTN_LOCAL`.
         const LOCAL: u32 = 2;
         let mut rule = link_is(MetaKey::Iifname, &self.tun).to_vec();
-        rule.push(routing(Asked::TypeOfDestination));
+        rule.push(routing(FibQuery::TypeOfDestination));
         rule.push(compare(Operator::NotEqual, &LOCAL.to_ne_bytes()));
         rule.push(untrack());
         rule
     }
 
-    /// Marks a client's packets of a group, and leaves them untracked.
-    fn capture(&self, link: &str, group: Group, set: &str, number: u32) -> Vec<Expression> {
-        let (family, protocol, ports) = group;
-        let (mark, mask) = (self.numbers.client_mark(), self.numbers.mask);
+    /// Marks a client's packets of a selector, and leaves them untracked.
+    fn capture(
+        &self,
+        link: &str,
+        selector: FamilySelector,
+        set: &str,
+        number: u32,
+    ) -> Vec<Expression> {
+        let (family, protocol, ports) = selector;
+        let (mark, mask) = (self.ids.client_mark(), self.ids.mask);
         let mut rule = link_is(MetaKey::Iifname, link).to_vec();
         rule.extend(is_family(family));
         rule.extend(meta_is(MetaKey::L4Proto, &[protocol.number()]));
@@ -243,7 +249,7 @@ impl Gateway {
             ])
             .into(),
         );
-        rule.push(routing(Asked::LinkOfSource));
+        rule.push(routing(FibQuery::LinkOfSource));
         rule.push(compare(Operator::NotEqual, &0_u32.to_ne_bytes()));
         rule.push(untrack());
         rule.extend(mark_within(mark.0, mask.0));
@@ -294,13 +300,13 @@ impl Gateway {
     ///
     /// # Cancel safety
     /// Nothing that was told is lost.
-    pub async fn next_refusal(&mut self) -> io::Result<BlockedPath> {
+    pub async fn next_blocked(&mut self) -> io::Result<BlockedPath> {
         loop {
             match self.traces.recv_from_full().await {
                 Ok((bytes, _)) => {
-                    let obstacle = Trace::parse(&bytes).and_then(|it| self.follow(it));
-                    if let Some(obstacle) = obstacle {
-                        return Ok(obstacle);
+                    let blocked = Trace::parse(&bytes).and_then(|it| self.follow(it));
+                    if let Some(blocked) = blocked {
+                        return Ok(blocked);
                     }
                 }
                 // What was lost may have been the end of any.
@@ -331,14 +337,14 @@ impl Gateway {
             self.vanished.remove(&clients);
         } else if drops {
             let (clients, _) = self.under_way.remove(&id)?;
-            return Some(self.obstacle(clients, Some(at)));
+            return Some(self.blocked(clients, Some(at)));
         }
         None
     }
 
     /// Notes that a packet begins its way. An earlier one of the same clients that has not come to its end by now was
     /// dropped by something that is not traced.
-    fn begin(&mut self, id: u32, clients: Clients) -> Option<BlockedPath> {
+    fn begin(&mut self, id: u32, clients: ClientInterface) -> Option<BlockedPath> {
         let now = Instant::now();
         if self.under_way.contains_key(&id) {
             return None;
@@ -357,7 +363,7 @@ impl Gateway {
             return None;
         }
         self.vanished.remove(&clients);
-        Some(self.obstacle(clients, None))
+        Some(self.blocked(clients, None))
     }
 
     fn link_of_clients(&self, links: [Option<IfIndex>; 2]) -> Option<String> {
@@ -368,18 +374,22 @@ impl Gateway {
         names.into_iter().find(|name| *name != self.tun)
     }
 
-    fn obstacle(&self, (family, clients): Clients, culprit: Option<BlockingRule>) -> BlockedPath {
+    fn blocked(
+        &self,
+        (family, clients): ClientInterface,
+        rule: Option<BlockingRule>,
+    ) -> BlockedPath {
         BlockedPath {
             family,
-            path: Path::Forwarded,
+            path: MediaPath::Forwarded,
             link: self.tun.clone(),
             clients: Some(clients),
             mark: None,
-            culprit,
+            rule,
         }
     }
 }
 
-fn set_name((family, protocol, ports): Group) -> String {
+fn set_name((family, protocol, ports): FamilySelector) -> String {
     format!("{family}-{protocol}-{ports}").to_lowercase()
 }

@@ -160,7 +160,7 @@ pub(super) fn untrack() -> Expression {
 
 /// What routing is asked.
 #[derive(Clone, Copy)]
-pub(super) enum Asked {
+pub(super) enum FibQuery {
     /// Whether the source is reached by the link that the packet came in by: the link, or 0.
     LinkOfSource,
     /// What kind of address the destination is.
@@ -168,13 +168,13 @@ pub(super) enum Asked {
 }
 
 /// Loads what routing says (`nft_fib`).
-pub(super) fn routing(asked: Asked) -> Expression {
+pub(super) fn routing(query: FibQuery) -> Expression {
     const SOURCE: u32 = 1;
     const DESTINATION: u32 = 1 << 1;
     const BY_LINK: u32 = 1 << 3;
-    let (result, flags): (u32, u32) = match asked {
-        Asked::LinkOfSource => (1, SOURCE | BY_LINK),
-        Asked::TypeOfDestination => (3, DESTINATION),
+    let (result, flags): (u32, u32) = match query {
+        FibQuery::LinkOfSource => (1, SOURCE | BY_LINK),
+        FibQuery::TypeOfDestination => (3, DESTINATION),
     };
     let register = u32::from(Register::Reg1);
     let words = [register, result, flags].map(u32::to_be_bytes);

@@ -7,7 +7,7 @@
 //! the kernel sends it to find the router, for a kill switch may forget that one. A probe bears a packet priority that
 //! nobody else uses. By that, a chain of ours ahead of all others at the output hook turns on nftables' tracing for it,
 //! and another behind all others at the postrouting hook drops it: nothing leaves the machine. The trace names the rule
-//! that dropped it. Ours: the way is open. Somebody else's: there is the culprit, by table, chain and rule. What
+//! that dropped it. Ours: the way is open. Somebody else's: there is the rule, by table, chain and rule. What
 //! iptables-nft made is traced like the rest. These two chains are there only while probes are sent: a rule that turns
 //! tracing on has the kernel look at every packet for it, whoever's that is. A probe that is refused while no rule dropped it has met something that is
 //! not nftables: legacy iptables, or a security module.
@@ -32,11 +32,11 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::blocked_path::{BlockedPath, BlockingRule, Path};
+use super::blocked_path::{BlockedPath, BlockingRule, MediaPath};
 use super::expression::{
     Expression, drop_it, is_icmpv6, link_is, meta_is, set_conntrack_mark, set_meta,
 };
-use super::table::{Chain, InForce, NftError, OURS, Table, forget};
+use super::table::{AppliedState, Chain, NftError, NftTable, OURS, forget};
 use super::trace::{TRACES, Trace};
 use crate::net::{Family, Fwmark};
 use crate::route::desired::FirewallMarks;
@@ -48,7 +48,7 @@ const BEGIN: Chain = chain("probe-begin", InetHookNumber::LocalOut, i32::MIN);
 /// Drops the probe: behind all but the confirmation of connections, which a probe is not worth.
 const END: Chain = chain("probe-end", InetHookNumber::PostRouting, i32::MAX - 1);
 /// Marks what goes into our TUN and what the relay sends: after connection tracking (-200), before the filters (0).
-const PERMIT: Chain = chain("permit", InetHookNumber::LocalOut, -150);
+const PERMIT: Chain = chain("marks", InetHookNumber::LocalOut, -150);
 /// Marks what comes out of our TUN: behind all others.
 const ANSWERS: Chain = chain("answers", InetHookNumber::LocalIn, i32::MAX - 1);
 
@@ -61,19 +61,19 @@ const fn chain(name: &'static str, hook: InetHookNumber, priority: i32) -> Chain
     }
 }
 
-/// A permit, the uplinks that it is for, and the mark that media has there.
+/// A marks, the uplinks that it is for, and the mark that media has there.
 #[derive(PartialEq, Eq)]
-struct Loan {
-    permit: FirewallMarks,
+struct AppliedMarks {
+    marks: FirewallMarks,
     uplinks: BTreeSet<String>,
     mark: Fwmark,
 }
 
-impl Loan {
+impl AppliedMarks {
     /// None where nothing is lent.
-    fn new(permit: FirewallMarks, uplinks: &BTreeSet<String>, mark: Fwmark) -> Option<Self> {
-        (permit != FirewallMarks::default()).then(|| Self {
-            permit,
+    fn new(marks: FirewallMarks, uplinks: &BTreeSet<String>, mark: Fwmark) -> Option<Self> {
+        (marks != FirewallMarks::default()).then(|| Self {
+            marks,
             uplinks: uplinks.clone(),
             mark,
         })
@@ -84,7 +84,7 @@ impl Loan {
         let leaves_by = |link: &str| link_is(MetaKey::Oifname, link).to_vec();
         let links: Vec<_> = self.uplinks.iter().map(|link| leaves_by(link)).collect();
         let mut rules = Vec::new();
-        if let Some(mark) = self.permit.mark {
+        if let Some(mark) = self.marks.mark {
             let neighbours = links.iter().flat_map(|link| {
                 [SOLICIT, ADVERTISE].map(|kind| [link, &*is_icmpv6(kind)].concat())
             });
@@ -92,7 +92,7 @@ impl Loan {
             let these = std::iter::once(leaves_by(tun)).chain(neighbours);
             rules.extend(these.map(|these| [&*these, &set].concat()));
         }
-        if let Some(connection) = self.permit.conntrack_mark {
+        if let Some(connection) = self.marks.conntrack_mark {
             let marked = meta_is(MetaKey::Mark, &self.mark.0.to_ne_bytes());
             let media = links.iter().map(|link| [&**link, &marked].concat());
             let set = set_conntrack_mark(connection);
@@ -104,7 +104,7 @@ impl Loan {
 }
 
 /// What became of a probe.
-enum Fate {
+enum ProbeResult {
     /// It came to our own chain, behind all others.
     Passed,
     /// It was forbidden: by this, if that is known.
@@ -113,15 +113,15 @@ enum Fate {
     Unknown,
 }
 
-/// Our hold on the firewall: its probes, and the permit in force.
+/// Our hold on the firewall: its probes, and the marks in force.
 pub struct Firewall {
-    table: Table,
+    table: NftTable,
     traces: Netlink,
     tun: String,
-    loan: InForce<Option<Loan>>,
-    answers: InForce<Option<Fwmark>>,
+    applied: AppliedState<Option<AppliedMarks>>,
+    answers: AppliedState<Option<Fwmark>>,
     /// What neighbours are solicited with; none without `CAP_NET_RAW`, and then nothing is known of them.
-    solicitor: Option<Socket>,
+    neighbour_socket: Option<Socket>,
 }
 
 impl Firewall {
@@ -130,7 +130,7 @@ impl Firewall {
     /// # Errors
     /// [`NftError::Unsupported`], with which one can do without; [`NftError::Refused`].
     pub fn open(tun: &str) -> Result<Self, NftError> {
-        let table = Table::new(format!("{OURS}{tun}-firewall"), &[])?;
+        let table = NftTable::new(format!("{OURS}{tun}-firewall"), &[])?;
         let listen = || -> io::Result<Netlink> {
             let mut traces = Netlink::new(NETLINK_NETFILTER)?;
             traces.bind_auto()?;
@@ -142,40 +142,40 @@ impl Firewall {
             traces: listen().map_err(NftError::Unsupported)?,
             table,
             tun: tun.to_owned(),
-            loan: InForce::certain(None),
-            answers: InForce::certain(None),
-            solicitor: solicitor().ok(),
+            applied: AppliedState::certain(None),
+            answers: AppliedState::certain(None),
+            neighbour_socket: neighbour_socket().ok(),
         };
         // What this kernel cannot do is found out now.
         drop(firewall.prober()?);
         Ok(firewall)
     }
 
-    /// Lends media a permit, or takes it back: to what goes into our TUN, and to what leaves by one of `uplinks` with
+    /// Lends media a marks, or takes it back: to what goes into our TUN, and to what leaves by one of `uplinks` with
     /// `mark`.
     ///
     /// # Errors
-    /// [`NftError::Refused`]: the former permit is still lent, if this could not be said. To be tried again.
-    pub fn lend(
+    /// [`NftError::Refused`]: the former marks is still lent, if this could not be said. To be tried again.
+    pub fn set_marks(
         &mut self,
-        permit: FirewallMarks,
+        marks: FirewallMarks,
         uplinks: &BTreeSet<String>,
         mark: Fwmark,
     ) -> Result<(), NftError> {
-        let wanted = Loan::new(permit, uplinks, mark);
-        if self.loan.is(&wanted) {
+        let wanted = AppliedMarks::new(marks, uplinks, mark);
+        if self.applied.is(&wanted) {
             return Ok(());
         }
-        let rules = wanted.iter().flat_map(|loan| loan.rules(&self.tun));
+        let rules = wanted.iter().flat_map(|applied| applied.rules(&self.tun));
         let batch = self.table.fill(&PERMIT, rules);
-        self.table.bring_about(&mut self.loan, wanted, batch)
+        self.table.apply(&mut self.applied, wanted, batch)
     }
 
     /// Gives what comes out of our TUN a mark, or no longer does.
     ///
     /// # Errors
     /// [`NftError::Refused`]: what was is so still, if this could not be said. To be tried again.
-    pub fn mark_answers(&mut self, mark: Option<Fwmark>) -> Result<(), NftError> {
+    pub fn set_reply_mark(&mut self, mark: Option<Fwmark>) -> Result<(), NftError> {
         if self.answers.is(&mark) {
             return Ok(());
         }
@@ -185,7 +185,7 @@ impl Firewall {
             rule.collect()
         });
         let batch = self.table.fill(&ANSWERS, rule);
-        self.table.bring_about(&mut self.answers, mark, batch)
+        self.table.apply(&mut self.answers, mark, batch)
     }
 
     /// Makes ready for probes.
@@ -205,7 +205,7 @@ impl Firewall {
     }
 
     /// Sends a probe into our TUN, if that is there.
-    fn capture(&self, to: SocketAddr) -> Option<Fate> {
+    fn capture(&self, to: SocketAddr) -> Option<ProbeResult> {
         let socket = Socket::new(Domain::for_address(to), Type::DGRAM.nonblocking(), None);
         let socket = socket.ok()?;
         socket.bind_device(Some(self.tun.as_bytes())).ok()?;
@@ -213,29 +213,29 @@ impl Firewall {
     }
 
     /// Looks for a neighbour on a link, if that may be done.
-    fn solicit(&self, uplink: &str) -> Option<Fate> {
-        let socket = self.solicitor.as_ref()?;
+    fn solicit_neighbour(&self, uplink: &str) -> Option<ProbeResult> {
+        let socket = self.neighbour_socket.as_ref()?;
         let link = if_nametoindex(uplink).ok()?;
         let to = SocketAddrV6::new(SOLICITED, 0, 0, link);
         Some(self.send(socket, &SOLICITATION, to.into()))
     }
 
-    fn send(&self, socket: &Socket, probe: &[u8], to: SocketAddr) -> Fate {
+    fn send(&self, socket: &Socket, probe: &[u8], to: SocketAddr) -> ProbeResult {
         if socket.set_priority(PROBE).is_err() {
-            return Fate::Unknown;
+            return ProbeResult::Unknown;
         }
         // What is traced of others, and what was lost of that, is none of the probe's.
         forget(&self.traces);
         let sent = socket.send_to(probe, &to.into());
         // The kernel traces while it sends: the trace is complete now.
         match self.end_of_probe() {
-            Some(culprit) if culprit.table == self.table.name() => Fate::Passed,
-            Some(culprit) => Fate::Forbidden(Some(culprit)),
+            Some(rule) if rule.table == self.table.name() => ProbeResult::Passed,
+            Some(rule) => ProbeResult::Forbidden(Some(rule)),
             None => {
                 let refused = sent.err().and_then(|error| error.raw_os_error());
                 match refused.map(Errno::from_raw) {
-                    Some(Errno::EPERM | Errno::EACCES) => Fate::Forbidden(None),
-                    _ => Fate::Unknown,
+                    Some(Errno::EPERM | Errno::EACCES) => ProbeResult::Forbidden(None),
+                    _ => ProbeResult::Unknown,
                 }
             }
         }
@@ -276,37 +276,37 @@ impl Prober<'_> {
         (uplink, mark): (&str, Fwmark),
         destinations: &[SocketAddr],
     ) -> Vec<BlockedPath> {
-        let mut obstacles = Vec::new();
-        let mut note = |family, path, link: &str, mark, fate| {
-            let Fate::Forbidden(culprit) = fate else {
+        let mut found = Vec::new();
+        let mut note = |family, path, link: &str, mark, result| {
+            let ProbeResult::Forbidden(rule) = result else {
                 return;
             };
-            let obstacle = BlockedPath {
+            let blocked = BlockedPath {
                 family,
                 path,
                 link: link.to_owned(),
                 clients: None,
                 mark,
-                culprit,
+                rule,
             };
-            if !obstacles.contains(&obstacle) {
-                obstacles.push(obstacle);
+            if !found.contains(&blocked) {
+                found.push(blocked);
             }
         };
         let Self(firewall) = self;
         for to in destinations {
             let family = Family::of(to.ip());
-            if let Some(fate) = firewall.capture(*to) {
-                note(family, Path::Captured, &firewall.tun, None, fate);
+            if let Some(result) = firewall.capture(*to) {
+                note(family, MediaPath::Captured, &firewall.tun, None, result);
             }
-            let fate = firewall.send(direct, &[], *to);
-            note(family, Path::Direct, uplink, Some(mark), fate);
+            let result = firewall.send(direct, &[], *to);
+            note(family, MediaPath::Direct, uplink, Some(mark), result);
         }
         let has_neighbours = destinations.iter().any(SocketAddr::is_ipv6);
-        if let (true, Some(fate)) = (has_neighbours, firewall.solicit(uplink)) {
-            note(Family::V6, Path::Neighbours, uplink, None, fate);
+        if let (true, Some(result)) = (has_neighbours, firewall.solicit_neighbour(uplink)) {
+            note(Family::V6, MediaPath::Neighbours, uplink, None, result);
         }
-        obstacles
+        found
     }
 }
 
@@ -318,7 +318,7 @@ impl Drop for Prober<'_> {
     }
 }
 
-/// The numbers of neighbour solicitations and advertisements in `ICMPv6` (RFC 4861).
+/// The ids of neighbour solicitations and advertisements in `ICMPv6` (RFC 4861).
 const SOLICIT: u8 = 135;
 const ADVERTISE: u8 = 136;
 /// A neighbour solicitation (RFC 4861 section 4.3) for fe80::1, whose checksum is the kernel's to write.
@@ -331,7 +331,7 @@ const SOLICITATION: [u8; 24] = {
 const SOLICITED: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 1);
 
 /// A socket for any link: one that is bound to a link could not be bound to the next without `CAP_NET_RAW`.
-fn solicitor() -> io::Result<Socket> {
+fn neighbour_socket() -> io::Result<Socket> {
     let kind = Type::RAW.nonblocking().cloexec();
     let socket = Socket::new(Domain::IPV6, kind, Some(Protocol::ICMPV6))?;
     socket.set_multicast_hops_v6(255)?;

@@ -6,13 +6,13 @@ use netlink_packet_netfilter::nftables::{
 };
 
 use super::expression::{link_is, meta_is};
-use super::table::{Chain, NftError, Table};
+use super::table::{Chain, NftError, NftTable};
 
 /// Gives the IPv4 that leaves by `oif` that interface's address, as home routers do, as long as the table is held.
 ///
 /// # Errors
 /// [`NftError`].
-pub fn masquerade(oif: &str) -> Result<Table, NftError> {
+pub fn masquerade(oif: &str) -> Result<NftTable, NftError> {
     const CHAIN: &str = "voicelane";
     const SOURCE_NAT: i32 = 100;
     let name = format!("masquerade-{oif}");
@@ -22,7 +22,7 @@ pub fn masquerade(oif: &str) -> Result<Table, NftError> {
         hook: InetHookNumber::PostRouting,
         priority: SOURCE_NAT,
     };
-    let table = Table::new(name, &[chain])?;
+    let table = NftTable::new(name, &[chain])?;
     let mut rule = meta_is(MetaKey::Nfproto, &[NetfilterProtoFamily::IPv4.into()]).to_vec();
     rule.extend(link_is(MetaKey::Oifname, oif));
     rule.push(ListAttribute::Element(vec![ExpressionAttribute::Name(

@@ -11,10 +11,10 @@ mod reply_source;
 mod table;
 mod trace;
 
-pub use blocked_path::{BlockedPath, BlockingRule, FORBIDS, Path, UNTIL};
-pub use client_capture::Gateway;
+pub use blocked_path::{BLOCKS, BlockedPath, BlockingRule, MediaPath, REMEDY};
+pub use client_capture::ClientCapture;
 pub use firewall::{Firewall, Prober};
 pub use masquerade::masquerade;
-pub use reply_source::{ReplySourceTable, aliases};
+pub use reply_source::{ReplySourceTable, reply_sources};
 pub(crate) use table::OURS;
-pub use table::{NftError, Table};
+pub use table::{NftError, NftTable};

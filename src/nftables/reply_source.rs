@@ -14,7 +14,7 @@ use netlink_packet_netfilter::nftables::{
 };
 
 use super::expression::{Expression, NETWORK_HEADER, link_is, load, meta_is, octets, register_is};
-use super::table::{Chain, InForce, NftError, OURS, Table};
+use super::table::{AppliedState, Chain, NftError, NftTable, OURS};
 use crate::engine::ReplySource;
 use crate::net::IfIndex;
 use crate::route::observed::{Link, Observed};
@@ -32,7 +32,7 @@ const DISCARD_V6: u128 = 0x0100 << 112;
 /// # Panics
 /// Never: a machine has fewer addresses than the smaller block, of 2^28, has.
 #[must_use]
-pub fn aliases(observed: &Observed, tun: IfIndex) -> Vec<ReplySource> {
+pub fn reply_sources(observed: &Observed, tun: IfIndex) -> Vec<ReplySource> {
     let tunnel = |link: IfIndex| link != tun && observed.link(link).is_some_and(Link::is_tunnel);
     let real: BTreeSet<_> = observed
         .addresses
@@ -51,7 +51,7 @@ pub fn aliases(observed: &Observed, tun: IfIndex) -> Vec<ReplySource> {
         .collect()
 }
 
-/// The aliases that an address may have, the best first.
+/// The reply_sources that an address may have, the best first.
 fn candidates(real: IpAddr) -> impl Iterator<Item = IpAddr> {
     (0..).map(move |step: u32| match real {
         IpAddr::V4(real) => {
@@ -101,11 +101,11 @@ fn rewrite(alias: &ReplySource) -> Vec<Expression> {
     rule
 }
 
-/// The aliases in force: packets from our TUN to an alias go to the real address.
+/// The reply_sources in force: packets from our TUN to an alias go to the real address.
 pub struct ReplySourceTable {
-    table: Table,
+    table: NftTable,
     tun: String,
-    present: InForce<Vec<ReplySource>>,
+    present: AppliedState<Vec<ReplySource>>,
 }
 
 impl ReplySourceTable {
@@ -124,38 +124,38 @@ impl ReplySourceTable {
     /// [`NftError::Unsupported`], with which one can do without; [`NftError::Refused`].
     pub fn new(tun: &str) -> Result<Self, NftError> {
         // What this kernel cannot do is found out now.
-        let table = Table::new(format!("{OURS}{tun}"), &[Self::CHAIN])?;
+        let table = NftTable::new(format!("{OURS}{tun}"), &[Self::CHAIN])?;
         table.commit(table.without(&Self::CHAIN).to_vec())?;
         Ok(Self {
             table,
             tun: tun.to_owned(),
-            present: InForce::certain(Vec::new()),
+            present: AppliedState::certain(Vec::new()),
         })
     }
 
-    /// Replaces the aliases, all at once.
+    /// Replaces the reply_sources, all at once.
     ///
     /// # Errors
-    /// [`NftError::Refused`]: the former aliases are still in force, if this could not be said. To be tried again.
-    pub fn set(&mut self, aliases: &[ReplySource]) -> Result<(), NftError> {
-        if self.present.is(aliases) {
+    /// [`NftError::Refused`]: the former reply_sources are still in force, if this could not be said. To be tried again.
+    pub fn set(&mut self, reply_sources: &[ReplySource]) -> Result<(), NftError> {
+        if self.present.is(reply_sources) {
             return Ok(());
         }
-        let rules = aliases.iter().map(|alias| {
+        let rules = reply_sources.iter().map(|alias| {
             let mut rule = link_is(MetaKey::Iifname, &self.tun).to_vec();
             rule.extend(rewrite(alias));
             rule
         });
         let batch = self.table.fill(&Self::CHAIN, rules);
         self.table
-            .bring_about(&mut self.present, aliases.to_vec(), batch)
+            .apply(&mut self.present, reply_sources.to_vec(), batch)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::observed::Address;
+    use crate::route::observed::InterfaceAddress;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().expect("an address")
@@ -179,7 +179,7 @@ mod tests {
             ],
             addresses: addresses
                 .iter()
-                .map(|&(link, addr)| Address {
+                .map(|&(link, addr)| InterfaceAddress {
                     link: IfIndex(link),
                     addr: ip(addr),
                 })
@@ -189,8 +189,8 @@ mod tests {
     }
 
     fn pairs(addresses: &[(u32, &str)]) -> Vec<(IpAddr, IpAddr)> {
-        let aliases = aliases(&machine(addresses), IfIndex(4));
-        aliases
+        let reply_sources = reply_sources(&machine(addresses), IfIndex(4));
+        reply_sources
             .into_iter()
             .map(|ReplySource { alias, real }| (real, alias))
             .collect()

@@ -53,12 +53,12 @@ pub(super) struct Chain {
 }
 
 /// What the kernel has in force of ours. That is in doubt after a failure, which may have been that of reading its answer.
-pub(super) struct InForce<T> {
+pub(super) struct AppliedState<T> {
     pub(super) last: T,
     is_certain: bool,
 }
 
-impl<T> InForce<T> {
+impl<T> AppliedState<T> {
     pub(super) const fn certain(last: T) -> Self {
         Self {
             last,
@@ -76,12 +76,12 @@ impl<T> InForce<T> {
 }
 
 /// A table of the `inet` family. It is there as long as this value.
-pub struct Table {
+pub struct NftTable {
     socket: Socket,
     name: String,
 }
 
-impl Table {
+impl NftTable {
     /// Makes the table with its chains.
     pub(super) fn new(name: String, chains: &[Chain]) -> Result<Self, NftError> {
         let open = || -> io::Result<Socket> {
@@ -153,15 +153,15 @@ impl Table {
     }
 
     /// Carries messages out by which this comes into force.
-    pub(super) fn bring_about<T>(
+    pub(super) fn apply<T>(
         &self,
-        present: &mut InForce<T>,
+        present: &mut AppliedState<T>,
         wanted: T,
         messages: Vec<NfTablesMessage>,
     ) -> Result<(), NftError> {
         present.is_certain = false;
         self.commit(messages)?;
-        *present = InForce::certain(wanted);
+        *present = AppliedState::certain(wanted);
         Ok(())
     }
 

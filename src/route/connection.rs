@@ -3,7 +3,7 @@
 //! The library's connection is a task, and a send that the kernel refuses once (`ENOBUFS`, most likely) ends it for good.
 //! Whoever waits for answers then sees no more than their end: a dump that was cut off looks like one of a kernel that has
 //! nothing, and a change like one that was made. An answer that is lost for want of memory, on the other hand, is waited
-//! for without end. So every exchange is watched over by [`Connection::attend`], and a connection that has ended is
+//! for without end. So every exchange is watched over by [`NetlinkConnection::attend`], and a connection that has ended is
 //! replaced by its owner.
 
 use std::io;
@@ -19,18 +19,18 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A task that carries requests to the kernel and answers back. It ends with this value.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub(crate) struct NetlinkConnection {
     task: JoinHandle<()>,
     has_ended: Arc<AtomicBool>,
 }
 
-impl Drop for Connection {
+impl Drop for NetlinkConnection {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl Connection {
+impl NetlinkConnection {
     /// Lets a connection do its work, as a task of the current tokio runtime.
     pub(crate) fn drive(mut work: impl Future<Output = ()> + Unpin + Send + 'static) -> Self {
         let has_ended = Arc::new(AtomicBool::new(false));
@@ -94,7 +94,7 @@ mod tests {
             // With the task's end the answers end.
             drop(answers);
         });
-        let connection = Connection::drive(work);
+        let connection = NetlinkConnection::drive(work);
         assert_eq!(connection.attend(ready(7)).await.expect("it works"), 7);
         let _ = end.send(());
         let outcome = connection.attend(answered).await;
@@ -105,7 +105,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_never_comes_ends_the_connection() {
-        let connection = Connection::drive(pending());
+        let connection = NetlinkConnection::drive(pending());
         let moment = Duration::from_millis(1);
         let outcome = connection.attend_for(moment, pending::<()>()).await;
         let error = outcome.expect_err("nothing came");

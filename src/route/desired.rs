@@ -11,7 +11,7 @@ use crate::net::{
 /// How many tables, from the base upwards, are ours.
 pub(super) const TABLES: u32 = 1024;
 
-/// The numbers by which the kernel and its administrator know our objects.
+/// The ids by which the kernel and its administrator know our objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoutingIds {
     /// The protocol number on each of our routes and rules.
@@ -76,9 +76,9 @@ pub struct Uplink {
     /// The interface's index.
     pub index: IfIndex,
     /// Where its packets go from there.
-    pub gateway: Gateway,
+    pub gateway: UplinkGateway,
     /// What spoke for this interface.
-    pub why: Why,
+    pub why: UplinkEvidence,
 }
 
 /// The way out of each family that has one: by the same link, or by two.
@@ -86,14 +86,14 @@ pub type Uplinks = PerFamily<Option<Uplink>>;
 
 /// The next hop of a way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gateway {
+pub enum UplinkGateway {
     /// A router. It may be of the other family (RFC 5549).
     Via(IpAddr),
     /// Nobody: the destinations are reached on the link itself, as on a point-to-point line.
     OnLink,
 }
 
-impl fmt::Display for Gateway {
+impl fmt::Display for UplinkGateway {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Via(router) => router.fmt(f),
@@ -104,7 +104,7 @@ impl fmt::Display for Gateway {
 
 /// The evidence for an uplink, in falling order of trust.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Why {
+pub enum UplinkEvidence {
     /// It was named by the user.
     Pinned,
     /// The best default route of the main table leaves by it.
@@ -115,7 +115,7 @@ pub enum Why {
     OtherTable(RouteTable),
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for UplinkEvidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pinned => f.pad("named by the user"),
@@ -146,9 +146,9 @@ pub struct Desired {
     pub captures: Vec<Capture>,
     /// Families that a firewall forbids a way of: their rules hold for sockets that are bound to our TUN, which only
     /// probes are, and everybody else's media stays in the VPN.
-    pub barred: Vec<Family>,
+    pub blocked: Vec<Family>,
     /// What a VPN's firewall knows its own packets by, when media is to bear it.
-    pub permit: FirewallMarks,
+    pub marks: FirewallMarks,
     /// The interfaces of whose clients media is captured, by family.
     pub clients: BTreeSet<(Family, String)>,
 }
@@ -156,9 +156,9 @@ pub struct Desired {
 impl Desired {
     /// Of which clients media is captured: of those that are wanted, where the family has a way out.
     #[must_use]
-    pub fn served(&self) -> BTreeSet<(Family, String)> {
+    pub fn captured_clients(&self) -> BTreeSet<(Family, String)> {
         let has_way =
-            |family: Family| self.uplinks[family].is_some() && !self.barred.contains(&family);
+            |family: Family| self.uplinks[family].is_some() && !self.blocked.contains(&family);
         let clients = self.clients.iter();
         clients.filter(|it| has_way(it.0)).cloned().collect()
     }

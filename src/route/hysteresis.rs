@@ -20,10 +20,10 @@ const MEMORY: Duration = Duration::from_mins(10);
 
 /// Which uplink is held of a family, and what is remembered of others.
 #[derive(Debug, Default)]
-pub struct Hold {
+pub struct Hysteresis {
     held: Option<String>,
     /// The better one, and since when it is.
-    challenger: Option<(String, Instant)>,
+    candidate: Option<(String, Instant)>,
     losses: BTreeMap<String, Losses>,
 }
 
@@ -33,7 +33,7 @@ struct Losses {
     last: Instant,
 }
 
-impl Hold {
+impl Hysteresis {
     /// Picks one of the usable uplinks, of which the best comes first; and says when to look again, if nothing else
     /// happens before.
     pub fn pick(
@@ -59,13 +59,13 @@ impl Hold {
         }
         let (picked, again) = match held {
             None | Some(0) => {
-                self.challenger = None;
+                self.candidate = None;
                 (0, None)
             }
             Some(held) => {
-                let proven = self.proven(&ranked[0].name, now);
+                let proven = self.stable_since(&ranked[0].name, now);
                 if proven <= now {
-                    self.challenger = None;
+                    self.candidate = None;
                     (0, None)
                 } else {
                     (held, Some(proven))
@@ -80,13 +80,13 @@ impl Hold {
         (Some(uplink), again)
     }
 
-    /// When the challenger will have proven itself.
-    fn proven(&mut self, name: &str, now: Instant) -> Instant {
-        let since = match &self.challenger {
-            Some((challenger, since)) if challenger == name => *since,
+    /// When the candidate will have proven itself.
+    fn stable_since(&mut self, name: &str, now: Instant) -> Instant {
+        let since = match &self.candidate {
+            Some((candidate, since)) if candidate == name => *since,
             _ => now,
         };
-        self.challenger = Some((name.to_owned(), since));
+        self.candidate = Some((name.to_owned(), since));
         let losses = self.losses.get(name).map_or(0, |losses| losses.times);
         since + PROOF * 2_u32.pow(losses.min(DOUBLINGS))
     }
@@ -96,21 +96,21 @@ impl Hold {
 mod tests {
     use super::*;
     use crate::net::IfIndex;
-    use crate::route::desired::{Gateway, Why};
+    use crate::route::desired::{UplinkEvidence, UplinkGateway};
 
     fn ranked(names: &[&str]) -> Vec<Uplink> {
         let uplink = |name: &&str| Uplink {
             name: (*name).to_owned(),
             index: IfIndex(2),
-            gateway: Gateway::OnLink,
-            why: Why::DefaultRoute,
+            gateway: UplinkGateway::OnLink,
+            why: UplinkEvidence::DefaultRoute,
         };
         names.iter().map(uplink).collect()
     }
 
     /// Feeds (milliseconds, what is usable, what is expected).
     #[track_caller]
-    fn follow(hold: &mut Hold, start: Instant, steps: &[(u64, &[&str], Option<&str>)]) {
+    fn follow(hold: &mut Hysteresis, start: Instant, steps: &[(u64, &[&str], Option<&str>)]) {
         for (at, usable, expected) in steps {
             let (picked, _) = hold.pick(ranked(usable), start + Duration::from_millis(*at));
             let picked = picked.map(|uplink| uplink.name);
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_better_one_waits_and_a_lost_one_does_not() {
-        let (mut hold, start) = (Hold::default(), Instant::now());
+        let (mut hold, start) = (Hysteresis::default(), Instant::now());
         follow(
             &mut hold,
             start,
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn it_says_when_to_look_again() {
-        let (mut hold, start) = (Hold::default(), Instant::now());
+        let (mut hold, start) = (Hysteresis::default(), Instant::now());
         assert_eq!(hold.pick(ranked(&["wlan0"]), start).1, None);
         for at in [0, 500] {
             let again = hold
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn who_was_lost_must_prove_more() {
-        let (mut hold, start) = (Hold::default(), Instant::now());
+        let (mut hold, start) = (Hysteresis::default(), Instant::now());
         let both: &[&str] = &["eth0", "wlan0"];
         follow(
             &mut hold,
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_loss_is_forgotten() {
-        let (mut hold, start) = (Hold::default(), Instant::now());
+        let (mut hold, start) = (Hysteresis::default(), Instant::now());
         let both: &[&str] = &["eth0", "wlan0"];
         follow(
             &mut hold,

@@ -8,7 +8,7 @@ use netlink_packet_core::DefaultNla;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage};
 
-use super::netlink::{Kernel, answer};
+use super::netlink::{Rtnetlink, answer};
 use crate::net::{Family, IfIndex, Protocol, RouteTable};
 
 /// `RTA_IP_PROTO` and `RTA_DPORT` (linux/rtnetlink.h), which the library does not name.
@@ -17,20 +17,20 @@ const DESTINATION_PORT: u16 = 29;
 
 /// The way of a packet that an application sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Decision {
+pub struct RoutingDecision {
     /// The link that it leaves by; none when it is thrown away.
     pub link: Option<IfIndex>,
     /// The table that said so.
     pub table: RouteTable,
 }
 
-impl Kernel {
+impl Rtnetlink {
     /// Asks for the way of a packet of the calling user, without a mark, from a socket that is bound to nothing. Wants
     /// no privilege, and sends nothing.
     ///
     /// # Errors
     /// The kernel's word, which is also its answer where there is no way: `ENETUNREACH`, `EACCES`.
-    pub async fn look_up(&self, protocol: Protocol, to: SocketAddr) -> io::Result<Decision> {
+    pub async fn lookup(&self, protocol: Protocol, to: SocketAddr) -> io::Result<RoutingDecision> {
         let mut question = RouteMessage::default();
         let (family, destination) = match to.ip() {
             IpAddr::V4(addr) => (AddressFamily::Inet, RouteAddress::Inet(addr)),
@@ -57,7 +57,7 @@ impl Kernel {
             .await?;
         let answers = answers.map_err(answer)?;
         let found = answers.first().ok_or(io::ErrorKind::UnexpectedEof)?;
-        let mut decision = Decision {
+        let mut decision = RoutingDecision {
             link: None,
             table: RouteTable(found.header.table.into()),
         };

@@ -13,7 +13,7 @@ use netlink_packet_route::rule::{
     RuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange,
 };
 
-use super::observed::{Address, Hop, LOCAL, Link, Route, Rule, Selector};
+use super::observed::{InterfaceAddress, LOCAL, Link, Nexthop, Route, RoutingRule, Selector};
 use crate::net::{
     Family, Fwmark, IfIndex, PortRange, Prefix, Protocol, RouteProtocol, RouteTable, RulePriority,
 };
@@ -44,7 +44,7 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
 }
 
 /// Reads an address: this end's, where a point-to-point link has two.
-pub(super) fn address(message: &AddressMessage) -> Option<Address> {
+pub(super) fn address(message: &AddressMessage) -> Option<InterfaceAddress> {
     let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
         message.attributes.iter().find_map(wanted)
     };
@@ -56,7 +56,7 @@ pub(super) fn address(message: &AddressMessage) -> Option<Address> {
         AddressAttribute::Address(addr) => Some(*addr),
         _ => None,
     });
-    Some(Address {
+    Some(InterfaceAddress {
         link: IfIndex(message.header.index),
         addr: local.or(only)?,
     })
@@ -86,8 +86,8 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
 }
 
 /// The way onwards that a list of attributes describes.
-fn hop(link: Option<u32>, attributes: &[RouteAttribute]) -> Hop {
-    let mut hop = Hop {
+fn hop(link: Option<u32>, attributes: &[RouteAttribute]) -> Nexthop {
+    let mut hop = Nexthop {
         link: link.map(IfIndex),
         via: None,
     };
@@ -193,10 +193,10 @@ pub(super) fn local_route(addr: Ipv4Addr, link: IfIndex) -> RouteMessage {
 const PORT_MASKS: [u16; 2] = [28, 29];
 
 /// Reads a rule; none when it is of neither family.
-pub(crate) fn rule(message: &RuleMessage) -> Option<Rule> {
+pub(crate) fn rule(message: &RuleMessage) -> Option<RoutingRule> {
     let header = &message.header;
     let said = RuleFlags::Permanent | RuleFlags::IifDetached | RuleFlags::OifDetached;
-    let mut rule = Rule {
+    let mut rule = RoutingRule {
         family: family(header.family)?,
         priority: RulePriority(0),
         protocol: RouteProtocol(0),
@@ -244,7 +244,7 @@ pub(crate) fn rule(message: &RuleMessage) -> Option<Rule> {
 }
 
 /// Reads the one mark that a rule excepts, if it is for everything but that.
-pub(super) fn excepted_mark(message: &RuleMessage) -> Option<Fwmark> {
+pub(super) fn inverted_mark(message: &RuleMessage) -> Option<Fwmark> {
     let attributes = &message.attributes;
     let whole = attributes
         .iter()
@@ -257,7 +257,7 @@ pub(super) fn excepted_mark(message: &RuleMessage) -> Option<Fwmark> {
 }
 
 /// Writes a rule with all its selectors: a deletion that names fewer takes the first rule that fits.
-pub(super) fn rule_message(rule: &Rule) -> RuleMessage {
+pub(super) fn rule_message(rule: &RoutingRule) -> RuleMessage {
     let Selector {
         iif,
         oif,
@@ -308,7 +308,7 @@ mod tests {
                 metric: 1,
                 protocol: RouteProtocol(118),
                 unicast: true,
-                hops: vec![Hop {
+                hops: vec![Nexthop {
                     link: Some(IfIndex(2)),
                     via: via.map(|via| via.parse().expect("an address")),
                 }],
@@ -329,7 +329,7 @@ mod tests {
             },
         ];
         for (family, selector) in [Family::V4, Family::V6].into_iter().zip(selectors) {
-            let written = Rule {
+            let written = RoutingRule {
                 family,
                 priority: RulePriority(97),
                 protocol: RouteProtocol(118),

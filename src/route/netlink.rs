@@ -11,10 +11,10 @@ use netlink_sys::AsyncSocket;
 use nix::errno::Errno;
 use rtnetlink::{Handle, IpVersion, LinkUnspec};
 
-use super::connection::Connection;
+use super::connection::NetlinkConnection;
 use super::message;
 use super::observed::Observed;
-use super::plan::Change;
+use super::plan::RoutingChange;
 use crate::net::IfIndex;
 
 /// The address that no host has (RFC 7600), for our TUN. From a link without an IPv4 address a reverse-path filter, even
@@ -43,7 +43,7 @@ pub enum NetlinkError {
     #[error("cannot {change}")]
     Change {
         /// What was to change.
-        change: Box<Change>,
+        change: Box<RoutingChange>,
         /// The kernel's answer.
         source: io::Error,
     },
@@ -67,13 +67,13 @@ pub(super) fn answer(error: rtnetlink::Error) -> io::Error {
 
 /// A connection to the routing half of the kernel, in the network namespace of the thread that opened it.
 #[derive(Debug)]
-pub struct Kernel {
+pub struct Rtnetlink {
     pub(super) handle: Handle,
-    pub(super) connection: Connection,
+    pub(super) connection: NetlinkConnection,
     port: u32,
 }
 
-impl Kernel {
+impl Rtnetlink {
     /// Opens a connection; its exchange runs as a task of the current tokio runtime.
     ///
     /// # Errors
@@ -84,7 +84,7 @@ impl Kernel {
         let address = connection.socket_mut().socket_mut().bind_auto();
         Ok(Self {
             handle,
-            connection: Connection::drive(connection),
+            connection: NetlinkConnection::drive(connection),
             port: address.map_err(NetlinkError::Open)?.port_number(),
         })
     }
@@ -97,7 +97,7 @@ impl Kernel {
 
     /// Whether the connection has ended: every exchange fails from now on.
     #[must_use]
-    pub fn is_lost(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.connection.has_ended()
     }
 
@@ -177,8 +177,8 @@ impl Kernel {
                 .rules
                 .extend(rules.iter().filter_map(message::rule));
             observed
-                .excepted_marks
-                .extend(rules.iter().filter_map(message::excepted_mark));
+                .inverted_marks
+                .extend(rules.iter().filter_map(message::inverted_mark));
         }
         Ok(observed)
     }
@@ -190,7 +190,7 @@ impl Kernel {
     ///
     /// # Errors
     /// Every failed change; after [`NetlinkError::Lost`] no more is tried.
-    pub async fn apply(&self, changes: &[Change]) -> Result<(), Vec<NetlinkError>> {
+    pub async fn apply(&self, changes: &[RoutingChange]) -> Result<(), Vec<NetlinkError>> {
         let mut errors = Vec::new();
         for change in changes {
             let error = match self.connection.attend(self.carry_out(change)).await {
@@ -203,9 +203,9 @@ impl Kernel {
             };
             let source = answer(error);
             let done: &[Errno] = match change {
-                Change::AddRoute(_) | Change::AddRule(_) => &[Errno::EEXIST],
-                Change::ReplaceRoute(_) => &[],
-                Change::DeleteRule(_) | Change::DeleteRoute(_) => {
+                RoutingChange::AddRoute(_) | RoutingChange::AddRule(_) => &[Errno::EEXIST],
+                RoutingChange::ReplaceRoute(_) => &[],
+                RoutingChange::DeleteRule(_) | RoutingChange::DeleteRoute(_) => {
                     &[Errno::ENOENT, Errno::ESRCH, Errno::ENODEV]
                 }
             };
@@ -226,24 +226,30 @@ impl Kernel {
         }
     }
 
-    async fn carry_out(&self, change: &Change) -> Result<(), rtnetlink::Error> {
+    async fn carry_out(&self, change: &RoutingChange) -> Result<(), rtnetlink::Error> {
         let (routes, rules) = (self.handle.route(), self.handle.rule());
         match change {
-            Change::AddRoute(route) => routes.add(message::route_message(route)).execute().await,
-            Change::ReplaceRoute(route) => {
+            RoutingChange::AddRoute(route) => {
+                routes.add(message::route_message(route)).execute().await
+            }
+            RoutingChange::ReplaceRoute(route) => {
                 routes
                     .add(message::route_message(route))
                     .replace()
                     .execute()
                     .await
             }
-            Change::AddRule(rule) => {
+            RoutingChange::AddRule(rule) => {
                 let mut request = rules.add();
                 *request.message_mut() = message::rule_message(rule);
                 request.execute().await
             }
-            Change::DeleteRule(rule) => rules.del(message::rule_message(rule)).execute().await,
-            Change::DeleteRoute(route) => routes.del(message::route_message(route)).execute().await,
+            RoutingChange::DeleteRule(rule) => {
+                rules.del(message::rule_message(rule)).execute().await
+            }
+            RoutingChange::DeleteRoute(route) => {
+                routes.del(message::route_message(route)).execute().await
+            }
         }
     }
 

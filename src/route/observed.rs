@@ -14,13 +14,13 @@ pub struct Observed {
     /// Network interfaces.
     pub links: Vec<Link>,
     /// Addresses on them.
-    pub addresses: Vec<Address>,
+    pub addresses: Vec<InterfaceAddress>,
     /// Routes of all tables, without the kernel's cache.
     pub routes: Vec<Route>,
     /// Policy rules in the order in which the kernel asks them, IPv4 first.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<RoutingRule>,
     /// The marks that a rule excepts (`not fwmark 51820 lookup 51820`): what a VPN's own packets bear.
-    pub excepted_marks: Vec<Fwmark>,
+    pub inverted_marks: Vec<Fwmark>,
 }
 
 impl Observed {
@@ -89,7 +89,7 @@ impl Link {
 
 /// An address on a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Address {
+pub struct InterfaceAddress {
     /// The link that holds it.
     pub link: IfIndex,
     /// The address.
@@ -98,7 +98,7 @@ pub struct Address {
 
 /// One way onwards of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Hop {
+pub struct Nexthop {
     /// The link that packets leave by; none for a blackhole and its like.
     pub link: Option<IfIndex>,
     /// The router that they are handed to; none when the destination is on the link. It may be of the other family
@@ -120,7 +120,7 @@ pub struct Route {
     /// Whether it forwards to one of the hops (type unicast).
     pub unicast: bool,
     /// The ways onwards: more than one for a multipath route.
-    pub hops: Vec<Hop>,
+    pub hops: Vec<Nexthop>,
 }
 
 impl Route {
@@ -175,7 +175,7 @@ pub struct Selector {
 
 /// A policy rule.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Rule {
+pub struct RoutingRule {
     /// The family that it is for.
     pub family: Family,
     /// Its place: lower is asked first.
@@ -190,7 +190,7 @@ pub struct Rule {
     pub opaque: bool,
 }
 
-impl Rule {
+impl RoutingRule {
     /// Whether the rule is ours: our protocol number, a lookup of one of our tables, no selector that ours never have.
     ///
     /// Its priority does not matter: a leftover of other settings is ours too.
@@ -200,7 +200,7 @@ impl Rule {
     }
 }
 
-impl fmt::Display for Rule {
+impl fmt::Display for RoutingRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} rule {}:", self.family, self.priority)?;
         let Selector {

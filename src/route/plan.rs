@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::desired::{Desired, Gateway, RoutingIds, TABLES};
-use super::observed::{Hop, LOCAL, Observed, Route, Rule, Selector};
+use super::desired::{Desired, RoutingIds, TABLES, UplinkGateway};
+use super::observed::{LOCAL, Nexthop, Observed, Route, RoutingRule, Selector};
 use crate::net::{Family, Fwmark, PortRange, Prefix, Protocol, RouteTable, RulePriority};
 
 /// The metric of our routes. Each table is ours alone, so that it only has to be the same everywhere.
@@ -15,20 +15,20 @@ const EVERY_BIT: Fwmark = Fwmark(u32::MAX);
 
 /// One step. Those that add or replace make sure, those that delete do not mind that it is done already.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum RoutingChange {
     /// Puts a route in.
     AddRoute(Route),
     /// Puts a route in the place of our route with the same table, prefix and metric, without a gap.
     ReplaceRoute(Route),
     /// Puts a rule in.
-    AddRule(Rule),
+    AddRule(RoutingRule),
     /// Takes a rule out, named with all its selectors.
-    DeleteRule(Rule),
+    DeleteRule(RoutingRule),
     /// Takes a route out.
     DeleteRoute(Route),
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for RoutingChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AddRoute(route) => write!(f, "add {route}"),
@@ -44,7 +44,7 @@ impl fmt::Display for Change {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
     /// A foreign rule sits at priority 0, where nothing gets ahead of it.
-    Behind(Rule),
+    Behind(RoutingRule),
     /// A foreign route holds the place of one of ours.
     Taken(Route),
 }
@@ -68,7 +68,7 @@ impl fmt::Display for Warning {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// What to do, in this order.
-    pub changes: Vec<Change>,
+    pub changes: Vec<RoutingChange>,
     /// What a person should know.
     pub warnings: Vec<Warning>,
     /// The place of our rules, when there are any: the one further back, should the families differ.
@@ -84,7 +84,7 @@ pub struct TooManyPortRanges(usize);
 ///
 /// Routes come before the rules that ask them, new rules before the end of old ones, and the end of routes last: at no
 /// moment is something captured that was and stays wanted let go, or something captured that neither was nor is
-/// wanted. Where nothing is in force there is nothing to hold: the rules of a family that is barred end first, and so do
+/// wanted. Where nothing is in force there is nothing to hold: the rules of a family that is blocked end first, and so do
 /// the routes that nobody but probes was led to. Objects that are not ours are left alone, and a plan that was carried out
 /// is followed by an empty one.
 ///
@@ -92,23 +92,23 @@ pub struct TooManyPortRanges(usize);
 /// [`TooManyPortRanges`].
 pub fn plan(
     desired: &Desired,
-    numbers: &RoutingIds,
+    ids: &RoutingIds,
     observed: &Observed,
 ) -> Result<Plan, TooManyPortRanges> {
-    let (mut routes, mut rules) = wanted(Family::V4, desired, numbers, observed)?;
-    let v6 = wanted(Family::V6, desired, numbers, observed)?;
+    let (mut routes, mut rules) = wanted(Family::V4, desired, ids, observed)?;
+    let v6 = wanted(Family::V6, desired, ids, observed)?;
     routes.extend(v6.0);
     rules.extend(v6.1);
     let (own, foreign): (Vec<_>, Vec<_>) = observed
         .routes
         .iter()
-        .partition(|route| route.is_owned_by(numbers));
+        .partition(|route| route.is_owned_by(ids));
     let taken: BTreeSet<_> = foreign.iter().map(|route| route.key()).collect();
     let held: BTreeMap<_, _> = own.iter().map(|route| (route.key(), *route)).collect();
     let own_rules: BTreeSet<_> = observed
         .rules
         .iter()
-        .filter(|rule| rule.is_owned_by(numbers))
+        .filter(|rule| rule.is_owned_by(ids))
         .collect();
 
     let mut plan = Plan {
@@ -116,7 +116,7 @@ pub fn plan(
         warnings: if rules.is_empty() {
             Vec::new()
         } else {
-            behind(observed, numbers)
+            behind(observed, ids)
         },
         priority: rules.iter().map(|rule| rule.priority).max(),
     };
@@ -127,15 +127,15 @@ pub fn plan(
         }
         free
     });
-    let (barred, ended): (Vec<_>, Vec<_>) = own_rules
+    let (blocked, ended): (Vec<_>, Vec<_>) = own_rules
         .iter()
         .filter(|rule| !rules.contains(rule))
-        .partition(|rule| desired.barred.contains(&rule.family));
-    let delete = |rule: &&Rule| Change::DeleteRule((*rule).clone());
-    plan.changes.extend(barred.into_iter().map(delete));
+        .partition(|rule| desired.blocked.contains(&rule.family));
+    let delete = |rule: &&RoutingRule| RoutingChange::DeleteRule((*rule).clone());
+    plan.changes.extend(blocked.into_iter().map(delete));
     let in_force: BTreeSet<_> = own_rules
         .iter()
-        .filter(|rule| rule.table == numbers.table || rule.selector.oif.is_none())
+        .filter(|rule| rule.table == ids.table || rule.selector.oif.is_none())
         .map(|rule| (rule.family, rule.table))
         .collect();
     let kept: BTreeSet<_> = routes.iter().map(Route::key).collect();
@@ -143,19 +143,21 @@ pub fn plan(
         .iter()
         .filter(|route| !kept.contains(&route.key()))
         .partition(|route| in_force.contains(&(route.family(), route.table)));
-    let drop = |route: &&&Route| Change::DeleteRoute((**route).clone());
+    let drop = |route: &&&Route| RoutingChange::DeleteRoute((**route).clone());
     plan.changes.extend(idle.iter().map(drop));
     for route in &routes {
         match held.get(&route.key()) {
-            None => plan.changes.push(Change::AddRoute(route.clone())),
+            None => plan.changes.push(RoutingChange::AddRoute(route.clone())),
             Some(there) if *there != route => {
-                plan.changes.push(Change::ReplaceRoute(route.clone()));
+                plan.changes
+                    .push(RoutingChange::ReplaceRoute(route.clone()));
             }
             Some(_) => {}
         }
     }
     let added = rules.iter().filter(|rule| !own_rules.contains(rule));
-    plan.changes.extend(added.cloned().map(Change::AddRule));
+    plan.changes
+        .extend(added.cloned().map(RoutingChange::AddRule));
     plan.changes.extend(ended.into_iter().map(delete));
     plan.changes.extend(left.iter().map(drop));
     Ok(plan)
@@ -163,34 +165,31 @@ pub fn plan(
 
 /// Plans the removal of everything that is ours.
 #[must_use]
-pub fn removal(numbers: &RoutingIds, observed: &Observed) -> Vec<Change> {
-    let rules = observed
-        .rules
-        .iter()
-        .filter(|rule| rule.is_owned_by(numbers));
+pub fn removal(ids: &RoutingIds, observed: &Observed) -> Vec<RoutingChange> {
+    let rules = observed.rules.iter().filter(|rule| rule.is_owned_by(ids));
     let routes = observed
         .routes
         .iter()
-        .filter(|route| route.is_owned_by(numbers));
-    let rules = rules.cloned().map(Change::DeleteRule);
+        .filter(|route| route.is_owned_by(ids));
+    let rules = rules.cloned().map(RoutingChange::DeleteRule);
     rules
-        .chain(routes.cloned().map(Change::DeleteRoute))
+        .chain(routes.cloned().map(RoutingChange::DeleteRoute))
         .collect()
 }
 
 /// Prefixes of one family by what their packets must be: one table each.
-type Groups = BTreeMap<Group, BTreeSet<Prefix>>;
-type Group = (Protocol, PortRange);
+type PrefixGroups = BTreeMap<TransportSelector, BTreeSet<Prefix>>;
+type TransportSelector = (Protocol, PortRange);
 
 /// The routes and rules that one family is to have.
 fn wanted(
     family: Family,
     desired: &Desired,
-    numbers: &RoutingIds,
+    ids: &RoutingIds,
     observed: &Observed,
-) -> Result<(Vec<Route>, Vec<Rule>), TooManyPortRanges> {
+) -> Result<(Vec<Route>, Vec<RoutingRule>), TooManyPortRanges> {
     let (mut routes, mut rules) = (Vec::new(), Vec::new());
-    let mut groups = Groups::new();
+    let mut groups = PrefixGroups::new();
     for capture in &desired.captures {
         let prefixes = capture.prefixes.iter().copied();
         for prefix in prefixes.filter(|prefix| prefix.family() == family) {
@@ -205,42 +204,42 @@ fn wanted(
         table,
         prefix,
         metric: METRIC,
-        protocol: numbers.protocol,
+        protocol: ids.protocol,
         unicast: true,
-        hops: vec![Hop {
+        hops: vec![Nexthop {
             link: Some(link),
             via,
         }],
     };
-    let priority = priority(family, numbers, observed);
-    let rule = |table, selector| Rule {
+    let priority = priority(family, ids, observed);
+    let rule = |table, selector| RoutingRule {
         family,
         priority,
-        protocol: numbers.protocol,
+        protocol: ids.protocol,
         table,
         selector,
         opaque: false,
     };
 
     let via = match uplink.gateway {
-        Gateway::Via(router) => Some(router),
-        Gateway::OnLink => None,
+        UplinkGateway::Via(router) => Some(router),
+        UplinkGateway::OnLink => None,
     };
-    routes.push(route(numbers.table, everywhere(family), uplink.index, via));
+    routes.push(route(ids.table, everywhere(family), uplink.index, via));
     let direct = Selector {
         oif: Some(uplink.name.clone()),
         mark: Some(
             desired
-                .permit
+                .marks
                 .mark
-                .map_or((numbers.mark, numbers.mask), |mark| (mark, EVERY_BIT)),
+                .map_or((ids.mark, ids.mask), |mark| (mark, EVERY_BIT)),
         ),
         ..Selector::default()
     };
-    rules.push(rule(numbers.table, direct));
-    let tables = tables(family, &groups, numbers, observed)?;
+    rules.push(rule(ids.table, direct));
+    let tables = tables(family, &groups, ids, observed)?;
     let only_bound_to = desired
-        .barred
+        .blocked
         .contains(&family)
         .then(|| observed.link(desired.tun).map(|tun| tun.name.clone()));
     for (group, prefixes) in groups {
@@ -249,18 +248,18 @@ fn wanted(
             iif: Some("lo".to_owned()),
             oif: only_bound_to.clone().flatten(),
             // What carries our mark is never captured: it is the relay's own, on its way into the VPN.
-            mark: Some((Fwmark(0), numbers.mask)),
+            mark: Some((Fwmark(0), ids.mask)),
             protocol: Some(group.0),
             // The kernel takes no range up to 65535: all ports are none named.
             ports: Some(group.1).filter(|ports| *ports != PortRange::ALL),
         };
-        let served = desired.served();
+        let served = desired.captured_clients();
         let served = served.iter().filter(|it| it.0 == family);
         rules.extend(served.map(|(_, interface)| {
             let of_client = Selector {
                 iif: Some(interface.clone()),
                 oif: None,
-                mark: Some((numbers.client_mark(), numbers.mask)),
+                mark: Some((ids.client_mark(), ids.mask)),
                 ..capture.clone()
             };
             rule(table, of_client)
@@ -283,19 +282,19 @@ fn wanted(
 /// packets of one port range meeting the prefixes of another.
 fn tables(
     family: Family,
-    groups: &Groups,
-    numbers: &RoutingIds,
+    groups: &PrefixGroups,
+    ids: &RoutingIds,
     observed: &Observed,
-) -> Result<BTreeMap<Group, RouteTable>, TooManyPortRanges> {
+) -> Result<BTreeMap<TransportSelector, RouteTable>, TooManyPortRanges> {
     // Who asks each table: one group of ours and nobody else, or somebody else.
-    let mut asked = BTreeMap::from([(numbers.table, None)]);
+    let mut asked = BTreeMap::from([(ids.table, None)]);
     for rule in observed.rules.iter().filter(|rule| rule.family == family) {
         let group = match rule.selector {
             Selector {
                 protocol: Some(protocol),
                 ports,
                 ..
-            } if rule.is_owned_by(numbers) => Some((protocol, ports.unwrap_or(PortRange::ALL))),
+            } if rule.is_owned_by(ids) => Some((protocol, ports.unwrap_or(PortRange::ALL))),
             _ => None,
         };
         let asker = asked.entry(rule.table).or_insert(group);
@@ -305,7 +304,7 @@ fn tables(
         .routes
         .iter()
         .filter(|route| route.family() == family);
-    let foreign = routes.clone().filter(|route| !route.is_owned_by(numbers));
+    let foreign = routes.clone().filter(|route| !route.is_owned_by(ids));
     asked.extend(foreign.map(|route| (route.table, None)));
 
     let mut tables = BTreeMap::new();
@@ -316,7 +315,7 @@ fn tables(
     }
     let filled: BTreeSet<_> = routes.map(|route| route.table).collect();
     let mut free = (1..TABLES)
-        .map(|above| RouteTable(numbers.table.0.saturating_add(above)))
+        .map(|above| RouteTable(ids.table.0.saturating_add(above)))
         .filter(|table| !asked.contains_key(table) && !filled.contains(table));
     for group in groups.keys() {
         if !tables.contains_key(group) {
@@ -330,22 +329,22 @@ fn tables(
 ///
 /// A rule that asks the table of local addresses takes nothing from us, wherever it is; one of another voicelane would
 /// start a race to the top.
-fn priority(family: Family, numbers: &RoutingIds, observed: &Observed) -> RulePriority {
+fn priority(family: Family, ids: &RoutingIds, observed: &Observed) -> RulePriority {
     observed
         .rules
         .iter()
-        .filter(|rule| rule.family == family && rule.protocol != numbers.protocol)
+        .filter(|rule| rule.family == family && rule.protocol != ids.protocol)
         .filter(|rule| rule.priority.0 > 0 && (rule.table != LOCAL || rule.opaque))
         .map(|rule| RulePriority(rule.priority.0 - 1))
-        .fold(numbers.priority, RulePriority::min)
+        .fold(ids.priority, RulePriority::min)
 }
 
-fn behind(observed: &Observed, numbers: &RoutingIds) -> Vec<Warning> {
+fn behind(observed: &Observed, ids: &RoutingIds) -> Vec<Warning> {
     observed
         .rules
         .iter()
         .filter(|rule| rule.priority.0 == 0 && rule.table != LOCAL)
-        .filter(|rule| rule.protocol != numbers.protocol)
+        .filter(|rule| rule.protocol != ids.protocol)
         .cloned()
         .map(Warning::Behind)
         .collect()

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use super::observed::Rule;
+use super::observed::RoutingRule;
 use crate::net::RouteProtocol;
 
-/// The names of linux/rtnetlink.h for the protocol numbers that are met on laptops and servers.
+/// The names of linux/rtnetlink.h for the protocol ids that are met on laptops and servers.
 const NAMES: [(u8, &str); 16] = [
     (0, "unspecified: set by hand or by a script, as wg-quick's"),
     (2, "kernel"),
@@ -30,11 +30,11 @@ const NAMES: [(u8, &str); 16] = [
 
 /// A foreign rule, described so that a person finds its owner.
 #[derive(Clone, Copy, Debug)]
-pub struct Origin<'a>(pub &'a Rule);
+pub struct RuleOwner<'a>(pub &'a RoutingRule);
 
-impl fmt::Display for Origin<'_> {
+impl fmt::Display for RuleOwner<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Rule {
+        let RoutingRule {
             family,
             priority,
             protocol,
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_rule_says_whose_it_is() {
-        let rule = |protocol| Rule {
+        let rule = |protocol| RoutingRule {
             family: Family::V4,
             priority: RulePriority(97),
             protocol: RouteProtocol(protocol),
@@ -74,9 +74,9 @@ mod tests {
             opaque: true,
         };
         assert_eq!(
-            Origin(&rule(16)).to_string(),
+            RuleOwner(&rule(16)).to_string(),
             "the IPv4 rule at priority 97 that asks table 51820, of protocol 16 (dhcp)"
         );
-        assert!(Origin(&rule(77)).to_string().ends_with("of protocol 77"));
+        assert!(RuleOwner(&rule(77)).to_string().ends_with("of protocol 77"));
     }
 }

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::desired::{Gateway, Uplink, Uplinks, Why};
-use super::observed::{Address, Hop, Link, MAIN, Observed, Route};
+use super::desired::{Uplink, UplinkEvidence, UplinkGateway, Uplinks};
+use super::observed::{InterfaceAddress, Link, MAIN, Nexthop, Observed, Route};
 use crate::net::{Family, IfIndex, InterfacePattern, PerFamily, RouteProtocol};
 
 /// What the user wants of the choice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Preferences {
+pub struct UplinkPreferences {
     /// The one interface to take, whatever it is.
     pub pinned: Option<String>,
     /// The interfaces to take first, the dearest first, whatever their metrics are.
@@ -18,7 +18,7 @@ pub struct Preferences {
     pub exclude: Vec<InterfacePattern>,
 }
 
-impl Preferences {
+impl UplinkPreferences {
     /// The place of a link among those that are preferred; all others share the last.
     fn place(&self, link: &Link) -> usize {
         let place = self.prefer.iter().position(|it| it.matches(&link.name));
@@ -32,18 +32,18 @@ impl Preferences {
 
 /// A way out that was looked at and not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejected {
+pub struct RejectedUplink {
     /// The interface's name.
     pub name: String,
     /// The family of the route that named it.
     pub family: Family,
     /// What spoke against it.
-    pub reason: Reason,
+    pub reason: RejectionReason,
 }
 
 /// What speaks against a way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum RejectionReason {
     /// It is a tunnel, most likely the VPN.
     Tunnel,
     /// It is set down.
@@ -56,7 +56,7 @@ pub enum Reason {
     NoAddress,
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for RejectionReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Tunnel => "is a tunnel",
@@ -73,7 +73,7 @@ impl fmt::Display for Reason {
 pub enum UplinkError {
     /// No route leads out by a usable link.
     #[error("no physical uplink: {}; name one with --uplink IFACE", listed(.0))]
-    NotFound(Vec<Rejected>),
+    NotFound(Vec<RejectedUplink>),
     /// The interface that the user named is not there.
     #[error("the uplink {0:?} is not there: `ip link` lists what is")]
     Missing(String),
@@ -83,7 +83,7 @@ pub enum UplinkError {
         /// The interface's name.
         name: String,
         /// What speaks against it.
-        reason: Reason,
+        reason: RejectionReason,
     },
     /// The interface that the user named has neither a route nor an address.
     #[error(
@@ -92,14 +92,14 @@ pub enum UplinkError {
     Nowhere(String),
 }
 
-fn listed(rejected: &[Rejected]) -> String {
+fn listed(rejected: &[RejectedUplink]) -> String {
     if rejected.is_empty() {
         return "no default route and no host route through a gateway".to_owned();
     }
     rejected
         .iter()
         .map(
-            |Rejected {
+            |RejectedUplink {
                  name,
                  family,
                  reason,
@@ -116,7 +116,7 @@ fn listed(rejected: &[Rejected]) -> String {
 pub fn choose(
     observed: &Observed,
     own: RouteProtocol,
-    preferences: &Preferences,
+    preferences: &UplinkPreferences,
 ) -> Result<Uplinks, UplinkError> {
     let ranked = rank(observed, own, preferences)?;
     Ok(PerFamily::new(|family| ranked[family].first().cloned()))
@@ -135,14 +135,15 @@ pub fn choose(
 pub fn rank(
     observed: &Observed,
     own: RouteProtocol,
-    preferences: &Preferences,
+    preferences: &UplinkPreferences,
 ) -> Result<PerFamily<Vec<Uplink>>, UplinkError> {
     let candidates = PerFamily::new(|family| candidates(observed, own, family));
     if let Some(name) = &preferences.pinned {
         let link = named(observed, name)?;
         let mut gateways = PerFamily::new(|family| gateway(observed, link, &candidates, family));
         if gateways.present().next().is_none() {
-            let on_link = |family| has_address(observed, link, family).then_some(Gateway::OnLink);
+            let on_link =
+                |family| has_address(observed, link, family).then_some(UplinkGateway::OnLink);
             gateways = PerFamily::new(on_link);
         }
         if gateways.present().next().is_none() {
@@ -150,7 +151,9 @@ pub fn rank(
         }
         return Ok(PerFamily::new(|family| {
             let gateway = gateways[family].into_iter();
-            gateway.map(|it| uplink(link, it, Why::Pinned)).collect()
+            gateway
+                .map(|it| uplink(link, it, UplinkEvidence::Pinned))
+                .collect()
         }));
     }
     let mut rejected = Vec::new();
@@ -165,10 +168,10 @@ pub fn rank(
 /// A family's uplinks, the best first; notes what was rejected.
 fn usable(
     observed: &Observed,
-    preferences: &Preferences,
+    preferences: &UplinkPreferences,
     candidates: &PerFamily<Vec<Candidate>>,
     family: Family,
-    rejected: &mut Vec<Rejected>,
+    rejected: &mut Vec<RejectedUplink>,
 ) -> Vec<Uplink> {
     let mut found = Vec::<(usize, Uplink)>::new();
     for candidate in &candidates[family] {
@@ -179,9 +182,9 @@ fn usable(
             continue;
         }
         let reason = if link.is_tunnel() {
-            Reason::Tunnel
+            RejectionReason::Tunnel
         } else if preferences.excludes(link) {
-            Reason::Excluded
+            RejectionReason::Excluded
         } else if let Some(reason) = unusable(link) {
             reason
         } else if let Some(gateway) = gateway(observed, link, candidates, family) {
@@ -189,9 +192,9 @@ fn usable(
             found.push((preferences.place(link), uplink));
             continue;
         } else {
-            Reason::NoAddress
+            RejectionReason::NoAddress
         };
-        let entry = Rejected {
+        let entry = RejectedUplink {
             name: link.name.clone(),
             family,
             reason,
@@ -210,14 +213,15 @@ fn gateway(
     link: &Link,
     candidates: &PerFamily<Vec<Candidate>>,
     family: Family,
-) -> Option<Gateway> {
+) -> Option<UplinkGateway> {
     let mut routes = candidates[family].iter();
     let route = routes.find(|route| route.link == link.index)?;
     // A route may outlive the last address, and then the kernel takes another link's for its source: the VPN's.
-    has_address(observed, link, family).then(|| route.via.map_or(Gateway::OnLink, Gateway::Via))
+    has_address(observed, link, family)
+        .then(|| route.via.map_or(UplinkGateway::OnLink, UplinkGateway::Via))
 }
 
-fn uplink(link: &Link, gateway: Gateway, why: Why) -> Uplink {
+fn uplink(link: &Link, gateway: UplinkGateway, why: UplinkEvidence) -> Uplink {
     Uplink {
         name: link.name.clone(),
         index: link.index,
@@ -228,7 +232,7 @@ fn uplink(link: &Link, gateway: Gateway, why: Why) -> Uplink {
 
 /// A route's way onwards as evidence for its link.
 struct Candidate {
-    why: Why,
+    why: UplinkEvidence,
     metric: u32,
     link: IfIndex,
     via: Option<IpAddr>,
@@ -241,7 +245,7 @@ fn candidates(observed: &Observed, own: RouteProtocol, family: Family) -> Vec<Ca
         .iter()
         .filter(|route| route.unicast && route.protocol != own && route.family() == family)
         .flat_map(|route| {
-            route.hops.iter().filter_map(move |&Hop { link, via }| {
+            route.hops.iter().filter_map(move |&Nexthop { link, via }| {
                 Some(Candidate {
                     why: evidence(route, via)?,
                     metric: route.metric,
@@ -255,12 +259,14 @@ fn candidates(observed: &Observed, own: RouteProtocol, family: Family) -> Vec<Ca
     found
 }
 
-fn evidence(route: &Route, via: Option<IpAddr>) -> Option<Why> {
+fn evidence(route: &Route, via: Option<IpAddr>) -> Option<UplinkEvidence> {
     let main = route.table == MAIN;
     match route.prefix.len() {
-        0 if main => Some(Why::DefaultRoute),
-        0 => Some(Why::OtherTable(route.table)),
-        len if main && via.is_some() && len == route.family().bits() => Some(Why::HostRoute),
+        0 if main => Some(UplinkEvidence::DefaultRoute),
+        0 => Some(UplinkEvidence::OtherTable(route.table)),
+        len if main && via.is_some() && len == route.family().bits() => {
+            Some(UplinkEvidence::HostRoute)
+        }
         _ => None,
     }
 }
@@ -280,10 +286,10 @@ fn named<'a>(observed: &'a Observed, name: &str) -> Result<&'a Link, UplinkError
     }
 }
 
-fn unusable(link: &Link) -> Option<Reason> {
+fn unusable(link: &Link) -> Option<RejectionReason> {
     match (link.up, link.carrier) {
-        (false, _) => Some(Reason::Down),
-        (true, false) => Some(Reason::NoCarrier),
+        (false, _) => Some(RejectionReason::Down),
+        (true, false) => Some(RejectionReason::NoCarrier),
         (true, true) => None,
     }
 }
@@ -293,7 +299,7 @@ fn has_address(observed: &Observed, link: &Link, family: Family) -> bool {
     observed
         .addresses
         .iter()
-        .any(|&Address { link: on, addr }| {
+        .any(|&InterfaceAddress { link: on, addr }| {
             let link_local = match addr {
                 IpAddr::V4(addr) => addr.is_link_local(),
                 IpAddr::V6(addr) => addr.is_unicast_link_local(),

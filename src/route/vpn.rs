@@ -60,7 +60,7 @@ fn takes_all<'a>(routes: impl Iterator<Item = &'a Route>) -> bool {
 mod tests {
     use super::*;
     use crate::net::{RouteProtocol, RouteTable};
-    use crate::route::observed::{Hop, Link};
+    use crate::route::observed::{Link, Nexthop};
 
     fn link(index: u32, name: &str, kind: Option<&str>) -> Link {
         Link {
@@ -80,7 +80,7 @@ mod tests {
             metric: 0,
             protocol: RouteProtocol(3),
             unicast: true,
-            hops: vec![Hop {
+            hops: vec![Nexthop {
                 link: Some(IfIndex(link)),
                 via: None,
             }],

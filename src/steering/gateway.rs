@@ -5,26 +5,26 @@ use std::collections::BTreeSet;
 use crate::net::Family;
 use crate::route::desired::Desired;
 use crate::route::observed::Observed;
-use crate::sysctl::{self, Key};
+use crate::sysctl::{self, SysctlKey};
 
 /// Lets the kernel forward what comes out of our TUN, where it forwards IPv4 from some links only.
 ///
 /// # Errors
 /// The setting that could not be written.
 pub(super) fn prepare_tun(tun: &str) -> Result<(), sysctl::SysctlError> {
-    sysctl::write(&Key::new(Family::V4, tun, "forwarding"), "1")
+    sysctl::write(&SysctlKey::new(Family::V4, tun, "forwarding"), "1")
 }
 
 /// What keeps clients of a link from being served that is not ours to change, a sentence each.
 #[must_use]
-pub(super) fn hindrances(desired: &Desired, observed: &Observed) -> Vec<String> {
+pub(super) fn unmet_prerequisites(desired: &Desired, observed: &Observed) -> Vec<String> {
     let links: BTreeSet<_> = desired.clients.iter().map(|it| &it.1).collect();
     let is_one = |family, link: &str, name| {
-        sysctl::read(&Key::new(family, link, name)).is_ok_and(|value| value == "1")
+        sysctl::read(&SysctlKey::new(family, link, name)).is_ok_and(|value| value == "1")
     };
     let mut told = Vec::new();
     for link in links {
-        let served = |family| desired.served().contains(&(family, link.clone()));
+        let served = |family| desired.captured_clients().contains(&(family, link.clone()));
         if !observed.links.iter().any(|it| it.name == *link) {
             told.push(format!(
                 "there is no interface {link}, so nobody behind it is served: [gateway] interfaces names it"
@@ -51,7 +51,7 @@ pub(super) fn hindrances(desired: &Desired, observed: &Observed) -> Vec<String> 
 #[must_use]
 pub(super) fn mtu(desired: &Desired) -> Option<u16> {
     let mtus = desired.clients.iter().filter_map(|(_, link)| {
-        let mtu = sysctl::read(&Key::new(Family::V6, link, "mtu")).ok()?;
+        let mtu = sysctl::read(&SysctlKey::new(Family::V6, link, "mtu")).ok()?;
         Some(mtu.parse::<u32>().ok()?.try_into().unwrap_or(u16::MAX))
     });
     mtus.min()

@@ -25,9 +25,9 @@
 //! [`crate::nftables`]. A kill switch forbids the direct path: [`Firewall`] finds that out, and then nothing is captured.
 //!
 //! **Clients.** A gateway's clients are captured as this machine's own applications are, by rules that ask for a mark:
-//! [`Gateway`] makes it, for whole datagrams.
+//! [`ClientCapture`] makes it, for whole datagrams.
 //!
-//! **End.** [`Steering::revert`] goes the way back: exemptions, rules, routes, settings. After a kill, the TUN takes its
+//! **End.** [`TrafficSteering::revert`] goes the way back: exemptions, rules, routes, settings. After a kill, the TUN takes its
 //! routes with it, rules ask empty tables, the alias table goes with its socket and exemptions lapse; [`cleanup`]
 //! removes the rest.
 
@@ -41,15 +41,17 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use crate::engine::ReplySource;
-use crate::ipsec::{Ipsec, XfrmError, exemptions};
+use crate::ipsec::{Ipsec, XfrmError, bypass_policies};
 use crate::net::{IfIndex, PerFamily, RulePriority};
-use crate::nftables::{BlockedPath, Firewall, Gateway, NftError, Prober, ReplySourceTable};
+use crate::nftables::{
+    self, BlockedPath, ClientCapture, Firewall, NftError, Prober, ReplySourceTable,
+};
 use crate::route::desired::{Desired, RoutingIds};
-use crate::route::netlink::{Kernel, NetlinkError};
+use crate::route::netlink::{NetlinkError, Rtnetlink};
 use crate::route::observed::Observed;
-use crate::route::plan::{self, Change, TooManyPortRanges, Warning};
+use crate::route::plan::{self, RoutingChange, TooManyPortRanges, Warning};
 use crate::route::vpn::{self, Vpn};
-use crate::sysctl::{self, Entry, SavedSysctls, SavedSysctlsError, SysctlError};
+use crate::sysctl::{self, SavedSysctl, SavedSysctls, SavedSysctlsError, SysctlError};
 
 /// A part of the steering that failed.
 #[derive(Debug, thiserror::Error)]
@@ -139,92 +141,92 @@ pub struct Tun {
 
 /// What a reconciliation did and found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct SteeringReport {
     /// The changes, all carried out. Empty when everything was in place.
-    pub changes: Vec<Change>,
+    pub changes: Vec<RoutingChange>,
     /// What a person should know.
     pub warnings: Vec<Warning>,
     /// The place of our rules, when there are any.
     pub priority: Option<RulePriority>,
-    /// The aliases in force: replies to a `real` address must be written to its `alias`.
-    pub aliases: Vec<ReplySource>,
+    /// The reply_sources in force: replies to a `real` address must be written to its `alias`.
+    pub reply_sources: Vec<ReplySource>,
     /// Of which families there are IPsec policies that direct sockets must be exempt from.
-    pub ipsec: PerFamily<bool>,
+    pub foreign_ipsec: PerFamily<bool>,
     /// The VPNs that take traffic.
     pub vpns: Vec<Vpn>,
     /// What keeps a gateway's clients from being served that is not ours to change, a sentence each.
-    pub hindrances: Vec<String>,
+    pub unmet_prerequisites: Vec<String>,
     /// The largest packet that the links of a gateway's clients take.
     pub clients_mtu: Option<u16>,
 }
 
-/// The hold on the kernel's routing: from [`Steering::open`], with nothing captured, over any number of
-/// [`Steering::reconcile`] to [`Steering::revert`].
-pub struct Steering {
-    kernel: Kernel,
+/// The hold on the kernel's routing: from [`TrafficSteering::open`], with nothing captured, over any number of
+/// [`TrafficSteering::reconcile`] to [`TrafficSteering::revert`].
+pub struct TrafficSteering {
+    rtnetlink: Rtnetlink,
     ipsec: Option<Ipsec>,
-    journal: SavedSysctls,
-    aliases: Result<ReplySourceTable, NftError>,
+    saved: SavedSysctls,
+    reply_sources: Result<ReplySourceTable, NftError>,
     firewall: Result<Firewall, NftError>,
     /// There while clients are to be served.
-    gateway: Option<Gateway>,
-    numbers: RoutingIds,
+    gateway: Option<ClientCapture>,
+    ids: RoutingIds,
     tun: Tun,
 }
 
-impl Steering {
+impl TrafficSteering {
     /// Prepares our TUN and brings it up. Nothing is captured yet.
     ///
     /// # Errors
-    /// [`SteeringError`]. A kernel without nftables is none: see [`Steering::without_aliases`].
+    /// [`SteeringError`]. A kernel without nftables is none: see [`TrafficSteering::reply_source_error`].
     pub async fn open(
         runtime_dir: &Path,
-        numbers: RoutingIds,
+        ids: RoutingIds,
         tun: Tun,
     ) -> Result<Self, SteeringError> {
-        let (kernel, ipsec) = (Kernel::open()?, Ipsec::open()?);
-        let journal = SavedSysctls::open(runtime_dir)?;
+        let (rtnetlink, ipsec) = (Rtnetlink::open()?, Ipsec::open()?);
+        let saved = SavedSysctls::open(runtime_dir)?;
         sysctl::prepare_tun(&tun.name)?;
-        kernel.bring_up(tun.index, tun.mtu).await?;
+        rtnetlink.bring_up(tun.index, tun.mtu).await?;
         Ok(Self {
-            kernel,
+            rtnetlink,
             ipsec,
-            journal,
-            aliases: ReplySourceTable::new(&tun.name),
+            saved,
+            reply_sources: ReplySourceTable::new(&tun.name),
             firewall: Firewall::open(&tun.name),
             gateway: None,
-            numbers,
+            ids,
             tun,
         })
     }
 
-    /// Why there are no aliases, if there are none: replies to a VPN's own address may then be dropped by its firewall.
+    /// Why there are no reply_sources, if there are none: replies to a VPN's own address may then be dropped by its firewall.
     #[must_use]
-    pub fn without_aliases(&self) -> Option<&NftError> {
-        self.aliases.as_ref().err()
+    pub fn reply_source_error(&self) -> Option<&NftError> {
+        self.reply_sources.as_ref().err()
     }
 
     /// The netlink port of our own changes, for [`watch::Watch::open`].
     #[must_use]
     pub const fn port(&self) -> u32 {
-        self.kernel.port()
+        self.rtnetlink.port()
     }
 
-    /// Whether a connection to the kernel has ended, so that [`Steering::mend`] is due.
+    /// Whether a connection to the kernel has ended, so that [`TrafficSteering::reconnect`] is due.
     #[must_use]
-    pub fn is_lost(&self) -> bool {
-        self.kernel.is_lost() || self.ipsec.as_ref().is_some_and(Ipsec::is_lost)
+    pub fn is_closed(&self) -> bool {
+        self.rtnetlink.is_closed() || self.ipsec.as_ref().is_some_and(Ipsec::is_closed)
     }
 
-    /// Opens anew what has ended of the connections to the kernel. [`Steering::port`] is another one then.
+    /// Opens anew what has ended of the connections to the kernel. [`TrafficSteering::port`] is another one then.
     ///
     /// # Errors
     /// When the kernel has no socket for us.
-    pub fn mend(&mut self) -> Result<(), SteeringError> {
-        if self.kernel.is_lost() {
-            self.kernel = Kernel::open()?;
+    pub fn reconnect(&mut self) -> Result<(), SteeringError> {
+        if self.rtnetlink.is_closed() {
+            self.rtnetlink = Rtnetlink::open()?;
         }
-        if self.ipsec.as_ref().is_some_and(Ipsec::is_lost) {
+        if self.ipsec.as_ref().is_some_and(Ipsec::is_closed) {
             self.ipsec = Ipsec::open()?;
         }
         Ok(())
@@ -235,16 +237,16 @@ impl Steering {
     /// # Errors
     /// [`NetlinkError::Dump`], [`NetlinkError::Lost`].
     pub async fn observe(&self) -> Result<Observed, NetlinkError> {
-        self.kernel.observe().await
+        self.rtnetlink.observe().await
     }
 
     /// Of which families there are IPsec policies that direct sockets must be exempt from.
     ///
     /// # Errors
     /// [`XfrmError::Dump`].
-    pub async fn ipsec_policies(&self) -> Result<PerFamily<bool>, XfrmError> {
+    pub async fn foreign_ipsec(&self) -> Result<PerFamily<bool>, XfrmError> {
         match &self.ipsec {
-            Some(ipsec) => ipsec.rivals().await,
+            Some(ipsec) => ipsec.foreign_families().await,
             None => Ok(PerFamily::default()),
         }
     }
@@ -256,88 +258,88 @@ impl Steering {
     ///
     /// # Cancel safety
     /// What was done stays done; the next reconciliation does the rest.
-    pub async fn reconcile(&mut self, desired: &Desired) -> Result<Report, SteeringErrors> {
-        let observed = self.kernel.observe().await?;
-        self.bring_about(desired, &observed).await
+    pub async fn reconcile(&mut self, desired: &Desired) -> Result<SteeringReport, SteeringErrors> {
+        let observed = self.rtnetlink.observe().await?;
+        self.apply(desired, &observed).await
     }
 
-    /// Does what [`Steering::reconcile`] does, from what was observed just now.
+    /// Does what [`TrafficSteering::reconcile`] does, from what was observed just now.
     ///
     /// # Errors
     /// Likewise.
     ///
     /// # Cancel safety
     /// Likewise.
-    pub async fn bring_about(
+    pub async fn apply(
         &mut self,
         desired: &Desired,
         observed: &Observed,
-    ) -> Result<Report, SteeringErrors> {
-        let plan = plan::plan(desired, &self.numbers, observed)?;
+    ) -> Result<SteeringReport, SteeringErrors> {
+        let plan = plan::plan(desired, &self.ids, observed)?;
         let mut failures = Failures::default();
         if let Some(uplink) = &desired.uplinks.v4 {
-            failures.note(sysctl::prepare_uplink(&mut self.journal, &uplink.name));
+            failures.note(sysctl::prepare_uplink(&mut self.saved, &uplink.name));
         }
         let links = desired.uplinks.present();
         let links: BTreeSet<_> = links.map(|(_, uplink)| uplink.name.clone()).collect();
         if let (Ok(firewall), false) = (&mut self.firewall, links.is_empty()) {
-            let mark = desired.permit.mark.unwrap_or(self.numbers.mark);
-            failures.note(firewall.lend(desired.permit, &links, mark));
+            let mark = desired.marks.mark.unwrap_or(self.ids.mark);
+            failures.note(firewall.set_marks(desired.marks, &links, mark));
         }
-        let mut aliases = Vec::new();
-        if let Ok(table) = &mut self.aliases {
-            aliases = crate::nftables::aliases(observed, self.tun.index);
-            failures.note(table.set(&aliases));
+        let mut reply_sources = Vec::new();
+        if let Ok(table) = &mut self.reply_sources {
+            reply_sources = nftables::reply_sources(observed, self.tun.index);
+            failures.note(table.set(&reply_sources));
         }
-        failures.note(self.welcome(desired));
-        failures.note_all(self.kernel.apply(&plan.changes).await);
+        failures.note(self.ensure_gateway(desired));
+        failures.note_all(self.rtnetlink.apply(&plan.changes).await);
         if let Some(gateway) = &mut self.gateway {
-            failures.note(gateway.narrow(desired));
+            failures.note(gateway.remove_clients(desired));
         }
         if desired.clients.is_empty() {
             self.gateway = None;
         }
-        let rivals = failures.note(self.ipsec_policies().await);
-        let rivals = rivals.unwrap_or_default();
+        let foreign = failures.note(self.foreign_ipsec().await);
+        let foreign = foreign.unwrap_or_default();
         if let Some(ipsec) = &self.ipsec {
-            let is_wanted = desired.uplinks.v6.is_some() && rivals.v6;
+            let is_wanted = desired.uplinks.v6.is_some() && foreign.v6;
             // Who looks for the mark comes after the mark, and goes before it.
-            let mut answers = is_wanted.then_some(self.numbers.mark);
+            let mut answers = is_wanted.then_some(self.ids.mark);
             if let (Ok(firewall), true) = (&mut self.firewall, is_wanted) {
-                failures.note(firewall.mark_answers(answers));
+                failures.note(firewall.set_reply_mark(answers));
             } else {
                 answers = None;
             }
             let wanted = if is_wanted {
-                exemptions(&desired.captures, answers)
+                bypass_policies(&desired.captures, answers)
             } else {
                 Vec::new()
             };
             failures.note(ipsec.reconcile(&wanted, SystemTime::now()).await);
             if let (Ok(firewall), None) = (&mut self.firewall, answers) {
-                failures.note(firewall.mark_answers(None));
+                failures.note(firewall.set_reply_mark(None));
             }
         }
-        failures.or(Report {
+        failures.or(SteeringReport {
             changes: plan.changes,
             warnings: plan.warnings,
             priority: plan.priority,
-            aliases,
-            ipsec: rivals,
+            reply_sources,
+            foreign_ipsec: foreign,
             vpns: vpn::find(observed, self.tun.index),
-            hindrances: gateway::hindrances(desired, observed),
+            unmet_prerequisites: gateway::unmet_prerequisites(desired, observed),
             clients_mtu: gateway::mtu(desired),
         })
     }
 
     /// Marks packets of the clients that are to be served, before rules ask for the mark.
-    fn welcome(&mut self, desired: &Desired) -> Result<(), SteeringError> {
+    fn ensure_gateway(&mut self, desired: &Desired) -> Result<(), SteeringError> {
         if self.gateway.is_none() && !desired.clients.is_empty() {
             gateway::prepare_tun(&self.tun.name)?;
-            self.gateway = Some(Gateway::open(&self.tun.name, self.numbers)?);
+            self.gateway = Some(ClientCapture::open(&self.tun.name, self.ids)?);
         }
         if let Some(gateway) = &mut self.gateway {
-            gateway.widen(desired)?;
+            gateway.add_clients(desired)?;
         }
         Ok(())
     }
@@ -350,16 +352,16 @@ impl Steering {
     ///
     /// # Cancel safety
     /// Nothing that was told is lost.
-    pub async fn next_refusal(&mut self) -> io::Result<BlockedPath> {
+    pub async fn next_blocked(&mut self) -> io::Result<BlockedPath> {
         match &mut self.gateway {
-            Some(gateway) => gateway.next_refusal().await,
+            Some(gateway) => gateway.next_blocked().await,
             None => std::future::pending().await,
         }
     }
 
     /// Makes ready to try whether the firewall lets media by; none without nftables: then nothing is found out.
     ///
-    /// The rules must be in force, if only for what is bound to our TUN ([`Desired::barred`]).
+    /// The rules must be in force, if only for what is bound to our TUN ([`Desired::blocked`]).
     ///
     /// # Errors
     /// [`NftError::Refused`].
@@ -373,12 +375,12 @@ impl Steering {
     /// # Errors
     /// Everything that failed; the rest is done. [`cleanup`] can try again.
     pub async fn revert(mut self) -> Result<(), SteeringErrors> {
-        self.mend()?;
+        self.reconnect()?;
         remove(
-            &self.kernel,
+            &self.rtnetlink,
             self.ipsec.as_ref(),
-            &mut self.journal,
-            &self.numbers,
+            &mut self.saved,
+            &self.ids,
         )
         .await?;
         Ok(())
@@ -389,42 +391,39 @@ impl Steering {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leftovers {
     /// Rules and routes.
-    pub changes: Vec<Change>,
+    pub changes: Vec<RoutingChange>,
     /// The number of IPsec exemptions.
-    pub exemptions: usize,
+    pub bypasses: usize,
     /// Settings that have their former value again.
-    pub settings: Vec<Entry>,
+    pub settings: Vec<SavedSysctl>,
 }
 
-/// Removes what a killed voicelane left: ours, and nothing else. Not for use while one runs with the same numbers.
+/// Removes what a killed voicelane left: ours, and nothing else. Not for use while one runs with the same ids.
 ///
 /// # Errors
 /// Everything that failed; the rest is done.
-pub async fn cleanup(
-    runtime_dir: &Path,
-    numbers: &RoutingIds,
-) -> Result<Leftovers, SteeringErrors> {
-    let (kernel, ipsec) = (Kernel::open()?, Ipsec::open()?);
-    let mut journal = SavedSysctls::open(runtime_dir)?;
-    remove(&kernel, ipsec.as_ref(), &mut journal, numbers).await
+pub async fn cleanup(runtime_dir: &Path, ids: &RoutingIds) -> Result<Leftovers, SteeringErrors> {
+    let (rtnetlink, ipsec) = (Rtnetlink::open()?, Ipsec::open()?);
+    let mut saved = SavedSysctls::open(runtime_dir)?;
+    remove(&rtnetlink, ipsec.as_ref(), &mut saved, ids).await
 }
 
 async fn remove(
-    kernel: &Kernel,
+    rtnetlink: &Rtnetlink,
     ipsec: Option<&Ipsec>,
-    journal: &mut SavedSysctls,
-    numbers: &RoutingIds,
+    saved: &mut SavedSysctls,
+    ids: &RoutingIds,
 ) -> Result<Leftovers, SteeringErrors> {
     let (mut failures, mut removed) = (Failures::default(), Leftovers::default());
     if let Some(ipsec) = ipsec {
-        removed.exemptions = failures
+        removed.bypasses = failures
             .note(ipsec.reconcile(&[], SystemTime::now()).await)
             .unwrap_or_default();
     }
-    if let Some(observed) = failures.note(kernel.observe().await) {
-        removed.changes = plan::removal(numbers, &observed);
-        failures.note_all(kernel.apply(&removed.changes).await);
+    if let Some(observed) = failures.note(rtnetlink.observe().await) {
+        removed.changes = plan::removal(ids, &observed);
+        failures.note_all(rtnetlink.apply(&removed.changes).await);
     }
-    removed.settings = failures.note(journal.restore(|_| true)).unwrap_or_default();
+    removed.settings = failures.note(saved.restore(|_| true)).unwrap_or_default();
     failures.or(removed)
 }

@@ -29,12 +29,12 @@ const SETTLE: Duration = Duration::from_millis(20);
 const PAUSE: Duration = Duration::from_millis(100);
 /// The largest process id (`PID_MAX_LIMIT` of linux/threads.h).
 const LARGEST_PROCESS: u32 = 4 << 20;
-/// How many culprits are remembered of one change.
-const CULPRITS: usize = 8;
+/// How many offenders are remembered of one change.
+const OFFENDERS: usize = 8;
 
 /// What is known of a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Change {
+pub struct KernelChange {
     /// When the first notice came.
     pub noticed: Option<std::time::Instant>,
     /// The kernel had more to tell than the socket holds: what is lost is lost.
@@ -42,16 +42,16 @@ pub struct Change {
     /// IPsec policies may have changed.
     pub ipsec: bool,
     /// Who took rules or routes of ours away: programs' names with their process ids.
-    pub culprits: BTreeSet<String>,
+    pub offenders: BTreeSet<String>,
 }
 
-impl Change {
+impl KernelChange {
     /// Joins what is known of a later change.
     pub fn merge(&mut self, later: Self) {
         self.noticed = self.noticed.or(later.noticed);
         self.overrun |= later.overrun;
         self.ipsec |= later.ipsec;
-        self.culprits.extend(later.culprits);
+        self.offenders.extend(later.offenders);
     }
 }
 
@@ -63,9 +63,9 @@ pub struct Watch {
     routing: TokioSocket,
     ipsec: Option<TokioSocket>,
     firewall: Option<TokioSocket>,
-    numbers: RoutingIds,
+    ids: RoutingIds,
     own_port: u32,
-    gathered: Change,
+    gathered: KernelChange,
     /// A socket has failed: all are opened anew.
     has_failed: bool,
 }
@@ -76,7 +76,7 @@ impl Watch {
     ///
     /// # Errors
     /// When a socket cannot be opened. A kernel without IPsec or nftables is no error.
-    pub fn open(numbers: RoutingIds, own_port: u32) -> io::Result<Self> {
+    pub fn open(ids: RoutingIds, own_port: u32) -> io::Result<Self> {
         let routing = [
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
@@ -90,15 +90,15 @@ impl Watch {
             routing: subscribe(NETLINK_ROUTE, routing.iter().map(|group| *group as u32))?,
             ipsec: subscribe(NETLINK_XFRM, XFRM_GROUPS.into_iter()).ok(),
             firewall: subscribe(NETLINK_NETFILTER, std::iter::once(FIREWALL_GROUP)).ok(),
-            numbers,
+            ids,
             own_port,
-            gathered: Change::default(),
+            gathered: KernelChange::default(),
             has_failed: false,
         })
     }
 
     /// Takes note that our changes come from another netlink port from now on.
-    pub const fn know_port(&mut self, own_port: u32) {
+    pub const fn set_own_port(&mut self, own_port: u32) {
         self.own_port = own_port;
     }
 
@@ -111,7 +111,7 @@ impl Watch {
     ///
     /// # Cancel safety
     /// A change that was noticed before the caller gave up is told by the next call.
-    pub async fn next_change(&mut self) -> io::Result<Change> {
+    pub async fn next_change(&mut self) -> io::Result<KernelChange> {
         if self.gathered.noticed.is_none() {
             self.notice().await?;
         }
@@ -127,11 +127,11 @@ impl Watch {
     ///
     /// # Errors
     /// As there.
-    pub async fn coming_culprits(&mut self) -> io::Result<&BTreeSet<String>> {
+    pub async fn pending_offenders(&mut self) -> io::Result<&BTreeSet<String>> {
         while let Ok(more) = timeout(Duration::ZERO, self.notice()).await {
             more?;
         }
-        Ok(&self.gathered.culprits)
+        Ok(&self.gathered.offenders)
     }
 
     async fn notice(&mut self) -> io::Result<()> {
@@ -139,7 +139,7 @@ impl Watch {
             sleep(PAUSE).await;
             *self = Self {
                 gathered: std::mem::take(&mut self.gathered),
-                ..Self::open(self.numbers, self.own_port)?
+                ..Self::open(self.ids, self.own_port)?
             };
             None
         } else {
@@ -172,17 +172,17 @@ impl Watch {
         };
         let ours = match &notice.payload {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRule(rule)) => {
-                message::rule(rule).is_some_and(|rule| rule.is_owned_by(&self.numbers))
+                message::rule(rule).is_some_and(|rule| rule.is_owned_by(&self.ids))
             }
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(route)) => {
-                message::route(route).is_some_and(|route| route.is_owned_by(&self.numbers))
+                message::route(route).is_some_and(|route| route.is_owned_by(&self.ids))
             }
             _ => false,
         };
         let port = notice.header.port_number;
         // Port 0 is the kernel itself: a link went, and its routes with it.
-        if ours && port != 0 && port != self.own_port && self.gathered.culprits.len() < CULPRITS {
-            self.gathered.culprits.insert(program(port));
+        if ours && port != 0 && port != self.own_port && self.gathered.offenders.len() < OFFENDERS {
+            self.gathered.offenders.insert(program(port));
         }
     }
 }

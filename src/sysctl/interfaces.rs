@@ -1,7 +1,7 @@
 //! The settings of our TUN and of the uplink.
 
 use super::saved::{SavedSysctls, SavedSysctlsError};
-use super::{Key, SysctlError, read, write};
+use super::{SysctlError, SysctlKey, read, write};
 use crate::net::Family;
 
 /// What our TUN needs. IPv6 has no `disable_xfrm`: see [`crate::ipsec`].
@@ -28,7 +28,7 @@ const TUN: [(Family, &str, &str); 7] = [
 /// The first setting that could not be written.
 pub fn prepare_tun(tun: &str) -> Result<(), SysctlError> {
     for (family, name, value) in TUN {
-        match write(&Key::new(family, tun, name), value) {
+        match write(&SysctlKey::new(family, tun, name), value) {
             Err(error) if !error.is_missing() => return Err(error),
             Ok(()) | Err(_) => {}
         }
@@ -45,7 +45,7 @@ pub fn prepare_tun(tun: &str) -> Result<(), SysctlError> {
 /// # Errors
 /// [`SavedSysctlsError`].
 pub fn prepare_uplink(journal: &mut SavedSysctls, uplink: &str) -> Result<(), SavedSysctlsError> {
-    let filter = |interface| Key::new(Family::V4, interface, "rp_filter");
+    let filter = |interface| SysctlKey::new(Family::V4, interface, "rp_filter");
     journal.restore(|entry| entry.key != filter(uplink))?;
     let (own, all) = (read(&filter(uplink))?, read(&filter("all"))?);
     if own.as_str().max(&all) == "1" {

@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 use crate::net::Family;
 
 pub use interfaces::{prepare_tun, prepare_uplink};
-pub use saved::{Entry, SavedSysctls, SavedSysctlsError};
+pub use saved::{SavedSysctl, SavedSysctls, SavedSysctlsError};
 
 /// A setting of one interface, or of "all" or "default".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Key {
+pub struct SysctlKey {
     family: Family,
     interface: String,
     name: String,
@@ -27,9 +27,9 @@ pub struct Key {
 /// A text that names no setting of an interface.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no interface setting: expected ipv4/INTERFACE/NAME or ipv6/INTERFACE/NAME")]
-pub struct NoKey(String);
+pub struct UnknownSysctlKey(String);
 
-impl Key {
+impl SysctlKey {
     /// Names a setting.
     ///
     /// # Panics
@@ -61,15 +61,15 @@ const fn directory(family: Family) -> &'static str {
     }
 }
 
-impl TryFrom<String> for Key {
-    type Error = NoKey;
+impl TryFrom<String> for SysctlKey {
+    type Error = UnknownSysctlKey;
 
     /// Reads a name back. The journal is a file: what it says must not lead out of the directory of settings.
-    fn try_from(text: String) -> Result<Self, NoKey> {
+    fn try_from(text: String) -> Result<Self, UnknownSysctlKey> {
         let plain = |part: &&str| !part.is_empty() && *part != "." && *part != "..";
         let parts: Vec<_> = text.split('/').collect();
         let [family, interface, name] = parts[..] else {
-            return Err(NoKey(text));
+            return Err(UnknownSysctlKey(text));
         };
         let families = [Family::V4, Family::V6];
         match families.into_iter().find(|one| directory(*one) == family) {
@@ -78,18 +78,18 @@ impl TryFrom<String> for Key {
                 interface: interface.to_owned(),
                 name: name.to_owned(),
             }),
-            _ => Err(NoKey(text)),
+            _ => Err(UnknownSysctlKey(text)),
         }
     }
 }
 
-impl From<Key> for String {
-    fn from(key: Key) -> Self {
+impl From<SysctlKey> for String {
+    fn from(key: SysctlKey) -> Self {
         key.to_string()
     }
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for SysctlKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -106,7 +106,7 @@ impl fmt::Display for Key {
 #[error("cannot {verb} the setting net/{key}")]
 pub struct SysctlError {
     verb: &'static str,
-    key: Key,
+    key: SysctlKey,
     source: io::Error,
 }
 
@@ -122,7 +122,7 @@ impl SysctlError {
 ///
 /// # Errors
 /// [`SysctlError`].
-pub fn read(key: &Key) -> Result<String, SysctlError> {
+pub fn read(key: &SysctlKey) -> Result<String, SysctlError> {
     fs::read_to_string(key.path())
         .map(|text| text.trim_end().to_owned())
         .map_err(|source| SysctlError {
@@ -136,7 +136,7 @@ pub fn read(key: &Key) -> Result<String, SysctlError> {
 ///
 /// # Errors
 /// [`SysctlError`].
-pub fn write(key: &Key, value: &str) -> Result<(), SysctlError> {
+pub fn write(key: &SysctlKey, value: &str) -> Result<(), SysctlError> {
     fs::write(key.path(), value).map_err(|source| SysctlError {
         verb: "write",
         key: key.clone(),
@@ -150,8 +150,8 @@ mod tests {
 
     #[test]
     fn a_key_survives_the_journal_and_never_leads_elsewhere() {
-        let key = Key::new(Family::V4, "eth0.100", "rp_filter");
-        assert_eq!(Key::try_from(key.to_string()), Ok(key));
+        let key = SysctlKey::new(Family::V4, "eth0.100", "rp_filter");
+        assert_eq!(SysctlKey::try_from(key.to_string()), Ok(key));
         for bad in [
             "",
             "ipv4/eth0",
@@ -161,7 +161,7 @@ mod tests {
             "ipv4/a/b/c",
             "ipv4//x",
         ] {
-            assert!(Key::try_from(bad.to_owned()).is_err(), "{bad}");
+            assert!(SysctlKey::try_from(bad.to_owned()).is_err(), "{bad}");
         }
     }
 }

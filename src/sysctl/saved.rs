@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Key, SysctlError, read, write};
+use super::{SysctlError, SysctlKey, read, write};
 
 /// The file's name in the runtime directory.
 const FILE: &str = "state.json";
@@ -39,9 +39,9 @@ pub enum SavedSysctlsError {
 /// One changed setting.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Entry {
+pub struct SavedSysctl {
     /// The setting.
-    pub key: Key,
+    pub key: SysctlKey,
     /// Its value before us.
     pub before: String,
     /// The value that we gave it.
@@ -52,14 +52,14 @@ pub struct Entry {
 #[serde(deny_unknown_fields)]
 struct Contents {
     version: u32,
-    settings: Vec<Entry>,
+    settings: Vec<SavedSysctl>,
 }
 
 /// The settings that were changed and not yet put back.
 #[derive(Debug)]
 pub struct SavedSysctls {
     path: PathBuf,
-    entries: Vec<Entry>,
+    entries: Vec<SavedSysctl>,
 }
 
 impl SavedSysctls {
@@ -82,7 +82,7 @@ impl SavedSysctls {
 
     /// What was changed and not yet put back.
     #[must_use]
-    pub fn entries(&self) -> &[Entry] {
+    pub fn entries(&self) -> &[SavedSysctl] {
         &self.entries
     }
 
@@ -90,13 +90,13 @@ impl SavedSysctls {
     ///
     /// # Errors
     /// [`SavedSysctlsError`]; the setting is then unchanged.
-    pub fn set(&mut self, key: &Key, value: &str) -> Result<(), SavedSysctlsError> {
+    pub fn set(&mut self, key: &SysctlKey, value: &str) -> Result<(), SavedSysctlsError> {
         let present = read(key)?;
         if present == value {
             return Ok(());
         }
         self.entries.retain(|entry| entry.key != *key);
-        self.entries.push(Entry {
+        self.entries.push(SavedSysctl {
             key: key.clone(),
             before: present,
             after: value.to_owned(),
@@ -112,8 +112,8 @@ impl SavedSysctls {
     /// [`SavedSysctlsError`]; what could not be put back stays in the journal.
     pub fn restore(
         &mut self,
-        wanted: impl Fn(&Entry) -> bool,
-    ) -> Result<Vec<Entry>, SavedSysctlsError> {
+        wanted: impl Fn(&SavedSysctl) -> bool,
+    ) -> Result<Vec<SavedSysctl>, SavedSysctlsError> {
         let (mut restored, mut first_error) = (Vec::new(), None);
         self.entries.retain(|entry| {
             if !wanted(entry) {

@@ -1,19 +1,19 @@
 //! The plan against a model of the kernel, from random starts.
 
-use super::super::desired::{FirewallMarks, Uplink, Uplinks, Why};
+use super::super::desired::{FirewallMarks, Uplink, UplinkEvidence, Uplinks};
 use super::super::observed::Link;
 use super::*;
 use crate::net::{Capture, IfIndex, RouteProtocol, RulePriority};
 use proptest::prelude::*;
 
-const NUMBERS: fn() -> RoutingIds = RoutingIds::default;
+const IDS: fn() -> RoutingIds = RoutingIds::default;
 
 fn uplink(index: u32, via: &str) -> Uplink {
     Uplink {
         name: format!("eth{index}"),
         index: IfIndex(index),
-        gateway: Gateway::Via(via.parse().expect("an address")),
-        why: Why::DefaultRoute,
+        gateway: UplinkGateway::Via(via.parse().expect("an address")),
+        why: UplinkEvidence::DefaultRoute,
     }
 }
 
@@ -41,14 +41,14 @@ fn desired(captures: &[Capture]) -> Desired {
         tun: IfIndex(9),
         uplinks: uplinks(Some(2), Some(2)),
         captures: captures.to_vec(),
-        barred: Vec::new(),
-        permit: FirewallMarks::default(),
+        blocked: Vec::new(),
+        marks: FirewallMarks::default(),
         clients: BTreeSet::new(),
     }
 }
 
-fn foreign_rule(priority: u32, table: u32) -> Rule {
-    Rule {
+fn foreign_rule(priority: u32, table: u32) -> RoutingRule {
+    RoutingRule {
         family: Family::V4,
         priority: RulePriority(priority),
         protocol: RouteProtocol(0),
@@ -59,7 +59,7 @@ fn foreign_rule(priority: u32, table: u32) -> Rule {
 }
 
 /// Does what the kernel does with a change, and objects to what the kernel would object to.
-fn apply(state: &mut Observed, change: &Change) -> Result<(), TestCaseError> {
+fn apply(state: &mut Observed, change: &RoutingChange) -> Result<(), TestCaseError> {
     let at = |state: &Observed, route: &Route| {
         state
             .routes
@@ -67,28 +67,28 @@ fn apply(state: &mut Observed, change: &Change) -> Result<(), TestCaseError> {
             .position(|there| there.key() == route.key())
     };
     match change {
-        Change::AddRoute(route) => {
+        RoutingChange::AddRoute(route) => {
             prop_assert_eq!(at(state, route), None, "{} is there", route);
             state.routes.push(route.clone());
         }
-        Change::ReplaceRoute(route) => {
+        RoutingChange::ReplaceRoute(route) => {
             let at = at(state, route).ok_or_else(|| TestCaseError::fail("nothing to replace"))?;
             prop_assert!(
-                state.routes[at].is_owned_by(&NUMBERS()),
+                state.routes[at].is_owned_by(&IDS()),
                 "replaces a foreign route"
             );
             state.routes[at] = route.clone();
         }
-        Change::AddRule(rule) => {
+        RoutingChange::AddRule(rule) => {
             prop_assert!(!state.rules.contains(rule), "{} is there", rule);
             state.rules.push(rule.clone());
         }
-        Change::DeleteRule(rule) => {
-            prop_assert!(rule.is_owned_by(&NUMBERS()) && state.rules.contains(rule));
+        RoutingChange::DeleteRule(rule) => {
+            prop_assert!(rule.is_owned_by(&IDS()) && state.rules.contains(rule));
             state.rules.retain(|there| there != rule);
         }
-        Change::DeleteRoute(route) => {
-            prop_assert!(route.is_owned_by(&NUMBERS()) && state.routes.contains(route));
+        RoutingChange::DeleteRoute(route) => {
+            prop_assert!(route.is_owned_by(&IDS()) && state.routes.contains(route));
             state.routes.retain(|there| there != route);
         }
     }
@@ -99,10 +99,7 @@ type Captured = BTreeSet<(Protocol, PortRange, Prefix)>;
 
 /// What our rules lead into the TUN, from whatever socket.
 fn captured(state: &Observed, tun: IfIndex) -> Captured {
-    let rules = state
-        .rules
-        .iter()
-        .filter(|rule| rule.is_owned_by(&NUMBERS()));
+    let rules = state.rules.iter().filter(|rule| rule.is_owned_by(&IDS()));
     rules
         .filter(|rule| rule.selector.oif.is_none())
         .filter_map(|rule| {
@@ -127,7 +124,7 @@ fn named(desired: &Desired) -> Captured {
     });
     pairs
         .filter(|(.., prefix)| desired.uplinks[prefix.family()].is_some())
-        .filter(|(.., prefix)| !desired.barred.contains(&prefix.family()))
+        .filter(|(.., prefix)| !desired.blocked.contains(&prefix.family()))
         .collect()
 }
 
@@ -172,7 +169,7 @@ fn routes() -> impl Strategy<Value = Route> {
             metric,
             protocol,
             unicast: true,
-            hops: vec![Hop {
+            hops: vec![Nexthop {
                 link: Some(IfIndex(link)),
                 via: None,
             }],
@@ -180,7 +177,7 @@ fn routes() -> impl Strategy<Value = Route> {
     )
 }
 
-fn rules() -> impl Strategy<Value = Rule> {
+fn rules() -> impl Strategy<Value = RoutingRule> {
     let group = prop::option::of((protocols(), port_ranges()));
     let priorities = prop::sample::select(vec![0u32, 1, 2, 60, 99, 100, 32766]);
     (
@@ -191,19 +188,21 @@ fn rules() -> impl Strategy<Value = Rule> {
         group,
         any::<bool>(),
     )
-        .prop_map(|(v6, priority, protocol, table, group, opaque)| Rule {
-            family: if v6 { Family::V6 } else { Family::V4 },
-            priority: RulePriority(priority),
-            protocol,
-            table,
-            selector: Selector {
-                iif: Some("lo".to_owned()),
-                protocol: group.map(|(protocol, _)| protocol),
-                ports: group.map(|(_, ports)| ports),
-                ..Selector::default()
+        .prop_map(
+            |(v6, priority, protocol, table, group, opaque)| RoutingRule {
+                family: if v6 { Family::V6 } else { Family::V4 },
+                priority: RulePriority(priority),
+                protocol,
+                table,
+                selector: Selector {
+                    iif: Some("lo".to_owned()),
+                    protocol: group.map(|(protocol, _)| protocol),
+                    ports: group.map(|(_, ports)| ports),
+                    ..Selector::default()
+                },
+                opaque,
             },
-            opaque,
-        })
+        )
 }
 
 fn states() -> impl Strategy<Value = Observed> {
@@ -246,7 +245,7 @@ fn desires() -> impl Strategy<Value = Desired> {
             prefixes,
         });
     let link = || prop::option::weighted(0.8, 2u32..4);
-    let barred = prop::sample::subsequence(vec![Family::V4, Family::V6], 0..=2);
+    let blocked = prop::sample::subsequence(vec![Family::V4, Family::V6], 0..=2);
     let captures = prop::collection::vec(capture, 0..5);
     let mark = prop::option::of(Just(Fwmark(0xca6c)));
     let clients = [
@@ -255,13 +254,13 @@ fn desires() -> impl Strategy<Value = Desired> {
         (Family::V4, "lan1".to_owned()),
     ];
     let clients = prop::sample::subsequence(clients.to_vec(), 0..=3);
-    (7u32..10, (link(), link()), captures, barred, mark, clients).prop_map(
-        |(tun, (v4, v6), captures, barred, mark, clients)| Desired {
+    (7u32..10, (link(), link()), captures, blocked, mark, clients).prop_map(
+        |(tun, (v4, v6), captures, blocked, mark, clients)| Desired {
             tun: IfIndex(tun),
             uplinks: uplinks(v4, v6),
             captures,
-            barred,
-            permit: FirewallMarks {
+            blocked,
+            marks: FirewallMarks {
                 mark,
                 conntrack_mark: None,
             },
@@ -274,14 +273,14 @@ proptest! {
     #[test]
     fn every_way_there_is_safe_and_ends(mut state in states(), desires in prop::collection::vec(desires(), 1..4)) {
         let foreign = |state: &Observed| {
-            let routes = state.routes.iter().filter(|route| !route.is_owned_by(&NUMBERS()));
-            let rules = state.rules.iter().filter(|rule| !rule.is_owned_by(&NUMBERS()));
+            let routes = state.routes.iter().filter(|route| !route.is_owned_by(&IDS()));
+            let rules = state.rules.iter().filter(|rule| !rule.is_owned_by(&IDS()));
             (routes.cloned().collect::<BTreeSet<_>>(), rules.cloned().collect::<BTreeSet<_>>())
         };
         let others = foreign(&state);
         for desired in desires {
             let (before, wanted) = (captured(&state, desired.tun), named(&desired));
-            let steps = plan(&desired, &NUMBERS(), &state).expect("few port ranges");
+            let steps = plan(&desired, &IDS(), &state).expect("few port ranges");
             for change in &steps.changes {
                 apply(&mut state, change)?;
                 let now = captured(&state, desired.tun);
@@ -290,15 +289,15 @@ proptest! {
             }
             prop_assert_eq!(captured(&state, desired.tun), wanted);
             prop_assert_eq!(foreign(&state), others.clone());
-            let again = plan(&desired, &NUMBERS(), &state).expect("few port ranges");
+            let again = plan(&desired, &IDS(), &state).expect("few port ranges");
             prop_assert_eq!(again.changes, vec![]);
             prop_assert_eq!(again.warnings, steps.warnings);
         }
-        for change in removal(&NUMBERS(), &state) {
+        for change in removal(&IDS(), &state) {
             apply(&mut state, &change)?;
         }
-        prop_assert!(!state.routes.iter().any(|route| route.is_owned_by(&NUMBERS())));
-        prop_assert!(!state.rules.iter().any(|rule| rule.is_owned_by(&NUMBERS())));
+        prop_assert!(!state.routes.iter().any(|route| route.is_owned_by(&IDS())));
+        prop_assert!(!state.rules.iter().any(|rule| rule.is_owned_by(&IDS())));
         prop_assert_eq!(foreign(&state), others);
     }
 }
@@ -307,15 +306,11 @@ proptest! {
 fn our_rules_stay_ahead_of_the_first_foreign_one() {
     let mut state = Observed::default();
     let priorities = |state: &Observed| {
-        let changes = plan(
-            &desired(&[capture("3478", &["10.0.0.0/8"])]),
-            &NUMBERS(),
-            state,
-        );
+        let changes = plan(&desired(&[capture("3478", &["10.0.0.0/8"])]), &IDS(), state);
         let changes = changes.expect("one port range").changes.into_iter();
         let found: BTreeSet<_> = changes
             .filter_map(|change| match change {
-                Change::AddRule(rule) => Some(rule.priority.0),
+                RoutingChange::AddRule(rule) => Some(rule.priority.0),
                 _ => None,
             })
             .collect();
@@ -330,8 +325,8 @@ fn our_rules_stay_ahead_of_the_first_foreign_one() {
         .extend([foreign_rule(98, 254), foreign_rule(99, 51820)]);
     assert_eq!(priorities(&state), [97]);
     state.rules.push(foreign_rule(50, LOCAL.0));
-    state.rules.push(Rule {
-        protocol: NUMBERS().protocol,
+    state.rules.push(RoutingRule {
+        protocol: IDS().protocol,
         ..foreign_rule(40, 7)
     });
     assert_eq!(
@@ -352,7 +347,7 @@ fn a_foreign_rule_at_the_very_top_is_told() {
     };
     let plan = plan(
         &desired(&[capture("3478", &["10.0.0.0/8"])]),
-        &NUMBERS(),
+        &IDS(),
         &state,
     );
     assert_eq!(
@@ -364,7 +359,7 @@ fn a_foreign_rule_at_the_very_top_is_told() {
 #[test]
 fn routes_precede_the_rules_that_ask_them() {
     let both = desired(&[capture("3478", &["10.0.0.0/8", "2001:db8::/32"])]);
-    let plan = plan(&both, &NUMBERS(), &Observed::default()).expect("one port range");
+    let plan = plan(&both, &IDS(), &Observed::default()).expect("one port range");
     let shown: Vec<_> = plan.changes.iter().map(ToString::to_string).collect();
     assert_eq!(
         shown,
@@ -384,13 +379,13 @@ fn routes_precede_the_rules_that_ask_them() {
 #[test]
 fn a_barred_family_is_for_probes_alone_and_a_permit_has_the_vpns_mark() {
     let mut both = desired(&[capture("3478", &["10.0.0.0/8", "2001:db8::/32"])]);
-    both.barred = vec![Family::V6];
-    both.permit.mark = Some(Fwmark(0xca6c));
+    both.blocked = vec![Family::V6];
+    both.marks.mark = Some(Fwmark(0xca6c));
     let state = Observed {
         links: vec![tun(9)],
         ..Observed::default()
     };
-    let plan = plan(&both, &NUMBERS(), &state).expect("one port range");
+    let plan = plan(&both, &IDS(), &state).expect("one port range");
     let shown: Vec<_> = plan.changes.iter().map(ToString::to_string).collect();
     assert_eq!(
         shown[4..],
@@ -408,21 +403,21 @@ fn port_ranges_beyond_the_tables_are_refused() {
     let captures: Vec<_> = (1..=TABLES)
         .map(|port| capture(&port.to_string(), &["10.0.0.0/8"]))
         .collect();
-    let refused = plan(&desired(&captures), &NUMBERS(), &Observed::default());
+    let refused = plan(&desired(&captures), &IDS(), &Observed::default());
     assert_eq!(refused, Err(TooManyPortRanges(1024)));
 }
 
 #[test]
 fn the_mark_into_the_vpn_is_ours_and_another_one() {
     for mark in [0x7600_0000, 0x0100_0000, 0xff00_0000, 0x8000_0000] {
-        let numbers = RoutingIds {
+        let ids = RoutingIds {
             mark: Fwmark(mark),
-            ..NUMBERS()
+            ..IDS()
         };
-        let Fwmark(tunnel) = numbers.tunnel_mark();
+        let Fwmark(tunnel) = ids.tunnel_mark();
         assert_ne!(tunnel, mark);
-        assert_ne!(tunnel & numbers.mask.0, 0, "captures ask for none");
-        assert_eq!(tunnel & !numbers.mask.0, 0);
+        assert_ne!(tunnel & ids.mask.0, 0, "captures ask for none");
+        assert_eq!(tunnel & !ids.mask.0, 0);
     }
 }
 
@@ -431,22 +426,19 @@ fn clients_are_asked_of_by_their_mark_where_their_family_has_a_way() {
     let mut desired = desired(&[capture("3478", &["10.0.0.0/8", "2001:db8::/32"])]);
     let who = |family| (family, "lan0".to_owned());
     desired.clients = [who(Family::V4), who(Family::V6)].into();
-    desired.barred = vec![Family::V6];
-    assert_eq!(desired.served(), [who(Family::V4)].into());
-    let steps = plan(&desired, &NUMBERS(), &Observed::default()).expect("few port ranges");
+    desired.blocked = vec![Family::V6];
+    assert_eq!(desired.captured_clients(), [who(Family::V4)].into());
+    let steps = plan(&desired, &IDS(), &Observed::default()).expect("few port ranges");
     let of_clients = steps.changes.iter().filter_map(|change| match change {
-        Change::AddRule(rule) if rule.selector.iif.as_deref() == Some("lan0") => Some(rule),
+        RoutingChange::AddRule(rule) if rule.selector.iif.as_deref() == Some("lan0") => Some(rule),
         _ => None,
     });
     let [rule] = &of_clients.collect::<Vec<_>>()[..] else {
         panic!("one rule, for IPv4: {steps:?}")
     };
-    let numbers = NUMBERS();
+    let ids = IDS();
     assert_eq!(rule.family, Family::V4);
-    assert_eq!(
-        rule.selector.mark,
-        Some((numbers.client_mark(), numbers.mask))
-    );
+    assert_eq!(rule.selector.mark, Some((ids.client_mark(), ids.mask)));
     assert_eq!(
         rule.selector.ports,
         Some(PortRange::new(3478, 3478).expect("a port"))
@@ -456,17 +448,13 @@ fn clients_are_asked_of_by_their_mark_where_their_family_has_a_way() {
 #[test]
 fn the_three_marks_differ_and_are_within_the_mask() {
     for mark in 1..=255_u32 {
-        let numbers = RoutingIds {
+        let ids = RoutingIds {
             mark: Fwmark(mark << 24),
             ..RoutingIds::default()
         };
-        let marks = [numbers.mark, numbers.tunnel_mark(), numbers.client_mark()];
+        let marks = [ids.mark, ids.tunnel_mark(), ids.client_mark()];
         let distinct: BTreeSet<_> = marks.iter().map(|it| it.0).collect();
         assert_eq!(distinct.len(), 3, "{marks:?}");
-        assert!(
-            distinct
-                .iter()
-                .all(|it| *it != 0 && it & !numbers.mask.0 == 0)
-        );
+        assert!(distinct.iter().all(|it| *it != 0 && it & !ids.mask.0 == 0));
     }
 }

@@ -23,15 +23,15 @@ fn route(table: RouteTable, prefix: &str, metric: u32, link: u32, via: Option<&s
         metric,
         protocol: RouteProtocol(3),
         unicast: true,
-        hops: vec![Hop {
+        hops: vec![Nexthop {
             link: Some(IfIndex(link)),
             via: via.map(|via| via.parse().expect("an address")),
         }],
     }
 }
 
-fn address(link: u32, addr: &str) -> Address {
-    Address {
+fn address(link: u32, addr: &str) -> InterfaceAddress {
+    InterfaceAddress {
         link: IfIndex(link),
         addr: addr.parse().expect("an address"),
     }
@@ -55,8 +55,8 @@ fn laptop(routes: &[Route]) -> Observed {
 
 /// What is chosen for IPv4 and for IPv6 when the user wants nothing.
 #[track_caller]
-fn chosen(observed: &Observed) -> [Option<(&str, Why, Gateway)>; 2] {
-    let uplinks = choose(observed, OWN, &Preferences::default()).expect("an uplink");
+fn chosen(observed: &Observed) -> [Option<(&str, UplinkEvidence, UplinkGateway)>; 2] {
+    let uplinks = choose(observed, OWN, &UplinkPreferences::default()).expect("an uplink");
     Family::BOTH.map(|family| {
         let uplink = uplinks[family].as_ref()?;
         let link = observed.link(uplink.index).expect("it is there");
@@ -64,8 +64,8 @@ fn chosen(observed: &Observed) -> [Option<(&str, Why, Gateway)>; 2] {
     })
 }
 
-fn via(addr: &str) -> Gateway {
-    Gateway::Via(addr.parse().expect("an address"))
+fn via(addr: &str) -> UplinkGateway {
+    UplinkGateway::Via(addr.parse().expect("an address"))
 }
 
 #[test]
@@ -75,10 +75,10 @@ fn the_lowest_metric_wins_and_a_link_without_carrier_does_not() {
         route(MAIN, "0.0.0.0/0", 100, 2, Some("198.51.100.1")),
         route(MAIN, "0.0.0.0/0", 50, 4, Some("10.8.0.1")),
     ]);
-    let eth0 = ("eth0", Why::DefaultRoute, via("198.51.100.1"));
+    let eth0 = ("eth0", UplinkEvidence::DefaultRoute, via("198.51.100.1"));
     assert_eq!(chosen(&observed), [Some(eth0), None]);
     observed.links[0].carrier = false;
-    let wlan0 = ("wlan0", Why::DefaultRoute, via("192.0.2.1"));
+    let wlan0 = ("wlan0", UplinkEvidence::DefaultRoute, via("192.0.2.1"));
     assert_eq!(chosen(&observed), [Some(wlan0), None]);
 }
 
@@ -93,7 +93,7 @@ fn the_user_prefers_and_excludes() {
         patterns.collect::<Vec<_>>()
     };
     let names = |prefer: &[&str], exclude: &[&str]| {
-        let preferences = Preferences {
+        let preferences = UplinkPreferences {
             pinned: None,
             prefer: patterns(prefer),
             exclude: patterns(exclude),
@@ -123,7 +123,7 @@ fn the_host_route_to_the_server_names_the_gateway_that_the_vpn_replaced() {
         route(MAIN, "203.0.113.9/32", 0, 3, Some("192.0.2.1")),
         route(MAIN, "::/0", 0, 4, None),
     ]);
-    let wlan0 = ("wlan0", Why::HostRoute, via("192.0.2.1"));
+    let wlan0 = ("wlan0", UplinkEvidence::HostRoute, via("192.0.2.1"));
     assert_eq!(chosen(&observed), [Some(wlan0), None]);
 }
 
@@ -135,7 +135,7 @@ fn another_table_serves_when_main_has_no_way_out() {
         ..route(RouteTable(30316), "0.0.0.0/0", 0, 2, Some("198.51.100.1"))
     };
     let observed = laptop(&[ours, route(table, "::/0", 0, 3, Some("fe80::1"))]);
-    let wlan0 = ("wlan0", Why::OtherTable(table), via("fe80::1"));
+    let wlan0 = ("wlan0", UplinkEvidence::OtherTable(table), via("fe80::1"));
     assert_eq!(chosen(&observed), [None, Some(wlan0)]);
 }
 
@@ -146,14 +146,14 @@ fn each_family_leaves_by_its_own_best_link() {
         route(MAIN, "::/0", 0, 3, Some("fe80::1")),
         route(MAIN, "::/0", 1024, 2, Some("fe80::2")),
     ]);
-    let eth0 = Some(("eth0", Why::DefaultRoute, via("198.51.100.1")));
-    let wlan0 = Some(("wlan0", Why::DefaultRoute, via("fe80::1")));
+    let eth0 = Some(("eth0", UplinkEvidence::DefaultRoute, via("198.51.100.1")));
+    let wlan0 = Some(("wlan0", UplinkEvidence::DefaultRoute, via("fe80::1")));
     assert_eq!(chosen(&observed), [eth0, wlan0]);
 
     // What the user wants holds for both.
-    let by = |text: &str| Preferences {
+    let by = |text: &str| UplinkPreferences {
         prefer: vec![text.parse().expect("a pattern")],
-        ..Preferences::default()
+        ..UplinkPreferences::default()
     };
     for (preferences, [v4, v6]) in [
         (by("eth*"), ["eth0", "eth0"]),
@@ -163,9 +163,9 @@ fn each_family_leaves_by_its_own_best_link() {
         let names = uplinks.present().map(|(_, uplink)| uplink.name.as_str());
         assert_eq!(names.collect::<Vec<_>>(), [v4, v6], "{preferences:?}");
     }
-    let pinned = Preferences {
+    let pinned = UplinkPreferences {
         pinned: Some("wlan0".to_owned()),
-        ..Preferences::default()
+        ..UplinkPreferences::default()
     };
     let uplinks = choose(&observed, OWN, &pinned).expect("an uplink");
     assert_eq!(uplinks.v4, None, "the one link has no way out for it");
@@ -173,7 +173,7 @@ fn each_family_leaves_by_its_own_best_link() {
 
     // Each family's loss is its own.
     observed.links[1].carrier = false;
-    let eth0_v6 = Some(("eth0", Why::DefaultRoute, via("fe80::2")));
+    let eth0_v6 = Some(("eth0", UplinkEvidence::DefaultRoute, via("fe80::2")));
     assert_eq!(chosen(&observed), [eth0, eth0_v6]);
 }
 
@@ -188,7 +188,7 @@ fn a_route_without_an_address_of_its_family_is_no_way_out() {
         address(2, "fe80::5"),
         address(4, "fd08::2"),
     ];
-    let eth0 = ("eth0", Why::DefaultRoute, via("198.51.100.1"));
+    let eth0 = ("eth0", UplinkEvidence::DefaultRoute, via("198.51.100.1"));
     assert_eq!(chosen(&observed), [Some(eth0), None]);
 }
 
@@ -199,12 +199,12 @@ fn the_error_says_what_was_rejected_and_what_to_do() {
         route(MAIN, "0.0.0.0/0", 5, 2, Some("198.51.100.1")),
     ]);
     observed.links[0].up = false;
-    let error = choose(&observed, OWN, &Preferences::default()).expect_err("no uplink");
+    let error = choose(&observed, OWN, &UplinkPreferences::default()).expect_err("no uplink");
     assert_eq!(
         error.to_string(),
         "no physical uplink: tun0 (IPv4) is a tunnel, eth0 (IPv4) is down; name one with --uplink IFACE"
     );
-    assert!(choose(&laptop(&[]), OWN, &Preferences::default()).is_err());
+    assert!(choose(&laptop(&[]), OWN, &UplinkPreferences::default()).is_err());
 }
 
 #[test]
@@ -215,9 +215,9 @@ fn the_user_may_name_what_would_not_be_chosen() {
     ]);
     observed.addresses = vec![address(4, "10.8.0.2")];
     let pinned = |observed: &Observed, name: &str| {
-        let preferences = Preferences {
+        let preferences = UplinkPreferences {
             pinned: Some(name.to_owned()),
-            ..Preferences::default()
+            ..UplinkPreferences::default()
         };
         choose(observed, OWN, &preferences)
     };
@@ -225,7 +225,7 @@ fn the_user_may_name_what_would_not_be_chosen() {
         let ways = [uplinks.v4, uplinks.v6];
         ways.map(|way| way.map(|way| (way.why, way.gateway)))
     };
-    let on_link = Some((Why::Pinned, Gateway::OnLink));
+    let on_link = Some((UplinkEvidence::Pinned, UplinkGateway::OnLink));
     let tunnel = pinned(&observed, "tun0").expect("an uplink");
     assert_eq!(gateways(tunnel), [on_link, None]);
     assert_eq!(

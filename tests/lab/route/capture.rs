@@ -1,7 +1,7 @@
 //! Capture: exact, ahead of VPNs, put back when flushed, and gone without a trace.
 
 use voicelane::route::desired::{RoutingIds, Uplinks};
-use voicelane::route::plan::{Change, Warning};
+use voicelane::route::plan::{RoutingChange, Warning};
 use voicelane::steering::watch::Watch;
 use voicelane::steering::{Leftovers, cleanup};
 
@@ -75,13 +75,13 @@ fn after_a_kill_media_is_back_in_the_vpn_and_cleanup_takes_the_rest() {
         let rules = removed
             .changes
             .iter()
-            .filter(|change| matches!(change, Change::DeleteRule(_)));
+            .filter(|change| matches!(change, RoutingChange::DeleteRule(_)));
         assert_eq!(
             rules.count(),
             6,
             "one direct and two capturing rules per family"
         );
-        assert!(removed.exemptions > 0);
+        assert!(removed.bypasses > 0);
         assert_eq!(removed.settings.len(), 1);
         assert_eq!(
             cleanup(runtime.path(), &RoutingIds::default())
@@ -171,8 +171,8 @@ fn what_another_program_flushes_is_put_back_and_what_it_made_stays() {
         let change = watch.next_change().await.expect("a notice");
         assert!(change.noticed.is_some() && !change.overrun);
         // Of a program that has ended the number is left, or not even that.
-        let named = change.culprits.iter().any(|who| who.contains("(process "));
-        assert!(named, "{:?}", change.culprits);
+        let named = change.offenders.iter().any(|who| who.contains("(process "));
+        assert!(named, "{:?}", change.offenders);
         let report = world.acquire().await;
         assert!(matches!(&report.warnings[..], [Warning::Behind(rule)] if rule.table.0 == 99));
         assert_eq!((priorities("-4"), priorities("-6")), (vec![29], vec![100]));
@@ -229,6 +229,6 @@ fn a_watch_that_lost_notices_still_tells_that_something_changed() {
         assert!(change.overrun);
         run("ip rule add pref 77 lookup 77");
         let change = watch.next_change().await.expect("and the watch goes on");
-        assert!(change.culprits.is_empty(), "it was no rule of ours");
+        assert!(change.offenders.is_empty(), "it was no rule of ours");
     });
 }

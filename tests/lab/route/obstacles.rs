@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use voicelane::engine::ReplySource;
-use voicelane::ipsec::{Exemption, Ipsec, exemptions};
+use voicelane::ipsec::{BypassPolicy, Ipsec, bypass_policies};
 use voicelane::nftables::masquerade;
 use voicelane::route::desired::RoutingIds;
 use voicelane::steering::watch::Watch;
@@ -105,9 +105,9 @@ fn exemptions_are_leases_that_are_renewed_when_they_grow_old() {
         let ipsec = Ipsec::open()
             .expect("a socket")
             .expect("a kernel with IPsec");
-        let wanted = exemptions(&captures(), None);
+        let wanted = bypass_policies(&captures(), None);
         let indexes = || run("ip -s xfrm policy | grep -o 'index 1979[0-9]* .*priority 0 '");
-        let reconcile = async |wanted: &[Exemption], age| {
+        let reconcile = async |wanted: &[BypassPolicy], age| {
             let now = SystemTime::now() + Duration::from_secs(age);
             ipsec
                 .reconcile(wanted, now)
@@ -141,7 +141,7 @@ fn replies_reach_the_vpn_address_past_its_anti_spoofing_rule() {
         run(STATEFUL);
         let theirs = run("nft list table ip wg-quick-wg0; nft list table ip6 wg-quick-wg0");
         let mut world = World::new().await;
-        let aliases = world.acquire().await.aliases;
+        let aliases = world.acquire().await.reply_sources;
         let pairs: Vec<_> = aliases
             .iter()
             .map(|ReplySource { real, alias }| (*real, *alias))
@@ -153,7 +153,7 @@ fn replies_reach_the_vpn_address_past_its_anti_spoofing_rule() {
                 (ip("fd00:8::2"), ip("100::2"))
             ]
         );
-        assert!(world.steering.without_aliases().is_none());
+        assert!(world.steering.reply_source_error().is_none());
         for (ReplySource { real, alias }, media) in aliases.into_iter().zip(MEDIA) {
             let server = SocketAddr::new(ip(media), 20_000);
             let browser = socket(&real.to_string(), 40_000);

@@ -2,9 +2,9 @@
 
 use voicelane::net::{Family, RouteTable};
 use voicelane::route::desired::RoutingIds;
-use voicelane::route::desired::{Gateway, Uplinks, Why};
-use voicelane::route::netlink::Kernel;
-use voicelane::route::uplink::{Preferences, UplinkError, choose};
+use voicelane::route::desired::{UplinkEvidence, UplinkGateway, Uplinks};
+use voicelane::route::netlink::Rtnetlink;
+use voicelane::route::uplink::{UplinkError, UplinkPreferences, choose};
 
 use super::world::ip;
 use crate::support::netns::{in_namespace, run};
@@ -13,12 +13,12 @@ use crate::support::netns::{in_namespace, run};
 fn uplinks_of(setup: &'static str) -> Result<Uplinks, UplinkError> {
     in_namespace(move || async move {
         run(setup);
-        let kernel = Kernel::open().expect("a socket");
+        let kernel = Rtnetlink::open().expect("a socket");
         let observed = kernel.observe().await.expect("observed");
         choose(
             &observed,
             RoutingIds::default().protocol,
-            &Preferences::default(),
+            &UplinkPreferences::default(),
         )
     })
 }
@@ -34,19 +34,19 @@ const TWO_LINKS: &str = "
 
 #[test]
 fn the_uplink_is_the_physical_way_out_whatever_a_vpn_did_to_the_routes() {
-    let v4 = Some(Gateway::Via(ip("192.0.0.1")));
-    let v6 = Some(Gateway::Via(ip("fe80::1")));
-    let cases: [(&str, &str, Why, [Option<Gateway>; 2]); 8] = [
+    let v4 = Some(UplinkGateway::Via(ip("192.0.0.1")));
+    let v6 = Some(UplinkGateway::Via(ip("fe80::1")));
+    let cases: [(&str, &str, UplinkEvidence, [Option<UplinkGateway>; 2]); 8] = [
         (
             "ip route add default via 192.0.0.1",
             "eth0",
-            Why::DefaultRoute,
+            UplinkEvidence::DefaultRoute,
             [v4, None],
         ),
         (
             "ip route add default via 192.0.1.1 metric 600; ip route add default via 192.0.0.1 metric 100",
             "eth0",
-            Why::DefaultRoute,
+            UplinkEvidence::DefaultRoute,
             [v4, None],
         ),
         // OpenVPN, redirect-gateway def1 ipv6.
@@ -56,39 +56,39 @@ fn the_uplink_is_the_physical_way_out_whatever_a_vpn_did_to_the_routes() {
              for p in 0.0.0.0/1 128.0.0.0/1; do ip route add $p via 10.8.0.1; done
              ip -6 route add 2000::/3 dev tun0",
             "eth0",
-            Why::DefaultRoute,
+            UplinkEvidence::DefaultRoute,
             [v4, v6],
         ),
         // OpenVPN, redirect-gateway; vpnc-script.
         (
             "ip route add 203.0.113.9/32 via 192.0.0.1; ip route add default dev tun0; ip -6 route add default dev tun0",
             "eth0",
-            Why::HostRoute,
+            UplinkEvidence::HostRoute,
             [v4, None],
         ),
         (
             "ip -6 route add 2001:db8:ff::9/128 via fe80::1 dev eth0; ip -6 route add default dev tun0",
             "eth0",
-            Why::HostRoute,
+            UplinkEvidence::HostRoute,
             [None, v6],
         ),
         (
             "ip -6 route add default via fe80::1 dev eth0",
             "eth0",
-            Why::DefaultRoute,
+            UplinkEvidence::DefaultRoute,
             [None, v6],
         ),
         (
             "ip route add default via 192.0.0.1 table 77; ip rule add table 77",
             "eth0",
-            Why::OtherTable(RouteTable(77)),
+            UplinkEvidence::OtherTable(RouteTable(77)),
             [v4, None],
         ),
         // A router of the other family.
         (
             "ip -4 route add default via inet6 fe80::1 dev eth0; ip route add default dev tun0 metric 1",
             "eth0",
-            Why::DefaultRoute,
+            UplinkEvidence::DefaultRoute,
             [v6, None],
         ),
     ];

@@ -13,8 +13,8 @@ use tun_tap::{Iface, Mode};
 use voicelane::net::Capture;
 use voicelane::net::{IfIndex, Protocol};
 use voicelane::route::desired::{Desired, FirewallMarks, RoutingIds, Uplinks};
-use voicelane::route::uplink::{Preferences, UplinkError, choose};
-use voicelane::steering::{Report, Steering, Tun};
+use voicelane::route::uplink::{UplinkError, UplinkPreferences, choose};
+use voicelane::steering::{SteeringReport, TrafficSteering, Tun};
 
 use crate::support::netns::run;
 
@@ -207,7 +207,7 @@ pub(crate) fn captures() -> Vec<Capture> {
 
 /// A steering with its TUN and runtime directory, on an uplink chosen from what is there.
 pub(crate) struct World {
-    pub(crate) steering: Steering,
+    pub(crate) steering: TrafficSteering,
     pub(crate) device: Device,
     pub(crate) desired: Desired,
     pub(crate) runtime: TempDir,
@@ -226,7 +226,7 @@ impl World {
             index: index("voicelane0"),
             mtu: 1500,
         };
-        let steering = Steering::open(runtime.path(), RoutingIds::default(), tun)
+        let steering = TrafficSteering::open(runtime.path(), RoutingIds::default(), tun)
             .await
             .expect("prepared");
         let mut world = Self {
@@ -236,8 +236,8 @@ impl World {
                 tun: index("voicelane0"),
                 uplinks: Uplinks::default(),
                 captures: captures(),
-                barred: Vec::new(),
-                permit: FirewallMarks::default(),
+                blocked: Vec::new(),
+                marks: FirewallMarks::default(),
                 clients: BTreeSet::new(),
             },
             runtime,
@@ -251,11 +251,11 @@ impl World {
         choose(
             &observed,
             RoutingIds::default().protocol,
-            &Preferences::default(),
+            &UplinkPreferences::default(),
         )
     }
 
-    pub(crate) async fn reconcile(&mut self) -> Report {
+    pub(crate) async fn reconcile(&mut self) -> SteeringReport {
         self.steering
             .reconcile(&self.desired)
             .await
@@ -263,7 +263,7 @@ impl World {
     }
 
     /// Brings the capture into force and sees that nothing is left to do.
-    pub(crate) async fn acquire(&mut self) -> Report {
+    pub(crate) async fn acquire(&mut self) -> SteeringReport {
         let report = self.reconcile().await;
         assert_eq!(self.reconcile().await.changes, [], "a second plan is empty");
         report
