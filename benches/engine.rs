@@ -84,7 +84,7 @@ impl Scene {
             ..NatSettings::default()
         };
         let mut scene = Self {
-            engine: Engine::new(policy, settings).with_fallback(FailoverSettings::default()),
+            engine: Engine::new(policy, settings).with_failover(FailoverSettings::default()),
             outbox: Outbox::default(),
             mappings: Vec::new(),
             server,
@@ -105,12 +105,17 @@ impl Scene {
     fn establish(&mut self, inside: Endpoint) -> MappingId {
         let packet = datagram(inside, self.server);
         self.engine.handle_tun(&packet, self.now, &mut self.outbox);
-        let &[SocketCommand::Open { mapping, way, .. }] = self.outbox.commands() else {
+        let &[
+            SocketCommand::Open {
+                mapping, egress, ..
+            },
+        ] = self.outbox.commands()
+        else {
             panic!("{:?}", self.outbox.commands());
         };
         let outside = Outside(inside);
         self.engine
-            .handle_opened(mapping, way, outside, &mut self.outbox);
+            .handle_opened(mapping, egress, outside, &mut self.outbox);
         self.outbox.clear();
         mapping
     }
@@ -153,7 +158,7 @@ impl Scene {
                     let arrival = ReceivedDatagram {
                         from: black_box(self.server),
                         traffic_class: TrafficClass::default(),
-                        waited: Duration::ZERO,
+                        queue_delay: Duration::ZERO,
                         buffer,
                         payload: HEADROOM..HEADROOM + length,
                     };
@@ -173,7 +178,7 @@ impl Scene {
     /// Empties the outbox, which must hold what was handled.
     fn finish(&mut self) {
         let carried = match self.direction {
-            Direction::Outbound => self.outbox.places(),
+            Direction::Outbound => self.outbox.transmit_count(),
             Direction::Inbound => self.outbox.packets().count(),
         };
         assert_eq!(carried, BATCH, "every packet is carried");

@@ -162,7 +162,7 @@ impl<D: PacketDevice> Driver<D> {
         realtime: &mut Realtime,
     ) -> io::Result<Shift> {
         loop {
-            let time = if self.connections.has_line() || self.is_exempting() {
+            let time = if self.connections.has_ready() || self.is_bypass_pending() {
                 Some(Duration::ZERO)
             } else {
                 let due = self.engine.poll_timeout();
@@ -199,8 +199,8 @@ impl<D: PacketDevice> Driver<D> {
             self.take_from_connections(now)?;
         }
         self.flush(now);
-        self.relay.exempt_some();
-        self.connections.exempt_some();
+        self.relay.bypass_next_batch();
+        self.connections.bypass_next_batch();
         if self.troubles.take_suspicion() {
             self.alarm.notify_one();
         }
@@ -208,8 +208,8 @@ impl<D: PacketDevice> Driver<D> {
     }
 
     /// Whether sockets are still to be exempted from IPsec policies: some at each wake-up, and nobody sleeps meanwhile.
-    fn is_exempting(&self) -> bool {
-        self.relay.is_exempting() || self.connections.is_exempting()
+    fn is_bypass_pending(&self) -> bool {
+        self.relay.is_bypass_pending() || self.connections.is_bypass_pending()
     }
 
     /// Takes what waits in the TUN, at most [`BUDGET`] packets and no more than [`SOCKETS`] allow, and answers how many they
@@ -238,13 +238,13 @@ impl<D: PacketDevice> Driver<D> {
             outbox,
             ..
         } = self;
-        relay.receive(share, |mapping, way, received| match received {
+        relay.receive(share, |mapping, egress, received| match received {
             Received::Datagram(arrival) => {
-                engine.handle_datagram(mapping, way, arrival, now, outbox);
+                engine.handle_datagram(mapping, egress, arrival, now, outbox);
             }
             Received::Error(returned) => {
-                debug!(%mapping, %way, to = %returned.to, error = ?returned.error, "the path returned an error");
-                engine.handle_error(mapping, way, &returned, now, outbox);
+                debug!(%mapping, %egress, to = %returned.to, error = ?returned.error, "the path returned an error");
+                engine.handle_error(mapping, egress, &returned, now, outbox);
             }
         })
     }
@@ -262,12 +262,12 @@ impl<D: PacketDevice> Driver<D> {
                 debug!(connection = %id, ?error, "the connection failed");
                 engine.handle_connect_failed(id, error, outbox);
             }
-            Progress::Ready => connections.line_up(id),
+            Progress::Ready => connections.enqueue_ready(id),
         })
     }
 
     fn flush(&mut self, now: Instant) {
-        if self.outbox.is_empty() && !self.connections.has_line() {
+        if self.outbox.is_empty() && !self.connections.has_ready() {
             return;
         }
         let mut streams = if self.device_is_empty {
@@ -282,7 +282,7 @@ impl<D: PacketDevice> Driver<D> {
                 self.execute(order, now);
                 command += 1;
             }
-            if transmit < self.outbox.places() {
+            if transmit < self.outbox.transmit_count() {
                 self.send(transmit, now);
                 transmit += 1;
                 continue;
@@ -293,10 +293,10 @@ impl<D: PacketDevice> Driver<D> {
                 outbox,
                 ..
             } = self;
-            relay.take_setbacks(|mapping, way, returned| {
-                engine.handle_error(mapping, way, &returned, now, outbox);
+            relay.take_send_errors(|mapping, egress, returned| {
+                engine.handle_error(mapping, egress, &returned, now, outbox);
             });
-            if self.outbox.commands().len() != command || self.outbox.places() != transmit {
+            if self.outbox.commands().len() != command || self.outbox.transmit_count() != transmit {
                 continue;
             }
             // Streams come last, behind the datagrams of this wake-up.
@@ -316,10 +316,10 @@ impl<D: PacketDevice> Driver<D> {
                 EngineEvent::Established {
                     mapping,
                     inside,
-                    way,
+                    egress,
                     outside,
                 } => {
-                    debug!(%mapping, %inside, %way, %outside, "mapping established");
+                    debug!(%mapping, %inside, %egress, %outside, "mapping established");
                 }
                 EngineEvent::Ended { mapping, inside } => {
                     debug!(%mapping, %inside, "mapping ended")
@@ -356,8 +356,8 @@ impl<D: PacketDevice> Driver<D> {
     }
 
     /// Notes that a socket was opened: one of the tunnel says nothing about the uplink.
-    fn opened(&mut self, way: Egress, now: Instant) {
-        if way == Egress::Direct {
+    fn opened(&mut self, egress: Egress, now: Instant) {
+        if egress == Egress::Direct {
             self.troubles.opened(now);
         }
     }
@@ -367,20 +367,20 @@ impl<D: PacketDevice> Driver<D> {
         let Some((transmit, payload)) = self.outbox.transmit_at(at) else {
             return;
         };
-        let way = transmit.way;
+        let egress = transmit.egress;
         let Err(error) = self.relay.send(transmit, payload) else {
             // What the tunnel takes says nothing about the uplink.
-            if way == Egress::Direct {
+            if egress == Egress::Direct {
                 self.troubles.sent(now);
             }
             return;
         };
-        let told = error.told();
+        let to_icmp_error = error.to_icmp_error();
         // Without a socket: it could not be opened, which is counted already.
         if let SendError::Refused(error) = error {
             self.troubles.send_refused(&error, now);
             self.engine
-                .handle_send_failed(at, told, now, &mut self.outbox);
+                .handle_send_failed(at, to_icmp_error, now, &mut self.outbox);
         }
     }
 
@@ -388,21 +388,21 @@ impl<D: PacketDevice> Driver<D> {
         match command {
             SocketCommand::Open {
                 mapping,
-                way,
+                egress,
                 inside,
                 treatment,
-            } => match self.relay.open(mapping, way, inside, treatment) {
+            } => match self.relay.open(mapping, egress, inside, treatment) {
                 Ok(outside) => {
-                    self.opened(way, now);
+                    self.opened(egress, now);
                     self.engine
-                        .handle_opened(mapping, way, outside, &mut self.outbox);
+                        .handle_opened(mapping, egress, outside, &mut self.outbox);
                 }
                 Err(error) => {
-                    debug!(%mapping, %way, %error, "could not open a socket");
+                    debug!(%mapping, %egress, %error, "could not open a socket");
                     self.engine.handle_open_failed(
                         mapping,
-                        way,
-                        error.told(),
+                        egress,
+                        error.to_icmp_error(),
                         now,
                         &mut self.outbox,
                     );
@@ -412,24 +412,24 @@ impl<D: PacketDevice> Driver<D> {
             SocketCommand::Close { mapping } => self.relay.close(mapping),
             SocketCommand::Connect {
                 connection,
-                way,
+                egress,
                 inside,
                 to,
                 treatment,
             } => match self
                 .connections
-                .connect(connection, way, inside, to, treatment)
+                .connect(connection, egress, inside, to, treatment)
             {
-                Ok(()) => self.opened(way, now),
+                Ok(()) => self.opened(egress, now),
                 Err(error) => {
                     debug!(%connection, %error, "could not start to connect");
-                    let told = (&error).into();
+                    let connect_error = (&error).into();
                     self.troubles.open_failed(&error, now);
                     self.engine
-                        .handle_connect_failed(connection, told, &mut self.outbox);
+                        .handle_connect_failed(connection, connect_error, &mut self.outbox);
                 }
             },
-            SocketCommand::Pump { connection } => self.connections.line_up(connection),
+            SocketCommand::Pump { connection } => self.connections.enqueue_ready(connection),
             SocketCommand::Shutdown { connection } => self.connections.shutdown(connection),
             SocketCommand::Disconnect { connection, reset } => {
                 self.connections.disconnect(connection, reset);
@@ -445,7 +445,7 @@ impl<D: PacketDevice> Driver<D> {
             outbox,
             ..
         } = self;
-        let next = connections.next_in_line();
+        let next = connections.next_ready();
         next.map(|(id, stream)| engine.handle_stream(id, stream, now, outbox))
             .is_some()
     }
@@ -488,13 +488,13 @@ impl<D: PacketDevice> Driver<D> {
             Message::Uplinks(binders, moves) => self.follow(binders, moves, now),
             Message::UplinkIsBack(family) => {
                 let Self { engine, outbox, .. } = self;
-                engine.handle_uplink_is_back(family, now, outbox);
+                engine.handle_uplink_restored(family, now, outbox);
                 self.flush(now);
             }
             Message::Heartbeat => systemd::alive(),
-            Message::Policy(policy) => self.engine.handle_policy(policy),
-            Message::Mtu(mtu) => self.engine.handle_mtu(mtu),
-            Message::Aliases(aliases) => self.engine.handle_aliases(aliases),
+            Message::Policy(policy) => self.engine.set_policy(policy),
+            Message::Mtu(mtu) => self.engine.set_mtu(mtu),
+            Message::Aliases(aliases) => self.engine.set_reply_sources(aliases),
             Message::ServiceState(situation) => {
                 if situation.warnings != self.situation.warnings {
                     info!(warnings = ?situation.warnings, "the warnings changed");

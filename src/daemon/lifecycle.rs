@@ -142,8 +142,8 @@ pub(super) async fn live(
         .with_remark(config.gateway().remark);
     let fallback = config.fallback();
     if fallback.to_tunnel {
-        engine = engine.with_fallback(FailoverSettings {
-            silence: fallback.silence,
+        engine = engine.with_failover(FailoverSettings {
+            response_timeout: fallback.silence,
             retry: fallback.retry,
         });
     }

@@ -137,7 +137,7 @@ impl ServiceState {
     fn clients_served(&self, snapshot: &EngineSnapshot) -> BTreeMap<String, BTreeSet<String>> {
         let mut served = BTreeMap::<_, BTreeSet<_>>::new();
         let clients = self.clients.iter();
-        for (family, interface) in clients.filter(|it| !snapshot.fallen_uplinks.contains(&it.0)) {
+        for (family, interface) in clients.filter(|it| !snapshot.failed_uplinks.contains(&it.0)) {
             let families = served.entry(interface.clone()).or_default();
             families.insert(family.to_string().to_lowercase());
         }
@@ -161,7 +161,7 @@ impl ServiceState {
             captured: self
                 .captured
                 .iter()
-                .filter(|family| !snapshot.fallen_uplinks.contains(family))
+                .filter(|family| !snapshot.failed_uplinks.contains(family))
                 .map(|it| it.to_string().to_lowercase())
                 .collect(),
             rule_priority: self.rule_priority.map(|priority| priority.0),
@@ -172,7 +172,7 @@ impl ServiceState {
                 .cloned()
                 .chain(troubles.warnings())
                 .chain(limits::warnings(&snapshot.limits_reached))
-                .chain(snapshot.fallen_uplinks.iter().copied().map(fallen))
+                .chain(snapshot.failed_uplinks.iter().copied().map(fallen))
                 .collect(),
             mappings: Vec::new(),
             connections: Vec::new(),
@@ -199,15 +199,15 @@ impl ServiceState {
             capture_mode: snapshot.capture.name().to_owned(),
             fallback: FallbackStatus {
                 failed_uplinks: snapshot
-                    .fallen_uplinks
+                    .failed_uplinks
                     .iter()
                     .map(ToString::to_string)
                     .collect(),
-                failovers: owned(&counters.falls),
-                failbacks: owned(&counters.returns),
+                failovers: owned(&counters.failovers),
+                failbacks: owned(&counters.failbacks),
                 packets: counters.packets_tunnelled,
                 checks_repeated: counters.checks_repeated,
-                probes: counters.trials,
+                probes: counters.probes,
             },
             kernel_errors: troubles.counts(),
             scheduling: SchedulingStatus::default(),
@@ -220,9 +220,9 @@ fn mapping_status(mapping: MappingReport) -> MappingStatus {
     MappingStatus {
         inside: mapping.inside.0.into(),
         outside: mapping.outside.map(|outside| outside.0.into()),
-        egress: mapping.way.name().into(),
-        failover_cause: mapping.fallen.map(|cause| cause.label().into()),
-        remotes: mapping.contacts,
+        egress: mapping.egress.name().into(),
+        failover_cause: mapping.failover_cause.map(|cause| cause.label().into()),
+        remotes: mapping.permitted_remotes,
         age_seconds: mapping.age.as_secs(),
         idle_seconds: mapping.idle.as_secs(),
     }

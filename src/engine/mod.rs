@@ -2,35 +2,37 @@
 //!
 //! # Theory of operation
 //!
-//! The driver hands in what came out of the file descriptors, with the time at which it woke up; the engine answers by
-//! putting things into an [`Outbox`], which the driver flushes in a fixed order (see there). The engine knows no clock,
-//! no socket and no kernel, so a test is a list of packets and times.
+//! The driver hands in what it read from the file descriptors, with the time of its wake-up. The engine answers by filling
+//! an [`Outbox`], which the driver flushes in a fixed order. The engine knows no clock, no socket and no kernel, so a test
+//! is a list of packets and times.
 //!
 //! ```text
-//! Out   handle_tun        parse -> whole -> verdict -> mapping -> transmit    (or a rejection back into the TUN)
-//! Back  handle_datagram   filter -> headers before the payload -> packet for the TUN, in fragments if it is large
-//!       handle_error      what the path, or this machine, returned -> ICMP to the application
-//! TCP   handle_connected / handle_connect_failed / handle_stream (see the `tcp` module)
-//! Time  poll_timeout -> handle_timeout: mappings end or change their way, fragments that wait in vain are forgotten
-//! Link  handle_uplink_changed / handle_uplink_is_back: mappings take another socket or way, part by part (`sweep`)
-//! Shell handle_opened / handle_open_failed: what became of a command
+//! Out    handle_tun        parse -> reassemble -> verdict -> mapping -> transmit    (or a rejection back into the TUN)
+//! In     handle_datagram   filter -> headers before the payload -> packet for the TUN, in fragments if it is large
+//!        handle_error      error of the path or of this machine -> ICMP error to the application
+//! TCP    handle_connected / handle_connect_failed / handle_stream (see the `tcp` module)
+//! Time   poll_timeout -> handle_timeout: mappings end or change their path, incomplete fragments expire
+//! Link   handle_uplink_changed / handle_uplink_restored: mappings change socket or path, in batches (see `resync`)
+//! Shell  handle_opened / handle_open_failed / handle_send_failed: results of commands and transmits
 //! ```
 //!
-//! What comes out of the TUN and is not in the policy is rejected, never forwarded: this process is no way around the
-//! VPN for anything but the policy. A mapping has up to two sockets: the direct one, and one that goes into the VPN, for
-//! calls whose direct way fails (see [`FailoverSettings`]) and for what was captured with its prefix. ICMP errors, ours and those that are passed on, keep to a pace, each kind to its own.
+//! A packet from the TUN that is not in the policy is rejected, never forwarded: only the policy's traffic passes the VPN.
+//! A mapping has up to two sockets. One is bound to the uplink. The other leads into the VPN: for calls whose direct path
+//! fails (see [`FailoverSettings`]), and for packets that were captured with their prefix. ICMP errors are rate-limited,
+//! errors of the engine and forwarded errors separately.
 //!
-//! Nothing grows without bound: see [`nat::NatLimits`], [`reassembly::ReassemblyLimits`] and [`TcpSettings`]. The outbox is as large
-//! as one wake-up, which the driver's budget bounds.
+//! Nothing grows without bound: see [`nat::NatLimits`], [`reassembly::ReassemblyLimits`] and [`TcpSettings`]. The driver's
+//! budget per wake-up bounds the outbox.
 
-mod fallback;
+mod cause;
+mod failover;
 mod outbox;
 mod pace;
 mod path;
-mod question;
 pub mod reassembly;
+mod resync;
 mod stats;
-mod sweep;
+mod stun_check;
 mod tcp;
 mod udp;
 
@@ -43,7 +45,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
 
-use self::fallback::MappingPaths;
+use self::failover::MappingPaths;
 use self::pace::Pace;
 use self::path::MappingPath;
 use self::reassembly::Reassembly;
@@ -52,31 +54,34 @@ use crate::net::{Dscp, Egress, Endpoint, Family, TrafficClass};
 use crate::policy::Policy;
 use crate::wire::{IcmpError, Packet, ParseError, Transport, icmp};
 
+pub use cause::{FailbackCause, FailoverCause};
 pub use outbox::{EngineEvent, Outbox, SocketCommand, Transmit};
-pub use path::{FailbackCause, FailoverCause, FailoverSettings};
+pub use path::FailoverSettings;
 pub use stats::{Counters, DropReason, EngineSnapshot, MappingReport};
 pub use tcp::{ConnectError, ConnectionReport, ConnectionState, TcpCounters, TcpSettings};
 
-/// The room that a received payload must have before it: the headers are written there.
+/// The bytes needed before a received payload: the headers are written there.
 pub const HEADROOM: usize = crate::wire::HEADROOM;
 
-/// The TUN's MTU in bytes: what applications expect of a path. Larger packets are written into it in fragments.
+/// The TUN's MTU in bytes. Larger packets are written into the TUN in fragments.
 pub const TUN_MTU: u16 = 1_500;
 
-/// Mappings that end in one go, and the rest after it. To close a socket takes the kernel some microseconds at once, and
-/// some more when it clears up after many: with thousands in a row no packet would move for milliseconds.
-const ENDS: usize = 8;
-const REST: Duration = Duration::from_millis(1);
+/// Mappings that end in one batch. To close a socket takes the kernel some microseconds at once and more afterwards: with
+/// thousands in a row no packet would move for milliseconds.
+const EXPIRY_BATCH: usize = 8;
 
-/// Slots that are reported on in one go: less than a tenth of a millisecond.
+/// The pause between two batches of ending or resynchronised mappings.
+const BATCH_INTERVAL: Duration = Duration::from_millis(1);
+
+/// Slots in one page of reports: less than a tenth of a millisecond.
 pub const PAGE: usize = 512;
 
-/// An address of this machine that replies must not name on their way in, and the one they carry instead until the
-/// firewall's prerouting has translated it back.
+/// An address of this machine that replies must not carry, and its substitute. The firewall's prerouting chain translates
+/// the substitute back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ReplySource {
     /// The address that is written into the packet.
-    pub alias: IpAddr,
+    pub substitute: IpAddr,
     /// The address that the application's socket is bound to.
     pub real: IpAddr,
 }
@@ -84,32 +89,58 @@ pub struct ReplySource {
 /// A datagram that a socket received.
 #[derive(Debug)]
 pub struct ReceivedDatagram<'a> {
-    /// Who sent it.
+    /// The sender.
     pub from: Endpoint,
     /// DSCP and ECN as they arrived.
     pub traffic_class: TrafficClass,
-    /// How long it lay in the socket's queue, as far as that is known.
-    pub waited: Duration,
+    /// The time in the socket's queue; zero if it was not measured.
+    pub queue_delay: Duration,
     /// At least [`HEADROOM`] bytes, which are overwritten, then the payload, then anything.
     pub buffer: &'a mut [u8],
     /// Where the payload lies in `buffer`.
     pub payload: Range<usize>,
 }
 
-/// What a socket's error queue returned of a datagram that we sent.
+/// An entry of a socket's error queue: an error about a datagram that this socket sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReturnedError<'a> {
-    /// Whom the datagram was for.
+    /// The datagram's destination.
     pub to: Endpoint,
-    /// Who reported the error; `None` when it was this machine.
-    pub offender: Option<IpAddr>,
-    /// What went wrong.
+    /// The host that reported the error; `None` if this machine did.
+    pub reporter: Option<IpAddr>,
+    /// The error.
     pub error: IcmpError,
-    /// As much of the datagram's payload as came back.
+    /// The part of the datagram's payload that was returned.
     pub payload: &'a [u8],
 }
 
 /// The state between the TUN and the sockets.
+///
+/// # Contract
+///
+/// The engine does no I/O. Its owner makes one call for each input, and flushes the [`Outbox`] after one or more calls.
+/// The order of calls is free but for these rules:
+///
+/// 1. **Settings first.** [`with_failover`](Self::with_failover), [`with_tcp`](Self::with_tcp) and
+///    [`with_remark`](Self::with_remark) come before the first packet. [`set_policy`](Self::set_policy),
+///    [`set_mtu`](Self::set_mtu) and [`set_reply_sources`](Self::set_reply_sources) may come at any time.
+/// 2. **Monotonic time.** No `now` lies before an earlier one. One value may serve for a whole wake-up.
+/// 3. **Timers.** Any call may change [`poll_timeout`](Self::poll_timeout). At that time or later,
+///    [`handle_timeout`](Self::handle_timeout) is due. It does a bounded amount of work; the rest is due again soon.
+/// 4. **Commands are carried out in order, and each is answered:**
+///    - [`SocketCommand::Open`] by [`handle_opened`](Self::handle_opened) or
+///      [`handle_open_failed`](Self::handle_open_failed), before the transmits are sent;
+///    - [`SocketCommand::Connect`] by [`handle_connected`](Self::handle_connected) or
+///      [`handle_connect_failed`](Self::handle_connect_failed), at any later time;
+///    - [`SocketCommand::Pump`] by [`handle_stream`](Self::handle_stream), in this wake-up or a later one;
+///    - the other commands need no answer.
+/// 5. **Then transmits, packets, events.** A datagram that the kernel refused is reported by
+///    [`handle_send_failed`](Self::handle_send_failed), a packet that the TUN refused by
+///    [`handle_delivery_failed`](Self::handle_delivery_failed). Events are information; nothing depends on them.
+/// 6. **The outbox grows while it is flushed.** The answers of rules 4 and 5 take the same outbox, and may add commands
+///    and transmits. So the owner goes by index until there are no more, commands before transmits. Then it calls
+///    [`Outbox::clear`].
+/// 7. **Ids may be stale.** A call for a mapping or connection that has ended changes nothing.
 #[derive(Debug)]
 pub struct Engine {
     policy: Arc<Policy>,
@@ -117,26 +148,26 @@ pub struct Engine {
     paths: MappingPaths,
     tcp: tcp::TcpProxy,
     reassembly: Reassembly,
-    aliases: Vec<ReplySource>,
-    /// Of errors of our own.
-    rejections: Pace,
-    /// Of errors that are passed on: a flood of one kind does not silence the other.
-    returns: Pace,
-    /// Of the next packet that is fragmented into the TUN.
+    reply_sources: Vec<ReplySource>,
+    /// The rate of the engine's own errors.
+    own_errors: Pace,
+    /// The rate of forwarded errors: a flood of one kind does not suppress the other.
+    forwarded_errors: Pace,
+    /// The identification of the next packet that is fragmented into the TUN.
     identification: u32,
-    /// The largest packet that is written into the TUN.
+    /// The largest packet that is written into the TUN, in bytes.
     mtu: u16,
-    /// What media's answers carry instead of the code point that they came with.
+    /// The code point that media is given on its way to the application.
     remark: Option<Dscp>,
-    /// Until when no mapping ends, for enough have.
-    rest: Option<Instant>,
+    /// Until when no further mapping ends.
+    expiry_paused_until: Option<Instant>,
     counters: Counters,
-    /// When each limit refused something for the last time, by label.
+    /// When each limit was last exceeded, by label.
     limits_reached: BTreeMap<&'static str, Instant>,
 }
 
 impl Engine {
-    /// Makes an engine without mappings.
+    /// Creates an engine without mappings.
     #[must_use]
     pub fn new(policy: Arc<Policy>, nat: nat::NatSettings) -> Self {
         Self {
@@ -145,29 +176,28 @@ impl Engine {
             paths: MappingPaths::default(),
             tcp: tcp::TcpProxy::new(TcpSettings::default()),
             reassembly: Reassembly::default(),
-            aliases: Vec::new(),
-            rejections: Pace::default(),
-            returns: Pace::default(),
-            // Not to be guessed by others (RFC 7739): the hasher's seed is a secret of the process.
-            #[expect(clippy::cast_possible_truncation, reason = "any 32 bits will do")]
+            reply_sources: Vec::new(),
+            own_errors: Pace::default(),
+            forwarded_errors: Pace::default(),
+            // Unpredictable (RFC 7739): the hasher's seed is random for each process.
+            #[expect(clippy::cast_possible_truncation, reason = "any 32 bits serve")]
             identification: RandomState::default().hash_one(0) as u32,
             mtu: TUN_MTU,
             remark: None,
-            rest: None,
+            expiry_paused_until: None,
             counters: Counters::default(),
             limits_reached: BTreeMap::new(),
         }
     }
 
-    /// Gives the answers of media another code point than the one that they come with; what says who is congested (ECN)
-    /// stays.
+    /// Sets the code point of media on its way to the application. ECN is preserved.
     #[must_use]
     pub const fn with_remark(mut self, remark: Option<Dscp>) -> Self {
         self.remark = remark;
         self
     }
 
-    /// Takes a packet that an application sent into the TUN.
+    /// Handles a packet that an application sent into the TUN.
     pub fn handle_tun(&mut self, bytes: &[u8], now: Instant, outbox: &mut Outbox) {
         let packet = match Packet::parse(bytes) {
             Ok(packet) => packet,
@@ -176,25 +206,25 @@ impl Engine {
         let Transport::Fragment(part) = packet.transport() else {
             return self.handle_packet(&packet, packet.dont_fragment(), now, outbox);
         };
-        let whole = match self.reassembly.take(&packet, part, now) {
+        let whole = match self.reassembly.insert(&packet, part, now) {
             Ok(Some(whole)) => whole,
             Ok(None) => return,
             Err(fault) => return self.refuse(DropReason::Fragment(fault), now),
         };
         self.counters.reassembled += 1;
         match Packet::parse(&whole) {
-            // Fragments of fragments: nobody needs them, and they would nest as deep as the sender likes.
+            // Nested fragments are not legitimate, and their depth has no bound.
             Ok(packet) if matches!(packet.transport(), Transport::Fragment(_)) => {
                 self.counters
                     .drop_out(DropReason::Malformed(ParseError::ExtensionHeader));
             }
-            // Who fragments by himself lets others do it too.
+            // A sender that already fragments does not want DF.
             Ok(packet) => self.handle_packet(&packet, false, now, outbox),
             Err(fault) => self.counters.drop_out(DropReason::Malformed(fault)),
         }
     }
 
-    /// Takes a whole packet.
+    /// Handles a packet that is no fragment.
     fn handle_packet(
         &mut self,
         packet: &Packet<'_>,
@@ -207,7 +237,7 @@ impl Engine {
                 self.handle_udp(packet, &datagram, dont_fragment, now, outbox);
             }
             Transport::Tcp(segment) => self.handle_segment(packet, segment, now, outbox),
-            // An echo among them: an answer that the far host has not given would be a lie.
+            // An echo too: a reply would claim that the remote host is reachable.
             _ => {
                 let prohibited = IcmpError::AdminProhibited;
                 self.reject(packet, DropReason::NotInPolicy, prohibited, now, outbox);
@@ -215,35 +245,35 @@ impl Engine {
         }
     }
 
-    /// Takes the news that the TUN took a packet not: its queue is full.
+    /// Records that the TUN rejected a packet because its queue is full.
     pub fn handle_delivery_failed(&mut self) {
         self.counters.drop_in(DropReason::TunFull);
     }
 
-    /// Takes a new policy: every later packet is judged by it. Mappings stand; what it no longer relays is rejected.
-    /// TCP connections that it no longer relays are reset at the next [`Engine::handle_timeout`], which is due at once.
-    pub fn handle_policy(&mut self, policy: Arc<Policy>) {
+    /// Replaces the policy for all later packets. Mappings remain; packets that the policy no longer relays are rejected.
+    /// TCP connections that it no longer relays are reset by the next [`Engine::handle_timeout`], which is due at once.
+    pub fn set_policy(&mut self, policy: Arc<Policy>) {
         self.policy = policy;
         self.revoke_connections();
     }
 
-    /// Takes the addresses that replies must not name (see [`ReplySource`]).
-    pub fn handle_aliases(&mut self, aliases: Vec<ReplySource>) {
-        self.aliases = aliases;
+    /// Replaces the reply source substitutions.
+    pub fn set_reply_sources(&mut self, reply_sources: Vec<ReplySource>) {
+        self.reply_sources = reply_sources;
     }
 
-    /// Takes the size of the largest packet that gets through to applications beyond the TUN, at most [`TUN_MTU`]: what
-    /// is larger goes into the TUN in fragments.
-    pub fn handle_mtu(&mut self, mtu: u16) {
+    /// Sets the size in bytes of the largest packet that reaches the applications, at most [`TUN_MTU`]. Larger packets are
+    /// written into the TUN in fragments.
+    pub fn set_mtu(&mut self, mtu: u16) {
         self.mtu = mtu.min(TUN_MTU);
     }
 
-    /// When [`Engine::handle_timeout`] has something to do next.
+    /// Returns when [`Engine::handle_timeout`] is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let end = self.nat.poll_timeout();
         let due = [
-            end.map(|end| self.rest.map_or(end, |rest| end.max(rest))),
+            end.map(|end| self.expiry_paused_until.map_or(end, |until| end.max(until))),
             self.paths.poll_timeout(),
             self.tcp.poll_timeout(),
             self.reassembly.poll_timeout(),
@@ -251,18 +281,18 @@ impl Engine {
         due.into_iter().flatten().min()
     }
 
-    /// Ends what is over at `now` and moves what is to move, or a part of it: then [`Engine::poll_timeout`] is due again a
-    /// moment later.
+    /// Does a bounded part of what is due at `now`: ends mappings and connections, changes paths, expires fragments. If
+    /// more is due, [`Engine::poll_timeout`] returns a time within a millisecond.
     pub fn handle_timeout(&mut self, now: Instant, outbox: &mut Outbox) {
-        if self.rest.is_none_or(|rest| rest <= now) {
+        if self.expiry_paused_until.is_none_or(|until| until <= now) {
             self.end_mappings(now, outbox);
         }
-        self.sweep_some(now, outbox);
+        self.resync_batch(now, outbox);
         self.handle_paths_due(now, outbox);
         self.handle_connections_due(now, outbox);
         while let Some(expired) = self.reassembly.expire(now) {
             self.counters.drop_out(DropReason::FragmentsMissing);
-            if let Some(reassembly::FirstFragment { from, to, packet }) = expired.beginning {
+            if let Some(reassembly::FirstFragment { from, to, packet }) = expired.first_fragment {
                 outbox.scratch().extend_from_slice(&packet);
                 self.answer(IcmpError::ReassemblyTimeExceeded, to, from, now, outbox);
             }
@@ -270,9 +300,9 @@ impl Engine {
     }
 
     fn end_mappings(&mut self, now: Instant, outbox: &mut Outbox) {
-        for _ in 0..ENDS {
+        for _ in 0..EXPIRY_BATCH {
             let Some((mapping, entry)) = self.nat.expire(now) else {
-                self.rest = None;
+                self.expiry_paused_until = None;
                 return;
             };
             self.paths.remove(mapping);
@@ -282,17 +312,17 @@ impl Engine {
                 inside: entry.inside,
             });
         }
-        self.rest = Some(now + REST);
+        self.expiry_paused_until = Some(now + BATCH_INTERVAL);
     }
 
-    /// How many mappings stand.
+    /// Returns the number of mappings.
     #[must_use]
     pub fn mappings(&self) -> usize {
         self.nat.len()
     }
 
-    /// Reports on the mappings in these slots, of which there are [`Engine::slots`]. There may be tens of thousands: who
-    /// also carries packets asks for [`PAGE`] of them at a time.
+    /// Reports the mappings in a range of the [`Engine::slots`]. There may be tens of thousands: a caller that also
+    /// forwards packets reads [`PAGE`] slots at a time.
     pub fn mapping_reports(
         &self,
         slots: Range<usize>,
@@ -304,22 +334,22 @@ impl Engine {
                 id,
                 inside: mapping.inside,
                 outside: mapping.outside,
-                way: path.map_or(Egress::Direct, MappingPath::way),
-                fallen: path.and_then(MappingPath::fallen),
-                contacts: mapping.contacts(),
+                egress: path.map_or(Egress::Direct, MappingPath::egress),
+                failover_cause: path.and_then(MappingPath::failover_cause),
+                permitted_remotes: mapping.permitted_remotes(),
                 age: now.saturating_duration_since(mapping.created),
                 idle: now.saturating_duration_since(mapping.refreshed),
             }
         })
     }
 
-    /// How many slots there are: a mapping stays in its own, and so does a TCP connection in one of its kind.
+    /// Returns the number of slots. A mapping or connection keeps its slot while it lives.
     #[must_use]
     pub fn slots(&self) -> usize {
         self.nat.slots().max(self.tcp.slots())
     }
 
-    /// Everything but what stands in slots, as it is.
+    /// Returns the state apart from mappings and connections.
     #[must_use]
     pub fn snapshot(&self, now: Instant) -> EngineSnapshot {
         EngineSnapshot {
@@ -332,7 +362,7 @@ impl Engine {
                 .map(|(label, last)| (*label, now.saturating_duration_since(*last)))
                 .collect(),
             capture: self.policy.capture_mode(),
-            fallen_uplinks: [Family::V4, Family::V6]
+            failed_uplinks: [Family::V4, Family::V6]
                 .into_iter()
                 .filter(|family| self.paths.is_down(*family))
                 .collect(),
@@ -340,7 +370,7 @@ impl Engine {
         }
     }
 
-    /// Counts a packet that goes no further, and remembers when a limit was the reason.
+    /// Counts a dropped packet, and records the time if a limit was the reason.
     fn refuse(&mut self, reason: DropReason, now: Instant) {
         self.counters.drop_out(reason);
         if reason.is_limit() {
@@ -359,13 +389,12 @@ impl Engine {
         self.refuse(reason, now);
         if icmp::may_answer(packet) {
             outbox.scratch().extend_from_slice(packet.bytes());
-            // The TUN has no address of its own: the far end speaks for the path to it, as a filtering router's REJECT
-            // does.
+            // The error names the destination as its sender, as a filtering router's REJECT does: the TUN has no address.
             self.answer(error, packet.destination(), packet.source(), now, outbox);
         }
     }
 
-    /// Sends an error of our own about what lies in the scratch buffer, unless there were too many.
+    /// Sends an error of the engine about the packet in the scratch buffer, within the rate limit.
     fn answer(
         &mut self,
         error: IcmpError,
@@ -374,17 +403,17 @@ impl Engine {
         now: Instant,
         outbox: &mut Outbox,
     ) {
-        if !self.rejections.allows(now) {
+        if !self.own_errors.allows(now) {
             self.counters.errors_suppressed += 1;
-        } else if outbox.icmp(error, from, self.alias_of(to)).is_ok() {
+        } else if outbox.icmp(error, from, self.substitute_of(to)).is_ok() {
             self.counters.rejected += 1;
         }
     }
 
-    fn alias_of(&self, real: IpAddr) -> IpAddr {
-        self.aliases
+    fn substitute_of(&self, real: IpAddr) -> IpAddr {
+        self.reply_sources
             .iter()
             .find(|entry| entry.real == real)
-            .map_or(real, |entry| entry.alias)
+            .map_or(real, |entry| entry.substitute)
     }
 }

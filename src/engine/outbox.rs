@@ -1,25 +1,25 @@
-//! What the engine wants done, in the order in which it is to be done.
+//! The engine's output, in the order in which it is to be flushed.
 
 use std::net::IpAddr;
 use std::ops::Range;
 
-use super::path::{FailbackCause, FailoverCause};
+use super::cause::{FailbackCause, FailoverCause};
 use crate::net::{ConnectionId, Egress, Endpoint, Family, Inside, MappingId, Outside, Treatment};
 use crate::wire::{IcmpError, Packet, WriteError, fragment, icmp, tcp, udp};
 
-/// Something to be done to the socket of a mapping or of a TCP connection.
+/// A command for the socket of a mapping or of a TCP connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketCommand {
-    /// Open a socket of a mapping: for the direct way on the inside endpoint's port if that is free, and in the place of
-    /// the one on a former uplink.
+    /// Open a socket of a mapping; a direct one on the inside endpoint's port if that is free. It replaces the mapping's
+    /// socket of the same egress.
     Open {
         /// The mapping.
         mapping: MappingId,
-        /// The way that its packets are to take.
-        way: Egress,
-        /// Its inside endpoint: names the address family and the port to preserve.
+        /// The egress of its packets.
+        egress: Egress,
+        /// Its inside endpoint: the address family and the port to preserve.
         inside: Inside<Endpoint>,
-        /// How its packets are to be treated at first.
+        /// The treatment of its first packets.
         treatment: Treatment,
     },
     /// Close the sockets of a mapping that has ended.
@@ -27,36 +27,36 @@ pub enum SocketCommand {
         /// The mapping.
         mapping: MappingId,
     },
-    /// Connect to the far side of a new TCP connection. The same connection may come a second time, by the other way:
-    /// the first attempt is over then.
+    /// Connect to the remote of a new TCP connection. A second command for the same connection, with the other egress,
+    /// replaces the first attempt.
     Connect {
         /// The connection.
         connection: ConnectionId,
-        /// The way that its packets are to take.
-        way: Egress,
-        /// Its inside endpoint: others of the same share its port.
+        /// The egress of its packets.
+        egress: Egress,
+        /// Its inside endpoint: connections of the same one share an outside port.
         inside: Inside<Endpoint>,
-        /// The far endpoint.
+        /// The remote endpoint.
         to: Endpoint,
-        /// How its packets are to be treated.
+        /// The treatment of its packets.
         treatment: Treatment,
     },
-    /// Hand the connection's socket to [`Engine::handle_stream`](super::Engine::handle_stream): there is something to
-    /// write into it, or room again for what can be read from it.
+    /// Hand the connection's socket to [`Engine::handle_stream`](super::Engine::handle_stream): there are bytes to write,
+    /// or there is room to read again.
     Pump {
         /// The connection.
         connection: ConnectionId,
     },
-    /// Tell the far side that the application has no more to send. Everything before that has been written.
+    /// Shut the socket down for writing: the application has no more to send, and all bytes are written.
     Shutdown {
         /// The connection.
         connection: ConnectionId,
     },
-    /// Close the socket of a TCP connection that is over.
+    /// Close the socket of a TCP connection that has ended.
     Disconnect {
         /// The connection.
         connection: ConnectionId,
-        /// Whether the far side is to see a reset instead of an orderly end.
+        /// Whether to reset the connection instead of closing it in order.
         reset: bool,
     },
 }
@@ -66,78 +66,78 @@ pub enum SocketCommand {
 pub struct Transmit {
     /// The mapping.
     pub mapping: MappingId,
-    /// By which of its sockets.
-    pub way: Egress,
-    /// Where to.
+    /// Which of its sockets sends the datagram.
+    pub egress: Egress,
+    /// The destination.
     pub to: Endpoint,
-    /// How it is to be treated.
+    /// The datagram's treatment.
     pub treatment: Treatment,
-    /// Whether it is to arrive as it is or not at all: what does not fit the path is then returned as an error.
+    /// Whether fragmentation is forbidden: a datagram that exceeds the path MTU is then returned as an error.
     pub dont_fragment: bool,
-    /// Whether it is a copy of a check that the application sent once: a trial, or a repetition.
+    /// Whether the datagram is a copy of an application's check: a probe or a repetition.
     pub is_copy: bool,
     is_recalled: bool,
     payload: Range<usize>,
 }
 
-/// Something that others may want to know.
+/// A change that the engine reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EngineEvent {
-    /// A mapping stands: the policy passed, its socket is bound, its first packet is sent. Comes again for another
-    /// socket.
+    /// A mapping's socket is open. Reported again for each further socket of the mapping.
     Established {
         /// The mapping.
         mapping: MappingId,
         /// The application's endpoint.
         inside: Inside<Endpoint>,
-        /// The way of the socket.
-        way: Egress,
+        /// The egress of the socket.
+        egress: Egress,
         /// The socket's endpoint.
         outside: Outside<Endpoint>,
     },
-    /// A mapping's datagrams go into the VPN from now on; a new one's from the start.
+    /// A mapping failed over into the VPN, or a new one started there.
     FailedOver {
         /// The mapping.
         mapping: MappingId,
         /// The application's endpoint.
         inside: Inside<Endpoint>,
-        /// Why.
+        /// The cause.
         cause: FailoverCause,
     },
-    /// A mapping's datagrams go the direct way again.
+    /// A mapping failed back to the direct path.
     FailedBack {
         /// The mapping.
         mapping: MappingId,
         /// The application's endpoint.
         inside: Inside<Endpoint>,
-        /// Why.
+        /// The cause.
         cause: FailbackCause,
     },
-    /// The whole uplink is given up: mappings of this family are in the VPN, new ones too.
+    /// The whole uplink failed: all mappings of this family move into the VPN, and new ones start there.
     UplinkFailed {
         /// The family.
         family: Family,
-        /// Why the last mapping before it fell.
+        /// The cause of the last mapping's failover before it.
         cause: FailoverCause,
     },
-    /// The uplink is trusted again: new mappings of this family begin on the direct way.
+    /// The uplink recovered: new mappings of this family start on the direct path.
     UplinkRecovered {
         /// The family.
         family: Family,
     },
     /// A mapping has ended.
     Ended {
-        /// The mapping; its id names nothing any more.
+        /// The mapping; its id is no longer valid.
         mapping: MappingId,
         /// The application's endpoint.
         inside: Inside<Endpoint>,
     },
 }
 
-/// Everything that one wake-up produced.
+/// The engine's output of one wake-up.
 ///
-/// The driver flushes commands, then transmits, then packets, then events, so that a socket is open before its first
-/// datagram; and commands again, when a datagram that was refused has to go another way. All bytes lie in one arena, which keeps its capacity: a wake-up allocates nothing once the outbox is warm.
+/// The owner flushes commands, then transmits, then packets, then events: a socket is open before its first datagram. See
+/// the contract of [`Engine`](super::Engine): commands and transmits may be added meanwhile. All bytes lie in one arena,
+/// which keeps its capacity: a warm outbox allocates nothing.
 #[derive(Debug, Default)]
 pub struct Outbox {
     commands: Vec<SocketCommand>,
@@ -150,19 +150,19 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// What is to be done to sockets.
+    /// Returns the commands.
     #[must_use]
     pub fn commands(&self) -> &[SocketCommand] {
         &self.commands
     }
 
-    /// How many sockets are to be opened.
+    /// Returns the number of sockets to be opened or connected.
     #[must_use]
     pub const fn openings(&self) -> usize {
         self.openings
     }
 
-    /// The datagrams to send, each with its payload.
+    /// Returns the datagrams to send, each with its payload.
     pub fn transmits(&self) -> impl Iterator<Item = (&Transmit, &[u8])> {
         self.transmits
             .iter()
@@ -170,31 +170,31 @@ impl Outbox {
             .map(|transmit| (transmit, &self.arena[transmit.payload.clone()]))
     }
 
-    /// How many places for datagrams there are: sending one may add others.
+    /// Returns the number of indices of [`Outbox::transmit_at`]. Sending a datagram may add others.
     #[must_use]
-    pub fn places(&self) -> usize {
+    pub fn transmit_count(&self) -> usize {
         self.transmits.len()
     }
 
-    /// The datagram at a place, with its payload; `None` when it was taken back.
+    /// Returns the datagram at an index, with its payload; `None` if it was recalled.
     #[must_use]
     pub fn transmit_at(&self, at: usize) -> Option<(&Transmit, &[u8])> {
         let transmit = self.transmits.get(at).filter(|it| !it.is_recalled)?;
         Some((transmit, &self.arena[transmit.payload.clone()]))
     }
 
-    /// The packets to write into the TUN.
+    /// Returns the packets to write into the TUN.
     pub fn packets(&self) -> impl Iterator<Item = &[u8]> {
         self.packets.iter().map(|range| &self.arena[range.clone()])
     }
 
-    /// What happened.
+    /// Returns the events.
     #[must_use]
     pub fn events(&self) -> &[EngineEvent] {
         &self.events
     }
 
-    /// Whether there is nothing to flush.
+    /// Whether the outbox is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.commands.is_empty()
@@ -203,7 +203,7 @@ impl Outbox {
             && self.events.is_empty()
     }
 
-    /// Forgets everything and keeps the room.
+    /// Empties the outbox and keeps its capacity.
     pub fn clear(&mut self) {
         self.commands.clear();
         self.openings = 0;
@@ -229,7 +229,7 @@ impl Outbox {
     pub(super) fn transmit(
         &mut self,
         mapping: MappingId,
-        way: Egress,
+        egress: Egress,
         to: Endpoint,
         treatment: Treatment,
         dont_fragment: bool,
@@ -239,7 +239,7 @@ impl Outbox {
         self.arena.extend_from_slice(payload);
         self.transmits.push(Transmit {
             mapping,
-            way,
+            egress,
             to,
             treatment,
             dont_fragment,
@@ -253,49 +253,49 @@ impl Outbox {
     pub(super) fn copy(
         &mut self,
         mapping: MappingId,
-        way: Egress,
+        egress: Egress,
         to: Endpoint,
         treatment: Treatment,
         payload: &[u8],
     ) {
-        self.transmit(mapping, way, to, treatment, true, payload);
+        self.transmit(mapping, egress, to, treatment, true, payload);
         if let Some(copy) = self.transmits.last_mut() {
             copy.is_copy = true;
         }
     }
 
-    /// Takes back the datagrams that wait for a mapping's socket.
+    /// Recalls the datagrams that wait for a mapping's socket.
     pub(super) fn recall(
         &mut self,
         mapping: MappingId,
-        way: Egress,
+        egress: Egress,
     ) -> Vec<(Endpoint, Range<usize>)> {
         let waits = |it: &&mut Transmit| {
-            it.mapping == mapping && it.way == way && !it.is_copy && !it.is_recalled
+            it.mapping == mapping && it.egress == egress && !it.is_copy && !it.is_recalled
         };
         let recalled = self.transmits.iter_mut().filter(waits);
         recalled
             .map(|it| {
-                // It keeps its place: those after it are known by theirs.
+                // It keeps its index, so that those of later datagrams stay valid.
                 it.is_recalled = true;
                 (it.to, it.payload.clone())
             })
             .collect()
     }
 
-    /// Has the datagrams that wait for one of a mapping's sockets wait for the other.
+    /// Redirects the datagrams that wait for one of a mapping's sockets to the other.
     pub(super) fn redirect(&mut self, mapping: MappingId, from: Egress, to: Egress) {
         let waiting = self.transmits.iter_mut();
-        for transmit in waiting.filter(|it| it.mapping == mapping && it.way == from) {
-            transmit.way = to;
+        for transmit in waiting.filter(|it| it.mapping == mapping && it.egress == from) {
+            transmit.egress = to;
         }
     }
 
-    /// Adds a datagram that is there already once more, by another way.
-    pub(super) fn send_again(&mut self, at: usize, way: Egress) {
+    /// Adds a datagram again, with another egress.
+    pub(super) fn send_again(&mut self, at: usize, egress: Egress) {
         let again = self.transmits.get(at).cloned();
         self.transmits
-            .extend(again.map(|it| Transmit { way, ..it }));
+            .extend(again.map(|it| Transmit { egress, ..it }));
     }
 
     /// Adds a packet, in fragments when it is larger than `mtu`.
@@ -309,8 +309,8 @@ impl Outbox {
         );
     }
 
-    /// Adds the packet that was written into the scratch buffer, likewise.
-    pub(super) fn scratched_packet(&mut self, mtu: u16, identification: u32) {
+    /// Adds the packet in the scratch buffer, in fragments when it is larger than `mtu`.
+    pub(super) fn scratch_packet(&mut self, mtu: u16, identification: u32) {
         let Self {
             arena,
             packets,
@@ -320,7 +320,7 @@ impl Outbox {
         store(arena, packets, scratch, mtu, identification);
     }
 
-    /// Writes a datagram that was taken back into the scratch buffer.
+    /// Writes a recalled datagram into the scratch buffer.
     pub(super) fn quote(
         &mut self,
         headers: &udp::UdpHeaders,
@@ -330,13 +330,13 @@ impl Outbox {
         udp::write_datagram(&mut self.scratch, headers, &self.arena[payload])
     }
 
-    /// An empty buffer for the datagram that [`Outbox::icmp`] is to quote.
+    /// Returns an empty buffer for the datagram that [`Outbox::icmp`] quotes.
     pub(super) fn scratch(&mut self) -> &mut Vec<u8> {
         self.scratch.clear();
         &mut self.scratch
     }
 
-    /// Adds an ICMP error that quotes what was put into the scratch buffer.
+    /// Adds an ICMP error that quotes the scratch buffer.
     pub(super) fn icmp(
         &mut self,
         error: IcmpError,
@@ -349,8 +349,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Adds a TCP segment of `length` bytes that `write` writes without checksums, and sends it to `to`. What
-    /// turns out to be something else is dropped.
+    /// Adds a TCP segment of `length` bytes to `to`, which `write` writes without checksums. Other packets are dropped.
     pub(super) fn segment<R>(
         &mut self,
         length: usize,
@@ -369,7 +368,7 @@ impl Outbox {
         result
     }
 
-    /// Adds the reset that answers a segment, sent to `to`, if one is due.
+    /// Adds the reset that answers a segment, to `to`, if one is due.
     pub(super) fn reset(&mut self, packet: &Packet<'_>, to: IpAddr) {
         let start = self.arena.len();
         if tcp::write_reset(&mut self.arena, packet) {

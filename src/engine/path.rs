@@ -1,155 +1,70 @@
-//! Which way a mapping's datagrams go: when the direct way is given up, and when it is trusted again.
+//! The path of a mapping: when it fails over into the VPN, and when it fails back.
 //!
 //! # Theory of operation
 //!
-//! Silence proves nothing by itself: music on hold, a muted agent and a supervisor who only listens are one-way traffic
-//! with nothing wrong. So a path is judged by *questions*, the STUN requests that a call sends anyway (see
-//! [`super::question`]). Anything at all that comes in by the direct way is a sign of life, and closes every question.
+//! Missing traffic alone proves nothing: music on hold, a muted agent and a listening supervisor are one-way traffic. So a
+//! path is judged by the STUN requests that a call sends anyway (see [`super::stun_check`]). Any datagram received on the
+//! direct path shows that the path works, and counts as the answer to every open request.
 //!
 //! ```text
-//!            heard nothing, or no answer, for half of `silence`, though something was sent or a stream came in
+//!            nothing received, or no response, for half of the timeout, though something was sent or a stream came in
 //!   direct  ---------------------------------------------------------------------------> repeats the latest check
 //!     |                                                                                  that was answered before
-//!     | nothing heard for `silence`, the oldest of three questions or more open for half of it
-//!     | or: a stream comes in, but of six questions or more none was answered for three times `silence`
-//!     | or: refused by this machine, or by a router while nothing comes in; or moved with the others
+//!     | nothing received for the timeout, the oldest of three requests or more open for half of it
+//!     | or: a stream comes in, but of six requests or more none was answered for three timeouts
+//!     | or: refused by this machine, or by a router while nothing comes in; or the whole uplink failed
 //!     v
-//!   tunnel  -- after `retry`: each check goes both ways; three answers in a row --> direct
-//!              (without checks: back after `retry`, the traffic is the trial)
+//!   tunnel  -- after `retry`: each check is sent both ways as a probe; three responses in a row --> direct
+//!              (without checks: back after `retry`, the call itself is the probe)
 //! ```
 //!
-//! **Hysteresis.** Who falls again within a minute of its return waits twice as long as before, five minutes at most.
+//! **Hysteresis.** A mapping that fails over again within a minute of its failback waits twice as long as before, five
+//! minutes at most.
 //!
-//! Only the direct way is judged. In the tunnel a datagram is where it would be without us.
+//! Only the direct path is judged. In the tunnel a datagram is where it would be without voicelane.
 
-use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::question::StunChecks;
+use super::cause::FailoverCause;
+use super::stun_check::StunChecks;
 use crate::net::{Egress, Endpoint, Family, Inside, MappingId, Outside, Treatment};
 
-/// UnansweredChecks questions that a judgement needs when nothing comes in: some may have been lost.
-const QUESTIONS: u32 = 3;
-/// And when a stream comes in.
-const QUESTIONS_IN_A_STREAM: u32 = 6;
-/// Answered trials in a row that bring a mapping back.
-const TRIALS: u32 = 3;
-/// Datagrams without a pause that make a stream.
+/// Unanswered requests that show a failure when nothing is received: some may have been lost.
+const REQUESTS_WITHOUT_TRAFFIC: u32 = 3;
+/// Unanswered requests that show a failure when a stream is received.
+const REQUESTS_IN_A_STREAM: u32 = 6;
+/// Answered probes in a row that cause a failback.
+const PROBES: u32 = 3;
+/// Datagrams received without a pause that make a stream.
 const STREAM: u32 = 10;
 /// The pause that ends a stream.
 const PAUSE: Duration = Duration::from_millis(250);
-/// An error of a router counts when nothing was heard for as long.
-const DOUBT: Duration = Duration::from_millis(500);
-/// A fall so soon after a return is a relapse.
+/// A router's error counts only if nothing was received for this long.
+const QUIET: Duration = Duration::from_millis(500);
+/// A failover this soon after a failback is a relapse.
 const RELAPSE: Duration = Duration::from_mins(1);
-/// The longest time between a fall and the first trial.
+/// The longest time between a failover and the first probe.
 pub(super) const LONGEST_RETRY: Duration = Duration::from_mins(5);
 
-/// How soon a silent path is given up, and tried again.
+/// How soon a path fails over, and is probed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FailoverSettings {
     /// How long a path may bring no answer.
-    pub silence: Duration,
-    /// How long a call stays in the VPN before the direct way is tried again.
+    pub response_timeout: Duration,
+    /// How long a call stays in the VPN before the direct path is probed.
     pub retry: Duration,
 }
 
 impl Default for FailoverSettings {
     fn default() -> Self {
         Self {
-            silence: Duration::from_secs(2),
+            response_timeout: Duration::from_secs(2),
             retry: Duration::from_secs(10),
         }
     }
 }
 
-/// Why a mapping left the direct way. Its label names it in status and events and never changes its meaning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FailoverCause {
-    /// Nothing came in, and questions stayed open.
-    NoTraffic,
-    /// A stream came in, but what was sent got no answer.
-    NoResponses,
-    /// This machine refused to send.
-    Refused,
-    /// A router refused to carry.
-    Unreachable,
-    /// There was no socket to be had on the uplink.
-    NoSocket,
-    /// The whole uplink was given up.
-    UplinkFailed,
-}
-
-impl FailoverCause {
-    /// The stable name.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::NoTraffic => "no_traffic",
-            Self::NoResponses => "no_responses",
-            Self::Refused => "refused",
-            Self::Unreachable => "unreachable",
-            Self::NoSocket => "no_socket",
-            Self::UplinkFailed => "uplink_failed",
-        }
-    }
-}
-
-impl fmt::Display for FailoverCause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::NoTraffic => "nothing is received on the direct path",
-            Self::NoResponses => "packets sent on the direct path get no response",
-            Self::Refused => "this machine refuses to send on the direct path",
-            Self::Unreachable => "a router reports the direct path as unreachable",
-            Self::NoSocket => "no socket can be opened on the uplink",
-            Self::UplinkFailed => "the uplink failed for all calls",
-        })
-    }
-}
-
-/// Why a mapping is on the direct way again. Its label is as stable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FailbackCause {
-    /// Trials were answered.
-    ProbesAnswered,
-    /// There is nothing to try with: the traffic itself is the trial.
-    Untested,
-    /// There is another uplink.
-    UplinkChanged,
-    /// The uplink was gone, and is there again.
-    UplinkRestored,
-    /// The way through the VPN could not be opened.
-    TunnelUnavailable,
-}
-
-impl FailbackCause {
-    /// The stable name.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::ProbesAnswered => "probes_answered",
-            Self::Untested => "untested",
-            Self::UplinkChanged => "uplink_changed",
-            Self::UplinkRestored => "uplink_restored",
-            Self::TunnelUnavailable => "tunnel_unavailable",
-        }
-    }
-}
-
-impl fmt::Display for FailbackCause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::ProbesAnswered => "probes on the direct path are answered",
-            Self::Untested => "trying the direct path again with the call itself",
-            Self::UplinkChanged => "the uplink changed",
-            Self::UplinkRestored => "the uplink is available again",
-            Self::TunnelUnavailable => "no socket can be opened for the path through the VPN",
-        })
-    }
-}
-
-/// One of a mapping's two sockets.
+/// The state of one of a mapping's two sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SocketState {
     Closed,
@@ -157,20 +72,20 @@ pub(super) enum SocketState {
     Open(Outside<Endpoint>),
 }
 
-/// What is to be done for a mapping whose time has come.
+/// What is due for a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PathAction {
     /// Nothing yet.
     Wait,
-    /// Repeat the answered check directly.
-    Ask,
-    /// Give the direct way up.
-    Fall(FailoverCause),
-    /// Go back to it.
-    Return,
+    /// Repeat the answered check on the direct path.
+    RepeatCheck,
+    /// Move into the tunnel.
+    FailOver(FailoverCause),
+    /// Move back to the direct path.
+    FailBack,
 }
 
-/// StunChecks without an answer.
+/// Requests without an answer.
 #[derive(Clone, Copy, Debug, Default)]
 struct UnansweredChecks {
     first: Option<Instant>,
@@ -179,63 +94,63 @@ struct UnansweredChecks {
 }
 
 impl UnansweredChecks {
-    fn ask(&mut self, now: Instant) {
+    fn add(&mut self, now: Instant) {
         self.first.get_or_insert(now);
         self.last = Some(now);
         self.count = self.count.saturating_add(1);
     }
 
-    /// The first question's time, when there are enough.
+    /// Returns the time of the first request, if there are enough.
     fn since(&self, enough: u32) -> Option<Instant> {
         self.first.filter(|_| self.count >= enough)
     }
 }
 
-/// Time in the tunnel.
+/// The time of a mapping in the tunnel.
 #[derive(Clone, Copy, Debug)]
 struct Failover {
     since: Instant,
     cause: FailoverCause,
-    /// When a trial was sent that is not answered yet.
-    trial: Option<Instant>,
-    answered: u32,
+    /// When the probe was sent that is not answered yet.
+    probe: Option<Instant>,
+    probes_answered: u32,
 }
 
 /// Where a mapping is.
 #[derive(Clone, Copy, Debug)]
 enum PathState {
-    /// On the direct way, and since when if it was away before.
+    /// On the direct path, and since when if it failed back.
     Direct { since: Option<Instant> },
     /// In the tunnel.
     Tunnel(Failover),
 }
 
-/// The path of one mapping. What every datagram looks at comes first, within two cache lines.
+/// The path of one mapping. The fields that every datagram uses come first, within two cache lines.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct MappingPath {
     /// How often the mapping's slot was used before.
     pub(super) generation: u32,
-    /// Datagrams heard since the last pause.
-    run: u32,
-    /// The number of the latest news that the mapping has taken in.
-    pub(super) news: u32,
-    /// Where the mapping stands in the queue of what is due.
+    /// Datagrams received since the last pause.
+    received_in_a_row: u32,
+    /// The uplink generation that the mapping is in step with.
+    pub(super) uplink_generation: u32,
+    /// When the mapping is due, as it is queued.
     pub(super) queued: Option<Instant>,
-    /// When the direct way last brought something.
-    heard: Option<Instant>,
-    pub(super) questions: StunChecks,
-    /// Whether something was sent since something was heard.
-    expects: bool,
-    /// Falls in a row, each soon after a return.
+    /// When something was last received on the direct path.
+    last_received: Option<Instant>,
+    pub(super) checks: StunChecks,
+    /// Whether something was sent since the last datagram was received.
+    awaits_traffic: bool,
+    /// Failovers in a row, each soon after a failback.
     relapses: u8,
     pub(super) treatment: Treatment,
     sockets: [SocketState; 2],
-    stay: PathState,
-    /// Since anything was heard.
-    unanswered: UnansweredChecks,
-    /// Since an answer was heard.
-    unheard: UnansweredChecks,
+    state: PathState,
+    /// Requests since anything was received.
+    without_traffic: UnansweredChecks,
+    /// Requests since a response was received.
+    without_response: UnansweredChecks,
     pub(super) inside: Inside<Endpoint>,
 }
 
@@ -250,23 +165,23 @@ impl MappingPath {
             generation: mapping.generation,
             inside,
             treatment,
-            questions: StunChecks::default(),
+            checks: StunChecks::default(),
             sockets: [SocketState::Closed; 2],
-            heard: None,
-            run: 0,
-            news: 0,
-            expects: false,
-            unanswered: UnansweredChecks::default(),
-            unheard: UnansweredChecks::default(),
-            stay: PathState::Direct { since: None },
+            last_received: None,
+            received_in_a_row: 0,
+            uplink_generation: 0,
+            awaits_traffic: false,
+            without_traffic: UnansweredChecks::default(),
+            without_response: UnansweredChecks::default(),
+            state: PathState::Direct { since: None },
             relapses: 0,
             queued: None,
         }
     }
 
-    const fn absence(&self) -> Option<&Failover> {
-        match &self.stay {
-            PathState::Tunnel(absence) => Some(absence),
+    const fn failover(&self) -> Option<&Failover> {
+        match &self.state {
+            PathState::Tunnel(failover) => Some(failover),
             PathState::Direct { .. } => None,
         }
     }
@@ -275,106 +190,106 @@ impl MappingPath {
         Family::of(self.inside.0.addr)
     }
 
-    /// The way of what the policy relays.
-    pub(super) fn way(&self) -> Egress {
-        match self.stay {
+    /// Returns the egress of datagrams that the policy relays.
+    pub(super) fn egress(&self) -> Egress {
+        match self.state {
             PathState::Tunnel(_) => Egress::Tunnel,
             PathState::Direct { .. } => Egress::Direct,
         }
     }
 
-    /// Why the mapping is in the tunnel, if it is.
-    pub(super) fn fallen(&self) -> Option<FailoverCause> {
-        self.absence().map(|absence| absence.cause)
+    /// Returns why the mapping is in the tunnel, if it is.
+    pub(super) fn failover_cause(&self) -> Option<FailoverCause> {
+        self.failover().map(|failover| failover.cause)
     }
 
-    pub(super) fn socket(&self, way: Egress) -> SocketState {
-        self.sockets[way as usize]
+    pub(super) fn socket(&self, egress: Egress) -> SocketState {
+        self.sockets[egress as usize]
     }
 
-    pub(super) fn set_socket(&mut self, way: Egress, socket: SocketState) {
-        self.sockets[way as usize] = socket;
+    pub(super) fn set_socket(&mut self, egress: Egress, socket: SocketState) {
+        self.sockets[egress as usize] = socket;
     }
 
-    /// Something goes out by the direct way.
-    pub(super) fn sent(&mut self) {
-        self.expects = true;
+    /// Records a datagram sent on the direct path.
+    pub(super) fn on_sent(&mut self) {
+        self.awaits_traffic = true;
     }
 
-    /// A question goes out by the direct way.
-    pub(super) fn asked(&mut self, now: Instant) {
-        self.expects = true;
-        self.unanswered.ask(now);
-        // A peer that never answered may be one that does not know STUN.
-        if self.questions.answered().is_some() {
-            self.unheard.ask(now);
+    /// Records a STUN request sent on the direct path.
+    pub(super) fn on_request_sent(&mut self, now: Instant) {
+        self.awaits_traffic = true;
+        self.without_traffic.add(now);
+        // A peer that never answered may not speak STUN.
+        if self.checks.answered().is_some() {
+            self.without_response.add(now);
         }
     }
 
-    /// Something came in by the direct way. Answers whether that brings the mapping back.
-    pub(super) fn heard(&mut self, is_answer: bool, now: Instant) -> bool {
-        let pause = |heard| now.saturating_duration_since(heard) > PAUSE;
-        if self.heard.is_none_or(pause) {
-            self.run = 0;
+    /// Records a datagram received on the direct path. Returns whether the mapping fails back.
+    pub(super) fn on_received(&mut self, is_response: bool, now: Instant) -> bool {
+        let is_pause = |last| now.saturating_duration_since(last) > PAUSE;
+        if self.last_received.is_none_or(is_pause) {
+            self.received_in_a_row = 0;
         }
-        self.run = self.run.saturating_add(1);
-        self.heard = Some(now);
-        self.expects = false;
-        self.unanswered = UnansweredChecks::default();
-        if is_answer {
-            self.unheard = UnansweredChecks::default();
+        self.received_in_a_row = self.received_in_a_row.saturating_add(1);
+        self.last_received = Some(now);
+        self.awaits_traffic = false;
+        self.without_traffic = UnansweredChecks::default();
+        if is_response {
+            self.without_response = UnansweredChecks::default();
         }
-        let PathState::Tunnel(absence) = &mut self.stay else {
+        let PathState::Tunnel(failover) = &mut self.state else {
             return false;
         };
-        if is_answer && absence.trial.take().is_some() {
-            absence.answered += 1;
+        if is_response && failover.probe.take().is_some() {
+            failover.probes_answered += 1;
         }
-        absence.answered >= TRIALS
+        failover.probes_answered >= PROBES
     }
 
-    /// Whether an error of a router says that the direct way is of no use.
-    pub(super) fn is_in_doubt(&self, now: Instant) -> bool {
-        let long_ago = |heard| now.saturating_duration_since(heard) > DOUBT;
-        self.absence().is_none() && self.heard.is_none_or(long_ago)
+    /// Whether a router's error is evidence against the direct path.
+    pub(super) fn is_quiet(&self, now: Instant) -> bool {
+        let long_ago = |last| now.saturating_duration_since(last) > QUIET;
+        self.failover().is_none() && self.last_received.is_none_or(long_ago)
     }
 
-    /// Whether a check that goes into the tunnel is to go the direct way too; if so, it is taken to go.
-    pub(super) fn tries(&mut self, settings: FailoverSettings, now: Instant) -> bool {
-        let (pace, retry) = (settings.silence / 2, self.retry(settings));
-        let PathState::Tunnel(absence) = &mut self.stay else {
+    /// Whether a check that goes into the tunnel is also to be sent directly as a probe. If so, records the probe.
+    pub(super) fn take_probe(&mut self, settings: FailoverSettings, now: Instant) -> bool {
+        let (interval, retry) = (settings.response_timeout / 2, self.retry(settings));
+        let PathState::Tunnel(failover) = &mut self.state else {
             return false;
         };
-        let too_soon = |trial| now.saturating_duration_since(trial) < pace;
-        if now < absence.since + retry || absence.trial.is_some_and(too_soon) {
+        let too_soon = |probe| now.saturating_duration_since(probe) < interval;
+        if now < failover.since + retry || failover.probe.is_some_and(too_soon) {
             return false;
         }
-        if absence.trial.replace(now).is_some() {
-            absence.answered = 0;
+        if failover.probe.replace(now).is_some() {
+            failover.probes_answered = 0;
         }
         true
     }
 
-    /// A trial was refused at once.
-    pub(super) fn trial_failed(&mut self) {
-        if let PathState::Tunnel(absence) = &mut self.stay {
-            absence.answered = 0;
+    /// Records that a probe was refused at once.
+    pub(super) fn on_probe_failed(&mut self) {
+        if let PathState::Tunnel(failover) = &mut self.state {
+            failover.probes_answered = 0;
         }
     }
 
-    /// Gives the direct way up.
-    pub(super) fn fall(&mut self, cause: FailoverCause, now: Instant) {
-        let is_relapse = |back| now.saturating_duration_since(back) < RELAPSE;
-        self.relapses = match self.stay {
-            PathState::Direct { since: Some(back) } if is_relapse(back) => {
-                self.relapses.saturating_add(1)
-            }
+    /// Moves into the tunnel.
+    pub(super) fn fail_over(&mut self, cause: FailoverCause, now: Instant) {
+        let is_relapse = |failback| now.saturating_duration_since(failback) < RELAPSE;
+        self.relapses = match self.state {
+            PathState::Direct {
+                since: Some(failback),
+            } if is_relapse(failback) => self.relapses.saturating_add(1),
             _ => 0,
         };
         self.start_in_tunnel(cause, now);
     }
 
-    /// How long after a fall the first trial is sent.
+    /// Returns the time between a failover and its first probe.
     fn retry(&self, settings: FailoverSettings) -> Duration {
         let doubled = settings
             .retry
@@ -382,96 +297,98 @@ impl MappingPath {
         doubled.min(LONGEST_RETRY).max(settings.retry)
     }
 
-    /// Begins in the tunnel, since when the direct way was given up: a trial may be due already.
+    /// Starts in the tunnel. `since` is the time of the failover: a probe may be due already.
     pub(super) fn start_in_tunnel(&mut self, cause: FailoverCause, since: Instant) {
-        self.stay = PathState::Tunnel(Failover {
+        self.state = PathState::Tunnel(Failover {
             since,
             cause,
-            trial: None,
-            answered: 0,
+            probe: None,
+            probes_answered: 0,
         });
-        self.forget();
+        self.clear_evidence();
     }
 
-    /// Takes the direct way again.
-    pub(super) fn come_back(&mut self, now: Instant) {
-        self.stay = PathState::Direct { since: Some(now) };
-        self.forget();
+    /// Moves back to the direct path.
+    pub(super) fn fail_back(&mut self, now: Instant) {
+        self.state = PathState::Direct { since: Some(now) };
+        self.clear_evidence();
     }
 
-    /// Begins anew on another uplink.
-    pub(super) fn start_over(&mut self, now: Instant) {
-        self.stay = PathState::Direct { since: None };
-        // With something to ask by, the silence begins now.
-        self.heard = self.questions.answered().map(|_| now);
-        self.forget();
+    /// Starts again on another or a restored uplink.
+    pub(super) fn reset(&mut self, now: Instant) {
+        self.state = PathState::Direct { since: None };
+        // With a check to repeat, the timeout starts now.
+        self.last_received = self.checks.answered().map(|_| now);
+        self.clear_evidence();
     }
 
-    fn forget(&mut self) {
+    fn clear_evidence(&mut self) {
         // What is due from here on may be due sooner.
         self.queued = None;
-        self.run = 0;
-        self.expects = false;
-        self.unanswered = UnansweredChecks::default();
-        self.unheard = UnansweredChecks::default();
+        self.received_in_a_row = 0;
+        self.awaits_traffic = false;
+        self.without_traffic = UnansweredChecks::default();
+        self.without_response = UnansweredChecks::default();
     }
 
-    /// When the direct way has been silent for too long.
-    fn silent_at(&self, settings: FailoverSettings) -> Option<Instant> {
-        let first = self.unanswered.since(QUESTIONS)?;
-        Some(match self.heard {
-            Some(heard) => (heard + settings.silence).max(first + settings.silence / 2),
-            None => first + settings.silence,
+    /// Returns when missing traffic becomes a failure.
+    fn no_traffic_at(&self, settings: FailoverSettings) -> Option<Instant> {
+        let timeout = settings.response_timeout;
+        let first = self.without_traffic.since(REQUESTS_WITHOUT_TRAFFIC)?;
+        Some(match self.last_received {
+            Some(last) => (last + timeout).max(first + timeout / 2),
+            None => first + timeout,
         })
     }
 
-    /// When nobody can be said to hear us any more.
-    fn unheard_at(&self, settings: FailoverSettings) -> Option<Instant> {
-        Some(self.unheard.since(QUESTIONS_IN_A_STREAM)? + settings.silence * 3)
+    /// Returns when missing responses become a failure.
+    fn no_responses_at(&self, settings: FailoverSettings) -> Option<Instant> {
+        let first = self.without_response.since(REQUESTS_IN_A_STREAM)?;
+        Some(first + settings.response_timeout * 3)
     }
 
-    /// When the next question is due: first after a while without a sound or an answer, then in quick succession.
-    fn ask_at(&self, settings: FailoverSettings) -> Option<Instant> {
-        self.questions.answered()?;
-        let silence = settings.silence;
-        let unheard = self.unheard.last.map(|last| last + silence / 2);
-        let unanswered = match self.unanswered.last {
-            Some(last) => Some(last + silence / 16),
-            None => self.heard.map(|heard| heard + silence / 2),
+    /// Returns when the answered check is to be repeated: first after half of the timeout, then in quick succession.
+    fn repeat_at(&self, settings: FailoverSettings) -> Option<Instant> {
+        self.checks.answered()?;
+        let timeout = settings.response_timeout;
+        let without_response = self.without_response.last.map(|last| last + timeout / 2);
+        let without_traffic = match self.without_traffic.last {
+            Some(last) => Some(last + timeout / 16),
+            None => self.last_received.map(|last| last + timeout / 2),
         };
-        unheard.into_iter().chain(unanswered).min()
+        without_response.into_iter().chain(without_traffic).min()
     }
 
-    /// When [`MappingPath::step`] has something to say.
+    /// Returns when [`MappingPath::action`] has something to do.
     pub(super) fn due(&self, settings: FailoverSettings) -> Option<Instant> {
-        if let Some(absence) = self.absence() {
-            let is_untested = self.questions.introduction().is_none();
-            return is_untested.then_some(absence.since + self.retry(settings));
+        if let Some(failover) = self.failover() {
+            let is_untested = self.checks.announcement().is_none();
+            return is_untested.then_some(failover.since + self.retry(settings));
         }
-        if !self.expects && self.run < STREAM {
+        if !self.awaits_traffic && self.received_in_a_row < STREAM {
             return None;
         }
         let times = [
-            self.silent_at(settings),
-            self.unheard_at(settings),
-            self.ask_at(settings),
+            self.no_traffic_at(settings),
+            self.no_responses_at(settings),
+            self.repeat_at(settings),
         ];
         times.into_iter().flatten().min()
     }
 
-    /// What is to be done at `now`.
-    pub(super) fn step(&self, settings: FailoverSettings, now: Instant) -> PathAction {
+    /// Returns what is due at `now`.
+    pub(super) fn action(&self, settings: FailoverSettings, now: Instant) -> PathAction {
         let is_over = |time: Option<Instant>| time.is_some_and(|time| time <= now);
         if !is_over(self.due(settings)) {
             PathAction::Wait
-        } else if self.absence().is_some() {
-            PathAction::Return
-        } else if is_over(self.silent_at(settings)) {
-            PathAction::Fall(FailoverCause::NoTraffic)
-        } else if is_over(self.unheard_at(settings)) {
-            PathAction::Fall(FailoverCause::NoResponses)
+        } else if self.failover().is_some() {
+            PathAction::FailBack
+        } else if is_over(self.no_traffic_at(settings)) {
+            PathAction::FailOver(FailoverCause::NoTraffic)
+        } else if is_over(self.no_responses_at(settings)) {
+            PathAction::FailOver(FailoverCause::NoResponses)
         } else {
-            PathAction::Ask
+            PathAction::RepeatCheck
         }
     }
 }

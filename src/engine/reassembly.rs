@@ -2,19 +2,17 @@
 //!
 //! # Theory of operation
 //!
-//! A local socket routes before it fragments, so the fragments of a captured datagram enter the TUN, and only the first
-//! one has the ports that the policy judges. Each is kept until the datagram is whole, whatever their order; then it is
-//! judged as any other packet.
+//! A local socket routes before it fragments, so the fragments of a captured datagram enter the TUN. Only the first one has
+//! the ports that the policy needs. Fragments in any order are kept until the datagram is complete; then it is handled as
+//! any other packet.
 //!
-//! Everything a fragment says may be a lie, so:
+//! Fragments are not trusted:
 //!
-//! - what is held is bounded in bytes, in all and for each source, with an allowance for what each piece costs besides
-//!   its bytes; a fragment that finds no room is dropped, and none that came before it;
-//! - a datagram that is not whole [`ReassemblyLimits::lifetime`] after its first fragment came is forgotten, and its sender is told
-//!   if the first part is there to be quoted (RFC 1122 section 3.3.2);
-//! - pieces that overlap, or contradict each other about where the datagram ends, spoil it: nothing of it is held, and
-//!   the rest is dropped as it comes until its time is over (RFC 5722 for IPv6; no honest sender does it over IPv4
-//!   either, RFC 1858). An exact copy of a piece is ignored.
+//! - Memory is bounded in all and per source, overhead included. A fragment beyond the bound is dropped; earlier ones stay.
+//! - A datagram incomplete [`ReassemblyLimits::lifetime`] after its first fragment expires. Its sender gets an error if the
+//!   first fragment is there to be quoted (RFC 1122 section 3.3.2).
+//! - Fragments that overlap, or disagree about the datagram's length, invalidate it. Its fragments are dropped until its
+//!   lifetime is over (RFC 5722 for IPv6, RFC 1858 for IPv4). An exact duplicate is ignored.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -27,18 +25,17 @@ use crate::net::Family;
 use crate::wire::fragment::{self, DatagramHeader, Fragment};
 use crate::wire::{Packet, icmp};
 
-/// What a datagram that is not whole yet costs besides its pieces, in bytes, and what a piece costs besides its payload:
-/// the tables' entries and the allocations, rounded up.
-const COST: usize = 256;
+/// The overhead in bytes of an incomplete datagram, and of each of its fragments: table entries and allocations.
+const OVERHEAD: usize = 256;
 
-/// The bounds of what is held.
+/// The bounds of the reassembly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReassemblyLimits {
-    /// Bytes in all.
+    /// Bytes in all, overhead included.
     pub held: usize,
-    /// Bytes of one source.
+    /// Bytes of one source, overhead included.
     pub held_of_source: usize,
-    /// How long the parts of a datagram wait for the others.
+    /// How long the fragments of a datagram are kept.
     pub lifetime: Duration,
 }
 
@@ -55,68 +52,69 @@ impl Default for ReassemblyLimits {
 /// Why a fragment was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FragmentError {
-    /// It carries nothing, ends beyond the largest datagram, or is not the last and its length is no multiple of 8.
+    /// It is empty, exceeds the largest datagram, or is not the last and its length is no multiple of 8.
     #[error("the fragment's length is wrong")]
     Length,
-    /// It overlaps another, or contradicts it about where the datagram ends; or another one did.
+    /// Fragments of the datagram overlap, or disagree about its length.
     #[error("the fragments overlap")]
     Overlap,
-    /// There is no room for it.
+    /// The memory bound is reached.
     #[error("too many fragments are waiting")]
     NoRoom,
 }
 
-/// A datagram whose time is over.
+/// A datagram whose lifetime is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpiredDatagram {
-    /// Its first part, when its sender is to be told by an error that quotes it.
-    pub beginning: Option<FirstFragment>,
+    /// Its first fragment, if an error may quote it.
+    pub first_fragment: Option<FirstFragment>,
 }
 
-/// The first part of a datagram.
+/// The first fragment of a datagram.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FirstFragment {
-    /// Who sent it.
+    /// The sender.
     pub from: IpAddr,
-    /// Whom it was for.
+    /// The destination.
     pub to: IpAddr,
-    /// The part as a packet.
+    /// The fragment as a packet.
     pub packet: Vec<u8>,
 }
 
-/// What tells one datagram's fragments from another's.
+/// Identifies the datagram of a fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct DatagramKey {
     source: IpAddr,
     destination: IpAddr,
     identification: u32,
-    /// Over IPv6 always `None`: only the first fragment knows it.
+    /// `None` over IPv6, where only the first fragment tells it.
     protocol: Option<u8>,
 }
 
-/// When a datagram's time is over; the number tells apart those that came at one instant.
+/// The end of a datagram's lifetime; the number distinguishes datagrams of the same instant.
 type Due = (Instant, u64);
 
-/// A datagram of which parts are missing, or that is spoilt.
+/// An incomplete or invalid datagram.
 #[derive(Debug)]
 struct PartialDatagram {
     due: Due,
-    pieces: BTreeMap<usize, Box<[u8]>>,
-    /// Bytes of the payload that are there.
-    present: usize,
-    /// Where the payload ends, once the last fragment has come.
+    /// Payloads by offset in bytes.
+    parts: BTreeMap<usize, Box<[u8]>>,
+    /// Payload bytes received.
+    received: usize,
+    /// The payload's length, once the last fragment is received.
     end: Option<usize>,
-    /// What the first fragment says, and whether an error may answer it.
+    /// The header of the first fragment, and whether an error may answer it.
     head: Option<(DatagramHeader, bool)>,
-    is_spoilt: bool,
+    is_invalid: bool,
     cost: usize,
 }
 
-/// The fragments of all datagrams that are not whole yet.
+/// The fragments of all incomplete datagrams.
 #[derive(Debug, Default)]
 pub struct Reassembly {
     limits: ReassemblyLimits,
-    /// Addresses and identifications are chosen by local programs: the hash is keyed with a secret of the process.
+    /// Local programs choose addresses and identifications: the hash is keyed with a random secret.
     partials: HashMap<DatagramKey, PartialDatagram, RandomState>,
     by_due: BTreeMap<Due, DatagramKey>,
     by_source: HashMap<IpAddr, usize, RandomState>,
@@ -125,7 +123,7 @@ pub struct Reassembly {
 }
 
 impl Reassembly {
-    /// Holds nothing, and at most what `limits` say.
+    /// Creates an empty reassembly with these limits.
     #[must_use]
     pub fn new(limits: ReassemblyLimits) -> Self {
         Self {
@@ -134,18 +132,18 @@ impl Reassembly {
         }
     }
 
-    /// Takes a fragment, and answers the whole packet when it was the last that was missing.
+    /// Adds a fragment. Returns the whole packet if it is complete now.
     ///
     /// # Errors
-    /// [`FragmentError`] when the fragment was dropped.
-    pub fn take(
+    /// [`FragmentError`] if the fragment is dropped.
+    pub fn insert(
         &mut self,
         packet: &Packet<'_>,
         part: Fragment<'_>,
         now: Instant,
     ) -> Result<Option<Vec<u8>>, FragmentError> {
         let range = part.range();
-        // The header that the whole packet will have counts over IPv4.
+        // Over IPv4 the packet's length includes its header.
         let most = match packet.family() {
             Family::V4 => 65_515,
             Family::V6 => 65_535,
@@ -160,17 +158,17 @@ impl Reassembly {
             protocol: (packet.family() == Family::V4).then_some(part.protocol),
         };
         let known = self.partials.get(&key);
-        if known.is_some_and(|partial| partial.is_spoilt) {
+        if known.is_some_and(|partial| partial.is_invalid) {
             return Err(FragmentError::Overlap);
         }
         if known.is_some_and(|partial| partial.has(&part)) {
             return Ok(None);
         }
         if known.is_some_and(|partial| partial.contradicts(&part)) {
-            self.spoil(&key);
+            self.invalidate(&key);
             return Err(FragmentError::Overlap);
         }
-        let cost = COST + part.payload.len() + if known.is_none() { COST } else { 0 };
+        let cost = OVERHEAD + part.payload.len() + if known.is_none() { OVERHEAD } else { 0 };
         let of_source = self.by_source.get(&key.source).copied().unwrap_or(0);
         let ReassemblyLimits {
             held,
@@ -186,62 +184,62 @@ impl Reassembly {
             self.serial += 1;
             PartialDatagram::new(due)
         });
-        partial.put(packet, &part);
+        partial.insert(packet, &part);
         partial.cost += cost;
         self.held += cost;
         *self.by_source.entry(key.source).or_default() += cost;
-        if partial.end != Some(partial.present) {
+        if partial.end != Some(partial.received) {
             return Ok(None);
         }
-        // The pieces do not overlap and all lie before the end: as many bytes as that are all of them.
-        let partial = self.forget(&key).expect("it was there a moment ago");
+        // The parts do not overlap and lie before the end: this many bytes are all of them.
+        let partial = self.remove(&key).expect("it was just completed");
         Ok(partial.join())
     }
 
-    /// Forgets a datagram that waited in vain, if there is one; to be called until it answers `None`.
+    /// Removes a datagram whose lifetime is over, if there is one. To be called until it returns `None`.
     pub fn expire(&mut self, now: Instant) -> Option<ExpiredDatagram> {
         let (&due, &key) = self.by_due.first_key_value()?;
         if due.0 > now {
             return None;
         }
-        let beginning = self.forget(&key)?.beginning();
-        Some(ExpiredDatagram { beginning })
+        let first_fragment = self.remove(&key)?.first_fragment();
+        Some(ExpiredDatagram { first_fragment })
     }
 
-    /// When [`Reassembly::expire`] has something to do next.
+    /// Returns when [`Reassembly::expire`] is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.by_due.first_key_value().map(|((due, _), _)| *due)
     }
 
-    /// The bytes that are held, with what they cost besides.
+    /// Returns the bytes held, overhead included.
     #[must_use]
     pub const fn held(&self) -> usize {
         self.held
     }
 
-    /// The number of datagrams that are not whole, the spoilt ones included.
+    /// Returns the number of incomplete datagrams, invalid ones included.
     #[must_use]
     pub fn len(&self) -> usize {
         self.partials.len()
     }
 
-    /// Whether nothing waits.
+    /// Whether no datagram is incomplete.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.partials.is_empty()
     }
 
-    /// Drops the pieces of a datagram and remembers that it is spoilt.
-    fn spoil(&mut self, key: &DatagramKey) {
+    /// Drops the fragments of a datagram, and marks it as invalid.
+    fn invalidate(&mut self, key: &DatagramKey) {
         let partial = self.partials.get_mut(key).expect("it was just found");
-        let freed = partial.cost - COST;
-        partial.pieces.clear();
-        (partial.head, partial.is_spoilt, partial.cost) = (None, true, COST);
+        let freed = partial.cost - OVERHEAD;
+        partial.parts.clear();
+        (partial.head, partial.is_invalid, partial.cost) = (None, true, OVERHEAD);
         self.release(key.source, freed);
     }
 
-    fn forget(&mut self, key: &DatagramKey) -> Option<PartialDatagram> {
+    fn remove(&mut self, key: &DatagramKey) -> Option<PartialDatagram> {
         let partial = self.partials.remove(key)?;
         self.by_due.remove(&partial.due);
         self.release(key.source, partial.cost);
@@ -263,35 +261,35 @@ impl PartialDatagram {
     fn new(due: Due) -> Self {
         Self {
             due,
-            pieces: BTreeMap::new(),
-            present: 0,
+            parts: BTreeMap::new(),
+            received: 0,
             end: None,
             head: None,
-            is_spoilt: false,
+            is_invalid: false,
             cost: 0,
         }
     }
 
-    /// Whether this very piece is there already.
+    /// Whether the same fragment was received before.
     fn has(&self, part: &Fragment<'_>) -> bool {
         let range = part.range();
-        let says_the_same = part.more == (self.end != Some(range.end));
-        let held = self.pieces.get(&range.start);
-        says_the_same && held.is_some_and(|held| **held == *part.payload)
+        let same_end = part.more == (self.end != Some(range.end));
+        let held = self.parts.get(&range.start);
+        same_end && held.is_some_and(|held| **held == *part.payload)
     }
 
     fn contradicts(&self, part: &Fragment<'_>) -> bool {
         let range = part.range();
-        let last = self.pieces.last_key_value();
-        let farthest = last.map_or(0, |(start, piece)| start + piece.len());
-        let before = self.pieces.range(..range.end).next_back();
-        let overlaps = before.is_some_and(|(start, piece)| start + piece.len() > range.start);
+        let last = self.parts.last_key_value();
+        let farthest = last.map_or(0, |(start, part)| start + part.len());
+        let before = self.parts.range(..range.end).next_back();
+        let overlaps = before.is_some_and(|(start, part)| start + part.len() > range.start);
         let beyond_the_end = self.end.is_some_and(|end| range.end > end);
         let is_another_end = !part.more && (self.end.is_some() || farthest > range.end);
         overlaps || beyond_the_end || is_another_end
     }
 
-    fn put(&mut self, packet: &Packet<'_>, part: &Fragment<'_>) {
+    fn insert(&mut self, packet: &Packet<'_>, part: &Fragment<'_>) {
         let range = part.range();
         if part.is_first() {
             let whole = DatagramHeader {
@@ -306,24 +304,24 @@ impl PartialDatagram {
         if !part.more {
             self.end = Some(range.end);
         }
-        self.present += range.len();
-        if let Entry::Vacant(room) = self.pieces.entry(range.start) {
-            room.insert(part.payload.into());
+        self.received += range.len();
+        if let Entry::Vacant(entry) = self.parts.entry(range.start) {
+            entry.insert(part.payload.into());
         }
     }
 
     fn join(&self) -> Option<Vec<u8>> {
         let (whole, _) = self.head?;
-        let mut packet = Vec::with_capacity(self.present + 40);
-        let pieces = self.pieces.values().map(|piece| &**piece);
-        fragment::join(&mut packet, &whole, pieces).ok()?;
+        let mut packet = Vec::with_capacity(self.received + 40);
+        let parts = self.parts.values().map(|part| &**part);
+        fragment::join(&mut packet, &whole, parts).ok()?;
         Some(packet)
     }
 
-    /// The first piece as a packet, when an error about it is allowed.
-    fn beginning(&self) -> Option<FirstFragment> {
-        let (whole, _) = self.head.filter(|(_, may_be_answered)| *may_be_answered)?;
-        let first = self.pieces.get(&0)?;
+    /// Returns the first fragment as a packet, if an error may quote it.
+    fn first_fragment(&self) -> Option<FirstFragment> {
+        let (whole, _) = self.head.filter(|(_, may_answer)| *may_answer)?;
+        let first = self.parts.get(&0)?;
         let mut packet = Vec::new();
         fragment::join(&mut packet, &whole, [&**first].into_iter()).ok()?;
         Some(FirstFragment {

@@ -1,4 +1,4 @@
-//! What the engine counts, and why it drops.
+//! Counters, drop reasons and reports of the engine.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,56 +6,57 @@ use std::time::Duration;
 use crate::net::{CaptureMode, Egress, Endpoint, Family, Inside, MappingId, Outside};
 use crate::wire::{ParseError, WriteError};
 
+use super::TcpCounters;
+use super::cause::FailoverCause;
 use super::reassembly::FragmentError;
-use super::{FailoverCause, TcpCounters};
 
-/// Why a packet went no further. Its label names it in status and metrics and never changes its meaning.
+/// Why a packet was dropped. The label is stable: status and metrics name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DropReason {
-    /// The packet from the TUN is no packet that we can judge.
+    /// The packet from the TUN is malformed.
     Malformed(ParseError),
-    /// A fragment that cannot become a part of a datagram.
+    /// A fragment was rejected by the reassembly.
     Fragment(FragmentError),
-    /// A datagram of which fragments did not come in time.
+    /// A datagram's fragments did not all arrive in time.
     FragmentsMissing,
-    /// It came into the TUN and the policy does not relay it.
+    /// The policy does not relay the packet.
     NotInPolicy,
-    /// Its hop limit ended here.
+    /// The hop limit was exceeded.
     HopLimitExceeded,
     /// The table of mappings is full.
     TooManyMappings,
-    /// Its inside address has as many mappings as it may.
+    /// The inside address has as many mappings as it may.
     TooManyMappingsOfAddress,
-    /// Its mapping has sent to as many remotes as it may.
-    TooManyContacts,
-    /// It is for another inside endpoint, and nobody can say yet from which outside endpoint it comes.
+    /// The mapping has as many permitted remotes as it may.
+    TooManyRemotes,
+    /// A hairpinned datagram whose sender has no outside endpoint yet.
     NoOutsideEndpoint,
-    /// Its mapping's socket could not be opened.
+    /// The mapping's socket could not be opened.
     OpenFailed,
-    /// The kernel refused to send it.
+    /// The kernel refused to send the datagram.
     SendFailed,
-    /// It came for a mapping that has ended.
+    /// The mapping has ended.
     NoMapping,
-    /// It came from a remote that the inside endpoint has not sent to.
+    /// The mapping's filter does not permit the remote (RFC 4787 section 5).
     Unsolicited,
-    /// It is media, and lay in its socket's queue for so long that nobody can use it.
+    /// Media waited in its socket's queue for too long.
     Stale,
-    /// A TCP segment of no connection.
+    /// A TCP segment belongs to no connection.
     NoConnection,
     /// The table of TCP connections is full.
     TooManyConnections,
-    /// Its inside address has as many TCP connections as it may.
+    /// The inside address has as many TCP connections as it may.
     TooManyConnectionsOfAddress,
-    /// Its source is no single host's address.
+    /// The source is not the address of a single host.
     Martian,
     /// The TUN's queue is full.
     TunFull,
-    /// No packet can be made of it.
+    /// A packet could not be built.
     Unwritable(WriteError),
 }
 
 impl DropReason {
-    /// The stable name.
+    /// Returns the stable label.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -68,7 +69,7 @@ impl DropReason {
             Self::HopLimitExceeded => "hop_limit_exceeded",
             Self::TooManyMappings => "too_many_mappings",
             Self::TooManyMappingsOfAddress => "too_many_mappings_of_address",
-            Self::TooManyContacts => "too_many_contacts",
+            Self::TooManyRemotes => "too_many_remotes",
             Self::NoOutsideEndpoint => "no_outside_endpoint",
             Self::OpenFailed => "open_failed",
             Self::SendFailed => "send_failed",
@@ -86,21 +87,21 @@ impl DropReason {
         }
     }
 
-    /// Whether something has as many of something as it may: who is refused then did nothing wrong.
+    /// Whether a limit of voicelane was the reason, not the packet.
     pub(super) fn is_limit(self) -> bool {
         matches!(
             self,
             Self::Fragment(FragmentError::NoRoom)
                 | Self::TooManyMappings
                 | Self::TooManyMappingsOfAddress
-                | Self::TooManyContacts
+                | Self::TooManyRemotes
                 | Self::TooManyConnections
                 | Self::TooManyConnectionsOfAddress
         )
     }
 }
 
-/// What went through since the start.
+/// Counters since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Datagrams handed to sockets.
@@ -111,38 +112,38 @@ pub struct Counters {
     pub packets_in: u64,
     /// Their payload, in bytes.
     pub bytes_in: u64,
-    /// Packets answered with an ICMP error of our own.
+    /// Packets answered with an ICMP error of the engine.
     pub rejected: u64,
-    /// What TCP connections carried, and what became of them.
+    /// TCP connections.
     pub tcp: TcpCounters,
-    /// Errors of the direct path, or of this machine's sockets, that were passed on to the application.
+    /// Errors of the direct path or of this machine's sockets that were forwarded to applications.
     pub errors_returned: u64,
-    /// Errors of either kind that were left out because there were too many.
+    /// Errors of either kind that the rate limit suppressed.
     pub errors_suppressed: u64,
-    /// Datagrams that were put together from fragments.
+    /// Datagrams reassembled from fragments.
     pub reassembled: u64,
-    /// Datagrams that went from one inside endpoint to another by its outside endpoint.
+    /// Datagrams hairpinned from one inside endpoint to another.
     pub hairpinned: u64,
-    /// Datagrams handed to sockets that lead into the VPN: a part of `packets_out`.
+    /// Datagrams handed to sockets that lead into the VPN; included in `packets_out`.
     pub packets_tunnelled: u64,
-    /// Mappings that left the direct way, by cause.
-    pub falls: BTreeMap<&'static str, u64>,
-    /// Mappings that came back to it, by cause.
-    pub returns: BTreeMap<&'static str, u64>,
-    /// Checks of applications that were repeated, to test a way or to introduce another.
+    /// Mappings that failed over into the VPN, by cause.
+    pub failovers: BTreeMap<&'static str, u64>,
+    /// Mappings that failed back to the direct path, by cause.
+    pub failbacks: BTreeMap<&'static str, u64>,
+    /// Checks of applications that were repeated, to test a path or to announce one.
     pub checks_repeated: u64,
-    /// Checks of mappings in the VPN that were also sent the direct way.
-    pub trials: u64,
-    /// Packets from the TUN that went no further, by label.
+    /// Checks of mappings in the VPN that were also sent on the direct path.
+    pub probes: u64,
+    /// Dropped packets from the TUN, by label.
     pub dropped_out: BTreeMap<&'static str, u64>,
-    /// Datagrams from the uplink that went no further, by label.
+    /// Dropped datagrams from the uplink, by label.
     pub dropped_in: BTreeMap<&'static str, u64>,
 }
 
 impl Counters {
-    pub(super) fn count_out(&mut self, way: Egress, payload: usize) {
+    pub(super) fn count_out(&mut self, egress: Egress, payload: usize) {
         self.packets_out += 1;
-        self.packets_tunnelled += u64::from(way == Egress::Tunnel);
+        self.packets_tunnelled += u64::from(egress == Egress::Tunnel);
         self.bytes_out += payload as u64;
     }
 
@@ -169,34 +170,34 @@ pub struct MappingReport {
     pub inside: Inside<Endpoint>,
     /// The socket's endpoint, once it is open.
     pub outside: Option<Outside<Endpoint>>,
-    /// The way of what the policy relays.
-    pub way: Egress,
-    /// Why it is in the VPN, if it is.
-    pub fallen: Option<FailoverCause>,
-    /// How many remotes it has sent to.
-    pub contacts: usize,
+    /// The egress of datagrams that the policy relays.
+    pub egress: Egress,
+    /// Why the mapping is in the VPN, if it is.
+    pub failover_cause: Option<FailoverCause>,
+    /// The number of permitted remotes: those that the mapping has sent to.
+    pub permitted_remotes: usize,
     /// Time since its first packet.
     pub age: Duration,
     /// Time since its last outbound packet.
     pub idle: Duration,
 }
 
-/// The engine at one moment, but for what stands in its slots: see
-/// [`Engine::mapping_reports`](super::Engine::mapping_reports).
+/// The state of the engine, apart from mappings (see [`Engine::mapping_reports`](super::Engine::mapping_reports)) and
+/// connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineSnapshot {
-    /// How many mappings stand.
+    /// The number of mappings.
     pub mappings: usize,
-    /// How many TCP connections stand.
+    /// The number of TCP connections.
     pub connections: usize,
-    /// How many slots there are for either.
+    /// The number of slots for either.
     pub slots: usize,
-    /// How long ago each limit refused something for the last time, by the label of the [`DropReason`].
+    /// The time since each limit was last exceeded, by the label of the [`DropReason`].
     pub limits_reached: BTreeMap<&'static str, Duration>,
-    /// The families whose uplink is given up.
-    pub fallen_uplinks: Vec<Family>,
-    /// How much is captured.
+    /// The families whose uplink has failed.
+    pub failed_uplinks: Vec<Family>,
+    /// Whether exact flows or whole prefixes are captured.
     pub capture: CaptureMode,
-    /// What was counted.
+    /// Counters since the start.
     pub counters: Counters,
 }

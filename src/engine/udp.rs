@@ -16,15 +16,15 @@ use crate::net::{
 use crate::policy::Action;
 use crate::wire::{IcmpError, Packet, WriteError, icmp, udp};
 
-/// The hop limit of datagrams that we write: the kernel does not tell with which one they arrived at the socket.
+/// The hop limit of datagrams written into the TUN: sockets do not report the received one.
 const HOP_LIMIT: u8 = 64;
 
-/// Media that waited in a queue for so long is of no use to a listener (ITU-T G.114: 400 ms from mouth to ear at most, the whole path
-/// included), and keeps what comes behind it waiting.
-const STALE: Duration = Duration::from_millis(250);
+/// The longest time that media may wait in a socket's queue. Older media is of no use (ITU-T G.114: at most 400 ms from
+/// mouth to ear on the whole path), and delays what follows.
+const MAX_MEDIA_DELAY: Duration = Duration::from_millis(250);
 
 impl Engine {
-    /// Takes a datagram that an application sent into the TUN.
+    /// Handles a datagram that an application sent into the TUN.
     pub(super) fn handle_udp(
         &mut self,
         packet: &Packet<'_>,
@@ -44,7 +44,7 @@ impl Engine {
                     let prohibited = IcmpError::AdminProhibited;
                     return self.reject(packet, DropReason::NotInPolicy, prohibited, now, outbox);
                 }
-                // It goes on as it would have gone without us, marks included.
+                // Captured with its prefix: it keeps its own code point in the VPN.
                 (_, None) => (None, Treatment::of(packet.traffic_class().dscp)),
             },
         };
@@ -57,13 +57,13 @@ impl Engine {
         }
         let mapping = match self.nat.map(inside, remote, now) {
             Ok(Mapped::Known(mapping)) => {
-                if self.paths.sweep.is_some() {
-                    self.catch_up(mapping, now, outbox);
+                if self.paths.resync.is_some() {
+                    self.resync(mapping, now, outbox);
                 }
                 mapping
             }
             Ok(Mapped::New(mapping)) => {
-                self.lay_path(mapping, inside, treatment, now, outbox);
+                self.init_path(mapping, inside, treatment, now, outbox);
                 mapping
             }
             Err(limit) => {
@@ -74,26 +74,26 @@ impl Engine {
         if let Some(neighbour) = neighbour {
             let class = packet.traffic_class();
             if self.nat.get(mapping).is_some_and(|it| it.outside.is_none()) {
-                let way = self
+                let egress = self
                     .paths
                     .get(mapping)
-                    .map_or(Egress::Direct, MappingPath::way);
-                self.need_socket(mapping, way, outbox);
+                    .map_or(Egress::Direct, MappingPath::egress);
+                self.ensure_socket(mapping, egress, outbox);
             }
             return self.hairpin(mapping, neighbour, class, datagram.payload, now, outbox);
         }
         let payload = datagram.payload;
-        let way = match verdict.action {
-            Action::Relay => self.route(mapping, remote, treatment, payload, now, outbox),
+        let egress = match verdict.action {
+            Action::Relay => self.select_egress(mapping, remote, treatment, payload, now, outbox),
             Action::Return | Action::Tunnel => Egress::Tunnel,
         };
-        self.need_socket(mapping, way, outbox);
-        self.counters.count_out(way, payload.len());
-        outbox.transmit(mapping, way, remote, treatment, dont_fragment, payload);
+        self.ensure_socket(mapping, egress, outbox);
+        self.counters.count_out(egress, payload.len());
+        outbox.transmit(mapping, egress, remote, treatment, dont_fragment, payload);
     }
 
-    /// Turns a datagram back to the inside endpoint whose outside endpoint it was sent to (RFC 4787 REQ-9). It arrives
-    /// from the sender's outside endpoint, and passes the same filter as if it had been outside.
+    /// Hairpins a datagram to the inside endpoint whose outside endpoint is its destination (RFC 4787 REQ-9). Its source
+    /// is the sender's outside endpoint, and it passes the receiver's filter.
     fn hairpin(
         &mut self,
         from: MappingId,
@@ -104,7 +104,7 @@ impl Engine {
         outbox: &mut Outbox,
     ) {
         let known = self.nat.get(from).and_then(|mapping| mapping.outside);
-        // A socket that is not open yet, or that is bound to no address, has no endpoint to come from.
+        // A socket that is not open yet, or that is bound to every address, has no outside endpoint.
         let Some(Outside(source)) = known.filter(|it| !it.0.addr.is_unspecified()) else {
             return self.counters.drop_out(DropReason::NoOutsideEndpoint);
         };
@@ -117,20 +117,20 @@ impl Engine {
         match written {
             Ok(()) => {
                 self.counters.hairpinned += 1;
-                outbox.scratched_packet(self.mtu, self.identify());
+                outbox.scratch_packet(self.mtu, self.next_identification());
             }
             Err(fault) => self.counters.drop_in(DropReason::Unwritable(fault)),
         }
     }
 
-    /// Takes a datagram that one of a mapping's sockets received.
+    /// Handles a datagram that one of a mapping's sockets received.
     ///
     /// # Panics
-    /// When the headroom is missing.
+    /// If the headroom is missing.
     pub fn handle_datagram(
         &mut self,
         mapping: MappingId,
-        way: Egress,
+        egress: Egress,
         arrival: ReceivedDatagram<'_>,
         now: Instant,
         outbox: &mut Outbox,
@@ -138,7 +138,7 @@ impl Engine {
         let ReceivedDatagram {
             from,
             traffic_class,
-            waited,
+            queue_delay,
             buffer,
             payload,
         } = arrival;
@@ -146,8 +146,8 @@ impl Engine {
             Ok(inside) => inside,
             Err(refusal) => return self.counters.drop_in(refusal.into()),
         };
-        self.hear(mapping, way, &buffer[payload.clone()], now, outbox);
-        if waited > STALE && is_media(&buffer[payload.clone()]) {
+        self.on_received(mapping, egress, &buffer[payload.clone()], now, outbox);
+        if queue_delay > MAX_MEDIA_DELAY && is_media(&buffer[payload.clone()]) {
             return self.counters.drop_in(DropReason::Stale);
         }
         let length = payload.len();
@@ -155,37 +155,37 @@ impl Engine {
         match udp::prepend(buffer, payload, &headers) {
             Ok(packet) => {
                 self.counters.count_in(length);
-                outbox.packet(&buffer[packet], self.mtu, self.identify());
+                outbox.packet(&buffer[packet], self.mtu, self.next_identification());
             }
             Err(fault) => self.counters.drop_in(DropReason::Unwritable(fault)),
         }
     }
 
-    /// Takes an error that the path, or this machine, returned for a datagram of a mapping.
+    /// Handles an error that the path or this machine returned for a datagram of a mapping.
     ///
-    /// The application gets it as the ICMP message that it would have got without us, unless the call goes on in the
-    /// VPN. The mapping stands (RFC 4787 REQ-12), and is not refreshed.
+    /// The application gets the error as an ICMP message, unless the call fails over into the VPN. The mapping neither ends
+    /// (RFC 4787 REQ-12) nor is refreshed.
     pub fn handle_error(
         &mut self,
         mapping: MappingId,
-        way: Egress,
+        egress: Egress,
         returned: &ReturnedError<'_>,
         now: Instant,
         outbox: &mut Outbox,
     ) {
-        // The error names a remote: only one that the mapping has sent to can be meant.
+        // Only a remote that the mapping has sent to can cause an error.
         let inside = match self.nat.admit_error(mapping, returned.to) {
             Ok(inside) => inside,
             Err(refusal) => return self.counters.drop_in(refusal.into()),
         };
-        if way == Egress::Direct && self.is_of_the_path(mapping, returned, now, outbox) {
+        if egress == Egress::Direct && self.is_direct_path_error(mapping, returned, now, outbox) {
             return;
         }
-        self.tell(inside, returned, now, outbox);
+        self.report_error(inside, returned, now, outbox);
     }
 
-    /// Whether an error is one of the direct way's that the application has no use for, because its datagrams go another.
-    fn is_of_the_path(
+    /// Whether an error concerns the direct path alone, while the mapping's datagrams take another.
+    fn is_direct_path_error(
         &mut self,
         mapping: MappingId,
         returned: &ReturnedError<'_>,
@@ -198,67 +198,66 @@ impl Engine {
         let Some(path) = self.paths.get_mut(mapping) else {
             return false;
         };
-        if path.fallen().is_some() {
-            path.trial_failed();
+        if path.failover_cause().is_some() {
+            path.on_probe_failed();
             return true;
         }
-        // What the remote itself says is about the remote.
-        let by_router = returned.offender.is_some_and(|it| it != returned.to.addr);
-        by_router
-            && denies_the_way(returned.error)
-            && path.is_in_doubt(now)
-            && self.fall(mapping, FailoverCause::Unreachable, now, outbox)
+        // An error from the remote itself concerns the remote, not the path.
+        let is_from_router = returned.reporter.is_some_and(|it| it != returned.to.addr);
+        is_from_router
+            && blocks_direct_path(returned.error)
+            && path.is_quiet(now)
+            && self.fail_over(mapping, FailoverCause::Unreachable, now, outbox)
     }
 
-    /// Tells the application of an error.
-    fn tell(
+    /// Sends the application an error, within the rate limit.
+    fn report_error(
         &mut self,
         inside: Inside<Endpoint>,
         returned: &ReturnedError<'_>,
         now: Instant,
         outbox: &mut Outbox,
     ) {
-        if !self.returns.allows(now) {
+        if !self.forwarded_errors.allows(now) {
             self.counters.errors_suppressed += 1;
             return;
         }
-        let sent = sent(inside, returned.to);
-        let reporter = returned.offender.unwrap_or(returned.to.addr);
-        let written = udp::write_datagram(outbox.scratch(), &sent, returned.payload);
-        self.pass_on(written, returned.error, reporter, inside, outbox);
+        let headers = quoted_headers(inside, returned.to);
+        let reporter = returned.reporter.unwrap_or(returned.to.addr);
+        let written = udp::write_datagram(outbox.scratch(), &headers, returned.payload);
+        self.forward_error(written, returned.error, reporter, inside, outbox);
     }
 
-    /// Takes the news that a socket of a mapping is open, for the first time or on another uplink.
+    /// Records that a socket of a mapping is open, for the first time or on another uplink.
     pub fn handle_opened(
         &mut self,
         mapping: MappingId,
-        way: Egress,
+        egress: Egress,
         outside: Outside<Endpoint>,
         outbox: &mut Outbox,
     ) {
-        let stands_for_it = self.note_opened(mapping, way, outside);
+        let is_current = self.record_opened(mapping, egress, outside);
         let Some(entry) = self.nat.get(mapping) else {
             return;
         };
         let inside = entry.inside;
-        if stands_for_it || entry.outside.is_none() {
+        if is_current || entry.outside.is_none() {
             self.nat.opened(mapping, outside);
         }
         outbox.event(EngineEvent::Established {
             mapping,
             inside,
-            way,
+            egress,
             outside,
         });
     }
 
-    /// Takes the news that a socket of a mapping could not be opened. What waits in the outbox for it goes the other way
-    /// if it may, and else is answered with `error`. Without any socket the mapping ends, and the next packet tries
-    /// again.
+    /// Handles a socket that could not be opened. Datagrams that wait for it in the outbox take the other socket, if the
+    /// mapping fails over; otherwise they are answered with `error`. A mapping without any socket ends.
     pub fn handle_open_failed(
         &mut self,
         mapping: MappingId,
-        way: Egress,
+        egress: Egress,
         error: IcmpError,
         now: Instant,
         outbox: &mut Outbox,
@@ -266,24 +265,24 @@ impl Engine {
         let Some(inside) = self.nat.get(mapping).map(|entry| entry.inside) else {
             return;
         };
-        let mut is_trial = false;
+        let mut is_probe = false;
         if let Some(path) = self.paths.get_mut(mapping) {
-            path.set_socket(way, SocketState::Closed);
-            is_trial = way == Egress::Direct && path.fallen().is_some();
-            path.trial_failed();
+            path.set_socket(egress, SocketState::Closed);
+            is_probe = egress == Egress::Direct && path.failover_cause().is_some();
+            path.on_probe_failed();
         }
-        let is_gone = way == Egress::Direct && denies_the_way(error) && !prohibits(error);
-        if is_gone && !is_trial && self.fall(mapping, FailoverCause::NoSocket, now, outbox) {
+        let fails = egress == Egress::Direct && blocks_direct_path(error) && !is_prohibited(error);
+        if fails && !is_probe && self.fail_over(mapping, FailoverCause::NoSocket, now, outbox) {
             return outbox.redirect(mapping, Egress::Direct, Egress::Tunnel);
         }
-        let recalled = outbox.recall(mapping, way);
-        if is_trial {
+        let recalled = outbox.recall(mapping, egress);
+        if is_probe {
             return;
         }
         let path = self.paths.get(mapping);
-        let has_socket = |way| path.is_some_and(|it| it.socket(way) != SocketState::Closed);
+        let has_socket = |egress| path.is_some_and(|it| it.socket(egress) != SocketState::Closed);
         if Egress::BOTH.into_iter().any(has_socket) {
-            self.come_back(mapping, FailbackCause::TunnelUnavailable, now, outbox);
+            self.fail_back(mapping, FailbackCause::TunnelUnavailable, now, outbox);
         } else if let Some(entry) = self.nat.remove(mapping) {
             self.paths.remove(mapping);
             if entry.outside.is_some() {
@@ -292,23 +291,23 @@ impl Engine {
         }
         for (to, payload) in recalled {
             self.counters.drop_out(DropReason::OpenFailed);
-            if !self.returns.allows(now) {
+            if !self.forwarded_errors.allows(now) {
                 self.counters.errors_suppressed += 1;
                 continue;
             }
-            let written = outbox.quote(&sent(inside, to), payload);
-            self.pass_on(written, error, to.addr, inside, outbox);
+            let written = outbox.quote(&quoted_headers(inside, to), payload);
+            self.forward_error(written, error, to.addr, inside, outbox);
         }
     }
 
-    /// Takes the news that the kernel refused to send the datagram at a place in the outbox, and what a router would say
-    /// instead of the kernel's word, if it would say anything.
+    /// Handles a datagram that the kernel refused to send, by its index in the outbox. `icmp_error` is the equivalent of
+    /// the kernel's error, if there is one.
     ///
-    /// A refusal of the direct way costs nothing: the datagram is in the outbox again, for the tunnel.
+    /// If the mapping fails over, the datagram is added to the outbox again, for the tunnel.
     pub fn handle_send_failed(
         &mut self,
         at: usize,
-        told: Option<IcmpError>,
+        icmp_error: Option<IcmpError>,
         now: Instant,
         outbox: &mut Outbox,
     ) {
@@ -317,40 +316,40 @@ impl Engine {
         };
         let &Transmit {
             mapping,
-            way,
+            egress,
             to,
             is_copy,
             ..
         } = transmit;
         let payload = payload.to_vec();
-        let goes_on = way == Egress::Direct
-            && told.is_some_and(denies_the_way)
-            && self.fall(mapping, FailoverCause::Refused, now, outbox);
+        let failed_over = egress == Egress::Direct
+            && icmp_error.is_some_and(blocks_direct_path)
+            && self.fail_over(mapping, FailoverCause::Refused, now, outbox);
         if is_copy {
-            // The application did not send it.
+            // Not the application's own datagram: nothing to report.
             if let Some(path) = self.paths.get_mut(mapping) {
-                path.trial_failed();
+                path.on_probe_failed();
             }
             return;
         }
-        if goes_on {
+        if failed_over {
             return outbox.send_again(at, Egress::Tunnel);
         }
         self.counters.drop_out(DropReason::SendFailed);
         let inside = self.nat.admit_error(mapping, to);
-        if let Some((error, inside)) = told.zip(inside.ok()) {
+        if let Some((error, inside)) = icmp_error.zip(inside.ok()) {
             let returned = ReturnedError {
                 to,
-                offender: None,
+                reporter: None,
                 error,
                 payload: &payload,
             };
-            self.tell(inside, &returned, now, outbox);
+            self.report_error(inside, &returned, now, outbox);
         }
     }
 
-    /// Sends an error of somebody else about what was written into the scratch buffer.
-    fn pass_on(
+    /// Sends an error about the datagram in the scratch buffer on behalf of `reporter`.
+    fn forward_error(
         &mut self,
         written: Result<(), WriteError>,
         error: IcmpError,
@@ -358,14 +357,14 @@ impl Engine {
         inside: Inside<Endpoint>,
         outbox: &mut Outbox,
     ) {
-        let to = self.alias_of(inside.0.addr);
+        let to = self.substitute_of(inside.0.addr);
         match written.and_then(|()| outbox.icmp(error, reporter, to)) {
             Ok(()) => self.counters.errors_returned += 1,
             Err(fault) => self.counters.drop_in(DropReason::Unwritable(fault)),
         }
     }
 
-    /// The headers of a datagram for an inside endpoint.
+    /// Returns the headers of a datagram for an inside endpoint.
     fn headers(
         &self,
         source: Endpoint,
@@ -374,13 +373,13 @@ impl Engine {
     ) -> udp::UdpHeaders {
         udp::UdpHeaders {
             source,
-            destination: Endpoint::new(self.alias_of(inside.0.addr), inside.0.port),
+            destination: Endpoint::new(self.substitute_of(inside.0.addr), inside.0.port),
             traffic_class,
             hop_limit: HOP_LIMIT,
         }
     }
 
-    /// The traffic class of an answer: another one where that is wanted, and if it is media's.
+    /// Returns the traffic class of a received datagram: media is re-marked if that is configured.
     fn remarked(&self, from: Endpoint, arrived: TrafficClass) -> TrafficClass {
         let is_media = || self.policy.evaluate(Protocol::Udp, from).action == Action::Relay;
         match self.remark.filter(|_| is_media()) {
@@ -389,14 +388,14 @@ impl Engine {
         }
     }
 
-    /// What tells the fragments of the next large packet from those of others.
-    fn identify(&mut self) -> u32 {
+    /// Returns the identification of the next fragmented packet.
+    fn next_identification(&mut self) -> u32 {
         self.identification = self.identification.wrapping_add(1);
         self.identification
     }
 }
 
-/// Whether somebody is to hear or see this datagram; checks and handshakes are worth having late, too.
+/// Whether a datagram is media, which is useless when it is late; late checks and handshakes are not.
 fn is_media(payload: &[u8]) -> bool {
     matches!(
         DatagramKind::of(payload),
@@ -404,18 +403,18 @@ fn is_media(payload: &[u8]) -> bool {
     )
 }
 
-/// Whether an error, said by a router or by this machine, is about the way and not about the remote.
-fn denies_the_way(error: IcmpError) -> bool {
+/// Whether an error from a router or this machine concerns the path, not the remote.
+fn blocks_direct_path(error: IcmpError) -> bool {
     use IcmpError::{HostUnreachable, NetUnreachable};
-    matches!(error, NetUnreachable | HostUnreachable) || prohibits(error)
+    matches!(error, NetUnreachable | HostUnreachable) || is_prohibited(error)
 }
 
-fn prohibits(error: IcmpError) -> bool {
+fn is_prohibited(error: IcmpError) -> bool {
     error == IcmpError::AdminProhibited
 }
 
-/// The headers of a datagram that the application sent, as far as an error has to quote them.
-fn sent(inside: Inside<Endpoint>, to: Endpoint) -> udp::UdpHeaders {
+/// Returns the headers of the application's datagram that an error quotes.
+fn quoted_headers(inside: Inside<Endpoint>, to: Endpoint) -> udp::UdpHeaders {
     udp::UdpHeaders {
         source: inside.0,
         destination: to,
@@ -429,7 +428,7 @@ impl From<MapError> for DropReason {
         match error {
             MapError::Mappings => Self::TooManyMappings,
             MapError::MappingsOfAddress => Self::TooManyMappingsOfAddress,
-            MapError::PermittedRemotes => Self::TooManyContacts,
+            MapError::PermittedRemotes => Self::TooManyRemotes,
         }
     }
 }

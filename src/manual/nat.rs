@@ -122,7 +122,7 @@
 //! # Failover into the VPN
 //!
 //! When the direct path of a mapping fails, its datagrams continue on its socket in the VPN. `engine::path` has the states,
-//! `engine::fallback` the relation of mappings and uplinks.
+//! `engine::failover` the relation of mappings and uplinks.
 //!
 //! - **Only STUN checks count.** Music on hold and a muted agent are silent without a fault. A call's STUN checks (ICE, consent
 //!   of RFC 7675) expect responses on every working path. A flow without checks fails over only after refusals, or with its

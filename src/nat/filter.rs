@@ -93,26 +93,29 @@ mod tests {
             (Filtering::AddressDependent, [true, true, false]),
             (Filtering::AddressAndPortDependent, [true, false, false]),
         ] {
-            let mut contacts = PermittedRemotes::default();
-            assert!(contacts.note(filtering, sent, 8));
+            let mut permitted_remotes = PermittedRemotes::default();
+            assert!(permitted_remotes.note(filtering, sent, 8));
             let admitted =
-                [sent, same_address, stranger].map(|from| contacts.admit(filtering, from));
+                [sent, same_address, stranger].map(|from| permitted_remotes.admit(filtering, from));
             assert_eq!(admitted, expected, "{filtering:?}");
-            assert!(contacts.know(filtering, sent) && !contacts.know(filtering, stranger));
+            assert!(
+                permitted_remotes.know(filtering, sent)
+                    && !permitted_remotes.know(filtering, stranger)
+            );
         }
     }
 
     #[test]
     fn a_full_list_takes_no_more_and_forgets_none() {
-        let mut contacts = PermittedRemotes::default();
+        let mut permitted_remotes = PermittedRemotes::default();
         let remote = |n: u16| Endpoint::new("2001:db8::1".parse().expect("an address"), n);
         let filtering = Filtering::AddressAndPortDependent;
-        assert!((1..=4).all(|n| contacts.note(filtering, remote(n), 4)));
-        assert!(!contacts.note(filtering, remote(5), 4));
+        assert!((1..=4).all(|n| permitted_remotes.note(filtering, remote(n), 4)));
+        assert!(!permitted_remotes.note(filtering, remote(5), 4));
         assert!(
-            contacts.note(filtering, remote(1), 4),
+            permitted_remotes.note(filtering, remote(1), 4),
             "a known contact needs no room"
         );
-        assert!(!contacts.admit(filtering, remote(5)));
+        assert!(!permitted_remotes.admit(filtering, remote(5)));
     }
 }

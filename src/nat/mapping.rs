@@ -47,7 +47,7 @@ pub struct NatLimits {
     /// Mappings of one inside address.
     pub mappings_of_address: usize,
     /// PermittedRemotes of one mapping.
-    pub contacts: usize,
+    pub permitted_remotes: usize,
 }
 
 impl Default for NatLimits {
@@ -55,7 +55,7 @@ impl Default for NatLimits {
         Self {
             mappings: 32_768,
             mappings_of_address: 8_192,
-            contacts: 1_024,
+            permitted_remotes: 1_024,
         }
     }
 }
@@ -71,14 +71,14 @@ pub struct Mapping {
     pub created: Instant,
     /// When the last outbound packet came.
     pub refreshed: Instant,
-    contacts: PermittedRemotes,
+    permitted_remotes: PermittedRemotes,
 }
 
 impl Mapping {
     /// How many remotes the mapping has sent to, as far as its filtering tells them apart.
     #[must_use]
-    pub fn contacts(&self) -> usize {
-        self.contacts.len()
+    pub fn permitted_remotes(&self) -> usize {
+        self.permitted_remotes.len()
     }
 }
 
@@ -188,7 +188,10 @@ impl MappingTable {
             let entry = &mut self.slots[slot as usize];
             let generation = entry.generation;
             let mapping = entry.mapping.as_mut().expect("an indexed mapping stands");
-            if !mapping.contacts.note(filtering, remote, limits.contacts) {
+            if !mapping
+                .permitted_remotes
+                .note(filtering, remote, limits.permitted_remotes)
+            {
                 return Err(MapError::PermittedRemotes);
             }
             mapping.refreshed = now;
@@ -201,8 +204,8 @@ impl MappingTable {
         if of_address >= limits.mappings_of_address {
             return Err(MapError::MappingsOfAddress);
         }
-        let mut contacts = PermittedRemotes::default();
-        if !contacts.note(filtering, remote, limits.contacts) {
+        let mut permitted_remotes = PermittedRemotes::default();
+        if !permitted_remotes.note(filtering, remote, limits.permitted_remotes) {
             return Err(MapError::PermittedRemotes);
         }
         let id = self.occupy(Mapping {
@@ -210,7 +213,7 @@ impl MappingTable {
             outside: None,
             created: now,
             refreshed: now,
-            contacts,
+            permitted_remotes,
         });
         let Self {
             hasher,
@@ -239,10 +242,10 @@ impl MappingTable {
             ..
         } = self.settings;
         let mapping = self.get_mut(id).ok_or(AdmitError::NoMapping)?;
-        if !mapping.contacts.admit(filtering, from) {
+        if !mapping.permitted_remotes.admit(filtering, from) {
             return Err(AdmitError::Unsolicited);
         }
-        if inbound_refresh && mapping.contacts.know(filtering, from) {
+        if inbound_refresh && mapping.permitted_remotes.know(filtering, from) {
             mapping.refreshed = now;
         }
         Ok(mapping.inside)
@@ -255,7 +258,7 @@ impl MappingTable {
     /// [`AdmitError`] when the mapping has ended, or its inside endpoint has not sent to this remote.
     pub fn admit_error(&self, id: MappingId, to: Endpoint) -> Result<Inside<Endpoint>, AdmitError> {
         let mapping = self.get(id).ok_or(AdmitError::NoMapping)?;
-        if mapping.contacts.know(self.settings.filtering, to) {
+        if mapping.permitted_remotes.know(self.settings.filtering, to) {
             Ok(mapping.inside)
         } else {
             Err(AdmitError::Unsolicited)
@@ -554,7 +557,7 @@ mod tests {
     fn a_full_table_refuses_and_changes_nothing() {
         let limits = NatLimits {
             mappings: 1,
-            contacts: 1,
+            permitted_remotes: 1,
             ..NatLimits::default()
         };
         let mut table = MappingTable::new(NatSettings {

@@ -46,7 +46,10 @@ pub fn reply_sources(observed: &Observed, tun: IfIndex) -> Vec<ReplySource> {
         .map(|real| {
             let alias = candidates(real).find(|alias| taken.insert(*alias));
             let alias = alias.expect("a machine has fewer addresses than a block has");
-            ReplySource { alias, real }
+            ReplySource {
+                substitute: alias,
+                real,
+            }
         })
         .collect()
 }
@@ -69,7 +72,7 @@ fn candidates(real: IpAddr) -> impl Iterator<Item = IpAddr> {
 /// Turns the alias into the real address, in the header and in the checksums of UDP, TCP and ICMPv6 that cover it.
 fn rewrite(alias: &ReplySource) -> Vec<Expression> {
     // IPv4 has a checksum in its header too (RFC 791 section 3.1), IPv6 has none.
-    let (family, at, mend_header) = match alias.alias {
+    let (family, at, mend_header) = match alias.substitute {
         IpAddr::V4(_) => (
             NetfilterProtoFamily::IPv4,
             16,
@@ -80,7 +83,7 @@ fn rewrite(alias: &ReplySource) -> Vec<Expression> {
         ),
         IpAddr::V6(_) => (NetfilterProtoFamily::IPv6, 24, Vec::new()),
     };
-    let (from, to) = (octets(alias.alias), octets(alias.real));
+    let (from, to) = (octets(alias.substitute), octets(alias.real));
     let destination = [
         Payload::Base(NETWORK_HEADER),
         Payload::Offset(at),
@@ -192,7 +195,12 @@ mod tests {
         let reply_sources = reply_sources(&machine(addresses), IfIndex(4));
         reply_sources
             .into_iter()
-            .map(|ReplySource { alias, real }| (real, alias))
+            .map(
+                |ReplySource {
+                     substitute: alias,
+                     real,
+                 }| (real, alias),
+            )
             .collect()
     }
 

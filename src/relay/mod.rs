@@ -13,17 +13,17 @@
 //! Every socket is made in `bind` and nowhere else: what is set there, and in which order, is what keeps a datagram
 //! on the direct path and marked.
 
-mod bind;
-mod errqueue;
-mod exempt;
-mod option;
-mod readiness;
-mod refusal;
-mod socket;
+mod epoll_set;
+mod error;
+mod error_queue;
+mod ipsec_bypass;
+mod socket_factory;
+mod socket_option;
 mod tcp;
 mod udp;
+mod udp_socket;
 
-pub use bind::{SetupStep, SocketFactories, SocketFactory, SocketSetupError};
-pub use readiness::{ReadyEvents, Token};
+pub use epoll_set::{ReadyEvents, Token};
+pub use socket_factory::{SetupStep, SocketFactories, SocketFactory, SocketSetupError};
 pub use tcp::{ConnectionStream, Progress, TcpRelay};
 pub use udp::{Closed, Received, SendError, SocketOpenError, UdpRelay};

@@ -20,11 +20,11 @@ use socket2::Socket;
 use crate::engine::ConnectError;
 use crate::net::{ConnectionId, Egress, Endpoint, Family, Inside, PerFamily, Treatment};
 
-use super::bind::{SetupStep, SocketFactories};
-use super::exempt::IpsecBypass;
-use super::option;
-use super::readiness::EpollSet;
-use super::refusal;
+use super::epoll_set::EpollSet;
+use super::error;
+use super::ipsec_bypass::IpsecBypass;
+use super::socket_factory::{SetupStep, SocketFactories};
+use super::socket_option;
 use super::udp::SocketOpenError;
 
 /// The socket of a connection, to be read and written without blocking.
@@ -35,12 +35,12 @@ use super::udp::SocketOpenError;
 )]
 pub struct ConnectionStream {
     id: ConnectionId,
-    way: Egress,
+    egress: Egress,
     inside: Inside<Endpoint>,
     socket: Socket,
-    is_exempt: bool,
+    bypasses_ipsec: bool,
     is_connected: bool,
-    is_in_line: bool,
+    is_queued: bool,
     is_readable: bool,
     is_writable: bool,
 }
@@ -89,27 +89,29 @@ impl TcpRelay {
     }
 
     /// Exempts the direct sockets of these families from IPsec policies: new ones at once, and those that are open with
-    /// [`TcpRelay::exempt_some`]. Who is exempt stays so.
+    /// [`TcpRelay::bypass_next_batch`]. Who is exempt stays so.
     pub fn exempt(&mut self, families: PerFamily<bool>) {
         self.exempt.set(families, self.streams.len());
     }
 
     /// Whether sockets are still to be exempted.
     #[must_use]
-    pub fn is_exempting(&self) -> bool {
-        self.exempt.is_behind()
+    pub fn is_bypass_pending(&self) -> bool {
+        self.exempt.is_stale()
     }
 
     /// Exempts the next sockets: a bounded number.
-    pub fn exempt_some(&mut self) {
+    pub fn bypass_next_batch(&mut self) {
         for slot in self.exempt.batch() {
             let stream = self.streams[slot].as_mut();
-            let Some(stream) = stream.filter(|it| it.way == Egress::Direct && !it.is_exempt) else {
+            let Some(stream) =
+                stream.filter(|it| it.egress == Egress::Direct && !it.bypasses_ipsec)
+            else {
                 continue;
             };
             let family = Family::of(stream.inside.0.addr);
             if self.exempt.has(family) {
-                stream.is_exempt = option::bypass_ipsec(&stream.socket, family).is_ok();
+                stream.bypasses_ipsec = socket_option::bypass_ipsec(&stream.socket, family).is_ok();
             }
         }
     }
@@ -122,7 +124,7 @@ impl TcpRelay {
     pub fn connect(
         &mut self,
         id: ConnectionId,
-        way: Egress,
+        egress: Egress,
         inside: Inside<Endpoint>,
         to: Endpoint,
         treatment: Treatment,
@@ -131,9 +133,9 @@ impl TcpRelay {
         let family = Family::of(to.addr);
         let binder = self.binders[family].as_ref();
         let binder = binder.ok_or(SocketOpenError::NoUplink)?;
-        let is_exempt = self.exempt.has(family);
-        let port = self.port_of(way, inside);
-        let socket = binder.connect(way, to, port, treatment, is_exempt)?;
+        let bypasses_ipsec = self.exempt.has(family);
+        let port = self.port_of(egress, inside);
+        let socket = binder.connect(egress, to, port, treatment, bypasses_ipsec)?;
         let everything = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
         self.readiness
             .watch(&socket, id.token(), everything)
@@ -144,12 +146,12 @@ impl TcpRelay {
         }
         self.streams[slot] = Some(ConnectionStream {
             id,
-            way,
+            egress,
             inside,
             socket,
-            is_exempt,
+            bypasses_ipsec,
             is_connected: false,
-            is_in_line: false,
+            is_queued: false,
             is_readable: false,
             is_writable: false,
         });
@@ -157,9 +159,9 @@ impl TcpRelay {
     }
 
     /// The port that an inside endpoint has outside, that way, if a connection of it stands.
-    fn port_of(&self, way: Egress, inside: Inside<Endpoint>) -> Option<u16> {
+    fn port_of(&self, egress: Egress, inside: Inside<Endpoint>) -> Option<u16> {
         let mut streams = self.streams.iter().flatten();
-        let stream = streams.find(|stream| (stream.way, stream.inside) == (way, inside))?;
+        let stream = streams.find(|stream| (stream.egress, stream.inside) == (egress, inside))?;
         Some(stream.socket.local_addr().ok()?.as_socket()?.port())
     }
 
@@ -170,16 +172,16 @@ impl TcpRelay {
     }
 
     /// Puts a stream in line to be carried, unless it stands there.
-    pub fn line_up(&mut self, id: ConnectionId) {
+    pub fn enqueue_ready(&mut self, id: ConnectionId) {
         if let Some(stream) = self.stream(id)
-            && !std::mem::replace(&mut stream.is_in_line, true)
+            && !std::mem::replace(&mut stream.is_queued, true)
         {
             self.line.push_back(id);
         }
     }
 
     /// The stream that has stood in line for longest; it stands there no more.
-    pub fn next_in_line(&mut self) -> Option<(ConnectionId, &mut ConnectionStream)> {
+    pub fn next_ready(&mut self) -> Option<(ConnectionId, &mut ConnectionStream)> {
         // Who was closed meanwhile is passed over.
         let id = loop {
             let id = self.line.pop_front()?;
@@ -188,13 +190,13 @@ impl TcpRelay {
             }
         };
         let stream = self.stream(id)?;
-        stream.is_in_line = false;
+        stream.is_queued = false;
         Some((id, stream))
     }
 
     /// Whether a stream stands in line.
     #[must_use]
-    pub fn has_line(&self) -> bool {
+    pub fn has_ready(&self) -> bool {
         !self.line.is_empty()
     }
 
@@ -266,11 +268,11 @@ impl TcpRelay {
             Ok(error) => {
                 *slot = None;
                 let error = error.unwrap_or_else(|| io::ErrorKind::ConnectionRefused.into());
-                Some(Progress::Failed(told(&error)))
+                Some(Progress::Failed(to_icmp_error(&error)))
             }
             Err(error) => {
                 *slot = None;
-                Some(Progress::Failed(told(&error)))
+                Some(Progress::Failed(to_icmp_error(&error)))
             }
         }
     }
@@ -324,17 +326,17 @@ impl Write for ConnectionStream {
 impl From<&SocketOpenError> for ConnectError {
     fn from(error: &SocketOpenError) -> Self {
         match error {
-            SocketOpenError::NoUplink => Self::Unreachable(error.told()),
-            SocketOpenError::Bind(error) => told(&error.source),
+            SocketOpenError::NoUplink => Self::Unreachable(error.to_icmp_error()),
+            SocketOpenError::Bind(error) => to_icmp_error(&error.source),
         }
     }
 }
 
 /// What became of the attempt to connect, in the application's eyes.
-fn told(error: &io::Error) -> ConnectError {
+fn to_icmp_error(error: &io::Error) -> ConnectError {
     match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
         Errno::ECONNREFUSED | Errno::ECONNRESET => ConnectError::Refused,
         Errno::ETIMEDOUT => ConnectError::TimedOut,
-        _ => refusal::told(error).map_or(ConnectError::Exhausted, ConnectError::Unreachable),
+        _ => error::to_icmp_error(error).map_or(ConnectError::Exhausted, ConnectError::Unreachable),
     }
 }

@@ -11,11 +11,11 @@ use crate::engine::{ReceivedDatagram, ReturnedError, Transmit};
 use crate::net::{Egress, Endpoint, Family, Inside, MappingId, Outside, PerFamily, Treatment};
 use crate::wire::IcmpError;
 
-use super::bind::{SetupStep, SocketFactories, SocketSetupError};
-use super::exempt::IpsecBypass;
-use super::readiness::{EpollSet, READY, ReadyEvents, Token};
-use super::refusal::told;
-use super::socket::{ReceiveBuffer, UdpSocket};
+use super::epoll_set::{EpollSet, READY, ReadyEvents, Token};
+use super::error::to_icmp_error;
+use super::ipsec_bypass::IpsecBypass;
+use super::socket_factory::{SetupStep, SocketFactories, SocketSetupError};
+use super::udp_socket::{ReceiveBuffer, UdpSocket};
 
 /// How much of a datagram an error can quote at most: 1280 bytes of `ICMPv6` less three headers.
 const QUOTED: usize = 1_184;
@@ -51,7 +51,7 @@ pub struct UdpRelay {
     /// How many looks in a row found as much as one can name: there is a crowd.
     crowded: u32,
     room: ReceiveBuffer,
-    setbacks: Vec<EarlierSendError>,
+    send_errors: Vec<EarlierSendError>,
     overflowed: u64,
 }
 
@@ -68,9 +68,9 @@ pub enum Received<'a> {
 #[derive(Debug)]
 struct EarlierSendError {
     mapping: MappingId,
-    way: Egress,
+    egress: Egress,
     to: Endpoint,
-    offender: Option<IpAddr>,
+    reporter: Option<IpAddr>,
     error: IcmpError,
     payload: Vec<u8>,
 }
@@ -105,10 +105,10 @@ pub enum SendError {
 impl SendError {
     /// What a router would say instead of the kernel's word; `None` when it would be silent.
     #[must_use]
-    pub fn told(&self) -> Option<IcmpError> {
+    pub fn to_icmp_error(&self) -> Option<IcmpError> {
         match self {
             Self::Closed(_) => None,
-            Self::Refused(error) => told(error),
+            Self::Refused(error) => to_icmp_error(error),
         }
     }
 }
@@ -128,7 +128,7 @@ impl UdpRelay {
             found: 0,
             crowded: 0,
             room: ReceiveBuffer::new(),
-            setbacks: Vec::new(),
+            send_errors: Vec::new(),
             overflowed: 0,
         })
     }
@@ -140,12 +140,12 @@ impl UdpRelay {
     pub fn open(
         &mut self,
         id: MappingId,
-        way: Egress,
+        egress: Egress,
         inside: Inside<Endpoint>,
         treatment: Treatment,
     ) -> Result<Outside<Endpoint>, SocketOpenError> {
         let slot = id.slot as usize;
-        let bindings = &mut self.bindings[way as usize];
+        let bindings = &mut self.bindings[egress as usize];
         if bindings.len() <= slot {
             bindings.resize_with(slot + 1, || None);
         }
@@ -154,16 +154,16 @@ impl UdpRelay {
         let family = Family::of(inside.0.addr);
         let binder = self.binders[family].as_ref();
         let binder = binder.ok_or(SocketOpenError::NoUplink)?;
-        let is_exempt = self.exempt.has(family);
-        let (socket, outside) = binder.bind(way, inside, treatment, is_exempt)?;
+        let bypasses_ipsec = self.exempt.has(family);
+        let (socket, outside) = binder.bind(egress, inside, treatment, bypasses_ipsec)?;
         // Level-triggered: a socket that was not drained within the budget is found again.
         let watched = self
             .readiness
-            .watch(&socket, token(id, way), EpollFlags::EPOLLIN);
+            .watch(&socket, token(id, egress), EpollFlags::EPOLLIN);
         watched.map_err(binder.at(SetupStep::Watch))?;
         bindings[slot] = Some(Binding {
             id,
-            socket: UdpSocket::new(socket, family, treatment, is_exempt),
+            socket: UdpSocket::new(socket, family, treatment, bypasses_ipsec),
             uplink: self.uplinks[family],
         });
         Ok(outside)
@@ -180,7 +180,7 @@ impl UdpRelay {
     }
 
     /// Exempts the direct sockets of these families from IPsec policies: new ones at once, and those that are open with
-    /// [`UdpRelay::exempt_some`]. Who is exempt stays so.
+    /// [`UdpRelay::bypass_next_batch`]. Who is exempt stays so.
     pub fn exempt(&mut self, families: PerFamily<bool>) {
         self.exempt
             .set(families, self.bindings[Egress::Direct as usize].len());
@@ -188,12 +188,12 @@ impl UdpRelay {
 
     /// Whether sockets are still to be exempted.
     #[must_use]
-    pub fn is_exempting(&self) -> bool {
-        self.exempt.is_behind()
+    pub fn is_bypass_pending(&self) -> bool {
+        self.exempt.is_stale()
     }
 
     /// Exempts the next sockets: a bounded number.
-    pub fn exempt_some(&mut self) {
+    pub fn bypass_next_batch(&mut self) {
         for slot in self.exempt.batch() {
             let direct = self.bindings[Egress::Direct as usize][slot].as_mut();
             let wanted = direct.filter(|binding| self.exempt.has(binding.socket.family));
@@ -211,29 +211,31 @@ impl UdpRelay {
         }
     }
 
-    /// Sends a datagram. What the application is to be told of earlier ones is kept for [`UdpRelay::take_setbacks`].
+    /// Sends a datagram. What the application is to be told of earlier ones is kept for [`UdpRelay::take_send_errors`].
     ///
     /// # Errors
     /// [`SendError`]; a datagram that is too large and may not be fragmented is a setback and no error.
     pub fn send(&mut self, transmit: &Transmit, payload: &[u8]) -> Result<(), SendError> {
-        let &Transmit { mapping, way, .. } = transmit;
-        let binding = binding(&mut self.bindings, mapping, way)?;
-        if way == Egress::Direct && binding.uplink != self.uplinks[binding.socket.family] {
+        let &Transmit {
+            mapping, egress, ..
+        } = transmit;
+        let binding = binding(&mut self.bindings, mapping, egress)?;
+        if egress == Egress::Direct && binding.uplink != self.uplinks[binding.socket.family] {
             return Err(SendError::Closed(Closed));
         }
-        let setbacks = &mut self.setbacks;
-        let setback = |to, offender, error, payload: &[u8]| {
-            setbacks.push(EarlierSendError {
+        let send_errors = &mut self.send_errors;
+        let on_earlier_error = |to, reporter, error, payload: &[u8]| {
+            send_errors.push(EarlierSendError {
                 mapping,
-                way,
+                egress,
                 to,
-                offender,
+                reporter,
                 error,
                 payload: payload[..payload.len().min(QUOTED)].into(),
             });
         };
         let socket = &mut binding.socket;
-        Ok(socket.send(transmit, payload, &mut self.room, setback)?)
+        Ok(socket.send(transmit, payload, &mut self.room, on_earlier_error)?)
     }
 
     /// Datagrams that were dropped since the start because their socket's queue was full, as far as later ones have told.
@@ -243,15 +245,15 @@ impl UdpRelay {
     }
 
     /// Hands the errors that were found while something was sent to `take`.
-    pub fn take_setbacks(&mut self, mut take: impl FnMut(MappingId, Egress, ReturnedError<'_>)) {
-        for setback in self.setbacks.drain(..) {
+    pub fn take_send_errors(&mut self, mut take: impl FnMut(MappingId, Egress, ReturnedError<'_>)) {
+        for on_earlier_error in self.send_errors.drain(..) {
             let returned = ReturnedError {
-                to: setback.to,
-                offender: setback.offender,
-                error: setback.error,
-                payload: &setback.payload,
+                to: on_earlier_error.to,
+                reporter: on_earlier_error.reporter,
+                error: on_earlier_error.error,
+                payload: &on_earlier_error.payload,
             };
-            take(setback.mapping, setback.way, returned);
+            take(on_earlier_error.mapping, on_earlier_error.egress, returned);
         }
     }
 
@@ -301,14 +303,14 @@ impl UdpRelay {
             let found = std::mem::take(&mut self.found);
             for at in 0..found {
                 let (token, flags) = self.readiness.ready(at);
-                let (id, way) = of_token(token);
+                let (id, egress) = of_token(token);
                 let has_error = flags.contains(EpollFlags::EPOLLERR);
-                let Ok(binding) = binding(&mut self.bindings, id, way) else {
+                let Ok(binding) = binding(&mut self.bindings, id, egress) else {
                     continue;
                 };
                 let socket = &mut binding.socket;
                 let overflowed = socket.receive(has_error, &mut self.room, |received| {
-                    take(id, way, received);
+                    take(id, egress, received);
                 });
                 self.overflowed += u64::from(overflowed);
                 if self.crowded >= LASTING {
@@ -325,24 +327,24 @@ impl UdpRelay {
     }
 }
 
-fn token(id: MappingId, way: Egress) -> u64 {
-    match way {
+fn token(id: MappingId, egress: Egress) -> u64 {
+    match egress {
         Egress::Direct => id.token(),
         Egress::Tunnel => id.token() | TUNNEL,
     }
 }
 
 fn of_token(token: u64) -> (MappingId, Egress) {
-    let way = if token & TUNNEL == 0 {
+    let egress = if token & TUNNEL == 0 {
         Egress::Direct
     } else {
         Egress::Tunnel
     };
-    (MappingId::from_token(token & !TUNNEL), way)
+    (MappingId::from_token(token & !TUNNEL), egress)
 }
 
-fn binding(bindings: &mut Bindings, id: MappingId, way: Egress) -> Result<&mut Binding, Closed> {
-    let slot = bindings[way as usize].get_mut(id.slot as usize);
+fn binding(bindings: &mut Bindings, id: MappingId, egress: Egress) -> Result<&mut Binding, Closed> {
+    let slot = bindings[egress as usize].get_mut(id.slot as usize);
     let binding = slot.and_then(Option::as_mut);
     binding.filter(|binding| binding.id == id).ok_or(Closed)
 }

@@ -3,14 +3,14 @@
 //! The device is not persistent: it lives as long as its file descriptor, and its routes with it. That is what makes a
 //! crash safe: media falls back into the VPN.
 
-mod memory;
-mod tap;
+mod device;
+mod memory_device;
 
 use std::io;
 use std::os::fd::AsFd;
 
-pub use memory::MemoryDevice;
-pub use tap::{TunDevice, TunOpenError};
+pub use device::{TunDevice, TunOpenError};
+pub use memory_device::MemoryDevice;
 
 /// A source and sink of IP packets, without packet information before them. Its descriptor is readable while a packet
 /// waits, and when the device is lost.

@@ -100,7 +100,7 @@ impl Path {
         for at in 0..outbox.commands().len() {
             let Order::Open {
                 mapping,
-                way,
+                egress,
                 inside,
                 treatment,
             } = outbox.commands()[at]
@@ -108,17 +108,17 @@ impl Path {
                 panic!("{:?}", outbox.commands())
             };
             let outside = relay
-                .open(mapping, way, inside, treatment)
+                .open(mapping, egress, inside, treatment)
                 .expect("a socket");
-            engine.handle_opened(mapping, way, outside, outbox);
+            engine.handle_opened(mapping, egress, outside, outbox);
         }
         for (transmit, payload) in outbox.transmits() {
             relay
                 .send(transmit, payload)
                 .expect("no refusal but by size");
         }
-        relay.take_setbacks(|mapping, way, returned| {
-            engine.handle_error(mapping, way, &returned, now, outbox);
+        relay.take_send_errors(|mapping, egress, returned| {
+            engine.handle_error(mapping, egress, &returned, now, outbox);
         });
         outbox.packets().map(<[u8]>::to_vec).collect()
     }
@@ -137,12 +137,12 @@ impl Path {
             assert!(!left.is_zero(), "nothing came");
             relay.wait(Some(left)).expect("an epoll set");
             let now = Instant::now();
-            let take = |mapping, way, received: Received<'_>| match received {
+            let take = |mapping, egress, received: Received<'_>| match received {
                 Received::Datagram(arrival) => {
-                    engine.handle_datagram(mapping, way, arrival, now, outbox);
+                    engine.handle_datagram(mapping, egress, arrival, now, outbox);
                 }
                 Received::Error(returned) => {
-                    engine.handle_error(mapping, way, &returned, now, outbox);
+                    engine.handle_error(mapping, egress, &returned, now, outbox);
                 }
             };
             relay.receive(1, take).expect("an epoll set");

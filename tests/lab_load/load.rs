@@ -116,7 +116,7 @@ impl World {
     fn new() -> Self {
         Self {
             engine: Engine::new(policy(), NatSettings::default())
-                .with_fallback(FailoverSettings::default()),
+                .with_failover(FailoverSettings::default()),
             relay: relay_on("lo"),
             outbox: Outbox::default(),
             now: Instant::now(),
@@ -147,9 +147,9 @@ impl World {
             outbox,
             now,
         } = self;
-        let take = |mapping, way, received: Received<'_>| match received {
+        let take = |mapping, egress, received: Received<'_>| match received {
             Received::Datagram(arrival) => {
-                engine.handle_datagram(mapping, way, arrival, *now, outbox);
+                engine.handle_datagram(mapping, egress, arrival, *now, outbox);
             }
             Received::Error(returned) => panic!("{returned:?}"),
         };
@@ -164,14 +164,14 @@ impl World {
             match self.outbox.commands()[at] {
                 SocketCommand::Open {
                     mapping,
-                    way,
+                    egress,
                     inside,
                     treatment,
                 } => {
-                    let opened = self.relay.open(mapping, way, inside, treatment);
+                    let opened = self.relay.open(mapping, egress, inside, treatment);
                     let outside = opened.expect("a socket");
                     self.engine
-                        .handle_opened(mapping, way, outside, &mut self.outbox);
+                        .handle_opened(mapping, egress, outside, &mut self.outbox);
                 }
                 SocketCommand::Close { mapping } => {
                     self.relay.close(mapping);
@@ -222,7 +222,7 @@ fn a_branch_full_of_calls_stands_and_ends_in_parts() {
         // Another policy in the midst of it.
         for (number, packet) in packets.iter().enumerate() {
             if number == MAPPINGS / 2 {
-                world.engine.handle_policy(policy());
+                world.engine.set_policy(policy());
             }
             world.send(packet);
         }

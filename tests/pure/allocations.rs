@@ -104,7 +104,7 @@ impl World {
         let policy = Arc::new(Policy::compile(&config, today));
         let mut engine = Engine::new(policy, NatSettings::default());
         if is_fallback {
-            engine = engine.with_fallback(FailoverSettings::default());
+            engine = engine.with_failover(FailoverSettings::default());
         }
         let mut world = Self {
             engine,
@@ -158,7 +158,7 @@ impl World {
                     let arrival = ReceivedDatagram {
                         from: call.server,
                         traffic_class: TrafficClass::default(),
-                        waited: Duration::ZERO,
+                        queue_delay: Duration::ZERO,
                         buffer: received,
                         payload: HEADROOM..length,
                     };
@@ -166,7 +166,10 @@ impl World {
                 }
             }
         }
-        assert_eq!((outbox.places(), outbox.packets().count()), (10, 16));
+        assert_eq!(
+            (outbox.transmit_count(), outbox.packets().count()),
+            (10, 16)
+        );
         outbox.clear();
     }
 }

@@ -29,7 +29,7 @@ fn a_media_packet_opens_a_mapping_and_goes_out_marked() {
         let [
             SocketCommand::Open {
                 mapping: opened,
-                way: Egress::Direct,
+                egress: Egress::Direct,
                 inside: of,
                 treatment,
             },
@@ -211,14 +211,14 @@ fn an_error_of_the_path_reaches_the_application() {
     for [inside, server, _, _, router] in FAMILIES.map(|family| family.map(endpoint)) {
         let mut world = World::new(NatSettings::default());
         let mapping = world.send(inside, server, b"anyone?").expect("relayed");
-        for (offender, error) in [
+        for (reporter, error) in [
             (Some(server.addr), IcmpError::PortUnreachable),
             (Some(router.addr), IcmpError::HostUnreachable),
         ] {
             world.outbox.clear();
             let returned = ReturnedError {
                 to: server,
-                offender,
+                reporter,
                 error,
                 payload: b"anyone?",
             };
@@ -239,7 +239,7 @@ fn an_error_of_the_path_reaches_the_application() {
             );
             assert_eq!(
                 Packet::parse(packets[0]).expect("valid").source(),
-                offender.expect("set above")
+                reporter.expect("set above")
             );
         }
         assert_eq!(
@@ -260,7 +260,7 @@ fn a_forged_error_changes_nothing() {
         let error = IcmpError::PortUnreachable;
         let returned = ReturnedError {
             to: stranger,
-            offender: None,
+            reporter: None,
             error,
             payload: b"never sent",
         };
@@ -286,9 +286,9 @@ fn replies_name_the_alias_and_quotes_the_address_itself() {
         }
         .parse()
         .expect("an address");
-        world.engine.handle_aliases(vec![ReplySource {
+        world.engine.set_reply_sources(vec![ReplySource {
             real: inside.addr,
-            alias,
+            substitute: alias,
         }]);
         let mapping = world.send(inside, server, b"question").expect("relayed");
         let packets = world.arrive(mapping, server, TrafficClass::default(), b"answer");

@@ -76,7 +76,7 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
     &["control::peer", "control::request", "control::server"],
     &["daemon::lifecycle", "daemon::reconciler"],
     &["doctor::dns", "doctor::facts"],
-    &["engine::fallback", "engine::sweep"],
+    &["engine::failover", "engine::resync"],
     &["lpm::address", "lpm::lookup_table"],
     &["relay::refusal", "relay::socket", "relay::udp"],
     &["wire::checksum", "wire::ip"],

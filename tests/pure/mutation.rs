@@ -205,7 +205,7 @@ impl World {
             limits: nat::NatLimits {
                 mappings: 64,
                 mappings_of_address: 32,
-                contacts: 16,
+                permitted_remotes: 16,
             },
             ..nat::NatSettings::default()
         };
@@ -218,7 +218,7 @@ impl World {
         Self {
             engine: Engine::new(Arc::clone(&policy), settings)
                 .with_tcp(tcp)
-                .with_fallback(FailoverSettings::default()),
+                .with_failover(FailoverSettings::default()),
             policy,
             outbox: Outbox::default(),
             now: Instant::now(),
@@ -250,17 +250,17 @@ impl World {
         let Some((mapping, from)) = self.mapping_and_remote(packet) else {
             return;
         };
-        let way = Egress::BOTH[self.dice.below(2)];
+        let egress = Egress::BOTH[self.dice.below(2)];
         let mut buffer = [&[0; HEADROOM], packet].concat();
         let arrival = ReceivedDatagram {
             from,
             traffic_class: TrafficClass::from_octet(self.dice.byte()),
-            waited: Duration::ZERO,
+            queue_delay: Duration::ZERO,
             payload: HEADROOM..buffer.len(),
             buffer: &mut buffer,
         };
         self.engine
-            .handle_datagram(mapping, way, arrival, self.now, &mut self.outbox);
+            .handle_datagram(mapping, egress, arrival, self.now, &mut self.outbox);
     }
 
     /// The packet's bytes come back with an error.
@@ -268,17 +268,17 @@ impl World {
         let Some((mapping, to)) = self.mapping_and_remote(packet) else {
             return;
         };
-        let way = Egress::BOTH[self.dice.below(2)];
+        let egress = Egress::BOTH[self.dice.below(2)];
         let returned = ReturnedError {
             to,
-            offender: self.dice.one_of(2).then_some(to.addr),
+            reporter: self.dice.one_of(2).then_some(to.addr),
             error: IcmpError::PacketTooBig {
                 mtu: u32::from(self.dice.byte()) << self.dice.below(24),
             },
             payload: packet,
         };
         self.engine
-            .handle_error(mapping, way, &returned, self.now, &mut self.outbox);
+            .handle_error(mapping, egress, &returned, self.now, &mut self.outbox);
     }
 
     fn mapping_and_remote(&mut self, packet: &[u8]) -> Option<(MappingId, Endpoint)> {
@@ -297,15 +297,15 @@ impl World {
             match command {
                 SocketCommand::Open {
                     mapping,
-                    way,
+                    egress,
                     inside,
                     ..
                 } => {
                     if self.dice.one_of(8) {
                         let error = IcmpError::NetUnreachable;
-                        engine.handle_open_failed(mapping, way, error, now, outbox);
+                        engine.handle_open_failed(mapping, egress, error, now, outbox);
                     } else {
-                        engine.handle_opened(mapping, way, Outside(inside.0), outbox);
+                        engine.handle_opened(mapping, egress, Outside(inside.0), outbox);
                         self.mappings.push(mapping);
                     }
                 }

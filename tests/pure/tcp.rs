@@ -577,9 +577,10 @@ fn what_is_written_names_the_alias() {
         ] {
             let mut world = World::new(address);
             world.answer = answer;
-            world
-                .engine
-                .handle_aliases(vec![ReplySource { real, alias }]);
+            world.engine.set_reply_sources(vec![ReplySource {
+                real,
+                substitute: alias,
+            }]);
             world.connect(server, 50_000, program(0));
             world.run(SECOND, |world| !world.written.is_empty());
             let packet = Packet::parse(&world.written[0]).expect("its checksums are right");
@@ -592,12 +593,12 @@ fn what_is_written_names_the_alias() {
 fn a_policy_that_no_longer_relays_ends_the_connection() {
     for (address, server) in FAMILIES {
         let (mut world, handle) = established(address, server, program(0));
-        world.engine.handle_policy(policy(POLICY));
+        world.engine.set_policy(policy(POLICY));
         world.wait(SECOND);
         assert_eq!(world.state(handle), State::Established, "it still relays");
         world
             .engine
-            .handle_policy(policy(&POLICY.replace("443", "444")));
+            .set_policy(policy(&POLICY.replace("443", "444")));
         world.wait(SECOND);
         assert_eq!(world.state(handle), State::Closed);
         assert_eq!(world.only().closed, Some(true));

@@ -1,49 +1,48 @@
-//! TCP of a rule: a transparent proxy, whose application side is a TCP stack in memory.
+//! TCP: a transparent proxy with a TCP stack in memory towards the application.
 //!
 //! # Theory of operation
 //!
-//! A segment that enters the TUN is terminated here, by a socket of smoltcp, and its bytes are carried on by an ordinary
-//! TCP socket of the shell that is bound to the uplink. Goals: the application sees what it would see without us, no
-//! byte waits anywhere but in the windows of the two connections, and a connection costs the same however many there
-//! are.
+//! A socket of smoltcp terminates the application's connection. An ordinary TCP socket of the shell, bound to the uplink,
+//! carries its bytes to the remote. The application sees what it would see without voicelane. Bytes wait only in the
+//! windows of the two connections. A connection costs the same however many there are.
 //!
 //! ```text
-//! SYN                 held                    -> SocketCommand::Connect
-//! handle_connected    SYN is let in           -> SYN-ACK          no connection stands before the far side accepted
-//! handle_connect_failed                       -> RST, ICMP error, or silence, as the far side did
-//! segments            the stack takes them    -> SocketCommand::Pump   when there is something to write, or room to read
-//! handle_stream       receive buffer -> stream, stream -> transmit buffer, then ACK, window and data in one
-//! FIN                 once all is written     -> SocketCommand::Shutdown
-//! end of the stream   FIN, after all that was read before
-//! RST                                         -> SocketCommand::Disconnect { reset: true }
-//! broken stream       RST, once the application has taken all that was read before
+//! SYN                 held                        -> SocketCommand::Connect
+//! handle_connected    SYN is passed to the stack  -> SYN-ACK: no connection before the remote accepted
+//! handle_connect_failed                           -> RST, ICMP error or nothing, as the remote did
+//! segments            passed to the stack         -> SocketCommand::Pump   bytes to write, or room to read
+//! handle_stream       receive buffer -> stream, stream -> transmit buffer, then one segment with ACK, window and data
+//! FIN                 once all is written         -> SocketCommand::Shutdown
+//! end of the stream   FIN, after all data
+//! RST                                             -> SocketCommand::Disconnect { reset: true }
+//! broken stream       RST, once the application has received all data
 //! ```
 //!
-//! **Backpressure.** Bytes are pulled: the stream is read only into free room of the transmit buffer and written only
-//! from the receive buffer, so a slow reader on either side closes the other side's window, and nothing grows.
+//! **Backpressure.** The stream is read only into free transmit buffer and written only from the receive buffer. A slow
+//! reader on either side closes the other side's window, and nothing grows.
 //!
-//! **Batches.** While a `Carry` is on its way to the shell, segments are taken in without an answer: one acknowledgment
-//! covers what a batch brought, with the window as it is after the bytes have gone on.
+//! **Batches.** Until the shell has carried out a `Pump`, segments are received without an answer. One acknowledgment then
+//! covers the batch, with the window after the bytes were written.
 //!
-//! **The stack** holds one socket for each call: every session has a socket set of its own, found by its endpoints,
-//! because the stack goes through its set for every segment. Checksums are ours in both directions.
+//! **Socket sets.** Each session has a socket set of its own, found by its endpoints, because the stack searches its set
+//! for every segment. The wire module computes checksums in both directions.
 //!
-//! **No TIME-WAIT.** The TUN neither delays nor duplicates, so a session that has finished is forgotten at once.
+//! **No TIME-WAIT.** The TUN neither delays nor duplicates, so a finished session is removed at once.
 //!
-//! **Timers** (RFC 5382 REQ-5): a connection that is established or half closed ends after 2 h 4 min in which nothing
-//! moved, one that is opening or closing after 4 min. Retransmission and window probes are the stack's.
+//! **Timers** (RFC 5382 REQ-5): an idle connection ends after 2 h 4 min if it is established or half closed, otherwise
+//! after 4 min. The stack does retransmissions and window probes.
 
-mod link;
 mod report;
 mod session;
+mod stack;
 mod table;
 
 use std::io::{Read, Write};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use self::link::Stack;
 use self::session::{Session, SessionEnd, Stage};
+use self::stack::Stack;
 use self::table::{ConnectionTable, Phase};
 use super::{DropReason, Engine, Outbox, SocketCommand};
 use crate::net::{ConnectionId, Egress, Endpoint, Family, Inside, Protocol, Treatment};
@@ -52,21 +51,21 @@ use crate::wire::{IcmpError, Packet, icmp, tcp};
 
 pub use self::report::{ConnectError, ConnectionReport, ConnectionState, TcpCounters};
 
-/// The shortest time between two looks at a connection: the stack's clock is coarser than ours.
+/// The shortest interval between two polls of a connection: the resolution of the stack's clock.
 const TICK: Duration = Duration::from_millis(1);
 
-/// How the proxy behaves.
+/// Settings of the TCP proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpSettings {
     /// Connections in all.
     pub connections: usize,
     /// Connections of one inside address.
     pub connections_of_address: usize,
-    /// Bytes that one connection buffers in each direction: also the window that the application sees.
+    /// The buffer of a connection in each direction, in bytes; also the window that the application sees.
     pub buffer: usize,
-    /// How long an established connection may be idle. RFC 5382 REQ-5: at least 2 h 4 min.
+    /// The idle timeout of an established or half-closed connection. RFC 5382 REQ-5: at least 2 h 4 min.
     pub established_idle: Duration,
-    /// How long one that is opening or closing may be idle. RFC 5382 REQ-5: at least 4 min.
+    /// The idle timeout of an opening or closing connection. RFC 5382 REQ-5: at least 4 min.
     pub transitory_idle: Duration,
 }
 
@@ -83,7 +82,7 @@ impl Default for TcpSettings {
 }
 
 impl TcpSettings {
-    /// How long a connection in this phase may go without anything moving.
+    /// Returns the idle timeout of a connection in this phase.
     fn lifetime(&self, phase: &Phase) -> Duration {
         match phase {
             Phase::Open(session) => match session.stage() {
@@ -127,7 +126,7 @@ impl TcpProxy {
 
 /// The TCP half of the engine.
 impl Engine {
-    /// Reports on the TCP connections in these slots; see [`Engine::mapping_reports`].
+    /// Reports the TCP connections in a range of slots; see [`Engine::mapping_reports`].
     pub fn connection_reports(
         &self,
         slots: Range<usize>,
@@ -149,28 +148,28 @@ impl Engine {
         })
     }
 
-    /// Sets how TCP connections are carried. To be called before the first packet.
+    /// Sets the TCP proxy's settings. To be called before the first packet.
     #[must_use]
     pub fn with_tcp(mut self, settings: TcpSettings) -> Self {
         self.tcp = TcpProxy::new(settings);
         self
     }
 
-    /// Takes the news that there is another uplink for the families that `moves` says. A TCP connection cannot move: each
-    /// is reset on both sides, and one that was about to be made is made anew when the application repeats its SYN.
-    /// Mappings begin anew, each with another socket in the place of its own, which must send nothing from now on: some at
-    /// once, who sends with its next packet, and the others part by part with [`Engine::handle_timeout`]. What was found out
-    /// about the former uplink is forgotten.
+    /// Records another uplink for the families that `moves` selects. Nothing more may be sent by a former socket.
+    ///
+    /// Each mapping gets another socket: with its next packet, or in a batch of [`Engine::handle_timeout`]. What is known of
+    /// the former uplink is forgotten. A TCP connection cannot move: it is reset on both sides. A connection attempt is
+    /// repeated when the application repeats its SYN.
     pub fn handle_uplink_changed(
         &mut self,
         moves: impl Fn(Family) -> bool,
         now: Instant,
         outbox: &mut Outbox,
     ) {
-        self.start_over(&moves, now, outbox);
+        self.reset_families(&moves, now, outbox);
         let connections = self.tcp.table.iter();
         let direct = connections
-            .filter(|(_, it)| it.way == Egress::Direct && moves(Family::of(it.remote.addr)));
+            .filter(|(_, it)| it.egress == Egress::Direct && moves(Family::of(it.remote.addr)));
         let connections: Vec<_> = direct.map(|(id, _)| id).collect();
         for id in connections {
             self.counters.tcp.revoked += 1;
@@ -178,7 +177,7 @@ impl Engine {
         }
     }
 
-    /// Takes a TCP segment that an application sent into the TUN.
+    /// Handles a TCP segment that an application sent into the TUN.
     pub(super) fn handle_segment(
         &mut self,
         packet: &Packet<'_>,
@@ -195,18 +194,18 @@ impl Engine {
         let opens = segment.syn && segment.acknowledgment.is_none() && !segment.rst && !segment.fin;
         let Some(id) = self.tcp.table.find(inside, remote) else {
             if opens {
-                return self.hold(packet, segment, now, outbox);
+                return self.hold_syn(packet, segment, now, outbox);
             }
             self.counters.drop_out(DropReason::NoConnection);
-            return outbox.reset(packet, self.alias_of(packet.source()));
+            return outbox.reset(packet, self.substitute_of(packet.source()));
         };
-        let to = self.alias_of(packet.source());
+        let to = self.substitute_of(packet.source());
         let TcpProxy { stack, table, .. } = &mut self.tcp;
-        let connection = table.get_mut(id).expect("an indexed connection stands");
+        let connection = table.get_mut(id).expect("an indexed connection exists");
         let was_reset = match &mut connection.phase {
             Phase::Connecting { syn, sequence } => {
                 if opens && *sequence != segment.sequence {
-                    // The application gave up, and another one took its port.
+                    // Another connection attempt on the same port.
                     *syn = packet.bytes().into();
                     *sequence = segment.sequence;
                 }
@@ -214,18 +213,18 @@ impl Engine {
             }
             Phase::Open(session) => {
                 connection.refreshed = now;
-                session.take(stack, packet.bytes(), segment.rst, to, now, outbox)
+                session.receive(stack, packet.bytes(), segment.rst, to, now, outbox)
             }
         };
         if was_reset {
             self.counters.tcp.reset_by_application += 1;
             self.disconnect(id, true, outbox);
         } else {
-            self.settle(id, now, outbox);
+            self.update(id, now, outbox);
         }
     }
 
-    /// Takes the news that the far side accepted: now the application's SYN is let in.
+    /// Records that the remote accepted: the application's SYN is passed to the stack.
     pub fn handle_connected(&mut self, id: ConnectionId, now: Instant, outbox: &mut Outbox) {
         let Some(connection) = self.tcp.table.get_mut(id) else {
             return;
@@ -235,7 +234,7 @@ impl Engine {
         };
         let (inside, remote) = (connection.inside, connection.remote);
         let syn = syn.clone();
-        let to = self.alias_of(inside.0.addr);
+        let to = self.substitute_of(inside.0.addr);
         let TcpProxy {
             stack,
             settings,
@@ -246,15 +245,15 @@ impl Engine {
             self.counters.drop_out(DropReason::NoConnection);
             return self.disconnect(id, true, outbox);
         };
-        let connection = table.get_mut(id).expect("it was there a moment ago");
+        let connection = table.get_mut(id).expect("the connection exists");
         connection.phase = Phase::Open(Box::new(session));
         connection.refreshed = now;
         self.counters.tcp.accepted += 1;
-        self.settle(id, now, outbox);
+        self.update(id, now, outbox);
     }
 
-    /// Takes the news that the far side was not reached. The application learns it as it would without us, unless there
-    /// is the other way to try.
+    /// Handles a failed attempt to connect. An unreachable remote is tried through the VPN, if that is enabled. Otherwise
+    /// the application gets the equivalent error.
     pub fn handle_connect_failed(
         &mut self,
         id: ConnectionId,
@@ -272,18 +271,14 @@ impl Engine {
         if matches!(error, ConnectError::Unreachable(_)) && self.connect_by_tunnel(id, outbox) {
             return;
         }
-        let connection = self
-            .tcp
-            .table
-            .remove(id)
-            .expect("it was there a moment ago");
+        let connection = self.tcp.table.remove(id).expect("the connection exists");
         let Phase::Connecting { syn, .. } = &connection.phase else {
             return;
         };
-        let to = self.alias_of(connection.inside.0.addr);
+        let to = self.substitute_of(connection.inside.0.addr);
         match error {
             ConnectError::Refused => {
-                let packet = Packet::parse(syn).expect("it was parsed when it came");
+                let packet = Packet::parse(syn).expect("the SYN was parsed before");
                 outbox.reset(&packet, to);
                 self.counters.tcp.refused += 1;
             }
@@ -303,8 +298,8 @@ impl Engine {
         }
     }
 
-    /// Carries bytes between the application and `stream`, as far as both take them: the connection's non-blocking
-    /// socket, after a [`SocketCommand::Pump`] or when it has become readable, writable, or broken.
+    /// Transfers bytes between the application and `stream` until either would block. `stream` is the connection's
+    /// non-blocking socket. Called after a [`SocketCommand::Pump`], and when the socket becomes readable, writable or broken.
     pub fn handle_stream(
         &mut self,
         id: ConnectionId,
@@ -315,57 +310,57 @@ impl Engine {
         let Some(connection) = self.tcp.table.get_mut(id) else {
             return;
         };
-        connection.summoned = false;
+        connection.pump_requested = false;
         let Phase::Open(session) = &mut connection.phase else {
             return;
         };
-        let carried = session.carry(stream);
-        if carried.out + carried.inward > 0 {
+        let pumped = session.pump(stream);
+        if pumped.out + pumped.inward > 0 {
             connection.refreshed = now;
         }
-        connection.bytes_out += carried.out;
-        connection.bytes_in += carried.inward;
-        self.counters.tcp.bytes_out += carried.out;
-        self.counters.tcp.bytes_in += carried.inward;
-        self.settle(id, now, outbox);
+        connection.bytes_out += pumped.out;
+        connection.bytes_in += pumped.inward;
+        self.counters.tcp.bytes_out += pumped.out;
+        self.counters.tcp.bytes_in += pumped.inward;
+        self.update(id, now, outbox);
     }
 
-    /// Does what is due at `now`: retransmissions and probes, and the ends of what is over or no longer allowed.
+    /// Does what is due at `now`: retransmissions, window probes, and the end of idle or revoked connections.
     pub(super) fn handle_connections_due(&mut self, now: Instant, outbox: &mut Outbox) {
         while let Some(id) = self.tcp.table.first_due(now) {
-            let connection = self.tcp.table.get_mut(id).expect("what is due stands");
+            let connection = self.tcp.table.get_mut(id).expect("a due connection exists");
             let lifetime = self.tcp.settings.lifetime(&connection.phase);
-            let is_over = connection.refreshed + lifetime <= now;
+            let is_expired = connection.refreshed + lifetime <= now;
             let is_connecting = matches!(connection.phase, Phase::Connecting { .. });
             let verdict = self.policy.evaluate(Protocol::Tcp, connection.remote);
-            let is_silent = is_connecting
+            let is_unanswered = is_connecting
                 && self
                     .paths
                     .settings()
-                    .is_some_and(|it| connection.refreshed + it.silence <= now);
+                    .is_some_and(|it| connection.refreshed + it.response_timeout <= now);
             let is_revoked = verdict.action != connection.action;
-            if is_silent && !is_revoked && !is_over && self.connect_by_tunnel(id, outbox) {
-                self.settle(id, now, outbox);
+            if is_unanswered && !is_revoked && !is_expired && self.connect_by_tunnel(id, outbox) {
+                self.update(id, now, outbox);
                 continue;
             }
-            let connection = self.tcp.table.get_mut(id).expect("what is due stands");
-            let ended = &mut self.counters.tcp;
+            let connection = self.tcp.table.get_mut(id).expect("a due connection exists");
+            let counters = &mut self.counters.tcp;
             if is_revoked {
-                ended.revoked += 1;
-            } else if is_over && is_connecting {
-                ended.timed_out += 1;
-            } else if is_over {
-                ended.expired += 1;
+                counters.revoked += 1;
+            } else if is_expired && is_connecting {
+                counters.timed_out += 1;
+            } else if is_expired {
+                counters.expired += 1;
             } else {
-                connection.summoned = false;
-                self.settle(id, now, outbox);
+                connection.pump_requested = false;
+                self.update(id, now, outbox);
                 continue;
             }
             self.abort(id, now, outbox);
         }
     }
 
-    /// Has every connection that the policy no longer relays ended by the next [`Engine::handle_timeout`].
+    /// Schedules every connection that the policy no longer relays for the next [`Engine::handle_timeout`].
     pub(super) fn revoke_connections(&mut self) {
         let action = |remote| self.policy.evaluate(Protocol::Tcp, remote).action;
         let connections = self.tcp.table.iter();
@@ -376,8 +371,8 @@ impl Engine {
         }
     }
 
-    /// Holds the SYN of a new connection and has the shell connect.
-    fn hold(
+    /// Holds the SYN of a new connection, and requests a connection to the remote.
+    fn hold_syn(
         &mut self,
         packet: &Packet<'_>,
         segment: tcp::TcpSegment,
@@ -411,41 +406,41 @@ impl Engine {
             sequence: segment.sequence,
         };
         let verdict = self.policy.evaluate(Protocol::Tcp, to);
-        let (way, treatment) = match verdict.action {
+        let (egress, treatment) = match verdict.action {
             Action::Relay if self.paths.is_down(Family::of(to.addr)) => {
                 (Egress::Tunnel, verdict.treatment)
             }
             Action::Relay => (Egress::Direct, verdict.treatment),
-            // It goes on as it would have gone without us, marks included.
+            // Captured with its prefix: it keeps its own code point in the VPN.
             _ => (Egress::Tunnel, Treatment::of(packet.traffic_class().dscp)),
         };
-        let patience = self.paths.settings().map(|it| it.silence);
-        let patience = patience.unwrap_or(settings.transitory_idle);
-        let due = now + patience.min(settings.transitory_idle);
-        let connection = table.insert(inside, to, (verdict.action, way), held, now, due);
+        let timeout = self.paths.settings().map(|it| it.response_timeout);
+        let timeout = timeout.unwrap_or(settings.transitory_idle);
+        let due = now + timeout.min(settings.transitory_idle);
+        let connection = table.insert(inside, to, (verdict.action, egress), held, now, due);
         outbox.command(SocketCommand::Connect {
             connection,
-            way,
+            egress,
             inside,
             to,
             treatment,
         });
     }
 
-    /// Has a connection made through the VPN whose direct way is refused or silent, if that is allowed and was not tried.
+    /// Requests a connection through the VPN, if failover is enabled and this was not tried yet. Returns whether it did.
     fn connect_by_tunnel(&mut self, id: ConnectionId, outbox: &mut Outbox) -> bool {
         let Some(connection) = self.tcp.table.get_mut(id) else {
             return false;
         };
-        if connection.way == Egress::Tunnel || self.paths.settings().is_none() {
+        if connection.egress == Egress::Tunnel || self.paths.settings().is_none() {
             return false;
         }
-        connection.way = Egress::Tunnel;
+        connection.egress = Egress::Tunnel;
         self.counters.tcp.tunnelled += 1;
         let (inside, to) = (connection.inside, connection.remote);
         outbox.command(SocketCommand::Connect {
             connection: id,
-            way: Egress::Tunnel,
+            egress: Egress::Tunnel,
             inside,
             to,
             treatment: self.policy.evaluate(Protocol::Tcp, to).treatment,
@@ -453,38 +448,38 @@ impl Engine {
         true
     }
 
-    /// Sees to what a connection needs after something happened to it, and when it is due next.
-    fn settle(&mut self, id: ConnectionId, now: Instant, outbox: &mut Outbox) {
+    /// Does what a connection needs after a change, and schedules it.
+    fn update(&mut self, id: ConnectionId, now: Instant, outbox: &mut Outbox) {
         let Some(inside) = self.tcp.table.get_mut(id).map(|it| it.inside) else {
             return;
         };
-        let to = self.alias_of(inside.0.addr);
+        let to = self.substitute_of(inside.0.addr);
         let TcpProxy {
             stack,
             table,
             settings,
         } = &mut self.tcp;
-        let connection = table.get_mut(id).expect("it was there a moment ago");
+        let connection = table.get_mut(id).expect("the connection exists");
         let mut due = connection.refreshed + settings.lifetime(&connection.phase);
-        let patience = self.paths.settings().map(|it| it.silence);
-        if let (Phase::Connecting { .. }, Egress::Direct, Some(patience)) =
-            (&connection.phase, connection.way, patience)
+        let timeout = self.paths.settings().map(|it| it.response_timeout);
+        if let (Phase::Connecting { .. }, Egress::Direct, Some(timeout)) =
+            (&connection.phase, connection.egress, timeout)
         {
-            due = due.min(connection.refreshed + patience);
+            due = due.min(connection.refreshed + timeout);
         }
         if let Phase::Open(session) = &mut connection.phase {
-            let needs = session.needs();
-            if needs.shutdown {
+            let actions = session.next_actions();
+            if actions.shutdown {
                 outbox.command(SocketCommand::Shutdown { connection: id });
             }
-            if needs.carry && needs.over.is_none() && !connection.summoned {
-                connection.summoned = true;
+            if actions.pump && actions.end.is_none() && !connection.pump_requested {
+                connection.pump_requested = true;
                 outbox.command(SocketCommand::Pump { connection: id });
             }
-            if !connection.summoned || needs.over.is_some() {
+            if !connection.pump_requested || actions.end.is_some() {
                 session.poll(stack, to, now, outbox);
             }
-            match needs.over {
+            match actions.end {
                 Some(SessionEnd::Finished) => {
                     self.counters.tcp.finished += 1;
                     return self.disconnect(id, false, outbox);
@@ -502,21 +497,21 @@ impl Engine {
         table.schedule(id, due);
     }
 
-    /// Ends a connection with a reset to both sides.
+    /// Resets a connection on both sides.
     fn abort(&mut self, id: ConnectionId, now: Instant, outbox: &mut Outbox) {
         let Some(inside) = self.tcp.table.get_mut(id).map(|it| it.inside) else {
             return;
         };
-        let to = self.alias_of(inside.0.addr);
+        let to = self.substitute_of(inside.0.addr);
         let TcpProxy { stack, table, .. } = &mut self.tcp;
-        let connection = table.get_mut(id).expect("it was there a moment ago");
+        let connection = table.get_mut(id).expect("the connection exists");
         if let Phase::Open(session) = &mut connection.phase {
             session.abort(stack, to, now, outbox);
         }
         self.disconnect(id, true, outbox);
     }
 
-    /// Forgets a connection, and has its socket closed.
+    /// Removes a connection, and requests that its socket is closed.
     fn disconnect(&mut self, connection: ConnectionId, reset: bool, outbox: &mut Outbox) {
         if self.tcp.table.remove(connection).is_some() {
             outbox.command(SocketCommand::Disconnect { connection, reset });

@@ -1,4 +1,4 @@
-//! What the shell says of a connection, and what it is told.
+//! Connection errors from the shell, and reports for it.
 
 use std::time::Duration;
 
@@ -6,25 +6,25 @@ use super::session::Stage;
 use crate::net::{ConnectionId, Endpoint, Inside};
 use crate::wire::IcmpError;
 
-/// Why the far side was not reached.
+/// Why an attempt to connect failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectError {
-    /// It refused.
+    /// The remote refused.
     Refused,
-    /// The path, or this machine, says that it cannot be reached.
+    /// The path or this machine reported the remote unreachable.
     Unreachable(IcmpError),
-    /// This machine has no socket or no port left.
+    /// This machine has no descriptor or port left.
     Exhausted,
-    /// Nobody answered.
+    /// The remote did not answer.
     TimedOut,
 }
 
-/// How far along a connection is.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConnectionState {
-    /// The far side has not accepted yet.
+    /// The remote has not accepted yet.
     Connecting,
-    /// The far side has accepted, the application has not confirmed yet.
+    /// The remote has accepted, the application has not confirmed yet.
     Opening,
     /// Bytes may go both ways.
     Established,
@@ -35,7 +35,7 @@ pub enum ConnectionState {
 }
 
 impl ConnectionState {
-    /// The stable name.
+    /// Returns the stable label.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -55,51 +55,51 @@ pub struct ConnectionReport {
     pub id: ConnectionId,
     /// The application's endpoint.
     pub inside: Inside<Endpoint>,
-    /// The far endpoint.
+    /// The remote endpoint.
     pub remote: Endpoint,
-    /// How far along it is.
+    /// The state.
     pub state: ConnectionState,
-    /// Bytes handed to the far side.
+    /// Bytes sent to the remote.
     pub bytes_out: u64,
-    /// Bytes that came from the far side.
+    /// Bytes received from the remote.
     pub bytes_in: u64,
     /// Time since the first SYN.
     pub age: Duration,
-    /// Time since something moved.
+    /// Time since bytes or segments were last transferred.
     pub idle: Duration,
 }
 
-/// What went through connections since the start.
+/// Counters of TCP connections since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpCounters {
-    /// Connections that the far side accepted.
+    /// Connections that the remote accepted.
     pub accepted: u64,
-    /// Those that it refused.
+    /// Connections that the remote refused.
     pub refused: u64,
-    /// Those that could not reach it.
+    /// Connections whose remote was unreachable.
     pub unreachable: u64,
-    /// Those that nobody answered.
+    /// Connections whose remote did not answer.
     pub timed_out: u64,
-    /// Those that ended in order.
+    /// Connections that ended in order.
     pub finished: u64,
-    /// Those that the application reset.
+    /// Connections that the application reset.
     pub reset_by_application: u64,
-    /// Those whose far side reset or broke.
+    /// Connections that the remote reset or that broke.
     pub reset_by_remote: u64,
-    /// Those that were idle for too long.
+    /// Connections that reached their idle timeout.
     pub expired: u64,
-    /// Those whose direct way failed, and that were made through the VPN instead.
+    /// Connections made through the VPN because the direct path failed.
     pub tunnelled: u64,
-    /// Those that a new policy or another uplink ended.
+    /// Connections that a new policy or another uplink ended.
     pub revoked: u64,
-    /// Bytes handed to the far side.
+    /// Bytes sent to the remote.
     pub bytes_out: u64,
-    /// Bytes that came from the far side.
+    /// Bytes received from the remote.
     pub bytes_in: u64,
 }
 
 impl TcpCounters {
-    /// Every counter with its stable name.
+    /// Returns every counter with its stable name.
     #[must_use]
     pub const fn named(&self) -> [(&'static str, u64); 12] {
         [

@@ -1,4 +1,4 @@
-//! One accepted connection: the stack's socket on the application's side, and what is known of the far side.
+//! One accepted connection: the stack's socket towards the application, and the state of the remote.
 
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
@@ -7,47 +7,47 @@ use std::time::Instant;
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{self, Socket, SocketBuffer};
 
-use super::link::Stack;
+use super::stack::Stack;
 use crate::engine::Outbox;
 use crate::net::Endpoint;
 
-/// Segments that one connection writes at a time: a window of 64 KiB and a little more. What is left goes when the
-/// application has acknowledged some, or a moment later.
+/// Segments that one connection writes at a time: a window of 64 KiB and some more. The others follow acknowledgments, or
+/// the next poll.
 const BURST: usize = 64;
 
-/// What still comes from the far side.
+/// The state of the receiving direction: from the remote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RemoteState {
-    /// Bytes may come.
+    /// Bytes may arrive.
     Sending,
-    /// It has no more to send.
+    /// The remote has no more to send.
     Ended,
-    /// Its connection broke: the application gets a reset once it has everything that came before.
+    /// The connection broke: the application gets a reset after all data.
     Broken,
 }
 
-/// What still goes to the far side.
+/// The state of the sending direction: to the remote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SendState {
-    /// Bytes may go.
+    /// Bytes may be written.
     Open,
-    /// The far side takes no more at the moment: its socket will say when it does.
+    /// The socket is full; it becomes writable again.
     Blocked,
-    /// The application has no more to send, and the far side knows.
+    /// The socket is shut down for writing.
     Shut,
-    /// The far side takes nothing ever again.
+    /// Writing failed.
     Failed,
 }
 
-/// What is to be done about a session after something happened to it.
+/// What a session needs after a change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SessionActions {
-    /// The far side is to be told that the application has no more to send.
+    /// The stream is to be shut down for writing.
     pub(super) shutdown: bool,
-    /// The stream is to be handed in.
-    pub(super) carry: bool,
-    /// The session is over.
-    pub(super) over: Option<SessionEnd>,
+    /// Bytes are to be transferred.
+    pub(super) pump: bool,
+    /// The session has ended.
+    pub(super) end: Option<SessionEnd>,
 }
 
 /// How a session ended.
@@ -55,11 +55,11 @@ pub(super) struct SessionActions {
 pub(super) enum SessionEnd {
     /// Both sides have sent everything.
     Finished,
-    /// The far side's connection broke, and the application has to be told.
+    /// The remote's connection broke: the application is to be reset.
     Broken,
 }
 
-/// How far along a session is, as RFC 5382 section 5 tells phases apart.
+/// The phase of a session (RFC 5382 section 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     Opening,
@@ -68,7 +68,7 @@ pub(super) enum Stage {
     Closing,
 }
 
-/// Bytes that were carried.
+/// Bytes transferred.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Pumped {
     pub(super) out: u64,
@@ -77,17 +77,17 @@ pub(super) struct Pumped {
 
 #[derive(Debug)]
 pub(super) struct Session {
-    /// A set of one: the stack searches its set for every segment, we know whose it is.
+    /// A set of one socket: the stack searches its set for every segment.
     sockets: SocketSet<'static>,
     handle: SocketHandle,
-    far: RemoteState,
-    outward: SendState,
-    /// Reading stopped because the application has to take something first.
+    remote: RemoteState,
+    sending: SendState,
+    /// Reading stopped because the transmit buffer is full.
     full: bool,
 }
 
 impl Session {
-    /// Accepts the connection that `syn` asks for; `None` when the stack finds fault with it.
+    /// Accepts the connection that `syn` opens; `None` if the stack rejects the segment.
     pub(super) fn accept(
         stack: &mut Stack,
         syn: &[u8],
@@ -97,30 +97,29 @@ impl Session {
         now: Instant,
         outbox: &mut Outbox,
     ) -> Option<Self> {
-        let room = || SocketBuffer::new(vec![0; buffer]);
-        let mut socket = Socket::new(room(), room());
+        let buffer = || SocketBuffer::new(vec![0; buffer]);
+        let mut socket = Socket::new(buffer(), buffer());
         socket.set_nagle_enabled(false);
         socket.set_congestion_control(tcp::CongestionControl::Reno);
-        // Acknowledgments wait for the end of the batch already: see `Engine::handle_segment`.
+        // Acknowledgments are delayed to the end of the batch: see the module's documentation.
         socket.set_ack_delay(None);
         socket.listen((remote.addr, remote.port)).ok()?;
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
-        stack.take(&mut sockets, syn, to, now, outbox);
+        stack.receive(&mut sockets, syn, to, now, outbox);
         stack.poll(&mut sockets, BURST, to, now, outbox);
         let session = Self {
             sockets,
             handle,
-            far: RemoteState::Sending,
-            outward: SendState::Open,
+            remote: RemoteState::Sending,
+            sending: SendState::Open,
             full: true,
         };
         (session.state() == tcp::State::SynReceived).then_some(session)
     }
 
-    /// Takes a segment of the application, and answers whether it reset the connection. What is to be written waits for
-    /// [`Session::poll`].
-    pub(super) fn take(
+    /// Handles a segment of the application. Returns whether it reset the connection. Output waits for [`Session::poll`].
+    pub(super) fn receive(
         &mut self,
         stack: &mut Stack,
         segment: &[u8],
@@ -132,12 +131,12 @@ impl Session {
         if self.state() == tcp::State::Closed {
             return false;
         }
-        stack.take(&mut self.sockets, segment, to, now, outbox);
-        // A reset of a connection that was not fully open makes the socket listen again.
+        stack.receive(&mut self.sockets, segment, to, now, outbox);
+        // A reset of a connection that is not established makes the socket listen again.
         is_reset && matches!(self.state(), tcp::State::Closed | tcp::State::Listen)
     }
 
-    /// Writes what is to be written.
+    /// Writes pending segments.
     pub(super) fn poll(
         &mut self,
         stack: &mut Stack,
@@ -146,21 +145,21 @@ impl Session {
         outbox: &mut Outbox,
     ) {
         let burst = match self.state() {
-            _ if self.waits() => 0,
-            // One acknowledges everything, and there is nothing else to say: see `poll_timeout`.
+            _ if self.is_draining() => 0,
+            // One segment acknowledges everything, and there is no data: see `poll_timeout`.
             tcp::State::FinWait2 => 1,
             _ => BURST,
         };
         stack.poll(&mut self.sockets, burst, to, now, outbox);
     }
 
-    /// When [`Session::poll`] has something to do next.
+    /// Returns when [`Session::poll`] is due.
     ///
-    /// Once everything we said is acknowledged, nothing. The stack may think otherwise: when the acknowledgment closed
-    /// the window too, its timer of window probes is left running and always due (smoltcp 0.14).
+    /// Never in FIN-WAIT-2, when everything is acknowledged. The stack's window probe timer may still run and always be due
+    /// if that acknowledgment closed the window (smoltcp 0.14).
     pub(super) fn poll_timeout(&self, stack: &mut Stack, now: Instant) -> Option<Instant> {
         match self.state() {
-            _ if self.waits() => None,
+            _ if self.is_draining() => None,
             tcp::State::FinWait2 => None,
             _ => stack.poll_timeout(&self.sockets, now),
         }
@@ -178,77 +177,77 @@ impl Session {
         stack.poll(&mut self.sockets, BURST, to, now, outbox);
     }
 
-    /// Carries bytes both ways as far as both sides take them.
-    pub(super) fn carry(&mut self, stream: &mut (impl Read + Write)) -> Pumped {
-        let out = self.carry_out(stream);
-        let inward = self.carry_in(stream);
+    /// Transfers bytes both ways until either side would block.
+    pub(super) fn pump(&mut self, stream: &mut (impl Read + Write)) -> Pumped {
+        let out = self.pump_out(stream);
+        let inward = self.pump_in(stream);
         Pumped { out, inward }
     }
 
-    fn carry_out(&mut self, stream: &mut impl Write) -> u64 {
+    fn pump_out(&mut self, stream: &mut impl Write) -> u64 {
         let socket = self.sockets.get_mut::<Socket<'static>>(self.handle);
-        let mut carried = 0;
-        if self.outward == SendState::Blocked {
-            self.outward = SendState::Open;
+        let mut pumped = 0;
+        if self.sending == SendState::Blocked {
+            self.sending = SendState::Open;
         }
         while socket.can_recv() {
-            let taken = socket.recv(|bytes| match self.outward {
-                // What nobody takes makes room, so that the application gets to its end.
+            let written = socket.recv(|bytes| match self.sending {
+                // Bytes that cannot be written are discarded, so that the application can finish.
                 SendState::Failed => (bytes.len(), Ok(0)),
                 _ => match stream.write(bytes) {
                     Ok(count) => (count, Ok(count)),
                     Err(error) => (0, Err(error.kind())),
                 },
             });
-            match taken.expect("there is something to receive") {
-                Ok(0) if self.outward == SendState::Failed => {}
+            match written.expect("the receive buffer is not empty") {
+                Ok(0) if self.sending == SendState::Failed => {}
                 Ok(0) | Err(io::ErrorKind::WouldBlock) => {
-                    self.outward = SendState::Blocked;
+                    self.sending = SendState::Blocked;
                     break;
                 }
-                Ok(count) => carried += count as u64,
+                Ok(count) => pumped += count as u64,
                 Err(io::ErrorKind::Interrupted) => {}
-                Err(_) => self.outward = SendState::Failed,
+                Err(_) => self.sending = SendState::Failed,
             }
         }
-        carried
+        pumped
     }
 
-    fn carry_in(&mut self, stream: &mut impl Read) -> u64 {
+    fn pump_in(&mut self, stream: &mut impl Read) -> u64 {
         let socket = self.sockets.get_mut::<Socket<'static>>(self.handle);
-        let mut carried = 0;
-        while self.far == RemoteState::Sending && socket.can_send() {
-            let read = socket.send(|room| match stream.read(room) {
+        let mut pumped = 0;
+        while self.remote == RemoteState::Sending && socket.can_send() {
+            let read = socket.send(|buffer| match stream.read(buffer) {
                 Ok(count) => (count, Ok(count)),
                 Err(error) => (0, Err(error.kind())),
             });
-            match read.expect("there is room to send") {
-                // An end after a failed write is what is left of a reset.
-                Ok(0) if self.outward == SendState::Failed => self.far = RemoteState::Broken,
+            match read.expect("the transmit buffer is not full") {
+                // An end of the stream after a failed write follows a reset.
+                Ok(0) if self.sending == SendState::Failed => self.remote = RemoteState::Broken,
                 Ok(0) => {
-                    self.far = RemoteState::Ended;
+                    self.remote = RemoteState::Ended;
                     socket.close();
                 }
-                Ok(count) => carried += count as u64,
+                Ok(count) => pumped += count as u64,
                 Err(io::ErrorKind::Interrupted) => {}
                 Err(io::ErrorKind::WouldBlock) => break,
-                Err(_) => self.far = RemoteState::Broken,
+                Err(_) => self.remote = RemoteState::Broken,
             }
         }
-        if self.far == RemoteState::Ended {
-            // A reset may follow the end.
+        if self.remote == RemoteState::Ended {
+            // A reset may follow the end of the stream.
             match stream.read(&mut [0]) {
-                Err(error) if !is_transient(error.kind()) => self.far = RemoteState::Broken,
-                _ if self.outward == SendState::Failed => self.far = RemoteState::Broken,
+                Err(error) if !is_transient(error.kind()) => self.remote = RemoteState::Broken,
+                _ if self.sending == SendState::Failed => self.remote = RemoteState::Broken,
                 _ => {}
             }
         }
-        self.full = self.far == RemoteState::Sending && !socket.can_send();
-        carried
+        self.full = self.remote == RemoteState::Sending && !socket.can_send();
+        pumped
     }
 
-    /// What is to be done now.
-    pub(super) fn needs(&mut self) -> SessionActions {
+    /// Returns what the session needs now.
+    pub(super) fn next_actions(&mut self) -> SessionActions {
         let socket = self.sockets.get::<Socket<'static>>(self.handle);
         let state = socket.state();
         let drained = !socket.can_recv();
@@ -261,23 +260,23 @@ impl Session {
                 | tcp::State::Closed
         );
         let shutdown =
-            ended && drained && matches!(self.outward, SendState::Open | SendState::Blocked);
-        let can_write = !drained && self.outward != SendState::Blocked;
-        let can_read = self.full && self.far == RemoteState::Sending && socket.can_send();
-        let over = match state {
+            ended && drained && matches!(self.sending, SendState::Open | SendState::Blocked);
+        let can_write = !drained && self.sending != SendState::Blocked;
+        let can_read = self.full && self.remote == RemoteState::Sending && socket.can_send();
+        let end = match state {
             tcp::State::Closed | tcp::State::TimeWait if drained => Some(SessionEnd::Finished),
-            _ if self.far == RemoteState::Broken && socket.send_queue() == 0 => {
+            _ if self.remote == RemoteState::Broken && socket.send_queue() == 0 => {
                 Some(SessionEnd::Broken)
             }
             _ => None,
         };
         if shutdown {
-            self.outward = SendState::Shut;
+            self.sending = SendState::Shut;
         }
         SessionActions {
             shutdown,
-            carry: can_write || can_read,
-            over,
+            pump: can_write || can_read,
+            end,
         }
     }
 
@@ -299,9 +298,9 @@ impl Session {
         self.sockets.get_mut(self.handle)
     }
 
-    /// Whether both ends are said and only the far side has still to take bytes. The stack would forget them at the end
-    /// of TIME-WAIT, so it is not asked meanwhile.
-    fn waits(&self) -> bool {
+    /// Whether both sides have ended and bytes for the remote remain. The stack would discard them at the end of TIME-WAIT,
+    /// so it is not polled meanwhile.
+    fn is_draining(&self) -> bool {
         let socket = self.sockets.get::<Socket<'static>>(self.handle);
         socket.state() == tcp::State::TimeWait && socket.can_recv()
     }

@@ -1,4 +1,4 @@
-//! The table of connections: by id, by endpoints, and by what is due next.
+//! The table of connections: by id, by endpoints, and by due time.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -17,25 +17,25 @@ use crate::policy::Action;
 pub(super) struct TcpConnection {
     pub(super) inside: Inside<Endpoint>,
     pub(super) remote: Endpoint,
-    /// What the policy said when it was opened: with another word it ends.
+    /// The policy's action when it was opened. A new policy with another action ends the connection.
     pub(super) action: Action,
-    pub(super) way: Egress,
+    pub(super) egress: Egress,
     pub(super) phase: Phase,
     pub(super) created: Instant,
-    /// When something last moved, in either direction.
+    /// When bytes or segments were last transferred.
     pub(super) refreshed: Instant,
-    /// Bytes handed to the far side.
+    /// Bytes sent to the remote.
     pub(super) bytes_out: u64,
-    /// Bytes that came from the far side.
+    /// Bytes received from the remote.
     pub(super) bytes_in: u64,
-    /// Whether the shell has been asked for the stream and has not handed it in yet.
-    pub(super) summoned: bool,
+    /// Whether a `Pump` was requested and not carried out yet.
+    pub(super) pump_requested: bool,
     due: Instant,
 }
 
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// The far side has not accepted yet. The SYN is held until it has.
+    /// The remote has not accepted yet; the SYN is held.
     Connecting { syn: Box<[u8]>, sequence: u32 },
     /// Both sides have accepted.
     Open(Box<Session>),
@@ -49,13 +49,13 @@ struct ConnectionSlot {
 
 #[derive(Debug, Default)]
 pub(super) struct ConnectionTable {
-    /// The endpoints are chosen by local programs: the hash is keyed with a secret of the process.
+    /// Local programs choose the endpoints: the hash is keyed with a random secret.
     by_endpoints: HashMap<(Inside<Endpoint>, Endpoint), ConnectionId, RandomState>,
-    /// How many connections each inside address has.
+    /// The number of connections of each inside address.
     per_address: HashMap<IpAddr, usize, RandomState>,
     slots: Vec<ConnectionSlot>,
     free: Vec<u32>,
-    /// Each connection once. Deadlines move both ways with every segment, so an exact queue is kept instead of
+    /// Each connection once. Every segment moves its deadline, forward or back, so the queue is exact, unlike
     /// [`Timers`](crate::timer::Timers).
     due: BTreeSet<(Instant, ConnectionId)>,
 }
@@ -65,12 +65,12 @@ impl ConnectionTable {
         self.by_endpoints.get(&(inside, remote)).copied()
     }
 
-    /// Adds a connection whose endpoints are in no other.
+    /// Adds a connection with endpoints that no other has.
     pub(super) fn insert(
         &mut self,
         inside: Inside<Endpoint>,
         remote: Endpoint,
-        (action, way): (Action, Egress),
+        (action, egress): (Action, Egress),
         phase: Phase,
         now: Instant,
         due: Instant,
@@ -84,13 +84,13 @@ impl ConnectionTable {
             inside,
             remote,
             action,
-            way,
+            egress,
             phase,
             created: now,
             refreshed: now,
             bytes_out: 0,
             bytes_in: 0,
-            summoned: false,
+            pump_requested: false,
             due,
         });
         let id = ConnectionId {
@@ -110,7 +110,7 @@ impl ConnectionTable {
             .filter(|_| slot.generation == id.generation)
     }
 
-    /// Ends a connection; its id names nothing afterwards.
+    /// Removes a connection; its id becomes invalid.
     pub(super) fn remove(&mut self, id: ConnectionId) -> Option<TcpConnection> {
         let slot = self
             .slots
@@ -131,7 +131,7 @@ impl ConnectionTable {
         Some(connection)
     }
 
-    /// Says when a connection is due next.
+    /// Sets when a connection is due.
     pub(super) fn schedule(&mut self, id: ConnectionId, due: Instant) {
         if let Some(connection) = self.get_mut(id) {
             let before = std::mem::replace(&mut connection.due, due);
@@ -142,12 +142,12 @@ impl ConnectionTable {
         }
     }
 
-    /// When the first connection is due.
+    /// Returns when the first connection is due.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.due.first().map(|(due, _)| *due)
     }
 
-    /// The first connection that is due.
+    /// Returns the first connection that is due at `now`.
     pub(super) fn first_due(&self, now: Instant) -> Option<ConnectionId> {
         self.due
             .first()
@@ -159,7 +159,7 @@ impl ConnectionTable {
         self.within(0..self.slots())
     }
 
-    /// The connections of these slots with their ids, in order; slots beyond [`ConnectionTable::slots`] are empty.
+    /// Returns the connections in a range of slots with their ids, in order. Slots beyond [`ConnectionTable::slots`] are empty.
     pub(super) fn within(
         &self,
         slots: Range<usize>,
@@ -182,7 +182,7 @@ impl ConnectionTable {
         self.by_endpoints.len()
     }
 
-    /// How many connections an inside address has.
+    /// Returns the number of connections of an inside address.
     pub(super) fn of_address(&self, addr: IpAddr) -> usize {
         self.per_address.get(&addr).copied().unwrap_or(0)
     }

@@ -65,7 +65,7 @@ fuzz_target!(|bytes: &[u8]| {
         };
         let returned = ReturnedError {
             to,
-            offender: (flags & 8 != 0).then_some(foreign),
+            reporter: (flags & 8 != 0).then_some(foreign),
             error,
             payload,
         };

@@ -281,7 +281,7 @@ fuzz_target!(|input: &[u8]| {
             (206..250, Some(id)) => world.carry(id, steps),
             (250..252, _) => {
                 let policy = usize::from(steps.byte() & 1);
-                world.engine.handle_policy(Arc::clone(&POLICIES[policy]));
+                world.engine.set_policy(Arc::clone(&POLICIES[policy]));
             }
             (252, _) => world
                 .engine

@@ -144,7 +144,12 @@ fn replies_reach_the_vpn_address_past_its_anti_spoofing_rule() {
         let aliases = world.acquire().await.reply_sources;
         let pairs: Vec<_> = aliases
             .iter()
-            .map(|ReplySource { real, alias }| (*real, *alias))
+            .map(
+                |ReplySource {
+                     real,
+                     substitute: alias,
+                 }| (*real, *alias),
+            )
             .collect();
         assert_eq!(
             pairs,
@@ -154,7 +159,14 @@ fn replies_reach_the_vpn_address_past_its_anti_spoofing_rule() {
             ]
         );
         assert!(world.steering.reply_source_error().is_none());
-        for (ReplySource { real, alias }, media) in aliases.into_iter().zip(MEDIA) {
+        for (
+            ReplySource {
+                real,
+                substitute: alias,
+            },
+            media,
+        ) in aliases.into_iter().zip(MEDIA)
+        {
             let server = SocketAddr::new(ip(media), 20_000);
             let browser = socket(&real.to_string(), 40_000);
             browser.send_to(b"media", server).expect("sent");

@@ -61,14 +61,14 @@ pub(crate) struct Call {
     checks: u8,
     last_in: Instant,
     pub(crate) longest_gap: Duration,
-    pub(crate) falls: Vec<(Duration, FailoverCause)>,
+    pub(crate) failovers: Vec<(Duration, FailoverCause)>,
     pub(crate) returns: Vec<(Duration, FailbackCause)>,
 }
 
 impl Call {
     pub(crate) fn new(family: [&str; 5], habits: Habits) -> Self {
         let [inside, peer, ..] = family.map(endpoint);
-        let world = World::with_fallback();
+        let world = World::with_failover();
         let now = world.now;
         let mut call = Self {
             world,
@@ -87,7 +87,7 @@ impl Call {
             checks: 0,
             last_in: now,
             longest_gap: Duration::ZERO,
-            falls: Vec::new(),
+            failovers: Vec::new(),
             returns: Vec::new(),
         };
         call.run(Duration::from_secs(20));
@@ -157,7 +157,7 @@ impl Call {
             self.mapping = Some(transmit.mapping);
             self.flying.push(Flying {
                 at: now + DELAY,
-                by: transmit.way,
+                by: transmit.egress,
                 is_outward: true,
                 payload: payload.to_vec(),
             });
@@ -165,7 +165,7 @@ impl Call {
         for event in self.world.outbox.events() {
             let since = now - self.start;
             match *event {
-                EngineEvent::FailedOver { cause, .. } => self.falls.push((since, cause)),
+                EngineEvent::FailedOver { cause, .. } => self.failovers.push((since, cause)),
                 EngineEvent::FailedBack { cause, .. } => self.returns.push((since, cause)),
                 _ => {}
             }
@@ -217,7 +217,7 @@ impl Call {
             let arrival = ReceivedDatagram {
                 from: self.peer,
                 traffic_class: TrafficClass::default(),
-                waited: Duration::ZERO,
+                queue_delay: Duration::ZERO,
                 buffer: &mut buffer,
                 payload,
             };

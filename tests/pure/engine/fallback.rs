@@ -14,19 +14,21 @@ use super::world::{FAMILIES, World, datagram, endpoint, quoted_in};
 impl World {
     /// The ways of what is to be sent, in order.
     fn ways(&self) -> Vec<Egress> {
-        self.outbox.transmits().map(|(it, _)| it.way).collect()
+        self.outbox.transmits().map(|(it, _)| it.egress).collect()
     }
 
     fn way_of(&self, inside: Endpoint) -> Option<Egress> {
         let mut mappings = self
             .engine
             .mapping_reports(0..self.engine.slots(), self.now);
-        mappings.find(|it| it.inside.0 == inside).map(|it| it.way)
+        mappings
+            .find(|it| it.inside.0 == inside)
+            .map(|it| it.egress)
     }
 
     /// Has the kernel refuse the only datagram.
     fn refuse(&mut self, error: IcmpError) {
-        assert_eq!(self.outbox.places(), 1);
+        assert_eq!(self.outbox.transmit_count(), 1);
         self.engine
             .handle_send_failed(0, Some(error), self.now, &mut self.outbox);
         self.open_all();
@@ -38,8 +40,8 @@ fn a_dead_way_costs_a_call_less_than_three_seconds() {
     for mut call in Call::of_both(TALK) {
         call.kill();
         call.run(Duration::from_mins(1));
-        assert_eq!(call.falls.len(), 1, "{:?}", call.falls);
-        assert_eq!(call.falls[0].1, FailoverCause::NoTraffic);
+        assert_eq!(call.failovers.len(), 1, "{:?}", call.failovers);
+        assert_eq!(call.failovers[0].1, FailoverCause::NoTraffic);
         assert_eq!(call.returns, []);
         assert!(
             call.longest_gap < Duration::from_millis(2_500),
@@ -59,7 +61,7 @@ fn it_costs_one_who_only_listens_no_more() {
     for mut call in Call::of_both(listen) {
         call.kill();
         call.run(Duration::from_secs(10));
-        assert_eq!(call.falls.len(), 1);
+        assert_eq!(call.failovers.len(), 1);
         assert!(
             call.longest_gap < Duration::from_millis(2_500),
             "{:?}",
@@ -79,9 +81,9 @@ fn one_way_traffic_on_a_way_that_works_stays_there() {
             checks,
         }) {
             call.run(Duration::from_mins(5));
-            assert_eq!(call.falls, []);
+            assert_eq!(call.failovers, []);
             let counters = call.world.engine.snapshot(call.world.now).counters;
-            assert_eq!(counters.trials, 0);
+            assert_eq!(counters.probes, 0);
             assert!(
                 counters.checks_repeated <= 330,
                 "more than one in a second: {}",
@@ -109,7 +111,7 @@ fn who_knows_no_stun_is_not_judged_by_silence() {
         }) {
             call.kill();
             call.run(Duration::from_mins(2));
-            assert_eq!(call.falls, []);
+            assert_eq!(call.failovers, []);
         }
     }
 }
@@ -120,7 +122,7 @@ fn loss_alone_moves_nothing() {
         for mut call in Call::of_both(Habits { plays, ..TALK }) {
             call.loss = 10;
             call.run(Duration::from_mins(10));
-            assert_eq!(call.falls, [], "a tenth is lost");
+            assert_eq!(call.failovers, [], "a tenth is lost");
         }
     }
 }
@@ -130,8 +132,8 @@ fn a_way_that_carries_nothing_outward_is_given_up_although_a_stream_comes_in() {
     for mut call in Call::of_both(TALK) {
         call.outward = false;
         call.run(Duration::from_secs(30));
-        assert_eq!(call.falls.len(), 1, "{:?}", call.falls);
-        assert_eq!(call.falls[0].1, FailoverCause::NoResponses);
+        assert_eq!(call.failovers.len(), 1, "{:?}", call.failovers);
+        assert_eq!(call.failovers[0].1, FailoverCause::NoResponses);
     }
 }
 
@@ -155,12 +157,12 @@ fn a_healed_way_is_taken_again_and_a_fickle_one_later_each_time() {
                 "coming back costs {:?}",
                 call.longest_gap
             );
-            let (fell, _) = call.falls.last().expect("it fell");
+            let (fell, _) = call.failovers.last().expect("it fell");
             let (back, cause) = call.returns.last().expect("it came back");
             assert_eq!(*cause, FailbackCause::ProbesAnswered);
             absences.push(back.saturating_sub(*fell).as_secs());
         }
-        assert_eq!(call.falls.len(), 4, "{:?}", call.falls);
+        assert_eq!(call.failovers.len(), 4, "{:?}", call.failovers);
         assert!((10..30).contains(&absences[0]), "{absences:?}");
         assert!((20..40).contains(&absences[1]), "{absences:?}");
         assert!((40..60).contains(&absences[2]), "{absences:?}");
@@ -180,12 +182,12 @@ fn trials_on_a_dead_way_bring_nobody_back() {
     for mut call in Call::of_both(TALK) {
         call.kill();
         call.run(Duration::from_mins(10));
-        assert_eq!((call.falls.len(), call.returns.len()), (1, 0));
+        assert_eq!((call.failovers.len(), call.returns.len()), (1, 0));
         let counters = call.world.engine.snapshot(call.world.now).counters;
         assert!(
-            (100..=120).contains(&counters.trials),
+            (100..=120).contains(&counters.probes),
             "{}",
-            counters.trials
+            counters.probes
         );
         // What comes in but cannot go out is no answer to a trial.
         call.inward = true;
@@ -199,7 +201,7 @@ fn what_the_kernel_refuses_goes_into_the_tunnel_at_once() {
     use IcmpError::{AdminProhibited, HostUnreachable, NetUnreachable};
     for [inside, peer, ..] in FAMILIES.map(|family| family.map(endpoint)) {
         for error in [AdminProhibited, NetUnreachable, HostUnreachable] {
-            let mut world = World::with_fallback();
+            let mut world = World::with_failover();
             world.send(inside, peer, b"hello").expect("relayed");
             assert_eq!(world.ways(), [Egress::Direct]);
             world.refuse(error);
@@ -237,9 +239,9 @@ fn what_the_kernel_refuses_goes_into_the_tunnel_at_once() {
 #[test]
 fn a_router_that_refuses_is_believed_while_nothing_comes_in() {
     for [inside, peer, other, stranger, _] in FAMILIES.map(|family| family.map(endpoint)) {
-        let returned = |offender, error| ReturnedError {
+        let returned = |reporter, error| ReturnedError {
             to: peer,
-            offender: Some(offender),
+            reporter: Some(reporter),
             error,
             payload: b"hello",
         };
@@ -249,15 +251,15 @@ fn a_router_that_refuses_is_believed_while_nothing_comes_in() {
             (stranger.addr, IcmpError::PortUnreachable, Egress::Direct),
             (peer.addr, prohibited, Egress::Direct),
         ];
-        for (offender, error, expected) in cases {
+        for (reporter, error, expected) in cases {
             for heard in [false, true] {
-                let mut world = World::with_fallback();
+                let mut world = World::with_failover();
                 let mapping = world.send(inside, peer, b"hello").expect("relayed");
                 if heard {
                     world.arrive(mapping, other, TrafficClass::default(), b"hi");
                 }
                 world.outbox.clear();
-                let returned = returned(offender, error);
+                let returned = returned(reporter, error);
                 let (now, outbox) = (world.now, &mut world.outbox);
                 world
                     .engine
@@ -275,7 +277,7 @@ fn a_router_that_refuses_is_believed_while_nothing_comes_in() {
 fn two_mappings_in_a_row_take_the_uplink_with_them_and_only_their_family() {
     let [v4, v6] = FAMILIES.map(|family| family.map(endpoint));
     let at = |port| Endpoint::new(v4[0].addr, port);
-    let mut world = World::with_fallback();
+    let mut world = World::with_failover();
     for inside in [at(1), at(2), at(3), v6[0]] {
         let peer = if inside == v6[0] { v6[1] } else { v4[1] };
         world.send(inside, peer, b"media");
@@ -300,9 +302,9 @@ fn two_mappings_in_a_row_take_the_uplink_with_them_and_only_their_family() {
     assert_eq!(world.way_of(at(3)), Some(Egress::Tunnel));
     assert_eq!(world.way_of(v6[0]), Some(Egress::Direct));
     let snapshot = world.engine.snapshot(world.now);
-    assert_eq!(snapshot.fallen_uplinks, [Family::V4]);
+    assert_eq!(snapshot.failed_uplinks, [Family::V4]);
     assert_eq!(
-        snapshot.counters.falls[FailoverCause::UplinkFailed.label()],
+        snapshot.counters.failovers[FailoverCause::UplinkFailed.label()],
         1
     );
 
@@ -332,7 +334,7 @@ fn two_mappings_in_a_row_take_the_uplink_with_them_and_only_their_family() {
 fn mappings_between_which_somebody_heard_something_fall_alone() {
     let [[_, peer, ..], _] = FAMILIES.map(|family| family.map(endpoint));
     let at = |port| Endpoint::new([10, 8, 0, 2].into(), port);
-    let mut world = World::with_fallback();
+    let mut world = World::with_failover();
     let listener = world.send(at(3), peer, b"media").expect("relayed");
     for inside in [at(1), at(2), at(4)] {
         world.send(inside, peer, b"media");
@@ -340,14 +342,14 @@ fn mappings_between_which_somebody_heard_something_fall_alone() {
         world.arrive(listener, peer, TrafficClass::default(), b"media");
     }
     assert_eq!(world.way_of(at(3)), Some(Egress::Direct));
-    assert_eq!(world.engine.snapshot(world.now).fallen_uplinks, []);
+    assert_eq!(world.engine.snapshot(world.now).failed_uplinks, []);
 }
 
 #[test]
 fn an_uplink_that_nobody_can_try_is_trusted_again_in_the_end() {
     let [[_, peer, ..], _] = FAMILIES.map(|family| family.map(endpoint));
     let at = |port| Endpoint::new([10, 8, 0, 2].into(), port);
-    let mut world = World::with_fallback();
+    let mut world = World::with_failover();
     for inside in [at(1), at(2)] {
         world.send(inside, peer, b"media");
         world.refuse(IcmpError::NetUnreachable);
@@ -365,7 +367,7 @@ fn another_uplink_is_given_a_chance_of_its_own() {
     for mut call in Call::of_both(TALK) {
         call.kill();
         call.run(Duration::from_secs(4));
-        assert_eq!(call.falls.len(), 1);
+        assert_eq!(call.failovers.len(), 1);
         call.heal();
         let now = call.world.now;
         call.world
@@ -383,7 +385,7 @@ fn another_uplink_is_given_a_chance_of_its_own() {
             .engine
             .handle_uplink_changed(|_| true, now, &mut call.world.outbox);
         call.run(Duration::from_secs(4));
-        assert_eq!(call.falls.len(), 2);
+        assert_eq!(call.failovers.len(), 2);
         assert!(
             call.longest_gap < Duration::from_millis(2_500),
             "{:?}",
@@ -397,7 +399,7 @@ fn an_uplink_that_is_back_is_taken_again_at_once() {
     for mut call in Call::of_both(TALK) {
         call.kill();
         call.run(Duration::from_secs(4));
-        assert_eq!(call.falls.len(), 1);
+        assert_eq!(call.failovers.len(), 1);
         call.heal();
         let now = call.world.now;
         let own = Family::of(call.inside.addr);
@@ -406,7 +408,7 @@ fn an_uplink_that_is_back_is_taken_again_at_once() {
         for family in families {
             let returns = usize::from(family == own);
             let engine = &mut call.world.engine;
-            engine.handle_uplink_is_back(family, now, &mut call.world.outbox);
+            engine.handle_uplink_restored(family, now, &mut call.world.outbox);
             call.carry();
             assert_eq!(call.returns.len(), returns, "{family}");
         }
@@ -414,15 +416,15 @@ fn an_uplink_that_is_back_is_taken_again_at_once() {
         call.longest_gap = Duration::ZERO;
         call.run(Duration::from_secs(10));
         assert!(call.longest_gap < Duration::from_millis(500));
-        assert_eq!(call.falls.len(), 1);
+        assert_eq!(call.failovers.len(), 1);
     }
 }
 
 #[test]
 fn a_missing_socket_is_replaced_by_the_other() {
     for [inside, peer, ..] in FAMILIES.map(|family| family.map(endpoint)) {
-        let open_failed = |world: &mut World, way, error| {
-            let command = |it: &&SocketCommand| matches!(it, SocketCommand::Open { way: by, .. } if *by == way);
+        let open_failed = |world: &mut World, egress, error| {
+            let command = |it: &&SocketCommand| matches!(it, SocketCommand::Open { egress: by, .. } if *by == egress);
             let opening = world.outbox.commands().iter().find(command);
             let Some(&SocketCommand::Open { mapping, .. }) = opening else {
                 panic!("no socket is asked for");
@@ -430,11 +432,11 @@ fn a_missing_socket_is_replaced_by_the_other() {
             let (now, outbox) = (world.now, &mut world.outbox);
             world
                 .engine
-                .handle_open_failed(mapping, way, error, now, outbox);
+                .handle_open_failed(mapping, egress, error, now, outbox);
             mapping
         };
         let gone = IcmpError::NetUnreachable;
-        let mut world = World::with_fallback();
+        let mut world = World::with_failover();
         let packet = datagram(inside, peer, b"hello");
         world
             .engine
@@ -468,7 +470,7 @@ fn a_check_that_the_policy_no_longer_relays_is_not_repeated() {
     let config = voicelane::config::Config::parse("nothing", text).expect("it is valid");
     let day = "2026-01-01".parse().expect("a date");
     let nothing = voicelane::policy::Policy::compile(&config, day);
-    call.world.engine.handle_policy(nothing.into());
+    call.world.engine.set_policy(nothing.into());
     let repeated = |call: &Call| {
         let snapshot = call.world.engine.snapshot(call.world.now);
         snapshot.counters.checks_repeated

@@ -48,7 +48,7 @@ fn one_inside_address_leaves_room_for_others() {
 #[test]
 fn a_mapping_takes_so_many_contacts_and_no_more() {
     let limits = NatLimits {
-        contacts: 1,
+        permitted_remotes: 1,
         ..NatLimits::default()
     };
     for [inside, server, _, stranger, _] in FAMILIES.map(|family| family.map(endpoint)) {
@@ -84,7 +84,7 @@ fn errors_keep_to_a_pace_and_one_kind_does_not_silence_the_other() {
         world.outbox.clear();
         let returned = ReturnedError {
             to: server,
-            offender: None,
+            reporter: None,
             error: IcmpError::PortUnreachable,
             payload: b"hello",
         };
@@ -124,14 +124,14 @@ fn no_stranger_is_believed_an_error_under_any_filtering() {
             let mapping = world.send(inside, server, b"hello").expect("relayed");
             let foreign = usize::from(inside.addr.is_ipv4());
             let foreign = endpoint(FAMILIES[foreign][1]);
-            for (to, offender) in [
+            for (to, reporter) in [
                 (stranger, None),
                 (foreign, None),
                 (server, Some(foreign.addr)),
             ] {
                 let returned = ReturnedError {
                     to,
-                    offender,
+                    reporter,
                     error: IcmpError::PortUnreachable,
                     payload: b"",
                 };
@@ -143,7 +143,7 @@ fn no_stranger_is_believed_an_error_under_any_filtering() {
                     world.now,
                     &mut world.outbox,
                 );
-                assert_eq!(world.outbox.packets().count(), 0, "{to} by {offender:?}");
+                assert_eq!(world.outbox.packets().count(), 0, "{to} by {reporter:?}");
             }
             assert_eq!(world.send(inside, server, b"again"), Some(mapping));
         }
@@ -162,7 +162,7 @@ fn an_error_refreshes_nothing() {
     world.wait(ALMOST);
     let returned = ReturnedError {
         to: server,
-        offender: None,
+        reporter: None,
         error: IcmpError::PortUnreachable,
         payload: b"hello",
     };

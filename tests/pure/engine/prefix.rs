@@ -61,7 +61,7 @@ static POLICIES: LazyLock<[Arc<Policy>; 3]> = LazyLock::new(|| {
 
 fn engine(policy: usize) -> Engine {
     let policy = Arc::clone(&POLICIES[policy]);
-    Engine::new(policy, NatSettings::default()).with_fallback(FailoverSettings::default())
+    Engine::new(policy, NatSettings::default()).with_failover(FailoverSettings::default())
 }
 
 fn world(policy: usize) -> World {
@@ -119,7 +119,7 @@ fn the_rest_of_a_prefix_goes_back_into_the_vpn_with_its_own_marks() {
         let transmits: Vec<_> = world.outbox.transmits().collect();
         assert_eq!(transmits.len(), 1);
         let (transmit, payload) = transmits[0];
-        assert_eq!((transmit.way, transmit.to), (Egress::Tunnel, dns));
+        assert_eq!((transmit.egress, transmit.to), (Egress::Tunnel, dns));
         assert_eq!(
             (transmit.treatment.dscp, payload),
             (class.dscp, &b"who is it"[..])
@@ -128,7 +128,7 @@ fn the_rest_of_a_prefix_goes_back_into_the_vpn_with_its_own_marks() {
         assert!(matches!(
             world.outbox.commands(),
             [SocketCommand::Open {
-                way: Egress::Tunnel,
+                egress: Egress::Tunnel,
                 ..
             }]
         ));
@@ -137,7 +137,7 @@ fn the_rest_of_a_prefix_goes_back_into_the_vpn_with_its_own_marks() {
         assert_eq!(world.send(inside, server, b"media"), Some(mapping));
         let (transmit, _) = world.outbox.transmits().next().expect("media");
         assert_eq!(
-            (transmit.way, transmit.treatment.dscp),
+            (transmit.egress, transmit.treatment.dscp),
             (Egress::Direct, Dscp::EF)
         );
         let counters = world.engine.snapshot(world.now).counters;
@@ -178,7 +178,7 @@ fn syn(from: Endpoint, to: Endpoint) -> Vec<u8> {
 fn connects(outbox: &Outbox) -> Vec<Egress> {
     let commands = outbox.commands().iter();
     let ways = commands.filter_map(|command| match command {
-        SocketCommand::Connect { way, .. } => Some(*way),
+        SocketCommand::Connect { egress, .. } => Some(*egress),
         _ => None,
     });
     ways.collect()
@@ -188,14 +188,14 @@ fn connects(outbox: &Outbox) -> Vec<Egress> {
 fn tcp_of_a_rule_goes_directly_and_the_rest_of_the_prefix_into_the_vpn() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
         let mut world = world(0);
-        for (port, way) in [(443, Egress::Direct), (22, Egress::Tunnel)] {
+        for (port, egress) in [(443, Egress::Direct), (22, Egress::Tunnel)] {
             world.send_bytes(&syn(inside, Endpoint::new(server.addr, port)));
-            assert_eq!(connects(&world.outbox), [way]);
+            assert_eq!(connects(&world.outbox), [egress]);
         }
         // A connection whose way the policy changes is ended, never moved.
         world
             .engine
-            .handle_policy(compiled("prefix", "\"signalling\""));
+            .set_policy(compiled("prefix", "\"signalling\""));
         world.wait(Duration::ZERO);
         let ended = |it: &&SocketCommand| matches!(it, SocketCommand::Disconnect { .. });
         assert_eq!(world.outbox.commands().iter().filter(ended).count(), 1);
@@ -302,7 +302,7 @@ struct Watch {
     policy: usize,
     /// Sockets that were asked for.
     sockets: BTreeSet<(MappingId, Egress)>,
-    fallen: BTreeSet<MappingId>,
+    failover_cause: BTreeSet<MappingId>,
     known: BTreeSet<MappingId>,
     /// Commands, datagrams and events of this outbox that were looked at.
     seen: (usize, usize, usize),
@@ -313,44 +313,50 @@ impl Watch {
         world.open_all();
         for command in &world.outbox.commands()[self.seen.0..] {
             match *command {
-                SocketCommand::Open { mapping, way, .. } => {
-                    self.sockets.insert((mapping, way));
+                SocketCommand::Open {
+                    mapping, egress, ..
+                } => {
+                    self.sockets.insert((mapping, egress));
                 }
                 SocketCommand::Close { mapping } => {
                     self.sockets.retain(|(id, _)| *id != mapping);
-                    self.fallen.remove(&mapping);
+                    self.failover_cause.remove(&mapping);
                 }
                 _ => panic!("{command:?} is none of UDP's"),
             }
         }
         for (transmit, _) in world.outbox.transmits().skip(self.seen.1) {
             self.known.insert(transmit.mapping);
-            assert!(self.sockets.contains(&(transmit.mapping, transmit.way)));
+            assert!(self.sockets.contains(&(transmit.mapping, transmit.egress)));
             let verdict = POLICIES[self.policy].evaluate(Protocol::Udp, transmit.to);
-            match transmit.way {
+            match transmit.egress {
                 Egress::Direct => assert_eq!(verdict.action, Action::Relay, "a leak: {transmit:?}"),
                 Egress::Tunnel => assert_ne!(verdict.action, Action::Tunnel),
             }
         }
         for event in &world.outbox.events()[self.seen.2..] {
             match event {
-                EngineEvent::FailedOver { mapping, .. } => assert!(self.fallen.insert(*mapping)),
-                EngineEvent::FailedBack { mapping, .. } => assert!(self.fallen.remove(mapping)),
+                EngineEvent::FailedOver { mapping, .. } => {
+                    assert!(self.failover_cause.insert(*mapping))
+                }
+                EngineEvent::FailedBack { mapping, .. } => {
+                    assert!(self.failover_cause.remove(mapping))
+                }
                 _ => {}
             }
         }
         self.seen = (
             world.outbox.commands().len(),
-            world.outbox.places(),
+            world.outbox.transmit_count(),
             world.outbox.events().len(),
         );
         for mapping in world
             .engine
             .mapping_reports(0..world.engine.slots(), world.now)
         {
-            let is_fallen = self.fallen.contains(&mapping.id);
-            assert_eq!(mapping.way == Egress::Tunnel, is_fallen);
-            assert_eq!(mapping.fallen.is_some(), is_fallen);
+            let is_fallen = self.failover_cause.contains(&mapping.id);
+            assert_eq!(mapping.egress == Egress::Tunnel, is_fallen);
+            assert_eq!(mapping.failover_cause.is_some(), is_fallen);
         }
     }
 }
@@ -383,11 +389,11 @@ proptest! {
                     let error = [IcmpError::AdminProhibited, IcmpError::NetUnreachable]
                         [usize::from(error)];
                     let mut at = 0;
-                    while at < world.outbox.places() {
+                    while at < world.outbox.transmit_count() {
                         let is_direct = world
                             .outbox
                             .transmit_at(at)
-                            .is_some_and(|(it, _)| it.way == Egress::Direct);
+                            .is_some_and(|(it, _)| it.egress == Egress::Direct);
                         if is_direct {
                             let (now, outbox) = (world.now, &mut world.outbox);
                             world.engine.handle_send_failed(at, Some(error), now, outbox);
@@ -409,7 +415,7 @@ proptest! {
                     let Some(at) = which.checked_rem(known.len()) else { continue };
                     let returned = ReturnedError {
                         to: server,
-                        offender: Some(second.addr),
+                        reporter: Some(second.addr),
                         error: IcmpError::HostUnreachable,
                         payload: b"media",
                     };
@@ -433,7 +439,7 @@ proptest! {
                 }
                 Step::Policy { which } => {
                     watch.policy = which;
-                    world.engine.handle_policy(Arc::clone(&POLICIES[which]));
+                    world.engine.set_policy(Arc::clone(&POLICIES[which]));
                 }
                 Step::Uplink => {
                     world.engine.handle_uplink_changed(|_| true, world.now, &mut world.outbox);

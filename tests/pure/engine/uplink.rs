@@ -36,7 +36,7 @@ struct Links {
 impl Links {
     fn new() -> Self {
         Self {
-            world: World::with_fallback(),
+            world: World::with_failover(),
             sockets: BTreeMap::new(),
             uplinks: PerFamily::default(),
             is_gone: false,
@@ -61,28 +61,28 @@ impl Links {
         } = &mut self.world;
         self.opened.clear();
         let (mut command, mut transmit) = (0, 0);
-        while command < outbox.commands().len() || transmit < outbox.places() {
+        while command < outbox.commands().len() || transmit < outbox.transmit_count() {
             if let Some(&order) = outbox.commands().get(command) {
                 command += 1;
                 match order {
                     SocketCommand::Open {
                         mapping,
-                        way,
+                        egress,
                         inside,
                         ..
                     } => {
                         let family = Family::of(inside.0.addr);
-                        if way == Egress::Direct {
+                        if egress == Egress::Direct {
                             self.opened.push(inside.0);
                         }
                         if self.is_gone {
-                            self.sockets.remove(&(mapping, way));
+                            self.sockets.remove(&(mapping, egress));
                             let gone = IcmpError::NetUnreachable;
-                            engine.handle_open_failed(mapping, way, gone, *now, outbox);
+                            engine.handle_open_failed(mapping, egress, gone, *now, outbox);
                         } else {
                             let made = (family, self.uplinks[family]);
-                            self.sockets.insert((mapping, way), made);
-                            engine.handle_opened(mapping, way, Outside(inside.0), outbox);
+                            self.sockets.insert((mapping, egress), made);
+                            engine.handle_opened(mapping, egress, Outside(inside.0), outbox);
                         }
                     }
                     SocketCommand::Close { mapping } => {
@@ -93,10 +93,10 @@ impl Links {
                 continue;
             }
             if let Some((it, _)) = outbox.transmit_at(transmit) {
-                let socket = self.sockets.get(&(it.mapping, it.way));
+                let socket = self.sockets.get(&(it.mapping, it.egress));
                 assert!(socket.is_some() || it.is_copy, "a socket is open first");
                 if let Some(&(family, uplink)) = socket
-                    && it.way == Egress::Direct
+                    && it.egress == Egress::Direct
                 {
                     assert_eq!(uplink, self.uplinks[family], "by a former uplink");
                 }
@@ -147,7 +147,7 @@ impl Links {
         let sockets = self.sockets.iter();
         let of_former = |(family, uplink): &(Family, u32)| *uplink != self.uplinks[*family];
         sockets
-            .filter(|((_, way), made)| *way == Egress::Direct && of_former(made))
+            .filter(|((_, egress), made)| *egress == Egress::Direct && of_former(made))
             .count()
     }
 }
@@ -238,7 +238,7 @@ fn what_a_former_uplink_brings_is_let_in_and_proves_nothing() {
         let id = mapping(&links).id;
         let returned = ReturnedError {
             to: server,
-            offender: Some(inside.addr),
+            reporter: Some(inside.addr),
             error: IcmpError::HostUnreachable,
             payload: b"media",
         };
@@ -260,10 +260,13 @@ fn what_a_former_uplink_brings_is_let_in_and_proves_nothing() {
         links.world.outbox.clear();
         // The answer was no sign of life of the new uplink; and the error is none of its own.
         fail(&mut links);
-        assert_eq!(mapping(&links).fallen, None);
+        assert_eq!(mapping(&links).failover_cause, None);
         links.send(number, b"media");
         fail(&mut links);
-        assert_eq!(mapping(&links).fallen, Some(FailoverCause::Unreachable));
+        assert_eq!(
+            mapping(&links).failover_cause,
+            Some(FailoverCause::Unreachable)
+        );
     }
 }
 
@@ -289,14 +292,14 @@ fn an_uplink_without_sockets_is_left_in_parts() {
 #[test]
 fn a_whole_uplink_falls_and_returns_in_parts() {
     let mut links = Links::with_calls(400);
-    let fallen = |links: &Links| {
+    let failover_cause = |links: &Links| {
         let World { engine, now, .. } = &links.world;
         let reports = engine.mapping_reports(0..engine.slots(), *now);
-        reports.filter(|it| it.fallen.is_some()).count()
+        reports.filter(|it| it.failover_cause.is_some()).count()
     };
     let turn = |links: &mut Links, before: usize| {
         links.rest();
-        let now = fallen(links);
+        let now = failover_cause(links);
         assert!(now.abs_diff(before) <= AT_ONCE, "{before}, then {now}");
         now
     };
@@ -313,11 +316,11 @@ fn a_whole_uplink_falls_and_returns_in_parts() {
         engine.handle_send_failed(0, refused, *now, outbox);
         links.flush();
     }
-    let mut count = fallen(&links);
+    let mut count = failover_cause(&links);
     assert!(count <= 2 + AT_ONCE);
     links.send(398, b"media");
     count += 1;
-    assert_eq!(fallen(&links), count, "who speaks falls at once");
+    assert_eq!(failover_cause(&links), count, "who speaks falls at once");
     for _ in 0..50 {
         count = turn(&mut links, count);
     }
@@ -327,9 +330,9 @@ fn a_whole_uplink_falls_and_returns_in_parts() {
         outbox,
         now,
     } = &mut links.world;
-    engine.handle_uplink_is_back(Family::V4, *now, outbox);
+    engine.handle_uplink_restored(Family::V4, *now, outbox);
     links.flush();
-    count = fallen(&links);
+    count = failover_cause(&links);
     assert_eq!(count, 200 - AT_ONCE);
     for _ in 0..50 {
         count = turn(&mut links, count);
@@ -406,7 +409,7 @@ proptest! {
                 Step::Back { v6 } => {
                     let family = Family::BOTH[usize::from(v6)];
                     let World { engine, outbox, now } = &mut links.world;
-                    engine.handle_uplink_is_back(family, *now, outbox);
+                    engine.handle_uplink_restored(family, *now, outbox);
                     links.flush();
                 }
                 Step::Gone { is } => links.is_gone = is,

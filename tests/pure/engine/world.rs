@@ -79,10 +79,10 @@ impl World {
     }
 
     /// One whose calls go on in the VPN.
-    pub(crate) fn with_fallback() -> Self {
+    pub(crate) fn with_failover() -> Self {
         let mut world = Self::new(NatSettings::default());
         world.engine = Engine::new(policy(), NatSettings::default())
-            .with_fallback(FailoverSettings::default());
+            .with_failover(FailoverSettings::default());
         world
     }
 
@@ -97,17 +97,17 @@ impl World {
         for at in 0..self.outbox.commands().len() {
             if let SocketCommand::Open {
                 mapping,
-                way,
+                egress,
                 inside,
                 ..
             } = self.outbox.commands()[at]
             {
-                let outside = match way {
+                let outside = match egress {
                     Egress::Direct => inside.0,
                     Egress::Tunnel => Endpoint::new(inside.0.addr, inside.0.port ^ 1),
                 };
                 self.engine
-                    .handle_opened(mapping, way, Outside(outside), &mut self.outbox);
+                    .handle_opened(mapping, egress, Outside(outside), &mut self.outbox);
             }
         }
     }
@@ -143,17 +143,17 @@ impl World {
     pub(crate) fn arrive_by(
         &mut self,
         mapping: MappingId,
-        way: Egress,
+        egress: Egress,
         from: Endpoint,
         bytes: &[u8],
     ) {
-        self.take(mapping, way, from, TrafficClass::default(), bytes);
+        self.take(mapping, egress, from, TrafficClass::default(), bytes);
     }
 
     fn take(
         &mut self,
         mapping: MappingId,
-        way: Egress,
+        egress: Egress,
         from: Endpoint,
         traffic_class: TrafficClass,
         payload: &[u8],
@@ -164,12 +164,12 @@ impl World {
         let arrival = ReceivedDatagram {
             from,
             traffic_class,
-            waited: Duration::ZERO,
+            queue_delay: Duration::ZERO,
             buffer: &mut buffer,
             payload: range,
         };
         self.engine
-            .handle_datagram(mapping, way, arrival, self.now, &mut self.outbox);
+            .handle_datagram(mapping, egress, arrival, self.now, &mut self.outbox);
     }
 
     pub(crate) fn wait(&mut self, duration: Duration) {

@@ -86,12 +86,12 @@ pub(crate) fn play(course: &[u8]) {
         0 => NatLimits {
             mappings: 2,
             mappings_of_address: 1,
-            contacts: 1,
+            permitted_remotes: 1,
         },
         1 => NatLimits {
             mappings: 3,
             mappings_of_address: 2,
-            contacts: 2,
+            permitted_remotes: 2,
         },
         _ => NatLimits::default(),
     };
@@ -136,7 +136,7 @@ impl Player {
             6 => {
                 self.model.policy = usize::from(which & 1);
                 let policy = &POLICIES[self.model.policy];
-                self.engine.handle_policy(Arc::clone(policy));
+                self.engine.set_policy(Arc::clone(policy));
             }
             _ => self.move_uplink(how),
         }
@@ -213,7 +213,7 @@ impl Player {
         let arrival = ReceivedDatagram {
             from,
             traffic_class: TrafficClass::from_octet(how),
-            waited: Duration::ZERO,
+            queue_delay: Duration::ZERO,
             payload: HEADROOM..buffer.len(),
             buffer: &mut buffer,
         };
@@ -235,7 +235,7 @@ impl Player {
         let error = ERRORS[usize::from(how % 8)];
         let returned = ReturnedError {
             to: about,
-            offender: (how & 8 != 0).then_some(about.addr),
+            reporter: (how & 8 != 0).then_some(about.addr),
             error,
             payload: &vec![how; usize::from(how)],
         };
@@ -372,7 +372,12 @@ impl Player {
             .engine
             .mapping_reports(0..self.engine.slots(), self.now);
         let seen: BTreeMap<_, _> = reports
-            .map(|it| (it.inside, (it.id, it.outside, it.contacts, it.idle)))
+            .map(|it| {
+                (
+                    it.inside,
+                    (it.id, it.outside, it.permitted_remotes, it.idle),
+                )
+            })
             .collect();
         let expected: BTreeMap<_, _> = self
             .model
@@ -381,7 +386,10 @@ impl Player {
             .map(|(inside, it)| {
                 let idle = self.now - it.refreshed;
                 let outside = Some(Outside(it.outside));
-                (Inside(*inside), (it.id, outside, it.contacts.len(), idle))
+                (
+                    Inside(*inside),
+                    (it.id, outside, it.permitted_remotes.len(), idle),
+                )
             })
             .collect();
         assert_eq!(seen, expected);

@@ -74,7 +74,7 @@ pub(crate) fn play(course: &[u8]) {
             continue; // The whole of it: offset 0, and none to follow.
         };
         let held = reassembly.held();
-        let taken = reassembly.take(&packet, part, now);
+        let taken = reassembly.insert(&packet, part, now);
         assert!(
             reassembly.held() <= LIMITS.held,
             "it holds more than it may"

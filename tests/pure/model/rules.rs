@@ -59,7 +59,7 @@ pub(crate) struct Mapping {
     pub(crate) id: MappingId,
     pub(crate) outside: Endpoint,
     pub(crate) refreshed: Instant,
-    pub(crate) contacts: BTreeSet<(IpAddr, u16)>,
+    pub(crate) permitted_remotes: BTreeSet<(IpAddr, u16)>,
 }
 
 /// Fifty at once, a hundred in a second.
@@ -101,7 +101,7 @@ pub(crate) struct Sending {
 }
 
 impl Model {
-    fn contact(&self, remote: Endpoint) -> (IpAddr, u16) {
+    fn remote_key(&self, remote: Endpoint) -> (IpAddr, u16) {
         match self.settings.filtering {
             Filtering::AddressAndPortDependent => (remote.addr, remote.port),
             _ => (remote.addr, 0),
@@ -135,11 +135,12 @@ impl Model {
         if sending.hop_limit <= 1 {
             return self.reject(sending, IcmpError::HopLimitExceeded, now);
         }
-        let (contact, limits) = (self.contact(to), self.settings.limits);
+        let (remote_key, limits) = (self.remote_key(to), self.settings.limits);
         let of_address = self.mappings.keys().filter(|it| it.addr == from.addr);
         let is_full = match self.mappings.get(&from) {
             Some(mapping) => {
-                mapping.contacts.len() >= limits.contacts && !mapping.contacts.contains(&contact)
+                mapping.permitted_remotes.len() >= limits.permitted_remotes
+                    && !mapping.permitted_remotes.contains(&remote_key)
             }
             None => {
                 self.mappings.len() >= limits.mappings
@@ -154,7 +155,7 @@ impl Model {
         match (self.mappings.get_mut(&from), sending.outside) {
             (Some(mapping), _) => {
                 mapping.refreshed = now;
-                mapping.contacts.insert(contact);
+                mapping.permitted_remotes.insert(remote_key);
             }
             (None, Some(outside)) => {
                 effects.push(Effect::Opened(from));
@@ -162,7 +163,7 @@ impl Model {
                     id: MappingId::from_token(0),
                     outside,
                     refreshed: now,
-                    contacts: BTreeSet::from([contact]),
+                    permitted_remotes: BTreeSet::from([remote_key]),
                 };
                 self.mappings.insert(from, mapping);
             }
@@ -199,9 +200,9 @@ impl Model {
         payload: &[u8],
         now: Instant,
     ) -> Option<Effect> {
-        let contact = self.contact(from);
+        let remote_key = self.remote_key(from);
         let mapping = self.mappings.get_mut(&inside)?;
-        let is_known = mapping.contacts.contains(&contact);
+        let is_known = mapping.permitted_remotes.contains(&remote_key);
         if is_known && self.settings.inbound_refresh {
             mapping.refreshed = now;
         }
@@ -220,9 +221,9 @@ impl Model {
         error: IcmpError,
         now: Instant,
     ) -> Option<Effect> {
-        let contact = self.contact(about);
+        let remote_key = self.remote_key(about);
         let mapping = self.mappings.get(&inside)?;
-        let is_told = mapping.contacts.contains(&contact) && self.returns.take(now);
+        let is_told = mapping.permitted_remotes.contains(&remote_key) && self.returns.take(now);
         is_told.then(|| told(error, inside, about))
     }
 

@@ -415,7 +415,7 @@ impl World {
             match command {
                 SocketCommand::Connect {
                     connection,
-                    way: Egress::Direct,
+                    egress: Egress::Direct,
                     to,
                     treatment,
                     ..

@@ -63,7 +63,7 @@ pub fn run(readiness: Readiness, tun: &str, uplink: &str) -> Result<()> {
 /// The flows, each at a place of its own.
 struct Flows {
     uplink: String,
-    places: HashMap<Ends, usize>,
+    transmit_count: HashMap<Ends, usize>,
     sockets: Vec<(Ends, Socket)>,
 }
 
@@ -71,7 +71,7 @@ impl Flows {
     fn new(uplink: &str) -> Self {
         Self {
             uplink: uplink.to_owned(),
-            places: HashMap::new(),
+            transmit_count: HashMap::new(),
             sockets: Vec::new(),
         }
     }
@@ -82,13 +82,13 @@ impl Flows {
         ends: Ends,
         opened: impl FnOnce(usize, &Socket) -> Result<()>,
     ) -> Result<usize> {
-        if let Some(&place) = self.places.get(&ends) {
+        if let Some(&place) = self.transmit_count.get(&ends) {
             return Ok(place);
         }
         let (place, socket) = (self.sockets.len(), open(&self.uplink, ends.1)?);
         opened(place, &socket)?;
         self.sockets.push((ends, socket));
-        self.places.insert(ends, place);
+        self.transmit_count.insert(ends, place);
         Ok(place)
     }
 }

@@ -16,9 +16,9 @@ use crate::engine::{HEADROOM, ReceivedDatagram, ReturnedError, Transmit};
 use crate::net::{Endpoint, Family, TrafficClass, Treatment};
 use crate::wire::IcmpError;
 
-use super::bind::treat;
-use super::errqueue;
-use super::option;
+use super::error_queue;
+use super::socket_factory::treat;
+use super::socket_option;
 use super::udp::Received;
 
 /// The largest UDP payload.
@@ -49,7 +49,7 @@ pub(super) struct UdpSocket {
     socket: Socket,
     pub(super) family: Family,
     treatment: Treatment,
-    is_exempt: bool,
+    bypasses_ipsec: bool,
     /// Unset until the first datagram says it.
     dont_fragment: Option<bool>,
     /// Datagrams that found the socket's queue full, as the kernel counts them.
@@ -65,13 +65,13 @@ impl UdpSocket {
         socket: Socket,
         family: Family,
         treatment: Treatment,
-        is_exempt: bool,
+        bypasses_ipsec: bool,
     ) -> Self {
         Self {
             socket,
             family,
             treatment,
-            is_exempt,
+            bypasses_ipsec,
             dont_fragment: None,
             overflowed: 0,
             is_stamped: false,
@@ -81,7 +81,8 @@ impl UdpSocket {
     /// Exempts it from IPsec policies, if it is not. Who is refused (no memory) has its media taken by the VPN: a detour, and
     /// no leak.
     pub(super) fn exempt(&mut self) {
-        self.is_exempt = self.is_exempt || option::bypass_ipsec(&self.socket, self.family).is_ok();
+        self.bypasses_ipsec =
+            self.bypasses_ipsec || socket_option::bypass_ipsec(&self.socket, self.family).is_ok();
     }
 
     /// Has the kernel say when each datagram came. Who is refused has its queue stand.
@@ -92,7 +93,7 @@ impl UdpSocket {
         }
     }
 
-    /// Sends a datagram, and hands errors of earlier ones to `setback`: whom they were for, who reported them, what they are and
+    /// Sends a datagram, and hands errors of earlier ones to `on_earlier_error`: whom they were for, who reported them, what they are and
     /// what of the datagram came back.
     ///
     /// A pending error of an earlier datagram makes the kernel refuse the next one without sending it (udp(7)). So the
@@ -105,7 +106,7 @@ impl UdpSocket {
         transmit: &Transmit,
         payload: &[u8],
         room: &mut ReceiveBuffer,
-        mut setback: impl FnMut(Endpoint, Option<IpAddr>, IcmpError, &[u8]),
+        mut on_earlier_error: impl FnMut(Endpoint, Option<IpAddr>, IcmpError, &[u8]),
     ) -> io::Result<()> {
         let &Transmit {
             to,
@@ -118,36 +119,36 @@ impl UdpSocket {
             self.treatment = treatment;
         }
         if self.dont_fragment != Some(dont_fragment) {
-            option::may_fragment(&self.socket, self.family, !dont_fragment)?;
+            socket_option::may_fragment(&self.socket, self.family, !dont_fragment)?;
             self.dont_fragment = Some(dont_fragment);
         }
-        let mut tries = 0;
+        let mut probe_due = 0;
         loop {
             let Err(error) = self.socket.send_to(payload, &SocketAddr::from(to).into()) else {
                 return Ok(());
             };
             let mut was_earlier = false;
-            while let Ok(entry) = errqueue::pop(&self.socket, self.family, &mut room.buffer) {
+            while let Ok(entry) = error_queue::pop(&self.socket, self.family, &mut room.buffer) {
                 match entry {
-                    errqueue::QueuedError::Returned {
+                    error_queue::QueuedError::Returned {
                         to,
-                        offender,
+                        reporter,
                         error,
                         length,
                     } => {
                         was_earlier = true;
-                        setback(to, offender, error, &room.buffer[..length]);
+                        on_earlier_error(to, reporter, error, &room.buffer[..length]);
                     }
-                    errqueue::QueuedError::TooBig { mtu } => {
-                        setback(to, None, IcmpError::PacketTooBig { mtu }, payload);
+                    error_queue::QueuedError::TooBig { mtu } => {
+                        on_earlier_error(to, None, IcmpError::PacketTooBig { mtu }, payload);
                         return Ok(());
                     }
                 }
             }
-            tries += 1;
+            probe_due += 1;
             // An earlier datagram's error without an entry: the queue had no room for it.
-            was_earlier |= tries == 1 && is_of_an_earlier_datagram(&error);
-            if was_earlier && tries < TRIES {
+            was_earlier |= probe_due == 1 && is_of_an_earlier_datagram(&error);
+            if was_earlier && probe_due < TRIES {
                 continue;
             }
             return Err(error);
@@ -165,16 +166,16 @@ impl UdpSocket {
         let ReceiveBuffer { buffer, control } = room;
         // What this machine refuses is told by the call that was refused.
         if has_error
-            && let Ok(errqueue::QueuedError::Returned {
+            && let Ok(error_queue::QueuedError::Returned {
                 to,
-                offender,
+                reporter,
                 error,
                 length,
-            }) = errqueue::pop(&self.socket, self.family, buffer)
+            }) = error_queue::pop(&self.socket, self.family, buffer)
         {
             let returned = ReturnedError {
                 to,
-                offender,
+                reporter,
                 error,
                 payload: &buffer[..length],
             };
@@ -192,11 +193,11 @@ impl UdpSocket {
         let before = self.overflowed;
         self.overflowed = datagram.overflowed.unwrap_or(before);
         // By the clock of its stamp; one that was set back has nothing to say.
-        let waited = datagram.arrived.and_then(|at| at.elapsed().ok());
+        let queue_delay = datagram.arrived.and_then(|at| at.elapsed().ok());
         let arrival = ReceivedDatagram {
             from: datagram.from,
             traffic_class: datagram.traffic_class,
-            waited: waited.unwrap_or_default(),
+            queue_delay: queue_delay.unwrap_or_default(),
             buffer,
             payload: HEADROOM..HEADROOM + datagram.length,
         };

@@ -70,7 +70,7 @@ impl EpollSet {
         let timeout = time.map_or(EpollTimeout::NONE, timeout);
         match self.set.wait(&mut self.found, timeout) {
             Err(Errno::EINTR) => Ok(0),
-            waited => Ok(waited?),
+            queue_delay => Ok(queue_delay?),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The stack and its link: one segment in, and what it writes straight into the outbox.
+//! The TCP stack: one segment in; its output goes straight into the outbox.
 
 use std::fmt;
 use std::hash::BuildHasher;
@@ -13,8 +13,7 @@ use smoltcp::wire::HardwareAddress;
 
 use crate::engine::{Outbox, TUN_MTU};
 
-/// What all connections share of the TCP stack: it accepts every destination address and knows no other time than the
-/// instants that it is handed.
+/// The part of the TCP stack that all connections share. It accepts every destination address, and time is an argument.
 pub(super) struct Stack {
     interface: Interface,
     epoch: Option<Instant>,
@@ -31,10 +30,11 @@ impl fmt::Debug for Stack {
 impl Stack {
     pub(super) fn new() -> Self {
         let mut config = Config::new(HardwareAddress::Ip);
-        // The initial sequence numbers come from here: the hasher's seed is a secret of the process.
+        // Initial sequence numbers derive from this seed; the hasher's seed is random for each process.
         config.random_seed = RandomState::default().hash_one(0);
-        let mut nowhere = Outbox::default();
-        let mut link = StackDevice::new(None, std::net::Ipv4Addr::UNSPECIFIED.into(), &mut nowhere);
+        let mut discarded = Outbox::default();
+        let mut link =
+            StackDevice::new(None, std::net::Ipv4Addr::UNSPECIFIED.into(), &mut discarded);
         let mut interface = Interface::new(config, &mut link, time::Instant::ZERO);
         interface.set_any_ip(true);
         Self {
@@ -43,8 +43,8 @@ impl Stack {
         }
     }
 
-    /// Lets a socket take a segment, and answer what cannot wait.
-    pub(super) fn take(
+    /// Passes a segment to a socket, which answers at once what cannot wait.
+    pub(super) fn receive(
         &mut self,
         sockets: &mut SocketSet<'static>,
         segment: &[u8],
@@ -57,7 +57,7 @@ impl Stack {
         self.interface.poll_ingress_single(now, &mut link, sockets);
     }
 
-    /// Lets a socket write what it has to write, to `to`: at most `burst` segments.
+    /// Lets a socket write at most `burst` segments, to `to`.
     pub(super) fn poll(
         &mut self,
         sockets: &mut SocketSet<'static>,
@@ -75,7 +75,7 @@ impl Stack {
         }
     }
 
-    /// When a socket is to be polled again.
+    /// Returns when a socket is to be polled again.
     pub(super) fn poll_timeout(
         &mut self,
         sockets: &SocketSet<'static>,
@@ -94,7 +94,7 @@ impl Stack {
     }
 }
 
-/// The stack's device for the length of one call.
+/// The stack's network device during one call.
 struct StackDevice<'a> {
     arrived: Option<&'a [u8]>,
     leaving: OutgoingSegment<'a>,
@@ -143,9 +143,9 @@ impl Device for StackDevice<'_> {
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ip;
-        // What the application can take limits it further, by its MSS.
+        // The application's MSS limits it further.
         capabilities.max_transmission_unit = TUN_MTU.into();
-        // `Packet::parse` has verified what comes in, and `wire::tcp::seal` completes what goes out.
+        // `Packet::parse` verifies checksums of received packets, and `wire::tcp::seal` writes those of sent ones.
         capabilities.checksum = ChecksumCapabilities::ignored();
         capabilities
     }

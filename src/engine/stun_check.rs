@@ -1,28 +1,29 @@
-//! Datagrams that want an answer: the requests of STUN, as calls send them all the time (RFC 8445, RFC 7675).
+//! STUN checks: requests that calls send all the time and that the peer answers (RFC 8445, RFC 7675).
 //!
-//! A request may lie in a TURN channel's data message (RFC 8656 section 12.4), where the peer's answer will lie too.
+//! A check may lie in a TURN channel data message (RFC 8656 section 12.4); so does its response then.
 
 use crate::call::DatagramKind;
 use crate::call::stun::{StunClass, StunMessage, TransactionId};
 use crate::net::Endpoint;
 
-/// `Binding` (RFC 8489) and Chrome's shorter form of it, `GOOG_PING` (IANA's registry of STUN methods).
-const CHECKS: [u16; 2] = [0x001, 0x080];
+/// The methods of connectivity and consent checks: `Binding` (RFC 8489) and Chrome's `GOOG_PING` (IANA's registry of STUN
+/// methods).
+const CHECK_METHODS: [u16; 2] = [0x001, 0x080];
 
-/// The largest request that is kept, in bytes: RFC 8489 section 6.1 has none go beyond.
-const LARGEST: usize = 548;
+/// The largest check that is kept, in bytes (RFC 8489 section 6.1).
+const MAX_CHECK_LEN: usize = 548;
 
-/// What a datagram of a call is, as far as its path is concerned.
+/// What a datagram of a call tells about its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StunKind {
-    /// It wants an answer.
-    Check {
+    /// A STUN request.
+    Request {
         transaction: TransactionId,
-        /// Whether it may be sent again: a check changes nothing at the peer, who answers every copy alike.
-        repeatable: bool,
+        /// Whether the request is a check, which the engine may send again: the peer answers every copy alike.
+        is_check: bool,
     },
-    /// It is one.
-    Answer(TransactionId),
+    /// A STUN response.
+    Response(TransactionId),
     /// Neither.
     Other,
 }
@@ -48,11 +49,11 @@ impl StunKind {
             return Self::Other;
         };
         match class {
-            StunClass::Request => Self::Check {
+            StunClass::Request => Self::Request {
                 transaction,
-                repeatable: CHECKS.contains(&method) && payload.len() <= LARGEST,
+                is_check: CHECK_METHODS.contains(&method) && payload.len() <= MAX_CHECK_LEN,
             },
-            StunClass::Success | StunClass::Error => Self::Answer(transaction),
+            StunClass::Success | StunClass::Error => Self::Response(transaction),
             StunClass::Indication => Self::Other,
         }
     }
@@ -63,7 +64,7 @@ fn channel_data(payload: &[u8]) -> Option<&[u8]> {
     rest.get(..usize::from(u16::from_be_bytes([l0, l1])))
 }
 
-/// A check that an application sent, kept word for word.
+/// A check that an application sent, kept byte for byte.
 #[derive(Clone, Debug)]
 pub(super) struct StunCheck {
     pub(super) to: Endpoint,
@@ -74,14 +75,14 @@ pub(super) struct StunCheck {
 /// The checks of one mapping: the latest, and the latest that was answered.
 #[derive(Clone, Debug, Default)]
 pub(super) struct StunChecks {
-    /// Both apart from the path: media goes by without a look at them.
+    /// Boxed apart from the path, which every media packet reads.
     latest: Option<Box<StunCheck>>,
     answered: Option<Box<StunCheck>>,
 }
 
 impl StunChecks {
-    /// Keeps a check.
-    pub(super) fn keep(&mut self, to: Endpoint, transaction: TransactionId, payload: &[u8]) {
+    /// Keeps a check as the latest.
+    pub(super) fn record(&mut self, to: Endpoint, transaction: TransactionId, payload: &[u8]) {
         match &mut self.latest {
             Some(latest) => {
                 latest.to = to;
@@ -99,25 +100,22 @@ impl StunChecks {
         }
     }
 
-    /// Takes note of an answer.
-    pub(super) fn answer(&mut self, transaction: TransactionId) {
-        if self
-            .latest
-            .as_ref()
-            .is_some_and(|it| it.transaction == transaction)
-        {
-            // What was answered before has served its time, and its buffer serves the next one.
+    /// Records a response.
+    pub(super) fn on_response(&mut self, transaction: TransactionId) {
+        let latest = self.latest.as_ref();
+        if latest.is_some_and(|it| it.transaction == transaction) {
+            // The next check reuses the buffer of the formerly answered one.
             std::mem::swap(&mut self.latest, &mut self.answered);
         }
     }
 
-    /// A check that the peer has answered before, and will answer again.
+    /// Returns the latest check that the peer answered; it will answer a copy too.
     pub(super) fn answered(&self) -> Option<&StunCheck> {
         self.answered.as_deref()
     }
 
-    /// The check by which the peer is to learn of another way: the answered one, else the latest.
-    pub(super) fn introduction(&self) -> Option<&StunCheck> {
+    /// Returns the check that announces a new path to the peer: the answered one, otherwise the latest.
+    pub(super) fn announcement(&self) -> Option<&StunCheck> {
         self.answered().or(self.latest.as_deref())
     }
 }
@@ -139,15 +137,18 @@ mod tests {
     }
 
     #[test]
-    fn questions_and_answers_are_known_in_clear_and_in_a_channel() {
-        let question = StunKind::Check {
+    fn requests_and_responses_are_recognised_in_clear_and_in_a_channel() {
+        let request_kind = StunKind::Request {
             transaction: ID,
-            repeatable: true,
+            is_check: true,
         };
-        let (request, answer) = (binding_request(ID), binding_success(ID, remote()));
-        for (datagram, sign) in [(&request, question), (&answer, StunKind::Answer(ID))] {
-            assert_eq!(StunKind::of(datagram), sign);
-            assert_eq!(StunKind::of(&in_channel(datagram)), sign);
+        let (request, response) = (binding_request(ID), binding_success(ID, remote()));
+        for (datagram, kind) in [
+            (&request, request_kind),
+            (&response, StunKind::Response(ID)),
+        ] {
+            assert_eq!(StunKind::of(datagram), kind);
+            assert_eq!(StunKind::of(&in_channel(datagram)), kind);
         }
         let mut cut = in_channel(&request);
         cut.pop();
@@ -160,43 +161,40 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_something_at_the_server_is_never_repeated() {
+    fn only_checks_may_be_repeated() {
         let allocate = [&[0, 3], &binding_request(ID)[2..]].concat();
-        let expected = StunKind::Check {
+        let expected = StunKind::Request {
             transaction: ID,
-            repeatable: false,
+            is_check: false,
         };
         assert_eq!(StunKind::of(&allocate), expected);
         let chrome = [&[2, 0], &binding_request(ID)[2..]].concat();
-        let expected = StunKind::Check {
+        let expected = StunKind::Request {
             transaction: ID,
-            repeatable: true,
+            is_check: true,
         };
         assert_eq!(StunKind::of(&chrome), expected, "GOOG_PING");
     }
 
     #[test]
     fn the_latest_answered_check_is_kept() {
-        let mut questions = StunChecks::default();
+        let mut checks = StunChecks::default();
         let ids = [1, 2, 3].map(|byte| TransactionId([byte; 12]));
-        questions.keep(remote(), ids[0], b"one");
-        assert!(questions.answered().is_none());
-        assert_eq!(
-            questions.introduction().map(|it| it.transaction),
-            Some(ids[0])
-        );
-        questions.answer(ids[1]);
-        assert!(questions.answered().is_none(), "nobody asked that");
-        questions.answer(ids[0]);
-        questions.keep(remote(), ids[1], b"two");
-        questions.keep(remote(), ids[2], b"three");
-        questions.answer(ids[1]);
-        let answered = questions.answered().expect("the first");
+        checks.record(remote(), ids[0], b"one");
+        assert!(checks.answered().is_none());
+        assert_eq!(checks.announcement().map(|it| it.transaction), Some(ids[0]));
+        checks.on_response(ids[1]);
+        assert!(checks.answered().is_none(), "no such check was sent");
+        checks.on_response(ids[0]);
+        checks.record(remote(), ids[1], b"two");
+        checks.record(remote(), ids[2], b"three");
+        checks.on_response(ids[1]);
+        let answered = checks.answered().expect("the first");
         assert_eq!(
             (answered.transaction, &answered.payload[..]),
             (ids[0], &b"one"[..])
         );
-        questions.answer(ids[2]);
-        assert_eq!(questions.answered().map(|it| it.transaction), Some(ids[2]));
+        checks.on_response(ids[2]);
+        assert_eq!(checks.answered().map(|it| it.transaction), Some(ids[2]));
     }
 }

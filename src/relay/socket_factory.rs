@@ -34,7 +34,7 @@ use crate::net::{
     Treatment,
 };
 
-use super::option;
+use super::socket_option;
 
 /// Descriptors that these sockets leave to the rest of the service: with none, nobody could ask it what is wrong, and
 /// nothing could be steered any more.
@@ -101,16 +101,16 @@ impl SocketFactory {
     /// [`SocketSetupError`] with the step that failed; no socket is left over.
     pub fn bind(
         &self,
-        way: Egress,
+        egress: Egress,
         inside: Inside<Endpoint>,
         treatment: Treatment,
         exempt: bool,
     ) -> Result<(Socket, Outside<Endpoint>), SocketSetupError> {
         let family = Family::of(inside.0.addr);
         let kind = (Type::DGRAM, Protocol::UDP);
-        let socket = self.make(way, family, kind, treatment, exempt)?;
+        let socket = self.make(egress, family, kind, treatment, exempt)?;
         ask_for_reception(&socket, family).map_err(self.at(SetupStep::Reception))?;
-        let bound = match way {
+        let bound = match egress {
             Egress::Direct => self.bind_port(&socket, family, inside.0.port),
             Egress::Tunnel => socket.bind(&SocketAddr::new(family.unspecified(), 0).into()),
         };
@@ -129,7 +129,7 @@ impl SocketFactory {
     /// [`SocketSetupError`] with the step that failed, [`SetupStep::Connect`] when it is known already that there is no way.
     pub fn connect(
         &self,
-        way: Egress,
+        egress: Egress,
         to: Endpoint,
         port: Option<u16>,
         treatment: Treatment,
@@ -137,7 +137,7 @@ impl SocketFactory {
     ) -> Result<Socket, SocketSetupError> {
         let kind = (Type::STREAM, Protocol::TCP);
         let family = Family::of(to.addr);
-        let socket = self.make(way, family, kind, treatment, exempt)?;
+        let socket = self.make(egress, family, kind, treatment, exempt)?;
         socket
             .set_tcp_nodelay(true)
             .map_err(self.at(SetupStep::Treatment))?;
@@ -158,7 +158,7 @@ impl SocketFactory {
     /// The steps that every socket has in common.
     fn make(
         &self,
-        way: Egress,
+        egress: Egress,
         family: Family,
         (kind, protocol): (Type, Protocol),
         treatment: Treatment,
@@ -177,18 +177,19 @@ impl SocketFactory {
                 .set_only_v6(true)
                 .map_err(self.at(SetupStep::Create))?;
         }
-        if way == Egress::Direct {
+        if egress == Egress::Direct {
             socket
                 .bind_device(Some(self.device.as_bytes()))
                 .map_err(self.at(SetupStep::Device))?;
         }
-        let mark = match way {
+        let mark = match egress {
             Egress::Direct => self.mark,
             Egress::Tunnel => self.tunnel_mark,
         };
         socket.set_mark(mark.0).map_err(self.at(SetupStep::Mark))?;
-        if exempt && way == Egress::Direct {
-            option::bypass_ipsec(&socket, family).map_err(self.at(SetupStep::IpsecBypass))?;
+        if exempt && egress == Egress::Direct {
+            socket_option::bypass_ipsec(&socket, family)
+                .map_err(self.at(SetupStep::IpsecBypass))?;
         }
         treat(&socket, family, treatment).map_err(self.at(SetupStep::Treatment))?;
         Ok(socket)

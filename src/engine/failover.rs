@@ -1,61 +1,59 @@
-//! Fallback: mappings, and whole uplinks, that leave the direct way and come back.
+//! Failover: mappings and whole uplinks that leave the direct path and return to it.
 //!
 //! # Theory of operation
 //!
-//! Each mapping has a [`MappingPath`] that judges its direct way. What falls is first the mapping alone; when a second one of
-//! the same family falls and none heard anything in between, the whole uplink is given up for that family: all its
-//! mappings move, part by part (see [`super::sweep`]), and new ones begin in the tunnel. The first mapping that comes back
-//! takes the verdict on the uplink back; the others follow by trials of their own.
+//! Each mapping has a [`MappingPath`] that judges its direct path. A mapping fails over alone. When a second one of the
+//! same family follows and none received anything in between, the whole uplink has failed for that family. All its
+//! mappings then move in batches (see [`super::resync`]), and new ones start in the tunnel. The first mapping that fails
+//! back restores the uplink; the others follow by their own probes.
 //!
-//! A switch repeats the mapping's own latest check on the new way, so that the peer learns the new address at once. No
-//! datagram is ever invented: what is repeated is word for word what the application sent, to whom it sent it.
+//! A switch repeats the mapping's own check on the new path, so that the peer learns the new address at once. No datagram
+//! is invented: a repeated check is byte for byte what the application sent, to the same remote.
 //!
-//! Falling only moves datagrams into the VPN. What goes out directly has been judged by the policy, datagram by datagram,
-//! and so have the repeated ones.
+//! A failover only moves datagrams into the VPN. The policy judges every datagram that is sent directly, repeated checks
+//! included.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
-use super::path::{
-    FailbackCause, FailoverCause, FailoverSettings, LONGEST_RETRY, MappingPath, PathAction,
-    SocketState,
-};
-use super::question::{StunCheck, StunKind};
-use super::sweep::{Resync, UplinkGeneration};
+use super::cause::{FailbackCause, FailoverCause};
+use super::path::{FailoverSettings, LONGEST_RETRY, MappingPath, PathAction, SocketState};
+use super::resync::{Resync, UplinkGeneration};
+use super::stun_check::{StunCheck, StunKind};
 use super::{Engine, EngineEvent, Outbox, SocketCommand};
 use crate::net::{
     Egress, Endpoint, Family, Inside, MappingId, Outside, PerFamily, Protocol, Treatment,
 };
 use crate::policy::Action;
 
-/// Mappings in a row whose fall condemns the uplink.
-const FALLEN: u32 = 2;
+/// Failovers of mappings in a row that show a failed uplink.
+const FAILOVERS_OF_UPLINK: u32 = 2;
 
-/// MappingPaths that are looked at in one go; the others are due again at once, after whatever packets have come meanwhile.
-const STEPS: usize = 256;
+/// Paths handled in one call. The others stay due, so that packets that came meanwhile are handled first.
+const PATHS_IN_BATCH: usize = 256;
 
 /// What is known of an uplink in one family.
 #[derive(Clone, Copy, Debug, Default)]
 struct UplinkHealth {
-    /// Mappings that fell since one heard something.
-    fallen: u32,
-    /// When the uplink was given up.
-    down: Option<Instant>,
-    news: UplinkGeneration,
+    /// Failovers of mappings since one of them received something.
+    failovers: u32,
+    /// When the uplink failed.
+    failed: Option<Instant>,
+    generation: UplinkGeneration,
 }
 
-/// The paths of all mappings, in their slots.
+/// The paths of all mappings, in the slots of their ids.
 #[derive(Debug, Default)]
 pub(super) struct MappingPaths {
     settings: Option<FailoverSettings>,
     slots: Vec<Option<MappingPath>>,
-    /// An entry counts if its path is queued for just that time: one that is due sooner has another entry, and the
-    /// former is dropped when its time comes. A heap keeps its room, where a tree would allocate.
+    /// An entry is valid if its path is queued for exactly that time; other entries are dropped when they come up.
+    /// A heap keeps its capacity, where a tree would allocate.
     due: BinaryHeap<Reverse<(Instant, MappingId)>>,
     health: PerFamily<UplinkHealth>,
-    /// While mappings may be behind the news.
-    pub(super) sweep: Option<Resync>,
+    /// Present while mappings may be stale.
+    pub(super) resync: Option<Resync>,
 }
 
 impl MappingPaths {
@@ -81,33 +79,32 @@ impl MappingPaths {
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let due = self.due.peek().map(|Reverse((due, _))| *due);
-        let sweep = self.sweep.as_ref().map(|sweep| sweep.due);
-        due.into_iter().chain(sweep).min()
+        let resync = self.resync.as_ref().map(|resync| resync.due);
+        due.into_iter().chain(resync).min()
     }
 
-    /// Whether the uplink of a family is given up.
+    /// Whether the uplink of a family has failed.
     pub(super) fn is_down(&self, family: Family) -> bool {
-        self.health[family].down.is_some()
+        self.health[family].failed.is_some()
     }
 
-    /// The latest news of a family's uplink.
-    pub(super) fn news(&self, family: Family) -> UplinkGeneration {
-        self.health[family].news
+    /// Returns the generation of a family's uplink.
+    pub(super) fn generation(&self, family: Family) -> UplinkGeneration {
+        self.health[family].generation
     }
 
-    /// How many slots there are.
     pub(super) fn slots(&self) -> usize {
         self.slots.len()
     }
 
-    /// The mapping in a slot.
+    /// Returns the mapping in a slot.
     pub(super) fn in_slot(&self, slot: usize) -> Option<MappingId> {
         let generation = self.slots.get(slot)?.as_ref()?.generation;
         let slot = u32::try_from(slot).ok()?;
         Some(MappingId { slot, generation })
     }
 
-    /// Queues a path anew when it is due sooner than it was; later is found out when its time comes.
+    /// Queues a path if it is due sooner than it was. A later time takes effect when the queued one comes up.
     pub(super) fn queue(&mut self, id: MappingId) {
         let Some(settings) = self.settings else {
             return;
@@ -122,14 +119,14 @@ impl MappingPaths {
         }
     }
 
-    /// Queues a path anew after media, which puts off what is due and never brings it forward.
+    /// Queues a path after media, which only ever delays what is due.
     fn queue_after_media(&mut self, id: MappingId) {
         if self.get(id).is_some_and(|path| path.queued.is_none()) {
             self.queue(id);
         }
     }
 
-    /// Takes the first path whose time may have come.
+    /// Removes the first path from the queue that may be due.
     fn pop(&mut self, now: Instant) -> Option<MappingId> {
         loop {
             let &Reverse((due, id)) = self.due.peek().filter(|it| it.0.0 <= now)?;
@@ -145,15 +142,15 @@ impl MappingPaths {
 }
 
 impl Engine {
-    /// Has calls whose direct way fails go on in the VPN. To be called before the first packet.
+    /// Enables failover into the VPN for calls whose direct path fails. To be called before the first packet.
     #[must_use]
-    pub fn with_fallback(mut self, settings: FailoverSettings) -> Self {
+    pub fn with_failover(mut self, settings: FailoverSettings) -> Self {
         self.paths.settings = Some(settings);
         self
     }
 
-    /// Gives a new mapping its path.
-    pub(super) fn lay_path(
+    /// Initialises the path of a new mapping.
+    pub(super) fn init_path(
         &mut self,
         mapping: MappingId,
         inside: Inside<Endpoint>,
@@ -164,15 +161,15 @@ impl Engine {
         let mut path = MappingPath::new(mapping, inside, treatment);
         let family = path.family();
         let health = &mut self.paths.health[family];
-        path.news = health.news.latest;
-        if let Some(since) = health.down {
+        path.uplink_generation = health.generation.latest;
+        if let Some(since) = health.failed {
             if now.saturating_duration_since(since) < LONGEST_RETRY {
                 let cause = FailoverCause::UplinkFailed;
                 path.start_in_tunnel(cause, since);
-                self.note_fall(mapping, inside, cause, outbox);
+                self.record_failover(mapping, inside, cause, outbox);
             } else {
-                // So long without anybody who could try: this one shall.
-                health.down = None;
+                // For so long no mapping could probe the uplink: this one does.
+                health.failed = None;
                 outbox.event(EngineEvent::UplinkRecovered { family });
             }
         }
@@ -184,25 +181,30 @@ impl Engine {
         self.paths.queue(mapping);
     }
 
-    /// Has a mapping's socket opened, unless it is.
-    pub(super) fn need_socket(&mut self, mapping: MappingId, way: Egress, outbox: &mut Outbox) {
+    /// Requests a mapping's socket, unless it is open or requested.
+    pub(super) fn ensure_socket(
+        &mut self,
+        mapping: MappingId,
+        egress: Egress,
+        outbox: &mut Outbox,
+    ) {
         let Some(path) = self.paths.get_mut(mapping) else {
             return;
         };
-        if path.socket(way) == SocketState::Closed {
-            path.set_socket(way, SocketState::Opening);
+        if path.socket(egress) == SocketState::Closed {
+            path.set_socket(egress, SocketState::Opening);
             outbox.command(SocketCommand::Open {
                 mapping,
-                way,
+                egress,
                 inside: path.inside,
                 treatment: path.treatment,
             });
         }
     }
 
-    /// Chooses the way of a datagram that the policy relays, and takes note of what it asks. What is to try the direct
-    /// way goes there first, so that the copy in the tunnel is what the peer sees last.
-    pub(super) fn route(
+    /// Selects the egress of a datagram that the policy relays, and records its STUN request. A probe is sent before the
+    /// copy in the tunnel, so that the peer sees the tunnel's address last.
+    pub(super) fn select_egress(
         &mut self,
         mapping: MappingId,
         to: Endpoint,
@@ -214,43 +216,43 @@ impl Engine {
         let Some(settings) = self.paths.settings else {
             return Egress::Direct;
         };
-        let sign = StunKind::of(payload);
+        let kind = StunKind::of(payload);
         let Some(path) = self.paths.get_mut(mapping) else {
             return Egress::Direct;
         };
         path.treatment = treatment;
-        let way = path.way();
-        let StunKind::Check {
+        let egress = path.egress();
+        let StunKind::Request {
             transaction,
-            repeatable,
-        } = sign
+            is_check,
+        } = kind
         else {
-            if way == Egress::Direct {
-                path.sent();
+            if egress == Egress::Direct {
+                path.on_sent();
             }
             self.paths.queue_after_media(mapping);
-            return way;
+            return egress;
         };
-        if way == Egress::Direct {
-            path.asked(now);
+        if egress == Egress::Direct {
+            path.on_request_sent(now);
         }
-        if repeatable {
-            path.questions.keep(to, transaction, payload);
+        if is_check {
+            path.checks.record(to, transaction, payload);
         }
-        if way == Egress::Tunnel && repeatable && path.tries(settings, now) {
-            self.need_socket(mapping, Egress::Direct, outbox);
-            self.counters.trials += 1;
+        if egress == Egress::Tunnel && is_check && path.take_probe(settings, now) {
+            self.ensure_socket(mapping, Egress::Direct, outbox);
+            self.counters.probes += 1;
             outbox.copy(mapping, Egress::Direct, to, treatment, payload);
         }
         self.paths.queue(mapping);
-        way
+        egress
     }
 
-    /// Takes note of a datagram that was let in.
-    pub(super) fn hear(
+    /// Records a datagram that the filter let in.
+    pub(super) fn on_received(
         &mut self,
         mapping: MappingId,
-        way: Egress,
+        egress: Egress,
         payload: &[u8],
         now: Instant,
         outbox: &mut Outbox,
@@ -258,25 +260,25 @@ impl Engine {
         if self.paths.settings.is_none() {
             return;
         }
-        if way == Egress::Direct && self.paths.is_on_former_uplink(mapping) {
+        if egress == Egress::Direct && self.paths.is_on_former_uplink(mapping) {
             return;
         }
-        let sign = StunKind::of(payload);
+        let kind = StunKind::of(payload);
         let Some(path) = self.paths.get_mut(mapping) else {
             return;
         };
         let family = path.family();
-        if let StunKind::Answer(transaction) = sign {
-            path.questions.answer(transaction);
+        if let StunKind::Response(transaction) = kind {
+            path.checks.on_response(transaction);
         }
-        if way == Egress::Direct {
-            let is_answer = matches!(sign, StunKind::Answer(_));
-            let comes_back = path.heard(is_answer, now);
-            self.paths.health[family].fallen = 0;
-            if comes_back {
-                self.come_back(mapping, FailbackCause::ProbesAnswered, now, outbox);
+        if egress == Egress::Direct {
+            let is_response = matches!(kind, StunKind::Response(_));
+            let fails_back = path.on_received(is_response, now);
+            self.paths.health[family].failovers = 0;
+            if fails_back {
+                self.fail_back(mapping, FailbackCause::ProbesAnswered, now, outbox);
             }
-            if sign == StunKind::Other {
+            if kind == StunKind::Other {
                 self.paths.queue_after_media(mapping);
             } else {
                 self.paths.queue(mapping);
@@ -289,34 +291,34 @@ impl Engine {
         let Some(settings) = self.paths.settings else {
             return;
         };
-        for _ in 0..STEPS {
+        for _ in 0..PATHS_IN_BATCH {
             let Some(id) = self.paths.pop(now) else {
                 return;
             };
-            if self.paths.is_behind(id) {
+            if self.paths.is_stale(id) {
                 continue;
             }
             let Some(path) = self.paths.get_mut(id) else {
                 continue;
             };
-            match path.step(settings, now) {
+            match path.action(settings, now) {
                 PathAction::Wait => {}
-                PathAction::Ask => {
-                    path.asked(now);
-                    let question = path.questions.answered().cloned();
-                    self.repeat(id, question, outbox);
+                PathAction::RepeatCheck => {
+                    path.on_request_sent(now);
+                    let check = path.checks.answered().cloned();
+                    self.repeat_check(id, check, outbox);
                 }
-                PathAction::Fall(cause) => {
-                    self.fall(id, cause, now, outbox);
+                PathAction::FailOver(cause) => {
+                    self.fail_over(id, cause, now, outbox);
                 }
-                PathAction::Return => {
+                PathAction::FailBack => {
                     let family = path.family();
                     if self.paths.is_down(family) {
-                        // It cannot tell; others may.
-                        let path = self.paths.get_mut(id).expect("it was there a moment ago");
+                        // This mapping has no check to probe with; others may have one.
+                        let path = self.paths.get_mut(id).expect("the path exists");
                         path.start_in_tunnel(FailoverCause::UplinkFailed, now);
                     } else {
-                        self.come_back(id, FailbackCause::Untested, now, outbox);
+                        self.fail_back(id, FailbackCause::Untested, now, outbox);
                     }
                 }
             }
@@ -324,8 +326,8 @@ impl Engine {
         }
     }
 
-    /// Moves a mapping into the tunnel. Answers whether it is there now.
-    pub(super) fn fall(
+    /// Moves a mapping into the tunnel. Returns whether it is there now.
+    pub(super) fn fail_over(
         &mut self,
         mapping: MappingId,
         cause: FailoverCause,
@@ -338,35 +340,35 @@ impl Engine {
         let Some(path) = self.paths.get_mut(mapping) else {
             return false;
         };
-        if path.fallen().is_some() {
+        if path.failover_cause().is_some() {
             return true;
         }
-        path.fall(cause, now);
+        path.fail_over(cause, now);
         let (inside, family) = (path.inside, path.family());
-        self.note_fall(mapping, inside, cause, outbox);
-        self.take_way(mapping, Egress::Tunnel, outbox);
+        self.record_failover(mapping, inside, cause, outbox);
+        self.switch_egress(mapping, Egress::Tunnel, outbox);
         if cause != FailoverCause::UplinkFailed {
             let health = &mut self.paths.health[family];
-            health.fallen = health.fallen.saturating_add(1);
-            if health.fallen >= FALLEN && health.down.is_none() {
-                health.down = Some(now);
-                health.news.fall();
+            health.failovers = health.failovers.saturating_add(1);
+            if health.failovers >= FAILOVERS_OF_UPLINK && health.failed.is_none() {
+                health.failed = Some(now);
+                health.generation.fail();
                 outbox.event(EngineEvent::UplinkFailed { family, cause });
-                self.sweep(now, outbox);
+                self.start_resync(now, outbox);
             }
         }
         self.paths.queue(mapping);
         true
     }
 
-    fn note_fall(
+    fn record_failover(
         &mut self,
         mapping: MappingId,
         inside: Inside<Endpoint>,
         cause: FailoverCause,
         outbox: &mut Outbox,
     ) {
-        *self.counters.falls.entry(cause.label()).or_default() += 1;
+        *self.counters.failovers.entry(cause.label()).or_default() += 1;
         outbox.event(EngineEvent::FailedOver {
             mapping,
             inside,
@@ -374,8 +376,8 @@ impl Engine {
         });
     }
 
-    /// Moves a mapping back to the direct way, and takes the verdict on the uplink back.
-    pub(super) fn come_back(
+    /// Moves a mapping back to the direct path. Answered probes also restore the uplink.
+    pub(super) fn fail_back(
         &mut self,
         mapping: MappingId,
         cause: FailbackCause,
@@ -385,92 +387,93 @@ impl Engine {
         let Some(path) = self.paths.get_mut(mapping) else {
             return;
         };
-        if path.fallen().is_none() {
+        if path.failover_cause().is_none() {
             return;
         }
-        path.come_back(now);
+        path.fail_back(now);
         let (inside, family) = (path.inside, path.family());
-        *self.counters.returns.entry(cause.label()).or_default() += 1;
+        *self.counters.failbacks.entry(cause.label()).or_default() += 1;
         outbox.event(EngineEvent::FailedBack {
             mapping,
             inside,
             cause,
         });
-        if cause == FailbackCause::ProbesAnswered && self.paths.health[family].down.take().is_some()
+        if cause == FailbackCause::ProbesAnswered
+            && self.paths.health[family].failed.take().is_some()
         {
             outbox.event(EngineEvent::UplinkRecovered { family });
         }
-        self.take_way(mapping, Egress::Direct, outbox);
+        self.switch_egress(mapping, Egress::Direct, outbox);
     }
 
-    /// Forgets what was found out about a family's uplink.
-    pub(super) fn clear(
+    /// Forgets what is known of a family's uplink, and records the change.
+    pub(super) fn clear_health(
         &mut self,
         family: Family,
-        news: impl FnOnce(&mut UplinkGeneration),
+        record: impl FnOnce(&mut UplinkGeneration),
         outbox: &mut Outbox,
     ) {
         let health = &mut self.paths.health[family];
-        news(&mut health.news);
-        health.fallen = 0;
-        if health.down.take().is_some() {
+        record(&mut health.generation);
+        health.failovers = 0;
+        if health.failed.take().is_some() {
             outbox.event(EngineEvent::UplinkRecovered { family });
         }
     }
 
-    /// Gives a mapping's direct way a fresh chance.
-    pub(super) fn trust(
+    /// Moves a mapping back to the direct path and forgets what is known of it.
+    pub(super) fn reset_path(
         &mut self,
         mapping: MappingId,
         cause: FailbackCause,
         now: Instant,
         outbox: &mut Outbox,
     ) {
-        self.come_back(mapping, cause, now, outbox);
+        self.fail_back(mapping, cause, now, outbox);
         if let Some(path) = self.paths.get_mut(mapping) {
-            path.start_over(now);
+            path.reset(now);
         }
     }
 
-    /// Has a mapping's datagrams go this way, and lets the peer know by a check.
-    fn take_way(&mut self, mapping: MappingId, way: Egress, outbox: &mut Outbox) {
-        self.need_socket(mapping, way, outbox);
+    /// Makes a socket the mapping's outside endpoint, and announces it to the peer by a check.
+    fn switch_egress(&mut self, mapping: MappingId, egress: Egress, outbox: &mut Outbox) {
+        self.ensure_socket(mapping, egress, outbox);
         let Some(path) = self.paths.get(mapping) else {
             return;
         };
-        if let SocketState::Open(outside) = path.socket(way) {
+        if let SocketState::Open(outside) = path.socket(egress) {
             self.nat.opened(mapping, outside);
         }
-        let introduction = path.questions.introduction().cloned();
-        self.repeat(mapping, introduction, outbox);
+        let check = path.checks.announcement().cloned();
+        self.repeat_check(mapping, check, outbox);
     }
 
-    /// Sends a check again, word for word, the way that the mapping goes now; unless the policy has changed its mind.
-    fn repeat(&mut self, mapping: MappingId, question: Option<StunCheck>, outbox: &mut Outbox) {
-        let Some((question, path)) = question.zip(self.paths.get(mapping)) else {
+    /// Sends a check again on the mapping's current path, if the policy still relays it.
+    fn repeat_check(&mut self, mapping: MappingId, check: Option<StunCheck>, outbox: &mut Outbox) {
+        let Some((check, path)) = check.zip(self.paths.get(mapping)) else {
             return;
         };
-        let verdict = self.policy.evaluate(Protocol::Udp, question.to);
+        let verdict = self.policy.evaluate(Protocol::Udp, check.to);
         if verdict.action != Action::Relay {
             return;
         }
-        let (way, treatment) = (path.way(), verdict.treatment);
+        let (egress, treatment) = (path.egress(), verdict.treatment);
         self.counters.checks_repeated += 1;
-        self.need_socket(mapping, way, outbox);
-        outbox.copy(mapping, way, question.to, treatment, &question.payload);
+        self.ensure_socket(mapping, egress, outbox);
+        outbox.copy(mapping, egress, check.to, treatment, &check.payload);
     }
 
-    /// Notes what became of a socket. Answers whether its endpoint is the one that stands for the mapping.
-    pub(super) fn note_opened(
+    /// Records an open socket. Returns whether its endpoint is the mapping's outside endpoint.
+    pub(super) fn record_opened(
         &mut self,
         mapping: MappingId,
-        way: Egress,
+        egress: Egress,
         outside: Outside<Endpoint>,
     ) -> bool {
         let Some(path) = self.paths.get_mut(mapping) else {
             return false;
         };
-        path.set_socket(way, SocketState::Open(outside));
-        path.way() == way
+        path.set_socket(egress, SocketState::Open(outside));
+        path.egress() == egress
     }
 }

@@ -31,7 +31,7 @@ impl IpsecBypass {
     }
 
     /// Whether there are places to be looked at.
-    pub(super) fn is_behind(&self) -> bool {
+    pub(super) fn is_stale(&self) -> bool {
         !self.left.is_empty()
     }
 
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn every_place_is_looked_at_once() {
         let mut exempt = IpsecBypass::default();
-        assert!(!exempt.is_behind() && exempt.batch().is_empty());
+        assert!(!exempt.is_stale() && exempt.batch().is_empty());
         exempt.set(
             PerFamily {
                 v4: true,
@@ -59,7 +59,7 @@ mod tests {
             2 * BATCH + 1,
         );
         let mut seen = Vec::new();
-        while exempt.is_behind() {
+        while exempt.is_stale() {
             let batch = exempt.batch();
             assert!(batch.len() <= BATCH);
             seen.extend(batch);

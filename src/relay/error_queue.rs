@@ -22,7 +22,7 @@ pub(super) enum QueuedError {
         /// Whom the datagram was for.
         to: Endpoint,
         /// Who reported the error.
-        offender: Option<IpAddr>,
+        reporter: Option<IpAddr>,
         /// What went wrong.
         error: IcmpError,
         /// The number of payload bytes that came back.
@@ -72,24 +72,24 @@ where
         return Ok(None);
     };
     for part in message.cmsgs()? {
-        let (report, offender) = match part {
-            ControlMessageOwned::Ipv4RecvErr(report, offender) => (
+        let (report, reporter) = match part {
+            ControlMessageOwned::Ipv4RecvErr(report, reporter) => (
                 report,
-                offender.map(|addr| SockaddrIn::from(addr).ip().into()),
+                reporter.map(|addr| SockaddrIn::from(addr).ip().into()),
             ),
-            ControlMessageOwned::Ipv6RecvErr(report, offender) => (
+            ControlMessageOwned::Ipv6RecvErr(report, reporter) => (
                 report,
-                offender.map(|addr| SockaddrIn6::from(addr).ip().into()),
+                reporter.map(|addr| SockaddrIn6::from(addr).ip().into()),
             ),
             _ => continue,
         };
-        let offender = offender.filter(|addr: &IpAddr| !addr.is_unspecified());
+        let reporter = reporter.filter(|addr: &IpAddr| !addr.is_unspecified());
         return Ok(match report.ee_origin {
             libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6 => {
                 let (kind, code, info) = (report.ee_type, report.ee_code, report.ee_info);
                 IcmpError::from_icmp(family, kind, code, info).map(|error| QueuedError::Returned {
                     to,
-                    offender,
+                    reporter,
                     error,
                     length,
                 })
