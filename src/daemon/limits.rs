@@ -19,7 +19,7 @@ fn advice(label: &str) -> &'static str {
         "too_many_mappings" | "too_many_mappings_of_address" => {
             "A program opens too many sockets. Find it with `ss -uanp` and stop it."
         }
-        "too_many_contacts" => {
+        "too_many_remotes" => {
             "A program sends to too many hosts from one socket, like a scan. Find it with `ss -uanp`."
         }
         "too_many_connections" | "too_many_connections_of_address" => {
@@ -41,7 +41,7 @@ mod tests {
         let ago = |seconds| Duration::from_secs(seconds);
         let reached = BTreeMap::from([
             ("too_many_connections", ago(59)),
-            ("too_many_contacts", ago(60)),
+            ("too_many_remotes", ago(60)),
             ("too_many_fragments", ago(0)),
         ]);
         let warnings = warnings(&reached);

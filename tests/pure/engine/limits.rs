@@ -60,8 +60,8 @@ fn a_mapping_takes_so_many_contacts_and_no_more() {
             });
             assert!(world.send(inside, server, b"?").is_some());
             assert!(world.send(inside, stranger, b"?").is_none());
-            assert_eq!(world.dropped("too_many_contacts"), 1);
-            assert!(world.reached("too_many_contacts"));
+            assert_eq!(world.dropped("too_many_remotes"), 1);
+            assert!(world.reached("too_many_remotes"));
             assert!(world.send(inside, server, b"?").is_some());
         }
     }
