@@ -114,7 +114,6 @@ pub(super) fn text(sections: &[EffectiveSection]) -> String {
 fn toml(value: &EffectiveValue) -> String {
     match &value.written {
         Some(written) if !written.contains('\n') => written.clone(),
-        _ if value.key == "mark" => format!("{:#010x}", value.value.as_u64().unwrap_or(0)),
         // JSON's numbers, strings, booleans and lists are TOML's.
         _ => value.value.to_string(),
     }

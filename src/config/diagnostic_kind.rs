@@ -17,7 +17,7 @@ pub enum DiagnosticKind {
     #[error("unsupported format version {0}")]
     Version(String),
     #[error("missing key")]
-    Missing { example: &'static str },
+    Missing { example: String },
     #[error("unknown key")]
     UnknownKey {
         meant: Option<&'static str>,
@@ -37,9 +37,9 @@ pub enum DiagnosticKind {
     },
     #[error("number out of range")]
     Number {
-        least: u32,
-        most: u32,
-        reason: &'static str,
+        min: u32,
+        max: u32,
+        advice: &'static str,
     },
     #[error("{0}")]
     Prefix(PrefixError),
@@ -62,15 +62,15 @@ pub enum DiagnosticKind {
     #[error("invalid group name")]
     GroupName,
     #[error("invalid address for metrics")]
-    MetricsPlace,
+    MetricsAddress,
     #[error("the uplink and the TUN have the same name")]
     UplinkIsTun,
     #[error("no clients can be behind the uplink or the TUN")]
     ClientsAtUplink,
     #[error("duplicate service name in the same file")]
     DuplicateService,
-    #[error("more than {most} services")]
-    TooManyServices { most: u16 },
+    #[error("more than {max} services")]
+    TooManyServices { max: u16 },
     #[error("no such {noun}")]
     UnknownName {
         noun: &'static str,
@@ -149,7 +149,7 @@ impl DiagnosticKind {
             Self::InterfaceName => "interface-name",
             Self::InterfacePattern => "interface-pattern",
             Self::GroupName => "group-name",
-            Self::MetricsPlace => "metrics-span",
+            Self::MetricsAddress => "metrics-span",
             Self::UplinkIsTun => "uplink-is-tun",
             Self::ClientsAtUplink => "clients-at-uplink",
             Self::DuplicateService => "duplicate-service",
@@ -173,7 +173,7 @@ impl DiagnosticKind {
             Self::UnknownKey { known, .. } => format!("one of {}", known.join(", ")),
             Self::Type { expected, .. } | Self::Empty { expected } => (*expected).into(),
             Self::Choice { choices, .. } => format!("one of {}", words(choices)),
-            Self::Number { least, most, .. } => format!("{least} to {most}"),
+            Self::Number { min, max, .. } => format!("{min} to {max}"),
             Self::Prefix(PrefixError::Length { family, .. }) => {
                 format!("a length of at most {}", family.bits())
             }
@@ -209,13 +209,13 @@ impl DiagnosticKind {
             Self::GroupName => {
                 "1 to 32 of A-Z, a-z, 0-9, '-', '_' and '.', no '-' or '.' first".into()
             }
-            Self::MetricsPlace => {
+            Self::MetricsAddress => {
                 "\"unix\", or a loopback address and a port, such as \"127.0.0.1:9764\"".into()
             }
             Self::UplinkIsTun => "two different interfaces".into(),
             Self::ClientsAtUplink => "an interface that clients are behind".into(),
             Self::DuplicateService => "a name that no other service of the file has".into(),
-            Self::TooManyServices { most } => format!("at most {most}"),
+            Self::TooManyServices { max } => format!("at most {max}"),
             Self::UnknownName { noun, known, .. } if known.is_empty() => {
                 format!("no name: no {noun} is available")
             }
@@ -241,7 +241,7 @@ impl DiagnosticKind {
             Self::Type { expected, .. } => format!("write {expected}"),
             Self::Empty { .. } => "add an entry, or remove the whole service".into(),
             Self::Choice { meant, .. } => did_you_mean(meant.as_ref(), "choose one of these values"),
-            Self::Number { reason, .. } => (*reason).into(),
+            Self::Number { advice, .. } => (*advice).into(),
             Self::Prefix(PrefixError::HostBits { meant }) => {
                 format!("write \"{meant}\", or a longer prefix for fewer addresses")
             }
@@ -270,7 +270,7 @@ impl DiagnosticKind {
             Self::InterfaceName => "use a name that `ip link` lists".into(),
             Self::InterfacePattern => "write a pattern such as \"eth*\"; `ip link` lists the names".into(),
             Self::GroupName => "use a name from /etc/group".into(),
-            Self::MetricsPlace => {
+            Self::MetricsAddress => {
                 "write \"unix\"; for another machine, run a Prometheus agent on this one".into()
             }
             Self::UplinkIsTun => "name the physical interface, or remove the line so that voicelane selects it".into(),

@@ -1,20 +1,20 @@
-//! What is in force, value by value, and where each comes from.
+//! The effective value of every setting, with its origin.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 use serde_json::Value as Json;
 
 use super::diagnostic::Diagnostics;
 use super::layer::{Document, Layer};
-use super::raw::Collector;
-use super::span::{SourceFile, Span};
-use super::{Config, Spans, open, schema};
+use super::raw::Spans;
+use super::service::PolicyService;
+use super::setting::{Setting, SettingsTable, span_to_json};
+use super::span::Span;
+use super::{Config, reader, root, service, settings};
 
-/// A configuration that knows where its values come from.
+/// A configuration with the origins of its values.
 #[derive(Clone, Debug)]
 pub struct Effective {
     config: Config,
@@ -26,40 +26,40 @@ pub struct Effective {
 /// A table of the configuration.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct EffectiveSection {
-    /// Its name; none for what stands before all tables.
+    /// The name of the table; `None` for the keys before all tables.
     pub table: Option<String>,
-    /// The service that it describes, if its name is `service`.
+    /// The name of the service, if the table is `service`.
     pub service: Option<String>,
-    /// Its values.
+    /// The values.
     pub values: Vec<EffectiveValue>,
 }
 
-/// A value in force.
+/// An effective value.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct EffectiveValue {
-    /// Its key within its table.
+    /// The key within its table.
     pub key: String,
-    /// The value; nothing for a setting that has no default and that nobody has given.
+    /// The value; null for a setting without default that no file sets.
     pub value: Json,
-    /// Where it comes from.
+    /// The origin of the value.
     #[serde(flatten)]
     pub origin: ValueOrigin,
-    /// As it is written there, if it is written.
+    /// The TOML text of the value in its file, or of the default.
     #[serde(skip)]
     pub written: Option<String>,
 }
 
-/// Where a value comes from.
+/// The origin of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ValueOrigin {
-    /// Nobody wrote it: it is the program's default.
+    /// The default: no file sets the value.
     Default,
-    /// It is written there.
+    /// A file or the command line.
     Span(Span),
 }
 
 impl ValueOrigin {
-    /// The layer that the value comes from.
+    /// The layer of the value.
     #[must_use]
     pub fn layer(&self) -> Layer {
         match self {
@@ -98,33 +98,17 @@ impl Serialize for ValueOrigin {
 }
 
 impl Effective {
-    /// Reads what all layers say, the one with the last word last.
+    /// Reads all layers. A later document overrides an earlier one.
     ///
     /// # Errors
-    /// Every diagnostic of every text, at once.
+    /// Every error of every text.
     pub fn read(documents: Vec<Document>) -> Result<Self, Diagnostics> {
-        // The vendor's catalogues are ranked 0.
-        let sources: Vec<_> = (1..)
-            .zip(documents)
-            .map(|(rank, document)| {
-                Arc::new(SourceFile {
-                    layer: document.layer,
-                    rank,
-                    name: document.name,
-                    text: Cow::Owned(document.text),
-                })
-            })
-            .collect();
-        let mut collector = Collector::default();
-        let (config, services) = open(&sources, &mut collector, Config::read);
-        match Diagnostics::new(collector.diagnostics) {
-            Some(diagnostics) => Err(diagnostics),
-            None => Ok(Self {
-                config,
-                settings: collector.origins,
-                services,
-            }),
-        }
+        let (config, settings, services) = reader::read(documents)?;
+        Ok(Self {
+            config,
+            settings,
+            services,
+        })
     }
 
     /// The configuration.
@@ -133,119 +117,87 @@ impl Effective {
         &self.config
     }
 
-    /// The configuration, without where it comes from.
+    /// The configuration without origins.
     #[must_use]
     pub fn into_config(self) -> Config {
         self.config
     }
 
-    /// Every value in force: those before all tables, the tables, the services.
+    /// Every effective value: the keys before all tables, the tables, the services.
     #[must_use]
     pub fn sections(&self) -> Vec<EffectiveSection> {
-        let schema = schema();
-        let properties = object(&schema["properties"]);
-        let is_table = |schema: &Json| schema["type"] == "object";
-        let root = properties
-            .iter()
-            .filter(|(key, schema)| *key != "service" && !is_table(schema));
-        let mut sections = vec![EffectiveSection {
-            table: None,
+        let tables = [&root::TABLE].into_iter().chain(settings::TABLES);
+        let tables = tables.map(|table| EffectiveSection {
+            table: (!table.name.is_empty()).then(|| table.name.to_owned()),
             service: None,
-            values: root
-                .map(|(key, schema)| self.setting(key, key, schema))
-                .collect(),
-        }];
-        for (table, schema) in properties.iter().filter(|(_, schema)| is_table(schema)) {
-            let keys = object(&schema["properties"]).iter();
-            sections.push(EffectiveSection {
-                table: Some(table.clone()),
-                service: None,
-                values: keys
-                    .map(|(key, schema)| self.setting(&format!("{table}.{key}"), key, schema))
-                    .collect(),
-            });
-        }
+            values: self.values(table),
+        });
         let services = self.config.services().iter().zip(&self.services);
-        sections.extend(services.map(|(service, spans)| {
-            let default = |key: &str, value: Json| EffectiveValue {
-                key: key.to_owned(),
-                value,
-                origin: ValueOrigin::Default,
-                written: None,
-            };
-            let mut values: Vec<_> = spans
-                .iter()
-                .map(|(key, span)| match *key {
-                    // It may be switched by a list elsewhere, which says a name.
-                    "enabled" => EffectiveValue {
-                        origin: ValueOrigin::Span(span.clone()),
-                        ..default(key, service.enabled.into())
-                    },
-                    key => written(key, span),
-                })
-                .collect();
-            let has = |wanted| spans.iter().any(|(key, _)| *key == wanted);
-            if !has("dscp") {
-                values.push(default("dscp", service.dscp.to_string().into()));
-            }
-            if !has("enabled") {
-                values.push(default("enabled", service.enabled.into()));
-            }
-            EffectiveSection {
-                table: Some("service".to_owned()),
-                service: Some(service.name.clone()),
-                values,
-            }
-        }));
-        sections
+        let services = services.map(|(service, spans)| EffectiveSection {
+            table: Some(service::TABLE.name.to_owned()),
+            service: Some(service.name.clone()),
+            values: service_values(service, spans),
+        });
+        tables.chain(services).collect()
     }
 
-    fn setting(&self, path: &str, key: &str, schema: &Json) -> EffectiveValue {
-        match self.settings.get(path) {
-            Some(span) => written(key, span),
-            None => EffectiveValue {
-                key: key.to_owned(),
-                // What has but one possible value is never left out.
-                value: schema
-                    .get("default")
-                    .or(schema.get("const"))
-                    .cloned()
-                    .unwrap_or(Json::Null),
-                origin: ValueOrigin::Default,
-                written: None,
+    fn values(&self, table: &SettingsTable) -> Vec<EffectiveValue> {
+        let values = table.settings.iter();
+        let values = values.map(
+            |setting| match self.settings.get(&table.path(setting.key)) {
+                Some(span) => file_value(setting.key, span),
+                None => default_value(setting),
             },
-        }
+        );
+        values.collect()
     }
 }
 
-fn object(value: &Json) -> &serde_json::Map<String, Json> {
-    value.as_object().expect("the schema is ours")
+/// The values of a service that a file sets, its DSCP, and whether it is enabled.
+fn service_values(service: &PolicyService, spans: &Spans) -> Vec<EffectiveValue> {
+    let value = |key: &str, value: Json, origin: ValueOrigin| EffectiveValue {
+        key: key.to_owned(),
+        value,
+        origin,
+        written: None,
+    };
+    let mut values: Vec<_> = spans
+        .iter()
+        .map(|(key, span)| match *key {
+            // The span may be that of a name in `enable` or `disable`.
+            "enabled" => value(key, service.enabled.into(), ValueOrigin::Span(span.clone())),
+            key => file_value(key, span),
+        })
+        .collect();
+    let has = |wanted| spans.iter().any(|(key, _)| *key == wanted);
+    if !has("dscp") {
+        let dscp = service.dscp.to_string().into();
+        values.push(value("dscp", dscp, ValueOrigin::Default));
+    }
+    if !has("enabled") {
+        values.push(value(
+            "enabled",
+            service.enabled.into(),
+            ValueOrigin::Default,
+        ));
+    }
+    values
 }
 
-fn written(key: &str, span: &Span) -> EffectiveValue {
-    let text = span.text();
-    let table: toml::Table = format!("value = {text}")
-        .parse()
-        .expect("it was parsed before");
+fn file_value(key: &str, span: &Span) -> EffectiveValue {
     EffectiveValue {
         key: key.to_owned(),
-        value: json(&table["value"]),
+        value: span_to_json(span),
         origin: ValueOrigin::Span(span.clone()),
-        written: Some(text.to_owned()),
+        written: Some(span.text().to_owned()),
     }
 }
 
-fn json(value: &toml::Value) -> Json {
-    match value {
-        toml::Value::String(text) => text.as_str().into(),
-        toml::Value::Integer(number) => (*number).into(),
-        toml::Value::Float(number) => (*number).into(),
-        toml::Value::Boolean(truth) => (*truth).into(),
-        toml::Value::Datetime(date) => date.to_string().into(),
-        toml::Value::Array(list) => list.iter().map(json).collect(),
-        toml::Value::Table(table) => table
-            .iter()
-            .map(|(key, value)| (key.clone(), json(value)))
-            .collect(),
+fn default_value(setting: &Setting) -> EffectiveValue {
+    EffectiveValue {
+        key: setting.key.to_owned(),
+        value: setting.default_json(),
+        origin: ValueOrigin::Default,
+        written: setting.default.map(str::to_owned),
     }
 }

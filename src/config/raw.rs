@@ -1,17 +1,14 @@
-//! The raw file: a TOML tree in which every key and value knows its span.
+//! The TOML tree of all files: every value has its span and key path.
 //!
-//! A derived deserializer stops at the first diagnostic. Here each value is fetched by key and read by a small function of
-//! its own, so that a diagnostic costs one value and the reading goes on; a key that nobody fetched is an unknown one.
+//! A derived deserializer stops at the first error. Here each value is fetched by key and read on its own, so that an
+//! error costs one value. A key that no reader fetched is unknown.
 //!
-//! A table may stand in several files. Its keys are then fetched from all of them: each value is checked, and the last
-//! file's is the one in force.
+//! Several files can have the same table. Every file's value is checked; the last file's value is effective.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::str::FromStr;
 use std::sync::Arc;
 
-use jiff::civil::Date;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::Diagnostic;
@@ -20,14 +17,19 @@ use super::layer::Layer;
 use super::span::{SourceFile, Span};
 use super::suggestion::closest;
 
-/// What was found so far.
+/// Spans of the values of a table, by key.
+pub(super) type Spans = Vec<(&'static str, Span)>;
+
+/// Collects diagnostics and spans while the files are read.
 #[derive(Default)]
 pub(super) struct Collector {
-    /// The name of the service that is being read.
+    /// The name of the current service.
     pub(super) service: Option<String>,
     pub(super) diagnostics: Vec<Diagnostic>,
-    /// Where the value in force of each setting stands, by key path; not those of services.
-    pub(super) origins: BTreeMap<String, Span>,
+    /// Spans of effective settings by key path, without those of services.
+    pub(super) spans: BTreeMap<String, Span>,
+    /// The valid entries of the latest list of each key path.
+    pub(super) entries: BTreeMap<String, Vec<Spanned<()>>>,
 }
 
 /// A value with its span and key path.
@@ -39,7 +41,7 @@ pub(super) struct Spanned<T> {
 }
 
 impl<T> Spanned<T> {
-    /// A diagnostic of this value.
+    /// Returns a diagnostic of this value.
     pub(super) fn diagnostic(&self, service: Option<&str>, kind: DiagnosticKind) -> Diagnostic {
         Diagnostic {
             span: self.span.clone(),
@@ -52,121 +54,143 @@ impl<T> Spanned<T> {
 }
 
 impl Collector {
-    /// Notes a kind at a span.
+    /// Records a diagnostic of the current service.
     pub(super) fn push(&mut self, span: Span, key: String, kind: DiagnosticKind) {
-        let at = Spanned {
-            value: (),
+        self.diagnostics.push(Diagnostic {
             span,
             key,
-        };
-        self.diagnostics
-            .push(at.diagnostic(self.service.as_deref(), kind));
+            service: self.service.clone(),
+            kind,
+            related: None,
+        });
+    }
+
+    /// Returns the position of a setting that a file or the command line sets.
+    pub(super) fn position(&self, key: &str) -> Option<Spanned<()>> {
+        Some(Spanned {
+            value: (),
+            span: self.spans.get(key)?.clone(),
+            key: key.to_owned(),
+        })
+    }
+
+    /// Returns the valid entries of a list with their spans. `values` are the same entries without.
+    pub(super) fn spanned_entries<T>(&self, key: &str, values: Vec<T>) -> Vec<Spanned<T>> {
+        let positions = self.entries.get(key).cloned().unwrap_or_default();
+        let entries = values.into_iter().zip(positions);
+        entries
+            .map(|(value, Spanned { span, key, .. })| Spanned { value, span, key })
+            .collect()
     }
 }
 
-/// A table whose keys are fetched one by one.
+/// A table of all files; its keys are fetched one by one.
 pub(super) struct RawTable<'a> {
     parts: Vec<TablePart<'a>>,
     path: String,
-    /// The keys that were asked for, and where the value in force stands.
+    /// The fetched keys with the spans of their effective values.
     fetched: Vec<(&'static str, Option<Span>)>,
 }
 
-/// What one file has of a table.
+/// One file's part of a table.
 struct TablePart<'a> {
     source: &'a Arc<SourceFile>,
     table: &'a DeTable<'a>,
-    span: Range<usize>,
+    range: Range<usize>,
 }
 
 impl TablePart<'_> {
     fn span(&self) -> Span {
-        Span::new(self.source, self.span.clone())
+        Span::new(self.source, self.range.clone())
     }
 }
 
-/// One value of a section or of a list, with its key path.
-struct RawValue<'a> {
+/// One value of a table or of a list, with its key path.
+pub(super) struct RawValue<'a> {
     source: &'a Arc<SourceFile>,
     value: &'a toml::Spanned<DeValue<'a>>,
-    key: String,
+    pub(super) key: String,
 }
 
 impl<'a> RawValue<'a> {
-    fn span(&self) -> Span {
+    pub(super) fn span(&self) -> Span {
         Span::new(self.source, self.value.span())
     }
 
-    fn diagnostic(self, collector: &mut Collector, kind: DiagnosticKind) {
-        collector.push(self.span(), self.key, kind);
-    }
-
-    fn read<T>(
+    /// Converts the value. Records a diagnostic and returns `None` if that fails.
+    pub(super) fn convert<T>(
         self,
         collector: &mut Collector,
-        read: impl FnOnce(&DeValue<'_>) -> Result<T, DiagnosticKind>,
-    ) -> Option<Spanned<T>> {
-        match read(self.value.get_ref()) {
-            Ok(value) => Some(Spanned {
-                value,
-                span: self.span(),
-                key: self.key,
-            }),
+        convert: impl FnOnce(&DeValue<'_>) -> Result<T, DiagnosticKind>,
+    ) -> Option<T> {
+        match convert(self.value.get_ref()) {
+            Ok(value) => Some(value),
             Err(kind) => {
-                self.diagnostic(collector, kind);
+                collector.push(self.span(), self.key, kind);
                 None
             }
         }
     }
 
-    /// The entries, if it is a list.
-    fn entries(self, collector: &mut Collector, expected: &'static str) -> Option<Vec<Self>> {
-        let Some(list) = self.value.get_ref().as_array() else {
-            let found = self.value.get_ref().type_str();
-            self.diagnostic(collector, DiagnosticKind::Type { found, expected });
-            return None;
-        };
+    /// Returns the entries of a list. Records a diagnostic and returns `None` for another type.
+    pub(super) fn entries(
+        self,
+        collector: &mut Collector,
+        expected: &'static str,
+    ) -> Option<Vec<Self>> {
+        let (source, key, value) = (self.source, self.key.clone(), self.value.get_ref());
+        let list = self.convert(collector, |_| {
+            let found = value.type_str();
+            let list = value.as_array();
+            list.ok_or(DiagnosticKind::Type { found, expected })
+        })?;
         let entries = list.iter().enumerate().map(|(index, value)| RawValue {
-            source: self.source,
+            source,
             value,
-            key: format!("{}[{index}]", self.key),
+            key: format!("{key}[{index}]"),
         });
         Some(entries.collect())
     }
 
-    /// The table, if it is one.
+    /// Returns the table. Records a diagnostic and returns `None` for another type.
     fn part(self, collector: &mut Collector) -> Option<TablePart<'a>> {
-        if let DeValue::Table(table) = self.value.get_ref() {
-            return Some(TablePart {
-                source: self.source,
-                table,
-                span: self.value.span(),
-            });
-        }
-        let expected = "a table, with its name in brackets on a line of its own";
-        let found = self.value.get_ref().type_str();
-        self.diagnostic(collector, DiagnosticKind::Type { found, expected });
-        None
+        let (source, range, value) = (self.source, self.value.span(), self.value.get_ref());
+        let table = self.convert(collector, |_| {
+            let found = value.type_str();
+            let expected = "a table, with its name in brackets on a line of its own";
+            let table = value.as_table();
+            table.ok_or(DiagnosticKind::Type { found, expected })
+        })?;
+        Some(TablePart {
+            source,
+            table,
+            range,
+        })
     }
 }
 
 impl<'a> RawTable<'a> {
-    /// The root of all files, the one with the last word last.
+    /// Returns the root table of all files. A later file overrides an earlier one.
     pub(super) fn root(
         files: impl Iterator<Item = (&'a Arc<SourceFile>, &'a toml::Spanned<DeTable<'a>>)>,
     ) -> Self {
         let parts = files.map(|(source, root)| TablePart {
             source,
             table: root.get_ref(),
-            span: 0..0,
+            range: 0..0,
         });
+        Self::new(parts.collect(), String::new())
+    }
+
+    fn new(parts: Vec<TablePart<'a>>, path: String) -> Self {
         Self {
-            parts: parts.collect(),
-            path: String::new(),
+            parts,
+            path,
             fetched: Vec::new(),
         }
     }
 
+    /// Returns the path of a key of this table.
     pub(super) fn key(&self, key: &str) -> String {
         if self.path.is_empty() {
             key.to_owned()
@@ -175,19 +199,19 @@ impl<'a> RawTable<'a> {
         }
     }
 
-    /// The keys that the files have, and where the values in force stand.
-    pub(super) fn spans(&self) -> Vec<(&'static str, Span)> {
+    /// Returns the keys that the files have, with the spans of the effective values.
+    pub(super) fn spans(&self) -> Spans {
         let fetched = self.fetched.iter();
         fetched
             .filter_map(|(key, span)| Some((*key, span.clone()?)))
             .collect()
     }
 
-    /// What the files have of a key.
-    fn fetch(&mut self, key: &'static str) -> Vec<RawValue<'a>> {
+    /// Returns each file's value of a key.
+    pub(super) fn fetch(&mut self, key: &'static str) -> Vec<RawValue<'a>> {
         let path = self.key(key);
         let parts = self.parts.iter();
-        let fields: Vec<_> = parts
+        let values: Vec<_> = parts
             .filter_map(|part| {
                 Some(RawValue {
                     source: part.source,
@@ -196,252 +220,87 @@ impl<'a> RawTable<'a> {
                 })
             })
             .collect();
-        self.fetched.push((key, fields.last().map(RawValue::span)));
-        fields
+        self.fetched.push((key, values.last().map(RawValue::span)));
+        values
     }
 
-    /// Reads a value that may be absent.
-    pub(super) fn optional<T>(
-        &mut self,
-        collector: &mut Collector,
-        key: &'static str,
-        read: impl Fn(&DeValue<'_>) -> Result<T, DiagnosticKind>,
-    ) -> Option<Spanned<T>> {
-        let fields = self.fetch(key).into_iter();
-        fields
-            .map(|field| field.read(collector, &read))
-            .last()
-            .flatten()
-    }
-
-    /// Reads a value that each file must have; the command line need not.
-    pub(super) fn required<T>(
-        &mut self,
-        collector: &mut Collector,
-        key: &'static str,
-        example: &'static str,
-        read: impl Fn(&DeValue<'_>) -> Result<T, DiagnosticKind>,
-    ) -> Option<Spanned<T>> {
+    /// Records a diagnostic for each file without the key. The command line does not need it.
+    pub(super) fn require(&self, collector: &mut Collector, key: &str, example: &str) {
         for part in &self.parts {
             if !part.table.contains_key(key) && part.source.layer != Layer::CommandLine {
-                collector.push(
-                    part.span(),
-                    self.key(key),
-                    DiagnosticKind::Missing { example },
-                );
+                let example = format!("{key} = {example}");
+                let kind = DiagnosticKind::Missing { example };
+                collector.push(part.span(), self.key(key), kind);
             }
         }
-        self.optional(collector, key, read)
     }
 
-    /// Reads a list; entries with a diagnostic are left out.
-    pub(super) fn list<T>(
-        &mut self,
-        collector: &mut Collector,
-        key: &'static str,
-        expected: &'static str,
-        read: impl Fn(&DeValue<'_>) -> Result<T, DiagnosticKind>,
-    ) -> Option<Spanned<Vec<Spanned<T>>>> {
-        let mut last = None;
-        for field in self.fetch(key) {
-            let (span, key) = (field.span(), field.key.clone());
-            let entries = field.entries(collector, expected);
-            last = entries.map(|entries| Spanned {
-                value: entries
-                    .into_iter()
-                    .filter_map(|entry| entry.read(collector, &read))
-                    .collect(),
-                span,
-                key,
-            });
-        }
-        last
-    }
-
-    /// Reads a list that must be present and hold something.
-    pub(super) fn filled<T>(
-        &mut self,
-        collector: &mut Collector,
-        key: &'static str,
-        (example, expected): (&'static str, &'static str),
-        read: impl Fn(&DeValue<'_>) -> Result<T, DiagnosticKind>,
-    ) -> Option<Vec<T>> {
-        for part in &self.parts {
-            let path = self.key(key);
-            match part.table.get(key) {
-                None => collector.push(part.span(), path, DiagnosticKind::Missing { example }),
-                Some(value)
-                    if value
-                        .get_ref()
-                        .as_array()
-                        .is_some_and(|list| list.is_empty()) =>
-                {
-                    let span = Span::new(part.source, value.span());
-                    collector.push(span, path, DiagnosticKind::Empty { expected });
-                }
-                Some(_) => {}
-            }
-        }
-        let list = self.list(collector, key, expected, read)?;
-        Some(list.value.into_iter().map(|entry| entry.value).collect())
-    }
-
-    /// Enters a table, an empty one if no file has one of this name.
-    pub(super) fn section<R>(
+    /// Reads a table; an empty one if no file has it.
+    pub(super) fn table<R>(
         &mut self,
         collector: &mut Collector,
         key: &'static str,
         read: impl FnOnce(&mut RawTable<'_>, &mut Collector) -> R,
     ) -> R {
-        let fields = self.fetch(key).into_iter();
-        let parts: Vec<_> = fields.filter_map(|field| field.part(collector)).collect();
-        let mut section = RawTable {
-            parts,
-            path: self.key(key),
-            fetched: Vec::new(),
-        };
-        let answer = read(&mut section, collector);
-        section.close(collector);
-        section.note_origins(collector);
-        answer
+        let values = self.fetch(key).into_iter();
+        let parts = values.filter_map(|value| value.part(collector)).collect();
+        let mut table = RawTable::new(parts, self.key(key));
+        let result = read(&mut table, collector);
+        table.close(collector);
+        table.record_spans(collector);
+        result
     }
 
-    /// Enters each table of each file's list, such as `[[service]]`.
-    pub(super) fn sections<R>(
+    /// Reads each table of each file's list, such as `[[service]]`.
+    pub(super) fn tables<R>(
         &mut self,
         collector: &mut Collector,
         key: &'static str,
         mut read: impl FnMut(&mut RawTable<'_>, &mut Collector) -> R,
     ) -> Vec<R> {
         let expected = "a list of tables, each under its name in double brackets";
-        let mut answers = Vec::new();
-        for field in self.fetch(key) {
-            for entry in field.entries(collector, expected).into_iter().flatten() {
+        let mut results = Vec::new();
+        for list in self.fetch(key) {
+            for entry in list.entries(collector, expected).into_iter().flatten() {
                 let path = entry.key.clone();
                 let Some(part) = entry.part(collector) else {
                     continue;
                 };
-                let mut section = RawTable {
-                    parts: vec![part],
-                    path,
-                    fetched: Vec::new(),
-                };
-                answers.push(read(&mut section, collector));
-                section.close(collector);
+                let mut table = RawTable::new(vec![part], path);
+                results.push(read(&mut table, collector));
+                table.close(collector);
             }
         }
-        answers
+        results
     }
 
-    /// Where the table begins, in the file with the last word.
+    /// Returns the span of the table in the last file that has it.
     pub(super) fn span(&self) -> Option<Span> {
         self.parts.last().map(TablePart::span)
     }
 
-    /// Reports the keys that nobody asked for.
+    /// Records a diagnostic for each key that no reader fetched.
     pub(super) fn close(&self, collector: &mut Collector) {
+        let known: Vec<_> = self.fetched.iter().map(|(key, _)| *key).collect();
         for part in &self.parts {
             for key in part.table.keys() {
                 let name = key.get_ref().as_ref();
-                let known: Vec<_> = self.fetched.iter().map(|(key, _)| *key).collect();
                 if known.contains(&name) {
                     continue;
                 }
-                let meant = closest(name, known.iter().copied());
-                let span = Span::new(part.source, key.span());
-                collector.push(
-                    span,
-                    self.key(name),
-                    DiagnosticKind::UnknownKey { meant, known },
-                );
+                let kind = DiagnosticKind::UnknownKey {
+                    meant: closest(name, known.iter().copied()),
+                    known: known.clone(),
+                };
+                collector.push(Span::new(part.source, key.span()), self.key(name), kind);
             }
         }
     }
 
-    /// Remembers where the values in force stand.
-    pub(super) fn note_origins(&self, collector: &mut Collector) {
+    /// Records the spans of the effective values.
+    pub(super) fn record_spans(&self, collector: &mut Collector) {
         let spans = self.spans().into_iter();
-        collector
-            .origins
-            .extend(spans.map(|(key, span)| (self.key(key), span)));
-    }
-}
-
-/// Reads a string.
-pub(super) fn text(
-    expected: &'static str,
-) -> impl Fn(&DeValue<'_>) -> Result<String, DiagnosticKind> {
-    move |value| match value {
-        DeValue::String(text) => Ok(text.to_string()),
-        other => Err(DiagnosticKind::Type {
-            found: other.type_str(),
-            expected,
-        }),
-    }
-}
-
-/// Reads a string that is one of a few words.
-pub(super) fn choice<T: FromStr>(
-    choices: &'static [&'static str],
-    expected: &'static str,
-) -> impl Fn(&DeValue<'_>) -> Result<T, DiagnosticKind> {
-    move |value| {
-        let word = text(expected)(value)?;
-        word.parse().map_err(|_| DiagnosticKind::Choice {
-            meant: closest(&word, choices.iter().copied()),
-            choices: choices.to_vec(),
-        })
-    }
-}
-
-/// Reads a boolean.
-pub(super) fn boolean(value: &DeValue<'_>) -> Result<bool, DiagnosticKind> {
-    value.as_bool().ok_or_else(|| DiagnosticKind::Type {
-        found: value.type_str(),
-        expected: "true or false",
-    })
-}
-
-/// Reads a whole number between two bounds; `reason` is what to tell a person whose number lies outside.
-pub(super) fn number(
-    least: u32,
-    most: u32,
-    reason: &'static str,
-) -> impl Fn(&DeValue<'_>) -> Result<u32, DiagnosticKind> {
-    move |value| {
-        let DeValue::Integer(digits) = value else {
-            return Err(DiagnosticKind::Type {
-                found: value.type_str(),
-                expected: "a whole number",
-            });
-        };
-        let number = u32::from_str_radix(digits.as_str(), digits.radix()).ok();
-        number
-            .filter(|number| (least..=most).contains(number))
-            .ok_or(DiagnosticKind::Number {
-                least,
-                most,
-                reason,
-            })
-    }
-}
-
-/// Reads a date without time and zone.
-pub(super) fn date(value: &DeValue<'_>) -> Result<Date, DiagnosticKind> {
-    let wrong = || DiagnosticKind::Type {
-        found: value.type_str(),
-        expected: "a date without quotes and time, such as 2023-09-26",
-    };
-    let DeValue::Datetime(stamp) = value else {
-        return Err(wrong());
-    };
-    match (stamp.date, stamp.time, stamp.offset) {
-        (Some(day), None, None) => {
-            let year = i16::try_from(day.year).map_err(|_| wrong())?;
-            let month = i8::try_from(day.month).map_err(|_| wrong())?;
-            let day = i8::try_from(day.day).map_err(|_| wrong())?;
-            Date::new(year, month, day).map_err(|_| wrong())
-        }
-        _ => Err(wrong()),
+        let spans = spans.map(|(key, span)| (self.key(key), span));
+        collector.spans.extend(spans);
     }
 }

@@ -1,15 +1,227 @@
-//! One service of the policy: what it is, where its servers are, how its packets are treated.
+//! A service of the policy: its addresses, ports and DSCP, and the keys of `[[service]]`.
 
 use jiff::civil::Date;
+use serde_json::json;
 use toml::de::DeValue;
 
-use super::Spans;
 use super::diagnostic::Diagnostic;
 use super::diagnostic_kind::DiagnosticKind;
-use super::raw::{Collector, RawTable, Spanned, boolean, choice, date, text};
+use super::raw::{Collector, RawTable, Spanned, Spans};
+use super::setting::{Setting, SettingsTable};
 use super::span::Span;
 use super::special_purpose;
+use super::value_type::{BOOLEAN, Choice, List, Scalar, text, wrong_type};
+use super::values::DSCP;
 use crate::net::{Dscp, PortRange, PortRangeError, Prefix, Protocol, Role};
+
+/// The keys of a service.
+pub(super) const TABLE: SettingsTable = SettingsTable {
+    name: "service",
+    about: &["A service of your own. Overlapping services need the same `dscp`."],
+    settings: &[
+        &NAME,
+        &DESCRIPTION,
+        &ROLE,
+        &PROTOCOL,
+        &PREFIXES,
+        &PORTS,
+        &DSCP_KEY,
+        &ENABLED,
+        &ALLOW_SPECIAL_PURPOSE,
+        &VALID_FROM,
+        &VALID_UNTIL,
+        &SOURCE,
+    ],
+};
+
+const fn required<V>(
+    key: &'static str,
+    about: &'static [&'static str],
+    example: &'static str,
+    value: V,
+) -> Setting<V> {
+    Setting {
+        key,
+        about,
+        default: None,
+        reason: "",
+        example: Some(example),
+        required: true,
+        reload: true,
+        value,
+    }
+}
+
+/// `default` and `reason` stand together: without a default, the reason tells the meaning of a missing key.
+const fn optional<V>(
+    key: &'static str,
+    about: &'static [&'static str],
+    (default, reason): (Option<&'static str>, &'static str),
+    example: &'static str,
+    value: V,
+) -> Setting<V> {
+    Setting {
+        key,
+        about,
+        default,
+        reason,
+        example: Some(example),
+        required: false,
+        reload: true,
+        value,
+    }
+}
+
+const SENTENCE: Scalar<String> = Scalar {
+    convert: |value| text(value, "a string"),
+    schema: || json!({ "type": "string" }),
+    syntax: "a string",
+};
+
+const DATE: Scalar<Date> = Scalar {
+    convert: date,
+    schema: || json!({ "type": "string", "format": "date" }),
+    syntax: "a date without quotes, such as 2023-09-26",
+};
+
+const NAME: Setting<Scalar<String>> = required(
+    "name",
+    &["Name of the service, unique in its file."],
+    "\"lab-media\"",
+    Scalar {
+        convert: service_name,
+        schema: || json!({ "type": "string", "pattern": "^[a-z0-9][a-z0-9_.-]{0,63}$" }),
+        syntax: "1 to 64 of a-z, 0-9, '-', '_' and '.', a letter or digit first",
+    },
+);
+
+const DESCRIPTION: Setting<Scalar<String>> = optional(
+    "description",
+    &["Description of the service in one sentence."],
+    (None, "optional"),
+    "\"Media servers of the lab\"",
+    SENTENCE,
+);
+
+const ROLE: Setting<Choice<Role>> = required(
+    "role",
+    &["Role of the service in a call; media-fallback is media over TCP."],
+    "\"media\"",
+    Choice {
+        words: &[
+            ("media", Role::Media),
+            ("test", Role::Test),
+            ("media-fallback", Role::MediaFallback),
+            ("signalling", Role::Signalling),
+        ],
+        expected: "a role, such as \"media\"",
+    },
+);
+
+const PROTOCOL: Setting<Choice<Protocol>> = required(
+    "protocol",
+    &["Transport protocol."],
+    "\"udp\"",
+    Choice {
+        words: &[("udp", Protocol::Udp), ("tcp", Protocol::Tcp)],
+        expected: "\"udp\" or \"tcp\"",
+    },
+);
+
+const PREFIXES: Setting<List<Scalar<Prefix>>> = required(
+    "prefixes",
+    &["Prefixes of the servers: no wider than /12 (IPv6: /32), without host bits."],
+    "[\"198.18.0.0/15\", \"2001:db8::/32\"]",
+    List {
+        entry: Scalar {
+            convert: |value| {
+                let prefix = text(value, "a prefix, such as \"168.86.128.0/18\"")?;
+                prefix.parse().map_err(DiagnosticKind::Prefix)
+            },
+            schema: || json!({ "type": "string", "pattern": "^[0-9A-Fa-f.:]+/[0-9]{1,3}$" }),
+            syntax: "a prefix",
+        },
+        expected: "a list of prefixes, such as [\"168.86.128.0/18\"]",
+        non_empty: true,
+    },
+);
+
+const PORTS: Setting<List<Scalar<PortRange>>> = required(
+    "ports",
+    &["Ports of the servers: single ports or ranges."],
+    "[3478, \"10000-60000\"]",
+    List {
+        entry: Scalar {
+            convert: ports,
+            schema: || {
+                let number = json!({ "type": "integer", "minimum": 1, "maximum": u16::MAX - 1 });
+                let pattern = "^ *[0-9]{1,5} *(- *[0-9]{1,5} *)?$";
+                json!({ "anyOf": [number, { "type": "string", "pattern": pattern }] })
+            },
+            syntax: "a port or a range",
+        },
+        expected: "a list of ports, such as [3478, \"10000-60000\"]",
+        non_empty: true,
+    },
+);
+
+const DSCP_KEY: Setting<Scalar<Dscp>> = optional(
+    "dscp",
+    &["DSCP of the service's packets."],
+    (
+        None,
+        "\"EF\" for media, test and media-fallback, \"CS5\" for signalling",
+    ),
+    "\"EF\"",
+    DSCP,
+);
+
+const ENABLED: Setting<Scalar<bool>> = optional(
+    "enabled",
+    &["Whether the service is active."],
+    (Some("true"), "the lists `enable` and `disable` override it"),
+    "true",
+    BOOLEAN,
+);
+
+const ALLOW_SPECIAL_PURPOSE: Setting<Scalar<bool>> = optional(
+    "allow_special_purpose",
+    &[
+        "Whether `prefixes` may contain RFC 1918 and other special-purpose addresses.",
+        "",
+        "Loopback, multicast and link-local addresses are never allowed.",
+    ],
+    (
+        Some("false"),
+        "traffic to private addresses belongs into the VPN",
+    ),
+    "true",
+    BOOLEAN,
+);
+
+const VALID_FROM: Setting<Scalar<Date>> = optional(
+    "valid_from",
+    &["First day on which the service is active."],
+    (None, "always active"),
+    "2023-09-26",
+    DATE,
+);
+
+const VALID_UNTIL: Setting<Scalar<Date>> = optional(
+    "valid_until",
+    &["First day on which the service is not active any more."],
+    (None, "always active"),
+    "2034-01-23",
+    DATE,
+);
+
+const SOURCE: Setting<Scalar<String>> = optional(
+    "source",
+    &["Address at which the vendor publishes these prefixes and ports."],
+    (None, "optional"),
+    "\"https://example.com/network-requirements\"",
+    SENTENCE,
+);
 
 /// A service, valid by construction: prefixes and ports are never empty, `valid_from` lies before `valid_until`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,105 +283,77 @@ impl PolicyService {
     }
 }
 
-/// A service as far as it could be read, with the spans that later diagnostics point to.
+/// A service that is not yet valid as a whole, with the spans of its values.
 pub(super) struct ServiceSpec {
-    /// Its name, if it has a usable one.
+    /// The name, if it is valid.
     pub(super) name: Option<Spanned<String>>,
-    /// The service, if all of it could be read.
+    /// The service, if all of its values are valid.
     pub(super) service: Option<PolicyService>,
-    /// Where its values stand.
+    /// The spans of its values.
     pub(super) spans: Spans,
-    /// Its DSCP, or its header when it names none.
-    treatment: Spanned<()>,
+    /// The position of the DSCP, or of the table if it has none.
+    dscp: Spanned<()>,
 }
 
 impl ServiceSpec {
     /// Reads one `[[service]]`.
-    pub(super) fn read(section: &mut RawTable<'_>, collector: &mut Collector) -> Self {
-        let name = section.required(collector, "name", "name = \"lab-media\"", service_name);
+    pub(super) fn read(table: &mut RawTable<'_>, collector: &mut Collector) -> Self {
+        let name = NAME.read_spanned(table, collector);
         collector.service = name.as_ref().map(|name| name.value.clone());
         let header = Spanned {
             value: (),
-            span: section.span().expect("a service stands in a file"),
-            key: section.key("dscp"),
+            span: table.span().expect("a file has the service"),
+            key: table.key(DSCP_KEY.key),
         };
 
-        let sentence = text("a string");
-        let description = section.optional(collector, "description", &sentence);
-        let source = section.optional(collector, "source", &sentence);
-        let role = section.required(
-            collector,
-            "role",
-            "role = \"media\"",
-            choice::<Role>(
-                &["media", "test", "media-fallback", "signalling"],
-                "a role, such as \"media\"",
-            ),
-        );
-        let protocol = section.required(
-            collector,
-            "protocol",
-            "protocol = \"udp\"",
-            choice::<Protocol>(&["udp", "tcp"], "\"udp\" or \"tcp\""),
-        );
-        let allowed = section.optional(collector, "allow_special_purpose", boolean);
-        let allowed = allowed.is_some_and(|allowed| allowed.value);
-        let prefixes = section.filled(
-            collector,
-            "prefixes",
-            (
-                "prefixes = [\"168.86.128.0/18\"]",
-                "a list of prefixes, such as [\"168.86.128.0/18\"]",
-            ),
-            |value| prefix(value, allowed),
-        );
-        let ports = section.filled(
-            collector,
-            "ports",
-            (
-                "ports = [\"10000-60000\"]",
-                "a list of ports, such as [3478, \"10000-60000\"]",
-            ),
-            ports,
-        );
-        let dscp = section.optional(collector, "dscp", dscp);
-        let enabled = section.optional(collector, "enabled", boolean);
-        let valid_from = section.optional(collector, "valid_from", date);
-        let valid_until = section.optional(collector, "valid_until", date);
-        if let (Some(from), Some(until)) = (&valid_from, &valid_until)
-            && from.value >= until.value
+        let description = DESCRIPTION.read(table, collector);
+        let role = ROLE.read(table, collector);
+        let protocol = PROTOCOL.read(table, collector);
+        let prefixes = PREFIXES.read(table, collector);
+        let ports = PORTS.read(table, collector);
+        let dscp = DSCP_KEY.read_spanned(table, collector);
+        let enabled = ENABLED.read(table, collector);
+        let allowed = ALLOW_SPECIAL_PURPOSE
+            .read(table, collector)
+            .unwrap_or(false);
+        let valid_from = VALID_FROM.read(table, collector);
+        let valid_until = VALID_UNTIL.read_spanned(table, collector);
+        let source = SOURCE.read(table, collector);
+
+        let prefixes = prefixes.map(|prefixes| {
+            let entries = collector.spanned_entries(&table.key(PREFIXES.key), prefixes);
+            accepted(entries, allowed, collector)
+        });
+        if let (Some(from), Some(until)) = (valid_from, &valid_until)
+            && from >= until.value
         {
             let kind = DiagnosticKind::NeverValid {
-                from: from.value,
+                from,
                 until: until.value,
             };
             let diagnostic = until.diagnostic(collector.service.as_deref(), kind);
             collector.diagnostics.push(diagnostic);
         }
         collector.service = None;
-
-        let treatment = match &dscp {
-            Some(dscp) => Spanned {
-                value: (),
-                span: dscp.span.clone(),
-                key: dscp.key.clone(),
-            },
-            None => header,
-        };
+        let position = dscp.as_ref().map_or(header, |dscp| Spanned {
+            value: (),
+            span: dscp.span.clone(),
+            key: dscp.key.clone(),
+        });
         let service = match (&name, role, protocol, prefixes, ports) {
             (Some(name), Some(role), Some(protocol), Some(prefixes), Some(ports)) => {
                 Some(PolicyService {
                     name: name.value.clone(),
-                    description: description.map(|text| text.value).unwrap_or_default(),
-                    role: role.value,
-                    protocol: protocol.value,
+                    description: description.unwrap_or_default(),
+                    role,
+                    protocol,
                     prefixes,
                     ports,
-                    dscp: dscp.map_or(role.value.dscp(), |dscp| dscp.value),
-                    enabled: enabled.is_none_or(|enabled| enabled.value),
-                    valid_from: valid_from.map(|date| date.value),
+                    dscp: dscp.map_or(role.dscp(), |dscp| dscp.value),
+                    enabled: enabled.unwrap_or(true),
+                    valid_from,
                     valid_until: valid_until.map(|date| date.value),
-                    source: source.map(|text| text.value),
+                    source,
                 })
             }
             _ => None,
@@ -177,8 +361,8 @@ impl ServiceSpec {
         Self {
             name,
             service,
-            spans: section.spans(),
-            treatment,
+            spans: table.spans(),
+            dscp: position,
         }
     }
 
@@ -195,7 +379,7 @@ impl ServiceSpec {
     pub(super) fn span(&self) -> Span {
         self.name
             .as_ref()
-            .map_or_else(|| self.treatment.span.clone(), |name| name.span.clone())
+            .map_or_else(|| self.dscp.span.clone(), |name| name.span.clone())
     }
 
     /// The diagnostic of this service that a contradiction with an earlier one is.
@@ -203,14 +387,14 @@ impl ServiceSpec {
         let (mine, other) = (self.service.as_ref()?, earlier.service.as_ref()?);
         let kind = mine.contradiction(other)?;
         Some(Diagnostic {
-            related: Some(earlier.treatment.span.clone()),
-            ..self.treatment.diagnostic(Some(&mine.name), kind)
+            related: Some(earlier.dscp.span.clone()),
+            ..self.dscp.diagnostic(Some(&mine.name), kind)
         })
     }
 }
 
 fn service_name(value: &DeValue<'_>) -> Result<String, DiagnosticKind> {
-    let name = text("a string")(value)?;
+    let name = text(value, "a string")?;
     let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
     let fits = (1..=64).contains(&name.len())
         && name.bytes().all(|c| plain(c) || b"-_.".contains(&c))
@@ -222,11 +406,20 @@ fn service_name(value: &DeValue<'_>) -> Result<String, DiagnosticKind> {
     }
 }
 
-fn prefix(value: &DeValue<'_>, allow_special_purpose: bool) -> Result<Prefix, DiagnosticKind> {
-    let prefix = text("a prefix, such as \"168.86.128.0/18\"")(value)?;
-    let prefix = prefix.parse().map_err(DiagnosticKind::Prefix)?;
-    special_purpose::check(prefix, allow_special_purpose).map_err(DiagnosticKind::Rejected)?;
-    Ok(prefix)
+/// Returns the prefixes that a policy may name. Records a diagnostic for each other one.
+fn accepted(
+    prefixes: Vec<Spanned<Prefix>>,
+    allow_special_purpose: bool,
+    collector: &mut Collector,
+) -> Vec<Prefix> {
+    let mut accepted = Vec::with_capacity(prefixes.len());
+    for Spanned { value, span, key } in prefixes {
+        match special_purpose::check(value, allow_special_purpose) {
+            Ok(()) => accepted.push(value),
+            Err(rejection) => collector.push(span, key, DiagnosticKind::Rejected(rejection)),
+        }
+    }
+    accepted
 }
 
 fn ports(value: &DeValue<'_>) -> Result<PortRange, DiagnosticKind> {
@@ -234,18 +427,16 @@ fn ports(value: &DeValue<'_>) -> Result<PortRange, DiagnosticKind> {
         DeValue::Integer(digits) if digits.radix() == 10 => digits.as_str().to_owned(),
         DeValue::String(range) => range.to_string(),
         other => {
-            return Err(DiagnosticKind::Type {
-                found: other.type_str(),
-                expected: "a port such as 3478, or two such as \"10000-60000\"",
-            });
+            let expected = "a port such as 3478, or two such as \"10000-60000\"";
+            return Err(wrong_type(other, expected));
         }
     };
     match written.parse::<PortRange>() {
         Err(PortRangeError::Syntax(_)) if written.bytes().all(|c| c.is_ascii_digit()) => {
             Err(DiagnosticKind::Number {
-                least: 1,
-                most: u32::from(u16::MAX - 1),
-                reason: "take the ports from the vendor's list",
+                min: 1,
+                max: u32::from(u16::MAX - 1),
+                advice: "use the ports that the vendor lists",
             })
         }
         // fib_rule_port_range_valid (net/core/fib_rules.c) admits no range that ends at 65535.
@@ -256,16 +447,22 @@ fn ports(value: &DeValue<'_>) -> Result<PortRange, DiagnosticKind> {
     }
 }
 
-pub(super) fn dscp(value: &DeValue<'_>) -> Result<Dscp, DiagnosticKind> {
-    let written = match value {
-        DeValue::Integer(number) => number.to_string(),
-        DeValue::String(name) => name.to_string(),
-        other => {
-            return Err(DiagnosticKind::Type {
-                found: other.type_str(),
-                expected: "a DSCP, 0 to 63 or a name such as \"EF\"",
-            });
-        }
+/// Converts a date without time and zone.
+fn date(value: &DeValue<'_>) -> Result<Date, DiagnosticKind> {
+    let wrong = || DiagnosticKind::Type {
+        found: value.type_str(),
+        expected: "a date without quotes and time, such as 2023-09-26",
     };
-    written.parse().map_err(DiagnosticKind::Dscp)
+    let DeValue::Datetime(stamp) = value else {
+        return Err(wrong());
+    };
+    match (stamp.date, stamp.time, stamp.offset) {
+        (Some(day), None, None) => {
+            let year = i16::try_from(day.year).map_err(|_| wrong())?;
+            let month = i8::try_from(day.month).map_err(|_| wrong())?;
+            let day = i8::try_from(day.day).map_err(|_| wrong())?;
+            Date::new(year, month, day).map_err(|_| wrong())
+        }
+        _ => Err(wrong()),
+    }
 }

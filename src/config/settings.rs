@@ -1,533 +1,359 @@
-//! The settings besides the policy: uplink, TUN, routing numbers, NAT, gateway, control socket, metrics. Each default gives its reason.
+//! The table of settings: each setting with its type, bounds, default and reason.
+//!
+//! This table drives the reader, the JSON schema, `config show`, the manual, `voicelane.toml(5)` and the commented
+//! example. A new setting is one entry here; `cargo run --example pages -- --update` rewrites the generated files.
 
-use std::fmt;
-use std::net::SocketAddr;
-use std::str::FromStr;
 use std::time::Duration;
 
-use toml::de::DeValue;
-
-use super::diagnostic_kind::DiagnosticKind;
-use super::raw::{Collector, RawTable, Spanned, boolean, choice, number, text};
-use super::service::dscp;
+use super::Config;
+use super::raw::{Collector, RawTable};
+use super::setting::{Setting, SettingsTable, settings_tables};
+use super::value_type::{BOOLEAN, Choice, List, Number, Scalar};
+use super::values::{
+    ANY_MARK, GROUP, INTERFACE, InterfaceName, MARK_MASK, METRICS_LISTEN, MetricsListen, OWN_MARK,
+    PATTERN, REMARK, VPN_MARK, VpnMark,
+};
 use crate::net::{
     CaptureMode, Dscp, Filtering, Fwmark, InterfacePattern, RouteTable, RulePriority,
 };
 
-/// A network interface's name that the kernel accepts: 1 to 15 letters, digits, '-', '_' and '.'.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct InterfaceName(String);
-
-/// A text that is no interface's name.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is no interface name: expected 1 to 15 of A-Z, a-z, 0-9, '-', '_' and '.', other than \".\" and \"..\""
-)]
-pub struct InterfaceNameError(String);
-
-impl InterfaceName {
-    /// The name.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for InterfaceName {
-    type Err = InterfaceNameError;
-
-    /// Narrower than the kernel's own rule (`dev_valid_name`), which lets through `%`, a template for TUN names.
-    fn from_str(name: &str) -> Result<Self, InterfaceNameError> {
-        let fits = (1..=15).contains(&name.len()) && is_word(name) && name != "." && name != "..";
-        if fits {
-            Ok(Self(name.to_owned()))
-        } else {
-            Err(InterfaceNameError(name.to_owned()))
-        }
-    }
-}
-
-impl fmt::Display for InterfaceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-fn is_word(text: &str) -> bool {
-    text.bytes()
-        .all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c))
-}
-
-/// `[uplink]`: the way out for what leaves the VPN.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct UplinkSettings {
-    /// The interface; without one the best physical default route is found and followed, as laptops roam.
-    pub interface: Option<InterfaceName>,
-    /// The interfaces to take first, the dearest first. None: the kernel's metrics decide, as the administrator set them.
-    pub prefer: Vec<InterfacePattern>,
-    /// The interfaces never to take, such as a metered modem.
-    pub exclude: Vec<InterfacePattern>,
-    /// The VPN's mark, for media to bear where its kill switch lets nothing else out. None: whoever installs a kill
-    /// switch means it, so passing it is IT's decision.
-    pub vpn_mark: Option<VpnMark>,
-    /// The mark of connections that the VPN's firewall lets pass, for the same reason. None.
-    pub conntrack_mark: Option<Fwmark>,
-}
-
-/// The mark of a VPN's own packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum VpnMark {
-    /// The one that a rule of the VPN excepts, as wg-quick's does; while there is none, none.
-    Auto,
-    /// This one.
-    Is(Fwmark),
-}
-
-/// `[tun]`: where the captured packets enter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TunSettings {
-    /// The interface's name; `voicelane0`, so that `ip link` says whose it is.
-    pub name: InterfaceName,
-}
-
-impl Default for TunSettings {
-    fn default() -> Self {
-        Self {
-            name: InterfaceName("voicelane0".into()),
-        }
-    }
-}
-
-/// `[route]`: the numbers that tell our rules, tables and sockets from other programs'.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RouteSettings {
-    /// The table of the direct way out; each captured port range takes one table above it. 30316, which no VPN known
-    /// to us uses.
-    pub table: RouteTable,
-    /// The priority of our rules. 100, ahead of every VPN's (the lowest known is strongSwan's 220) and behind 0, where
-    /// a later wg-quick would put its own two in the wrong order.
-    pub priority: RulePriority,
-    /// The mark of our own sockets, within [`RouteSettings::MASK`]. 0x76000000, clear of the marks of wg-quick,
-    /// `NetworkManager`, Tailscale, Mullvad and WARP.
-    pub mark: Fwmark,
-    /// What enters the TUN. Exactly what leaves the VPN, so that everything else never meets us.
-    pub capture: CaptureMode,
-}
+const PATTERNS: List<Scalar<InterfacePattern>> = List {
+    entry: PATTERN,
+    expected: "a list of patterns, such as [\"eth*\", \"wlan0\"]",
+    non_empty: false,
+};
 
 impl RouteSettings {
-    /// The bits of a mark that are ours to set: the upper octet, which Tailscale's mask leaves free.
-    pub const MASK: Fwmark = Fwmark(0xff00_0000);
+    /// The bits of a mark that voicelane may set.
+    pub const MASK: Fwmark = MARK_MASK;
 }
 
-impl Default for RouteSettings {
-    fn default() -> Self {
-        Self {
-            table: RouteTable(30316),
-            priority: RulePriority(100),
-            mark: Fwmark(0x7600_0000),
-            capture: CaptureMode::default(),
+const fn seconds(min: u32, max: u32, advice: &'static str) -> Number<Duration> {
+    Number {
+        min,
+        max,
+        advice,
+        convert: |seconds| Duration::from_secs(seconds as u64),
+    }
+}
+
+const fn client_limit(max: u32) -> Number<usize> {
+    Number {
+        min: 1,
+        max,
+        advice: "256 is enough for one person's calls",
+        convert: |limit| limit as usize,
+    }
+}
+
+settings_tables! {
+    /// The network connection by which media leave the machine.
+    [uplink] UplinkSettings {
+        /// The interface by which media leave the machine.
+        ///
+        /// Without it, voicelane selects the best default route that is not a tunnel. It follows the machine between
+        /// cable and wireless.
+        interface: Option<InterfaceName> {
+            key: "interface",
+            value: INTERFACE,
+            example: "\"wlan0\"",
+            reason: "a laptop changes its network",
+            reload: true,
+        }
+        /// Preferred interfaces, most preferred first; `*` matches any text.
+        ///
+        /// They override the metrics of the routes.
+        prefer: Vec<InterfacePattern> {
+            key: "prefer",
+            value: PATTERNS,
+            default: "[]",
+            example: "[\"eth*\", \"wlan0\"]",
+            reason: "the administrator's route metrics decide",
+            reload: true,
+        }
+        /// Interfaces that media never use, such as metered mobile data.
+        exclude: Vec<InterfacePattern> {
+            key: "exclude",
+            value: PATTERNS,
+            default: "[]",
+            example: "[\"wwan*\"]",
+            reason: "voicelane already excludes tunnels unless `interface` names one",
+            reload: true,
+        }
+        /// Mark of the VPN's own packets, with which media pass the VPN's kill switch.
+        ///
+        /// If a kill switch blocks the direct path, media stay in the VPN and `voicelane status` shows the rule. An
+        /// exception in that firewall is the better solution. If IT cannot add one, media can carry this mark.
+        /// "auto" uses the mark that a rule of the VPN excepts, as wg-quick's does.
+        ///
+        /// Risk: the firewall cannot tell media from the VPN and never blocks them, whatever its purpose was.
+        vpn_mark: Option<VpnMark> {
+            key: "vpn_mark",
+            value: VPN_MARK,
+            example: "0xca6c",
+            reason: "a kill switch is deliberate, so passing it is IT's decision",
+            reload: true,
+        }
+        /// Mark of connections that the VPN's firewall excludes, such as Mullvad's split tunnel.
+        ///
+        /// The risk is the same as with `vpn_mark`.
+        conntrack_mark: Option<Fwmark> {
+            key: "conntrack_mark",
+            value: ANY_MARK,
+            example: "0xf41",
+            reason: "a kill switch is deliberate, so passing it is IT's decision",
+            reload: true,
         }
     }
-}
 
-/// `[nat]`: how a mapping behaves.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NatSettings {
-    /// How long a mapping lives without an outbound packet, 120 s to a day. 300 s, as RFC 4787 REQ-5 recommends.
-    pub mapping_lifetime: Duration,
-    /// Whose answers it lets in.
-    pub filtering: Filtering,
-    /// Whether answers of remotes that it has sent to keep it alive as well. They do not: RFC 4787 REQ-6 allows it and
-    /// RFC 7857 section 7 warns of it.
-    pub inbound_refresh: bool,
-}
-
-impl Default for NatSettings {
-    fn default() -> Self {
-        Self {
-            mapping_lifetime: Duration::from_mins(5),
-            filtering: Filtering::default(),
-            inbound_refresh: false,
+    /// The TUN interface that receives captured packets.
+    [tun] TunSettings {
+        /// Name of the TUN interface, up to 15 characters.
+        name: InterfaceName {
+            key: "name",
+            value: INTERFACE,
+            default: "\"voicelane0\"",
+            reason: "it names the program that owns the interface",
+            reload: false,
         }
     }
-}
 
-/// `[fallback]`: what becomes of a call whose direct way fails.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FallbackSettings {
-    /// Whether it goes on in the VPN. It does: a call in the VPN is better than none.
-    pub to_tunnel: bool,
-    /// How long the direct way may bring no answer, 1 to 30 s. 2 s, so that a dead uplink costs a call less than 3 s.
-    pub silence: Duration,
-    /// How long a call stays in the VPN before the direct way is tried again, 1 s to an hour. 10 s; it doubles, up to
-    /// five minutes, for who falls again at once.
-    pub retry: Duration,
-}
-
-impl Default for FallbackSettings {
-    fn default() -> Self {
-        Self {
-            to_tunnel: true,
-            silence: Duration::from_secs(2),
-            retry: Duration::from_secs(10),
+    /// The numbers that distinguish voicelane's rules, tables and sockets from those of other programs.
+    [route] RouteSettings {
+        /// Routing table of the direct path.
+        ///
+        /// Each port range of the policy uses one more table, counted up from this one.
+        table: RouteTable {
+            key: "table",
+            value: Number {
+                min: 1,
+                max: u32::MAX,
+                advice: "choose another table, such as 30316",
+                convert: RouteTable,
+            },
+            default: "30316",
+            reason: "0x766c, \"vl\": no known VPN uses it, and the kernel uses 253 to 255",
+            reload: false,
+        }
+        /// Priority of voicelane's routing rules; the kernel looks up lower numbers first.
+        ///
+        /// If another program uses a lower priority, voicelane moves ahead of it. 0 is not allowed: a wg-quick that
+        /// starts later would order its rules wrongly.
+        priority: RulePriority {
+            key: "priority",
+            value: Number {
+                min: 1,
+                max: 32_765,
+                advice: "stay ahead of the main table's rule at 32766; at 0, a later wg-quick orders its rules wrongly",
+                convert: RulePriority,
+            },
+            default: "100",
+            reason: "ahead of the rules of every known VPN; strongSwan's 220 is the lowest",
+            reload: false,
+        }
+        /// Mark of voicelane's own sockets, within the mask 0xff000000.
+        ///
+        /// Change it if another program uses these bits.
+        mark: Fwmark {
+            key: "mark",
+            value: OWN_MARK,
+            default: "0x76000000",
+            reason: "wg-quick, Tailscale, Mullvad, WARP, sing-box and kube-proxy use lower bits",
+            reload: false,
+        }
+        /// The packets that enter the TUN.
+        ///
+        /// "exact": packets that leave the VPN, by address and port. "prefix": all UDP and TCP to the services'
+        /// prefixes; voicelane returns packets of no service to the VPN.
+        capture: CaptureMode {
+            key: "capture",
+            value: Choice {
+                words: &[("exact", CaptureMode::Exact), ("prefix", CaptureMode::Prefix)],
+                expected: "a capture mode, such as \"exact\"",
+            },
+            default: "\"exact\"",
+            reason: "other traffic does not pass voicelane",
+            reload: false,
         }
     }
-}
 
-/// `[gateway]`: whose media this machine carries besides its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GatewaySettings {
-    /// The interfaces whose clients are served. None: a laptop carries nobody else's.
-    pub interfaces: Vec<InterfaceName>,
-    /// The mappings of one client. 256: a call takes two to ten, each for five minutes after its end.
-    pub mappings_per_client: usize,
-    /// The TCP connections of one client. 256: a browser opens some dozen.
-    pub connections_per_client: usize,
-    /// The code point of media towards clients. None: the one that it arrives with.
-    pub remark: Option<Dscp>,
-}
-
-impl Default for GatewaySettings {
-    fn default() -> Self {
-        Self {
-            interfaces: Vec::new(),
-            mappings_per_client: 256,
-            connections_per_client: 256,
-            remark: None,
-        }
-    }
-}
-
-/// `[relay]`: how packets are carried.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RelaySettings {
-    /// Whether the thread that carries packets is scheduled in real time, where that is permitted. It is: on a busy
-    /// machine nothing else keeps a call in time.
-    pub realtime: bool,
-}
-
-impl Default for RelaySettings {
-    fn default() -> Self {
-        Self { realtime: true }
-    }
-}
-
-/// `[control]`: who may ask the running service, and who may change it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ControlSettings {
-    /// The group whose members may look; without one only root may.
-    pub group: Option<String>,
-    /// The group whose members may look and change; without one only root may.
-    pub admin_group: Option<String>,
-}
-
-/// `[metrics]`: where a monitoring system may read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MetricsSettings {
-    /// The span; without one there is none.
-    pub listen: Option<MetricsListen>,
-}
-
-/// Where metrics may be read. Never from another machine: they say who is on the phone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MetricsListen {
-    /// A socket in the runtime directory, for those who may look at the service.
-    Unix,
-    /// A loopback address, for everybody on this machine.
-    Loopback(SocketAddr),
-}
-
-/// Reads the tables `[uplink]` and `[tun]`.
-pub(super) fn interfaces(
-    root: &mut RawTable<'_>,
-    collector: &mut Collector,
-) -> (UplinkSettings, TunSettings) {
-    let (uplink, preferences, marks) = root.section(collector, "uplink", |section, collector| {
-        let mut patterns = |key| {
-            let expected = "a list of patterns, such as [\"eth*\", \"wlan0\"]";
-            let list = section.list(collector, key, expected, pattern);
-            let list = list.map_or_else(Vec::new, |list| list.value);
-            list.into_iter().map(|entry| entry.value).collect()
-        };
-        let (prefer, exclude) = (patterns("prefer"), patterns("exclude"));
-        let interface = section.optional(collector, "interface", interface);
-        let marks = (
-            section.optional(collector, "vpn_mark", vpn_mark),
-            section.optional(collector, "conntrack_mark", any_mark),
-        );
-        (interface, (prefer, exclude), marks)
-    });
-    let ((prefer, exclude), (vpn_mark, conntrack_mark)) = (preferences, marks);
-    let tun = root.section(collector, "tun", |section, collector| {
-        section.optional(collector, "name", interface)
-    });
-    let name = tun.map_or_else(|| TunSettings::default().name, |tun| tun.value);
-    if let Some(uplink) = uplink.as_ref().filter(|uplink| uplink.value == name) {
-        collector
-            .diagnostics
-            .push(uplink.diagnostic(None, DiagnosticKind::UplinkIsTun));
-    }
-    let uplink = UplinkSettings {
-        interface: uplink.map(|uplink| uplink.value),
-        prefer,
-        exclude,
-        vpn_mark: vpn_mark.map(|mark| mark.value),
-        conntrack_mark: conntrack_mark.map(|mark| mark.value),
-    };
-    (uplink, TunSettings { name })
-}
-
-/// Reads the table `[route]`; the span of the base table goes with it.
-pub(super) fn route(
-    root: &mut RawTable<'_>,
-    collector: &mut Collector,
-) -> (RouteSettings, Option<Spanned<u32>>) {
-    root.section(collector, "route", |section, collector| {
-        let default = RouteSettings::default();
-        let table = section.optional(collector, "table", number(1, u32::MAX, "choose another, e.g. 30316"));
-        let priority = section.optional(
-            collector,
-            "priority",
-            number(
-                1,
-                32_765,
-                "stay ahead of the main table's rule at 32766; at 0, a later wg-quick orders its rules wrongly",
-            ),
-        );
-        let mark = section.optional(collector, "mark", mark);
-        let capture = section.optional(
-            collector,
-            "capture",
-            choice(&["exact", "prefix"], "what to capture, such as \"exact\""),
-        );
-        let route = RouteSettings {
-            table: table.as_ref().map_or(default.table, |table| RouteTable(table.value)),
-            priority: priority.map_or(default.priority, |priority| RulePriority(priority.value)),
-            mark: mark.map_or(default.mark, |mark| mark.value),
-            capture: capture.map_or(default.capture, |capture| capture.value),
-        };
-        (route, table)
-    })
-}
-
-/// Reads the table `[nat]`.
-pub(super) fn nat(root: &mut RawTable<'_>, collector: &mut Collector) -> NatSettings {
-    root.section(collector, "nat", |section, collector| {
-        let lifetime = section.optional(
-            collector,
-            "mapping_lifetime_seconds",
-            number(
+    /// NAT mappings (RFC 4787).
+    [nat] NatSettings {
+        /// Seconds that a mapping lives without an outbound packet.
+        mapping_lifetime: Duration {
+            key: "mapping_lifetime_seconds",
+            value: seconds(
                 120,
                 86_400,
                 "a mapping must outlive two minutes of silence (RFC 4787 REQ-5); 300 is recommended",
             ),
-        );
-        let filtering = section.optional(
-            collector,
-            "filtering",
-            choice(
-                &["endpoint-independent", "address-dependent", "address-and-port-dependent"],
-                "a filtering behaviour, such as \"address-dependent\"",
-            ),
-        );
-        let inbound_refresh = section.optional(collector, "inbound_refresh", boolean);
-        let default = NatSettings::default();
-        NatSettings {
-            mapping_lifetime: lifetime.map_or(default.mapping_lifetime, |seconds| {
-                Duration::from_secs(u64::from(seconds.value))
-            }),
-            filtering: filtering.map_or(default.filtering, |filtering| filtering.value),
-            inbound_refresh: inbound_refresh
-                .map_or(default.inbound_refresh, |refreshes| refreshes.value),
+            default: "300",
+            reason: "RFC 4787 REQ-5 recommends 5 minutes or more, because agents put calls on hold",
+            reload: false,
         }
-    })
-}
-
-/// Reads the table `[fallback]`.
-pub(super) fn fallback(root: &mut RawTable<'_>, collector: &mut Collector) -> FallbackSettings {
-    root.section(collector, "fallback", |section, collector| {
-        let to = section.optional(
-            collector,
-            "to",
-            choice(
-                &["tunnel", "none"],
-                "where failing calls go, such as \"tunnel\"",
-            ),
-        );
-        let to = to.map(|to: Spanned<Toward>| to.value);
-        let silence = section.optional(
-            collector,
-            "silence_seconds",
-            number(1, 30, "2 keeps the gap in a call below 3 seconds"),
-        );
-        let retry = section.optional(
-            collector,
-            "retry_seconds",
-            number(1, 3_600, "10 is recommended"),
-        );
-        let default = FallbackSettings::default();
-        let seconds = |at: Option<Spanned<u32>>, default| {
-            at.map_or(default, |at| Duration::from_secs(u64::from(at.value)))
-        };
-        FallbackSettings {
-            to_tunnel: to.map_or(default.to_tunnel, |Toward(is_tunnel)| is_tunnel),
-            silence: seconds(silence, default.silence),
-            retry: seconds(retry, default.retry),
+        /// The remote endpoints from which a mapping accepts packets.
+        ///
+        /// "address-dependent" accepts addresses to which the mapping has sent. "address-and-port-dependent" is
+        /// stricter and breaks some ICE candidates. "endpoint-independent" accepts every remote endpoint.
+        filtering: Filtering {
+            key: "filtering",
+            value: Choice {
+                words: &[
+                    ("endpoint-independent", Filtering::EndpointIndependent),
+                    ("address-dependent", Filtering::AddressDependent),
+                    ("address-and-port-dependent", Filtering::AddressAndPortDependent),
+                ],
+                expected: "a filtering behaviour, such as \"address-dependent\"",
+            },
+            default: "\"address-dependent\"",
+            reason: "RFC 4787 REQ-8; a media server may respond from another port, an unknown host may not",
+            reload: false,
         }
-    })
-}
-
-/// Reads the table `[gateway]`. What is the way out, or our own, has no clients.
-pub(super) fn gateway(
-    root: &mut RawTable<'_>,
-    (uplink, tun): (&UplinkSettings, &TunSettings),
-    collector: &mut Collector,
-) -> GatewaySettings {
-    root.section(collector, "gateway", |section, collector| {
-        let expected = "a list of interfaces, such as [\"lan0\"]";
-        let interfaces = section.list(collector, "interfaces", expected, interface);
-        let interfaces = interfaces.map_or_else(Vec::new, |list| list.value);
-        for one in &interfaces {
-            if one.value == tun.name || uplink.interface.as_ref() == Some(&one.value) {
-                collector
-                    .diagnostics
-                    .push(one.diagnostic(None, DiagnosticKind::ClientsAtUplink));
-            }
-        }
-        let mut limit = |key, most| {
-            let reason = "256 is ample for a person's calls";
-            let limit = section.optional(collector, key, number(1, most, reason));
-            limit.and_then(|it| usize::try_from(it.value).ok())
-        };
-        let mappings = limit("mappings_per_client", 32_768);
-        let connections = limit("connections_per_client", 4_096);
-        let remark = section.optional(collector, "remark", remark);
-        let default = GatewaySettings::default();
-        GatewaySettings {
-            interfaces: interfaces.into_iter().map(|one| one.value).collect(),
-            mappings_per_client: mappings.unwrap_or(default.mappings_per_client),
-            connections_per_client: connections.unwrap_or(default.connections_per_client),
-            remark: remark.map_or(default.remark, |remark| remark.value),
-        }
-    })
-}
-
-/// Reads the table `[relay]`.
-pub(super) fn relay(root: &mut RawTable<'_>, collector: &mut Collector) -> RelaySettings {
-    root.section(collector, "relay", |section, collector| {
-        let realtime = section.optional(collector, "realtime", boolean);
-        RelaySettings {
-            realtime: realtime.map_or(RelaySettings::default().realtime, |wanted| wanted.value),
-        }
-    })
-}
-
-/// Reads the table `[control]`.
-pub(super) fn control(root: &mut RawTable<'_>, collector: &mut Collector) -> ControlSettings {
-    root.section(collector, "control", |section, collector| {
-        let mut named = |key| {
-            let name = section.optional(collector, key, group);
-            name.map(|name| name.value)
-        };
-        ControlSettings {
-            group: named("group"),
-            admin_group: named("admin_group"),
-        }
-    })
-}
-
-/// Reads the table `[metrics]`.
-pub(super) fn metrics(root: &mut RawTable<'_>, collector: &mut Collector) -> MetricsSettings {
-    root.section(collector, "metrics", |section, collector| MetricsSettings {
-        listen: section
-            .optional(collector, "listen", listen)
-            .map(|listen| listen.value),
-    })
-}
-
-fn group(value: &DeValue<'_>) -> Result<String, DiagnosticKind> {
-    let name = text("a group's name, such as \"voicelane\"")(value)?;
-    let fits = (1..=32).contains(&name.len()) && is_word(&name) && !name.starts_with(['-', '.']);
-    if fits {
-        Ok(name)
-    } else {
-        Err(DiagnosticKind::GroupName)
-    }
-}
-
-fn listen(value: &DeValue<'_>) -> Result<MetricsListen, DiagnosticKind> {
-    let span = text("\"unix\", or an address and port such as \"127.0.0.1:9764\"")(value)?;
-    if span == "unix" {
-        return Ok(MetricsListen::Unix);
-    }
-    let address = span.parse::<SocketAddr>().ok();
-    address
-        .filter(|address| address.ip().is_loopback() && address.port() != 0)
-        .map(MetricsListen::Loopback)
-        .ok_or(DiagnosticKind::MetricsPlace)
-}
-
-fn interface(value: &DeValue<'_>) -> Result<InterfaceName, DiagnosticKind> {
-    let name = text("an interface's name, such as \"wlan0\"")(value)?;
-    name.parse().map_err(|_| DiagnosticKind::InterfaceName)
-}
-
-fn pattern(value: &DeValue<'_>) -> Result<InterfacePattern, DiagnosticKind> {
-    let text = text("a pattern of interface names, such as \"eth*\"")(value)?;
-    text.parse().map_err(|_| DiagnosticKind::InterfacePattern)
-}
-
-fn remark(value: &DeValue<'_>) -> Result<Option<Dscp>, DiagnosticKind> {
-    match value {
-        DeValue::String(word) if word == "keep" => Ok(None),
-        value => dscp(value).map(Some),
-    }
-}
-
-fn vpn_mark(value: &DeValue<'_>) -> Result<VpnMark, DiagnosticKind> {
-    match value {
-        DeValue::String(_) => choice(&["auto"], "a mark, such as 0xca6c, or \"auto\"")(value)
-            .map(|Auto| VpnMark::Auto),
-        number => any_mark(number).map(VpnMark::Is),
-    }
-}
-
-/// The one word that a mark may be.
-struct Auto;
-
-impl FromStr for Auto {
-    type Err = ();
-
-    fn from_str(word: &str) -> Result<Self, ()> {
-        (word == "auto").then_some(Self).ok_or(())
-    }
-}
-
-/// A mark of another program's choice.
-fn any_mark(value: &DeValue<'_>) -> Result<Fwmark, DiagnosticKind> {
-    let reason = "0 is no mark; `wg show IFACE fwmark` and `ip rule` tell the VPN's";
-    number(1, u32::MAX, reason)(value).map(Fwmark)
-}
-
-/// Whether a word names the tunnel.
-struct Toward(bool);
-
-impl FromStr for Toward {
-    type Err = ();
-
-    fn from_str(word: &str) -> Result<Self, ()> {
-        match word {
-            "tunnel" => Ok(Self(true)),
-            "none" => Ok(Self(false)),
-            _ => Err(()),
+        /// Whether inbound packets extend the lifetime of a mapping (RFC 4787 REQ-6).
+        inbound_refresh: bool {
+            key: "inbound_refresh",
+            value: BOOLEAN,
+            default: "false",
+            reason: "RFC 7857 section 7: a remote endpoint must not keep a port open by itself",
+            reload: false,
         }
     }
-}
 
-fn mark(value: &DeValue<'_>) -> Result<Fwmark, DiagnosticKind> {
-    let mask = RouteSettings::MASK.0;
-    match number(0, u32::MAX, "write e.g. 0x76000000")(value) {
-        Ok(mark) if mark == 0 || mark & !mask != 0 => Err(DiagnosticKind::Mark { mask }),
-        mark => mark.map(Fwmark),
+    /// Failover of calls whose direct path fails.
+    [fallback] FallbackSettings {
+        /// Where a call continues if its direct path fails.
+        ///
+        /// "tunnel": in the VPN. "none": the call stays, and the application receives the ICMP errors.
+        to_tunnel: bool {
+            key: "to",
+            value: Choice {
+                words: &[("tunnel", true), ("none", false)],
+                expected: "where failing calls go, such as \"tunnel\"",
+            },
+            default: "\"tunnel\"",
+            reason: "a call in the VPN is better than no call",
+            reload: false,
+        }
+        /// Seconds without a response to a call's STUN checks, after which its direct path has failed.
+        ///
+        /// Only unanswered checks count: a call in which one side is silent does not fail over.
+        silence: Duration {
+            key: "silence_seconds",
+            value: seconds(1, 30, "2 keeps the gap in a call below 3 seconds"),
+            default: "2",
+            reason: "a dead uplink costs a call less than 3 s, and Wi-Fi pauses for 1 s when it roams",
+            reload: false,
+        }
+        /// Seconds that a call stays in the VPN before voicelane tries the direct path again.
+        ///
+        /// Doubled up to 5 minutes if the call fails over again within a minute.
+        retry: Duration {
+            key: "retry_seconds",
+            value: seconds(1, 3_600, "10 is recommended"),
+            default: "10",
+            reason: "an unstable path interrupts the call at each switch",
+            reload: false,
+        }
+    }
+
+    /// Clients whose media this machine forwards, as the router of a site.
+    [gateway] GatewaySettings {
+        /// Interfaces of the clients.
+        ///
+        /// The machine must forward them already: voicelane does not enable forwarding.
+        interfaces: Vec<InterfaceName> {
+            key: "interfaces",
+            value: List {
+                entry: INTERFACE,
+                expected: "a list of interfaces, such as [\"lan0\"]",
+                non_empty: false,
+            },
+            default: "[]",
+            example: "[\"lan0\"]",
+            reason: "a laptop forwards only its own media",
+            reload: true,
+        }
+        /// Maximum number of NAT mappings of one client (RFC 6888 REQ-4).
+        ///
+        /// With `interfaces`, the limit is valid for every address, also for this machine's own.
+        mappings_per_client: usize {
+            key: "mappings_per_client",
+            value: client_limit(32_768),
+            default: "256",
+            reason: "a call uses two to ten, each until five minutes after its last packet",
+            reload: false,
+        }
+        /// Maximum number of TCP connections of one client, if services over TCP are enabled.
+        connections_per_client: usize {
+            key: "connections_per_client",
+            value: client_limit(4_096),
+            default: "256",
+            reason: "a browser opens some dozen",
+            reload: false,
+        }
+        /// DSCP of media towards clients; "keep" leaves it as received.
+        ///
+        /// Providers often clear it. Choose "EF" if the switches and access points of the LAN use it.
+        remark: Option<Dscp> {
+            key: "remark",
+            value: REMARK,
+            default: "\"keep\"",
+            reason: "IT decides on the DSCPs of the LAN",
+            reload: false,
+        }
+    }
+
+    /// The thread that forwards packets.
+    [relay] RelaySettings {
+        /// Whether the thread has real-time priority, where that is permitted.
+        ///
+        /// On a busy machine, media then do not wait for other programs. If the thread exceeds its CPU budget, it
+        /// returns to normal priority for a second.
+        realtime: bool {
+            key: "realtime",
+            value: BOOLEAN,
+            default: "true",
+            reason: "on a busy machine, normal priority delays calls",
+            reload: false,
+        }
+    }
+
+    /// Access to the running service.
+    [control] ControlSettings {
+        /// The group whose members may read the state of the service (`voicelane status`).
+        ///
+        /// Without it only root may.
+        group: Option<String> {
+            key: "group",
+            value: GROUP,
+            example: "\"voicelane\"",
+            reason: "mappings show who is in a call, and with whom",
+            reload: false,
+        }
+        /// The group whose members may read the state and change it.
+        ///
+        /// Without it only root may.
+        admin_group: Option<String> {
+            key: "admin_group",
+            value: GROUP,
+            example: "\"voicelane-admin\"",
+            reason: "IT decides which traffic leaves the VPN",
+            reload: false,
+        }
+    }
+
+    /// Metrics for a monitoring system.
+    [metrics] MetricsSettings {
+        /// The address of the OpenMetrics endpoint.
+        ///
+        /// "unix": the socket metrics.sock in the runtime directory, for the groups of `[control]`. A loopback
+        /// address and port: for every user of this machine.
+        listen: Option<MetricsListen> {
+            key: "listen",
+            value: METRICS_LISTEN,
+            example: "\"unix\"",
+            reason: "an unused port is an unnecessary risk",
+            reload: false,
+        }
     }
 }

@@ -5,6 +5,7 @@
 mod allocations;
 mod engine;
 mod export;
+mod generated;
 mod layers;
 mod lpm;
 mod manual;
