@@ -17,8 +17,8 @@
 //!   output, into the TUN or into the VPN.
 //! - **A mark and a rule.** nftables matches link, source, prefix and ports, and sets the mark. The rule matches link, mark and
 //!   ports. The nftables table dies with the process, so the next packet is an ordinary one.
-//! - **No spoofing.** A packet is captured only if the route to its source leads to the link of arrival (strict reverse path,
-//!   RFC 3704 section 2.2), whatever `rp_filter` says. Within its LAN a client can still use a neighbour's address, as without
+//! - **No spoofing.** A packet is captured only if the route to its source leads to the link of arrival. This strict reverse
+//!   path check (RFC 3704 section 2.2) does not depend on `rp_filter`. Within its LAN a client can still use a neighbour's address, as without
 //!   voicelane. A LAN with asymmetric routing is not served.
 //!
 //! *Decision: no connection tracking (`notrack`).* Most gateways translate addresses towards the VPN, once per connection.

@@ -27,8 +27,8 @@
 //!       +------------------------------------------------------------------------------^
 //! ```
 //!
-//! The service manager receives READY in `waiting` too, with the status "waiting for an uplink", because a laptop without a
-//! network is no fault of the service.
+//! The service manager receives READY in `waiting` too, with the status "waiting for an uplink". A laptop without a network is
+//! no fault of the service.
 //!
 //! # Timers
 //!

@@ -41,8 +41,8 @@
 //! other capabilities from all sets and sets `NoNewPrivs`. Later changes of network or configuration need no more, so they
 //! cannot fail for a missing capability.
 //!
-//! `CAP_NET_ADMIN` stays because rules and routes are restored and moved while the service runs, each new socket sets a
-//! mark and an IPsec bypass, and the end restores sysctls. Source ports below 1024 are not preserved: the mapping gets
+//! `CAP_NET_ADMIN` stays for three reasons. Rules and routes are restored and moved while the service runs. Each new socket
+//! sets a mark and an IPsec bypass. The end restores sysctls. Source ports below 1024 are not preserved: the mapping gets
 //! another port, so `CAP_NET_BIND_SERVICE` is not needed.
 //!
 //! # Reload
