@@ -1,4 +1,4 @@
-//! The manual names a test for each requirement: each is there, and says which requirement it shows.
+//! Compares the manual and the documents at the top level with the tests, files and commands that they name.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -84,30 +84,105 @@ fn look_up<'a>(found: &'a Functions, path: &str) -> Option<&'a String> {
         .find_map(|file| found.get(&(file, name.to_owned())))
 }
 
-/// Rows of a macro are tests without a `fn` of their own.
+/// Whether a row of a macro defines the test, without a `fn` of its own.
+fn is_macro_row(root: &Path, test: &str) -> bool {
+    let (file, name) = test.rsplit_once("::").expect("it has two parts");
+    PROGRAMS.iter().any(|program| {
+        let text = fs::read_to_string(root.join(format!("tests/{program}/{file}.rs")));
+        text.is_ok_and(|text| text.contains(&format!("\n    {name}: ")))
+    })
+}
+
+/// Each chapter of the manual by its path.
+fn chapters(root: &Path) -> Vec<(PathBuf, String)> {
+    let entries = fs::read_dir(root.join("src/manual")).expect("the manual exists");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).expect("chapters are text");
+        (path, text)
+    };
+    paths.map(read).collect()
+}
+
 #[test]
-fn what_is_said_of_a_laptop_names_tests_that_are_there() {
+fn every_test_that_the_manual_names_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let found = all_functions(root);
-    let manual = fs::read_to_string(root.join("src/manual/laptop.rs")).expect("it is there");
-    let tests: Vec<_> = tests_in(&manual).collect();
-    assert!(
-        tests.len() > 40,
-        "{} tests are no whole manual",
-        tests.len()
-    );
-    let is_row = |test: &str| {
-        let (file, name) = test.rsplit_once("::").expect("it has two parts");
-        PROGRAMS.iter().any(|program| {
-            let text = fs::read_to_string(root.join(format!("tests/{program}/{file}.rs")));
-            text.is_ok_and(|text| text.contains(&format!("\n    {name}: ")))
-        })
-    };
-    let missing: Vec<_> = tests
-        .into_iter()
-        .filter(|test| look_up(&found, test).is_none() && !is_row(test))
-        .collect();
+    let (mut named, mut missing) = (0, Vec::new());
+    for (path, text) in chapters(root) {
+        for test in tests_in(&text) {
+            named += 1;
+            if look_up(&found, test).is_none() && !is_macro_row(root, test) {
+                missing.push(format!("{}: {test}", path.display()));
+            }
+        }
+    }
+    assert!(named > 150, "only {named} tests are named");
     assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// Paths of this repository in backticks or as link targets.
+fn paths_in(text: &str) -> impl Iterator<Item = &str> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let linked = text.split("](").skip(1);
+    let linked = linked.filter_map(|rest| rest.split_once(')').map(|(target, _)| target));
+    quoted.chain(linked).filter_map(|path| {
+        // A command names its program first.
+        let path = path.split_whitespace().next()?;
+        let roots = ["src/", "tests/", "config/", "scripts/", "benches/"];
+        let is_path = roots.iter().any(|it| path.starts_with(it)) || path.ends_with(".md");
+        (is_path && !path.contains("://")).then_some(path)
+    })
+}
+
+#[test]
+fn every_path_that_a_document_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut texts = chapters(root);
+    for document in ["README", "CHANGELOG", "CONTRIBUTING", "SECURITY"] {
+        let path = root.join(format!("{document}.md"));
+        let text = fs::read_to_string(&path).expect("documents are text");
+        texts.push((path, text));
+    }
+    let (mut named, mut missing) = (0, Vec::new());
+    for (document, text) in &texts {
+        for path in paths_in(text) {
+            named += 1;
+            let path = path.split(['*', '<']).next().unwrap_or_default();
+            if !root.join(path).exists() {
+                missing.push(format!("{}: {path}", document.display()));
+            }
+        }
+    }
+    assert!(named > 40, "only {named} paths are named");
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// The lines of code blocks that start with `voicelane`, with or without `sudo`, as words without comment and redirection.
+fn commands_in(text: &str) -> Vec<Vec<&str>> {
+    let blocks = text.split("```").skip(1).step_by(2);
+    let lines = blocks.flat_map(str::lines).filter_map(|line| {
+        let line = line.split(['#', '>']).next().unwrap_or_default();
+        let words = line.split_whitespace().skip_while(|word| *word == "sudo");
+        let words: Vec<_> = words.collect();
+        (words.first() == Some(&"voicelane")).then_some(words)
+    });
+    lines.collect()
+}
+
+#[test]
+fn every_command_of_the_readme_is_accepted() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).expect("README is text");
+    let commands = commands_in(&readme);
+    assert!(commands.len() > 12, "{commands:?}");
+    for command in commands {
+        let accepted = voicelane::cli::command().try_get_matches_from(&command);
+        assert!(accepted.is_ok(), "{command:?}: {:?}", accepted.err());
+    }
+    let wrong = commands_in("```sh\nsudo voicelane status --nonsense # a comment\n```");
+    let refused = voicelane::cli::command().try_get_matches_from(&wrong[0]);
+    assert!(refused.is_err(), "{wrong:?}");
 }
 
 #[test]
