@@ -40,7 +40,9 @@ pub(super) fn run(args: &EventsArgs) -> anyhow::Result<ExitCode> {
                 events,
             }) => {
                 for event in &events {
-                    super::print(&line(event, args.json)?)?;
+                    if !super::stream(&line(event, args.json)?)? {
+                        return Ok(ExitCode::SUCCESS);
+                    }
                 }
                 printed = last_sequence;
             }

@@ -9,7 +9,8 @@ use serde_json::json;
 use crate::control::{self, MappingStatus, Status};
 
 use super::RuntimeDir;
-use super::status::{duration, not_told};
+use super::status::{duration, unavailable};
+use super::watch::WatchArgs;
 
 #[derive(Debug, Args)]
 pub(super) struct MappingsArgs {
@@ -17,22 +18,27 @@ pub(super) struct MappingsArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    watch: WatchArgs,
+    #[command(flatten)]
     runtime: RuntimeDir,
 }
 
 pub(super) fn run(args: &MappingsArgs) -> anyhow::Result<ExitCode> {
-    let status = match control::status(&args.runtime.runtime_dir) {
-        Ok(status) => status,
-        Err(error) => return Ok(not_told(&error)),
-    };
-    if args.json {
+    let (json, is_watched) = (args.json, args.watch.watch);
+    args.watch.repeat(json, || {
+        let status = match control::status(&args.runtime.runtime_dir) {
+            Ok(status) => status,
+            Err(error) => return Ok(unavailable(&error, is_watched && !json)),
+        };
         let (mappings, connections) = (&status.mappings, &status.connections);
         let whole = json!({ "version": 1, "mappings": mappings, "connections": connections });
-        super::print(&format!("{whole:#}\n"))?;
-    } else {
-        super::print(&text(&status))?;
-    }
-    Ok(ExitCode::SUCCESS)
+        let shown = match (json, is_watched) {
+            (false, _) => text(&status),
+            (true, false) => format!("{whole:#}\n"),
+            (true, true) => format!("{whole}\n"),
+        };
+        Ok((shown, ExitCode::SUCCESS))
+    })
 }
 
 fn text(status: &Status) -> String {

@@ -15,13 +15,13 @@ mod events;
 mod explain;
 mod log;
 mod mappings;
-mod monitor;
 mod permissions;
 mod policy;
 mod reload;
 mod run;
 mod sources;
 mod status;
+mod watch;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -51,8 +51,6 @@ enum CliCommand {
     Status(status::StatusArgs),
     /// List who is on the phone, and by which endpoints.
     Mappings(mappings::MappingsArgs),
-    /// Tell what changes from now on: mappings, the uplink, health.
-    Monitor(monitor::MonitorArgs),
     /// Let the running service read its configuration anew; a bad one leaves in force what is.
     Reload(reload::ReloadArgs),
     /// Tell what happened to the service and the network around it, and why.
@@ -120,7 +118,6 @@ pub fn main() -> ExitCode {
         CliCommand::Status(args) => status::run(&args),
         CliCommand::Reload(args) => reload::run(&args),
         CliCommand::Mappings(args) => mappings::run(&args),
-        CliCommand::Monitor(args) => monitor::run(&args),
         CliCommand::Events(args) => events::run(&args),
         CliCommand::Doctor(args) => doctor::run(&args),
         CliCommand::Bugreport(args) => bugreport::run(&args),

@@ -2,11 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
-use std::thread::sleep;
-use std::time::Duration;
 
 use clap::Args;
 
@@ -15,6 +12,7 @@ use crate::control::{
 };
 
 use super::mappings::outside;
+use super::watch::WatchArgs;
 use super::{NOT_RUNNING, RuntimeDir};
 
 /// The exit code when the service does not tell: the asker may not know, or the service is too busy.
@@ -23,46 +21,27 @@ const NOT_TOLD: u8 = 4;
 /// How many mappings one screen has room for.
 const MAPPINGS: usize = 10;
 
-/// Clears a terminal and goes to its first line (ECMA-48, ED and CUP).
-const CLEAR: &str = "\x1b[2J\x1b[H";
-
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
     /// Print JSON (version 1) instead of text
     #[arg(long)]
     json: bool,
-    /// Show it again and again, until interrupted
-    #[arg(long, short)]
-    watch: bool,
-    /// How often to show it again
-    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3_600))]
-    interval: u64,
+    #[command(flatten)]
+    watch: WatchArgs,
     #[command(flatten)]
     runtime: RuntimeDir,
 }
 
 pub(super) fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let clear = args.watch && !args.json && io::stdout().is_terminal();
-    loop {
-        let (shown, code) = show(&args.runtime.runtime_dir, args.json, args.watch)?;
-        let head = if clear { CLEAR } else { "" };
-        let read = super::stream(&format!("{head}{shown}"))?;
-        if !args.watch || !read {
-            return Ok(code);
-        }
-        sleep(Duration::from_secs(args.interval));
-    }
+    let show = || show(&args.runtime.runtime_dir, args.json, args.watch.watch);
+    args.watch.repeat(args.json, show)
 }
 
 /// What to print, and the exit code that says the same. A watcher's JSON is one object a line.
 fn show(runtime_dir: &Path, json: bool, watched: bool) -> anyhow::Result<(String, ExitCode)> {
     let status = match control::status(runtime_dir) {
         Ok(status) => status,
-        Err(error) if watched && !json => {
-            let code = not_told_code(&error);
-            return Ok((format!("{error}\n"), code));
-        }
-        Err(error) => return Ok((String::new(), not_told(&error))),
+        Err(error) => return Ok(unavailable(&error, watched && !json)),
     };
     let code = ExitCode::from(match status.state {
         State::Working => 0,
@@ -81,6 +60,14 @@ fn show(runtime_dir: &Path, json: bool, watched: bool) -> anyhow::Result<(String
         text(&status)
     };
     Ok((shown, code))
+}
+
+/// The output of a command that gets no status: on the screen of a watcher, or on standard error.
+pub(super) fn unavailable(error: &AskError, is_on_screen: bool) -> (String, ExitCode) {
+    if is_on_screen {
+        return (format!("{error}\n"), not_told_code(error));
+    }
+    (String::new(), not_told(error))
 }
 
 /// Says on standard error why there is no status; answers the exit code.

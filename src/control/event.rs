@@ -79,6 +79,12 @@ pub enum EventKind {
     Reloaded,
     /// The configuration was read anew, and is not fit to be in force: what was stays.
     ReloadRefused,
+    /// The state in the status changed.
+    StateChanged,
+    /// A warning appeared in the status.
+    WarningStarted,
+    /// A warning disappeared from the status.
+    WarningEnded,
     /// A kind that this program does not know yet: the store was written by a newer one.
     #[serde(other)]
     Unknown,
@@ -96,6 +102,7 @@ impl EventKind {
                 | Self::RulesContested
                 | Self::FirewallBlocked
                 | Self::ReloadRefused
+                | Self::WarningStarted
         )
     }
 }

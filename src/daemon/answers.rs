@@ -4,6 +4,8 @@
 //! where they are wanted, one page of them after the other. It carries packets in between. Each keeps its slot, so none
 //! that stands throughout is left out or told twice; what begins or ends between two pages may be told or not.
 
+use std::time::Duration;
+
 use tokio::sync::{mpsc, oneshot};
 
 use crate::control::{Body, Measured, Pending, Request, Status};
@@ -12,7 +14,11 @@ use crate::engine::PAGE;
 use super::channel;
 use super::driver::Message;
 use super::events::Events;
+use super::health::Health;
 use super::service_state::{Page, View};
+
+/// Time between two checks of the state and of the warnings.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Who finds the answers.
 pub(super) struct Answers {
@@ -28,8 +34,11 @@ impl Answers {
         mut pending: mpsc::Receiver<Pending>,
         mut readers: mpsc::Receiver<oneshot::Sender<Measured>>,
     ) {
+        let mut health = Health::default();
+        let mut checks = tokio::time::interval(HEALTH_INTERVAL);
         loop {
             let given = tokio::select! {
+                _ = checks.tick() => self.check_health(&mut health).await,
                 Some(asked) = pending.recv() => self.answer(asked).await,
                 Some(reader) = readers.recv() => self.measure(reader).await,
                 else => None,
@@ -66,6 +75,13 @@ impl Answers {
             connections: view.snapshot.connections,
             status: view.status(&self.events),
         });
+        Some(())
+    }
+
+    /// Records changes of the state and of the warnings as events.
+    async fn check_health(&self, health: &mut Health) -> Option<()> {
+        let status = self.look().await?.status(&self.events);
+        health.update(&status, &self.events);
         Some(())
     }
 

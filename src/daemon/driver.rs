@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
-use tracing::{debug, info, trace};
+use tracing::{debug, trace};
 
 use crate::control::EventKind;
 use crate::engine::{Engine, EngineEvent, Outbox, ReplySource, SocketCommand};
@@ -495,12 +495,7 @@ impl<D: PacketDevice> Driver<D> {
             Message::Policy(policy) => self.engine.set_policy(policy),
             Message::Mtu(mtu) => self.engine.set_mtu(mtu),
             Message::Aliases(aliases) => self.engine.set_reply_sources(aliases),
-            Message::ServiceState(situation) => {
-                if situation.warnings != self.situation.warnings {
-                    info!(warnings = ?situation.warnings, "the warnings changed");
-                }
-                self.situation = *situation;
-            }
+            Message::ServiceState(situation) => self.situation = *situation,
         }
     }
 }

@@ -10,8 +10,6 @@ use nix::errno::Errno;
 
 use crate::relay::SocketOpenError;
 
-use super::counted;
-
 /// How long nothing may have been refused before a success ends a warning. Some destinations may be refused while others
 /// are not: shorter, and the warning would come and go.
 const QUIET: Duration = Duration::from_secs(10);
@@ -92,13 +90,7 @@ impl KernelErrors {
             .iter()
             .filter(|(_, tally)| tally.current.is_some());
         current
-            .map(|(it, tally)| {
-                format!(
-                    "{it}, {}. {}",
-                    counted(tally.times, "time", "times"),
-                    it.advice()
-                )
-            })
+            .map(|(it, tally)| format!("{it}, count {}. {}", tally.times, it.advice()))
             .collect()
     }
 
@@ -247,7 +239,7 @@ mod tests {
             lines.any(|line| line.contains(what) && line.contains(todo))
         };
         assert!(says("EMFILE", "LimitNOFILE") && says("ENFILE", "fs.file-max"));
-        assert!(says("EPERM (Operation not permitted), 2 times", "firewall"));
+        assert!(says("EPERM (Operation not permitted), count 2", "firewall"));
         assert!(!warnings.iter().any(|line| line.contains("Look up")));
     }
 

@@ -18,6 +18,7 @@ mod conflict;
 mod driver;
 mod events;
 mod firewall;
+mod health;
 mod kernel_errors;
 mod lifecycle;
 mod limits;

@@ -236,7 +236,7 @@ fn the_exit_code_says_how_the_service_does() {
         assert!(String::from_utf8_lossy(&listed.stdout).contains("\"mappings\": []"));
     }
     let nobody_home = TempDir::new().expect("the temporary directory is writable");
-    for command in ["status", "mappings", "monitor"] {
+    for command in ["status", "mappings"] {
         let output = Command::new(env!("CARGO_BIN_EXE_voicelane"))
             .args([command, "--runtime-dir"])
             .arg(nobody_home.path())

@@ -1,12 +1,12 @@
 //! What an operator sees of a running service: which line is in force, how it does, who is on the phone.
 
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -146,33 +146,45 @@ fn an_operator_sees_what_is_in_force_and_how_it_does() {
         );
     }
 
-    let mut monitor = desk.command(&["monitor", "--json"]);
-    let mut monitor = monitor.stdout(Stdio::piped()).spawn().expect("it is there");
-    let lines = BufReader::new(monitor.stdout.take().expect("it is a pipe")).lines();
-    let mut changes = lines.map(|line| -> Value {
-        serde_json::from_str(&line.expect("UTF-8")).expect("an object a line")
-    });
-    let mut next = |change: &str| {
-        let changes = changes.by_ref();
-        changes.find(|it| it["change"] == change).expect("it comes")
-    };
-    assert_eq!(next("started")["tun"], "desk0");
-    assert_eq!(
-        next("mapping_began")["mapping"]["inside"],
-        status["mappings"][0]["inside"]
-    );
+    let mut mappings = Watcher::start(&desk, &["mappings", "--watch", "--json"]);
+    mappings.next(|it| it["mappings"] == status["mappings"]);
     let other = udp(&lab.laptop, SocketAddr::new(Family::V6.unspecified(), 0));
     lab.ask(&other, at::MEDIA.at(Family::V6, MEDIA_PORT));
-    let began = next("mapping_began");
-    let inside = began["mapping"]["inside"].as_str().expect("a text");
-    assert!(inside.starts_with('['), "{began}");
+    mappings.next(|it| it["mappings"].as_array().map(Vec::len) == Some(2));
+    let mut events = Watcher::start(&desk, &["events", "--follow", "--json"]);
+    events.next(|it| it["kind"] == "state_changed" && it["subject"] == "working");
     assert!(program.end(nix::sys::signal::Signal::SIGTERM).success());
-    next("stopped");
-    monitor.kill().expect("it is ours");
-    monitor.wait().expect("it was ours");
+    events.next(|it| it["kind"] == "stopped");
     assert!(!desk.path("run/metrics.sock").exists());
     let output = desk.command(&["status"]).output().expect("it is there");
     assert_eq!(output.status.code(), Some(3));
+}
+
+/// A command that prints an object a line until it is dropped.
+struct Watcher(Child, Lines<BufReader<ChildStdout>>);
+
+impl Watcher {
+    fn start(desk: &Desk<'_>, arguments: &[&str]) -> Self {
+        let mut command = desk.command(arguments);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("it is there");
+        let lines = BufReader::new(child.stdout.take().expect("it is a pipe")).lines();
+        Self(child, lines)
+    }
+
+    /// Waits for an object that fits.
+    fn next(&mut self, fits: impl Fn(&Value) -> bool) {
+        let found = self.1.by_ref().any(|line| {
+            fits(&serde_json::from_str(&line.expect("UTF-8")).expect("an object a line"))
+        });
+        assert!(found, "the command ended");
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.0.kill().expect("it is ours");
+        self.0.wait().expect("it was ours");
+    }
 }
 
 /// What the service answers is made anew each time, and all of its memory is given back.

@@ -1,0 +1,44 @@
+//! `--watch`: repeats the output of a command until interrupted.
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::Duration;
+
+use clap::Args;
+
+/// Clears a terminal and moves to its first line (ECMA-48, ED and CUP).
+const CLEAR: &str = "\x1b[2J\x1b[H";
+
+#[derive(Debug, Args)]
+pub(super) struct WatchArgs {
+    /// Repeat the output until interrupted
+    #[arg(long, short)]
+    pub(super) watch: bool,
+    /// Time between two outputs
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    interval: u64,
+}
+
+impl WatchArgs {
+    /// Prints the text that `show` returns, once or repeatedly, and returns the exit code of the last one.
+    ///
+    /// # Errors
+    /// The error of `show`, or of standard output.
+    pub(super) fn repeat(
+        &self,
+        json: bool,
+        show: impl Fn() -> anyhow::Result<(String, ExitCode)>,
+    ) -> anyhow::Result<ExitCode> {
+        let clear = self.watch && !json && io::stdout().is_terminal();
+        loop {
+            let (text, code) = show()?;
+            let head = if clear { CLEAR } else { "" };
+            let is_read = super::stream(&format!("{head}{text}"))?;
+            if !self.watch || !is_read {
+                return Ok(code);
+            }
+            sleep(Duration::from_secs(self.interval));
+        }
+    }
+}
