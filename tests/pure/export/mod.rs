@@ -67,7 +67,7 @@ fn golden_files_are_as_they_were() {
         let golden = fs::read_to_string(path).unwrap_or_default();
         assert!(
             golden == *text,
-            "{} differs. If it should: {RENEW}=1 cargo test --test pure export:: golden\n{text}",
+            "{} differs. If it should: {RENEW}=1 cargo test --test pure golden_files\n{text}",
             path.display()
         );
     }
