@@ -375,12 +375,12 @@ impl<D: PacketDevice> Driver<D> {
             }
             return;
         };
-        let to_icmp_error = error.to_icmp_error();
+        let icmp_error = error.to_icmp_error();
         // Without a socket: it could not be opened, which is counted already.
         if let SendError::Refused(error) = error {
             self.troubles.send_refused(&error, now);
             self.engine
-                .handle_send_failed(at, to_icmp_error, now, &mut self.outbox);
+                .handle_send_failed(at, icmp_error, now, &mut self.outbox);
         }
     }
 
@@ -423,7 +423,7 @@ impl<D: PacketDevice> Driver<D> {
                 Ok(()) => self.opened(egress, now),
                 Err(error) => {
                     debug!(%connection, %error, "could not start to connect");
-                    let connect_error = (&error).into();
+                    let connect_error = error.to_connect_error();
                     self.troubles.open_failed(&error, now);
                     self.engine
                         .handle_connect_failed(connection, connect_error, &mut self.outbox);
@@ -482,8 +482,8 @@ impl<D: PacketDevice> Driver<D> {
                 let _ = reply.send(page);
             }
             Message::Exempt(families) => {
-                self.relay.exempt(families);
-                self.connections.exempt(families);
+                self.relay.set_ipsec_bypass(families);
+                self.connections.set_ipsec_bypass(families);
             }
             Message::Uplinks(binders, moves) => self.follow(binders, moves, now),
             Message::UplinkIsBack(family) => {

@@ -54,7 +54,7 @@ impl KernelErrors {
     pub(super) fn open_failed(&mut self, error: &SocketOpenError, now: Instant) {
         let trouble = match error {
             SocketOpenError::NoUplink => Trouble::NoUplink,
-            SocketOpenError::Bind(error) => Trouble::Open(number(&error.source)),
+            SocketOpenError::Setup(error) => Trouble::Open(number(&error.source)),
         };
         self.note(trouble, now);
     }
@@ -197,7 +197,7 @@ mod tests {
     use crate::relay::{SetupStep, SocketSetupError};
 
     fn refused_socket(errno: Errno) -> SocketOpenError {
-        SocketOpenError::Bind(SocketSetupError {
+        SocketOpenError::Setup(SocketSetupError {
             device: "wlan0".to_owned(),
             step: SetupStep::Create,
             source: errno.into(),

@@ -74,7 +74,7 @@ impl UplinkBinding {
         let any = Inside(Endpoint::new(self.family.unspecified(), 0));
         let (socket, _) =
             self.binder
-                .bind(net::Egress::Direct, any, Treatment::of(Dscp::EF), true)?;
+                .open_udp(net::Egress::Direct, any, Treatment::of(Dscp::EF), true)?;
         Ok(socket)
     }
 

@@ -90,7 +90,7 @@ fn probe(facts: &SystemFacts) -> Vec<Finding> {
             tunnel_mark: facts.numbers.tunnel_mark(),
         };
         let any = Inside(Endpoint::new(family.unspecified(), 0));
-        match binder.bind(Egress::Direct, any, Treatment::of(Dscp::EF), true) {
+        match binder.open_udp(Egress::Direct, any, Treatment::of(Dscp::EF), true) {
             Ok((direct, _)) => {
                 let obstacles =
                     prober.probe(&direct, (&uplink.name, mark), &facts.policy.samples(family));

@@ -127,7 +127,7 @@ fn judge(family: Family, heard: &Replies) -> Finding {
 fn trace(binder: &SocketFactory, to: SocketAddr) -> io::Result<Replies> {
     let family = Family::of(to.ip());
     let any = Inside(Endpoint::new(family.unspecified(), 0));
-    let bound = binder.bind(Egress::Direct, any, Treatment::of(Dscp::EF), true);
+    let bound = binder.open_udp(Egress::Direct, any, Treatment::of(Dscp::EF), true);
     let (socket, outside) = bound.map_err(|error| error.source)?;
     let kind = Type::RAW.cloexec();
     let mut ears = match family {

@@ -1,4 +1,4 @@
-//! One epoll set of all sockets of a kind. Others may be guests in it, or it may be watched itself as one descriptor.
+//! An epoll set of sockets. It may hold other descriptors too, and may itself be in another epoll set.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,43 +7,43 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-/// How much one look names.
+/// Events returned by one call at most.
 pub(super) const READY: usize = 64;
 
-/// Something that is no socket and is waited for with them. Its number is below 32.
+/// The token of a descriptor that is no socket of a mapping, 0 to 31.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Token(pub u8);
 
-/// What a wait has found, besides sockets.
+/// The descriptors other than sockets that a wait found ready.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ReadyEvents {
-    guests: u32,
+    tokens: u32,
     is_full: bool,
 }
 
-/// The set and what the last look at it found.
+/// The epoll set and the events of the last call.
 #[derive(Debug)]
 pub(super) struct EpollSet {
     set: Epoll,
-    found: [EpollEvent; READY],
+    events: [EpollEvent; READY],
 }
 
 impl EpollSet {
-    /// Makes an empty set.
+    /// Creates an empty set.
     ///
     /// # Errors
-    /// When the kernel gives none.
+    /// If the kernel refuses.
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             set: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
-            found: [EpollEvent::empty(); READY],
+            events: [EpollEvent::empty(); READY],
         })
     }
 
-    /// Watches a descriptor until it is closed; `token` names it afterwards.
+    /// Adds a descriptor until it is closed. Its events carry `token`.
     ///
     /// # Errors
-    /// When the kernel has no room for it.
+    /// If the kernel refuses.
     pub(super) fn watch(
         &self,
         descriptor: impl AsFd,
@@ -54,34 +54,34 @@ impl EpollSet {
         Ok(self.set.add(descriptor, event)?)
     }
 
-    /// Looks what is ready, and answers how much [`EpollSet::ready`] can name.
+    /// Reads the ready events without waiting. Returns their number, for [`EpollSet::ready`].
     ///
     /// # Errors
-    /// When the set cannot be read.
-    pub(super) fn look(&mut self) -> io::Result<usize> {
+    /// If the set cannot be read.
+    pub(super) fn poll(&mut self) -> io::Result<usize> {
         self.wait(Some(Duration::ZERO))
     }
 
-    /// Does the same once something is ready or the time is over. A signal ends the wait early.
+    /// Waits for an event or the end of `time`, then reads the ready events. A signal ends the wait early.
     ///
     /// # Errors
-    /// When the set cannot be read.
+    /// If the set cannot be read.
     pub(super) fn wait(&mut self, time: Option<Duration>) -> io::Result<usize> {
         let timeout = time.map_or(EpollTimeout::NONE, timeout);
-        match self.set.wait(&mut self.found, timeout) {
+        match self.set.wait(&mut self.events, timeout) {
             Err(Errno::EINTR) => Ok(0),
             queue_delay => Ok(queue_delay?),
         }
     }
 
-    /// Something that the last look found, and what it is ready for.
+    /// Returns the token and the flags of an event.
     pub(super) fn ready(&self, at: usize) -> (u64, EpollFlags) {
-        let event = self.found[at];
+        let event = self.events[at];
         (event.data(), event.events())
     }
 }
 
-/// Readable while something is ready.
+/// Readable while an event is ready.
 impl AsFd for EpollSet {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.set.0.as_fd()
@@ -89,7 +89,7 @@ impl AsFd for EpollSet {
 }
 
 impl Token {
-    /// No socket has this slot: mappings are far fewer.
+    /// A slot that no mapping has: mappings are far fewer.
     const SLOT: u64 = u32::MAX as u64;
 
     pub(super) const fn token(self) -> u64 {
@@ -98,30 +98,30 @@ impl Token {
 }
 
 impl ReadyEvents {
-    /// The guests among the first `count` that a look found.
-    pub(super) fn among(readiness: &EpollSet, count: usize) -> Self {
-        let tokens = (0..count).map(|at| readiness.ready(at).0);
-        let guests = tokens.filter(|token| token & Token::SLOT == Token::SLOT);
+    /// Returns the tokens of other descriptors among the first `count` events.
+    pub(super) fn among(set: &EpollSet, count: usize) -> Self {
+        let tokens = (0..count).map(|at| set.ready(at).0);
+        let others = tokens.filter(|token| token & Token::SLOT == Token::SLOT);
         Self {
-            guests: guests.fold(0, |all, token| all | 1 << (token >> 32)),
+            tokens: others.fold(0, |all, token| all | 1 << (token >> 32)),
             is_full: count == READY,
         }
     }
 
-    /// Whether a guest is ready.
+    /// Whether a descriptor is ready.
     #[must_use]
-    pub const fn has(self, guest: Token) -> bool {
-        self.guests >> guest.0 & 1 == 1
+    pub const fn has(self, token: Token) -> bool {
+        self.tokens >> token.0 & 1 == 1
     }
 
-    /// Whether there may be more than was found: as long as so many are ready, a guest comes up once in a while only.
+    /// Whether more may be ready than one call returns: some descriptors may be missing then.
     #[must_use]
     pub const fn is_full(self) -> bool {
         self.is_full
     }
 }
 
-/// In whole milliseconds, the next greater one: waking up too early means to wait once more.
+/// Returns the time in whole milliseconds, rounded up: an early wake-up would only wait again.
 fn timeout(left: Duration) -> EpollTimeout {
     let whole = left.as_nanos().div_ceil(1_000_000);
     EpollTimeout::try_from(i32::try_from(whole).unwrap_or(i32::MAX))
@@ -133,30 +133,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_waits_for_a_millisecond_rather_too_long() {
+    fn timeouts_are_rounded_up_to_milliseconds() {
         let millis = |nanos| i32::from(timeout(Duration::from_nanos(nanos)));
         assert_eq!([0, 1, 1_000_000, 1_000_001].map(millis), [0, 1, 1, 2]);
         assert_eq!(i32::from(timeout(Duration::MAX)), i32::MAX);
     }
 
     #[test]
-    fn it_names_the_guests_that_are_ready_and_no_others() {
-        let mut readiness = EpollSet::new().expect("an epoll set");
+    fn only_ready_tokens_are_reported() {
+        let mut set = EpollSet::new().expect("an epoll set");
         let (one, other) = std::os::unix::net::UnixDatagram::pair().expect("a pair");
         let [first, last] = [Token(0), Token(31)];
-        for (socket, guest) in [(&one, first), (&other, last)] {
-            let watched = readiness.watch(socket, guest.token(), EpollFlags::EPOLLIN);
-            watched.expect("room");
+        for (socket, token) in [(&one, first), (&other, last)] {
+            let watched = set.watch(socket, token.token(), EpollFlags::EPOLLIN);
+            watched.expect("added");
         }
-        let mut found = |time| {
-            let count = readiness.wait(time).expect("a set");
-            let found = ReadyEvents::among(&readiness, count);
-            [found.has(first), found.has(last), found.is_full()]
+        let mut ready = |time| {
+            let count = set.wait(time).expect("a set");
+            let ready = ReadyEvents::among(&set, count);
+            [ready.has(first), ready.has(last), ready.is_full()]
         };
-        assert_eq!(found(Some(Duration::ZERO)), [false; 3]);
-        other.send(b"packet").expect("room");
-        assert_eq!(found(None), [true, false, false]);
-        one.send(b"packet").expect("room");
-        assert_eq!(found(None), [true, true, false]);
+        assert_eq!(ready(Some(Duration::ZERO)), [false; 3]);
+        other.send(b"packet").expect("sent");
+        assert_eq!(ready(None), [true, false, false]);
+        one.send(b"packet").expect("sent");
+        assert_eq!(ready(None), [true, true, false]);
     }
 }

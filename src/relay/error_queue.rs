@@ -1,4 +1,4 @@
-//! The error queue of a socket (ip(7), `IP_RECVERR`): what became of datagrams that were sent.
+//! The error queue of a socket (ip(7), `IP_RECVERR`): errors about datagrams that it sent.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
@@ -17,29 +17,29 @@ use crate::wire::IcmpError;
 /// One entry of the queue.
 #[derive(Debug)]
 pub(super) enum QueuedError {
-    /// The path returned a datagram.
+    /// The path returned an ICMP error.
     Returned {
-        /// Whom the datagram was for.
+        /// The datagram's destination.
         to: Endpoint,
-        /// Who reported the error.
+        /// The host that reported the error.
         reporter: Option<IpAddr>,
-        /// What went wrong.
+        /// The error.
         error: IcmpError,
-        /// The number of payload bytes that came back.
+        /// The number of payload bytes that were returned.
         length: usize,
     },
-    /// This machine refused to send a datagram as it was: it is larger than `mtu`, headers included. The kernel names
-    /// neither the datagram nor, over IPv4, its port; whoever sent it knows (see `socket`).
+    /// The kernel refused a datagram that is larger than `mtu`, headers included. The entry names neither the datagram nor,
+    /// over IPv4, its port; the sender knows them (see `udp_socket`).
     TooBig {
-        /// What fits, in bytes.
+        /// The path MTU in bytes.
         mtu: u32,
     },
 }
 
-/// Takes the oldest entry that means something; what came back of the datagram goes to the start of `buffer`.
+/// Removes the oldest known entry; the returned payload is written to the start of `buffer`.
 ///
 /// # Errors
-/// [`io::ErrorKind::WouldBlock`] when the queue is empty.
+/// [`io::ErrorKind::WouldBlock`] if the queue is empty.
 pub(super) fn pop(socket: &Socket, family: Family, buffer: &mut [u8]) -> io::Result<QueuedError> {
     loop {
         let entry = match family {
@@ -56,7 +56,7 @@ fn pop_of<A>(socket: &Socket, family: Family, buffer: &mut [u8]) -> io::Result<O
 where
     A: SockaddrLike + Into<SocketAddr> + Copy,
 {
-    // The report, and what the socket is told of every datagram: TOS, arrival, overflow.
+    // The error, and the control messages of every datagram: TOS, arrival time, overflow count.
     let mut control = nix::cmsg_space!(
         libc::sock_extended_err,
         libc::sockaddr_in6,

@@ -1,45 +1,45 @@
-//! Which sockets are exempt from IPsec policies.
+//! The IPsec bypass of direct sockets.
 //!
-//! An exemption costs each datagram a look-up and each socket 2 KB in the kernel, so it is made only of families of which
-//! this machine has policies. When the first one comes, sockets that are open follow, some at a time: each takes two calls,
-//! and 20,000 at once would hold packets up.
+//! A bypass costs each datagram a lookup and each socket 2 KB in the kernel. So it is set only for families with IPsec
+//! policies. When the first policy appears, open sockets follow in batches: each takes two system calls, and 20,000 at once
+//! would delay packets.
 
 use std::ops::Range;
 
 use crate::net::{Family, PerFamily};
 
-/// Places that are looked at in a row.
+/// Slots handled in one batch.
 const BATCH: usize = 64;
 
-/// Families whose direct sockets are to be exempt, and places of sockets that are still to be looked at.
+/// The families whose direct sockets bypass IPsec, and the slots still to be handled.
 #[derive(Debug, Default)]
 pub(super) struct IpsecBypass {
     families: PerFamily<bool>,
-    left: Range<usize>,
+    slots_left: Range<usize>,
 }
 
 impl IpsecBypass {
-    /// Whether a family's sockets are to be exempt.
-    pub(super) fn has(&self, family: Family) -> bool {
+    /// Whether a family's sockets are to bypass IPsec.
+    pub(super) fn applies_to(&self, family: Family) -> bool {
         self.families[family]
     }
 
-    /// Takes other families; what is open has these many places.
-    pub(super) fn set(&mut self, families: PerFamily<bool>, places: usize) {
+    /// Sets the families, and starts to handle open sockets in this many slots.
+    pub(super) fn set(&mut self, families: PerFamily<bool>, slots: usize) {
         self.families = families;
-        self.left = 0..places;
+        self.slots_left = 0..slots;
     }
 
-    /// Whether there are places to be looked at.
-    pub(super) fn is_stale(&self) -> bool {
-        !self.left.is_empty()
+    /// Whether slots are still to be handled.
+    pub(super) fn is_pending(&self) -> bool {
+        !self.slots_left.is_empty()
     }
 
-    /// The next places to be looked at.
+    /// Returns the next slots to be handled.
     pub(super) fn batch(&mut self) -> Range<usize> {
-        let start = self.left.start;
-        self.left.start = self.left.end.min(start + BATCH);
-        start..self.left.start
+        let start = self.slots_left.start;
+        self.slots_left.start = self.slots_left.end.min(start + BATCH);
+        start..self.slots_left.start
     }
 }
 
@@ -48,10 +48,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_place_is_looked_at_once() {
-        let mut exempt = IpsecBypass::default();
-        assert!(!exempt.is_stale() && exempt.batch().is_empty());
-        exempt.set(
+    fn every_slot_is_handled_once() {
+        let mut bypass = IpsecBypass::default();
+        assert!(!bypass.is_pending() && bypass.batch().is_empty());
+        bypass.set(
             PerFamily {
                 v4: true,
                 v6: false,
@@ -59,12 +59,12 @@ mod tests {
             2 * BATCH + 1,
         );
         let mut seen = Vec::new();
-        while exempt.is_stale() {
-            let batch = exempt.batch();
+        while bypass.is_pending() {
+            let batch = bypass.batch();
             assert!(batch.len() <= BATCH);
             seen.extend(batch);
         }
         assert!(seen.into_iter().eq(0..=2 * BATCH));
-        assert!(exempt.has(Family::V4) && !exempt.has(Family::V6));
+        assert!(bypass.applies_to(Family::V4) && !bypass.applies_to(Family::V6));
     }
 }

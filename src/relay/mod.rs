@@ -1,17 +1,17 @@
-//! The sockets on the outside: one unconnected UDP socket per mapping and way, one TCP socket per connection.
+//! The outside sockets: unconnected UDP sockets of mappings, TCP sockets of connections.
 //!
 //! # Theory of operation
 //!
-//! The relay does what the engine's outbox says and hands back what the sockets say; it decides nothing. A binding is
-//! a socket of a mapping, kept in the slot of its [`MappingId`](crate::net::MappingId), which with the way is also the
-//! token of its readiness: nothing is hashed on the way back, and an event of a binding that has gone is recognised by its
-//! generation. With TCP connections it is the same.
+//! The relay carries out the commands of the engine's outbox and returns what the sockets receive; it decides nothing. A
+//! binding is a socket of a mapping, in the slot of its [`MappingId`](crate::net::MappingId). The id and the egress are the
+//! token of its readiness: the return path hashes nothing, and the id's generation reveals events of closed bindings. TCP
+//! connections work likewise.
 //!
-//! All sockets of mappings hang in one epoll set. The driver sleeps in it, with whatever else it waits for as a guest of the
-//! set: a datagram is worth a single `epoll_wait`. The sockets of TCP connections hang in another set, which is a guest.
+//! All UDP sockets are in one epoll set, in which the driver sleeps. Its other descriptors are in the same set, so that a
+//! datagram costs one `epoll_wait`. The TCP sockets have an epoll set of their own, which is one of those descriptors.
 //!
-//! Every socket is made in `bind` and nowhere else: what is set there, and in which order, is what keeps a datagram
-//! on the direct path and marked.
+//! Only `socket_factory` creates sockets. The options it sets, and their order, keep a datagram on the direct path and
+//! marked.
 
 mod epoll_set;
 mod error;
@@ -24,6 +24,8 @@ mod udp;
 mod udp_socket;
 
 pub use epoll_set::{ReadyEvents, Token};
+pub use error::{NoSocket, SendError, SocketOpenError};
 pub use socket_factory::{SetupStep, SocketFactories, SocketFactory, SocketSetupError};
 pub use tcp::{ConnectionStream, Progress, TcpRelay};
-pub use udp::{Closed, Received, SendError, SocketOpenError, UdpRelay};
+pub use udp::UdpRelay;
+pub use udp_socket::Received;

@@ -1,24 +1,21 @@
-//! The one place where a socket is made.
+//! The socket factory: the only place that creates outside sockets.
 //!
-//! For the direct way the order matters, and is the same for both families:
+//! The steps for a direct socket, in this order for both families:
 //!
-//! 1. `SO_BINDTODEVICE`: the uplink. It outranks every routing rule, and it comes first because a process without
-//!    `CAP_NET_RAW` may set it only on a socket that is bound to no device yet.
-//! 2. `SO_MARK`: selects our direct table, whose next hop is the uplink's own.
-//! 3. Where this machine has IPsec policies: a policy "allow" of the socket's own, both directions, as an IKE daemon sets
-//!    for its own socket (`IP_XFRM_POLICY`): a catch-all policy of an IPsec VPN would swallow the datagrams after routing.
+//! 1. `SO_BINDTODEVICE`: the uplink. It overrides every routing rule. A process without `CAP_NET_RAW` may set it only on a
+//!    socket that is bound to no device yet.
+//! 2. `SO_MARK`: selects the direct routing table.
+//! 3. On a machine with IPsec policies, a per-socket policy "allow" in both directions (`IP_XFRM_POLICY`), as IKE daemons
+//!    set it. Otherwise a catch-all policy of an IPsec VPN takes the datagrams after routing.
 //! 4. `IP_TOS` / `IPV6_TCLASS`: the DSCP.
-//! 5. `SO_PRIORITY`: after the TOS, which resets it on IPv4 (and never sets it on IPv6).
-//! 6. Datagrams: what tells us of the way back, the error queue and the TOS of received packets; then `bind`, on the
-//!    inside endpoint's port when that is free (RFC 4787 section 4.2.1).
-//! 7. Streams: `TCP_NODELAY`, for the application's own stack has waited already if it wanted to; then `bind`, to a port
-//!    that only connections of the same inside endpoint share (RFC 5382 REQ-1 and REQ-7: `connect` alone may choose a
-//!    port that has a connection to another host); then `connect`.
+//! 5. `SO_PRIORITY`: after the TOS, which resets it over IPv4.
+//! 6. UDP: error queue, TOS and overflow count of received datagrams; then `bind`, to the inside endpoint's port if that is
+//!    free (RFC 4787 section 4.2.1).
+//! 7. TCP: `TCP_NODELAY`, because the application's stack already delays small segments; then `bind`, to a port that only
+//!    connections of the same inside endpoint share (RFC 5382 REQ-1 and REQ-7); then `connect`.
 //!
-//! A socket for the tunnel is bound to no device (1) and exempt from no IPsec policy (3), so that it goes wherever the
-//! system sends it. Its mark (2) is another one of ours, which keeps it out of our own captures and selects nothing: see
-//! [`crate::manual::capture`].
-//! The port of a mapping is the kernel's choice.
+//! A tunnel socket skips steps 1 and 3, so that the system routes it. Its mark only keeps it out of voicelane's own capture
+//! (see [`crate::manual::capture`]). The kernel chooses its port.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -36,116 +33,111 @@ use crate::net::{
 
 use super::socket_option;
 
-/// Descriptors that these sockets leave to the rest of the service: with none, nobody could ask it what is wrong, and
-/// nothing could be steered any more.
+/// Descriptors reserved for the rest of the service, for control requests and netlink.
 const RESERVED: u64 = 32;
 
-/// What the sockets have in common.
+/// Settings shared by the sockets of one address family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketFactory {
     /// The uplink's interface name.
     pub device: String,
-    /// The uplink's addresses: tried when an application on this machine holds the port on all addresses but these.
+    /// The uplink's addresses: tried if another socket holds the port on every address.
     pub addresses: Vec<IpAddr>,
-    /// The mark of direct sockets: it selects the direct table, and a VPN's firewall may know it.
+    /// The mark of direct sockets. It selects the direct routing table; a VPN's firewall may accept it.
     pub mark: Fwmark,
-    /// The mark of sockets that lead into the VPN: no capture takes it, and no firewall knows it.
+    /// The mark of tunnel sockets, which capture rules exclude.
     pub tunnel_mark: Fwmark,
 }
 
-/// What the sockets of each family have in common: the families may leave by different links. Without it there is no
-/// socket of that family.
+/// The socket factory of each family; families may have different uplinks. `None`: no sockets of that family.
 pub type SocketFactories = PerFamily<Option<SocketFactory>>;
 
-/// What was being done to a socket when the kernel refused.
+/// The step of a socket's setup that the kernel refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SetupStep {
-    /// Making it.
+    /// Creating the socket.
     Create,
-    /// Binding it to the uplink.
+    /// Binding it to the uplink's device.
     Device,
     /// Setting its mark.
     Mark,
-    /// Exempting it from IPsec policies.
+    /// Setting the IPsec bypass.
     IpsecBypass,
     /// Setting DSCP and priority.
     Treatment,
-    /// Asking for errors and the TOS of received packets.
+    /// Enabling the error queue and the TOS of received packets.
     Reception,
     /// Binding it to a port.
     Port,
     /// Connecting it.
     Connect,
-    /// Watching it.
+    /// Adding it to the epoll set.
     Watch,
 }
 
-/// A socket could not be made fit for the direct path.
+/// A socket could not be set up.
 #[derive(Debug, thiserror::Error)]
 #[error("could not open a socket on {device}: {step:?} failed")]
 pub struct SocketSetupError {
     /// The uplink.
     pub device: String,
-    /// What was being done.
+    /// The step that failed.
     pub step: SetupStep,
-    /// What the kernel said.
+    /// The kernel's error.
     #[source]
     pub source: io::Error,
 }
 
 impl SocketFactory {
-    /// Makes the socket of a mapping and tells which outside endpoint it got. `exempt`: from IPsec policies, on the direct
-    /// way.
+    /// Opens a UDP socket of a mapping, and returns it with its outside endpoint. `bypass_ipsec` concerns direct sockets.
     ///
     /// # Errors
-    /// [`SocketSetupError`] with the step that failed; no socket is left over.
-    pub fn bind(
+    /// [`SocketSetupError`] with the step that failed; no socket remains.
+    pub fn open_udp(
         &self,
         egress: Egress,
         inside: Inside<Endpoint>,
         treatment: Treatment,
-        exempt: bool,
+        bypass_ipsec: bool,
     ) -> Result<(Socket, Outside<Endpoint>), SocketSetupError> {
         let family = Family::of(inside.0.addr);
         let kind = (Type::DGRAM, Protocol::UDP);
-        let socket = self.make(egress, family, kind, treatment, exempt)?;
-        ask_for_reception(&socket, family).map_err(self.at(SetupStep::Reception))?;
+        let socket = self.create(egress, family, kind, treatment, bypass_ipsec)?;
+        enable_reception(&socket, family).map_err(self.at(SetupStep::Reception))?;
         let bound = match egress {
             Egress::Direct => self.bind_port(&socket, family, inside.0.port),
             Egress::Tunnel => socket.bind(&SocketAddr::new(family.unspecified(), 0).into()),
         };
         bound.map_err(self.at(SetupStep::Port))?;
         let local = socket.local_addr().map_err(self.at(SetupStep::Port))?;
-        let outside = local
-            .as_socket()
-            .expect("an internet socket has an internet address");
+        let outside = local.as_socket().expect("an IP socket has an IP address");
         Ok((socket, Outside(outside.into())))
     }
 
-    /// Makes the socket of a TCP connection, which is under way when this returns; on `port`, which other connections of
-    /// the same inside endpoint have, or else on one that nobody has. `exempt` as in [`SocketFactory::bind`].
+    /// Opens a TCP socket and starts to connect it. `port` is the port that other connections of the same inside endpoint
+    /// use; `None` chooses a free one. `bypass_ipsec` concerns direct sockets.
     ///
     /// # Errors
-    /// [`SocketSetupError`] with the step that failed, [`SetupStep::Connect`] when it is known already that there is no way.
-    pub fn connect(
+    /// [`SocketSetupError`] with the step that failed: [`SetupStep::Connect`] if there is no route.
+    pub fn open_tcp(
         &self,
         egress: Egress,
         to: Endpoint,
         port: Option<u16>,
         treatment: Treatment,
-        exempt: bool,
+        bypass_ipsec: bool,
     ) -> Result<Socket, SocketSetupError> {
         let kind = (Type::STREAM, Protocol::TCP);
         let family = Family::of(to.addr);
-        let socket = self.make(egress, family, kind, treatment, exempt)?;
+        let socket = self.create(egress, family, kind, treatment, bypass_ipsec)?;
         socket
             .set_tcp_nodelay(true)
             .map_err(self.at(SetupStep::Treatment))?;
-        // Who names a port may share it with others that say the same; who leaves it to the kernel never does.
-        let own = SocketAddr::new(family.unspecified(), port.unwrap_or(0));
+        // SO_REUSEADDR shares a named port with sockets that set it too; a port chosen by the kernel is never shared.
+        let local = SocketAddr::new(family.unspecified(), port.unwrap_or(0));
         socket
             .set_reuse_address(true)
-            .and_then(|()| socket.bind(&own.into()))
+            .and_then(|()| socket.bind(&local.into()))
             .map_err(self.at(SetupStep::Port))?;
         match socket.connect(&SocketAddr::from(to).into()) {
             Err(error) if error.raw_os_error() != Some(nix::libc::EINPROGRESS) => {
@@ -155,24 +147,24 @@ impl SocketFactory {
         }
     }
 
-    /// The steps that every socket has in common.
-    fn make(
+    /// Creates a socket with the options that UDP and TCP share.
+    fn create(
         &self,
         egress: Egress,
         family: Family,
         (kind, protocol): (Type, Protocol),
         treatment: Treatment,
-        exempt: bool,
+        bypass_ipsec: bool,
     ) -> Result<Socket, SocketSetupError> {
         let domain = match family {
             Family::V4 => Domain::IPV4,
             Family::V6 => Domain::IPV6,
         };
         let socket = Socket::new(domain, kind.nonblocking().cloexec(), Some(protocol))
-            .and_then(leave_reserve)
+            .and_then(keep_reserve)
             .map_err(self.at(SetupStep::Create))?;
         if family == Family::V6 {
-            // Its ports are no business of the other family's.
+            // The two families have separate ports.
             socket
                 .set_only_v6(true)
                 .map_err(self.at(SetupStep::Create))?;
@@ -187,15 +179,15 @@ impl SocketFactory {
             Egress::Tunnel => self.tunnel_mark,
         };
         socket.set_mark(mark.0).map_err(self.at(SetupStep::Mark))?;
-        if exempt && egress == Egress::Direct {
+        if bypass_ipsec && egress == Egress::Direct {
             socket_option::bypass_ipsec(&socket, family)
                 .map_err(self.at(SetupStep::IpsecBypass))?;
         }
-        treat(&socket, family, treatment).map_err(self.at(SetupStep::Treatment))?;
+        set_treatment(&socket, family, treatment).map_err(self.at(SetupStep::Treatment))?;
         Ok(socket)
     }
 
-    /// Names the step at which the kernel refused.
+    /// Returns a conversion of the kernel's error at a step.
     pub(super) fn at(&self, step: SetupStep) -> impl FnOnce(io::Error) -> SocketSetupError {
         move |source| SocketSetupError {
             device: self.device.clone(),
@@ -204,10 +196,10 @@ impl SocketFactory {
         }
     }
 
-    /// Binds to `port` on every address, else on the uplink's own addresses, else to a port of the kernel's choice.
+    /// Binds to `port` on every address, otherwise on the uplink's addresses, otherwise to a port that the kernel chooses.
     ///
-    /// The second try is for the application that sits on this machine: while it holds the port on the VPN's address,
-    /// the port is taken on "every address" but free on the uplink's.
+    /// An application on this machine holds the port on the VPN's address: then it is taken on "every address", but free on
+    /// the uplink's.
     fn bind_port(&self, socket: &Socket, family: Family, port: u16) -> io::Result<()> {
         let any = family.unspecified();
         let own = self
@@ -217,7 +209,7 @@ impl SocketFactory {
             .filter(|addr| Family::of(*addr) == family);
         for addr in std::iter::once(any).chain(own) {
             match socket.bind(&SocketAddr::new(addr, port).into()) {
-                Err(error) if is_about_this_port(&error) => {}
+                Err(error) if is_port_specific(&error) => {}
                 done => return done,
             }
         }
@@ -225,8 +217,8 @@ impl SocketFactory {
     }
 }
 
-/// Gives the socket back when few descriptors are left beside it: the kernel numbers them from below.
-fn leave_reserve(socket: Socket) -> io::Result<Socket> {
+/// Returns the socket unless too few descriptors remain. The kernel numbers descriptors from below.
+fn keep_reserve(socket: Socket) -> io::Result<Socket> {
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let number = u64::from(socket.as_raw_fd().unsigned_abs());
     if number + RESERVED < limit {
@@ -236,8 +228,8 @@ fn leave_reserve(socket: Socket) -> io::Result<Socket> {
     }
 }
 
-/// Taken, reserved for root, or the address has just gone: another port or address may do.
-fn is_about_this_port(error: &io::Error) -> bool {
+/// Whether another port or address may succeed: this one is taken, privileged or gone.
+fn is_port_specific(error: &io::Error) -> bool {
     use io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
     matches!(
         error.kind(),
@@ -245,8 +237,12 @@ fn is_about_this_port(error: &io::Error) -> bool {
     )
 }
 
-/// Marks what the socket sends from now on.
-pub(super) fn treat(socket: &Socket, family: Family, treatment: Treatment) -> io::Result<()> {
+/// Sets DSCP and priority of the datagrams that the socket sends from now on.
+pub(super) fn set_treatment(
+    socket: &Socket,
+    family: Family,
+    treatment: Treatment,
+) -> io::Result<()> {
     let octet = u32::from(
         TrafficClass {
             dscp: treatment.dscp,
@@ -262,7 +258,7 @@ pub(super) fn treat(socket: &Socket, family: Family, treatment: Treatment) -> io
     socket.set_priority(u32::from(treatment.priority))
 }
 
-fn ask_for_reception(socket: &Socket, family: Family) -> io::Result<()> {
+fn enable_reception(socket: &Socket, family: Family) -> io::Result<()> {
     setsockopt(socket, sockopt::RxqOvfl, &1)?;
     match family {
         Family::V4 => {

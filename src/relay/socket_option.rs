@@ -1,4 +1,4 @@
-//! Socket options that no crate has: the per-socket IPsec policy and the choice to fragment.
+//! Socket options that no crate provides: the per-socket IPsec policy and path MTU discovery.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -16,8 +16,8 @@ const IPV6_XFRM_POLICY: libc::c_int = 35;
 /// `XFRM_POLICY_IN` and `XFRM_POLICY_OUT` (linux/xfrm.h).
 const DIRECTIONS: [u8; 2] = [0, 1];
 
-/// `struct xfrm_userpolicy_info` of linux/xfrm.h, of which an "allow everything" policy sets two fields: the
-/// selector's family and the direction. Action 0 is `XFRM_POLICY_ALLOW`; limits of 0 seconds mean none.
+/// `struct xfrm_userpolicy_info` (linux/xfrm.h). A policy "allow everything" sets two fields: the selector's family and the
+/// direction. Action 0 is `XFRM_POLICY_ALLOW`; lifetimes of 0 seconds mean none.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct UserPolicyInfo {
@@ -41,7 +41,7 @@ const _: () = assert!(
 const _: () = assert!(std::mem::offset_of!(UserPolicyInfo, selector_family) == 40);
 const _: () = assert!(std::mem::offset_of!(UserPolicyInfo, direction) == 160);
 
-/// Exempts the socket from every IPsec policy, both directions. A kernel without IPsec has nothing to exempt from.
+/// Exempts the socket from every IPsec policy in both directions. A kernel without IPsec support counts as success.
 pub(super) fn bypass_ipsec(socket: &Socket, family: Family) -> io::Result<()> {
     let (level, option, selector_family) = match family {
         Family::V4 => (libc::IPPROTO_IP, IP_XFRM_POLICY, libc::AF_INET),
@@ -62,9 +62,9 @@ pub(super) fn bypass_ipsec(socket: &Socket, family: Family) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets the kernel fragment what the socket sends from now on, or not (ip(7), ipv6(7)). Over IPv4 that is the DF bit as
-/// well.
-pub(super) fn may_fragment(socket: &Socket, family: Family, may: bool) -> io::Result<()> {
+/// Allows or forbids the kernel to fragment what the socket sends from now on (ip(7), ipv6(7)). Over IPv4 this also clears
+/// or sets the DF bit.
+pub(super) fn set_fragmentation(socket: &Socket, family: Family, may: bool) -> io::Result<()> {
     let (level, option, value) = match (family, may) {
         (Family::V4, true) => (
             libc::IPPROTO_IP,
@@ -101,7 +101,7 @@ fn set<T: Copy>(
     option: libc::c_int,
     value: T,
 ) -> io::Result<()> {
-    // SAFETY: the pointer and the length name `value`, plain data that the kernel only reads during the call.
+    // SAFETY: the pointer and the length denote `value`, plain data that the kernel only reads during the call.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),

@@ -1,11 +1,10 @@
-//! The sockets of TCP connections: connected, handed out as streams, closed.
+//! The TCP relay: the sockets of connections.
 //!
 //! # Theory of operation
 //!
-//! A socket is watched edge-triggered and for everything at once, from the moment it begins to connect until it is
-//! closed; what it is ready for is remembered here. So readiness costs no call of the kernel: a stream that is known to
-//! be empty or full says so by itself, and one that the engine leaves alone because a window is closed stays silent,
-//! until either side moves.
+//! A socket is in the epoll set, edge-triggered for reading and writing, from the start of `connect` until it is closed. The
+//! stream keeps its readiness, so that a read or write that would block needs no system call. A stream that the engine does
+//! not read because of a closed window causes no further events.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -13,7 +12,6 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use socket2::Socket;
 
@@ -21,17 +19,16 @@ use crate::engine::ConnectError;
 use crate::net::{ConnectionId, Egress, Endpoint, Family, Inside, PerFamily, Treatment};
 
 use super::epoll_set::EpollSet;
-use super::error;
+use super::error::{SocketOpenError, to_connect_error};
 use super::ipsec_bypass::IpsecBypass;
 use super::socket_factory::{SetupStep, SocketFactories};
 use super::socket_option;
-use super::udp::SocketOpenError;
 
-/// The socket of a connection, to be read and written without blocking.
+/// The non-blocking socket of a connection.
 #[derive(Debug)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each is a fact of its own, as the kernel tells them"
+    reason = "each is an independent fact from the kernel"
 )]
 pub struct ConnectionStream {
     id: ConnectionId,
@@ -48,61 +45,60 @@ pub struct ConnectionStream {
 /// The sockets of all TCP connections.
 #[derive(Debug)]
 pub struct TcpRelay {
-    binders: SocketFactories,
-    exempt: IpsecBypass,
+    factories: SocketFactories,
+    ipsec_bypass: IpsecBypass,
     streams: Vec<Option<ConnectionStream>>,
-    /// Those that are to be carried, in the order in which they asked.
-    line: VecDeque<ConnectionId>,
-    readiness: EpollSet,
+    /// Streams ready to be pumped, in order.
+    ready: VecDeque<ConnectionId>,
+    epoll_set: EpollSet,
 }
 
-/// How a socket got on.
+/// A change of a socket's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// The far side accepted.
+    /// The remote accepted.
     Connected,
-    /// The far side was not reached; the socket is closed.
+    /// The attempt to connect failed; the socket is closed.
     Failed(ConnectError),
-    /// The stream may be read or written again, or is broken.
+    /// The stream is readable, writable or broken.
     Ready,
 }
 
 impl TcpRelay {
-    /// Makes a relay without sockets and without an uplink.
+    /// Creates a relay without sockets and without an uplink.
     ///
     /// # Errors
-    /// When the kernel gives no epoll set.
+    /// If the kernel refuses an epoll set.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
-            binders: SocketFactories::default(),
-            exempt: IpsecBypass::default(),
+            factories: SocketFactories::default(),
+            ipsec_bypass: IpsecBypass::default(),
             streams: Vec::new(),
-            line: VecDeque::new(),
-            readiness: EpollSet::new()?,
+            ready: VecDeque::new(),
+            epoll_set: EpollSet::new()?,
         })
     }
 
-    /// Makes all sockets from now on on other uplinks. Those that are open stay where they are: a TCP connection cannot
-    /// move.
-    pub fn rebind(&mut self, binders: SocketFactories) {
-        self.binders = binders;
+    /// Opens later sockets on other uplinks. Open ones stay: a TCP connection cannot move.
+    pub fn rebind(&mut self, factories: SocketFactories) {
+        self.factories = factories;
     }
 
-    /// Exempts the direct sockets of these families from IPsec policies: new ones at once, and those that are open with
-    /// [`TcpRelay::bypass_next_batch`]. Who is exempt stays so.
-    pub fn exempt(&mut self, families: PerFamily<bool>) {
-        self.exempt.set(families, self.streams.len());
+    /// Sets the families whose direct sockets bypass IPsec: new sockets at once, open ones by
+    /// [`TcpRelay::bypass_next_batch`]. A bypass is never removed from a socket.
+    pub fn set_ipsec_bypass(&mut self, families: PerFamily<bool>) {
+        self.ipsec_bypass.set(families, self.streams.len());
     }
 
-    /// Whether sockets are still to be exempted.
+    /// Whether open sockets still lack their IPsec bypass.
     #[must_use]
     pub fn is_bypass_pending(&self) -> bool {
-        self.exempt.is_stale()
+        self.ipsec_bypass.is_pending()
     }
 
-    /// Exempts the next sockets: a bounded number.
+    /// Sets the IPsec bypass of the next open sockets: a bounded number.
     pub fn bypass_next_batch(&mut self) {
-        for slot in self.exempt.batch() {
+        for slot in self.ipsec_bypass.batch() {
             let stream = self.streams[slot].as_mut();
             let Some(stream) =
                 stream.filter(|it| it.egress == Egress::Direct && !it.bypasses_ipsec)
@@ -110,17 +106,17 @@ impl TcpRelay {
                 continue;
             };
             let family = Family::of(stream.inside.0.addr);
-            if self.exempt.has(family) {
+            if self.ipsec_bypass.applies_to(family) {
                 stream.bypasses_ipsec = socket_option::bypass_ipsec(&stream.socket, family).is_ok();
             }
         }
     }
 
-    /// Begins to connect to the far side of a connection. While connections of an inside endpoint stand, those of the same
-    /// way share one port outside, whomever they go to (RFC 5382 REQ-1). An earlier attempt for the same connection is over.
+    /// Starts to connect to the remote of a connection. Connections of one inside endpoint and egress share one outside port,
+    /// whatever their remote (RFC 5382 REQ-1). An earlier attempt for the same connection ends.
     ///
     /// # Errors
-    /// [`SocketOpenError`], which [`ConnectError`] can be made of; no socket is left over.
+    /// [`SocketOpenError`]; no socket remains.
     pub fn connect(
         &mut self,
         id: ConnectionId,
@@ -131,15 +127,15 @@ impl TcpRelay {
     ) -> Result<(), SocketOpenError> {
         self.disconnect(id, true);
         let family = Family::of(to.addr);
-        let binder = self.binders[family].as_ref();
-        let binder = binder.ok_or(SocketOpenError::NoUplink)?;
-        let bypasses_ipsec = self.exempt.has(family);
-        let port = self.port_of(egress, inside);
-        let socket = binder.connect(egress, to, port, treatment, bypasses_ipsec)?;
+        let factory = self.factories[family].as_ref();
+        let factory = factory.ok_or(SocketOpenError::NoUplink)?;
+        let bypasses_ipsec = self.ipsec_bypass.applies_to(family);
+        let port = self.outside_port(egress, inside);
+        let socket = factory.open_tcp(egress, to, port, treatment, bypasses_ipsec)?;
         let everything = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-        self.readiness
+        self.epoll_set
             .watch(&socket, id.token(), everything)
-            .map_err(binder.at(SetupStep::Watch))?;
+            .map_err(factory.at(SetupStep::Watch))?;
         let slot = id.slot as usize;
         if self.streams.len() <= slot {
             self.streams.resize_with(slot + 1, || None);
@@ -158,33 +154,33 @@ impl TcpRelay {
         Ok(())
     }
 
-    /// The port that an inside endpoint has outside, that way, if a connection of it stands.
-    fn port_of(&self, egress: Egress, inside: Inside<Endpoint>) -> Option<u16> {
+    /// Returns the outside port of an inside endpoint's connections with this egress.
+    fn outside_port(&self, egress: Egress, inside: Inside<Endpoint>) -> Option<u16> {
         let mut streams = self.streams.iter().flatten();
         let stream = streams.find(|stream| (stream.egress, stream.inside) == (egress, inside))?;
         Some(stream.socket.local_addr().ok()?.as_socket()?.port())
     }
 
-    /// The stream of a connection, unless it has been closed.
+    /// Returns the stream of a connection, unless it is closed.
     pub fn stream(&mut self, id: ConnectionId) -> Option<&mut ConnectionStream> {
         let stream = self.streams.get_mut(id.slot as usize)?.as_mut();
         stream.filter(|stream| stream.id == id && stream.is_connected)
     }
 
-    /// Puts a stream in line to be carried, unless it stands there.
+    /// Queues a stream to be pumped, unless it is queued.
     pub fn enqueue_ready(&mut self, id: ConnectionId) {
         if let Some(stream) = self.stream(id)
             && !std::mem::replace(&mut stream.is_queued, true)
         {
-            self.line.push_back(id);
+            self.ready.push_back(id);
         }
     }
 
-    /// The stream that has stood in line for longest; it stands there no more.
+    /// Removes the first stream from the queue.
     pub fn next_ready(&mut self) -> Option<(ConnectionId, &mut ConnectionStream)> {
-        // Who was closed meanwhile is passed over.
+        // Streams that were closed meanwhile are skipped.
         let id = loop {
-            let id = self.line.pop_front()?;
+            let id = self.ready.pop_front()?;
             if self.stream(id).is_some() {
                 break id;
             }
@@ -194,16 +190,16 @@ impl TcpRelay {
         Some((id, stream))
     }
 
-    /// Whether a stream stands in line.
+    /// Whether a stream is queued to be pumped.
     #[must_use]
     pub fn has_ready(&self) -> bool {
-        !self.line.is_empty()
+        !self.ready.is_empty()
     }
 
-    /// Tells the far side that there is no more to come.
+    /// Shuts a stream down for writing.
     pub fn shutdown(&mut self, id: ConnectionId) {
         if let Some(stream) = self.stream(id) {
-            // It fails only on a connection that is gone, and then the stream will say so.
+            // Fails only if the connection is gone, which the stream reports.
             let _ = stream.socket.shutdown(Shutdown::Write);
         }
     }
@@ -217,40 +213,40 @@ impl TcpRelay {
             return;
         };
         if reset {
-            // Without it the close is an orderly one: not right, but nothing that could be mended.
+            // If that fails, the connection is closed in order instead.
             let _ = stream.socket.set_linger(Some(Duration::ZERO));
         }
     }
 
-    /// Tells `take` what happened to whom, until the sockets are quiet or at least `budget` have been named.
+    /// Passes changes to `on_progress` until no socket is ready, or `budget` events were read.
     ///
     /// # Errors
-    /// When the epoll set cannot be read.
+    /// If the epoll set cannot be read.
     pub fn progress(
         &mut self,
         budget: usize,
-        mut take: impl FnMut(&mut Self, ConnectionId, Progress),
+        mut on_progress: impl FnMut(&mut Self, ConnectionId, Progress),
     ) -> io::Result<()> {
-        let mut named = 0;
-        while named < budget {
-            let count = self.readiness.look()?;
+        let mut read = 0;
+        while read < budget {
+            let count = self.epoll_set.poll()?;
             if count == 0 {
                 break;
             }
             for at in 0..count {
-                let (token, flags) = self.readiness.ready(at);
+                let (token, flags) = self.epoll_set.ready(at);
                 let id = ConnectionId::from_token(token);
-                if let Some(progress) = self.observe(id, flags) {
-                    take(self, id, progress);
+                if let Some(progress) = self.record_event(id, flags) {
+                    on_progress(self, id, progress);
                 }
             }
-            named += count;
+            read += count;
         }
         Ok(())
     }
 
-    /// Notes what a socket is ready for.
-    fn observe(&mut self, id: ConnectionId, flags: EpollFlags) -> Option<Progress> {
+    /// Records a socket's readiness.
+    fn record_event(&mut self, id: ConnectionId, flags: EpollFlags) -> Option<Progress> {
         let slot = self.streams.get_mut(id.slot as usize)?;
         let stream = slot.as_mut().filter(|stream| stream.id == id)?;
         let is_broken = flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
@@ -268,32 +264,32 @@ impl TcpRelay {
             Ok(error) => {
                 *slot = None;
                 let error = error.unwrap_or_else(|| io::ErrorKind::ConnectionRefused.into());
-                Some(Progress::Failed(to_icmp_error(&error)))
+                Some(Progress::Failed(to_connect_error(&error)))
             }
             Err(error) => {
                 *slot = None;
-                Some(Progress::Failed(to_icmp_error(&error)))
+                Some(Progress::Failed(to_connect_error(&error)))
             }
         }
     }
 }
 
-/// Readable while a socket has something to say.
+/// Readable while a socket has an event.
 impl AsFd for TcpRelay {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.readiness.as_fd()
+        self.epoll_set.as_fd()
     }
 }
 
 impl Read for ConnectionStream {
-    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if !self.is_readable {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let read = (&self.socket).read(room);
+        let read = (&self.socket).read(buffer);
         match &read {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.is_readable = false,
-            // Behind the end the kernel hides a reset that came after it.
+            // The kernel reports a reset after the end of the stream only here.
             Ok(0) => {
                 self.is_readable = false;
                 if let Some(error) = self.socket.take_error()? {
@@ -320,23 +316,5 @@ impl Write for ConnectionStream {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl From<&SocketOpenError> for ConnectError {
-    fn from(error: &SocketOpenError) -> Self {
-        match error {
-            SocketOpenError::NoUplink => Self::Unreachable(error.to_icmp_error()),
-            SocketOpenError::Bind(error) => to_icmp_error(&error.source),
-        }
-    }
-}
-
-/// What became of the attempt to connect, in the application's eyes.
-fn to_icmp_error(error: &io::Error) -> ConnectError {
-    match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
-        Errno::ECONNREFUSED | Errno::ECONNRESET => ConnectError::Refused,
-        Errno::ETIMEDOUT => ConnectError::TimedOut,
-        _ => error::to_icmp_error(error).map_or(ConnectError::Exhausted, ConnectError::Unreachable),
     }
 }

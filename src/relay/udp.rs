@@ -1,4 +1,4 @@
-//! The relay: bindings in slots, one epoll set, sends and receives.
+//! The UDP relay: the sockets of mappings in slots, one epoll set, sending and receiving.
 
 use std::io;
 use std::net::IpAddr;
@@ -7,64 +7,55 @@ use std::time::Duration;
 
 use nix::sys::epoll::EpollFlags;
 
-use crate::engine::{ReceivedDatagram, ReturnedError, Transmit};
+use crate::engine::{ReturnedError, Transmit};
 use crate::net::{Egress, Endpoint, Family, Inside, MappingId, Outside, PerFamily, Treatment};
 use crate::wire::IcmpError;
 
 use super::epoll_set::{EpollSet, READY, ReadyEvents, Token};
-use super::error::to_icmp_error;
+use super::error::{NoSocket, SendError, SocketOpenError};
 use super::ipsec_bypass::IpsecBypass;
-use super::socket_factory::{SetupStep, SocketFactories, SocketSetupError};
-use super::udp_socket::{ReceiveBuffer, UdpSocket};
+use super::socket_factory::{SetupStep, SocketFactories};
+use super::udp_socket::{ReceiveBuffer, Received, UdpSocket};
 
-/// How much of a datagram an error can quote at most: 1280 bytes of `ICMPv6` less three headers.
+/// The payload bytes that an error quotes at most: 1280 bytes of `ICMPv6` less three headers.
 const QUOTED: usize = 1_184;
 
-/// Full looks in a row after which queues may have stood for long: some 8,000 datagrams, a tenth of a second's work.
-const LASTING: u32 = 128;
+/// Full event lists in a row that mean lasting load: some 8,000 datagrams, a tenth of a second's work.
+const LASTING_LOAD: u32 = 128;
 
-/// The bit of a token that tells a mapping's two sockets apart: slots are few.
+/// The bit of a token that distinguishes a mapping's two sockets; no slot number needs it.
 const TUNNEL: u64 = 1 << 31;
 
 #[derive(Debug)]
 struct Binding {
     id: MappingId,
     socket: UdpSocket,
-    /// Which of the family's uplinks it was made for.
+    /// The number of the family's uplink that it was opened on.
     uplink: u32,
 }
 
-/// By way and slot: few mappings ever have a socket into the VPN.
+/// By egress and slot: few mappings have a tunnel socket.
 type Bindings = [Vec<Option<Binding>>; 2];
 
 /// The sockets of all mappings.
 #[derive(Debug)]
 pub struct UdpRelay {
-    binders: SocketFactories,
+    factories: SocketFactories,
     /// The number of each family's uplink.
     uplinks: PerFamily<u32>,
-    exempt: IpsecBypass,
+    ipsec_bypass: IpsecBypass,
     bindings: Bindings,
-    readiness: EpollSet,
-    /// How much the last look found.
-    found: usize,
-    /// How many looks in a row found as much as one can name: there is a crowd.
-    crowded: u32,
-    room: ReceiveBuffer,
+    epoll_set: EpollSet,
+    /// The number of events of the last wait.
+    ready: usize,
+    /// Full event lists in a row.
+    full_in_a_row: u32,
+    buffer: ReceiveBuffer,
     send_errors: Vec<EarlierSendError>,
     overflowed: u64,
 }
 
-/// What came in through a socket.
-#[derive(Debug)]
-pub enum Received<'a> {
-    /// A datagram.
-    Datagram(ReceivedDatagram<'a>),
-    /// An error that the path, or this machine, returned for a datagram.
-    Error(ReturnedError<'a>),
-}
-
-/// An error that was found while something was sent.
+/// An error that was received while a datagram was sent.
 #[derive(Debug)]
 struct EarlierSendError {
     mapping: MappingId,
@@ -75,68 +66,30 @@ struct EarlierSendError {
     payload: Vec<u8>,
 }
 
-/// A mapping's socket could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum SocketOpenError {
-    /// There is no uplink to open it on.
-    #[error("there is no uplink")]
-    NoUplink,
-    /// The kernel refused.
-    #[error(transparent)]
-    Bind(#[from] SocketSetupError),
-}
-
-/// There is no socket for the mapping, or only one on a former uplink.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the mapping has no socket")]
-pub struct Closed;
-
-/// A datagram could not be sent.
-#[derive(Debug, thiserror::Error)]
-pub enum SendError {
-    /// There is no socket for the mapping on this uplink.
-    #[error(transparent)]
-    Closed(#[from] Closed),
-    /// The kernel refused.
-    #[error("the kernel refused to send")]
-    Refused(#[from] io::Error),
-}
-
-impl SendError {
-    /// What a router would say instead of the kernel's word; `None` when it would be silent.
-    #[must_use]
-    pub fn to_icmp_error(&self) -> Option<IcmpError> {
-        match self {
-            Self::Closed(_) => None,
-            Self::Refused(error) => to_icmp_error(error),
-        }
-    }
-}
-
 impl UdpRelay {
-    /// Makes a relay without sockets and without an uplink.
+    /// Creates a relay without sockets and without an uplink.
     ///
     /// # Errors
-    /// When the kernel gives no epoll set.
+    /// If the kernel refuses an epoll set.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
-            binders: SocketFactories::default(),
+            factories: SocketFactories::default(),
             uplinks: PerFamily::default(),
-            exempt: IpsecBypass::default(),
+            ipsec_bypass: IpsecBypass::default(),
             bindings: Bindings::default(),
-            readiness: EpollSet::new()?,
-            found: 0,
-            crowded: 0,
-            room: ReceiveBuffer::new(),
+            epoll_set: EpollSet::new()?,
+            ready: 0,
+            full_in_a_row: 0,
+            buffer: ReceiveBuffer::new(),
             send_errors: Vec::new(),
             overflowed: 0,
         })
     }
 
-    /// Opens a socket of a mapping, in the place of the one that it had that way.
+    /// Opens a socket of a mapping. It replaces the mapping's socket of the same egress.
     ///
     /// # Errors
-    /// [`SocketOpenError`]; no socket is left over.
+    /// [`SocketOpenError`]; no socket remains.
     pub fn open(
         &mut self,
         id: MappingId,
@@ -149,18 +102,18 @@ impl UdpRelay {
         if bindings.len() <= slot {
             bindings.resize_with(slot + 1, || None);
         }
-        // It is closed first, so that its port is free.
+        // Closed first, so that its port is free.
         bindings[slot] = None;
         let family = Family::of(inside.0.addr);
-        let binder = self.binders[family].as_ref();
-        let binder = binder.ok_or(SocketOpenError::NoUplink)?;
-        let bypasses_ipsec = self.exempt.has(family);
-        let (socket, outside) = binder.bind(egress, inside, treatment, bypasses_ipsec)?;
-        // Level-triggered: a socket that was not drained within the budget is found again.
+        let factory = self.factories[family].as_ref();
+        let factory = factory.ok_or(SocketOpenError::NoUplink)?;
+        let bypasses_ipsec = self.ipsec_bypass.applies_to(family);
+        let (socket, outside) = factory.open_udp(egress, inside, treatment, bypasses_ipsec)?;
+        // Level-triggered: a socket that is not drained is ready again.
         let watched = self
-            .readiness
+            .epoll_set
             .watch(&socket, token(id, egress), EpollFlags::EPOLLIN);
-        watched.map_err(binder.at(SetupStep::Watch))?;
+        watched.map_err(factory.at(SetupStep::Watch))?;
         bindings[slot] = Some(Binding {
             id,
             socket: UdpSocket::new(socket, family, treatment, bypasses_ipsec),
@@ -169,41 +122,41 @@ impl UdpRelay {
         Ok(outside)
     }
 
-    /// Makes all sockets from now on on other uplinks. Direct ones of the families that `moves` says send nothing any more;
-    /// what they bring is handed out until [`UdpRelay::open`] puts others in their places, or their mappings end. The tunnel is
-    /// left alone.
-    pub fn rebind(&mut self, binders: SocketFactories, moves: impl Fn(Family) -> bool) {
-        self.binders = binders;
+    /// Opens later sockets on other uplinks. Open direct sockets of the families that `moves` selects send nothing more; they
+    /// receive until [`UdpRelay::open`] replaces them, or their mappings end. Tunnel sockets are unaffected.
+    pub fn rebind(&mut self, factories: SocketFactories, moves: impl Fn(Family) -> bool) {
+        self.factories = factories;
         for family in Family::BOTH {
             self.uplinks[family] += u32::from(moves(family));
         }
     }
 
-    /// Exempts the direct sockets of these families from IPsec policies: new ones at once, and those that are open with
-    /// [`UdpRelay::bypass_next_batch`]. Who is exempt stays so.
-    pub fn exempt(&mut self, families: PerFamily<bool>) {
-        self.exempt
+    /// Sets the families whose direct sockets bypass IPsec: new sockets at once, open ones by
+    /// [`UdpRelay::bypass_next_batch`]. A bypass is never removed from a socket.
+    pub fn set_ipsec_bypass(&mut self, families: PerFamily<bool>) {
+        self.ipsec_bypass
             .set(families, self.bindings[Egress::Direct as usize].len());
     }
 
-    /// Whether sockets are still to be exempted.
+    /// Whether open sockets still lack their IPsec bypass.
     #[must_use]
     pub fn is_bypass_pending(&self) -> bool {
-        self.exempt.is_stale()
+        self.ipsec_bypass.is_pending()
     }
 
-    /// Exempts the next sockets: a bounded number.
+    /// Sets the IPsec bypass of the next open sockets: a bounded number.
     pub fn bypass_next_batch(&mut self) {
-        for slot in self.exempt.batch() {
+        for slot in self.ipsec_bypass.batch() {
             let direct = self.bindings[Egress::Direct as usize][slot].as_mut();
-            let wanted = direct.filter(|binding| self.exempt.has(binding.socket.family));
+            let wanted =
+                direct.filter(|binding| self.ipsec_bypass.applies_to(binding.socket.family));
             if let Some(binding) = wanted {
-                binding.socket.exempt();
+                binding.socket.bypass_ipsec();
             }
         }
     }
 
-    /// Closes the sockets of a mapping, if it has any. Closing takes them out of the epoll set too.
+    /// Closes the sockets of a mapping. This removes them from the epoll set too.
     pub fn close(&mut self, id: MappingId) {
         for bindings in &mut self.bindings {
             let binding = bindings.get_mut(id.slot as usize);
@@ -211,20 +164,20 @@ impl UdpRelay {
         }
     }
 
-    /// Sends a datagram. What the application is to be told of earlier ones is kept for [`UdpRelay::take_send_errors`].
+    /// Sends a datagram. Errors about earlier ones are kept for [`UdpRelay::take_send_errors`].
     ///
     /// # Errors
-    /// [`SendError`]; a datagram that is too large and may not be fragmented is a setback and no error.
+    /// [`SendError`]. A datagram that exceeds the path MTU and may not be fragmented is kept likewise instead.
     pub fn send(&mut self, transmit: &Transmit, payload: &[u8]) -> Result<(), SendError> {
         let &Transmit {
             mapping, egress, ..
         } = transmit;
         let binding = binding(&mut self.bindings, mapping, egress)?;
         if egress == Egress::Direct && binding.uplink != self.uplinks[binding.socket.family] {
-            return Err(SendError::Closed(Closed));
+            return Err(SendError::NoSocket(NoSocket));
         }
         let send_errors = &mut self.send_errors;
-        let on_earlier_error = |to, reporter, error, payload: &[u8]| {
+        let on_error = |to, reporter, error, payload: &[u8]| {
             send_errors.push(EarlierSendError {
                 mapping,
                 egress,
@@ -235,94 +188,94 @@ impl UdpRelay {
             });
         };
         let socket = &mut binding.socket;
-        Ok(socket.send(transmit, payload, &mut self.room, on_earlier_error)?)
+        Ok(socket.send(transmit, payload, &mut self.buffer, on_error)?)
     }
 
-    /// Datagrams that were dropped since the start because their socket's queue was full, as far as later ones have told.
+    /// Returns the number of datagrams dropped since the start because a socket's queue was full. A socket's count is known
+    /// with its next datagram.
     #[must_use]
     pub const fn overflowed(&self) -> u64 {
         self.overflowed
     }
 
-    /// Hands the errors that were found while something was sent to `take`.
+    /// Passes the errors that were received while datagrams were sent to `take`, and forgets them.
     pub fn take_send_errors(&mut self, mut take: impl FnMut(MappingId, Egress, ReturnedError<'_>)) {
-        for on_earlier_error in self.send_errors.drain(..) {
+        for error in self.send_errors.drain(..) {
             let returned = ReturnedError {
-                to: on_earlier_error.to,
-                reporter: on_earlier_error.reporter,
-                error: on_earlier_error.error,
-                payload: &on_earlier_error.payload,
+                to: error.to,
+                reporter: error.reporter,
+                error: error.error,
+                payload: &error.payload,
             };
-            take(on_earlier_error.mapping, on_earlier_error.egress, returned);
+            take(error.mapping, error.egress, returned);
         }
     }
 
-    /// Waits for something else besides, until it is closed: so that whoever owns the relay sleeps in one place.
+    /// Adds another descriptor to the epoll set until it is closed, so that the owner of the relay waits in one place.
     ///
     /// # Errors
-    /// When the kernel has no room for it.
-    pub fn watch(&self, guest: Token, what: impl AsFd) -> io::Result<()> {
-        self.readiness
-            .watch(what, guest.token(), EpollFlags::EPOLLIN)
+    /// If the kernel refuses.
+    pub fn watch(&self, token: Token, descriptor: impl AsFd) -> io::Result<()> {
+        self.epoll_set
+            .watch(descriptor, token.token(), EpollFlags::EPOLLIN)
     }
 
-    /// Waits until a socket or a guest is ready, or the time is over, if there is one: in whole milliseconds, never too
-    /// short. A signal ends the wait early.
+    /// Waits until a descriptor is ready, or until `time` is over, rounded up to milliseconds. A signal ends the wait early.
     ///
     /// # Errors
-    /// When the epoll set cannot be read.
+    /// If the epoll set cannot be read.
     pub fn wait(&mut self, time: Option<Duration>) -> io::Result<ReadyEvents> {
-        self.look(time)?;
-        Ok(ReadyEvents::among(&self.readiness, self.found))
+        self.poll(time)?;
+        Ok(ReadyEvents::among(&self.epoll_set, self.ready))
     }
 
-    fn look(&mut self, time: Option<Duration>) -> io::Result<()> {
-        self.found = self.readiness.wait(time)?;
-        let is_full = self.found == READY;
-        self.crowded = if is_full {
-            self.crowded.saturating_add(1)
+    fn poll(&mut self, time: Option<Duration>) -> io::Result<()> {
+        self.ready = self.epoll_set.wait(time)?;
+        let is_full = self.ready == READY;
+        self.full_in_a_row = if is_full {
+            self.full_in_a_row.saturating_add(1)
         } else {
             0
         };
         Ok(())
     }
 
-    /// Hands a datagram and an error of each socket that the last wait found to `take`; then looks for more, until there were
-    /// `share` of them: what another source had of this turn, so that a single busy socket has as much.
+    /// Passes one datagram and one error of each ready socket to `on_received`, and repeats that until `share` sockets were
+    /// read. With the share of the TUN in this wake-up, a single busy socket gets as much as the TUN.
     ///
     /// # Errors
-    /// When the epoll set cannot be read.
+    /// If the epoll set cannot be read.
     pub fn receive(
         &mut self,
         share: usize,
-        mut take: impl FnMut(MappingId, Egress, Received<'_>),
+        mut on_received: impl FnMut(MappingId, Egress, Received<'_>),
     ) -> io::Result<()> {
-        let mut had = 0;
+        let mut total = 0;
         loop {
             let mut sockets = 0;
-            let found = std::mem::take(&mut self.found);
-            for at in 0..found {
-                let (token, flags) = self.readiness.ready(at);
-                let (id, egress) = of_token(token);
+            let ready = std::mem::take(&mut self.ready);
+            for at in 0..ready {
+                let (token, flags) = self.epoll_set.ready(at);
+                let (id, egress) = from_token(token);
                 let has_error = flags.contains(EpollFlags::EPOLLERR);
                 let Ok(binding) = binding(&mut self.bindings, id, egress) else {
                     continue;
                 };
                 let socket = &mut binding.socket;
-                let overflowed = socket.receive(has_error, &mut self.room, |received| {
-                    take(id, egress, received);
+                let overflowed = socket.receive(has_error, &mut self.buffer, |received| {
+                    on_received(id, egress, received);
                 });
                 self.overflowed += u64::from(overflowed);
-                if self.crowded >= LASTING {
-                    socket.stamp();
+                if self.full_in_a_row >= LASTING_LOAD {
+                    socket.enable_timestamps();
                 }
                 sockets += 1;
             }
-            had += sockets;
-            if sockets == 0 || had >= share {
+            total += sockets;
+            if sockets == 0 || total >= share {
                 return Ok(());
             }
-            self.look(Some(Duration::ZERO))?;
+            self.poll(Some(Duration::ZERO))?;
         }
     }
 }
@@ -334,7 +287,7 @@ fn token(id: MappingId, egress: Egress) -> u64 {
     }
 }
 
-fn of_token(token: u64) -> (MappingId, Egress) {
+fn from_token(token: u64) -> (MappingId, Egress) {
     let egress = if token & TUNNEL == 0 {
         Egress::Direct
     } else {
@@ -343,8 +296,12 @@ fn of_token(token: u64) -> (MappingId, Egress) {
     (MappingId::from_token(token & !TUNNEL), egress)
 }
 
-fn binding(bindings: &mut Bindings, id: MappingId, egress: Egress) -> Result<&mut Binding, Closed> {
+fn binding(
+    bindings: &mut Bindings,
+    id: MappingId,
+    egress: Egress,
+) -> Result<&mut Binding, NoSocket> {
     let slot = bindings[egress as usize].get_mut(id.slot as usize);
     let binding = slot.and_then(Option::as_mut);
-    binding.filter(|binding| binding.id == id).ok_or(Closed)
+    binding.filter(|binding| binding.id == id).ok_or(NoSocket)
 }

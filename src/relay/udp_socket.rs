@@ -1,4 +1,4 @@
-//! One UDP socket of a mapping: what was set on it, what it sends, what it hears.
+//! One UDP socket of a mapping: options, sending, receiving.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
@@ -17,50 +17,58 @@ use crate::net::{Endpoint, Family, TrafficClass, Treatment};
 use crate::wire::IcmpError;
 
 use super::error_queue;
-use super::socket_factory::treat;
+use super::socket_factory::set_treatment;
 use super::socket_option;
-use super::udp::Received;
 
-/// The largest UDP payload.
-const LARGEST: usize = 65_535;
+/// The largest datagram in bytes.
+const MAX_DATAGRAM: usize = 65_535;
 
-/// How often a datagram is tried when errors of earlier ones keep coming.
-const TRIES: u32 = 3;
+/// How often a datagram is sent while errors of earlier ones refuse it.
+const MAX_ATTEMPTS: u32 = 3;
 
-/// ReceiveBuffer for a datagram with headers before it, and for what the kernel says of it; all sockets share it.
+/// Input of a socket.
+#[derive(Debug)]
+pub enum Received<'a> {
+    /// A datagram.
+    Datagram(ReceivedDatagram<'a>),
+    /// An error about a datagram that the socket sent.
+    Error(ReturnedError<'a>),
+}
+
+/// A buffer for a datagram with headroom, and for its control messages. All sockets share it.
 #[derive(Debug)]
 pub(super) struct ReceiveBuffer {
-    buffer: Box<[u8]>,
+    datagram: Box<[u8]>,
     control: Vec<u8>,
 }
 
 impl ReceiveBuffer {
     pub(super) fn new() -> Self {
         Self {
-            buffer: vec![0; HEADROOM + LARGEST].into_boxed_slice(),
+            datagram: vec![0; HEADROOM + MAX_DATAGRAM].into_boxed_slice(),
             control: nix::cmsg_space!(i32, u32, TimeSpec),
         }
     }
 }
 
-/// A socket, and what was set on it.
+/// A socket and its options.
 #[derive(Debug)]
 pub(super) struct UdpSocket {
     socket: Socket,
     pub(super) family: Family,
     treatment: Treatment,
     bypasses_ipsec: bool,
-    /// Unset until the first datagram says it.
+    /// Unset until the first datagram.
     dont_fragment: Option<bool>,
-    /// Datagrams that found the socket's queue full, as the kernel counts them.
+    /// The kernel's count of datagrams dropped because the socket's queue was full.
     overflowed: u32,
-    /// Whether the kernel says when each datagram came into the queue. That costs every packet of this machine some percent,
-    /// so it is asked only where a crowd has waited for a while: queues may stand.
-    is_stamped: bool,
+    /// Whether received datagrams carry a timestamp. Timestamps slow down every packet of this machine by some percent, so
+    /// they are enabled only under lasting load.
+    has_timestamps: bool,
 }
 
 impl UdpSocket {
-    /// One that was made for this treatment.
+    /// Wraps a socket that was created with this treatment.
     pub(super) fn new(
         socket: Socket,
         family: Family,
@@ -74,39 +82,37 @@ impl UdpSocket {
             bypasses_ipsec,
             dont_fragment: None,
             overflowed: 0,
-            is_stamped: false,
+            has_timestamps: false,
         }
     }
 
-    /// Exempts it from IPsec policies, if it is not. Who is refused (no memory) has its media taken by the VPN: a detour, and
-    /// no leak.
-    pub(super) fn exempt(&mut self) {
+    /// Enables the IPsec bypass. If that fails (no memory), the VPN takes the datagrams: a detour, not a leak.
+    pub(super) fn bypass_ipsec(&mut self) {
         self.bypasses_ipsec =
             self.bypasses_ipsec || socket_option::bypass_ipsec(&self.socket, self.family).is_ok();
     }
 
-    /// Has the kernel say when each datagram came. Who is refused has its queue stand.
-    pub(super) fn stamp(&mut self) {
-        if !self.is_stamped {
-            let stamps = sockopt::ReceiveTimestampns;
-            self.is_stamped = setsockopt(&self.socket, stamps, &true).is_ok();
+    /// Enables `SO_TIMESTAMPNS`. If that fails, stale media on this socket is not detected.
+    pub(super) fn enable_timestamps(&mut self) {
+        if !self.has_timestamps {
+            let option = sockopt::ReceiveTimestampns;
+            self.has_timestamps = setsockopt(&self.socket, option, &true).is_ok();
         }
     }
 
-    /// Sends a datagram, and hands errors of earlier ones to `on_earlier_error`: whom they were for, who reported them, what they are and
-    /// what of the datagram came back.
+    /// Sends a datagram. Passes errors to `on_error`: destination, reporter, error and returned payload.
     ///
-    /// A pending error of an earlier datagram makes the kernel refuse the next one without sending it (udp(7)). So the
-    /// error queue is read then, and the datagram is tried again.
+    /// A pending error of an earlier datagram makes the kernel refuse the next one without sending it (udp(7)). Then the
+    /// error queue is read, and the datagram is sent again.
     ///
     /// # Errors
-    /// The kernel's; a datagram that is too large and may not be fragmented is a setback and no error.
+    /// The kernel's. A datagram that exceeds the path MTU and may not be fragmented is passed to `on_error` instead.
     pub(super) fn send(
         &mut self,
         transmit: &Transmit,
         payload: &[u8],
-        room: &mut ReceiveBuffer,
-        mut on_earlier_error: impl FnMut(Endpoint, Option<IpAddr>, IcmpError, &[u8]),
+        buffer: &mut ReceiveBuffer,
+        mut on_error: impl FnMut(Endpoint, Option<IpAddr>, IcmpError, &[u8]),
     ) -> io::Result<()> {
         let &Transmit {
             to,
@@ -115,20 +121,21 @@ impl UdpSocket {
             ..
         } = transmit;
         if self.treatment != treatment {
-            treat(&self.socket, self.family, treatment)?;
+            set_treatment(&self.socket, self.family, treatment)?;
             self.treatment = treatment;
         }
         if self.dont_fragment != Some(dont_fragment) {
-            socket_option::may_fragment(&self.socket, self.family, !dont_fragment)?;
+            socket_option::set_fragmentation(&self.socket, self.family, !dont_fragment)?;
             self.dont_fragment = Some(dont_fragment);
         }
-        let mut probe_due = 0;
+        let mut attempts = 0;
         loop {
             let Err(error) = self.socket.send_to(payload, &SocketAddr::from(to).into()) else {
                 return Ok(());
             };
             let mut was_earlier = false;
-            while let Ok(entry) = error_queue::pop(&self.socket, self.family, &mut room.buffer) {
+            while let Ok(entry) = error_queue::pop(&self.socket, self.family, &mut buffer.datagram)
+            {
                 match entry {
                     error_queue::QueuedError::Returned {
                         to,
@@ -137,34 +144,37 @@ impl UdpSocket {
                         length,
                     } => {
                         was_earlier = true;
-                        on_earlier_error(to, reporter, error, &room.buffer[..length]);
+                        on_error(to, reporter, error, &buffer.datagram[..length]);
                     }
                     error_queue::QueuedError::TooBig { mtu } => {
-                        on_earlier_error(to, None, IcmpError::PacketTooBig { mtu }, payload);
+                        on_error(to, None, IcmpError::PacketTooBig { mtu }, payload);
                         return Ok(());
                     }
                 }
             }
-            probe_due += 1;
-            // An earlier datagram's error without an entry: the queue had no room for it.
-            was_earlier |= probe_due == 1 && is_of_an_earlier_datagram(&error);
-            if was_earlier && probe_due < TRIES {
+            attempts += 1;
+            // An earlier datagram's error may have no entry if the queue was full.
+            was_earlier |= attempts == 1 && may_concern_earlier_datagram(&error);
+            if was_earlier && attempts < MAX_ATTEMPTS {
                 continue;
             }
             return Err(error);
         }
     }
 
-    /// Takes one entry of the error queue, if there is one, and one datagram. Answers how many found the queue full since the
-    /// last one.
+    /// Receives one entry of the error queue, if there is one, and one datagram. Returns the number of datagrams dropped since
+    /// the last one because the queue was full.
     pub(super) fn receive(
         &mut self,
         has_error: bool,
-        room: &mut ReceiveBuffer,
-        mut take: impl FnMut(Received<'_>),
+        buffer: &mut ReceiveBuffer,
+        mut on_received: impl FnMut(Received<'_>),
     ) -> u32 {
-        let ReceiveBuffer { buffer, control } = room;
-        // What this machine refuses is told by the call that was refused.
+        let ReceiveBuffer {
+            datagram: buffer,
+            control,
+        } = buffer;
+        // Local errors are reported by the call that failed.
         if has_error
             && let Ok(error_queue::QueuedError::Returned {
                 to,
@@ -179,21 +189,21 @@ impl UdpSocket {
                 error,
                 payload: &buffer[..length],
             };
-            take(Received::Error(returned));
+            on_received(Received::Error(returned));
         }
         let space = &mut buffer[HEADROOM..];
         let received = match self.family {
-            Family::V4 => datagram::<SockaddrIn>(&self.socket, space, control),
-            Family::V6 => datagram::<SockaddrIn6>(&self.socket, space, control),
+            Family::V4 => receive_datagram::<SockaddrIn>(&self.socket, space, control),
+            Family::V6 => receive_datagram::<SockaddrIn6>(&self.socket, space, control),
         };
-        // Nothing waiting, or an error whose entry in the queue has been or will be taken above.
+        // An empty queue, or an error that the error queue reports.
         let Ok(datagram) = received else {
             return 0;
         };
         let before = self.overflowed;
         self.overflowed = datagram.overflowed.unwrap_or(before);
-        // By the clock of its stamp; one that was set back has nothing to say.
-        let queue_delay = datagram.arrived.and_then(|at| at.elapsed().ok());
+        // By the real-time clock of the timestamp; `None` if that was set back.
+        let queue_delay = datagram.arrived.and_then(|time| time.elapsed().ok());
         let arrival = ReceivedDatagram {
             from: datagram.from,
             traffic_class: datagram.traffic_class,
@@ -201,27 +211,31 @@ impl UdpSocket {
             buffer,
             payload: HEADROOM..HEADROOM + datagram.length,
         };
-        take(Received::Datagram(arrival));
+        on_received(Received::Datagram(arrival));
         self.overflowed.wrapping_sub(before)
     }
 }
 
-/// A datagram that was received, and what the kernel says of it.
+/// A received datagram with its control messages.
 struct RawDatagram {
     length: usize,
     from: Endpoint,
     traffic_class: TrafficClass,
-    /// When it came into the socket's queue, if that was asked for.
+    /// When it entered the socket's queue, if timestamps are enabled.
     arrived: Option<SystemTime>,
-    /// How many found the queue full so far; only once there is something to count.
+    /// The count of dropped datagrams; present once it is not zero.
     overflowed: Option<u32>,
 }
 
-fn datagram<A>(socket: &Socket, room: &mut [u8], control: &mut [u8]) -> io::Result<RawDatagram>
+fn receive_datagram<A>(
+    socket: &Socket,
+    buffer: &mut [u8],
+    control: &mut [u8],
+) -> io::Result<RawDatagram>
 where
     A: SockaddrLike + Into<SocketAddr> + Copy,
 {
-    let mut iov = [IoSliceMut::new(room)];
+    let mut iov = [IoSliceMut::new(buffer)];
     let flags = MsgFlags::MSG_DONTWAIT;
     let message = recvmsg::<A>(socket.as_raw_fd(), &mut iov, Some(control), flags)?;
     let from = message.address.ok_or(io::ErrorKind::InvalidData)?;
@@ -246,7 +260,7 @@ where
     })
 }
 
-fn is_of_an_earlier_datagram(error: &io::Error) -> bool {
+fn may_concern_earlier_datagram(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, PermissionDenied};
     matches!(
         error.kind(),

@@ -7,50 +7,50 @@ use tun_tap::{Iface, Mode};
 
 use super::PacketDevice;
 
-/// A TUN device of our own.
+/// A TUN device of the kernel.
 #[derive(Debug)]
 pub struct TunDevice {
     iface: Iface,
 }
 
-/// Why there is no device.
+/// The TUN device could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum TunOpenError {
-    /// Another program holds the name.
+    /// Another program uses the name.
     #[error(
         "the interface {name} is in use: another voicelane runs here, or another program took the name; stop it or choose another with --tun"
     )]
     Busy {
-        /// The wanted name.
+        /// The requested name.
         name: String,
     },
-    /// The process may not make devices.
-    #[error("no permission to make the interface {name}: run as root or with CAP_NET_ADMIN")]
+    /// The process lacks the permission to create devices.
+    #[error("no permission to create the interface {name}: run as root or with CAP_NET_ADMIN")]
     Denied {
-        /// The wanted name.
+        /// The requested name.
         name: String,
     },
-    /// The kernel has no TUN driver here.
+    /// The kernel has no TUN driver.
     #[error(
         "/dev/net/tun is missing: load the tun module (modprobe tun), or give the container the device"
     )]
     NoDriver,
-    /// Anything else.
-    #[error("could not make the interface {name}")]
+    /// Any other error.
+    #[error("could not create the interface {name}")]
     Other {
-        /// The wanted name.
+        /// The requested name.
         name: String,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
 }
 
 impl TunDevice {
-    /// Makes the device `name`. It is down and has no address.
+    /// Creates the device `name`. It is down and has no address.
     ///
     /// # Errors
-    /// [`TunOpenError`], with what to do about it.
+    /// [`TunOpenError`], which says what to do.
     pub fn open(name: &str) -> Result<Self, TunOpenError> {
         let open = || {
             let iface = Iface::without_packet_info(name, Mode::Tun)?;
@@ -69,7 +69,7 @@ impl TunDevice {
         Ok(Self { iface })
     }
 
-    /// The name that the kernel gave it.
+    /// Returns the interface name.
     #[must_use]
     pub fn name(&self) -> &str {
         self.iface.name()
@@ -85,7 +85,7 @@ impl AsRawFd for TunDevice {
 #[allow(unsafe_code)]
 impl AsFd for TunDevice {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: an `Iface` owns one open descriptor, and the borrow ends before it.
+        // SAFETY: an `Iface` owns one open descriptor, which outlives the borrow.
         unsafe { BorrowedFd::borrow_raw(self.iface.as_raw_fd()) }
     }
 }

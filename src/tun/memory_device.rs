@@ -1,4 +1,4 @@
-//! A device without a kernel's network behind it, for tests of everything above.
+//! A packet device in memory, for tests.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -6,15 +6,15 @@ use std::os::unix::net::UnixDatagram;
 
 use super::PacketDevice;
 
-/// One end of a pair of sockets: what the other end sends is read here, and the other way round.
+/// One end of a socket pair: packets sent by the other end are read here, and vice versa.
 #[derive(Debug)]
 pub struct MemoryDevice(UnixDatagram);
 
 impl MemoryDevice {
-    /// Makes a device, and the other end of it.
+    /// Creates a device and its other end.
     ///
     /// # Errors
-    /// When the kernel gives no sockets.
+    /// If the kernel refuses the sockets.
     pub fn new() -> io::Result<(Self, UnixDatagram)> {
         let (own, other) = UnixDatagram::pair()?;
         own.set_nonblocking(true)?;

@@ -78,7 +78,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
     &["doctor::dns", "doctor::facts"],
     &["engine::failover", "engine::resync"],
     &["lpm::address", "lpm::lookup_table"],
-    &["relay::refusal", "relay::socket", "relay::udp"],
     &["wire::checksum", "wire::ip"],
     &["wire::icmp", "wire::packet", "wire::tcp"],
 ];
