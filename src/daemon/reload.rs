@@ -1,57 +1,32 @@
 //! Another configuration for a running service: what it may change, and what wants a restart.
 
-use crate::config::{Config, GatewaySettings};
-use crate::net::Dscp;
+use crate::config::Config;
 
 /// Reads the configuration anew.
 pub(super) type Source = Box<dyn Fn() -> anyhow::Result<Config> + Send>;
 
-/// Tables that say something else than what the service was started with, and that it cannot change under way.
+/// Changed settings that only a restart applies.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a restart is required to change {}", .0.join(", "))]
 pub(super) struct NeedsRestart(Vec<&'static str>);
 
-/// Makes sure that a running service can take up everything that is new.
+/// Checks that a reload can apply every changed setting.
 ///
-/// Services, the choice of the uplink and a gateway's interfaces follow. The rest is what calls in progress and the kernel
-/// know us by: the TUN, the numbers of rules and tables, how mappings behave, how the thread that carries packets is
-/// scheduled, whose the control socket is, where metrics are.
+/// The table of settings marks those. Additionally, a running service cannot become a gateway or stop being one.
 ///
 /// # Errors
 /// [`NeedsRestart`].
 pub(super) fn can_follow(present: &Config, next: &Config) -> Result<(), NeedsRestart> {
-    let fixed = [
-        ("[tun]", present.tun() == next.tun()),
-        ("[route]", present.route() == next.route()),
-        ("[nat]", present.nat() == next.nat()),
-        ("[fallback]", present.fallback() == next.fallback()),
-        (
-            "[gateway] except its interfaces",
-            fixed_of(present.gateway()) == fixed_of(next.gateway()),
-        ),
-        ("[relay]", present.relay() == next.relay()),
-        ("[control]", present.control() == next.control()),
-        ("[metrics]", present.metrics() == next.metrics()),
-    ];
-    let changed: Vec<_> = fixed
-        .into_iter()
-        .filter_map(|(table, stays)| (!stays).then_some(table))
-        .collect();
+    let mut changed = present.changed_until_restart(next);
+    let is_gateway = |config: &Config| !config.gateway().interfaces.is_empty();
+    if is_gateway(present) != is_gateway(next) {
+        changed.push("gateway.interfaces");
+    }
     if changed.is_empty() {
         Ok(())
     } else {
         Err(NeedsRestart(changed))
     }
-}
-
-/// What cannot change of a gateway, whether it is one included: what clients may take is settled at the start.
-fn fixed_of(gateway: &GatewaySettings) -> (bool, usize, usize, Option<Dscp>) {
-    (
-        gateway.interfaces.is_empty(),
-        gateway.mappings_per_client,
-        gateway.connections_per_client,
-        gateway.remark,
-    )
 }
 
 #[cfg(test)]
@@ -74,15 +49,18 @@ mod tests {
         let present = gateway("interfaces = ['lan0']");
         let next = gateway("interfaces = ['lan0', 'lan1']");
         assert_eq!(can_follow(&present, &next), Ok(()));
-        for next in [
-            gateway("interfaces = []"),
-            gateway("interfaces = ['lan0']\nmappings_per_client = 10"),
-            gateway("interfaces = ['lan0']\nremark = 'EF'"),
+        for (next, key) in [
+            (gateway("interfaces = []"), "interfaces"),
+            (
+                gateway("interfaces = ['lan0']\nmappings_per_client = 10"),
+                "mappings_per_client",
+            ),
+            (gateway("interfaces = ['lan0']\nremark = 'EF'"), "remark"),
         ] {
             let error = can_follow(&present, &next).expect_err("it is settled at the start");
             assert_eq!(
                 error.to_string(),
-                "a restart is required to change [gateway] except its interfaces"
+                format!("a restart is required to change gateway.{key}")
             );
         }
     }
@@ -96,7 +74,7 @@ mod tests {
         let error = can_follow(&config(""), &next).expect_err("all four differ");
         assert_eq!(
             error.to_string(),
-            "a restart is required to change [tun], [route], [nat], [control]"
+            "a restart is required to change tun.name, route.table, nat.inbound_refresh, control.group"
         );
     }
 }
