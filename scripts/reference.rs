@@ -2,7 +2,7 @@
 //!
 //! `cargo run --example pages -- --update` writes the first two into the repository. A test compares them.
 
-use voicelane::config::{Setting, SettingsTable, tables};
+use voicelane::config::{SettingSpec, SettingsTable, tables};
 
 /// The files in the repository, relative to its root, with their generated content.
 pub(crate) fn files() -> [(&'static str, String); 2] {
@@ -60,7 +60,7 @@ fn example() -> String {
 }
 
 /// The accepted values and the default of a setting in two sentences.
-fn values(setting: &Setting) -> String {
+fn values(setting: &SettingSpec) -> String {
     let mut text = format!("Values: {}.", setting.value.syntax());
     if setting.required {
         text += " Required.";

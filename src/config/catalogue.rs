@@ -1,12 +1,12 @@
-//! The vendor catalogues that are compiled in.
+//! The built-in vendor catalogues.
 
-/// A vendor's services: a configuration file that holds nothing else.
+/// A configuration file with nothing but a vendor's services.
 pub(super) struct Catalogue {
-    /// What `include = [...]` calls it.
+    /// Its name in `include`.
     pub(super) name: &'static str,
-    /// What diagnostics call its file.
+    /// The name of the file in diagnostics.
     pub(super) file: &'static str,
-    /// The file.
+    /// The text of the file.
     pub(super) text: &'static str,
 }
 

@@ -10,7 +10,7 @@ use super::diagnostic::Diagnostics;
 use super::layer::{Document, Layer};
 use super::raw::Spans;
 use super::service::PolicyService;
-use super::setting::{Setting, SettingsTable, span_to_json};
+use super::setting::{SettingSpec, SettingsTable, span_to_json};
 use super::span::Span;
 use super::{Config, reader, root, service, settings};
 
@@ -193,7 +193,7 @@ fn file_value(key: &str, span: &Span) -> EffectiveValue {
     }
 }
 
-fn default_value(setting: &Setting) -> EffectiveValue {
+fn default_value(setting: &SettingSpec) -> EffectiveValue {
     EffectiveValue {
         key: setting.key.to_owned(),
         value: setting.default_json(),

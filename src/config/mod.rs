@@ -42,7 +42,7 @@ pub use effective::{Effective, EffectiveSection, EffectiveValue, ValueOrigin};
 pub use layer::{Document, Layer};
 pub use schema::{schema, tables};
 pub use service::PolicyService;
-pub use setting::{Setting, SettingsTable};
+pub use setting::{SettingSpec, SettingsTable};
 pub use settings::{
     ControlSettings, FallbackSettings, GatewaySettings, MetricsSettings, NatSettings,
     RelaySettings, RouteSettings, TunSettings, UplinkSettings,

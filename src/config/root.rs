@@ -5,7 +5,7 @@ use toml::de::DeValue;
 
 use super::catalogue::CATALOGUES;
 use super::diagnostic_kind::DiagnosticKind;
-use super::setting::{Setting, SettingsTable};
+use super::setting::{SettingSpec, SettingsTable};
 use super::suggestion::closest;
 use super::value_type::{List, Scalar, text, wrong_type};
 
@@ -16,7 +16,7 @@ pub(super) const TABLE: SettingsTable = SettingsTable {
     settings: &[&VERSION, &INCLUDE, &ENABLE, &DISABLE],
 };
 
-pub(super) const VERSION: Setting<Scalar<()>> = Setting {
+pub(super) const VERSION: SettingSpec<Scalar<()>> = SettingSpec {
     key: "version",
     about: &[
         "Format of this file.",
@@ -39,7 +39,7 @@ pub(super) const VERSION: Setting<Scalar<()>> = Setting {
     },
 };
 
-pub(super) const INCLUDE: Setting<List<Scalar<&'static str>>> = Setting {
+pub(super) const INCLUDE: SettingSpec<List<Scalar<&'static str>>> = SettingSpec {
     key: "include",
     about: &["Built-in vendor catalogues; [] for services of your own only."],
     default: Some("[\"talkdesk\"]"),
@@ -68,7 +68,7 @@ const SERVICE_NAMES: List<Scalar<String>> = List {
     non_empty: false,
 };
 
-pub(super) const ENABLE: Setting<List<Scalar<String>>> = Setting {
+pub(super) const ENABLE: SettingSpec<List<Scalar<String>>> = SettingSpec {
     key: "enable",
     about: &[
         "Services to enable; `voicelane policy show` lists all names.",
@@ -84,7 +84,7 @@ pub(super) const ENABLE: Setting<List<Scalar<String>>> = Setting {
     value: SERVICE_NAMES,
 };
 
-pub(super) const DISABLE: Setting<List<Scalar<String>>> = Setting {
+pub(super) const DISABLE: SettingSpec<List<Scalar<String>>> = SettingSpec {
     key: "disable",
     about: &["Services to disable."],
     default: Some("[]"),

@@ -7,7 +7,7 @@ use toml::de::DeValue;
 use super::diagnostic::Diagnostic;
 use super::diagnostic_kind::DiagnosticKind;
 use super::raw::{Collector, RawTable, Spanned, Spans};
-use super::setting::{Setting, SettingsTable};
+use super::setting::{SettingSpec, SettingsTable};
 use super::span::Span;
 use super::special_purpose;
 use super::value_type::{BOOLEAN, Choice, List, Scalar, text, wrong_type};
@@ -39,8 +39,8 @@ const fn required<V>(
     about: &'static [&'static str],
     example: &'static str,
     value: V,
-) -> Setting<V> {
-    Setting {
+) -> SettingSpec<V> {
+    SettingSpec {
         key,
         about,
         default: None,
@@ -59,8 +59,8 @@ const fn optional<V>(
     (default, reason): (Option<&'static str>, &'static str),
     example: &'static str,
     value: V,
-) -> Setting<V> {
-    Setting {
+) -> SettingSpec<V> {
+    SettingSpec {
         key,
         about,
         default,
@@ -84,7 +84,7 @@ const DATE: Scalar<Date> = Scalar {
     syntax: "a date without quotes, such as 2023-09-26",
 };
 
-const NAME: Setting<Scalar<String>> = required(
+const NAME: SettingSpec<Scalar<String>> = required(
     "name",
     &["Name of the service, unique in its file."],
     "\"lab-media\"",
@@ -95,7 +95,7 @@ const NAME: Setting<Scalar<String>> = required(
     },
 );
 
-const DESCRIPTION: Setting<Scalar<String>> = optional(
+const DESCRIPTION: SettingSpec<Scalar<String>> = optional(
     "description",
     &["Description of the service in one sentence."],
     (None, "optional"),
@@ -103,7 +103,7 @@ const DESCRIPTION: Setting<Scalar<String>> = optional(
     SENTENCE,
 );
 
-const ROLE: Setting<Choice<Role>> = required(
+const ROLE: SettingSpec<Choice<Role>> = required(
     "role",
     &["Role of the service in a call; media-fallback is media over TCP."],
     "\"media\"",
@@ -118,7 +118,7 @@ const ROLE: Setting<Choice<Role>> = required(
     },
 );
 
-const PROTOCOL: Setting<Choice<Protocol>> = required(
+const PROTOCOL: SettingSpec<Choice<Protocol>> = required(
     "protocol",
     &["Transport protocol."],
     "\"udp\"",
@@ -128,7 +128,7 @@ const PROTOCOL: Setting<Choice<Protocol>> = required(
     },
 );
 
-const PREFIXES: Setting<List<Scalar<Prefix>>> = required(
+const PREFIXES: SettingSpec<List<Scalar<Prefix>>> = required(
     "prefixes",
     &["Prefixes of the servers: no wider than /12 (IPv6: /32), without host bits."],
     "[\"198.18.0.0/15\", \"2001:db8::/32\"]",
@@ -146,7 +146,7 @@ const PREFIXES: Setting<List<Scalar<Prefix>>> = required(
     },
 );
 
-const PORTS: Setting<List<Scalar<PortRange>>> = required(
+const PORTS: SettingSpec<List<Scalar<PortRange>>> = required(
     "ports",
     &["Ports of the servers: single ports or ranges."],
     "[3478, \"10000-60000\"]",
@@ -165,7 +165,7 @@ const PORTS: Setting<List<Scalar<PortRange>>> = required(
     },
 );
 
-const DSCP_KEY: Setting<Scalar<Dscp>> = optional(
+const DSCP_KEY: SettingSpec<Scalar<Dscp>> = optional(
     "dscp",
     &["DSCP of the service's packets."],
     (
@@ -176,7 +176,7 @@ const DSCP_KEY: Setting<Scalar<Dscp>> = optional(
     DSCP,
 );
 
-const ENABLED: Setting<Scalar<bool>> = optional(
+const ENABLED: SettingSpec<Scalar<bool>> = optional(
     "enabled",
     &["Whether the service is active."],
     (Some("true"), "the lists `enable` and `disable` override it"),
@@ -184,7 +184,7 @@ const ENABLED: Setting<Scalar<bool>> = optional(
     BOOLEAN,
 );
 
-const ALLOW_SPECIAL_PURPOSE: Setting<Scalar<bool>> = optional(
+const ALLOW_SPECIAL_PURPOSE: SettingSpec<Scalar<bool>> = optional(
     "allow_special_purpose",
     &[
         "Whether `prefixes` may contain RFC 1918 and other special-purpose addresses.",
@@ -199,7 +199,7 @@ const ALLOW_SPECIAL_PURPOSE: Setting<Scalar<bool>> = optional(
     BOOLEAN,
 );
 
-const VALID_FROM: Setting<Scalar<Date>> = optional(
+const VALID_FROM: SettingSpec<Scalar<Date>> = optional(
     "valid_from",
     &["First day on which the service is active."],
     (None, "always active"),
@@ -207,7 +207,7 @@ const VALID_FROM: Setting<Scalar<Date>> = optional(
     DATE,
 );
 
-const VALID_UNTIL: Setting<Scalar<Date>> = optional(
+const VALID_UNTIL: SettingSpec<Scalar<Date>> = optional(
     "valid_until",
     &["First day on which the service is not active any more."],
     (None, "always active"),
@@ -215,7 +215,7 @@ const VALID_UNTIL: Setting<Scalar<Date>> = optional(
     DATE,
 );
 
-const SOURCE: Setting<Scalar<String>> = optional(
+const SOURCE: SettingSpec<Scalar<String>> = optional(
     "source",
     &["Address at which the vendor publishes these prefixes and ports."],
     (None, "optional"),
@@ -223,46 +223,46 @@ const SOURCE: Setting<Scalar<String>> = optional(
     SENTENCE,
 );
 
-/// A service, valid by construction: prefixes and ports are never empty, `valid_from` lies before `valid_until`.
+/// A valid service: it has prefixes and ports, and `valid_from` is before `valid_until`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyService {
-    /// Its name, unique in the configuration.
+    /// The name, unique in the configuration.
     pub name: String,
-    /// What it is, in a sentence.
+    /// The description in one sentence; may be empty.
     pub description: String,
-    /// The part that it plays in a call.
+    /// The role in a call.
     pub role: Role,
-    /// Its transport.
+    /// The transport protocol.
     pub protocol: Protocol,
-    /// Where its servers are.
+    /// The prefixes of the servers.
     pub prefixes: Vec<Prefix>,
-    /// The ports that its servers listen on.
+    /// The ports of the servers.
     pub ports: Vec<PortRange>,
-    /// The code point of its packets.
+    /// The DSCP of the packets.
     pub dscp: Dscp,
-    /// Whether it is switched on.
+    /// Whether the service is enabled.
     pub enabled: bool,
-    /// The first day on which it is active.
+    /// The first day on which the service is active.
     pub valid_from: Option<Date>,
-    /// The first day on which it is no longer active.
+    /// The first day on which the service is not active any more.
     pub valid_until: Option<Date>,
-    /// Where the vendor publishes these figures.
+    /// The address at which the vendor publishes the prefixes and ports.
     pub source: Option<String>,
 }
 
 impl PolicyService {
-    /// Whether there is a day on which both services are active.
-    fn meets(&self, other: &Self) -> bool {
+    /// Whether both services are active on some day.
+    fn is_concurrent_with(&self, other: &Self) -> bool {
         let before = |end: Option<Date>, start: Option<Date>| {
             end.zip(start).is_some_and(|(end, start)| end <= start)
         };
         !before(self.valid_until, other.valid_from) && !before(other.valid_until, self.valid_from)
     }
 
-    /// A prefix and port range of this service that the other treats differently on some day.
+    /// Returns a prefix and a port range for which the other service has another DSCP on some day.
     fn contradiction(&self, other: &Self) -> Option<DiagnosticKind> {
         let alike = self.dscp == other.dscp || self.protocol != other.protocol;
-        if alike || !self.enabled || !other.enabled || !self.meets(other) {
+        if alike || !self.enabled || !other.enabled || !self.is_concurrent_with(other) {
             return None;
         }
         let prefix = self
@@ -366,7 +366,7 @@ impl ServiceSpec {
         }
     }
 
-    /// Switches the service on or off if it is the one that is named.
+    /// Enables or disables the service if it has this name.
     pub(super) fn switch(&mut self, named: &Spanned<String>, enabled: bool) {
         if let Some(service) = self.service.as_mut().filter(|it| it.name == named.value) {
             service.enabled = enabled;
@@ -375,14 +375,14 @@ impl ServiceSpec {
         }
     }
 
-    /// Where the service begins to exist: its name.
+    /// Returns the span of the name, or of the table.
     pub(super) fn span(&self) -> Span {
         self.name
             .as_ref()
             .map_or_else(|| self.dscp.span.clone(), |name| name.span.clone())
     }
 
-    /// The diagnostic of this service that a contradiction with an earlier one is.
+    /// Returns the diagnostic of a contradiction with an earlier service.
     pub(super) fn contradiction(&self, earlier: &Self) -> Option<Diagnostic> {
         let (mine, other) = (self.service.as_ref()?, earlier.service.as_ref()?);
         let kind = mine.contradiction(other)?;
@@ -439,7 +439,7 @@ fn ports(value: &DeValue<'_>) -> Result<PortRange, DiagnosticKind> {
                 advice: "use the ports that the vendor lists",
             })
         }
-        // fib_rule_port_range_valid (net/core/fib_rules.c) admits no range that ends at 65535.
+        // fib_rule_port_range_valid (net/core/fib_rules.c) rejects ranges that end at 65535.
         Ok(range) if range.last() == u16::MAX => Err(DiagnosticKind::LastPort {
             first: range.first(),
         }),

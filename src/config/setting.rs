@@ -11,7 +11,7 @@ use super::span::{SourceFile, Span};
 use super::value_type::{ValueSchema, ValueType};
 
 /// A setting.
-pub struct Setting<V: ?Sized = dyn ValueSchema> {
+pub struct SettingSpec<V: ?Sized = dyn ValueSchema> {
     /// The key within its table.
     pub key: &'static str,
     /// The description: lines of Markdown. The first paragraph is one sentence.
@@ -38,10 +38,10 @@ pub struct SettingsTable {
     /// The description: lines of Markdown.
     pub about: &'static [&'static str],
     /// The settings.
-    pub settings: &'static [&'static Setting],
+    pub settings: &'static [&'static SettingSpec],
 }
 
-impl Setting {
+impl SettingSpec {
     /// The paragraphs of the description.
     #[must_use]
     pub fn paragraphs(&self) -> Vec<String> {
@@ -74,7 +74,7 @@ impl Setting {
 }
 
 #[expect(private_bounds, reason = "only this module reads settings")]
-impl<V: ValueType> Setting<V> {
+impl<V: ValueType> SettingSpec<V> {
     /// Reads every file's value. Returns the last file's value, or `None` if it is absent or invalid.
     pub(super) fn read(
         &self,
@@ -272,7 +272,7 @@ macro_rules! settings_tables {
     (@setting $key:literal, $value:expr, [$($default:literal)?], [$($example:literal)?],
         $reason:literal, $reload:literal, [$($line:literal)+]) => {
         const {
-            Setting {
+            SettingSpec {
                 key: $key,
                 about: &[$($line),+],
                 default: settings_tables!(@option $($default)?),

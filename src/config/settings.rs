@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Config;
 use super::raw::{Collector, RawTable};
-use super::setting::{Setting, SettingsTable, settings_tables};
+use super::setting::{SettingSpec, SettingsTable, settings_tables};
 use super::value_type::{BOOLEAN, Choice, List, Number, Scalar};
 use super::values::{
     ANY_MARK, GROUP, INTERFACE, InterfaceName, MARK_MASK, METRICS_LISTEN, MetricsListen, OWN_MARK,
@@ -260,7 +260,8 @@ settings_tables! {
     [gateway] GatewaySettings {
         /// Interfaces of the clients.
         ///
-        /// The machine must forward them already: voicelane does not enable forwarding.
+        /// The machine must forward them already: voicelane does not enable forwarding. A reload applies a changed
+        /// list, but not the first interface or the removal of the last one.
         interfaces: Vec<InterfaceName> {
             key: "interfaces",
             value: List {

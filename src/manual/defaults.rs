@@ -11,35 +11,35 @@
 //!
 //! | default | value | reason |
 //! |---|---|---|
-//! | media over UDP | on | it is what the vendor asks to keep out of the VPN |
-//! | proof of a better uplink | 2 s | see [`super::laptop`] for this and all other timers |
-//! | events | 1,024 in memory, 512 KiB on the disk | some weeks of a laptop's life, and a page for a person |
-//! | TUN MTU | 1500 | what applications expect of a path; the uplink's own MTU answers through the error queue |
-//! | protocol number | 118 ("v") | names our rules and routes in `ip rule` and `ip route`; assigned to nobody in rt_protos |
+//! | media over UDP | outside the VPN | the vendor asks to keep it out of the VPN |
+//! | time that a better uplink must be stable | 2 s | see [`super::laptop`] for this and all other timers |
+//! | events | 1,024 in memory, 512 KiB on the disk | some weeks of a laptop's events |
+//! | TUN MTU | 1500 | applications expect it of a path; the socket error queue reports the uplink's own MTU |
+//! | protocol number | 118 ("v") | identifies voicelane's rules and routes in `ip rule` and `ip route`; not assigned in rt_protos |
 //! | mappings | at most 32,768 | half of the ports of an address; a laptop needs ten |
-//! | mappings of an inside address | at most 8,192 | a program that opens sockets without end leaves room for other addresses |
-//! | waiting fragments | 4 MiB, 1 MiB of a source, 15 s | the kernel's own `ipfrag_high_thresh`; a local sender's fragments come in a row |
-//! | ICMP errors | 50 in a row, 100 in a second, of our own and of the path each | RFC 4443 section 2.4 (f); a mistyped port of one call is 50 in a second |
-//! | contacts of a mapping | at most 1,024 | an ICE agent checks a few dozen candidates |
-//! | TCP connections | at most 4,096 | 512 MiB of windows if all were full; a browser opens some dozen |
-//! | TCP connections of an inside address | at most 2,048 | half: a program that opens connections without end leaves room for other addresses |
-//! | TCP port outside | the kernel's choice | nobody punches holes to a server, and a preserved port could still be in TIME-WAIT |
-//! | window of a connection | 64 KiB each way | fills a gigabit as long as the way through the TUN and back takes less than 0.5 ms |
+//! | mappings of an inside address | at most 8,192 | a program that opens too many sockets leaves mappings for other addresses |
+//! | fragments before reassembly | 4 MiB, 1 MiB of one source, 15 s | the kernel's `ipfrag_high_thresh`; a local sender sends fragments in a row |
+//! | ICMP errors | burst 50, 100 per second, for voicelane's own and for forwarded errors each | RFC 4443 section 2.4 (f); one call to a closed port causes 50 per second |
+//! | permitted remotes of a mapping | at most 1,024 | an ICE agent checks a few dozen candidates |
+//! | TCP connections | at most 4,096 | 512 MiB if all windows are full; a browser opens some dozen |
+//! | TCP connections of an inside address | at most 2,048 | half: a program that opens too many connections leaves some for other addresses |
+//! | outside TCP port | the kernel selects it | clients need no port preservation, and a preserved port can be in TIME-WAIT |
+//! | TCP window | 64 KiB in each direction | fills 1 Gbit/s while the round trip through the TUN is below 0.5 ms |
 //! | idle TCP connection | 2 h 4 min; opening or closing 4 min | RFC 5382 REQ-5 |
-//! | trials in a row that bring a call back | 3 | one may be luck |
-//! | mappings in a row that take the uplink with them | 2, if none heard anything in between | one may have a dead server |
-//! | trial of a firewall that refused clients' media | 1 min | each costs calls what is sent within some 30 ms |
+//! | successful probes before a call fails back | 3 | a single one may be chance |
+//! | consecutive failed mappings after which the uplink fails | 2, without a response in between | one server may be down |
+//! | retry after a firewall blocked clients' media | 1 min | each retry loses the packets of some 30 ms |
 //! | priority of EF | `SO_PRIORITY` 6 | interactive voice; needs no capability |
-//! | control requests | 4 KiB; of one user 40 in a row, 20 in a second; 8 connections at once, root 16 | `status --watch` and a monitor ask a few times in a second; nobody keeps root out |
-//! | readings of metrics | 10 in a second, 4 readers at once | each asks the thread that carries packets; Prometheus asks four times in a minute |
-//! | `--config-dir` | `/etc/voicelane` | where a package's configuration belongs (FHS 3.0 section 3.7) |
-//! | `--runtime-dir` | `/run/voicelane` | emptied by a reboot, as routes are (FHS 3.0 section 3.15) |
-//! | `--log` | `info` | what changed, and what a person should act on; no addresses |
-//! | `--interval` | `1` s | what a person can follow |
-//! | `--seconds` of the demo and of a capture | `8`, `30` | 400 packets each way, among which a lost one shows; long enough to call somebody |
-//! | `--packets` of a capture | `100000` | ten minutes of a call with voice alone, and 10 MB of headers |
-//! | `--output` of `capture` and `bugreport` | `voicelane.pcap`, `voicelane-bugreport.tar.gz` | where whoever asks is; what is there is not written over |
-//! | TUN reads and socket reads | 64 each per wake-up | equal, so that neither direction starves the other |
-//! | real-time budget | 80 % of a core in 100 ms; when it is used up, ordinary for 1 s | a machine of one core must not freeze |
-//! | TUN queue | 500 packets, the kernel's default | 5 ms at what one core carries. 1,000 lowered what is carried in overload by 6 % (they leave the cache before they are read, most likely) and doubled the delay; 10,000 turned overload into 100-400 ms of standing delay |
-//! | TCP streams carried | 4 per wake-up, 1 while packets wait in the TUN | what they bring into the TUN's queue must fit beside media |
+//! | control requests | 4 KiB; burst 40 and 20 per second of one user; 8 concurrent connections, root 16 | `status --watch` sends a few per second; other users cannot lock root out |
+//! | metrics requests | 10 per second, 4 concurrent clients | each one interrupts the forwarding thread; Prometheus sends four per minute |
+//! | `--config-dir` | `/etc/voicelane` | configuration files (FHS 3.0 section 3.7) |
+//! | `--runtime-dir` | `/run/voicelane` | a reboot clears it, like routes (FHS 3.0 section 3.15) |
+//! | `--log` | `info` | changes, and problems that need action; no addresses |
+//! | `--interval` | `1` s | a person can follow it |
+//! | `--seconds` of the demo and of a capture | `8`, `30` | 400 packets in each direction show a single loss; long enough for a test call |
+//! | `--packets` of a capture | `100000` | ten minutes of a voice call, 10 MB of headers |
+//! | `--output` of `capture` and `bugreport` | `voicelane.pcap`, `voicelane-bugreport.tar.gz` | the current directory; existing files are kept |
+//! | TUN reads and socket reads | 64 each per wake-up | equal shares for both directions |
+//! | real-time budget | 80 % of a core in 100 ms; then normal priority for 1 s | a machine with one core must not freeze |
+//! | TUN queue | 500 packets, the kernel's default | 5 ms at the throughput of one core; longer queues only add delay under overload |
+//! | TCP connections served | 4 per wake-up, 1 while the TUN has packets | their packets share the TUN queue with media |

@@ -1,4 +1,4 @@
-//! Layers: who has the last word, where a value comes from, and that no file's diagnostic is hidden by another.
+//! Layers: overrides, origins, and the errors of several files.
 
 use proptest::prelude::*;
 
@@ -20,7 +20,7 @@ fn main_and(drop_in: &str, main: &str) -> Vec<Document> {
     ]
 }
 
-/// The layer, file and line of a value in force.
+/// Returns the layer, file and line of an effective value.
 fn origin(
     effective: &Effective,
     table: Option<&str>,
@@ -199,9 +199,9 @@ fn every_file_needs_a_version_and_the_command_line_does_not() {
 }
 
 proptest! {
-    /// Splitting a file at will between layers changes nothing.
+    /// A file has the same meaning if its parts are in different layers.
     #[test]
-    fn a_file_in_pieces_is_the_same_file(split in proptest::collection::vec(any::<bool>(), 5)) {
+    fn a_split_file_has_the_same_meaning(split in proptest::collection::vec(any::<bool>(), 5)) {
         let pieces = [
             "[uplink]\ninterface = 'wlan0'\n",
             "[nat]\nmapping_lifetime_seconds = 400\n",

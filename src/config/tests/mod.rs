@@ -1,4 +1,4 @@
-//! What a good file becomes, and how diagnostics are collected and shown; each kind of diagnostic in a file of its own.
+//! Valid files, and the collection and presentation of errors.
 
 mod layers;
 mod schema;
@@ -26,7 +26,7 @@ fn diagnostics(text: &str) -> Vec<Diagnostic> {
     diagnostics.list().to_vec()
 }
 
-/// The only diagnostic of a text: line, column, key, value, kind, expectation.
+/// Returns the only error of a text: line, column, key, value, kind, expected value.
 fn only(text: &str) -> (usize, usize, String, Option<String>, &'static str, String) {
     let diagnostics = diagnostics(text);
     let [diagnostic] = diagnostics.as_slice() else {
@@ -191,7 +191,7 @@ colour = 'blue'
 }
 
 #[test]
-fn syntax_errors_come_in_the_same_form_and_all_at_once() {
+fn all_syntax_errors_are_reported_at_once() {
     let text = "version = 1\n[tun]\nname = voice\n[nat]\nmapping_lifetime_seconds = 60\n\
                 filtering =\n[[service]\nname = 'a'\n";
     let found: Vec<_> = diagnostics(text)

@@ -10,7 +10,7 @@ use crate::config::schema;
 const SERVICE: &str = "[[service]]\nname = 'lab'\nrole = 'media'\nprotocol = 'udp'\n\
     prefixes = ['198.18.0.0/15']\nports = [3478]\nallow_special_purpose = true\n";
 
-/// The tables of a file: how one is opened, and its schema.
+/// Returns the header and the schema of each table.
 fn sections(schema: &Value) -> Vec<(String, Value)> {
     let root = schema["properties"].as_object().expect("an object");
     let tables = root.iter().filter(|(_, value)| value["type"] == "object");

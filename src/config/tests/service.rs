@@ -1,10 +1,10 @@
-//! The diagnostics of services.
+//! Errors of services.
 
 use super::*;
 
-/// Holds the only diagnostic of `GOOD` with one line exchanged against an expectation.
+/// Checks the only error of `GOOD` with one line replaced.
 #[track_caller]
-fn service_fault(
+fn assert_service_error(
     was: &str,
     now: &str,
     at: (usize, usize),
@@ -27,7 +27,7 @@ fn service_fault(
 }
 
 #[test]
-fn dscp_defaults_to_what_the_role_needs() {
+fn the_role_determines_the_default_dscp() {
     for (role, dscp) in [("media", Dscp::EF), ("signalling", Dscp::CS5)] {
         let service = GOOD
             .replace("dscp = 'EF'\n", "")
@@ -39,9 +39,9 @@ fn dscp_defaults_to_what_the_role_needs() {
 }
 
 #[test]
-fn prefix_faults() {
+fn invalid_prefixes_are_rejected() {
     let change = |now, value, kind, expected| {
-        service_fault(
+        assert_service_error(
             "198.18.0.0/15",
             now,
             (6, 13),
@@ -79,7 +79,7 @@ fn prefix_faults() {
         "special-purpose",
         "globally reachable",
     );
-    service_fault(
+    assert_service_error(
         "'198.18.0.0/15'",
         "7",
         (6, 13),
@@ -88,7 +88,7 @@ fn prefix_faults() {
         "type",
         "a prefix",
     );
-    service_fault(
+    assert_service_error(
         "['198.18.0.0/15', '2001:db8::/32']",
         "'198.18.0.0/15'",
         (6, 12),
@@ -97,7 +97,7 @@ fn prefix_faults() {
         "type",
         "a list of prefixes",
     );
-    service_fault(
+    assert_service_error(
         "['198.18.0.0/15', '2001:db8::/32']",
         "[]",
         (6, 12),
@@ -109,7 +109,7 @@ fn prefix_faults() {
 }
 
 #[test]
-fn special_purpose_space_needs_a_word() {
+fn special_purpose_prefixes_need_permission() {
     let text = format!(
         "version = 1\n{}",
         GOOD.replace("allow_special_purpose = true\n", "")
@@ -157,9 +157,9 @@ fn the_right_prefix_is_suggested() {
 }
 
 #[test]
-fn port_faults() {
+fn invalid_ports_are_rejected() {
     let change = |now, value, kind, expected| {
-        service_fault("3478", now, (7, 10), "ports[0]", value, kind, expected);
+        assert_service_error("3478", now, (7, 10), "ports[0]", value, kind, expected);
     };
     change(
         "'60000-10000'",
@@ -174,7 +174,7 @@ fn port_faults() {
     change("-1", "-1", "ports", "a port such as");
     change("'http'", "'http'", "ports", "a port such as");
     change("true", "true", "type", "a port such as");
-    service_fault(
+    assert_service_error(
         "[3478, '10000-60000']",
         "[]",
         (7, 9),
@@ -186,16 +186,16 @@ fn port_faults() {
 }
 
 #[test]
-fn dscp_faults() {
+fn invalid_dscps_are_rejected() {
     for bad in ["64", "'FF'", "-1", "'AF44'"] {
-        service_fault("'EF'", bad, (8, 8), "dscp", bad, "dscp", "0 to 63");
+        assert_service_error("'EF'", bad, (8, 8), "dscp", bad, "dscp", "0 to 63");
     }
-    service_fault("'EF'", "1.5", (8, 8), "dscp", "1.5", "type", "0 to 63");
+    assert_service_error("'EF'", "1.5", (8, 8), "dscp", "1.5", "type", "0 to 63");
 }
 
 #[test]
-fn word_faults() {
-    service_fault(
+fn unknown_roles_protocols_and_names_are_rejected() {
+    assert_service_error(
         "'media'",
         "'medai'",
         (4, 8),
@@ -204,7 +204,7 @@ fn word_faults() {
         "choice",
         "\"media-fallback\"",
     );
-    service_fault(
+    assert_service_error(
         "'udp'",
         "'sctp'",
         (5, 12),
@@ -213,7 +213,7 @@ fn word_faults() {
         "choice",
         "\"udp\", \"tcp\"",
     );
-    service_fault(
+    assert_service_error(
         "'lab'",
         "'Lab 1'",
         (3, 8),
@@ -222,7 +222,7 @@ fn word_faults() {
         "service-name",
         "1 to 64",
     );
-    service_fault(
+    assert_service_error(
         "dscp = 'EF'",
         "enabled = 'yes'",
         (8, 11),
@@ -231,7 +231,7 @@ fn word_faults() {
         "type",
         "true or false",
     );
-    service_fault(
+    assert_service_error(
         "dscp =",
         "dcsp =",
         (8, 1),
@@ -240,7 +240,7 @@ fn word_faults() {
         "unknown-key",
         "dscp, enabled",
     );
-    service_fault(
+    assert_service_error(
         "role = 'media'\n",
         "",
         (2, 1),
@@ -252,9 +252,9 @@ fn word_faults() {
 }
 
 #[test]
-fn date_faults() {
+fn invalid_dates_are_rejected() {
     let change = |lines: &str, at, key, value, kind, expected| {
-        service_fault(
+        assert_service_error(
             "dscp = 'EF'\n",
             &format!("dscp = 'EF'\n{lines}\n"),
             at,
@@ -292,7 +292,7 @@ fn date_faults() {
 }
 
 #[test]
-fn duplicates_point_at_both_places() {
+fn duplicates_show_both_positions() {
     let text = format!("version = 1\n{GOOD}{GOOD}");
     let diagnostics = diagnostics(&text);
     assert_eq!(diagnostics.len(), 1);
@@ -310,7 +310,7 @@ fn duplicates_point_at_both_places() {
 }
 
 #[test]
-fn contradictions_point_at_both_places() {
+fn contradictions_show_both_positions() {
     let other = GOOD
         .replace("'lab'", "'lab2'")
         .replace("'EF'", "'AF41'")

@@ -1,9 +1,9 @@
-//! The diagnostics of everything besides services.
+//! Errors of settings.
 
 use super::*;
 use crate::net::Fwmark;
 
-/// Holds the only diagnostic of the lines after `version = 1` against an expectation.
+/// Checks the only error of the lines after `version = 1`.
 #[track_caller]
 fn assert_setting_error(
     lines: &str,
@@ -259,7 +259,7 @@ fn invalid_settings_are_rejected() {
 }
 
 #[test]
-fn the_uplink_may_be_preferred_pinned_and_excluded() {
+fn uplinks_can_be_preferred_pinned_and_excluded() {
     let text =
         "version = 1\n[uplink]\ninterface = 'wlan0'\nprefer = ['eth*', 'wl*']\nexclude = ['wwan*']";
     let config = Config::parse("it.toml", text).expect("valid");
@@ -273,7 +273,7 @@ fn the_uplink_may_be_preferred_pinned_and_excluded() {
 }
 
 #[test]
-fn the_marks_of_a_vpn_are_numbers_or_found() {
+fn the_vpn_mark_is_a_number_or_auto() {
     let uplink = |lines: &str| {
         let text = format!("version = 1\n[uplink]\n{lines}");
         let config = Config::parse("it.toml", &text).expect("valid");
@@ -288,7 +288,7 @@ fn the_marks_of_a_vpn_are_numbers_or_found() {
 }
 
 #[test]
-fn the_table_base_leaves_room() {
+fn the_table_leaves_room_for_every_port_range() {
     // The catalogue has three port ranges (one of them retired), so the base and three tables above it are needed.
     for (base, kind) in [
         ("0", "number"),
