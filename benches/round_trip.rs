@@ -85,7 +85,8 @@ fn main() {
     println!("| family | way | p50 us | p90 us | p99 us | lost of {ROUNDS} |");
     println!("|---|---|---|---|---|---|");
     for family in Family::BOTH {
-        let leg = |name, host: at::Dual| Leg::new(&lab, family, name, host.at(family, MEDIA_PORT));
+        let leg =
+            |name, host: at::DualAddress| Leg::new(&lab, family, name, host.at(family, MEDIA_PORT));
         let mut plain = leg("plain routing", at::OTHER);
         let mut relayed = leg("voicelane", at::MEDIA);
         for round in 0..WARM_UP + ROUNDS {

@@ -15,6 +15,9 @@ pub mod diagnostics;
 pub mod doctor;
 pub mod engine;
 pub mod ipsec;
+#[cfg(any(feature = "demo", feature = "lab"))]
+#[doc(hidden)]
+pub mod lab;
 pub mod lpm;
 pub mod manual;
 pub mod nat;

@@ -1,4 +1,4 @@
-//! Everything else: that it stayed in the VPN, that nobody unasked came in, and that a crash is safe.
+//! Checks of everything but calls: other traffic stays in the VPN, unsolicited packets are dropped, a crash is harmless.
 
 use std::io::{self, Read as _, Write as _};
 use std::mem::MaybeUninit;
@@ -6,28 +6,28 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, U
 use std::thread;
 use std::time::{Duration, Instant};
 
-use etherparse::IpNumber;
 use serde::Serialize;
 use socket2::{Domain, Socket, Type};
 
-use super::capture::{Captures, Content, Place, Sighting};
+use super::capture::{CapturePoint, Captures, PacketKind, Sighting};
 use super::measure::{as_text, millis};
-use super::media::{self, Call, Recording};
-use super::world::{LAPTOP, MEDIA, OTHER, STRANGER, TEST_HOST, World};
+use super::media::{self, CallRecording, DemoCall};
+use super::network::{DemoNetwork, LAPTOP, MEDIA, OTHER, STRANGER, TEST_HOST};
 use crate::call::stun;
+use crate::lab::FrameTransport;
 use crate::net::{Endpoint, Family};
 
-/// How long a probe waits for its answer.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// The most that a crash may interrupt a call for.
-const FALLBACK: Duration = Duration::from_secs(1);
-/// How long a call is watched after the crash.
-pub(super) const AFTERMATH: Duration = Duration::from_millis(2500);
+/// The longest wait for the answer to a probe.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+/// The longest interruption of a call by a crash.
+const FAILOVER_LIMIT: Duration = Duration::from_secs(1);
+/// The time for which a call continues after the crash.
+pub(super) const AFTER_KILL: Duration = Duration::from_millis(2500);
 
-/// A finding, with what it should have been.
+/// The result of a check, with the expected result.
 #[derive(Debug, Serialize)]
-pub(super) struct Check {
-    /// What was tried.
+pub(super) struct DemoCheck {
+    /// The name of the check.
     pub(super) name: &'static str,
     #[serde(serialize_with = "as_text")]
     pub(super) family: Family,
@@ -36,64 +36,89 @@ pub(super) struct Check {
     pub(super) measured: String,
 }
 
-/// How a probe speaks.
+/// The protocol of a probe.
 #[derive(Clone, Copy)]
-enum Speech {
+enum ProbeProtocol {
     Udp,
     Stun,
     Tcp,
     Echo,
 }
 
-/// Which way a probe should go.
+/// The expected path of a probe.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum ProbePath {
     Tunnel,
     Direct,
 }
 
-/// A packet or a few from the laptop, which a server of the world answers.
+/// A request from the laptop that a server answers.
 #[derive(Clone, Copy)]
 struct Probe {
     name: &'static str,
     family: Family,
-    speech: Speech,
+    protocol: ProbeProtocol,
     target: Endpoint,
-    way: Way,
+    path: ProbePath,
 }
 
-/// The ports at which the world's servers answer.
+/// The ports of the servers.
 const DNS: u16 = 53;
 const HTTPS: u16 = 443;
 const STUN: u16 = 3478;
-/// A media port, but at a host that no policy names.
-const MEDIA_LIKE: u16 = 20_000;
+/// A media port at a host outside every policy.
+const MEDIA_PORT: u16 = 20_000;
 /// The port below the policy's range.
-const OUTSIDE: u16 = 9_999;
+const PORT_BELOW: u16 = 9_999;
 
 fn probes(family: Family) -> Vec<Probe> {
     let (media, other) = (MEDIA.of(family), OTHER.of(family));
-    let tunnel = |name, speech, addr, port| Probe {
+    let tunnel = |name, protocol, addr, port| Probe {
         name,
         family,
-        speech,
+        protocol,
         target: Endpoint::new(addr, port),
-        way: Way::Tunnel,
+        path: ProbePath::Tunnel,
     };
     let mut probes = vec![
-        tunnel("DNS: UDP 53 to another host", Speech::Udp, other, DNS),
-        tunnel("TCP 443 to the media range", Speech::Tcp, media, HTTPS),
-        tunnel("ICMP echo to the media range", Speech::Echo, media, 0),
-        tunnel("UDP 20000 to another host", Speech::Udp, other, MEDIA_LIKE),
-        tunnel("UDP 9999 to the media range", Speech::Udp, media, OUTSIDE),
+        tunnel(
+            "DNS: UDP 53 to another host",
+            ProbeProtocol::Udp,
+            other,
+            DNS,
+        ),
+        tunnel(
+            "TCP 443 to the media range",
+            ProbeProtocol::Tcp,
+            media,
+            HTTPS,
+        ),
+        tunnel(
+            "ICMP echo to the media range",
+            ProbeProtocol::Echo,
+            media,
+            0,
+        ),
+        tunnel(
+            "UDP 20000 to another host",
+            ProbeProtocol::Udp,
+            other,
+            MEDIA_PORT,
+        ),
+        tunnel(
+            "UDP 9999 to the media range",
+            ProbeProtocol::Udp,
+            media,
+            PORT_BELOW,
+        ),
     ];
     if family == Family::V4 {
         probes.push(Probe {
             name: "STUN to a network-test host",
             family,
-            speech: Speech::Stun,
+            protocol: ProbeProtocol::Stun,
             target: Endpoint::new(TEST_HOST.into(), STUN),
-            way: Way::Direct,
+            path: ProbePath::Direct,
         });
     }
     probes
@@ -102,21 +127,21 @@ fn probes(family: Family) -> Vec<Probe> {
 /// Starts the servers that answer the probes.
 ///
 /// # Errors
-/// A port cannot be had.
-pub(super) fn serve(world: &World) -> anyhow::Result<()> {
-    for family in world.families {
+/// A port cannot be bound.
+pub(super) fn serve(network: &DemoNetwork) -> anyhow::Result<()> {
+    for family in network.families {
         for probe in probes(*family) {
             let host = if OTHER.of(*family) == probe.target.addr {
-                &world.other
+                &network.other
             } else {
-                &world.cloud
+                &network.cloud
             };
             let at = SocketAddr::from(probe.target);
             host.enter(move || -> io::Result<()> {
-                match probe.speech {
-                    Speech::Udp | Speech::Stun => answer_udp(UdpSocket::bind(at)?),
-                    Speech::Tcp => answer_tcp(TcpListener::bind(at)?),
-                    Speech::Echo => {}
+                match probe.protocol {
+                    ProbeProtocol::Udp | ProbeProtocol::Stun => answer_udp(UdpSocket::bind(at)?),
+                    ProbeProtocol::Tcp => answer_tcp(TcpListener::bind(at)?),
+                    ProbeProtocol::Echo => {}
                 }
                 Ok(())
             })?;
@@ -146,78 +171,82 @@ fn answer_tcp(listener: TcpListener) {
     });
 }
 
-/// Sends every probe from the laptop and tells by the captures which way it went.
-pub(super) fn probe(world: &World, captures: &Captures) -> Vec<Check> {
-    let probes = world.families.iter().flat_map(|family| probes(*family));
-    probes.map(|probe| probe.send(world, captures)).collect()
+/// Sends every probe from the laptop and reads its path from the captures.
+pub(super) fn probe(network: &DemoNetwork, captures: &Captures) -> Vec<DemoCheck> {
+    let probes = network.families.iter().flat_map(|family| probes(*family));
+    probes.map(|probe| probe.send(network, captures)).collect()
 }
 
 impl Probe {
-    fn send(self, world: &World, captures: &Captures) -> Check {
+    fn send(self, network: &DemoNetwork, captures: &Captures) -> DemoCheck {
         let started = Instant::now();
-        let answered = world.laptop.enter(move || self.ask());
+        let answer = network.laptop.enter(|| self.exchange());
         let took = millis(started.elapsed());
         let sent = captures.since(started, |s| {
-            s.packet.destination == self.target && s.packet.protocol == self.protocol()
+            s.destination() == self.target && self.is_protocol_of(s)
         });
-        let in_clear = |s: &Sighting| s.place == Place::Home && !s.outgoing;
-        let by_gateway = |s: &Sighting| s.place == Place::Gateway && *s.interface == *"eth0";
-        let went = match (sent.iter().any(in_clear), sent.iter().any(by_gateway)) {
+        let in_clear = |s: &Sighting| s.point == CapturePoint::Home && !s.is_outgoing();
+        let by_gateway = |s: &Sighting| s.is_on(CapturePoint::Gateway, "eth0");
+        let path = match (sent.iter().any(in_clear), sent.iter().any(by_gateway)) {
             (false, false) => "nowhere",
             (false, true) => "in the VPN",
             (true, false) => "direct",
             (true, true) => "BOTH ways",
         };
-        let (way, expected) = match self.way {
-            Way::Tunnel => ("in the VPN", "in the VPN, answered"),
-            Way::Direct => ("direct", "direct, answered"),
+        let (expected_path, expected) = match self.path {
+            ProbePath::Tunnel => ("in the VPN", "in the VPN, answered"),
+            ProbePath::Direct => ("direct", "direct, answered"),
         };
-        Check {
+        DemoCheck {
             name: self.name,
             family: self.family,
-            passed: went == way && answered.is_ok(),
+            passed: path == expected_path && answer.is_ok(),
             expected,
-            measured: match answered {
-                Ok(()) => format!("{went}, {took:.1} ms"),
-                Err(error) => format!("{went}, no answer: {error}"),
+            measured: match answer {
+                Ok(()) => format!("{path}, {took:.1} ms"),
+                Err(error) => format!("{path}, no answer: {error}"),
             },
         }
     }
 
-    fn protocol(&self) -> IpNumber {
-        match (self.speech, self.family) {
-            (Speech::Udp | Speech::Stun, _) => IpNumber::UDP,
-            (Speech::Tcp, _) => IpNumber::TCP,
-            (Speech::Echo, Family::V4) => IpNumber::ICMP,
-            (Speech::Echo, Family::V6) => IpNumber::IPV6_ICMP,
+    fn is_protocol_of(&self, sighting: &Sighting) -> bool {
+        let transport = sighting.frame.headers.transport;
+        match self.protocol {
+            ProbeProtocol::Udp | ProbeProtocol::Stun => {
+                matches!(transport, FrameTransport::Udp(..))
+            }
+            ProbeProtocol::Tcp => matches!(transport, FrameTransport::Tcp(..)),
+            ProbeProtocol::Echo => matches!(transport, FrameTransport::Icmp(..)),
         }
     }
 
-    /// Asks and waits for the answer.
-    fn ask(&self) -> io::Result<()> {
+    /// Sends the request and waits for the answer.
+    fn exchange(&self) -> io::Result<()> {
         let target = SocketAddr::from(self.target);
-        match self.speech {
-            Speech::Udp => ask_udp(target, b"anyone there?"),
-            Speech::Stun => ask_udp(target, &stun::binding_request(stun::TransactionId([7; 12]))),
-            Speech::Tcp => ask_tcp(target),
-            Speech::Echo => ask_echo(target),
+        match self.protocol {
+            ProbeProtocol::Udp => exchange_udp(target, b"a question"),
+            ProbeProtocol::Stun => {
+                exchange_udp(target, &stun::binding_request(stun::TransactionId([7; 12])))
+            }
+            ProbeProtocol::Tcp => exchange_tcp(target),
+            ProbeProtocol::Echo => exchange_echo(target),
         }
     }
 }
 
-fn ask_tcp(target: SocketAddr) -> io::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+fn exchange_tcp(target: SocketAddr) -> io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&target, ANSWER_LIMIT)?;
+    stream.set_read_timeout(Some(ANSWER_LIMIT))?;
     stream.read_exact(&mut [0; 5])
 }
 
-fn ask_udp(target: SocketAddr, question: &[u8]) -> io::Result<()> {
+fn exchange_udp(target: SocketAddr, request: &[u8]) -> io::Result<()> {
     let socket = match target {
         SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?,
         SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?,
     };
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.send_to(question, target)?;
+    socket.set_read_timeout(Some(ANSWER_LIMIT))?;
+    socket.send_to(request, target)?;
     let (_, from) = socket.recv_from(&mut [0; 2048])?;
     if from == target {
         Ok(())
@@ -226,55 +255,55 @@ fn ask_udp(target: SocketAddr, question: &[u8]) -> io::Result<()> {
     }
 }
 
-/// An echo request from an unprivileged ping socket: identifier and checksum are the kernel's.
-fn ask_echo(target: SocketAddr) -> io::Result<()> {
+/// Sends an echo request from an unprivileged ping socket. The kernel writes identifier and checksum.
+fn exchange_echo(target: SocketAddr) -> io::Result<()> {
     let (protocol, request) = match target {
         SocketAddr::V4(_) => (socket2::Protocol::ICMPV4, 8),
         SocketAddr::V6(_) => (socket2::Protocol::ICMPV6, 128),
     };
     let socket = Socket::new(Domain::for_address(target), Type::DGRAM, Some(protocol))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(ANSWER_LIMIT))?;
     socket.send_to(&[request, 0, 0, 0, 0, 0, 0, 1], &target.into())?;
     socket.recv(&mut [MaybeUninit::uninit(); 64])?;
     Ok(())
 }
 
-/// Looks for anything in the clear on the home link, since `start`, that neither the calls nor the probes explain.
-pub(super) fn strays(family: Family, start: Instant, captures: &Captures) -> Check {
+/// Finds packets in clear on the home link since `start` that belong neither to calls nor to probes.
+pub(super) fn strays(family: Family, start: Instant, captures: &Captures) -> DemoCheck {
     let direct = [
         Endpoint::new(MEDIA.of(family), media::PORT),
         Endpoint::new(TEST_HOST.into(), STUN),
     ];
     let stray = |s: &Sighting| {
-        let remote = if s.outgoing {
-            s.packet.source
+        let remote = if s.is_outgoing() {
+            s.source()
         } else {
-            s.packet.destination
+            s.destination()
         };
-        s.place == Place::Home
-            && *s.interface == *"lan"
-            && s.packet.content != Content::WireGuard
+        let is_udp = matches!(s.frame.headers.transport, FrameTransport::Udp(..));
+        s.is_on(CapturePoint::Home, "lan")
+            && s.kind != PacketKind::WireGuard
             && Family::of(remote.addr) == family
             && !at_home(remote.addr)
-            && !(s.packet.protocol == IpNumber::UDP && direct.contains(&remote))
+            && !(is_udp && direct.contains(&remote))
     };
     let strays = captures.since(start, stray);
-    Check {
-        name: "Anything else in clear at home",
+    DemoCheck {
+        name: "Other packets in clear at home",
         family,
         passed: strays.is_empty(),
         expected: "none",
         measured: match strays.first() {
             None => "none".to_owned(),
-            Some(Sighting { packet, .. }) => {
-                let (count, from, to) = (strays.len(), packet.source, packet.destination);
+            Some(first) => {
+                let (count, from, to) = (strays.len(), first.source(), first.destination());
                 format!("{count}, the first from {from} to {to}")
             }
         },
     }
 }
 
-/// Whether an address is on the home link: the router's, a link-local one, a group.
+/// Returns whether an address is on the home link: of its subnet, link-local or multicast.
 fn at_home(addr: IpAddr) -> bool {
     let subnet = |v6: Ipv6Addr| v6.to_bits() >> 64;
     match (addr, LAPTOP.of(Family::of(addr))) {
@@ -288,112 +317,115 @@ fn at_home(addr: IpAddr) -> bool {
     }
 }
 
-/// Datagrams that a stranger in the cloud has sent to a call's endpoint on the laptop.
-pub(super) struct Intrusion {
+/// Datagrams from another server of the cloud to a call's endpoint on the laptop.
+pub(super) struct UnsolicitedTraffic {
     family: Family,
     sent: usize,
     arrived: usize,
-    /// Of these, seen on an interface of the laptop behind the uplink.
-    passed_on: usize,
+    /// Those that passed the uplink into the laptop.
+    forwarded: usize,
 }
 
-/// Has a server that the caller never spoke to send datagrams to the endpoint that the call has on the uplink.
+/// Sends datagrams to the call's endpoint on the uplink, from a server that the caller never sent to.
 ///
 /// # Errors
-/// The stranger has no socket.
-pub(super) fn intrude(
-    world: &World,
-    call: &Call,
+/// The server's socket cannot be opened.
+pub(super) fn send_unsolicited(
+    network: &DemoNetwork,
+    call: &DemoCall,
     captures: &Captures,
-) -> anyhow::Result<Intrusion> {
-    const SHOTS: usize = 3;
-    let content = Content::Rtp {
+) -> anyhow::Result<UnsolicitedTraffic> {
+    const DATAGRAMS: usize = 3;
+    let kind = PacketKind::Rtp {
         ssrc: call.ssrcs.up,
     };
     let on_uplink = captures.since(call.started, |s| {
-        s.place == Place::Laptop && *s.interface == *"eth0" && s.packet.content == content
+        s.is_on(CapturePoint::Laptop, "eth0") && s.kind == kind
     });
     let family = call.family;
-    let stranger = Endpoint::new(STRANGER.of(family), MEDIA_LIKE);
-    let Some(outside) = on_uplink.last().map(|s| s.packet.source) else {
-        return Ok(Intrusion {
+    let stranger = Endpoint::new(STRANGER.of(family), MEDIA_PORT);
+    let Some(outside) = on_uplink.last().map(Sighting::source) else {
+        return Ok(UnsolicitedTraffic {
             family,
             sent: 0,
             arrived: 0,
-            passed_on: 0,
+            forwarded: 0,
         });
     };
     let started = Instant::now();
-    world.cloud.enter(move || -> io::Result<()> {
+    network.cloud.enter(move || -> io::Result<()> {
         let socket = UdpSocket::bind(SocketAddr::from(stranger))?;
-        for _ in 0..SHOTS {
-            socket.send_to(b"let me in", SocketAddr::from(outside))?;
+        for _ in 0..DATAGRAMS {
+            socket.send_to(b"unsolicited", SocketAddr::from(outside))?;
         }
         Ok(())
     })?;
     let seen = captures.since(started, |s| {
-        s.place == Place::Laptop && s.packet.source == stranger
+        s.point == CapturePoint::Laptop && s.source() == stranger
     });
-    let arrived = seen.iter().filter(|s| *s.interface == *"eth0").count();
-    Ok(Intrusion {
+    let arrived = seen.iter().filter(|s| s.frame.interface == "eth0").count();
+    Ok(UnsolicitedTraffic {
         family,
-        sent: SHOTS,
+        sent: DATAGRAMS,
         arrived,
-        passed_on: seen.len() - arrived,
+        forwarded: seen.len() - arrived,
     })
 }
 
-impl Intrusion {
-    /// Tells what became of the datagrams, once the call has ended that they were sent into.
-    pub(super) fn outcome(&self, call: &Recording) -> Check {
-        let heard = call.caller.strangers;
-        let refused =
-            self.sent > 0 && self.arrived == self.sent && self.passed_on == 0 && heard == 0;
+impl UnsolicitedTraffic {
+    /// Returns the result, once the call has ended.
+    pub(super) fn outcome(&self, call: &CallRecording) -> DemoCheck {
+        let received = call.caller.unsolicited;
+        let dropped =
+            self.sent > 0 && self.arrived == self.sent && self.forwarded == 0 && received == 0;
         let measured = match self {
-            Self { sent: 0, .. } => "the call is not on the uplink".to_owned(),
-            Self { sent, arrived, .. } if refused => {
-                format!("{arrived} of {sent} reached eth0, 0 got in")
+            Self { sent: 0, .. } => "the call does not use the uplink".to_owned(),
+            Self { sent, arrived, .. } if dropped => {
+                format!("{arrived} of {sent} at eth0, all dropped")
             }
             Self {
                 sent,
                 arrived,
-                passed_on,
+                forwarded,
                 ..
             } => {
-                format!("{arrived} of {sent} reached eth0, {passed_on} passed on, {heard} heard")
+                format!("{arrived} of {sent} at eth0, {forwarded} forwarded, {received} received")
             }
         };
-        Check {
+        DemoCheck {
             name: "Unsolicited UDP from the cloud",
             family: self.family,
-            passed: refused,
-            expected: "all reach the uplink, none the application",
+            passed: dropped,
+            expected: "all reach the uplink, none reaches the application",
             measured,
         }
     }
 }
 
-/// Tells how long the crash interrupted a call, and that it then went through the VPN.
-pub(super) fn fallback(call: &Recording, killed: Instant, captures: &Captures) -> Check {
+/// Checks that a call failed over into the VPN, and for how long the crash interrupted it.
+pub(super) fn failover(call: &CallRecording, killed: Instant, captures: &Captures) -> DemoCheck {
     let gap =
         [&call.server, &call.caller].map(|leg| longest_gap(&leg.arrivals, killed, call.ended));
-    let content = Content::Rtp {
+    let kind = PacketKind::Rtp {
         ssrc: call.ssrcs.up,
     };
-    let later = captures.since(killed + FALLBACK, |s| s.packet.content == content);
-    let in_clear = later.iter().filter(|s| s.place == Place::Home).count();
+    let later = captures.since(killed + FAILOVER_LIMIT, |s| s.kind == kind);
+    let in_clear = later
+        .iter()
+        .filter(|s| s.point == CapturePoint::Home)
+        .count();
     let in_vpn = later
         .iter()
-        .filter(|s| s.place == Place::Gateway && *s.interface == *"eth0")
+        .filter(|s| s.is_on(CapturePoint::Gateway, "eth0"))
         .count();
-    let passed = gap.iter().all(|gap| *gap < FALLBACK) && in_clear == 0 && in_vpn > 0;
+    let passed = gap.iter().all(|gap| *gap < FAILOVER_LIMIT) && in_clear == 0 && in_vpn > 0;
     let [up, down] = gap.map(|gap| gap.as_millis());
     let measured = if in_clear == 0 && in_vpn > 0 {
         format!("in the VPN, gap {up}/{down} ms")
     } else {
         format!("{in_clear} in clear, {in_vpn} in the VPN, gap {up}/{down} ms")
     };
-    Check {
+    DemoCheck {
         name: "voicelane killed (SIGKILL)",
         family: call.family,
         passed,
@@ -424,7 +456,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_gap_is_the_longest_silence_after_the_crash() {
+    fn a_gap_is_the_longest_silence_after_the_crash() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let arrivals = [0, 500, 520, 540, 700, 720].map(at);
@@ -437,7 +469,7 @@ mod tests {
         assert_eq!(
             gap(530, 1900),
             1180,
-            "a call that never comes back is silent to the end"
+            "a call that does not continue is silent to the end"
         );
         assert_eq!(longest_gap(&[], at(0), at(50)), Duration::from_millis(50));
     }

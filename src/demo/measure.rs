@@ -1,4 +1,4 @@
-//! What a call was like: read from the packets on the wires and from what its ends heard.
+//! Measurements of a call, from the captures and from the records of both ends.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,23 +7,23 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::capture::{Captures, Content, Place, Sighting};
-use super::media::{Leg, Recording};
+use super::capture::{CapturePoint, Captures, PacketKind, Sighting};
+use super::media::{CallLeg, CallRecording};
+use super::network::{GATEWAY, HOME, LAPTOP, TUNNEL};
 use super::wireguard;
-use super::world::{GATEWAY, HOME, LAPTOP, TUNNEL};
 use crate::net::{Dscp, Family};
 
-/// How the laptop's traffic goes to the cloud.
+/// The setting of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Setting {
-    /// Through the VPN, all of it.
+pub(super) enum CallSetting {
+    /// All traffic of the laptop uses the VPN.
     VpnOnly,
-    /// Through the VPN, but what voicelane takes out.
+    /// voicelane sends media past the VPN.
     WithVoicelane,
 }
 
-impl fmt::Display for Setting {
+impl fmt::Display for CallSetting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::VpnOnly => "VPN only",
@@ -50,32 +50,32 @@ impl<T> BothWays<T> {
     }
 }
 
-/// The middle and the far end of a distribution.
+/// Two quantiles of a distribution.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Quantiles {
     pub(super) p50: f64,
     pub(super) p99: f64,
 }
 
-/// One call in one setting.
+/// The measurements of one call.
 #[derive(Debug, Serialize)]
-pub(super) struct Measure {
-    pub(super) setting: Setting,
+pub(super) struct CallMeasurement {
+    pub(super) setting: CallSetting,
     #[serde(serialize_with = "as_text")]
     pub(super) family: Family,
-    /// The hosts passed on the way up: `⇒` leads to a host inside WireGuard, `→` in the clear.
+    /// The hosts on the path upwards: `⇒` leads to a host inside WireGuard, `→` in clear.
     pub(super) path: String,
-    /// RTP packets of the call that could be read on the home link.
+    /// RTP packets of the call in clear on the home link.
     pub(super) in_clear: BothWays<usize>,
-    /// RTP packets of the call that the gateway passed on.
+    /// RTP packets of the call that the gateway forwarded.
     pub(super) at_gateway: BothWays<usize>,
-    /// WireGuard datagrams on the home link, of all calls together.
+    /// WireGuard datagrams on the home link, for all calls together.
     pub(super) wireguard: usize,
-    /// What the home router read in the packets that carry the call.
+    /// The DSCPs at the home router of the packets that carry the call.
     pub(super) dscp: Vec<u8>,
-    /// The caller's address as the cloud's STUN answers tell it.
+    /// The caller's address in the cloud's STUN answers.
     pub(super) seen_from: Option<IpAddr>,
-    /// Median and 99th percentile; absent when nothing came back.
+    /// Median and 99th percentile; absent without an answer.
     pub(super) round_trip_ms: Option<Quantiles>,
     /// Interarrival jitter, RFC 3550.
     pub(super) jitter_ms: BothWays<f64>,
@@ -83,47 +83,46 @@ pub(super) struct Measure {
     pub(super) received: BothWays<u64>,
     pub(super) consent_asked: u64,
     pub(super) consent_answered: u64,
-    /// Packets of the call on the cloud's link: as many as its ends sent and heard, or the captures are not to be
-    /// believed.
+    /// Packets of the call on the cloud's link. They equal what its ends sent and received, or a capture is incomplete.
     pub(super) on_cloud_link: BothWays<usize>,
 }
 
-impl Measure {
-    /// Reads what the captures hold of a call that has ended.
-    pub(super) fn of(call: &Recording, setting: Setting, captures: &Captures) -> Self {
+impl CallMeasurement {
+    /// Measures a call that has ended.
+    pub(super) fn of(call: &CallRecording, setting: CallSetting, captures: &Captures) -> Self {
         let seen = captures.since(call.started, |_| true);
-        let carries = |ssrc| move |s: &&Sighting| s.packet.content == Content::Rtp { ssrc };
+        let carries = |ssrc| move |s: &&Sighting| s.kind == PacketKind::Rtp { ssrc };
         let ssrcs = BothWays {
             up: call.ssrcs.up,
             down: call.ssrcs.down,
         };
-        let count = |place: Place, interface: &str| {
+        let count = |point: CapturePoint, interface: &str| {
             ssrcs.map(|ssrc| {
-                let there = |s: &&Sighting| s.place == place && *s.interface == *interface;
-                // A router has each packet once in and once out, on different interfaces.
+                let there = |s: &&Sighting| s.is_on(point, interface);
+                // A router receives and sends each packet, on different interfaces.
                 seen.iter().filter(carries(ssrc)).filter(there).count()
             })
         };
-        let on_home_link = |s: &&Sighting| s.place == Place::Home && *s.interface == *"lan";
-        let in_clear = count(Place::Home, "lan");
+        let on_home_link = |s: &&Sighting| s.is_on(CapturePoint::Home, "lan");
+        let in_clear = count(CapturePoint::Home, "lan");
         let wireguard: Vec<_> = seen
             .iter()
             .filter(on_home_link)
-            .filter(|s| s.packet.content == Content::WireGuard)
+            .filter(|s| s.kind == PacketKind::WireGuard)
             .collect();
         let from_laptop: BTreeSet<Dscp> = if in_clear.up > 0 {
             let media = seen.iter().filter(on_home_link).filter(carries(ssrcs.up));
-            media.map(|s| s.packet.dscp).collect()
+            media.map(|s| s.dscp()).collect()
         } else {
-            let up = wireguard.iter().filter(|s| !s.outgoing);
-            up.map(|s| s.packet.dscp).collect()
+            let up = wireguard.iter().filter(|s| !s.is_outgoing());
+            up.map(|s| s.dscp()).collect()
         };
         let legs = BothWays {
             up: &call.server,
             down: &call.caller,
         };
-        let arrived = |leg: &Leg| {
-            leg.heard
+        let arrived = |leg: &CallLeg| {
+            leg.stream
                 .as_ref()
                 .map_or(0, crate::call::RtpStream::received)
         };
@@ -134,7 +133,7 @@ impl Measure {
             family: call.family,
             path: path(&seen, ssrcs.up),
             in_clear,
-            at_gateway: count(Place::Gateway, "eth0"),
+            at_gateway: count(CapturePoint::Gateway, "eth0"),
             wireguard: wireguard.len(),
             dscp: from_laptop.into_iter().map(Dscp::value).collect(),
             seen_from: call.caller.mapped.map(|mapped| mapped.addr),
@@ -143,7 +142,7 @@ impl Measure {
                 p99: quantile(0.99),
             }),
             jitter_ms: legs.map(|leg| {
-                leg.heard
+                leg.stream
                     .as_ref()
                     .map_or(0.0, |stream| millis(stream.jitter()))
             }),
@@ -154,12 +153,12 @@ impl Measure {
             received: legs.map(arrived),
             consent_asked: call.caller.asked,
             consent_answered: call.caller.answered,
-            on_cloud_link: count(Place::Cloud, "eth0"),
+            on_cloud_link: count(CapturePoint::Cloud, "eth0"),
         }
     }
 
-    /// Whose address it is that the cloud sees.
-    pub(super) fn seen_from_whom(&self) -> &'static str {
+    /// Returns the owner of the address that the cloud sees.
+    pub(super) fn owner_of_source(&self) -> &'static str {
         let whose = [
             (GATEWAY, "VPN gateway"),
             (TUNNEL, "in the VPN"),
@@ -172,7 +171,7 @@ impl Measure {
         found.map_or("unknown", |(_, name)| name)
     }
 
-    /// The packets that did not arrive.
+    /// Returns the number of packets that did not arrive.
     pub(super) fn lost(&self) -> BothWays<u64> {
         BothWays {
             up: self.sent.up.saturating_sub(self.received.up),
@@ -181,29 +180,35 @@ impl Measure {
     }
 }
 
-/// Milliseconds, to the microsecond.
+/// Converts to milliseconds, rounded to microseconds.
 pub(super) fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// The interface by which the stream leaves the caller, and the hosts that it reaches, in the order of their places.
+/// Returns the interface on which the stream leaves the caller, and the hosts on its path in order.
 fn path(seen: &[Sighting], ssrc: u32) -> String {
-    let media = |s: &Sighting| s.packet.content == Content::Rtp { ssrc };
-    let tunnel = |s: &Sighting| s.packet.content == Content::WireGuard;
-    let Some(first) = seen.iter().find(|s| s.place == Place::Laptop && media(s)) else {
+    let media = |s: &Sighting| s.kind == PacketKind::Rtp { ssrc };
+    let tunnel = |s: &Sighting| s.kind == PacketKind::WireGuard;
+    let Some(first) = seen
+        .iter()
+        .find(|s| s.point == CapturePoint::Laptop && media(s))
+    else {
         return "nowhere".to_owned();
     };
-    let by_gateway = seen.iter().any(|s| s.place == Place::Gateway && media(s));
-    let mut path = first.interface.to_string();
-    for (place, name) in [
-        (Place::Home, "home"),
-        (Place::Gateway, "gateway"),
-        (Place::Cloud, "cloud"),
+    let by_gateway = seen
+        .iter()
+        .any(|s| s.point == CapturePoint::Gateway && media(s));
+    let mut path = first.frame.interface.clone();
+    for (point, name) in [
+        (CapturePoint::Home, "home"),
+        (CapturePoint::Gateway, "gateway"),
+        (CapturePoint::Cloud, "cloud"),
     ] {
         let reaches = |what: &dyn Fn(&Sighting) -> bool| {
-            let arrives = |s: &Sighting| !s.outgoing && *s.interface != *wireguard::INTERFACE;
+            let arrives =
+                |s: &Sighting| !s.is_outgoing() && s.frame.interface != wireguard::INTERFACE;
             seen.iter()
-                .any(|s| s.place == place && arrives(s) && what(s))
+                .any(|s| s.point == point && arrives(s) && what(s))
         };
         let arrow = match () {
             () if reaches(&media) => "→",
@@ -215,7 +220,7 @@ fn path(seen: &[Sighting], ssrc: u32) -> String {
     path
 }
 
-/// Writes a family as "IPv4" or "IPv6".
+/// Serializes a family as "IPv4" or "IPv6".
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "so serde calls it")]
 pub(super) fn as_text<S: Serializer>(family: &Family, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(family)

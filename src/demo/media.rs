@@ -1,9 +1,8 @@
-//! Calls: a caller and a media server that speak RTP to each other, and what each of them hears.
+//! Calls: a caller and a media server exchange RTP and record what they receive.
 //!
-//! Fifty packets a second each way, 20 ms of sound in each, as Opus in WebRTC. The caller checks consent by STUN
-//! once a second (RFC 7675); the server sends to wherever it heard the caller last. The payload, which for a codec
-//! would be sound, carries clock readings: those of the sender, and of what the sender heard last and when. Both ends
-//! run on one machine and read one clock.
+//! Each end sends 50 packets a second, as Opus does in WebRTC. The caller checks consent by STUN once a second
+//! (RFC 7675). The server sends to the latest source of the caller. The payload carries clock readings instead of sound:
+//! the send time, and send and receive time of the latest packet received. Both ends use the same clock.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -18,7 +17,7 @@ use hdrhistogram::Histogram;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
-use super::world::{MEDIA, TUNNEL, World};
+use super::network::{DemoNetwork, MEDIA, TUNNEL};
 use crate::call::stun::{self, StunClass, StunMessage, TransactionId, Transactions};
 use crate::call::{DatagramKind, RtpHeader, RtpStream};
 use crate::net::{Endpoint, Family};
@@ -31,70 +30,70 @@ const CLOCK_RATE: u32 = 48_000;
 const TICKS_PER_FRAME: u32 = 960;
 const OPUS: u8 = 111;
 const PAYLOAD: usize = 160;
-/// A consent check goes with every so many frames.
+/// The number of frames from one consent check to the next.
 const CONSENT_EVERY: u64 = 50;
-/// How long the ends still listen after the last word.
+/// The time for which the ends still receive after their last packet.
 const TAIL: Duration = Duration::from_secs(1);
-/// The first sequence number: soon enough before the wrap that every call passes it.
+/// The first sequence number, so that every call wraps around.
 const FIRST_SEQUENCE: u16 = u16::MAX - 80;
 
 /// The synchronisation sources of the two directions.
 #[derive(Clone, Copy)]
 pub(super) struct Ssrcs {
-    /// What the caller sends.
+    /// The caller's stream.
     pub(super) up: u32,
-    /// What the server sends.
+    /// The server's stream.
     pub(super) down: u32,
 }
 
-/// A call that goes on in the background.
-pub(super) struct Call {
+/// A call in progress.
+pub(super) struct DemoCall {
     pub(super) family: Family,
     pub(super) ssrcs: Ssrcs,
     pub(super) started: Instant,
     latest_round_trip: Arc<AtomicU64>,
     over: Arc<AtomicBool>,
-    caller: JoinHandle<Leg>,
-    server: JoinHandle<Leg>,
+    caller: JoinHandle<CallLeg>,
+    server: JoinHandle<CallLeg>,
 }
 
-/// A call that has ended, as both ends kept it.
-pub(super) struct Recording {
+/// The records of a call that has ended.
+pub(super) struct CallRecording {
     pub(super) family: Family,
     pub(super) ssrcs: Ssrcs,
     pub(super) started: Instant,
-    /// When the ends spoke their last word.
+    /// When the ends stopped sending.
     pub(super) ended: Instant,
-    pub(super) caller: Leg,
-    pub(super) server: Leg,
+    pub(super) caller: CallLeg,
+    pub(super) server: CallLeg,
 }
 
-/// What one end of a call did and heard.
-pub(super) struct Leg {
+/// The record of one end of a call.
+pub(super) struct CallLeg {
     /// RTP packets sent.
     pub(super) sent: u64,
-    /// The other end's stream; `None` if nothing was heard.
-    pub(super) heard: Option<RtpStream>,
-    /// When each of its packets came.
+    /// The other end's stream; `None` before its first packet.
+    pub(super) stream: Option<RtpStream>,
+    /// The arrival time of each packet of the stream.
     pub(super) arrivals: Vec<Instant>,
-    /// Microseconds to the other end and back, by every packet heard.
+    /// Round-trip times in microseconds, one for each packet received.
     pub(super) round_trips: Histogram<u64>,
     /// Consent checks sent.
     pub(super) asked: u64,
     /// Consent checks answered.
     pub(super) answered: u64,
-    /// Own endpoint as the other end sees it.
+    /// The own endpoint as the other end sees it.
     pub(super) mapped: Option<Endpoint>,
-    /// Datagrams from others than the other end.
-    pub(super) strangers: u64,
+    /// Datagrams from other sources than the other end.
+    pub(super) unsolicited: u64,
 }
 
-impl Call {
-    /// Calls the media server from the laptop, as a browser does: from the address that the default route has.
+impl DemoCall {
+    /// Calls the media server from the laptop. The source is the address of the default route, as in a browser.
     ///
     /// # Errors
-    /// No socket at one of the ends.
-    pub(super) fn dial(world: &World, family: Family) -> anyhow::Result<Self> {
+    /// A socket cannot be opened.
+    pub(super) fn dial(network: &DemoNetwork, family: Family) -> anyhow::Result<Self> {
         static CALLS: AtomicU64 = AtomicU64::new(0);
         let server_at = SocketAddr::new(MEDIA.of(family), PORT);
         let caller_at = SocketAddr::new(TUNNEL.of(family), 0);
@@ -107,10 +106,10 @@ impl Call {
         let started = Instant::now();
         let over = Arc::new(AtomicBool::new(false));
         let latest_round_trip = Arc::default();
-        let end = |socket: io::Result<UdpSocket>, peer, ssrc| -> anyhow::Result<End> {
-            let socket = socket.context("no socket for a call")?;
+        let end = |socket: io::Result<UdpSocket>, peer, ssrc| -> anyhow::Result<CallEnd> {
+            let socket = socket.context("cannot open a socket for a call")?;
             socket.set_nonblocking(true)?;
-            Ok(End::new(
+            Ok(CallEnd::new(
                 socket,
                 peer,
                 ssrc,
@@ -119,20 +118,20 @@ impl Call {
             ))
         };
         let server = end(
-            world.cloud.enter(move || UdpSocket::bind(server_at)),
+            network.cloud.enter(move || UdpSocket::bind(server_at)),
             None,
             ssrcs.down,
         )?;
         let caller = end(
-            world.laptop.enter(move || UdpSocket::bind(caller_at)),
+            network.laptop.enter(move || UdpSocket::bind(caller_at)),
             Some(server_at),
             ssrcs.up,
         )?;
-        let talk = |end: End| {
+        let start = |end: CallEnd| {
             let over = Arc::clone(&over);
-            thread::spawn(move || end.talk(&over))
+            thread::spawn(move || end.run(&over))
         };
-        let (caller, server) = (talk(caller), talk(server));
+        let (caller, server) = (start(caller), start(server));
         Ok(Self {
             family,
             ssrcs,
@@ -144,16 +143,16 @@ impl Call {
         })
     }
 
-    /// The round-trip time that was measured last; `None` before the first.
+    /// Returns the latest round-trip time; `None` before the first.
     pub(super) fn latest_round_trip(&self) -> Option<Duration> {
         let micros = self.latest_round_trip.load(Ordering::Relaxed);
         (micros > 0).then_some(Duration::from_micros(micros))
     }
 
-    /// Gives what both ends heard once they have stopped, the packets still on their way included.
-    fn join(self, ended: Instant) -> Recording {
-        let join = |leg: JoinHandle<Leg>| leg.join().expect("the ends of a call do not panic");
-        Recording {
+    /// Waits for both ends and returns their records.
+    fn join(self, ended: Instant) -> CallRecording {
+        let join = |leg: JoinHandle<CallLeg>| leg.join().expect("the ends of a call do not panic");
+        CallRecording {
             family: self.family,
             ssrcs: self.ssrcs,
             started: self.started,
@@ -165,7 +164,7 @@ impl Call {
 }
 
 /// Ends all calls at once.
-pub(super) fn hang_up(calls: Vec<Call>) -> Vec<Recording> {
+pub(super) fn hang_up(calls: Vec<DemoCall>) -> Vec<CallRecording> {
     let ended = Instant::now();
     for call in &calls {
         call.over.store(true, Ordering::Relaxed);
@@ -173,17 +172,17 @@ pub(super) fn hang_up(calls: Vec<Call>) -> Vec<Recording> {
     calls.into_iter().map(|call| call.join(ended)).collect()
 }
 
-/// Clock readings in a payload, in nanoseconds since the call began.
-struct Readings {
-    /// When this packet was sent.
+/// The clock readings in a payload, in nanoseconds since the start of the call.
+struct ClockReadings {
+    /// The send time of this packet.
     sent: u64,
-    /// When the packet was sent that its sender heard last.
+    /// The send time of the latest packet that its sender received.
     echo: u64,
-    /// How long ago that was heard.
+    /// The time since its sender received that packet.
     held: u64,
 }
 
-impl Readings {
+impl ClockReadings {
     fn to_payload(&self) -> [u8; PAYLOAD] {
         let mut payload = [0x5a; PAYLOAD];
         let words = [self.sent, self.echo, self.held].map(u64::to_be_bytes);
@@ -205,23 +204,23 @@ impl Readings {
     }
 }
 
-/// One end while the call goes on.
-struct End {
+/// One end of a call in progress.
+struct CallEnd {
     socket: UdpSocket,
-    /// The caller knows whom it calls; the server sends to where it heard the caller last.
+    /// The caller's peer is fixed; the server's is the latest source.
     peer: Option<SocketAddr>,
-    calls: bool,
+    is_caller: bool,
     ssrc: u32,
     epoch: Instant,
     frames: u64,
-    /// When the packet heard last was sent, and when it was heard.
-    last_heard: Option<(u64, Instant)>,
+    /// Send time and receive time of the latest packet received.
+    latest: Option<(u64, Instant)>,
     transactions: Transactions,
     latest_round_trip: Arc<AtomicU64>,
-    leg: Leg,
+    leg: CallLeg,
 }
 
-impl End {
+impl CallEnd {
     fn new(
         socket: UdpSocket,
         peer: Option<SocketAddr>,
@@ -232,28 +231,28 @@ impl End {
         Self {
             socket,
             peer,
-            calls: peer.is_some(),
+            is_caller: peer.is_some(),
             ssrc,
             epoch,
             frames: 0,
-            last_heard: None,
+            latest: None,
             transactions: Transactions::default(),
             latest_round_trip,
-            leg: Leg {
+            leg: CallLeg {
                 sent: 0,
-                heard: None,
+                stream: None,
                 arrivals: Vec::new(),
                 round_trips: Histogram::new_with_bounds(1, 60_000_000, 3)
                     .expect("bounds in order, 3 digits of 5"),
                 asked: 0,
                 answered: 0,
                 mapped: None,
-                strangers: 0,
+                unsolicited: 0,
             },
         }
     }
 
-    fn talk(mut self, over: &AtomicBool) -> Leg {
+    fn run(mut self, over: &AtomicBool) -> CallLeg {
         let mut next_frame = self.epoch;
         let mut end = None;
         let mut buffer = [0; 2048];
@@ -265,24 +264,24 @@ impl End {
             match end {
                 Some(end) if now >= end => return self.leg,
                 None if now >= next_frame => {
-                    self.speak(now);
+                    self.send_frame(now);
                     next_frame += FRAME;
                 }
                 _ => {}
             }
             wait(&self.socket, end.unwrap_or(next_frame));
             while let Ok((len, from)) = self.socket.recv_from(&mut buffer) {
-                self.hear(&buffer[..len], from, Instant::now());
+                self.on_received(&buffer[..len], from, Instant::now());
             }
         }
     }
 
-    /// Sends a frame, and with some a consent check. A failed send is a lost packet.
-    fn speak(&mut self, now: Instant) {
+    /// Sends a frame, and a consent check with every 50th. A failed send counts as a lost packet.
+    fn send_frame(&mut self, now: Instant) {
         let Some(peer) = self.peer else {
             return;
         };
-        if self.calls && self.frames.is_multiple_of(CONSENT_EVERY) {
+        if self.is_caller && self.frames.is_multiple_of(CONSENT_EVERY) {
             let mut id = [0; 12];
             id[..8].copy_from_slice(&self.frames.to_be_bytes());
             id[8..].copy_from_slice(&self.ssrc.to_be_bytes());
@@ -303,9 +302,9 @@ impl End {
             ssrc: self.ssrc,
         };
         let (echo, held) = self
-            .last_heard
-            .map_or((0, 0), |(sent, heard)| (sent, nanos(now - heard)));
-        let readings = Readings {
+            .latest
+            .map_or((0, 0), |(sent, received)| (sent, nanos(now - received)));
+        let readings = ClockReadings {
             sent: nanos(now - self.epoch),
             echo,
             held,
@@ -316,20 +315,20 @@ impl End {
         self.leg.sent += 1;
     }
 
-    fn hear(&mut self, datagram: &[u8], from: SocketAddr, now: Instant) {
-        if self.calls && self.peer != Some(from) {
-            self.leg.strangers += 1;
+    fn on_received(&mut self, datagram: &[u8], from: SocketAddr, now: Instant) {
+        if self.is_caller && self.peer != Some(from) {
+            self.leg.unsolicited += 1;
             return;
         }
         match DatagramKind::of(datagram) {
-            Some(DatagramKind::Stun) => self.hear_stun(datagram, from, now),
-            Some(DatagramKind::Rtp) => self.hear_rtp(datagram, now),
+            Some(DatagramKind::Stun) => self.on_stun(datagram, from, now),
+            Some(DatagramKind::Rtp) => self.on_rtp(datagram, now),
             _ => return,
         }
         self.peer = Some(from);
     }
 
-    fn hear_stun(&mut self, datagram: &[u8], from: SocketAddr, now: Instant) {
+    fn on_stun(&mut self, datagram: &[u8], from: SocketAddr, now: Instant) {
         let Some(message) = StunMessage::parse(datagram) else {
             return;
         };
@@ -347,18 +346,18 @@ impl End {
         }
     }
 
-    fn hear_rtp(&mut self, datagram: &[u8], now: Instant) {
+    fn on_rtp(&mut self, datagram: &[u8], now: Instant) {
         let (Some(header), Some(readings)) =
-            (RtpHeader::parse(datagram), Readings::parse(datagram))
+            (RtpHeader::parse(datagram), ClockReadings::parse(datagram))
         else {
             return;
         };
-        match &mut self.leg.heard {
+        match &mut self.leg.stream {
             Some(stream) => stream.observe(&header, now),
-            heard => *heard = Some(RtpStream::new(&header, CLOCK_RATE, now)),
+            stream => *stream = Some(RtpStream::new(&header, CLOCK_RATE, now)),
         }
         self.leg.arrivals.push(now);
-        self.last_heard = Some((readings.sent, now));
+        self.latest = Some((readings.sent, now));
         if readings.echo > 0 {
             let round_trip = nanos(now - self.epoch).saturating_sub(readings.echo + readings.held);
             self.leg.round_trips.saturating_record(round_trip / 1000);
@@ -372,11 +371,11 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).expect("calls of seconds")
 }
 
-/// Waits until the socket can be read or the time has come, to the microsecond.
+/// Waits until the socket is readable or the time has come, to the microsecond.
 fn wait(socket: &UdpSocket, until: Instant) {
     let timeout = until.saturating_duration_since(Instant::now());
     let mut readable = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-    // An interrupted wait is a short one: the caller looks at the clock again.
+    // A signal may end the wait early: the caller reads the clock again.
     let _ = ppoll(&mut readable, Some(TimeSpec::from_duration(timeout)), None);
 }
 
@@ -385,16 +384,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn readings_survive_the_wire() {
-        let readings = Readings {
+    fn clock_readings_survive_a_round_trip() {
+        let readings = ClockReadings {
             sent: 1,
             echo: u64::MAX,
             held: 3,
         };
         let datagram = [&[0x80; RtpHeader::LEN][..], &readings.to_payload()].concat();
         assert_eq!(datagram.len(), RtpHeader::LEN + PAYLOAD);
-        let read = Readings::parse(&datagram).expect("three readings");
+        let read = ClockReadings::parse(&datagram).expect("three readings");
         assert_eq!((read.sent, read.echo, read.held), (1, u64::MAX, 3));
-        assert!(Readings::parse(&datagram[..RtpHeader::LEN + 23]).is_none());
+        assert!(ClockReadings::parse(&datagram[..RtpHeader::LEN + 23]).is_none());
     }
 }

@@ -1,49 +1,48 @@
-//! `voicelane demo`: the main job, shown and measured in a world of its own.
+//! `voicelane demo`: the main function, measured in network namespaces of its own.
 //!
 //! # Theory of operation
 //!
-//! The process moves into new namespaces (`namespace`) and builds a world there (`world`): hosts are network
-//! namespaces, joined by veth cables (`link`). A full-tunnel VPN really encapsulates (`wireguard`). Two calls, one
-//! of each address family, are made through it (`media`), then two more with `voicelane run` on the laptop
-//! (`service`). Packet sockets watch every host (`capture`); all that is reported of a call (`measure`) and of
-//! everything else (`checks`) comes from there and from the ends of the call, and is held against what it should be
-//! (`report`).
+//! The process moves into new namespaces (`isolation`) and builds a network there (`network`): hosts are network
+//! namespaces, joined by veth links (`lab::link`). A full-tunnel VPN really encapsulates (`wireguard`). The demo makes
+//! two calls, one of each address family, through the VPN (`media`). Then it makes two more with voicelane on the laptop
+//! (`service`). Packet sockets capture on every host (`capture`). All results of calls (`measure`) and of other traffic
+//! (`checks`) come from the captures and from both ends of the calls. `report` compares them with expected values.
 //!
 //! Nothing outlives the process: namespaces, devices, rules, threads and the files in a private tmpfs end with it, and
-//! the one child process is killed by the kernel. An interrupt needs no handler.
+//! the kernel kills the child process. An interrupt needs no handler.
 
 mod capture;
 mod checks;
-mod link;
+mod isolation;
 mod measure;
 mod media;
-mod namespace;
+mod network;
 mod progress;
 mod report;
 mod service;
 mod wireguard;
-mod world;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use capture::{Captures, Place};
-use measure::{Measure, Setting};
-use media::Call;
-use report::Report;
-use service::Service;
-use world::World;
+use capture::{CapturePoint, Captures};
+use measure::{CallMeasurement, CallSetting};
+use media::DemoCall;
+use network::DemoNetwork;
+use report::DemoReport;
+use service::DemoService;
 
-/// The exit code when this machine gives the demo no world of its own.
-const NO_WORLD: u8 = 3;
+/// The exit code when this machine does not allow the demo its namespaces.
+const NOT_ISOLATED: u8 = 3;
 
-/// How long calls go on before the first probe.
+/// The length of the calls before the first probe.
 const SETTLING: Duration = Duration::from_secs(1);
 
 const PICTURE: &str = "\
-A laptop in a full-tunnel VPN (WireGuard), in a world apart from this machine:
+A laptop in a full-tunnel VPN (WireGuard), in network namespaces apart from this machine:
 
-   laptop ── home router ── internet ─┬─ VPN gateway, 45 ms away
+   laptop ── home router ── internet ─┬─ VPN gateway (the demo adds 45 to 51 ms each way)
                                       ├─ media cloud 168.86.128.0/18, 2001:db8:c10d::/64
                                       └─ another host
 ";
@@ -51,27 +50,34 @@ A laptop in a full-tunnel VPN (WireGuard), in a world apart from this machine:
 /// Options of `voicelane demo`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DemoArgs {
-    /// Print the result as one JSON document.
+    /// Print the result as one JSON document
     #[arg(long)]
     json: bool,
-    /// How long each call is, in seconds.
+    /// Length of each call in seconds, 2 to 60
     #[arg(long, value_name = "SECONDS", default_value_t = 8, value_parser = clap::value_parser!(u64).range(2..=60))]
     seconds: u64,
+    /// Run the service with the demo's policy and this runtime directory, inside the demo
+    #[arg(long, value_name = "DIR", hide = true)]
+    service: Option<PathBuf>,
 }
 
-/// Plays the demo and prints what it found: exit code 0 when all is as it should be, 1 when not, 3 when this machine
-/// gives no namespaces.
+/// Runs the demo and prints its results: exit code 0 when all are as expected, 1 when not, 3 when this machine does not
+/// allow the namespaces.
 ///
 /// Must be called while the process has one thread; the process is of no other use afterwards.
 ///
 /// # Errors
-/// The world could not be built, or voicelane did not start in it.
+/// The network cannot be built, or voicelane does not start in it.
 pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
-    if let Err(error) = namespace::isolate() {
-        eprintln!("voicelane demo: {:#}", anyhow::Error::new(error));
-        return Ok(ExitCode::from(NO_WORLD));
+    if let Some(runtime_dir) = &args.service {
+        service::run(runtime_dir)?;
+        return Ok(ExitCode::SUCCESS);
     }
-    let report = play(Duration::from_secs(args.seconds))?;
+    if let Err(error) = isolation::isolate() {
+        eprintln!("voicelane demo: {:#}", anyhow::Error::new(error));
+        return Ok(ExitCode::from(NOT_ISOLATED));
+    }
+    let report = measure_all(Duration::from_secs(args.seconds))?;
     if args.json {
         println!("{}", report.json()?);
     } else {
@@ -84,65 +90,69 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn play(length: Duration) -> anyhow::Result<Report> {
+fn measure_all(length: Duration) -> anyhow::Result<DemoReport> {
     let started = Instant::now();
     progress::say(PICTURE);
-    let world = World::build()?;
-    let captures = Captures::default();
-    for (node, place) in [
-        (&world.laptop, Place::Laptop),
-        (&world.home, Place::Home),
-        (&world.gateway, Place::Gateway),
-        (&world.cloud, Place::Cloud),
+    let network = DemoNetwork::build()?;
+    let mut captures = Captures::default();
+    for (host, point) in [
+        (&network.laptop, CapturePoint::Laptop),
+        (&network.home, CapturePoint::Home),
+        (&network.gateway, CapturePoint::Gateway),
+        (&network.cloud, CapturePoint::Cloud),
     ] {
-        captures.watch(node, place)?;
+        captures.start(host, point)?;
     }
-    world.connect_vpn()?;
-    checks::serve(&world)?;
+    network.connect_vpn()?;
+    checks::serve(&network)?;
 
-    let mut measures = call(&world, &captures, Setting::VpnOnly, length)?;
-    let mut service = Service::start(&world)?;
+    let mut measurements = call(&network, &captures, CallSetting::VpnOnly, length)?;
+    let mut service = DemoService::start(&network)?;
     let ready = Instant::now();
-    measures.extend(call(&world, &captures, Setting::WithVoicelane, length)?);
+    measurements.extend(call(
+        &network,
+        &captures,
+        CallSetting::WithVoicelane,
+        length,
+    )?);
 
-    let calls = dial(&world)?;
-    progress::listen("Other traffic meanwhile", &calls, SETTLING);
-    let mut findings = checks::probe(&world, &captures);
+    let calls = dial(&network)?;
+    progress::listen("Other traffic", &calls, SETTLING);
+    let mut checks = checks::probe(&network, &captures);
     let stray = |family: &_| checks::strays(*family, ready, &captures);
-    findings.extend(world.families.iter().map(stray));
-    let intrude = |call| checks::intrude(&world, call, &captures);
-    let intrusions = calls.iter().map(intrude).collect::<Result<Vec<_>, _>>()?;
+    checks.extend(network.families.iter().map(stray));
+    let send = |call| checks::send_unsolicited(&network, call, &captures);
+    let unsolicited = calls.iter().map(send).collect::<Result<Vec<_>, _>>()?;
     let killed = service.kill()?;
-    progress::listen("voicelane killed", &calls, checks::AFTERMATH);
-    for (call, intrusion) in media::hang_up(calls).iter().zip(intrusions) {
-        findings.push(intrusion.outcome(call));
-        findings.push(checks::fallback(call, killed, &captures));
+    progress::listen("voicelane killed", &calls, checks::AFTER_KILL);
+    for (call, unsolicited) in media::hang_up(calls).iter().zip(unsolicited) {
+        checks.push(unsolicited.outcome(call));
+        checks.push(checks::failover(call, killed, &captures));
     }
-    Ok(Report::new(
-        world.translates(),
-        measures,
-        findings,
+    Ok(DemoReport::new(
+        network.translates(),
+        measurements,
+        checks,
         started.elapsed(),
     ))
 }
 
-/// One call of each family, for a while.
+/// Makes one call of each family and measures it.
 fn call(
-    world: &World,
+    network: &DemoNetwork,
     captures: &Captures,
-    setting: Setting,
+    setting: CallSetting,
     length: Duration,
-) -> anyhow::Result<Vec<Measure>> {
-    let calls = dial(world)?;
+) -> anyhow::Result<Vec<CallMeasurement>> {
+    let calls = dial(network)?;
     progress::listen(&format!("Calls, {setting}"), &calls, length);
-    let measure = |call: &_| Measure::of(call, setting, captures);
+    let measure = |call: &_| CallMeasurement::of(call, setting, captures);
     Ok(media::hang_up(calls).iter().map(measure).collect())
 }
 
-fn dial(world: &World) -> anyhow::Result<Vec<Call>> {
-    world
-        .families
-        .iter()
-        .map(|family| Call::dial(world, *family))
+fn dial(network: &DemoNetwork) -> anyhow::Result<Vec<DemoCall>> {
+    let families = network.families.iter();
+    families
+        .map(|family| DemoCall::dial(network, *family))
         .collect()
 }

@@ -1,4 +1,4 @@
-//! What goes on, while it goes on: a bar on a terminal, plain lines elsewhere.
+//! Progress on standard error: a bar on a terminal, lines elsewhere.
 
 use std::io::{self, IsTerminal as _};
 use std::thread;
@@ -6,19 +6,19 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::media::Call;
+use super::media::DemoCall;
 
 const REFRESH: Duration = Duration::from_millis(100);
-/// How often a plain line is written.
+/// The interval between lines.
 const PLAIN: Duration = Duration::from_secs(2);
 
-/// Says on standard error what is being done.
+/// Prints a text on standard error.
 pub(super) fn say(what: &str) {
     eprintln!("{what}");
 }
 
-/// Lets calls go on for `time` and shows how they are.
-pub(super) fn listen(what: &str, calls: &[Call], time: Duration) {
+/// Lets calls continue for `time` and shows their round-trip times.
+pub(super) fn listen(what: &str, calls: &[DemoCall], time: Duration) {
     let started = Instant::now();
     let bar = io::stderr().is_terminal().then(|| bar(what, time));
     let mut next_line = PLAIN;
@@ -49,13 +49,13 @@ fn bar(what: &str, time: Duration) -> ProgressBar {
         .with_prefix(what.to_owned())
 }
 
-/// The round-trip time of each call at this moment.
-fn status(calls: &[Call]) -> String {
-    let one = |call: &Call| {
+/// Returns the latest round-trip time of each call.
+fn status(calls: &[DemoCall]) -> String {
+    let one = |call: &DemoCall| {
         let family = call.family;
         match call.latest_round_trip() {
             Some(time) => format!("{family} {:5.1} ms", time.as_secs_f64() * 1e3),
-            None => format!("{family} silent"),
+            None => format!("{family} no answer"),
         }
     };
     let calls: Vec<_> = calls.iter().map(one).collect();

@@ -1,4 +1,4 @@
-//! The outcome: two tables for people, one JSON document for programs, and whether all of it is as it should be.
+//! The results of the demo: tables for people, one JSON document for programs, and the verdict.
 
 use std::env;
 use std::fmt::Write as _;
@@ -9,40 +9,44 @@ use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width};
 use comfy_table::{LineStyle, TableStyle};
 use serde::Serialize;
 
-use super::checks::Check;
-use super::measure::{BothWays, Measure, Quantiles, Setting, as_text};
+use super::checks::DemoCheck;
+use super::measure::{BothWays, CallMeasurement, CallSetting, Quantiles, as_text};
+use super::wireguard::{DELAY, DELAY_VARIATION};
 use crate::net::{Dscp, Family};
 
 /// The version of the JSON document.
 const VERSION: u8 = 1;
-/// The tables' columns: 100 with what is between them.
+/// The widths of the columns, 100 with the space between them.
 const WIDTHS: [u16; 3] = [32, 33, 33];
-/// The most packets of a hundred that a call may lose.
+/// The largest loss of a call, in percent.
 const LOSS_LIMIT: u64 = 1;
 
-const RIGHT: &str = "✓";
-const WRONG: &str = "✗";
+const GOOD: &str = "✓";
+const BAD: &str = "✗";
+const FAIL: &str = "FAIL";
 // Colours of a terminal (ECMA-48, SGR).
 const GREEN: &str = "32";
 const RED: &str = "1;31";
 
-/// All that the demo found out.
+/// The results of the demo.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct DemoReport {
     version: u8,
     passed: bool,
     seconds: f64,
     /// Whether the routers translated addresses; false when this kernel cannot.
     nat: bool,
-    calls: Vec<Measure>,
-    checks: Vec<Check>,
-    faults: Vec<Fault>,
+    /// The smallest and the largest one-way delay that the demo adds to the VPN, in milliseconds.
+    vpn_delay_set_ms: [u128; 2],
+    calls: Vec<CallMeasurement>,
+    checks: Vec<DemoCheck>,
+    deviations: Vec<Deviation>,
 }
 
-/// A measure of a call that is not as it should be.
+/// A measurement of a call that differs from the expected value.
 #[derive(Debug, Serialize)]
-struct Fault {
-    setting: Setting,
+struct Deviation {
+    setting: CallSetting,
     #[serde(serialize_with = "as_text")]
     family: Family,
     row: &'static str,
@@ -50,50 +54,67 @@ struct Fault {
     measured: String,
 }
 
-/// A row of the first table.
-struct Row {
-    name: &'static str,
-    text: fn(&Measure) -> String,
-    /// What was expected instead; `None` when the measure is as it should be.
-    fault: fn(&Measure, &Report) -> Option<String>,
+/// Whether a value is good for a call. Values that are neither have no mark.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Quality {
+    Good,
+    Bad,
+    Neutral,
 }
 
-const ROWS: &[Row] = &[
-    Row {
+impl Quality {
+    fn good_if(good: bool) -> Self {
+        if good { Self::Good } else { Self::Bad }
+    }
+}
+
+/// A row of the table of calls.
+struct CallRow {
+    name: &'static str,
+    text: fn(&CallMeasurement) -> String,
+    quality: fn(&CallMeasurement, &DemoReport) -> Quality,
+    /// The expected value; `None` when the measured one is as expected.
+    deviation: fn(&CallMeasurement, &DemoReport) -> Option<String>,
+}
+
+const ROWS: &[CallRow] = &[
+    CallRow {
         name: "path",
         text: |m| m.path.clone(),
-        fault: |m, _| {
+        quality: |m, _| Quality::good_if(m.at_gateway.up == 0),
+        deviation: |m, _| {
             let path = match m.setting {
-                Setting::VpnOnly => "wg0 ⇒ home ⇒ gateway → cloud",
-                Setting::WithVoicelane => "voicelane0 → home → cloud",
+                CallSetting::VpnOnly => "wg0 ⇒ home ⇒ gateway → cloud",
+                CallSetting::WithVoicelane => "voicelane0 → home → cloud",
             };
             (m.path != path).then(|| path.to_owned())
         },
     },
-    Row {
+    CallRow {
         name: "in clear on home link",
         text: |m| match m.in_clear {
             BothWays { up: 0, down: 0 } => format!("none; {} WireGuard packets", m.wireguard),
             BothWays { up, down } => format!("{up}/{} up, {down}/{} down", m.sent.up, m.sent.down),
         },
-        fault: |m, _| {
+        quality: |_, _| Quality::Neutral,
+        deviation: |m, _| {
             let none = BothWays { up: 0, down: 0 };
             let carried = m.received.up + m.received.down;
             let right = match m.setting {
-                Setting::VpnOnly => m.in_clear == none && m.wireguard as u64 >= carried,
-                Setting::WithVoicelane => {
+                CallSetting::VpnOnly => m.in_clear == none && m.wireguard as u64 >= carried,
+                CallSetting::WithVoicelane => {
                     m.at_gateway == none
                         && m.in_clear.up as u64 >= m.received.up
                         && m.in_clear.down as u64 >= m.received.down
                 }
             };
             (!right).then(|| match m.setting {
-                Setting::VpnOnly => "none, and WireGuard instead".to_owned(),
-                Setting::WithVoicelane => "all, and none by the gateway".to_owned(),
+                CallSetting::VpnOnly => "none, and WireGuard instead".to_owned(),
+                CallSetting::WithVoicelane => "all, and none by the VPN gateway".to_owned(),
             })
         },
     },
-    Row {
+    CallRow {
         name: "DSCP at home router",
         text: |m| {
             let named = |value| {
@@ -106,44 +127,63 @@ const ROWS: &[Row] = &[
                 .collect::<Vec<_>>()
                 .join(", ")
         },
-        fault: |m, _| {
-            let right = m.setting == Setting::VpnOnly || m.dscp == [Dscp::EF.value()];
+        quality: |m, _| Quality::good_if(m.dscp == [Dscp::EF.value()]),
+        deviation: |m, _| {
+            let right = m.setting == CallSetting::VpnOnly || m.dscp == [Dscp::EF.value()];
             (!right).then(|| "EF (46) and nothing else".to_owned())
         },
     },
-    Row {
+    CallRow {
         name: "cloud sees the caller at",
         text: |m| match m.seen_from {
-            Some(addr) => format!("{addr}, {}", m.seen_from_whom()),
+            Some(addr) => format!("{addr}, {}", m.owner_of_source()),
             None => "nowhere".to_owned(),
         },
-        fault: |m, report| {
+        quality: |_, _| Quality::Neutral,
+        deviation: |m, report| {
             let from = match (m.setting, report.nat && m.family == Family::V4) {
-                (Setting::VpnOnly, true) => "VPN gateway",
-                (Setting::VpnOnly, false) => "in the VPN",
-                (Setting::WithVoicelane, true) => "home router",
-                (Setting::WithVoicelane, false) => "at home",
+                (CallSetting::VpnOnly, true) => "VPN gateway",
+                (CallSetting::VpnOnly, false) => "in the VPN",
+                (CallSetting::WithVoicelane, true) => "home router",
+                (CallSetting::WithVoicelane, false) => "at home",
             };
-            (m.seen_from_whom() != from).then(|| from.to_owned())
+            (m.owner_of_source() != from).then(|| from.to_owned())
         },
     },
-    Row {
+    CallRow {
+        name: "delay set by the demo",
+        text: |m| match (m.setting, DELAY, DELAY + DELAY_VARIATION) {
+            (CallSetting::VpnOnly, least, most) => {
+                format!("{} to {} ms each way", least.as_millis(), most.as_millis())
+            }
+            (CallSetting::WithVoicelane, ..) => "none".to_owned(),
+        },
+        quality: |_, _| Quality::Neutral,
+        deviation: |_, _| None,
+    },
+    CallRow {
         name: "round trip p50 / p99",
         text: |m| match m.round_trip_ms {
             Some(Quantiles { p50, p99 }) => format!("{p50:.2} / {p99:.2} ms"),
-            None => "nothing came back".to_owned(),
+            None => "no answer".to_owned(),
         },
-        fault: |m, report| {
-            let vpn = report.call(m.family, Setting::VpnOnly)?.round_trip_ms;
+        quality: |m, report| {
+            let p50 = |m: &CallMeasurement| m.round_trip_ms.map(|it| it.p50);
+            let others = report.calls.iter().filter(|it| it.family == m.family);
+            let best = others.filter_map(p50).fold(f64::INFINITY, f64::min);
+            Quality::good_if(p50(m).is_some_and(|own| own <= best))
+        },
+        deviation: |m, report| {
+            let vpn = report.call(m.family, CallSetting::VpnOnly)?.round_trip_ms;
             let shorter = |own: Quantiles| vpn.is_some_and(|vpn| own.p50 < vpn.p50);
             match m.setting {
-                Setting::VpnOnly => m.round_trip_ms.is_none().then(|| "any".to_owned()),
-                Setting::WithVoicelane => (!m.round_trip_ms.is_some_and(shorter))
-                    .then(|| "a shorter one than by the VPN".to_owned()),
+                CallSetting::VpnOnly => m.round_trip_ms.is_none().then(|| "any".to_owned()),
+                CallSetting::WithVoicelane => (!m.round_trip_ms.is_some_and(shorter))
+                    .then(|| "shorter than by the VPN".to_owned()),
             }
         },
     },
-    Row {
+    CallRow {
         name: "jitter (RFC 3550)",
         text: |m| {
             format!(
@@ -151,10 +191,11 @@ const ROWS: &[Row] = &[
                 m.jitter_ms.up, m.jitter_ms.down
             )
         },
-        fault: |_, _| None,
+        quality: |_, _| Quality::Neutral,
+        deviation: |_, _| None,
     },
-    Row {
-        name: "lost",
+    CallRow {
+        name: "lost packets",
         text: |m| {
             format!(
                 "{}/{} up, {}/{} down",
@@ -164,28 +205,28 @@ const ROWS: &[Row] = &[
                 m.sent.down
             )
         },
-        fault: |m, _| {
-            let bearable = |lost, sent| sent > 0 && lost * 100 <= sent * LOSS_LIMIT;
-            let right = bearable(m.lost().up, m.sent.up) && bearable(m.lost().down, m.sent.down);
-            (!right).then(|| format!("at most {LOSS_LIMIT} %"))
+        quality: |m, _| Quality::good_if(m.loses_little()),
+        deviation: |m, _| {
+            let limit = || format!("at most {LOSS_LIMIT} %");
+            (!m.loses_little()).then(limit)
         },
     },
-    Row {
+    CallRow {
         name: "STUN consent checks",
         text: |m| format!("{} of {} answered", m.consent_answered, m.consent_asked),
-        fault: |m, _| {
-            (m.consent_asked == 0 || m.consent_answered < m.consent_asked).then(|| "all".to_owned())
-        },
+        quality: |m, _| Quality::good_if(m.is_consent_answered()),
+        deviation: |m, _| (!m.is_consent_answered()).then(|| "all".to_owned()),
     },
-    Row {
-        name: "cloud link saw",
+    CallRow {
+        name: "packets on cloud link",
         text: |m| format!("{} up, {} down", m.on_cloud_link.up, m.on_cloud_link.down),
-        fault: |m, _| {
+        quality: |_, _| Quality::Neutral,
+        deviation: |m, _| {
             let right = m.on_cloud_link.up as u64 == m.received.up
                 && m.on_cloud_link.down as u64 == m.sent.down;
             (!right).then(|| {
                 format!(
-                    "what the cloud heard and sent: {} up, {} down",
+                    "as many as the cloud received and sent: {} up, {} down",
                     m.received.up, m.sent.down
                 )
             })
@@ -193,94 +234,115 @@ const ROWS: &[Row] = &[
     },
 ];
 
-impl Report {
-    /// Judges what was measured.
-    pub(super) fn new(nat: bool, calls: Vec<Measure>, checks: Vec<Check>, took: Duration) -> Self {
+impl CallMeasurement {
+    fn loses_little(&self) -> bool {
+        let is_little = |lost, sent| sent > 0 && lost * 100 <= sent * LOSS_LIMIT;
+        let lost = self.lost();
+        is_little(lost.up, self.sent.up) && is_little(lost.down, self.sent.down)
+    }
+
+    fn is_consent_answered(&self) -> bool {
+        self.consent_asked > 0 && self.consent_answered == self.consent_asked
+    }
+}
+
+impl DemoReport {
+    /// Compares the measurements with the expected values.
+    pub(super) fn new(
+        nat: bool,
+        calls: Vec<CallMeasurement>,
+        checks: Vec<DemoCheck>,
+        took: Duration,
+    ) -> Self {
         let mut report = Self {
             version: VERSION,
             passed: false,
             seconds: (took.as_secs_f64() * 10.0).round() / 10.0,
             nat,
+            vpn_delay_set_ms: [DELAY, DELAY + DELAY_VARIATION].map(|it| it.as_millis()),
             calls,
             checks,
-            faults: Vec::new(),
+            deviations: Vec::new(),
         };
-        report.faults = report
+        report.deviations = report
             .calls
             .iter()
-            .flat_map(|call| ROWS.iter().filter_map(|row| report.fault(row, call)))
+            .flat_map(|call| ROWS.iter().filter_map(|row| report.deviation(row, call)))
             .collect();
-        report.passed = report.faults.is_empty() && report.checks.iter().all(|check| check.passed);
+        report.passed =
+            report.deviations.is_empty() && report.checks.iter().all(|check| check.passed);
         report
     }
 
-    /// Whether everything is as it should be.
+    /// Returns whether all results are as expected.
     pub(super) fn passed(&self) -> bool {
         self.passed
     }
 
-    /// The JSON document.
+    /// Returns the JSON document.
     pub(super) fn json(&self) -> serde_json::Result<String> {
         serde_json::to_string_pretty(self)
     }
 
-    /// The tables, and what is wrong.
+    /// Returns the verdict, the deviations and the tables.
     pub(super) fn text(&self) -> String {
-        let (right, wrong) = (painted(RIGHT, GREEN), painted(WRONG, RED));
-        let [calls, checks] = [self.call_table(), self.check_table()].map(|table| {
-            table
-                .trim_fmt()
-                .replace(RIGHT, &right)
-                .replace(WRONG, &wrong)
-        });
-        let mut text = format!("\n{calls}\n\n{checks}\n");
-        text += " ⇒ inside WireGuard   → in the clear   up: from the caller   gap: longest silence, up/down\n";
-        if !self.nat {
-            text += " This kernel has no nftables: the routers of this world do not translate addresses.\n";
-        }
-        text += "\n";
-        let faults = self.faults.iter().map(|fault| {
-            let Fault {
+        let deviations = self.deviations.iter().map(|it| {
+            let Deviation {
                 setting,
                 family,
                 row,
                 expected,
                 measured,
-            } = fault;
+            } = it;
             format!("{family} call {setting}, {row}: {measured}; expected: {expected}")
         });
-        let checks = self
-            .checks
-            .iter()
-            .filter(|check| !check.passed)
-            .map(|check| {
-                let Check {
-                    name,
-                    family,
-                    expected,
-                    measured,
-                    ..
-                } = check;
-                format!("{family}, {name}: {measured}; expected: {expected}")
-            });
-        for line in faults.chain(checks) {
-            let _ = writeln!(text, "{} {line}", painted("FAIL", RED));
-        }
-        let verdict = if self.passed {
-            painted("All as it should be", GREEN)
-        } else {
-            painted("Not as it should be", RED)
+        let checks = self.checks.iter().filter(|check| !check.passed).map(|it| {
+            let DemoCheck {
+                name,
+                family,
+                expected,
+                measured,
+                ..
+            } = it;
+            format!("{family}, {name}: {measured}; expected: {expected}")
+        });
+        let failures: Vec<_> = deviations.chain(checks).collect();
+        let verdict = match failures.len() {
+            0 => painted(
+                "Passed: media left the VPN and was marked EF; other traffic stayed in the VPN.",
+                GREEN,
+            ),
+            1 => painted("Failed: 1 result is not as expected.", RED),
+            count => painted(
+                &format!("Failed: {count} results are not as expected."),
+                RED,
+            ),
         };
-        let _ = write!(
-            text,
-            "{verdict}, after {:.0} s. Nothing of it stays on this machine.",
+        let mut text = format!(
+            "\n{verdict} The demo took {:.0} s and left nothing on this machine.\n",
             self.seconds
         );
+        for failure in failures {
+            let _ = writeln!(text, "{} {failure}", painted(FAIL, RED));
+        }
+        let (good, bad, fail) = (painted(GOOD, GREEN), painted(BAD, RED), painted(FAIL, RED));
+        for table in [self.call_table(), self.check_table()] {
+            let table = table.trim_fmt().replace(GOOD, &good).replace(BAD, &bad);
+            let _ = write!(text, "\n{}\n", table.replace(FAIL, &fail));
+        }
+        let _ = write!(
+            text,
+            " {GOOD} good   {BAD} bad   ⇒ inside WireGuard   → in clear   up: from the caller\n \
+             The demo sets the delay of the VPN; everything else is measured. gap: longest silence, up/down"
+        );
+        if !self.nat {
+            text += "\n This kernel has no nftables: the routers do not translate addresses.";
+        }
         text
     }
 
-    fn fault(&self, row: &Row, call: &Measure) -> Option<Fault> {
-        (row.fault)(call, self).map(|expected| Fault {
+    fn deviation(&self, row: &CallRow, call: &CallMeasurement) -> Option<Deviation> {
+        (row.deviation)(call, self).map(|expected| Deviation {
             setting: call.setting,
             family: call.family,
             row: row.name,
@@ -289,7 +351,7 @@ impl Report {
         })
     }
 
-    fn call(&self, family: Family, setting: Setting) -> Option<&Measure> {
+    fn call(&self, family: Family, setting: CallSetting) -> Option<&CallMeasurement> {
         let mut calls = self.calls.iter();
         calls.find(|call| call.family == family && call.setting == setting)
     }
@@ -297,19 +359,27 @@ impl Report {
     fn call_table(&self) -> Table {
         let mut table = table([
             "Two-way voice call".to_owned(),
-            Setting::VpnOnly.to_string(),
-            Setting::WithVoicelane.to_string(),
+            CallSetting::VpnOnly.to_string(),
+            CallSetting::WithVoicelane.to_string(),
         ]);
         for family in [Family::V4, Family::V6] {
             let (Some(vpn), Some(voicelane)) = (
-                self.call(family, Setting::VpnOnly),
-                self.call(family, Setting::WithVoicelane),
+                self.call(family, CallSetting::VpnOnly),
+                self.call(family, CallSetting::WithVoicelane),
             ) else {
                 continue;
             };
             table.add_row([family.to_string()]);
             for row in ROWS {
-                let cell = |m| mark((row.fault)(m, self).is_none(), &(row.text)(m));
+                let cell = |m| {
+                    let mark = match (row.quality)(m, self) {
+                        _ if (row.deviation)(m, self).is_some() => FAIL,
+                        Quality::Good => GOOD,
+                        Quality::Bad => BAD,
+                        Quality::Neutral => " ",
+                    };
+                    format!("{mark} {}", (row.text)(m))
+                };
                 table.add_row([format!("  {}", row.name), cell(vpn), cell(voicelane)]);
             }
         }
@@ -318,7 +388,7 @@ impl Report {
 
     fn check_table(&self) -> Table {
         let mut table = table([
-            "Everything else".to_owned(),
+            "Other traffic".to_owned(),
             Family::V4.to_string(),
             Family::V6.to_string(),
         ]);
@@ -332,7 +402,10 @@ impl Report {
             .iter()
             .filter(|check| check.family == Family::V4)
         {
-            let cell = |check: &Check| mark(check.passed, &check.measured);
+            let cell = |check: &DemoCheck| {
+                let mark = if check.passed { GOOD } else { FAIL };
+                format!("{mark} {}", check.measured)
+            };
             let v6 = of(v4.name, Family::V6).map_or_else(|| "  –".to_owned(), cell);
             table.add_row([v4.name.to_owned(), cell(v4), v6]);
         }
@@ -354,10 +427,6 @@ fn table(header: [String; 3]) -> Table {
         .set_header(header)
         .set_constraints(WIDTHS.map(|width| ColumnConstraint::Absolute(Width::Fixed(width))));
     table
-}
-
-fn mark(passed: bool, text: &str) -> String {
-    format!("{} {text}", if passed { RIGHT } else { WRONG })
 }
 
 fn painted(text: &str, colour: &str) -> String {

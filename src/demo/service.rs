@@ -1,66 +1,79 @@
-//! The voicelane service as a user would start it on the laptop: this program, as a process of its own.
+//! The voicelane service on the demo's laptop: this program, in a process of its own.
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
-use super::world::{MEDIA_PREFIX_V6, World};
+use super::network::{DemoNetwork, MEDIA_PREFIX_V6};
+use crate::config::Config;
+use crate::daemon::{self, Options};
 
-/// How long the service may take to be ready.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How many of the last lines of its log an error quotes.
-const LAST_WORDS: usize = 8;
+/// The longest start of the service.
+const START_LIMIT: Duration = Duration::from_secs(10);
+/// The number of log lines in an error.
+const LOG_LINES: usize = 8;
 
-/// A running `voicelane run`.
-pub(super) struct Service {
+/// A running service.
+pub(super) struct DemoService {
     child: Child,
     log: mpsc::Receiver<String>,
-    said: Vec<String>,
+    lines: Vec<String>,
 }
 
-impl Service {
-    /// Starts the service on the laptop and waits until it says that it is ready.
+/// Runs the service with the demo's policy until it is killed.
+///
+/// The policy is compiled in, so the service reads no file and needs to trust none. In a user namespace it could not:
+/// files of root and of any other user have the same owner there.
+///
+/// # Errors
+/// The service cannot start.
+pub(super) fn run(runtime_dir: &Path) -> anyhow::Result<()> {
+    let config = || Config::parse("demo", &policy());
+    let options = Options {
+        state_dir: None,
+        runtime_dir: runtime_dir.to_owned(),
+    };
+    daemon::run(&config()?, &options, move || Ok(config()?))
+}
+
+impl DemoService {
+    /// Starts the service on the laptop and waits until it is ready.
     ///
     /// # Errors
-    /// It does not start, ends, or is not ready in time; the end of its log is in the error.
-    pub(super) fn start(world: &World) -> anyhow::Result<Self> {
+    /// The service does not start, ends, or is not ready in time. The error quotes the end of its log.
+    pub(super) fn start(network: &DemoNetwork) -> anyhow::Result<Self> {
         let directory = std::env::temp_dir().join("voicelane");
-        let config = directory.join("config.toml");
         fs::create_dir(&directory)?;
-        fs::write(&config, policy())?;
         let mut command = Command::new("/proc/self/exe");
-        command
-            .args(["--log", "info", "run", "--config"])
-            .arg(config);
-        command.arg("--runtime-dir").arg(directory.join("run"));
+        command.args(["--log", "info", "demo", "--service"]);
+        command.arg(directory.join("run"));
         command.current_dir("/").stdin(Stdio::null());
         command.stdout(Stdio::null()).stderr(Stdio::piped());
-        die_with_parent(&mut command);
-        let mut child = world
-            .laptop
-            .enter(move || command.spawn())
-            .context("cannot start voicelane")?;
-        let stderr = child.stderr.take().expect("piped just above");
+        enter_and_die_with_parent(&mut command, network.laptop.handle().try_clone()?);
+        let mut child = command.spawn().context("cannot start voicelane")?;
+        let stderr = child.stderr.take().expect("stderr is piped");
         let mut service = Self {
             child,
             log: lines_of(stderr),
-            said: Vec::new(),
+            lines: Vec::new(),
         };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + START_LIMIT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match service.log.recv_timeout(left) {
                 Ok(line) => {
                     let ready = says_ready(&line);
-                    service.said.push(line);
+                    service.lines.push(line);
                     if ready {
                         return Ok(service);
                     }
@@ -73,10 +86,10 @@ impl Service {
         }
     }
 
-    /// Kills the service as a crash would: without a chance to clean up. Gives the moment.
+    /// Kills the service without a chance to clean up, and returns the time.
     ///
     /// # Errors
-    /// It had ended by itself before; the end of its log is in the error.
+    /// The service has ended before. The error quotes the end of its log.
     pub(super) fn kill(&mut self) -> anyhow::Result<Instant> {
         if let Some(status) = self.child.try_wait()? {
             bail!(self.failed(&format!("ended by itself ({status})")));
@@ -88,13 +101,16 @@ impl Service {
     }
 
     fn failed(&mut self, how: &str) -> String {
-        self.said.extend(self.log.try_iter());
-        let words = &self.said[self.said.len().saturating_sub(LAST_WORDS)..];
-        format!("voicelane {how}; it said:\n    {}", words.join("\n    "))
+        self.lines.extend(self.log.try_iter());
+        let last = &self.lines[self.lines.len().saturating_sub(LOG_LINES)..];
+        format!(
+            "the voicelane service {how}. Its last log lines:\n    {}",
+            last.join("\n    ")
+        )
     }
 }
 
-/// Reads a log to its end, so that its writer never waits for room in the pipe.
+/// Reads a log to its end, so that the pipe never blocks its writer.
 fn lines_of(stderr: ChildStderr) -> mpsc::Receiver<String> {
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
@@ -105,15 +121,15 @@ fn lines_of(stderr: ChildStderr) -> mpsc::Receiver<String> {
     lines
 }
 
-impl Drop for Service {
+impl Drop for DemoService {
     fn drop(&mut self) {
-        // Both fail when the process is gone, which is what is wanted.
+        // Both fail when the process has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Talkdesk's policy, and the IPv6 cloud of this world.
+/// Returns Talkdesk's policy with the demo's IPv6 media cloud.
 fn policy() -> String {
     format!(
         r#"version = 1
@@ -132,22 +148,25 @@ allow_special_purpose = true
     )
 }
 
-/// Whether a line of the log has the word "ready".
+/// Returns whether a log line has the word "ready".
 fn says_ready(line: &str) -> bool {
     line.split(|c: char| !c.is_alphanumeric())
         .any(|word| word == "ready")
 }
 
-/// Has the kernel kill the process when the thread ends that starts it.
+/// Starts the command in a network namespace. The kernel kills it when the calling thread ends.
 #[expect(
     unsafe_code,
     reason = "the standard library has no safe way to do this between fork and exec"
 )]
-fn die_with_parent(command: &mut Command) {
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed; prctl is a bare system call, and neither
-    // it nor the conversion of its error number allocates.
+fn enter_and_die_with_parent(command: &mut Command, namespace: fs::File) {
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed. setns and prctl are bare system calls, and
+    // neither they nor the conversion of their error numbers allocate.
     unsafe {
-        command.pre_exec(|| set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from));
+        command.pre_exec(move || {
+            setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
+            set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from)
+        });
     }
 }
 
@@ -156,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_is_a_word_of_its_own() {
+    fn readiness_is_a_separate_word() {
         assert!(says_ready(
             "2026-01-01T00:00:00Z  INFO voicelane: ready uplink=eth0"
         ));
@@ -164,5 +183,10 @@ mod tests {
             "\u{1b}[32m INFO\u{1b}[0m ready: capture is in force"
         ));
         assert!(!says_ready("INFO the address is already there"));
+    }
+
+    #[test]
+    fn the_policy_is_valid() {
+        Config::parse("demo", &policy()).expect("no faults");
     }
 }

@@ -1,10 +1,10 @@
-//! The VPN: a real WireGuard tunnel (the protocol of the boringtun crate), with a long way to its gateway.
+//! The VPN: a WireGuard tunnel (boringtun's protocol engine) with a delay to its gateway.
 //!
 //! # Theory of operation
 //!
-//! Each end is three threads: one reads the TUN, one reads the UDP socket, and one owns the tunnel and takes what
-//! they read in turn. Packets wait at the gateway, on their way in and out of its TUN, for as long as a distant data
-//! centre would keep them; they never overtake each other.
+//! Each end has three threads: one reads the TUN, one reads the UDP socket, and one owns the tunnel and handles their
+//! packets in turn. The gateway delays packets in both directions, as the path to a distant data centre does. Packets
+//! keep their order.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -21,31 +21,31 @@ use boringtun::x25519::{PublicKey, StaticSecret};
 use nix::sys::socket::{setsockopt, sockopt};
 use tun_tap::{Iface, Mode};
 
-use super::namespace::Node;
+use crate::lab::Namespace;
 use crate::net::Fwmark;
 
 /// The tunnel's interface, on both hosts.
 pub(super) const INTERFACE: &str = "wg0";
 /// The gateway's UDP port.
 pub(super) const PORT: u16 = 51_820;
-/// How long the way to the gateway is, one way.
-pub(super) const DISTANCE: Duration = Duration::from_millis(45);
-/// By how much the way gets longer at times.
-pub(super) const JITTER: Duration = Duration::from_millis(6);
+/// The one-way delay that the demo sets.
+pub(super) const DELAY: Duration = Duration::from_millis(45);
+/// The largest addition to the delay.
+pub(super) const DELAY_VARIATION: Duration = Duration::from_millis(6);
 
-/// How often the tunnel's own timers are looked at.
+/// The interval between checks of the tunnel's timers.
 const TICK: Duration = Duration::from_millis(250);
 /// Room for the largest datagram.
 const BUFFER: usize = 65_536;
 
-/// Makes the tunnel between `client` and `server`, which listens on `endpoint`; addresses and routes are left to the
-/// caller. The client's datagrams carry `mark`.
+/// Makes the tunnel between `client` and `server`, which listens on `endpoint`. The caller sets addresses and routes.
+/// The client's datagrams carry `mark`.
 ///
 /// # Errors
-/// No TUN device, no socket, no randomness.
+/// The kernel refuses the TUN device, a socket or random bytes.
 pub(super) fn connect(
-    client: &Node,
-    server: &Node,
+    client: &Namespace,
+    server: &Namespace,
     endpoint: SocketAddr,
     mark: Fwmark,
 ) -> anyhow::Result<()> {
@@ -54,15 +54,15 @@ pub(super) fn connect(
     let server_tunnel = tunnel(&server_key, &client_key, 2);
     server.enter(move || -> anyhow::Result<()> {
         let udp = UdpSocket::bind(endpoint)?;
-        let way = || Way::new(DISTANCE, JITTER);
-        End::new(server_tunnel, udp, None, [way(), way()])?.start();
+        let line = || DelayLine::new(DELAY, DELAY_VARIATION);
+        TunnelEnd::new(server_tunnel, udp, None, [line(), line()])?.start();
         Ok(())
     })?;
     client.enter(move || {
         let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         setsockopt(&udp, sockopt::Mark, &mark.0)?;
-        let way = || Way::new(Duration::ZERO, Duration::ZERO);
-        End::new(client_tunnel, udp, Some(endpoint), [way(), way()])?.start();
+        let line = || DelayLine::new(Duration::ZERO, Duration::ZERO);
+        TunnelEnd::new(client_tunnel, udp, Some(endpoint), [line(), line()])?.start();
         Ok(())
     })
 }
@@ -78,35 +78,35 @@ fn tunnel(own: &StaticSecret, peer: &StaticSecret, index: u32) -> Tunn {
     Tunn::new(own.clone(), peer, None, None, index, None)
 }
 
-/// What the owner of the tunnel is told by its two readers.
-enum Arrival {
+/// A packet for the owner of the tunnel.
+enum TunnelInput {
     Packet(Vec<u8>),
     Datagram(Vec<u8>, SocketAddr),
 }
 
 /// One end of the tunnel.
-struct End {
+struct TunnelEnd {
     tunnel: Tunn,
     tun: Arc<Iface>,
     udp: UdpSocket,
-    /// Where the other end was heard last.
+    /// The latest source of a valid datagram.
     peer: Option<SocketAddr>,
-    /// Packets on their way into the tunnel.
-    outward: Way,
-    /// Packets on their way out of the tunnel.
-    inward: Way,
+    /// Packets that enter the tunnel.
+    outward: DelayLine,
+    /// Packets that leave the tunnel.
+    inward: DelayLine,
     buffer: Vec<u8>,
 }
 
-impl End {
+impl TunnelEnd {
     fn new(
         tunnel: Tunn,
         udp: UdpSocket,
         peer: Option<SocketAddr>,
-        [outward, inward]: [Way; 2],
+        [outward, inward]: [DelayLine; 2],
     ) -> anyhow::Result<Self> {
         let tun = Iface::without_packet_info(INTERFACE, Mode::Tun)
-            .context("cannot make the VPN's TUN device")?;
+            .context("cannot create the VPN's TUN device")?;
         Ok(Self {
             tunnel,
             tun: Arc::new(tun),
@@ -127,7 +127,7 @@ impl End {
             let mut buffer = vec![0; BUFFER];
             while let Ok(len) = tun.recv(&mut buffer) {
                 if from_tun
-                    .send(Arrival::Packet(buffer[..len].to_vec()))
+                    .send(TunnelInput::Packet(buffer[..len].to_vec()))
                     .is_err()
                 {
                     return;
@@ -137,11 +137,11 @@ impl End {
         let udp = self.udp.try_clone().expect("a file descriptor is left");
         thread::spawn(move || {
             let mut buffer = vec![0; BUFFER];
-            // An error is an ICMP answer to an earlier datagram: the tunnel's own timers deal with that.
+            // An error reports an ICMP message about an earlier datagram. The tunnel's timers handle that.
             loop {
                 if let Ok((len, from)) = udp.recv_from(&mut buffer)
                     && from_udp
-                        .send(Arrival::Datagram(buffer[..len].to_vec(), from))
+                        .send(TunnelInput::Datagram(buffer[..len].to_vec(), from))
                         .is_err()
                 {
                     return;
@@ -156,8 +156,8 @@ impl End {
                     .flatten()
                     .fold(next_tick, Instant::min);
                 match arrivals.recv_timeout(wake.saturating_duration_since(Instant::now())) {
-                    Ok(Arrival::Packet(packet)) => self.outward.push(packet, Instant::now()),
-                    Ok(Arrival::Datagram(datagram, from)) => self.decapsulate(&datagram, from),
+                    Ok(TunnelInput::Packet(packet)) => self.outward.push(packet, Instant::now()),
+                    Ok(TunnelInput::Datagram(datagram, from)) => self.decapsulate(&datagram, from),
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return,
                 }
@@ -167,7 +167,7 @@ impl End {
                     transmit(&self.udp, self.peer, &result);
                 }
                 while let Some(packet) = self.inward.pop(now) {
-                    // A TUN that refuses a packet is going down, and the world with it.
+                    // Only a TUN that goes down refuses a packet; then the demo ends.
                     let _ = self.tun.send(&packet);
                 }
                 if now >= next_tick {
@@ -193,7 +193,7 @@ impl End {
                 result @ TunnResult::WriteToNetwork(_) => {
                     self.peer = Some(from);
                     transmit(&self.udp, self.peer, &result);
-                    // The handshake is through: what waited for it follows, one datagram a call.
+                    // The handshake is complete: each further call returns a datagram that waited for it.
                     rest = &[];
                 }
                 TunnResult::Done | TunnResult::Err(_) => return,
@@ -204,34 +204,34 @@ impl End {
 
 fn transmit(udp: &UdpSocket, peer: Option<SocketAddr>, result: &TunnResult<'_>) {
     if let (TunnResult::WriteToNetwork(datagram), Some(peer)) = (result, peer) {
-        // A lost datagram is what a network is allowed to do.
+        // Networks may lose datagrams.
         let _ = udp.send_to(datagram, peer);
     }
 }
 
-/// A long way in one direction: packets come out of it late, and in order.
-struct Way {
-    distance: Duration,
-    jitter: Duration,
-    /// Where in the jitter the next packet falls, 0 to 1.
+/// The delay of one direction. Packets keep their order.
+struct DelayLine {
+    delay: Duration,
+    variation: Duration,
+    /// The share of the variation that the latest packet got, 0 to 1.
     phase: f64,
     queue: VecDeque<(Instant, Vec<u8>)>,
 }
 
-impl Way {
-    fn new(distance: Duration, jitter: Duration) -> Self {
+impl DelayLine {
+    fn new(delay: Duration, variation: Duration) -> Self {
         Self {
-            distance,
-            jitter,
+            delay,
+            variation,
             phase: 0.0,
             queue: VecDeque::new(),
         }
     }
 
     fn push(&mut self, packet: Vec<u8>, now: Instant) {
-        // Steps of the golden ratio spread evenly and never repeat.
+        // Multiples of the golden ratio spread evenly and never repeat.
         self.phase = (self.phase + 0.618_033_988_75).fract();
-        let due = now + self.distance + self.jitter.mul_f64(self.phase);
+        let due = now + self.delay + self.variation.mul_f64(self.phase);
         let due = self.queue.back().map_or(due, |(last, _)| due.max(*last));
         self.queue.push_back((due, packet));
     }
@@ -251,15 +251,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_way_delays_and_keeps_the_order() {
+    fn a_delay_line_keeps_the_order() {
         let start = Instant::now();
-        let mut way = Way::new(DISTANCE, JITTER);
+        let mut line = DelayLine::new(DELAY, DELAY_VARIATION);
         for n in 0..100 {
-            way.push(vec![n], start + Duration::from_millis(n.into()));
+            line.push(vec![n], start + Duration::from_millis(n.into()));
         }
-        assert_eq!(way.pop(start + DISTANCE), None, "nothing is early");
+        assert_eq!(line.pop(start + DELAY), None, "no packet is early");
         let mut out = Vec::new();
-        while let Some(packet) = way.pop(start + Duration::from_millis(99) + DISTANCE + JITTER) {
+        while let Some(packet) =
+            line.pop(start + Duration::from_millis(99) + DELAY + DELAY_VARIATION)
+        {
             out.extend(packet);
         }
         assert!(out.into_iter().eq(0..100));

@@ -37,6 +37,15 @@ impl Family {
         }
     }
 
+    /// Returns the value for this family.
+    #[must_use]
+    pub fn pick<T>(self, v4: T, v6: T) -> T {
+        match self {
+            Self::V4 => v4,
+            Self::V6 => v6,
+        }
+    }
+
     /// The number of bits in an address: 32 or 128.
     #[must_use]
     pub const fn bits(self) -> u8 {

@@ -13,18 +13,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::addresses::{self as at, Dual};
+use crate::support::addresses::{self as at, DualAddress};
 use crate::support::caller::{ANSWER_TIME, Family, icmp, ping, probe, tcp_exchange, udp};
-use crate::support::capture::Capture;
 use crate::support::echo::ANSWER_CLASS;
-use crate::support::frame::{Direction, Frame, Transport};
-use crate::support::namespace::{Namespace, fresh_number};
+use crate::support::namespace::Namespace;
 use crate::support::program::PATIENCE;
 use crate::support::voicelane::{CONFIG, Home, TUN, Voicelane, config_with_tcp};
 use crate::support::vpn::{Vpn, VpnKind};
 use crate::support::{Lab, MEDIA_PORT, NOTHING, UPLINK, Way};
 use socket2::SockRef;
 use voicelane::control::EventKind;
+use voicelane::lab::FrameCapture;
+use voicelane::lab::unique_number;
+use voicelane::lab::{Frame, FrameDirection, FrameTransport};
 
 /// A client's only link.
 const LINK: &str = "eth0";
@@ -40,7 +41,7 @@ const GATEWAY: &str = "[gateway]\ninterfaces = [\"lan0\"]\n";
 /// A machine behind the gateway.
 struct Client {
     namespace: Namespace,
-    addresses: Dual,
+    addresses: DualAddress,
 }
 
 impl Client {
@@ -52,14 +53,14 @@ impl Client {
         net: u16,
         host: u8,
     ) -> Self {
-        let namespace = Namespace::new(fresh_number(), role);
+        let namespace = Namespace::new(unique_number(), role);
         let third = u8::try_from(net).expect("a small number");
         let v6 = |host| Ipv6Addr::new(0xfd09, net, 0, 0, 0, 0, 0, host);
         let (v4, router4) = (
             Ipv4Addr::new(10, 9, third, host),
             Ipv4Addr::new(10, 9, third, 1),
         );
-        let addresses = Dual {
+        let addresses = DualAddress {
             v4,
             v6: v6(u16::from(host)),
         };
@@ -243,10 +244,13 @@ fn clients_media_leaves_directly_and_all_else_stays_in_the_vpn() {
         let known = media.iter().chain([&at::VPN_SERVER]);
         let mut known = known.flat_map(|host| [IpAddr::from(host.v4), host.v6.into()]);
         // Neighbour discovery (RFC 4861) and multicast listener reports (RFC 3810), which no router passes on.
-        let is_neighbourly = matches!(frame.headers.transport, Transport::Icmp(133..=136 | 143, 0));
+        let is_neighbourly = matches!(
+            frame.headers.transport,
+            FrameTransport::Icmp(133..=136 | 143, 0)
+        );
         frame.at >= start
             && frame.interface == UPLINK
-            && frame.direction == Direction::Out
+            && frame.direction == FrameDirection::Out
             && !is_neighbourly
             && !known.any(|it| it == frame.headers.to)
     });
@@ -260,10 +264,11 @@ fn clients_media_leaves_directly_and_all_else_stays_in_the_vpn() {
     let strangers = lab.on_laptop.frames(|frame| {
         let known = [at::MEDIA, at::MEDIA_2].map(|host| [IpAddr::from(host.v4), host.v6.into()]);
         frame.interface == TUN
-            && frame.direction == Direction::Out
+            && frame.direction == FrameDirection::Out
             && !known.as_flattened().contains(&frame.headers.to)
     });
-    let is_listener_report = |frame: &Frame| frame.headers.transport == Transport::Icmp(143, 0);
+    let is_listener_report =
+        |frame: &Frame| frame.headers.transport == FrameTransport::Icmp(143, 0);
     assert!(strangers.iter().all(is_listener_report), "{strangers:#?}");
 
     // Another interface by a reload, and none but the policy's.
@@ -327,7 +332,7 @@ fn a_client_has_its_share_and_answers_are_marked_anew() {
         config_with_tcp("443")
     );
     let voicelane = site.serve(&config);
-    let on_client = Capture::start(&site.a.namespace);
+    let on_client = FrameCapture::start(&site.a.namespace).expect("root may capture");
     for family in Family::BOTH {
         let media = at::MEDIA.at(family, MEDIA_PORT);
         let sockets = [(); 3].map(|()| site.a.udp(family, 0));
@@ -335,7 +340,7 @@ fn a_client_has_its_share_and_answers_are_marked_anew() {
             let (way, payload) = lab.ask(socket, media);
             assert_eq!(way, Way::Direct);
             let back = on_client.carrying(&payload);
-            let back = back.iter().find(|it| it.direction == Direction::In);
+            let back = back.iter().find(|it| it.direction == FrameDirection::In);
             let class = back.map(|it| it.headers.class);
             assert_eq!(class, Some(46 << 2 | ANSWER_CLASS & 3), "EF, ECN kept");
         }
@@ -348,7 +353,7 @@ fn a_client_has_its_share_and_answers_are_marked_anew() {
         // What stays in the VPN is marked as it came.
         let (way, payload) = lab.ask(&site.a.udp(family, 0), at::OTHER.at(family, 53));
         let back = on_client.carrying(&payload);
-        let back = back.iter().find(|it| it.direction == Direction::In);
+        let back = back.iter().find(|it| it.direction == FrameDirection::In);
         assert_eq!(way, Way::Tunnel);
         assert_ne!(back.map(|it| it.headers.dscp()), Some(46));
     }
@@ -378,7 +383,7 @@ fn the_gateway_is_a_router_like_any_other() {
     let (site, _vpn) = Site::with_vpn();
     let lab = &site.lab;
     let voicelane = site.serve(&format!("{CONFIG}{GATEWAY}"));
-    let on_client = Capture::start(&site.a.namespace);
+    let on_client = FrameCapture::start(&site.a.namespace).expect("root may capture");
     for family in Family::BOTH {
         let (media, closed) = (
             at::MEDIA.at(family, MEDIA_PORT),
@@ -396,10 +401,11 @@ fn the_gateway_is_a_router_like_any_other() {
         last_hop
             .send_to(payload.as_bytes(), media)
             .expect("a route");
-        let exceeded = Transport::Icmp(family.pick(11, 3), 0);
+        let exceeded = FrameTransport::Icmp(family.pick(11, 3), 0);
         let deadline = Instant::now() + PATIENCE;
-        let told =
-            |frame: &Frame| frame.direction == Direction::In && frame.headers.transport == exceeded;
+        let told = |frame: &Frame| {
+            frame.direction == FrameDirection::In && frame.headers.transport == exceeded
+        };
         while on_client.frames(told).is_empty() {
             assert!(Instant::now() < deadline, "nobody tells of the last hop");
         }

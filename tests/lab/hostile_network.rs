@@ -7,16 +7,17 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use crate::support::addresses as at;
 use crate::support::caller::{Family, answer, probe, udp};
-use crate::support::capture::Capture;
-use crate::support::namespace::{Namespace, fresh_number};
+use crate::support::namespace::Namespace;
 use crate::support::program::wait_until;
 use crate::support::voicelane::{TUN, Voicelane};
 use crate::support::vpn::VpnKind;
 use crate::support::{Lab, MEDIA_PORT, NOTHING, UPLINK, Way};
 use socket2::SockRef;
+use voicelane::lab::FrameCapture;
+use voicelane::lab::unique_number;
 
 /// The rogue on the home network.
-const ROGUE: at::Dual = at::Dual {
+const ROGUE: at::DualAddress = at::DualAddress {
     v4: std::net::Ipv4Addr::new(192, 168, 7, 66),
     v6: std::net::Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 0x66),
 };
@@ -26,21 +27,21 @@ const HOST_SCOPE: &str = "192.0.0.9";
 /// A machine of its own on the home network, with a witness.
 struct Rogue {
     namespace: Namespace,
-    capture: Capture,
+    capture: FrameCapture,
 }
 
 impl Rogue {
     fn join(lab: &Lab) -> Self {
-        let namespace = Namespace::new(fresh_number(), "rogue");
+        let namespace = Namespace::new(unique_number(), "rogue");
         lab.home.ip(&format!(
             "link add link lan0 name rogue0 type macvlan mode bridge\nlink set rogue0 netns {}",
             namespace.name()
         ));
-        let at::Dual { v4, v6 } = ROGUE;
+        let at::DualAddress { v4, v6 } = ROGUE;
         namespace.ip(&format!(
             "addr add {v4}/24 dev rogue0\naddr add {v6}/64 dev rogue0 nodad\nlink set rogue0 up"
         ));
-        let capture = Capture::start(&namespace);
+        let capture = FrameCapture::start(&namespace).expect("root may capture");
         Self { namespace, capture }
     }
 

@@ -5,13 +5,13 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use crate::support::addresses as at;
 use crate::support::caller::{Family, answer, probe, tcp_exchange, udp};
-use crate::support::frame::{Direction, Transport};
 use crate::support::namespace::require;
 use crate::support::program::Program;
 use crate::support::voicelane::{CONFIG, Home, TUN, Voicelane, config_with_tcp};
 use crate::support::{Lab, MEDIA_PORT, UPLINK};
 use serde_json::Value;
 use tempfile::TempDir;
+use voicelane::lab::{FrameDirection, FrameTransport};
 
 /// The two ports of the STUN server, both of the media range.
 const STUN: [u16; 2] = [33478, 33479];
@@ -365,9 +365,9 @@ fn malformed_packets_harm_nobody() {
     let strays = lab.on_laptop.frames(|frame| {
         let is_ours = matches!(
             frame.headers.transport,
-            Transport::Udp(..) | Transport::Tcp(..)
+            FrameTransport::Udp(..) | FrameTransport::Tcp(..)
         );
-        let leaves = frame.interface == UPLINK && frame.direction == Direction::Out;
+        let leaves = frame.interface == UPLINK && frame.direction == FrameDirection::Out;
         is_ours && leaves && !is_media(frame.headers.to)
     });
     assert!(strays.is_empty(), "{strays:#?}");

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use crate::support::addresses as at;
 use crate::support::caller::{Family, answer, probe, udp};
-use crate::support::frame::{Direction, Frame, Transport};
 use crate::support::namespace::{require, run};
 use crate::support::program::{PATIENCE, Program};
 use crate::support::voicelane::{Home, TUN, Voicelane, config_with_tcp};
@@ -20,6 +19,7 @@ use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use tempfile::NamedTempFile;
 use voicelane::control::EventKind;
+use voicelane::lab::{Frame, FrameDirection, FrameTransport};
 
 /// How long a call may be gone at most, whatever happens.
 const LONGEST_LOSS: Duration = Duration::from_secs(3);
@@ -192,10 +192,11 @@ fn a_way_that_is_gone_is_told_to_the_application_and_no_call_ends() {
     ] {
         let strace = fail_sends(&lab, &voicelane, errno);
         for (family, socket, _) in &sockets {
-            let net_unreachable = family.pick(Transport::Icmp(3, 0), Transport::Icmp(1, 0));
+            let net_unreachable =
+                family.pick(FrameTransport::Icmp(3, 0), FrameTransport::Icmp(1, 0));
             let told = || {
                 let frames = lab.on_laptop.frames(|frame| {
-                    let is_for_it = frame.interface == TUN && frame.direction == Direction::In;
+                    let is_for_it = frame.interface == TUN && frame.direction == FrameDirection::In;
                     is_for_it && frame.headers.transport == net_unreachable
                 });
                 frames.len()
@@ -401,9 +402,9 @@ fn ports_that_are_spent_are_refused_and_never_shared() {
         assert_ne!(error.kind(), std::io::ErrorKind::TimedOut, "{family:?}");
         assert_eq!(refused() - before, 1, "{family:?}");
         let syns = lab.on_laptop.frames(|frame| {
-            let leaves = frame.interface == UPLINK && frame.direction == Direction::Out;
+            let leaves = frame.interface == UPLINK && frame.direction == FrameDirection::Out;
             let of_family = frame.headers.to.is_ipv4() == (family == Family::V4);
-            leaves && of_family && matches!(frame.headers.transport, Transport::Tcp(..))
+            leaves && of_family && matches!(frame.headers.transport, FrameTransport::Tcp(..))
         });
         let ports: BTreeSet<_> = syns.iter().filter_map(Frame::source_port).collect();
         assert_eq!(ports.len(), open, "{family:?}: {ports:?}");
@@ -484,7 +485,7 @@ fn an_address_that_goes_and_comes_back_takes_the_calls_along() {
         lab.ask(&socket, media(family));
         (family, socket)
     });
-    let at::Dual { v4, v6 } = at::LAPTOP;
+    let at::DualAddress { v4, v6 } = at::LAPTOP;
     let (home4, home6) = (at::HOME.v4, at::HOME.v6);
     let renewed = ["192.168.7.11", "2001:db8:7::11"];
     // The same address again, then another one, as a new lease may have it.

@@ -68,7 +68,11 @@ fn addresses() -> impl Iterator<Item = (IpAddr, Role)> {
 }
 
 /// Probes every cell and gives the wrong ones. `expected` says the way of a cell, by whether it is media.
-fn wrong_cells(lab: &Lab, local: Option<at::Dual>, expected: impl Fn(bool) -> Way) -> Vec<String> {
+fn wrong_cells(
+    lab: &Lab,
+    local: Option<at::DualAddress>,
+    expected: impl Fn(bool) -> Way,
+) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut judge = |protocol, to: SocketAddr, role, payload: &str| {
         let media = is_media(role, protocol, to.port());

@@ -5,9 +5,9 @@ use std::net::{SocketAddr, UdpSocket};
 
 use crate::support::addresses as at;
 use crate::support::caller::{Family, answer, probe, udp};
-use crate::support::frame::{Direction, Frame, Transport};
 use crate::support::voicelane::{TUN, Voicelane};
 use crate::support::{Lab, MEDIA_PORT, UPLINK, Way};
+use voicelane::lab::{Frame, FrameDirection, FrameTransport};
 
 fn unbound(lab: &Lab, family: Family) -> UdpSocket {
     udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0))
@@ -17,8 +17,8 @@ fn unbound(lab: &Lab, family: Family) -> UdpSocket {
 fn errors(lab: &Lab) -> Vec<Frame> {
     lab.on_laptop.frames(|frame| {
         frame.interface == TUN
-            && frame.direction == Direction::In
-            && matches!(frame.headers.transport, Transport::Icmp(..))
+            && frame.direction == FrameDirection::In
+            && matches!(frame.headers.transport, FrameTransport::Icmp(..))
     })
 }
 
@@ -79,7 +79,7 @@ fn a_stranger_does_not_get_in() {
         );
         let seen = lab.on_laptop.carrying(&payload);
         assert!(
-            matches!(&seen[..], [frame] if frame.interface == UPLINK && frame.direction == Direction::In),
+            matches!(&seen[..], [frame] if frame.interface == UPLINK && frame.direction == FrameDirection::In),
             "{family:?}: it came as far as the uplink, and no further: {seen:#?}"
         );
         assert_eq!(drops(&voicelane), dropped + 1, "{}", voicelane.status());
@@ -101,8 +101,8 @@ fn an_unreachable_port_is_told_to_the_application() {
     let lab = Lab::new();
     let _voicelane = Voicelane::start(&lab.laptop);
     for (family, error) in [
-        (Family::V4, Transport::Icmp(3, 3)),
-        (Family::V6, Transport::Icmp(1, 4)),
+        (Family::V4, FrameTransport::Icmp(3, 3)),
+        (Family::V6, FrameTransport::Icmp(1, 4)),
     ] {
         let socket = unbound(&lab, family);
         let silent = at::MEDIA.at(family, MEDIA_PORT + 1);
@@ -138,8 +138,8 @@ fn what_the_policy_does_not_name_is_rejected_even_when_it_is_forced_in() {
     let lab = Lab::new();
     let voicelane = Voicelane::start(&lab.laptop);
     for (family, error) in [
-        (Family::V4, Transport::Icmp(3, 13)),
-        (Family::V6, Transport::Icmp(1, 1)),
+        (Family::V4, FrameTransport::Icmp(3, 13)),
+        (Family::V6, FrameTransport::Icmp(1, 1)),
     ] {
         let to = at::OTHER.at(family, 53);
         lab.laptop.ip(&format!("route add {} dev {TUN}", to.ip()));

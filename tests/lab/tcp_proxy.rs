@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use crate::support::addresses as at;
 use crate::support::caller::{Family, tcp_exchange};
-use crate::support::frame::{Direction, Frame, Transport};
 use crate::support::voicelane::{Home, TUN, Voicelane, config_with_tcp};
 use crate::support::vpn::VpnKind;
 use crate::support::{Lab, UPLINK, Way};
 use socket2::{Domain, SockRef, Socket, Type};
+use voicelane::lab::{Frame, FrameDirection, FrameTransport};
 
 /// The port of the echo service, one where a test serves, and one where nobody does.
 const ECHO: u16 = 443;
@@ -67,7 +67,7 @@ fn segments(lab: &Lab, link: &str, server: IpAddr) -> Vec<Frame> {
     lab.on_laptop.frames(|frame| {
         frame.interface == link
             && (frame.headers.to == server || frame.headers.from == server)
-            && matches!(frame.headers.transport, Transport::Tcp(..))
+            && matches!(frame.headers.transport, FrameTransport::Tcp(..))
     })
 }
 
@@ -117,13 +117,16 @@ fn a_transfer_leaves_by_the_physical_link_as_the_rule_says() {
             out.len() > AMOUNT / 1500,
             "{family:?}: all of it went there"
         );
-        for frame in out.iter().filter(|frame| frame.direction == Direction::Out) {
+        for frame in out
+            .iter()
+            .filter(|frame| frame.direction == FrameDirection::Out)
+        {
             assert_eq!(frame.headers.from, at::LAPTOP.of(family), "{frame:?}");
             assert_eq!(frame.headers.dscp(), CS5, "{frame:?}");
         }
         for frame in segments(&lab, TUN, server.ip()) {
             assert!(
-                frame.direction == Direction::Out || frame.headers.checksums,
+                frame.direction == FrameDirection::Out || frame.headers.checksums,
                 "{frame:?}"
             );
         }
@@ -264,14 +267,14 @@ fn an_unreachable_host_is_told_by_icmp() {
     );
     let _voicelane = start(&lab);
     for (family, expected) in [
-        (Family::V4, Transport::Icmp(3, 1)),
-        (Family::V6, Transport::Icmp(1, 3)),
+        (Family::V4, FrameTransport::Icmp(3, 1)),
+        (Family::V6, FrameTransport::Icmp(1, 3)),
     ] {
         let error = connect(&lab, at::MEDIA.at(family, SERVED)).expect_err("there is no way");
         assert_eq!(error.kind(), ErrorKind::HostUnreachable, "{family:?}");
         let told = lab.on_laptop.frames(|frame| {
             let ours = frame.headers.to.is_ipv4() == (family == Family::V4);
-            ours && frame.interface == TUN && frame.direction == Direction::In
+            ours && frame.interface == TUN && frame.direction == FrameDirection::In
         });
         let [frame] = &told[..] else {
             panic!("one packet: {told:#?}")

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use crate::support::addresses as at;
 use crate::support::caller::{Family, icmp, ping, probe, tcp_exchange, udp};
 use crate::support::echo::ANSWER_CLASS;
-use crate::support::frame::Direction;
 use crate::support::program::PATIENCE;
 use crate::support::voicelane::{TUN, Voicelane};
 use crate::support::vpn::VpnKind;
 use crate::support::{Lab, MEDIA_PORT, NOTHING, UPLINK, Way};
+use voicelane::lab::FrameDirection;
 
 /// Whether answers to media may arrive on the physical link (RFC 3704): its own setting, and the one for all. The
 /// kernel takes the greater of the two; 1 is strict.
@@ -43,7 +43,9 @@ fn assert_media_is_direct(lab: &Lab) {
                 outside.push(lab.on_uplink(&payload)[0].source_port());
 
                 let mut answers = lab.on_laptop.carrying(&payload);
-                answers.retain(|frame| frame.interface == TUN && frame.direction == Direction::In);
+                answers.retain(|frame| {
+                    frame.interface == TUN && frame.direction == FrameDirection::In
+                });
                 assert_eq!(answers.len(), 1, "{answers:#?}");
                 assert_eq!(answers[0].headers.from, to.ip());
                 assert_eq!(answers[0].headers.class, ANSWER_CLASS, "{answers:#?}");

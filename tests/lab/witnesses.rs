@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use crate::support::addresses as at;
 use crate::support::caller::{Family, icmp, ping, probe, udp};
-use crate::support::frame::{Direction, Headers};
 use crate::support::vpn::VpnKind;
 use crate::support::{Lab, MEDIA_PORT, NOTHING, UPLINK, Way};
+use voicelane::lab::{FrameDirection, FrameHeaders};
 
 /// Everything goes into the tunnel, and comes back; then a leak is made, and it is seen.
 fn the_vpn_takes_all_and_a_leak_is_seen(kind: VpnKind) {
@@ -63,7 +63,7 @@ fn the_vpn_takes_all_and_a_leak_is_seen(kind: VpnKind) {
         assert_eq!(way, Way::Direct, "a leaking route is seen");
         let frames = lab.on_uplink(&payload);
         assert!(
-            frames[0].goes_to(to) && frames[0].direction == Direction::Out,
+            frames[0].goes_to(to) && frames[0].direction == FrameDirection::Out,
             "{frames:#?}"
         );
         assert_eq!(frames[0].headers.dscp(), 0, "nothing marks it");
@@ -92,14 +92,14 @@ fn a_wrong_checksum_is_seen() {
         let socket = udp(&lab.laptop, at::LAPTOP.at(family, 0));
         let (_, payload) = lab.ask(&socket, at::MEDIA.at(family, MEDIA_PORT));
         let frame = &lab.on_uplink(&payload)[0];
-        let right = Headers::parse(&frame.bytes).expect("it was parsed before");
+        let right = FrameHeaders::parse(&frame.bytes).expect("it was parsed before");
         assert!(right.checksums);
         // A bit of the source address, of the checksum itself, and of the payload.
         let transport = family.pick(20, 40);
         for byte in [family.pick(15, 23), transport + 7, frame.bytes.len() - 1] {
             let mut bytes = frame.bytes.clone();
             bytes[byte] ^= 1;
-            let wrong = Headers::parse(&bytes).expect("its form is still right");
+            let wrong = FrameHeaders::parse(&bytes).expect("its form is still right");
             assert!(!wrong.checksums, "{family:?} byte {byte}");
         }
     }

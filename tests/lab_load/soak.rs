@@ -16,8 +16,6 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::support::addresses as at;
 use crate::support::call::Call;
 use crate::support::caller::{Family, udp};
-use crate::support::capture::Capture;
-use crate::support::frame::{Direction, Transport};
 use crate::support::program::PATIENCE;
 use crate::support::voicelane::{TUN, Voicelane};
 use crate::support::vpn::{Vpn, VpnKind};
@@ -25,6 +23,8 @@ use crate::support::{CABLE, Lab, MEDIA_PORT, UPLINK, Way};
 use jiff::Timestamp;
 use tempfile::TempDir;
 use voicelane::control::EventKind;
+use voicelane::lab::FrameCapture;
+use voicelane::lab::{FrameDirection, FrameTransport};
 
 /// How many events there are when nobody says otherwise: what CI has time for.
 const FEW: u32 = 40;
@@ -245,7 +245,7 @@ impl World {
             view.push_str(&frames);
         }
         let asked = self.lab.on_laptop.frames(|frame| {
-            let is_icmp = matches!(frame.headers.transport, Transport::Icmp(..));
+            let is_icmp = matches!(frame.headers.transport, FrameTransport::Icmp(..));
             is_icmp && frame.headers.to.is_ipv6()
         });
         view + &format!("--- neighbours: {asked:#?}")
@@ -291,9 +291,10 @@ impl World {
             let physical = [UPLINK, CABLE].contains(&frame.interface.as_str());
             let media = Family::BOTH.map(|family| at::MEDIA.of(family));
             physical
-                && frame.direction == Direction::Out
+                && frame.direction == FrameDirection::Out
                 && headers.dscp() == 46
-                && !(media.contains(&headers.to) && matches!(headers.transport, Transport::Udp(..)))
+                && !(media.contains(&headers.to)
+                    && matches!(headers.transport, FrameTransport::Udp(..)))
         });
         assert!(leaks.is_empty(), "{what}: {leaks:#?}");
     }
@@ -334,8 +335,8 @@ fn calls_survive_whatever_the_network_does() {
     let mut losses = BTreeMap::<Happening, Vec<Duration>>::new();
     for turn in 0..events {
         // A witness remembers everything: a new one for each event.
-        world.lab.on_laptop = Capture::start(&world.lab.laptop);
-        world.lab.on_gateway = Capture::start(&world.lab.gateway);
+        world.lab.on_laptop = FrameCapture::start(&world.lab.laptop).expect("root may capture");
+        world.lab.on_gateway = FrameCapture::start(&world.lab.gateway).expect("root may capture");
         let happening = random.pick(&kinds);
         let what = format!("event {turn} of seed {seed}, {happening:?}");
         world.undergo(happening, &mut random);

@@ -42,6 +42,7 @@ const SHELL: &[&str] = &[
     "diagnostics",
     "cli",
     "demo",
+    "lab",
     "manual",
     "lib",
     "main",

@@ -1,108 +1,82 @@
 //! Who is where in the lab. The media range is Talkdesk's on IPv4; on IPv6, where none is published, the lab's
 //! configuration names documentation prefixes (RFC 3849).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::caller::Family;
+pub use voicelane::lab::DualAddress;
 
-/// A host's two addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dual {
-    /// Its IPv4 address.
-    pub v4: Ipv4Addr,
-    /// Its IPv6 address.
-    pub v6: Ipv6Addr,
-}
-
-impl Dual {
-    /// The address of a family.
-    pub fn of(self, family: Family) -> IpAddr {
-        family.pick(self.v4.into(), self.v6.into())
-    }
-
-    /// An endpoint of a family.
-    pub fn at(self, family: Family, port: u16) -> SocketAddr {
-        SocketAddr::new(self.of(family), port)
-    }
-
-    /// The endpoints of both families.
-    pub fn both(self, port: u16) -> [SocketAddr; 2] {
-        Family::BOTH.map(|family| self.at(family, port))
-    }
-}
-
-const fn dual(v4: Ipv4Addr, v6: Ipv6Addr) -> Dual {
-    Dual { v4, v6 }
+const fn dual(v4: Ipv4Addr, v6: Ipv6Addr) -> DualAddress {
+    DualAddress { v4, v6 }
 }
 
 /// The laptop on the home network.
-pub const LAPTOP: Dual = dual(
+pub const LAPTOP: DualAddress = dual(
     Ipv4Addr::new(192, 168, 7, 10),
     Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 0x10),
 );
 /// The home router on the home network: also a printer, so to speak.
-pub const HOME: Dual = dual(
+pub const HOME: DualAddress = dual(
     Ipv4Addr::new(192, 168, 7, 1),
     Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 1),
 );
 /// The laptop on the home network's cable.
-pub const LAPTOP_CABLE: Dual = dual(
+pub const LAPTOP_CABLE: DualAddress = dual(
     Ipv4Addr::new(192, 168, 8, 10),
     Ipv6Addr::new(0x2001, 0xdb8, 8, 0, 0, 0, 0, 0x10),
 );
 /// The home router at the other end of the cable.
-pub const HOME_CABLE: Dual = dual(
+pub const HOME_CABLE: DualAddress = dual(
     Ipv4Addr::new(192, 168, 8, 1),
     Ipv6Addr::new(0x2001, 0xdb8, 8, 0, 0, 0, 0, 1),
 );
 /// The home router on the internet: what the home network looks like from there.
-pub const HOME_PUBLIC: Dual = dual(
+pub const HOME_PUBLIC: DualAddress = dual(
     Ipv4Addr::new(203, 0, 113, 2),
     Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 2),
 );
 /// The internet's router towards the home.
-pub const PROVIDER: Dual = dual(
+pub const PROVIDER: DualAddress = dual(
     Ipv4Addr::new(203, 0, 113, 1),
     Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 1),
 );
 /// The VPN gateway on the internet.
-pub const VPN_SERVER: Dual = dual(
+pub const VPN_SERVER: DualAddress = dual(
     Ipv4Addr::new(198, 51, 100, 2),
     Ipv6Addr::new(0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 2),
 );
 /// The internet's router towards the VPN gateway.
-pub const CARRIER: Dual = dual(
+pub const CARRIER: DualAddress = dual(
     Ipv4Addr::new(198, 51, 100, 1),
     Ipv6Addr::new(0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 1),
 );
 /// The VPN gateway inside the VPN.
-pub const VPN_GATEWAY: Dual = dual(
+pub const VPN_GATEWAY: DualAddress = dual(
     Ipv4Addr::new(10, 8, 0, 1),
     Ipv6Addr::new(0xfd08, 0, 0, 0, 0, 0, 0, 1),
 );
 /// The laptop inside the VPN.
-pub const VPN_LAPTOP: Dual = dual(
+pub const VPN_LAPTOP: DualAddress = dual(
     Ipv4Addr::new(10, 8, 0, 2),
     Ipv6Addr::new(0xfd08, 0, 0, 0, 0, 0, 0, 0x1000),
 );
 
 /// A media gateway: 168.86.128.0/18 and `2001:db8:86:4000::/50`.
-pub const MEDIA: Dual = dual(
+pub const MEDIA: DualAddress = dual(
     Ipv4Addr::new(168, 86, 130, 7),
     Ipv6Addr::new(0x2001, 0xdb8, 0x86, 0x4000, 0, 0, 0, 7),
 );
 /// Another media gateway.
-pub const MEDIA_2: Dual = dual(
+pub const MEDIA_2: DualAddress = dual(
     Ipv4Addr::new(168, 86, 150, 9),
     Ipv6Addr::new(0x2001, 0xdb8, 0x86, 0x5000, 0, 0, 0, 9),
 );
 /// A host of the network test.
-pub const TEST_HOST: Dual = dual(
+pub const TEST_HOST: DualAddress = dual(
     Ipv4Addr::new(13, 231, 194, 210),
     Ipv6Addr::new(0x2001, 0xdb8, 0x31, 0, 0, 0, 0, 0x210),
 );
 /// A host that the policy knows nothing of.
-pub const OTHER: Dual = dual(
+pub const OTHER: DualAddress = dual(
     Ipv4Addr::new(192, 0, 2, 53),
     Ipv6Addr::new(0x2001, 0xdb8, 0x53, 0, 0, 0, 0, 0x53),
 );

@@ -1,53 +1,18 @@
 //! The application on the laptop: sockets as a browser opens them, and probes that can be told apart on the wire.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
+pub use voicelane::lab::probe;
+pub use voicelane::net::Family;
 
-pub use super::frame::probe;
 use super::namespace::Namespace;
 use super::program::PATIENCE;
 
 /// How long a caller waits for an answer.
 pub const ANSWER_TIME: Duration = Duration::from_millis(1500);
-
-/// An address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl Family {
-    /// Both.
-    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
-
-    /// The family of an address.
-    pub fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() {
-            Self::V4
-        } else {
-            Self::V6
-        }
-    }
-
-    /// Picks the value of this family.
-    pub fn pick<T>(self, v4: T, v6: T) -> T {
-        match self {
-            Self::V4 => v4,
-            Self::V6 => v6,
-        }
-    }
-
-    /// The address that binds to none in particular.
-    pub fn unspecified(self) -> IpAddr {
-        self.pick(Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into())
-    }
-}
 
 /// A UDP socket inside a namespace, bound to an endpoint (port 0: any).
 pub fn udp(namespace: &Namespace, at: SocketAddr) -> UdpSocket {

@@ -18,9 +18,7 @@
 pub mod addresses;
 pub mod call;
 pub mod caller;
-pub mod capture;
 pub mod echo;
-pub mod frame;
 pub mod media;
 pub mod namespace;
 pub mod netns;
@@ -33,12 +31,13 @@ use std::net::{SocketAddr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ::voicelane::lab::{
+    DualAddress, Frame, FrameCapture, FrameDirection, link as links, unique_number,
+};
 use addresses as at;
 use caller::Family;
-use capture::Capture;
 use echo::Echo;
-use frame::{Direction, Frame};
-use namespace::{Namespace, fresh_number, require, run};
+use namespace::{Namespace, require, run};
 use vpn::{Vpn, VpnKind};
 
 /// The laptop's physical link.
@@ -64,9 +63,9 @@ pub struct Lab {
     /// The VPN gateway.
     pub gateway: Namespace,
     /// The witness on the laptop.
-    pub on_laptop: Capture,
+    pub on_laptop: FrameCapture,
     /// The witness on the gateway.
-    pub on_gateway: Capture,
+    pub on_gateway: FrameCapture,
     echoes: Vec<Echo>,
 }
 
@@ -105,7 +104,7 @@ impl Lab {
             ("sysctl", "procps"),
             ("ping", "iputils-ping"),
         ]);
-        let number = fresh_number();
+        let number = unique_number();
         let [laptop, home, internet, gateway] =
             ["laptop", "home", "internet", "gateway"].map(|role| Namespace::new(number, role));
         link((&laptop, UPLINK, at::LAPTOP), (&home, "lan0", at::HOME));
@@ -145,8 +144,8 @@ impl Lab {
         }
         laptop.set("ipv4/ping_group_range", "0 2147483647");
         Self {
-            on_laptop: Capture::start(&laptop),
-            on_gateway: Capture::start(&gateway),
+            on_laptop: FrameCapture::start(&laptop).expect("root may capture"),
+            on_gateway: FrameCapture::start(&gateway).expect("root may capture"),
             echoes: vec![
                 Echo::start(&internet, udp, tcp),
                 Echo::start(&home, &at::HOME.both(MEDIA_PORT), &[MEDIA_PORT]),
@@ -295,7 +294,7 @@ impl Lab {
         };
         assert_eq!(
             (out.direction, back.direction),
-            (Direction::Out, Direction::In)
+            (FrameDirection::Out, FrameDirection::In)
         );
         assert!(out.goes_to(to), "{out:?}");
         assert_eq!(out.headers.from, at::LAPTOP.of(family), "{out:?}");
@@ -310,17 +309,11 @@ impl Lab {
     }
 }
 
-/// Joins two namespaces by a link with addresses at both ends, its checksums written as on a real card.
-fn link(a: (&Namespace, &str, at::Dual), b: (&Namespace, &str, at::Dual)) {
-    let ((left, left_name, _), (right, right_name, _)) = (a, b);
-    left.ip(&format!(
-        "link add {left_name} type veth peer name {right_name} netns {}",
-        right.name()
-    ));
-    for (namespace, name, at::Dual { v4, v6 }) in [a, b] {
-        namespace.ip(&format!(
-            "addr add {v4}/24 dev {name}\naddr add {v6}/64 dev {name} nodad\nlink set {name} up"
-        ));
+/// Joins two namespaces by a link with addresses at both ends. The packets have complete checksums, as on a network card.
+fn link(a: (&Namespace, &str, DualAddress), b: (&Namespace, &str, DualAddress)) {
+    links::join(a.0, a.1, b.0, b.1).expect("the names are free");
+    for (namespace, name, address) in [a, b] {
+        links::add_addresses(namespace, name, address, &Family::BOTH, 24).expect("it has none");
         run(
             namespace.command("ethtool").args(["-K", name, "tx", "off"]),
             "",

@@ -1,19 +1,19 @@
 //! A network namespace that a test made: entered by threads, given to programs, removed with all that runs in it.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{self, Command, Stdio};
 use std::sync::Once;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::Duration;
-use std::{panic, thread};
 
-use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
+use voicelane::lab;
 
 use super::program::wait_until;
 
@@ -22,12 +22,6 @@ const REGISTRY: &str = "/run/netns";
 
 /// What the names of our namespaces begin with, before the process id of their maker.
 const PREFIX: &str = "vlab-";
-
-/// A number that no other lab of this process has.
-pub fn fresh_number() -> u32 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    NEXT.fetch_add(1, Ordering::Relaxed)
-}
 
 /// Fails the test unless it runs as root and finds its programs, each given with the package that brings it.
 pub fn require(programs: &[(&str, &str)]) {
@@ -53,10 +47,18 @@ pub fn require(programs: &[(&str, &str)]) {
     );
 }
 
-/// A named namespace, as `ip netns` knows it.
+/// A namespace with a name, for programs that enter it by `ip netns exec`.
 pub struct Namespace {
     name: String,
-    handle: File,
+    inner: lab::Namespace,
+}
+
+impl Deref for Namespace {
+    type Target = lab::Namespace;
+
+    fn deref(&self) -> &lab::Namespace {
+        &self.inner
+    }
 }
 
 impl Namespace {
@@ -66,8 +68,9 @@ impl Namespace {
         SWEEP.call_once(sweep);
         let name = format!("{PREFIX}{}-{lab}-{role}", process::id());
         run(Command::new("ip").args(["netns", "add", &name]), "");
-        let handle = File::open(Path::new(REGISTRY).join(&name)).expect("it was just made");
-        let namespace = Self { name, handle };
+        let inner = lab::Namespace::open(&Path::new(REGISTRY).join(&name));
+        let inner = inner.expect("it was just made");
+        let namespace = Self { name, inner };
         for scope in ["all", "default"] {
             namespace.set(&format!("ipv6/conf/{scope}/accept_dad"), "0");
             namespace.set(&format!("ipv6/conf/{scope}/accept_ra"), "0");
@@ -79,28 +82,6 @@ impl Namespace {
     /// The name, for `ip link ... netns NAME`.
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// Runs `work` on a thread inside the namespace: a socket that it returns stays there.
-    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        thread::scope(|scope| {
-            scope
-                .spawn(|| {
-                    setns(&self.handle, CloneFlags::CLONE_NEWNET).expect("root may enter");
-                    work()
-                })
-                .join()
-                .unwrap_or_else(|cause| panic::resume_unwind(cause))
-        })
-    }
-
-    /// Starts a thread inside the namespace that runs beside the test.
-    pub fn thread(&self, work: impl FnOnce() + Send + 'static) {
-        let handle = self.handle.try_clone().expect("descriptors are free");
-        thread::spawn(move || {
-            setns(handle, CloneFlags::CLONE_NEWNET).expect("root may enter");
-            work();
-        });
     }
 
     /// A program to be started inside.
@@ -146,18 +127,13 @@ impl Namespace {
 
     /// Reads a setting below `/proc/sys/net`.
     pub fn get(&self, key: &str) -> String {
-        let path = setting(key);
-        self.enter(|| fs::read_to_string(&path))
-            .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-            .trim()
-            .to_owned()
+        self.sysctl(key).unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// Writes a setting below `/proc/sys/net`.
     pub fn set(&self, key: &str, value: &str) {
-        let path = setting(key);
-        self.enter(|| fs::write(&path, value))
-            .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        self.set_sysctl(key, value)
+            .unwrap_or_else(|e| panic!("{e}"));
     }
 
     /// Everything in the namespace that a guest could leave behind: links, addresses, rules, routes, XFRM
@@ -217,10 +193,6 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         remove(&self.name);
     }
-}
-
-fn setting(key: &str) -> PathBuf {
-    Path::new("/proc/sys/net").join(key)
 }
 
 /// Runs a command to its end; a failure fails the test with all that the command said.

@@ -14,8 +14,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::burst::Port;
 use crate::frame::{Family, Mac};
-use crate::namespace::{Namespace, fresh_number};
+use crate::namespace::Namespace;
 use crate::traffic::{Course, Traffic, tos};
+use voicelane::lab::{link, unique_number};
 
 /// The router's card towards the client.
 const LAN: &str = "lan0";
@@ -109,7 +110,7 @@ impl World {
     /// Builds it, without a relay: nothing is forwarded to the servers yet by more than the default route.
     pub fn new(shape: Shape, family: Family, cores: Cores) -> Self {
         let plan = &PLANS[usize::from(family == Family::V6)];
-        let number = fresh_number();
+        let number = unique_number();
         let make = |role| Namespace::new(number, role);
         let world = Self {
             router: make("router"),
@@ -121,21 +122,18 @@ impl World {
         };
         let lan = world.lan();
         let card = |mac| Mac::map(mac, |byte| format!("{byte:02x}")).join(":");
-        let link = |name: &str, mac, to: &Namespace, its| {
-            let (mac, to, its) = (card(mac), to.name(), card(its));
-            format!(
-                "link add {name} address {mac} type veth peer name card address {its} netns {to}"
-            )
+        let join = |host: &Namespace, name: &str, mac, peer: &Namespace, its| {
+            link::join(host, name, peer, "card").expect("the names are free");
+            for (namespace, name, mac) in [(host, name, mac), (peer, "card", its)] {
+                namespace.ip(&format!("link set {name} address {}", card(mac)));
+            }
         };
+        let (client, server) = (&world.client, &world.server);
         if shape == Shape::Wire {
-            world
-                .client
-                .ip(&link("card", CLIENT_CARD, &world.server, SERVER_CARD));
+            join(client, "card", CLIENT_CARD, server, SERVER_CARD);
         } else {
-            lan.ip(&link(LAN, LAN_CARD, &world.client, CLIENT_CARD));
-            world
-                .router
-                .ip(&link(WAN, WAN_CARD, &world.server, SERVER_CARD));
+            join(lan, LAN, LAN_CARD, client, CLIENT_CARD);
+            join(&world.router, WAN, WAN_CARD, server, SERVER_CARD);
             let Plan {
                 client,
                 lan: own,

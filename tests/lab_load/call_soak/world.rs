@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::calls::{Calls, PORTS};
 use super::config;
-use crate::support::addresses::{self as at, Dual};
+use crate::support::addresses::{self as at, DualAddress};
 use crate::support::caller::{Family, udp};
 use crate::support::echo::Echo;
 use crate::support::namespace::Namespace;
@@ -153,10 +153,10 @@ impl World {
     }
 
     /// What a network manager does to a link's default routes when its carrier goes, and when it comes.
-    fn route(&self, link: &str, via: Option<(Dual, u32)>) {
+    fn route(&self, link: &str, via: Option<(DualAddress, u32)>) {
         self.lab.laptop.ip(&match via {
             None => format!("route del default dev {link}\nroute del ::/0 dev {link}"),
-            Some((Dual { v4, v6 }, metric)) => format!(
+            Some((DualAddress { v4, v6 }, metric)) => format!(
                 "route add default via {v4} dev {link} metric {metric}\n\
                  route add ::/0 via {v6} dev {link} metric {metric}"
             ),

@@ -3,9 +3,10 @@
 use std::process::{self, Command};
 
 use tempfile::TempDir;
+use voicelane::lab::unique_number;
 
 use super::super::addresses as at;
-use super::super::namespace::{Namespace, fresh_number, run};
+use super::super::namespace::{Namespace, run};
 use super::{Vpn, write};
 
 /// The routing of another program over a tunnel. `%i` stands for the tunnel's interface.
@@ -30,7 +31,7 @@ struct Ends {
 }
 
 fn ends() -> Ends {
-    let names = [(); 2].map(|()| format!("wg{}c{}", process::id(), fresh_number()));
+    let names = [(); 2].map(|()| format!("wg{}c{}", process::id(), unique_number()));
     let keys = [(); 2].map(|()| {
         let private = run(Command::new("wg").arg("genkey"), "");
         let public = run(Command::new("wg").arg("pubkey"), &private);

@@ -1,8 +1,7 @@
-//! Links, addresses, routes and rules of one node, by rtnetlink.
+//! Links, addresses, routes and rules of a namespace, by rtnetlink(7).
 
-use std::fs::File;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 
 use anyhow::Context as _;
 use futures_util::TryStreamExt as _;
@@ -12,81 +11,124 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMe
 use rtnetlink::packet_route::{AddressFamily, route::RouteHeader};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
-use super::namespace::Node;
+use super::{DualAddress, Namespace};
 use crate::net::{Family, Fwmark, RouteTable};
 
-/// Where a route leads.
-pub(super) enum Via {
-    /// To a neighbour.
+/// The next hop of a route.
+#[derive(Clone, Copy, Debug)]
+pub enum NextHop {
+    /// A neighbour.
     Gateway(IpAddr),
-    /// Out of an interface.
+    /// An interface without neighbours.
     Device(&'static str),
 }
 
-/// A netlink socket in one node's namespace.
-pub(super) struct Net(Handle);
+/// A netlink socket in one namespace.
+#[derive(Debug)]
+pub struct NetlinkSocket(Handle);
 
-/// Configures `node`: runs `job` in its namespace with a netlink socket there.
+/// Joins two namespaces by a veth link, whose ends are then up.
 ///
 /// # Errors
-/// What the kernel refused.
-pub(super) fn configure(
-    node: &Node,
-    job: impl AsyncFnOnce(&Net) -> anyhow::Result<()> + Send + 'static,
+/// The kernel refuses the link.
+pub fn join(left: &Namespace, name: &str, right: &Namespace, far_name: &str) -> anyhow::Result<()> {
+    let there = right.handle().as_raw_fd();
+    configure(left, async move |net| {
+        net.add_veth(name, there, far_name).await
+    })?;
+    configure(right, async move |net| net.adopt(far_name).await)
+}
+
+/// Adds an address of each family to an interface; `v4_bits` is the prefix length for IPv4.
+///
+/// # Errors
+/// The kernel refuses an address.
+pub fn add_addresses(
+    namespace: &Namespace,
+    interface: &str,
+    address: DualAddress,
+    families: &[Family],
+    v4_bits: u8,
 ) -> anyhow::Result<()> {
-    node.enter(|| {
+    configure(namespace, async move |net| {
+        for &family in families {
+            net.add_address(interface, address.on_link(family, v4_bits))
+                .await?;
+        }
+        Ok(())
+    })
+}
+
+/// Runs `job` in the namespace with a netlink socket.
+///
+/// # Errors
+/// The error of `job`, or the netlink socket does not open.
+pub fn configure(
+    namespace: &Namespace,
+    job: impl AsyncFnOnce(&NetlinkSocket) -> anyhow::Result<()> + Send,
+) -> anyhow::Result<()> {
+    namespace.enter(|| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .build()?;
         runtime.block_on(async {
             let (connection, handle, _) = rtnetlink::new_connection()?;
             tokio::spawn(connection);
-            job(&Net(handle)).await
+            job(&NetlinkSocket(handle)).await
         })
     })
 }
 
-impl Net {
-    /// Makes a cable: one end here, the other in `there`'s namespace.
-    pub(super) async fn cable(&self, end: &str, there: &File, far_end: &str) -> anyhow::Result<()> {
-        // The far end is made here under a name that no other has, and renamed as it moves.
+impl NetlinkSocket {
+    /// Makes a veth link with one end here, which is up, and moves the other end into the namespace `there`.
+    async fn add_veth(&self, end: &str, there: RawFd, far_end: &str) -> anyhow::Result<()> {
+        // The far end has a unique name until it has moved: this namespace may have an interface of that name.
         let moving = format!("to-{far_end}");
         let veth = LinkVeth::new(end, &moving).build();
         self.0.link().add(veth).execute().await?;
         let moved = LinkUnspec::new_with_name(&moving)
-            .setns_by_fd(there.as_raw_fd())
+            .setns_by_fd(there)
             .build();
         self.0.link().set(moved).execute().await?;
-        self.up(end).await
+        self.set_up(end).await
     }
 
-    /// Takes in the end of a cable that another node made.
-    pub(super) async fn plug(&self, end: &str) -> anyhow::Result<()> {
-        let index = self.index(&format!("to-{end}")).await?;
+    /// Renames the moved end of a veth link and brings it up.
+    async fn adopt(&self, end: &str) -> anyhow::Result<()> {
+        let index = self.index_of(&format!("to-{end}")).await?;
         let renamed = LinkUnspec::new_with_index(index).name(end).up().build();
         Ok(self.0.link().set(renamed).execute().await?)
     }
 
     /// Brings an interface up.
-    pub(super) async fn up(&self, interface: &str) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub async fn set_up(&self, interface: &str) -> anyhow::Result<()> {
         let up = LinkUnspec::new_with_name(interface).up().build();
         Ok(self.0.link().set(up).execute().await?)
     }
 
-    /// Sets the largest packet that an interface takes.
-    pub(super) async fn mtu(&self, interface: &str, mtu: u32) -> anyhow::Result<()> {
+    /// Sets the MTU of an interface, in bytes.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub async fn set_mtu(&self, interface: &str, mtu: u32) -> anyhow::Result<()> {
         let mtu = LinkUnspec::new_with_name(interface).mtu(mtu).build();
         Ok(self.0.link().set(mtu).execute().await?)
     }
 
-    /// Gives an interface an address and the prefix that is on its link.
-    pub(super) async fn address(&self, interface: &str, address: IpNet) -> anyhow::Result<()> {
-        let index = self.index(interface).await?;
+    /// Adds an address with its on-link prefix to an interface.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub async fn add_address(&self, interface: &str, address: IpNet) -> anyhow::Result<()> {
+        let index = self.index_of(interface).await?;
         let mut request = self
             .0
             .address()
             .add(index, address.addr(), address.prefix_len());
-        // Nobody else is on these links: the address is usable at once.
+        // No other host can have the address, so it is usable at once.
         request.message_mut().header.flags = AddressHeaderFlags::Nodad;
         request
             .execute()
@@ -94,19 +136,22 @@ impl Net {
             .with_context(|| format!("cannot give {interface} the address {address}"))
     }
 
-    /// Adds a route; `table` is the main one where absent.
-    pub(super) async fn route(
+    /// Adds a route to a table, without one to the main table.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub async fn add_route(
         &self,
         to: IpNet,
-        via: Via,
+        next_hop: NextHop,
         table: Option<RouteTable>,
     ) -> anyhow::Result<()> {
         let route = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(to.addr(), to.prefix_len())?
             .table_id(table.map_or(RouteHeader::RT_TABLE_MAIN.into(), |RouteTable(id)| id));
-        let route = match via {
-            Via::Gateway(gateway) => route.gateway(gateway)?,
-            Via::Device(name) => route.output_interface(self.index(name).await?),
+        let route = match next_hop {
+            NextHop::Gateway(gateway) => route.gateway(gateway)?,
+            NextHop::Device(name) => route.output_interface(self.index_of(name).await?),
         };
         self.0
             .route()
@@ -116,23 +161,26 @@ impl Net {
             .with_context(|| format!("cannot add a route to {to}"))
     }
 
-    /// Adds the two rules of wg-quick, at the priorities that the kernel picks: all but the tunnel's own datagrams
-    /// go to `table`, unless the main table has something better than a default route.
-    pub(super) async fn full_tunnel_rules(
+    /// Adds the two rules of wg-quick(8), at the priorities that the kernel chooses. Packets without the mark `own` look up
+    /// `table`, unless the main table has a more specific route than its default route.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub async fn add_full_tunnel_rules(
         &self,
         family: Family,
         own: Fwmark,
         table: RouteTable,
     ) -> anyhow::Result<()> {
         let tunnel = RuleAttribute::Table(table.0);
-        self.rule(
+        self.add_rule(
             family,
             RouteHeader::RT_TABLE_UNSPEC,
             RuleFlags::Invert,
             vec![RuleAttribute::FwMark(own.0), tunnel],
         )
         .await?;
-        self.rule(
+        self.add_rule(
             family,
             RouteHeader::RT_TABLE_MAIN,
             RuleFlags::empty(),
@@ -141,7 +189,7 @@ impl Net {
         .await
     }
 
-    async fn rule(
+    async fn add_rule(
         &self,
         family: Family,
         table: u8,
@@ -162,7 +210,7 @@ impl Net {
         request.execute().await.context("cannot add a routing rule")
     }
 
-    async fn index(&self, interface: &str) -> anyhow::Result<u32> {
+    async fn index_of(&self, interface: &str) -> anyhow::Result<u32> {
         let name = interface.to_owned();
         let mut found = self.0.link().get().match_name(name).execute();
         let link = found.try_next().await?;

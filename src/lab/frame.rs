@@ -1,4 +1,4 @@
-//! A captured packet and what its bytes say, read without the product's own parser.
+//! A captured packet. Its headers are read without voicelane's own parser, which they are to test.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -6,20 +6,20 @@ use std::time::Instant;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
-use super::namespace::fresh_number;
+use super::unique_number;
 
-/// Which way a packet passed an interface, seen from the namespace that the interface is in.
+/// The direction of a packet on an interface, seen from the host that has the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// It arrived.
+pub enum FrameDirection {
+    /// The host received it.
     In,
-    /// It left.
+    /// The host sent it.
     Out,
 }
 
 /// The transport of a packet, with its ports or its ICMP type and code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
+pub enum FrameTransport {
     /// UDP with source and destination port.
     Udp(u16, u16),
     /// TCP with source and destination port.
@@ -32,7 +32,7 @@ pub enum Transport {
 
 /// The headers of a packet.
 #[derive(Clone, Copy, Debug)]
-pub struct Headers {
+pub struct FrameHeaders {
     /// Source address.
     pub from: IpAddr,
     /// Destination address.
@@ -40,7 +40,7 @@ pub struct Headers {
     /// The TOS octet or traffic class: DSCP and ECN.
     pub class: u8,
     /// The transport header.
-    pub transport: Transport,
+    pub transport: FrameTransport,
     /// Whether every checksum is right: the IPv4 header's and the transport's.
     pub checksums: bool,
 }
@@ -52,27 +52,32 @@ pub struct Frame {
     pub at: Instant,
     /// The interface's name.
     pub interface: String,
-    /// Which way it went.
-    pub direction: Direction,
+    /// Whether the host received or sent it.
+    pub direction: FrameDirection,
     /// The packet from the IP header on.
     pub bytes: Vec<u8>,
-    /// What the bytes say.
-    pub headers: Headers,
-    /// The name of the probe in it, when there is one in clear.
+    /// The headers of the packet.
+    pub headers: FrameHeaders,
+    /// The label of the probe that the packet carries in clear.
     label: Option<String>,
 }
 
-/// What the name of a probe begins with, and its length with the number.
+/// The start of a probe's label, and the label's length with its number.
 const LABEL: (&[u8], usize) = (b"voicelane-probe-", 24);
 
-/// A payload of the size of a voice packet with a name that no other packet carries.
+/// Returns a payload of the size of a voice packet with a label that no other probe has.
+#[must_use]
 pub fn probe() -> String {
-    format!("{:-<160}", format!("voicelane-probe-{:08}", fresh_number()))
+    format!(
+        "{:-<160}",
+        format!("voicelane-probe-{:08}", unique_number())
+    )
 }
 
 impl Frame {
     /// Reads an IP packet; `None` when it is malformed.
-    pub fn parse(interface: &str, direction: Direction, bytes: &[u8]) -> Option<Self> {
+    #[must_use]
+    pub fn parse(interface: &str, direction: FrameDirection, bytes: &[u8]) -> Option<Self> {
         let (start, length) = LABEL;
         let label = bytes
             .windows(length)
@@ -83,43 +88,63 @@ impl Frame {
             interface: interface.to_owned(),
             direction,
             bytes: bytes.to_vec(),
-            headers: Headers::parse(bytes)?,
+            headers: FrameHeaders::parse(bytes)?,
             label,
         })
     }
 
-    /// Whether the packet carries the probe in clear.
+    /// Returns whether the packet carries the probe in clear.
+    #[must_use]
     pub fn carries(&self, payload: &str) -> bool {
         self.label
             .as_deref()
             .is_some_and(|label| payload.starts_with(label))
     }
 
-    /// Whether the packet is destined for the endpoint.
+    /// Returns whether the packet is destined for the endpoint.
+    #[must_use]
     pub fn goes_to(&self, to: SocketAddr) -> bool {
-        let port = match self.headers.transport {
-            Transport::Udp(_, port) | Transport::Tcp(_, port) => Some(port),
-            Transport::Icmp(..) | Transport::Other(_) => None,
-        };
-        self.headers.to == to.ip() && port == Some(to.port())
+        self.headers.to == to.ip()
+            && self
+                .headers
+                .ports()
+                .is_some_and(|(_, port)| port == to.port())
     }
 
-    /// The source port, for a packet that has one.
+    /// Returns the source port, for UDP and TCP.
+    #[must_use]
     pub fn source_port(&self) -> Option<u16> {
-        match self.headers.transport {
-            Transport::Udp(port, _) | Transport::Tcp(port, _) => Some(port),
-            Transport::Icmp(..) | Transport::Other(_) => None,
+        self.headers.ports().map(|(port, _)| port)
+    }
+
+    /// Returns the payload of a UDP datagram, empty for other packets.
+    #[must_use]
+    pub fn udp_payload(&self) -> &[u8] {
+        match SlicedPacket::from_ip(&self.bytes).map(|packet| packet.transport) {
+            Ok(Some(TransportSlice::Udp(udp))) => udp.payload(),
+            _ => &[],
         }
     }
 }
 
-impl Headers {
-    /// The code point, 0 to 63.
-    pub fn dscp(&self) -> u8 {
+impl FrameHeaders {
+    /// Returns the DSCP, 0 to 63.
+    #[must_use]
+    pub const fn dscp(&self) -> u8 {
         self.class >> 2
     }
 
+    /// Returns source and destination port, for UDP and TCP.
+    #[must_use]
+    pub const fn ports(&self) -> Option<(u16, u16)> {
+        match self.transport {
+            FrameTransport::Udp(from, to) | FrameTransport::Tcp(from, to) => Some((from, to)),
+            FrameTransport::Icmp(..) | FrameTransport::Other(_) => None,
+        }
+    }
+
     /// Reads an IP packet; `None` when it is malformed.
+    #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let packet = SlicedPacket::from_ip(bytes).ok()?;
         let net = packet.net?;
@@ -141,21 +166,25 @@ impl Headers {
         let payload = net.ip_payload_ref()?;
         let transport = match &packet.transport {
             Some(TransportSlice::Udp(udp)) => {
-                Transport::Udp(udp.source_port(), udp.destination_port())
+                FrameTransport::Udp(udp.source_port(), udp.destination_port())
             }
             Some(TransportSlice::Tcp(tcp)) => {
-                Transport::Tcp(tcp.source_port(), tcp.destination_port())
+                FrameTransport::Tcp(tcp.source_port(), tcp.destination_port())
             }
-            Some(TransportSlice::Icmpv4(icmp)) => Transport::Icmp(icmp.slice()[0], icmp.slice()[1]),
-            Some(TransportSlice::Icmpv6(icmp)) => Transport::Icmp(icmp.slice()[0], icmp.slice()[1]),
-            _ => Transport::Other(payload.ip_number.0),
+            Some(TransportSlice::Icmpv4(icmp)) => {
+                FrameTransport::Icmp(icmp.slice()[0], icmp.slice()[1])
+            }
+            Some(TransportSlice::Icmpv6(icmp)) => {
+                FrameTransport::Icmp(icmp.slice()[0], icmp.slice()[1])
+            }
+            _ => FrameTransport::Other(payload.ip_number.0),
         };
         let body = payload.payload;
         let carried = match transport {
-            // A UDP checksum of zero is none at all: allowed on IPv4, but neither Linux nor we send it.
-            Transport::Udp(..) if body[6..8] == [0, 0] => false,
-            Transport::Icmp(..) if from.is_ipv4() => ones_complement(&[body]) == 0,
-            Transport::Other(_) => true,
+            // A zero UDP checksum means "none" on IPv4. Neither Linux nor voicelane sends it.
+            FrameTransport::Udp(..) if body[6..8] == [0, 0] => false,
+            FrameTransport::Icmp(..) if from.is_ipv4() => ones_complement(&[body]) == 0,
+            FrameTransport::Other(_) => true,
             _ => {
                 ones_complement(&[
                     &pseudo_header(from, to, payload.ip_number.0, body.len()),
@@ -188,8 +217,8 @@ fn pseudo_header(from: IpAddr, to: IpAddr, protocol: u8, length: usize) -> Vec<u
     header
 }
 
-/// The ones' complement of the ones' complement sum of all 16-bit words (RFC 1071): 0 over data with a right checksum.
-/// Every part but the last is of even length.
+/// Computes the Internet checksum (RFC 1071), which is 0 over data that includes a right checksum. Every part but the last
+/// has an even length.
 fn ones_complement(parts: &[&[u8]]) -> u16 {
     let words = parts.iter().flat_map(|part| part.chunks(2));
     let sum: u64 = words
