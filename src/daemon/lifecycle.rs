@@ -97,7 +97,7 @@ pub(super) async fn live(
         );
     }
 
-    let steered = steering::Tun {
+    let steered = steering::TunInterface {
         name: tun.name().to_owned(),
         index: IfIndex(index),
         mtu: TUN_MTU.into(),

@@ -76,7 +76,7 @@ impl UplinkSelector {
         let mut ranked = ranked.unwrap_or_default();
         PerFamily::new(|family| {
             let ranked = std::mem::take(&mut ranked[family]);
-            let (uplink, again) = self.holds[family].pick(ranked, now);
+            let (uplink, again) = self.holds[family].select(ranked, now);
             self.again = self.again.into_iter().chain(again).min();
             Some(UplinkBinding::new(family, uplink?, observed, marks))
         })

@@ -1,57 +1,48 @@
-//! Leave for captured IPv6 to pass an IPsec VPN's policies.
+//! IPsec bypass: policies that let captured IPv6 traffic pass a VPN's IPsec policies.
 //!
 //! # Theory of operation
-//! A policy-based IPsec VPN takes packets after routing, by their addresses alone. On IPv4 two settings of our TUN keep
+//!
+//! A policy-based IPsec VPN takes packets after routing, by their addresses alone. On IPv4 two sysctls of the TUN keep
 //! it off (see [`crate::sysctl`]). IPv6 has no `disable_xfrm`, and its `disable_policy` belongs to the interface that
-//! holds the *destination* address, not to the one that a packet comes in by. So, and only while another program has
-//! IPv6 policies, we add allow policies of our own, at the best priority there is: one per prefix and aligned block of
-//! ports, exact to the port, outward by destination and inward by source. Outward they are for what carries no mark of
-//! ours: that is on its way into our TUN. What the relay sends into the VPN carries one, and is IPsec's. Inward they are
-//! for what comes out of our TUN and bears our mark therefore ([`crate::nftables::Firewall`]): a policy without a template refuses
-//! what came through an association, as answers in the VPN do, and would let in by any link what claims to be from a
-//! captured prefix. (The selector has an interface too, but inward the kernel compares it with the one that holds the
-//! destination address.) Without nftables nothing bears a mark, and then it has to do without.
+//! holds the *destination* address, not to the incoming one.
 //!
-//! They are a lease: the kernel lets them lapse when nobody renews them, so that media returns into the VPN after a
-//! crash too. When a lease grows old the kernel sends a notice, [`crate::steering::watch::Watch`] tells it, and the
-//! reconciliation that follows renews. Our policies are known by their index, which carries a tag of our own.
+//! So, and only while foreign IPv6 policies exist, voicelane adds allow policies at priority 0. There is one per prefix
+//! and aligned block of ports, exact to the port: outward by destination, inward by source.
 //!
-//! What cannot be won: a foreign policy with priority 0 that was there first, and ICMPv6 errors, which a policy that
-//! catches everything inward drops.
+//! - **Outward** they match packets without a mark: those on their way into the TUN. Packets that the relay sends into
+//!   the VPN have a mark, so the VPN's policies apply to them.
+//! - **Inward** they match packets with the mark that [`crate::nftables::Firewall`] sets on packets out of the TUN. A
+//!   policy without a template rejects packets of an IPsec association, and so replies in the VPN. Without the mark it
+//!   would also accept packets from any link with a spoofed source. An inward selector's interface is compared with the
+//!   interface of the destination address, so it cannot replace the mark. Without nftables, no packet has the mark.
+//!
+//! Each policy has a lifetime, so media returns into the VPN after a crash too. The kernel sends a notification when a
+//! policy must be renewed, and the next reconciliation renews it. Voicelane's policies have indexes with a tag.
+//!
+//! Two limits remain: a foreign policy at priority 0 that existed before, and ICMPv6 errors, which a policy that
+//! matches all inward packets drops.
 
-use std::fmt;
+mod bypass;
+
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_xfrm::policy::{DelGetMessage, ModifyMessage};
-use netlink_packet_xfrm::{
-    Address, LifetimeConfig, Mark, Selector, UserPolicyId, UserPolicyInfo, XfrmAttrs, XfrmMessage,
-};
+use netlink_packet_xfrm::{UserPolicyId, XfrmMessage};
 use netlink_sys::protocols::NETLINK_XFRM;
 use nix::errno::Errno;
-use nix::libc::AF_INET6;
 use rtnetlink::proto::{ConnectionHandle, new_connection};
 use rtnetlink::sys::SocketAddr;
 
-use crate::net::{Capture, Family, Fwmark, PerFamily, PortRange, Prefix, Protocol};
+use crate::net::PerFamily;
 use crate::route::connection::NetlinkConnection;
+use bypass::{RENEW_SECONDS, TAG, foreign_family, is_ours, mark_of};
 
-/// The upper bits of our policies' indexes. The kernel's own count up from zero.
-const TAG: u32 = 0x7600_0000;
-/// The bits of an index that hold the tag.
-const TAG_MASK: u32 = 0xff00_0000;
-/// The age, in seconds, at which the kernel reminds us of a policy.
-const RENEW_SECONDS: u64 = 20;
-/// The age, in seconds, at which the kernel removes it.
-const LEASE_SECONDS: u64 = 60;
-/// The bits of a mark that are ours: those of [`crate::route::desired::RoutingIds`], which no setting changes.
-const MARK_MASK: u32 = 0xff00_0000;
-/// `XFRM_POLICY_ALLOW`.
-const ALLOW: u8 = 0;
+pub use bypass::{BypassPolicy, bypass_policies};
 
-/// A failed exchange about policies.
+/// Failure of an exchange about IPsec policies.
 #[derive(Debug, thiserror::Error)]
 pub enum XfrmError {
     /// The socket could not be opened.
@@ -60,178 +51,26 @@ pub enum XfrmError {
     /// The policies could not be read.
     #[error("cannot read the IPsec policies")]
     Dump(#[source] io::Error),
-    /// A policy was refused.
+    /// The kernel refused a change.
     #[error("cannot {verb} the IPsec bypass {bypass}")]
     Change {
-        /// What was tried.
+        /// The operation.
         verb: &'static str,
-        /// For what.
+        /// The policy.
         bypass: BypassPolicy,
         /// The kernel's answer.
         source: io::Error,
     },
 }
 
-/// The direction of a policy, by the kernel's numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Direction {
-    In = 0,
-    Out = 1,
-}
-
-/// Packets of one direction that IPsec is to leave alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BypassPolicy {
-    direction: Direction,
-    prefix: Prefix,
-    protocol: Protocol,
-    port: u16,
-    mask: u16,
-    /// What is in our bits of its packets' marks; none: whatever.
-    mark: Option<Fwmark>,
-}
-
-impl fmt::Display for BypassPolicy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let way = match self.direction {
-            Direction::In => "from",
-            Direction::Out => "to",
-        };
-        let Self {
-            prefix,
-            protocol,
-            port,
-            mask,
-            ..
-        } = self;
-        write!(f, "{way} {prefix} {protocol} port {port}/{mask:#06x}")
-    }
-}
-
-/// Splits a range into aligned blocks of a power of two, as a port and the bits of it that count.
-fn blocks(ports: PortRange) -> impl Iterator<Item = (u16, u16)> {
-    let (mut at, end) = (u32::from(ports.first()), u32::from(ports.last()) + 1);
-    std::iter::from_fn(move || {
-        let room = end.checked_sub(at).filter(|room| *room > 0)?;
-        let size = (1 << at.trailing_zeros()).min(1 << room.ilog2());
-        let block = (
-            u16::try_from(at).ok()?,
-            u16::try_from(0x1_0000 - size).ok()?,
-        );
-        at += size;
-        Some(block)
-    })
-}
-
-/// What must be exempted for these captures, whose answers bear the mark `answers`, if they do.
-#[must_use]
-pub fn bypass_policies(captures: &[Capture], answers: Option<Fwmark>) -> Vec<BypassPolicy> {
-    let mut found = Vec::new();
-    for capture in captures {
-        for &prefix in capture
-            .prefixes
-            .iter()
-            .filter(|prefix| prefix.family() == Family::V6)
-        {
-            for (port, mask) in blocks(capture.ports) {
-                let unmarked = Some(Fwmark(0));
-                let halves = [(Direction::Out, unmarked), (Direction::In, answers)];
-                found.extend(halves.map(|(direction, mark)| BypassPolicy {
-                    direction,
-                    prefix,
-                    protocol: capture.protocol,
-                    port,
-                    mask,
-                    mark,
-                }));
-            }
-        }
-    }
-    found
-}
-
-impl BypassPolicy {
-    fn selector(&self) -> Selector {
-        let mut selector = Selector {
-            family: AF_INET6.try_into().expect("AF_INET6 is a small number"),
-            proto: self.protocol.number(),
-            ..Selector::default()
-        };
-        let address = Address::from_ip(&self.prefix.first());
-        match self.direction {
-            Direction::Out => {
-                (selector.daddr, selector.prefixlen_d) = (address, self.prefix.len());
-                (selector.dport, selector.dport_mask) = (self.port, self.mask);
-            }
-            Direction::In => {
-                (selector.saddr, selector.prefixlen_s) = (address, self.prefix.len());
-                (selector.sport, selector.sport_mask) = (self.port, self.mask);
-            }
-        }
-        selector
-    }
-
-    fn mark(&self) -> Option<XfrmAttrs> {
-        let Fwmark(value) = self.mark?;
-        let mask = MARK_MASK;
-        Some(XfrmAttrs::Mark(Mark { value, mask }))
-    }
-
-    fn policy(&self, index: u32) -> ModifyMessage {
-        ModifyMessage {
-            user_policy_info: UserPolicyInfo {
-                selector: self.selector(),
-                lifetime_cfg: LifetimeConfig {
-                    soft_add_expires_seconds: RENEW_SECONDS,
-                    hard_add_expires_seconds: LEASE_SECONDS,
-                    ..LifetimeConfig::default()
-                },
-                direction: self.direction as u8,
-                action: ALLOW,
-                index,
-                ..UserPolicyInfo::default()
-            },
-            nlas: self.mark().into_iter().collect(),
-        }
-    }
-}
-
-/// Whether a policy is one of ours.
-fn is_ours(policy: &ModifyMessage) -> bool {
-    let info = &policy.user_policy_info;
-    info.index & TAG_MASK == TAG
-        && (info.action, info.priority) == (ALLOW, 0)
-        && !policy
-            .nlas
-            .iter()
-            .any(|attribute| matches!(attribute, XfrmAttrs::Template(_)))
-}
-
-/// What a policy says of marks, if anything.
-fn mark_of(policy: &ModifyMessage) -> Option<&XfrmAttrs> {
-    let mut attributes = policy.nlas.iter();
-    attributes.find(|attribute| matches!(attribute, XfrmAttrs::Mark(_)))
-}
-
-/// The family of which a policy catches packets, if it is somebody else's. Those of single sockets have directions above
-/// 2, and catch nobody else's.
-fn foreign_family(policy: &ModifyMessage) -> Option<Family> {
-    let info = &policy.user_policy_info;
-    let family = match i32::from(info.selector.family) {
-        AF_INET6 => Family::V6,
-        _ => Family::V4,
-    };
-    (!is_ours(policy) && info.direction <= 2).then_some(family)
-}
-
-/// A connection to the IPsec half of the kernel, in the network namespace of the thread that opened it.
+/// An IPsec netlink connection, in the network namespace of the thread that opened it.
 pub struct Ipsec {
     handle: ConnectionHandle<XfrmMessage>,
     connection: NetlinkConnection,
 }
 
 impl Ipsec {
-    /// Opens a connection, as a task of the current tokio runtime; none when this kernel has no IPsec.
+    /// Opens a connection. It runs as a task of the current tokio runtime. None if the kernel has no IPsec.
     ///
     /// # Errors
     /// [`XfrmError::Open`].
@@ -246,13 +85,13 @@ impl Ipsec {
         }
     }
 
-    /// Whether the connection has ended: every exchange fails from now on.
+    /// Whether the connection is closed: every further exchange fails.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.connection.has_ended()
+        self.connection.is_closed()
     }
 
-    /// Of which families others have policies.
+    /// Returns the families for which foreign policies exist.
     ///
     /// # Errors
     /// [`XfrmError::Dump`].
@@ -262,14 +101,15 @@ impl Ipsec {
         Ok(PerFamily::new(|family| families.contains(&family)))
     }
 
-    /// Brings our policies to what is wanted. Returns how many were added, renewed or removed. What is old is told by
-    /// `now`.
+    /// Adds, renews and deletes voicelane's policies until they are the desired ones. Returns the number of changes.
+    ///
+    /// `now` determines which policies must be renewed.
     ///
     /// # Errors
-    /// [`XfrmError`], the first; the rest is tried all the same.
+    /// The first [`XfrmError`]. All other changes were made.
     pub async fn reconcile(
         &self,
-        wanted: &[BypassPolicy],
+        desired: &[BypassPolicy],
         now: SystemTime,
     ) -> Result<usize, XfrmError> {
         let present = self.dump().await.map_err(XfrmError::Dump)?;
@@ -286,7 +126,7 @@ impl Ipsec {
             .map_or(0, |since| since.as_secs());
 
         let (mut changed, mut first_error) = (0, None);
-        let mut note = |verb, bypass: BypassPolicy, outcome: io::Result<()>| match outcome {
+        let mut record = |verb, bypass: BypassPolicy, outcome: io::Result<()>| match outcome {
             Ok(()) => changed += 1,
             Err(source) => {
                 first_error.get_or_insert(XfrmError::Change {
@@ -296,7 +136,7 @@ impl Ipsec {
                 });
             }
         };
-        for bypass in wanted {
+        for bypass in desired {
             let (selector, direction) = (bypass.selector(), bypass.direction as u8);
             let there = ours.iter().position(|policy| {
                 let info = &policy.user_policy_info;
@@ -307,12 +147,12 @@ impl Ipsec {
                 let info = &ours.swap_remove(at).user_policy_info;
                 if now.saturating_sub(info.lifetime_cur.add_time) >= RENEW_SECONDS {
                     let renewed = XfrmMessage::UpdatePolicy(bypass.policy(info.index));
-                    note("renew", *bypass, self.request(renewed).await);
+                    record("renew", *bypass, self.request(renewed).await);
                 }
             } else {
                 let index = free.next().unwrap_or(TAG) | u32::from(direction);
                 let added = XfrmMessage::AddPolicy(bypass.policy(index));
-                note("add", *bypass, self.request(added).await);
+                record("add", *bypass, self.request(added).await);
             }
         }
         for policy in ours {
@@ -326,7 +166,8 @@ impl Ipsec {
         first_error.map_or(Ok(changed), Err)
     }
 
-    /// Deletes by index: the selector alone may be somebody else's too. The kernel wants to be told the mark as well.
+    /// Deletes a policy by its index, because a foreign policy may have the same selector. The kernel requires the mark
+    /// too.
     async fn delete(&self, policy: &ModifyMessage) -> io::Result<()> {
         let info = &policy.user_policy_info;
         let deletion = XfrmMessage::DeletePolicy(DelGetMessage {
@@ -345,8 +186,8 @@ impl Ipsec {
 
     async fn dump(&self) -> io::Result<Vec<ModifyMessage>> {
         let mut policies = Vec::new();
-        let every = XfrmMessage::GetPolicy(DelGetMessage::default());
-        self.exchange(every, NLM_F_DUMP, |message| {
+        let all = XfrmMessage::GetPolicy(DelGetMessage::default());
+        self.exchange(all, NLM_F_DUMP, |message| {
             if let XfrmMessage::AddPolicy(policy) = message {
                 policies.push(policy);
             }
@@ -385,55 +226,6 @@ impl Ipsec {
             }
             Ok(())
         };
-        self.connection.attend(exchange).await?
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn blocks_hold_the_range_and_nothing_else(a in 1u16.., b in 1u16.., probe: u16) {
-            let ports = PortRange::new(a.min(b), a.max(b)).expect("in order");
-            let blocks: Vec<_> = blocks(ports).collect();
-            prop_assert!(blocks.len() <= 30);
-            for probe in [probe, ports.first(), ports.last(), ports.first() - 1, ports.last().wrapping_add(1)] {
-                let held = blocks.iter().filter(|(port, mask)| probe & mask == *port).count();
-                prop_assert_eq!(held, usize::from(ports.contains(probe)), "{} in {:?}", probe, blocks);
-            }
-        }
-    }
-
-    #[test]
-    fn every_port_is_one_block_short_of_port_zero() {
-        let all = PortRange::new(1, u16::MAX).expect("in order");
-        assert_eq!(blocks(all).count(), 16);
-        let one = PortRange::new(3478, 3478).expect("in order");
-        assert_eq!(blocks(one).collect::<Vec<_>>(), [(3478, 0xffff)]);
-    }
-
-    #[test]
-    fn only_ipv6_is_exempted() {
-        let capture = Capture {
-            protocol: Protocol::Udp,
-            ports: "3478".parse().expect("ports"),
-            prefixes: ["10.0.0.0/8", "2001:db8::/32"]
-                .map(|text| text.parse().expect("a prefix"))
-                .to_vec(),
-        };
-        let shown: Vec<_> = bypass_policies(&[capture], None)
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        assert_eq!(
-            shown,
-            [
-                "to 2001:db8::/32 udp port 3478/0xffff",
-                "from 2001:db8::/32 udp port 3478/0xffff"
-            ]
-        );
+        self.connection.exchange(exchange).await?
     }
 }

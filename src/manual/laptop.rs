@@ -118,7 +118,7 @@
 //! | a lease is renewed, with the same or another address | `laptop::a_renewed_lease_moves_nothing_and_a_new_address_costs_no_call` |
 //! | an address is removed and returns | `kernel_faults::an_address_that_goes_and_comes_back_takes_the_calls_along` |
 //! | cable to Wi-Fi and back, by carrier, metric and link: gap below 1 s, same inside endpoint, new sockets | `laptop::a_call_goes_from_cable_to_wifi_and_back_with_its_inside_endpoint`, `daemon::uplink_binding::sockets_move_when_what_they_use_has_gone` |
-//! | a flapping link | `laptop::a_link_that_comes_and_goes_is_not_followed`, `route::hysteresis::who_was_lost_must_prove_more` |
+//! | a flapping link | `laptop::a_link_that_comes_and_goes_is_not_followed`, `route::hysteresis::a_lost_uplink_must_be_stable_for_longer` |
 //! | no network at the start, IPv6 later | `laptop::it_starts_without_a_network_and_comes_up_by_itself` |
 //! | IPv4 and IPv6 by different links, later by the same | `laptop::each_family_leaves_by_its_own_link_and_moves_alone`, `route::uplink::each_family_leaves_by_its_own_best_link` |
 //! | suspend, and resume in another network | `sleep::a_call_survives_a_sleep_from_which_the_laptop_wakes_with_another_address`, `daemon::sleep::what_the_clock_of_the_machine_gained_was_slept` |

@@ -1,66 +1,66 @@
-//! What forbids media its way, in sentences: who it is and what IT must add.
+//! Blocked paths, described for a person: the rule that blocks media, and the rule that lets it pass.
 
 use std::fmt;
 
 use crate::net::{Family, Fwmark};
 
-/// How every sentence on an blocked begins.
-pub const BLOCKS: &str = "a firewall on this machine forbids";
+/// First words of the description of a blocked path.
+pub const BLOCKS: &str = "a firewall on this machine blocks";
 
-/// What stands in it between the rule and what IT must add.
-pub const REMEDY: &str = "; media stays in the VPN until IT adds: ";
+/// Separates the cause and the remedy in the description.
+pub const REMEDY: &str = "; media stays in the VPN until an administrator runs: ";
 
-/// A way that media takes.
+/// A path of media packets through the firewall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MediaPath {
-    /// From applications into our TUN.
+    /// From applications into the TUN.
     Captured,
     /// From the relay out of the uplink.
     Direct,
-    /// From the kernel to the neighbours on the uplink, the router among them.
+    /// From the kernel to neighbours on the uplink, the router among them.
     Neighbours,
-    /// From a gateway's clients into our TUN, and back.
+    /// From a gateway's clients into the TUN, and back.
     Forwarded,
 }
 
-/// A rule that forbids a way.
+/// A rule that blocks a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockingRule {
-    /// The family of its table, in the words of nft(8): "inet", "ip" or "ip6".
+    /// Family of the table in nft(8) syntax: "inet", "ip" or "ip6".
     pub family: &'static str,
-    /// Its table.
+    /// Table.
     pub table: String,
-    /// Its chain.
+    /// Chain.
     pub chain: String,
-    /// Its handle, as `nft --handle list ruleset` shows it; none when it is the chain's policy.
+    /// Handle, as `nft --handle list ruleset` shows it; none for the policy of the chain.
     pub handle: Option<u64>,
 }
 
-/// A way that the firewall forbids.
+/// A path that a firewall blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockedPath {
-    /// Whose packets.
+    /// Family of the packets.
     pub family: Family,
-    /// Which way.
+    /// The path.
     pub path: MediaPath,
-    /// The link at its end.
+    /// Outgoing link.
     pub link: String,
-    /// The link of the clients whose packets they are; none when they are this machine's own.
+    /// Link of a gateway's clients; none for this machine's own packets.
     pub clients: Option<String>,
-    /// The mark that they bear, if any.
+    /// Mark of the packets, if any.
     pub mark: Option<Fwmark>,
-    /// Who forbids it; none when it is no rule of nftables.
+    /// The rule that blocks it; none if it is no nftables rule.
     pub rule: Option<BlockingRule>,
 }
 
 impl BlockingRule {
-    /// Whether iptables-nft made the table: by the names that it gives.
+    /// Whether iptables-nft created the table: its names tell.
     fn is_iptables(&self) -> bool {
         let tables = ["filter", "mangle", "nat", "raw", "security"];
         self.family != "inet" && tables.contains(&self.table.as_str())
     }
 
-    /// What the maker of the rule offers itself, where it is known by its names.
+    /// Returns the exclude option of the VPN that created the rule, if the names are known.
     fn vendor_exclude(&self) -> Option<&'static str> {
         let Self { table, chain, .. } = self;
         if table == "mullvad" {
@@ -94,24 +94,24 @@ impl fmt::Display for BlockingRule {
 }
 
 impl BlockedPath {
-    /// The command by which IT lets this way through, ahead of the rule that forbids it.
+    /// Returns the command by which an administrator lets this path pass, ahead of the rule that blocks it.
     #[must_use]
-    pub fn exclude(&self) -> String {
+    pub fn remedy(&self) -> String {
         let Self {
             family, link, mark, ..
         } = self;
         let neighbours = self.path == MediaPath::Neighbours;
-        // A firewall that knows connections knows these not: both directions want a rule.
-        let both_ways = self.clients.iter().flat_map(|clients| {
-            let there = (clients.as_str(), link.as_str());
-            [there, (there.1, there.0)]
+        // Untracked packets are never "established", so both directions need a rule.
+        let directions = self.clients.iter().flat_map(|clients| {
+            let inwards = (clients.as_str(), link.as_str());
+            [inwards, (inwards.1, inwards.0)]
         });
         let program = match family {
             Family::V4 => "iptables",
             Family::V6 => "ip6tables",
         };
         if self.path == MediaPath::Forwarded {
-            let rules = both_ways.map(|(from, to)| match &self.rule {
+            let rules = directions.map(|(from, to)| match &self.rule {
                 None => format!("{program}-legacy -I FORWARD -i {from} -o {to} -j ACCEPT"),
                 Some(rule) if rule.is_iptables() => {
                     format!("{program} -I {} -i {from} -o {to} -j ACCEPT", rule.chain)
@@ -123,14 +123,14 @@ impl BlockedPath {
             return rules.collect::<Vec<_>>().join("; ");
         }
         let iptables = |variant, chain: &str| {
-            let let_out =
+            let accept =
                 |what: &str| format!("{program}{variant} -I {chain} -o {link}{what} -j ACCEPT");
             match mark {
-                Some(mark) => let_out(&format!(" -m mark --mark {:#x}", mark.0)),
+                Some(mark) => accept(&format!(" -m mark --mark {:#x}", mark.0)),
                 None if neighbours => ["solicitation", "advertisement"]
-                    .map(|kind| let_out(&format!(" -p icmpv6 --icmpv6-type neighbour-{kind}")))
+                    .map(|kind| accept(&format!(" -p icmpv6 --icmpv6-type neighbour-{kind}")))
                     .join("; "),
-                None => let_out(""),
+                None => accept(""),
             }
         };
         match &self.rule {
@@ -157,22 +157,24 @@ impl BlockedPath {
 
 impl fmt::Display for BlockedPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let way = match self.path {
+        let path = match self.path {
             MediaPath::Captured => "applications' media into",
-            MediaPath::Direct => "the direct path by",
-            MediaPath::Neighbours => "to find neighbours by",
-            MediaPath::Forwarded => "clients' media between here and",
+            MediaPath::Direct => "the direct path through",
+            MediaPath::Neighbours => "neighbour discovery on",
+            MediaPath::Forwarded => "clients' media from and to",
         };
         let Self { family, link, .. } = self;
         let link = self.clients.as_ref().unwrap_or(link);
-        write!(f, "{BLOCKS} {way} {link} ({family}): ")?;
+        write!(f, "{BLOCKS} {path} {link} ({family}): ")?;
         match &self.rule {
             Some(rule) => rule.fmt(f)?,
-            None => f.write_str("no rule of nftables, so legacy iptables or a security module")?,
+            None => f.write_str(
+                "no nftables rule drops it, so legacy iptables or a security module does",
+            )?,
         }
-        write!(f, "{REMEDY}{}", self.exclude())?;
+        write!(f, "{REMEDY}{}", self.remedy())?;
         match self.rule.as_ref().and_then(BlockingRule::vendor_exclude) {
-            Some(own) => write!(f, "; or: {own}"),
+            Some(exclude) => write!(f, "; or: {exclude}"),
             None => Ok(()),
         }
     }
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_told_what_to_add_in_the_words_of_what_forbids() {
+    fn the_remedy_is_in_the_syntax_of_the_blocking_firewall() {
         let filter = Some(("ip6", "filter", "OUTPUT"));
         let own = Some(("ip", "corp", "egress"));
         for (family, path, rule, exclude) in [
@@ -266,31 +268,31 @@ mod tests {
             ),
         ] {
             let blocked = blocked(family, path, rule);
-            assert_eq!(blocked.exclude(), exclude);
+            assert_eq!(blocked.remedy(), exclude);
             assert!(blocked.to_string().contains(exclude), "{blocked}");
         }
     }
 
     #[test]
-    fn it_is_told_who_forbids_and_what_the_vpn_offers_itself() {
-        let told = |table| blocked(Family::V4, MediaPath::Direct, Some(table)).to_string();
-        let policy = told(("inet", "mullvad", "output"));
+    fn the_description_names_the_rule_and_the_vpns_own_exclude() {
+        let describe = |table| blocked(Family::V4, MediaPath::Direct, Some(table)).to_string();
+        let policy = describe(("inet", "mullvad", "output"));
         assert!(
             policy.contains("(IPv4): the policy of the chain output in the table inet mullvad; ")
         );
         assert!(policy.contains("conntrack_mark = 0xf41"), "{policy}");
-        let rule = told(("ip", "filter", "OUTPUT"));
+        let rule = describe(("ip", "filter", "OUTPUT"));
         assert!(
             rule.contains("rule handle 7 of the chain OUTPUT in the table ip filter"),
             "{rule}"
         );
         assert!(!rule.contains("; or: "), "{rule}");
-        assert!(told(("inet", "cloudflare-warp", "output")).contains("Zero Trust"));
-        assert!(told(("ip", "filter", "ciscovpn")).contains("split-exclude"));
-        let unread = blocked(Family::V6, MediaPath::Direct, None).to_string();
+        assert!(describe(("inet", "cloudflare-warp", "output")).contains("Zero Trust"));
+        assert!(describe(("ip", "filter", "ciscovpn")).contains("split-exclude"));
+        let without_rule = blocked(Family::V6, MediaPath::Direct, None).to_string();
         assert!(
-            unread.contains("legacy iptables or a security module"),
-            "{unread}"
+            without_rule.contains("legacy iptables or a security module"),
+            "{without_rule}"
         );
     }
 }

@@ -1,24 +1,23 @@
-//! Media of a gateway's clients: told from the rest before it is routed, and whether the firewall lets it by.
+//! Capture of a gateway's clients.
 //!
 //! # Theory of operation
 //!
-//! **Whole datagrams.** A rule that names ports sees none in a fragment, not even in the first. So fragments are put
-//! together before routing, as connection tracking would; an expression that no packet reaches (`tproxy`) is enough to
-//! have the kernel do it, without tracking anything. On its way out, into the TUN or into the VPN, a datagram is parted
-//! again as it was.
+//! **Defragmentation.** A routing rule with ports matches no fragment, not even the first one. So the kernel
+//! reassembles fragments before routing. A `tproxy` expression that no packet reaches enables this, without connection
+//! tracking. The kernel fragments the datagram again on its way out.
 //!
-//! **Marked.** A chain of ours at the prerouting hook marks what comes in by a client's link, from an address that this
-//! link leads back to, for a prefix and port of the policy. The rules of [`crate::route::plan`] ask for that mark, and no
-//! other chain makes it: without this table, which goes with our process at once, nothing of clients is captured.
+//! **Mark.** A chain at the prerouting hook marks a client's packets that have a prefix and port of the policy. The
+//! source must be reachable by the link that the packet came in by. Routing rules match the mark
+//! ([`crate::route::plan`]), and no other chain sets it: without this table, which goes with the process, no client is
+//! captured.
 //!
-//! **Untracked.** What is captured, and what comes back, is no connection to the kernel. Otherwise a gateway that
-//! translates addresses towards the VPN would remember calls as untranslated, and when our process is killed they would
-//! go into the VPN with addresses that nobody there knows, for as long as they last. It also leaves clients their own
-//! addresses, by which the engine tells them apart, where a firewall translates whatever leaves.
+//! **Untracked.** Connection tracking does not see captured packets and their replies. Otherwise it would remember
+//! calls as untranslated, and after a kill they would enter the VPN with the client's address, to which nothing
+//! replies. A rule that translates all outgoing packets does not change the clients' addresses either, by which the
+//! engine tells them apart.
 //!
-//! **Watched.** No packet can be made to come in by a client's link, so clients' own are watched: one in a second of each
-//! link, family and direction is traced through the firewall. Its trace ends in a chain of ours, behind all others, or
-//! in somebody else's rule.
+//! **Trace.** No probe can be made to come in by a client's link. So one client packet per second, link, family and
+//! direction is traced. Its trace ends in voicelane's last chain or in a foreign rule.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -34,27 +33,27 @@ use nix::net::if_::if_indextoname;
 
 use super::blocked_path::{BlockedPath, BlockingRule, MediaPath};
 use super::expression::{
-    Expression, FibQuery, compare, defragment, destination, destination_port, elements, is_family,
-    link_is, mark_within, meta_is, ranges, routing, trace_some, untrack,
+    Expression, FibQuery, compare, defragment, destination, destination_port, elements, fib,
+    is_family, link_is, meta_is, ranges, set_mark_bits, trace_some, untrack,
 };
 use super::table::{AppliedState, Chain, NftError, NftTable, OURS};
 use super::trace::{TRACES, Trace};
 use crate::net::{Capture, Family, IfIndex, PortRange, Prefix, Protocol};
 use crate::route::desired::{Desired, RoutingIds};
 
-/// Marks what is to be captured: after reply_sources (-290) are real addresses again, before connection tracking (-200).
+/// Marks packets to capture: after reply source substitution (-290) and before connection tracking (-200).
 const CLIENTS: &str = "clients";
-/// Turns on traces, ahead of all that forwards.
-const BEGIN: &str = "forward-begin";
-/// Where a trace ends that nobody dropped: behind all others.
-const END: &str = "forward-end";
-/// Elements of a set in a message, whose parts are below 64 KiB.
+/// Turns on traces, ahead of all chains of the forward hook.
+const TRACE_BEGIN: &str = "forward-begin";
+/// Ends the trace of a packet that was not dropped, behind all chains.
+const TRACE_END: &str = "forward-end";
+/// Maximum elements of a set in one message: nested attributes are limited to 64 KiB.
 const ELEMENTS: usize = 500;
-/// The largest change that is made at once, in bytes: some 50,000 prefixes.
+/// Maximum batch in bytes: about 50,000 prefixes.
 const BATCH: usize = 4 << 20;
-/// How long a packet may be on its way through the firewall.
-const PASSAGE: Duration = Duration::from_millis(500);
-/// As many packets in a row that vanish have met a firewall that cannot be traced.
+/// Maximum time of a packet in the firewall.
+const MAX_TRANSIT: Duration = Duration::from_millis(500);
+/// Number of consecutive packets without a trace end that prove a firewall without traces.
 const VANISHED: u8 = 2;
 
 const CHAINS: [Chain; 3] = [
@@ -65,24 +64,24 @@ const CHAINS: [Chain; 3] = [
         priority: -280,
     },
     Chain {
-        name: BEGIN,
+        name: TRACE_BEGIN,
         kind: "filter",
         hook: InetHookNumber::Forward,
         priority: i32::MIN,
     },
     Chain {
-        name: END,
+        name: TRACE_END,
         kind: "filter",
         hook: InetHookNumber::PostRouting,
         priority: i32::MAX - 1,
     },
 ];
 
-/// A family, and the link of its clients.
+/// Family and interface of clients.
 type ClientInterface = (Family, String);
 type FamilySelector = (Family, Protocol, PortRange);
 
-/// What is marked, for whom.
+/// Clients and prefixes whose packets are marked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct CaptureSet {
     clients: BTreeSet<ClientInterface>,
@@ -95,10 +94,10 @@ impl CaptureSet {
         for Capture {
             protocol,
             ports,
-            prefixes: these,
+            prefixes: captured,
         } in &desired.captures
         {
-            for prefix in these {
+            for prefix in captured {
                 let selector = (prefix.family(), *protocol, *ports);
                 prefixes.entry(selector).or_default().insert(*prefix);
             }
@@ -109,37 +108,41 @@ impl CaptureSet {
         }
     }
 
-    fn and(&self, other: &Self) -> Self {
-        let mut both = self.clone();
-        both.clients.extend(other.clients.iter().cloned());
+    fn union(&self, other: &Self) -> Self {
+        let mut union = self.clone();
+        union.clients.extend(other.clients.iter().cloned());
         for (selector, prefixes) in &other.prefixes {
-            both.prefixes.entry(*selector).or_default().extend(prefixes);
+            union
+                .prefixes
+                .entry(*selector)
+                .or_default()
+                .extend(prefixes);
         }
-        both
+        union
     }
 }
 
-/// Our hold on clients' packets. All that it did ends with it.
+/// Marks packets of a gateway's clients. Dropping the value ends it.
 pub struct ClientCapture {
     table: NftTable,
     traces: TokioSocket,
     tun: String,
     ids: RoutingIds,
-    present: AppliedState<CaptureSet>,
-    /// Packets on their way through the firewall, by the trace's number.
-    under_way: BTreeMap<u32, (ClientInterface, Instant)>,
-    /// How many packets in a row vanished.
+    applied: AppliedState<CaptureSet>,
+    /// Traced packets in the firewall, by trace id.
+    in_transit: BTreeMap<u32, (ClientInterface, Instant)>,
+    /// Number of consecutive packets without a trace end.
     vanished: BTreeMap<ClientInterface, u8>,
 }
 
 impl ClientCapture {
-    /// Makes our table. Nothing is marked yet, and no packet passes a chain of ours.
+    /// Creates the table. No packet is marked yet.
     ///
     /// # Errors
     /// [`NftError`]: a gateway needs nftables.
     pub fn open(tun: &str, ids: RoutingIds) -> Result<Self, NftError> {
         let table = NftTable::new(format!("{OURS}{tun}-gateway"), &[])?;
-        table.allow_batches_of(BATCH)?;
+        table.set_max_batch(BATCH)?;
         let listen = || -> io::Result<TokioSocket> {
             let mut traces = TokioSocket::new(NETLINK_NETFILTER)?;
             traces.socket_mut().bind_auto()?;
@@ -151,40 +154,42 @@ impl ClientCapture {
             traces: listen().map_err(NftError::Unsupported)?,
             tun: tun.to_owned(),
             ids,
-            present: AppliedState::certain(CaptureSet::default()),
-            under_way: BTreeMap::new(),
+            applied: AppliedState::certain(CaptureSet::default()),
+            in_transit: BTreeMap::new(),
             vanished: BTreeMap::new(),
         })
     }
 
-    /// Marks what is desired as well as what was: to be done before rules change.
+    /// Marks the desired and the former packets: to be called before rules change.
     ///
     /// # Errors
-    /// [`NftError::Refused`]: all is as it was, if this could not be said. To be tried again.
+    /// [`NftError::Refused`]: the former state stays, but this is uncertain. The caller must try again.
     pub fn add_clients(&mut self, desired: &Desired) -> Result<(), NftError> {
-        self.set(self.present.last.and(&CaptureSet::of(desired)))
+        self.set(self.applied.state.union(&CaptureSet::of(desired)))
     }
 
-    /// Marks only what is desired: to be done after rules have changed.
+    /// Marks only the desired packets: to be called after rules have changed.
     ///
     /// # Errors
-    /// Likewise.
+    /// As [`ClientCapture::add_clients`].
     pub fn remove_clients(&mut self, desired: &Desired) -> Result<(), NftError> {
         self.set(CaptureSet::of(desired))
     }
 
-    fn set(&mut self, served: CaptureSet) -> Result<(), NftError> {
-        if self.present.is(&served) {
+    fn set(&mut self, desired: CaptureSet) -> Result<(), NftError> {
+        if self.applied.is(&desired) {
             return Ok(());
         }
-        let serves = !served.clients.is_empty();
-        let mut batch = self.table.made_anew(if serves { &CHAINS } else { &[] });
-        if serves {
+        let has_clients = !desired.clients.is_empty();
+        let mut batch = self
+            .table
+            .recreation(if has_clients { &CHAINS } else { &[] });
+        if has_clients {
             batch.push(self.table.rule(CLIENTS, defragment()));
-            batch.push(self.table.rule(CLIENTS, self.answers()));
+            batch.push(self.table.rule(CLIENTS, self.untrack_replies()));
         }
-        for (number, (selector, prefixes)) in (1..).zip(&served.prefixes) {
-            let mut clients = served
+        for (number, (selector, prefixes)) in (1..).zip(&desired.prefixes) {
+            let mut clients = desired
                 .clients
                 .iter()
                 .filter(|it| it.0 == selector.0)
@@ -199,26 +204,26 @@ impl ClientCapture {
                 self.table.rule(CLIENTS, rule)
             }));
         }
-        for (family, link) in &served.clients {
+        for (family, link) in &desired.clients {
             for (from, to) in [(link, &self.tun), (&self.tun, link)] {
-                batch.push(self.table.rule(BEGIN, trace_some(*family, from, to)));
+                batch.push(self.table.rule(TRACE_BEGIN, trace_some(*family, from, to)));
             }
         }
-        self.table.apply(&mut self.present, served, batch)
+        self.table.apply(&mut self.applied, desired, batch)
     }
 
-    /// Leaves untracked what comes out of our TUN and is not for this machine.
-    fn answers(&self) -> Vec<Expression> {
+    /// Excludes forwarded packets out of the TUN from connection tracking.
+    fn untrack_replies(&self) -> Vec<Expression> {
         /// `RTN_LOCAL`.
         const LOCAL: u32 = 2;
         let mut rule = link_is(MetaKey::Iifname, &self.tun).to_vec();
-        rule.push(routing(FibQuery::TypeOfDestination));
+        rule.push(fib(FibQuery::DestinationType));
         rule.push(compare(Operator::NotEqual, &LOCAL.to_ne_bytes()));
         rule.push(untrack());
         rule
     }
 
-    /// Marks a client's packets of a selector, and leaves them untracked.
+    /// Marks a client's packets and excludes them from connection tracking.
     fn capture(
         &self,
         link: &str,
@@ -249,14 +254,14 @@ impl ClientCapture {
             ])
             .into(),
         );
-        rule.push(routing(FibQuery::LinkOfSource));
+        rule.push(fib(FibQuery::SourceLink));
         rule.push(compare(Operator::NotEqual, &0_u32.to_ne_bytes()));
         rule.push(untrack());
-        rule.extend(mark_within(mark.0, mask.0));
+        rule.extend(set_mark_bits(mark.0, mask.0));
         rule
     }
 
-    /// Messages that make a set of prefixes.
+    /// Returns the messages that create a set of prefixes.
     fn new_set(
         &self,
         name: &str,
@@ -264,7 +269,7 @@ impl ClientCapture {
         family: Family,
         prefixes: &BTreeSet<Prefix>,
     ) -> Vec<NfTablesMessage> {
-        // The type is only for nft(8) to show.
+        // nft(8) shows the type; the kernel ignores it.
         let kind = match family {
             Family::V4 => 7,
             Family::V6 => 8,
@@ -293,33 +298,33 @@ impl ClientCapture {
         messages
     }
 
-    /// Waits until the firewall has refused a packet of a client, or an answer to one.
+    /// Waits until the firewall has dropped a client's packet or a reply to one.
     ///
     /// # Errors
-    /// When the socket fails.
+    /// The socket failed.
     ///
     /// # Cancel safety
-    /// Nothing that was told is lost.
+    /// No notification is lost.
     pub async fn next_blocked(&mut self) -> io::Result<BlockedPath> {
         loop {
             match self.traces.recv_from_full().await {
                 Ok((bytes, _)) => {
-                    let blocked = Trace::parse(&bytes).and_then(|it| self.follow(it));
+                    let blocked = Trace::parse(&bytes).and_then(|it| self.process(it));
                     if let Some(blocked) = blocked {
                         return Ok(blocked);
                     }
                 }
-                // What was lost may have been the end of any.
+                // A lost message may have ended any trace, so all are forgotten.
                 Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => {
-                    self.under_way.clear();
+                    self.in_transit.clear();
                 }
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Follows a packet through the firewall; answers if it was refused.
-    fn follow(&mut self, trace: Trace) -> Option<BlockedPath> {
+    /// Processes a trace notification. Returns a blocked path if the packet was dropped.
+    fn process(&mut self, trace: Trace) -> Option<BlockedPath> {
         let Trace {
             id,
             family,
@@ -328,33 +333,33 @@ impl ClientCapture {
             drops,
         } = trace;
         let is_ours = at.table == self.table.name();
-        if is_ours && at.chain == BEGIN {
+        if is_ours && at.chain == TRACE_BEGIN {
             let clients = (family?, self.link_of_clients(links)?);
             return self.begin(id, clients);
         }
-        if is_ours && at.chain == END {
-            let (clients, _) = self.under_way.remove(&id)?;
+        if is_ours && at.chain == TRACE_END {
+            let (clients, _) = self.in_transit.remove(&id)?;
             self.vanished.remove(&clients);
         } else if drops {
-            let (clients, _) = self.under_way.remove(&id)?;
-            return Some(self.blocked(clients, Some(at)));
+            let (clients, _) = self.in_transit.remove(&id)?;
+            return Some(self.blocked_path(clients, Some(at)));
         }
         None
     }
 
-    /// Notes that a packet begins its way. An earlier one of the same clients that has not come to its end by now was
-    /// dropped by something that is not traced.
+    /// Records a new traced packet. Returns a blocked path if earlier ones of the same clients vanished without a trace
+    /// end.
     fn begin(&mut self, id: u32, clients: ClientInterface) -> Option<BlockedPath> {
         let now = Instant::now();
-        if self.under_way.contains_key(&id) {
+        if self.in_transit.contains_key(&id) {
             return None;
         }
-        let before = self.under_way.len();
-        self.under_way
-            .retain(|_, (whose, since)| *whose != clients || now - *since < PASSAGE);
-        let lost = self.under_way.len() < before;
-        self.under_way.insert(id, (clients.clone(), now));
-        if !lost {
+        let before = self.in_transit.len();
+        self.in_transit
+            .retain(|_, (other, since)| *other != clients || now - *since < MAX_TRANSIT);
+        let has_vanished = self.in_transit.len() < before;
+        self.in_transit.insert(id, (clients.clone(), now));
+        if !has_vanished {
             return None;
         }
         let vanished = self.vanished.entry(clients.clone()).or_default();
@@ -363,7 +368,7 @@ impl ClientCapture {
             return None;
         }
         self.vanished.remove(&clients);
-        Some(self.blocked(clients, None))
+        Some(self.blocked_path(clients, None))
     }
 
     fn link_of_clients(&self, links: [Option<IfIndex>; 2]) -> Option<String> {
@@ -374,7 +379,7 @@ impl ClientCapture {
         names.into_iter().find(|name| *name != self.tun)
     }
 
-    fn blocked(
+    fn blocked_path(
         &self,
         (family, clients): ClientInterface,
         rule: Option<BlockingRule>,

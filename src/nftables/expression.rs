@@ -1,4 +1,4 @@
-//! Expressions of nftables rules and elements of sets, of which our chains are made.
+//! Expressions of nftables rules, and elements of sets.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,12 +13,12 @@ use netlink_packet_netfilter::nftables::{
 
 use crate::net::{Family, Fwmark, Prefix};
 
-/// One step of a rule.
+/// An expression of a rule.
 pub(super) type Expression = ListAttribute<ExpressionAttribute>;
 
 /// `NFT_PAYLOAD_NETWORK_HEADER`.
 pub(super) const NETWORK_HEADER: u32 = 1;
-/// Goes on if a property of the packet has this value.
+/// Matches packets whose meta key has this value.
 pub(super) fn meta_is(key: MetaKey, value: &[u8]) -> [Expression; 2] {
     let load = Expressions::Meta(vec![
         Meta::DestinationRegister(Register::Reg1),
@@ -27,13 +27,13 @@ pub(super) fn meta_is(key: MetaKey, value: &[u8]) -> [Expression; 2] {
     [load.into(), register_is(value)]
 }
 
-/// Gives a property of the packet this value.
+/// Sets a meta key.
 pub(super) fn set_meta(key: MetaKey, value: &[u8]) -> [Expression; 2] {
     let store = Expressions::Meta(vec![Meta::SourceRegister(Register::Reg1), Meta::Key(key)]);
     [load(value), store.into()]
 }
 
-/// Puts a value into the register.
+/// Loads a value into the register.
 pub(super) fn load(value: &[u8]) -> Expression {
     Expressions::Immediate(vec![
         Immediate::DestinationRegister(Register::Reg1),
@@ -42,7 +42,7 @@ pub(super) fn load(value: &[u8]) -> Expression {
     .into()
 }
 
-/// Goes on if a property that is an interface's name is this one.
+/// Matches packets whose meta key is this interface name.
 pub(super) fn link_is(key: MetaKey, name: &str) -> [Expression; 2] {
     let mut padded = name.as_bytes().to_vec();
     padded.resize(nix::libc::IFNAMSIZ, 0);
@@ -53,7 +53,7 @@ pub(super) fn register_is(value: &[u8]) -> Expression {
     compare(Operator::Equal, value)
 }
 
-/// Goes on if the register compares so with a value.
+/// Compares the register with a value.
 pub(super) fn compare(operator: Operator, value: &[u8]) -> Expression {
     Expressions::Cmp(vec![
         Cmp::SourceRegister(Register::Reg1),
@@ -70,19 +70,19 @@ pub(super) fn octets(addr: IpAddr) -> Vec<u8> {
     }
 }
 
-/// Prefixes as ranges of addresses that neither overlap nor touch.
+/// Converts prefixes into address ranges that neither overlap nor touch.
 pub(super) fn ranges(prefixes: &BTreeSet<Prefix>) -> Vec<(IpAddr, IpAddr)> {
     let mut ranges: Vec<(IpAddr, IpAddr)> = Vec::new();
     for prefix in Prefix::aggregate(prefixes.iter().copied()) {
         match ranges.last_mut() {
-            Some((_, last)) if following(*last) == Some(prefix.first()) => *last = prefix.last(),
+            Some((_, last)) if successor(*last) == Some(prefix.first()) => *last = prefix.last(),
             _ => ranges.push((prefix.first(), prefix.last())),
         }
     }
     ranges
 }
 
-fn following(addr: IpAddr) -> Option<IpAddr> {
+fn successor(addr: IpAddr) -> Option<IpAddr> {
     match addr {
         IpAddr::V4(addr) => addr
             .to_bits()
@@ -95,10 +95,10 @@ fn following(addr: IpAddr) -> Option<IpAddr> {
     }
 }
 
-/// The first address of a range, and the first behind it if there is one.
+/// Returns the set elements of a range: its first address, and the first one behind it if there is one.
 pub(super) fn elements((first, last): (IpAddr, IpAddr)) -> Vec<ListAttribute<SetElementAttribute>> {
     let key = |addr| SetElementAttribute::Key(DataAttribute::Value(octets(addr)));
-    let end = following(last).map(|end| {
+    let end = successor(last).map(|end| {
         ListAttribute::Element(vec![
             key(end),
             SetElementAttribute::Flags(SetElementFlags::IntervalEnd),
@@ -139,7 +139,7 @@ pub(super) fn destination_port() -> Expression {
     fetch(TRANSPORT_HEADER, 2, 2)
 }
 
-/// An expression that the library does not name.
+/// Builds an expression that netlink-packet-netfilter does not name.
 fn expression(name: &str, attributes: &[(u16, &[u8])]) -> Expression {
     let attributes = attributes.iter();
     Expressions::Other {
@@ -151,48 +151,48 @@ fn expression(name: &str, attributes: &[(u16, &[u8])]) -> Expression {
     .into()
 }
 
-/// Takes a packet out of connection tracking's sight.
+/// Excludes a packet from connection tracking.
 pub(super) fn untrack() -> Expression {
     let notrack: Expression =
         ListAttribute::Element(vec![ExpressionAttribute::Name("notrack".to_owned())]);
     notrack
 }
 
-/// What routing is asked.
+/// A query of the routing tables (`nft_fib`).
 #[derive(Clone, Copy)]
 pub(super) enum FibQuery {
-    /// Whether the source is reached by the link that the packet came in by: the link, or 0.
-    LinkOfSource,
-    /// What kind of address the destination is.
-    TypeOfDestination,
+    /// The link by which the source is reachable, if the packet came in by it; else 0.
+    SourceLink,
+    /// Type of the destination address.
+    DestinationType,
 }
 
-/// Loads what routing says (`nft_fib`).
-pub(super) fn routing(query: FibQuery) -> Expression {
+/// Loads the result of a query into the register.
+pub(super) fn fib(query: FibQuery) -> Expression {
     const SOURCE: u32 = 1;
     const DESTINATION: u32 = 1 << 1;
     const BY_LINK: u32 = 1 << 3;
     let (result, flags): (u32, u32) = match query {
-        FibQuery::LinkOfSource => (1, SOURCE | BY_LINK),
-        FibQuery::TypeOfDestination => (3, DESTINATION),
+        FibQuery::SourceLink => (1, SOURCE | BY_LINK),
+        FibQuery::DestinationType => (3, DESTINATION),
     };
     let register = u32::from(Register::Reg1);
     let words = [register, result, flags].map(u32::to_be_bytes);
     expression("fib", &[(1, &words[0]), (2, &words[1]), (3, &words[2])])
 }
 
-/// Has fragments put together (`nft_tproxy`, both families), by a rule that no packet gets through.
+/// Enables reassembly of fragments (`nft_tproxy`, both families) by a rule that no packet reaches.
 pub(super) fn defragment() -> Vec<Expression> {
-    let nobody = [0xff];
+    let no_protocol = [0xff];
     let (family, register) = (0_u32.to_be_bytes(), u32::from(Register::Reg1).to_be_bytes());
-    let mut rule = meta_is(MetaKey::Nfproto, &nobody).to_vec();
+    let mut rule = meta_is(MetaKey::Nfproto, &no_protocol).to_vec();
     rule.push(load(&[0, 1]));
     rule.push(expression("tproxy", &[(1, &family), (3, &register)]));
     rule
 }
 
-/// Sets the bits of the mark that are ours, and leaves the others.
-pub(super) fn mark_within(mark: u32, mask: u32) -> [Expression; 3] {
+/// Sets voicelane's bits of the mark and keeps the others.
+pub(super) fn set_mark_bits(mark: u32, mask: u32) -> [Expression; 3] {
     let get = Expressions::Meta(vec![
         Meta::DestinationRegister(Register::Reg1),
         Meta::Key(MetaKey::Mark),
@@ -212,7 +212,7 @@ pub(super) fn mark_within(mark: u32, mask: u32) -> [Expression; 3] {
     [get.into(), change.into(), set.into()]
 }
 
-/// Traces one packet in a second from one link to another.
+/// Traces one packet per second from one link to another.
 pub(super) fn trace_some(family: Family, from: &str, to: &str) -> Vec<Expression> {
     let (rate, burst) = (1_u64.to_be_bytes(), 1_u32.to_be_bytes());
     let mut rule = is_family(family).to_vec();
@@ -223,8 +223,8 @@ pub(super) fn trace_some(family: Family, from: &str, to: &str) -> Vec<Expression
     rule
 }
 
-/// The verdict that ends a packet.
-pub(super) fn drop_it() -> Expression {
+/// Drops the packet.
+pub(super) fn drop_packet() -> Expression {
     const DROP: u32 = 0;
     let verdict = VerdictAttribute::Code(Verdict::Other(DROP));
     Expressions::Immediate(vec![
@@ -237,7 +237,7 @@ pub(super) fn drop_it() -> Expression {
 /// The number of `ICMPv6` in an IPv6 header.
 const ICMPV6: u8 = 58;
 
-/// Goes on if the packet is `ICMPv6` of this type.
+/// Matches `ICMPv6` packets of a type.
 pub(super) fn is_icmpv6(kind: u8) -> Vec<Expression> {
     /// `NFT_PAYLOAD_TRANSPORT_HEADER`.
     const TRANSPORT_HEADER: u32 = 2;
@@ -252,7 +252,7 @@ pub(super) fn is_icmpv6(kind: u8) -> Vec<Expression> {
     rule
 }
 
-/// Gives the packet's connection a mark: the expression `ct`, which the library does not name.
+/// Sets the connection tracking mark: the expression `ct`, which netlink-packet-netfilter does not name.
 pub(super) fn set_conntrack_mark(mark: Fwmark) -> [Expression; 2] {
     /// `NFTA_CT_KEY`, whose value is `NFT_CT_MARK`.
     const KEY: u16 = 2;
@@ -278,18 +278,18 @@ mod tests {
 
     #[test]
     fn ranges_neither_overlap_nor_touch() {
-        let told = |texts: &[&str]| {
+        let join = |texts: &[&str]| {
             let ranges = ranges(&prefixes(texts)).into_iter();
             ranges
                 .map(|(first, last)| format!("{first}-{last}"))
                 .collect::<Vec<_>>()
         };
         assert_eq!(
-            told(&["10.0.1.0/24", "10.0.2.0/24", "10.0.2.128/25", "10.0.4.0/24"]),
+            join(&["10.0.1.0/24", "10.0.2.0/24", "10.0.2.128/25", "10.0.4.0/24"]),
             ["10.0.1.0-10.0.2.255", "10.0.4.0-10.0.4.255"]
         );
         assert_eq!(
-            told(&["2001:db8::/33", "2001:db8:8000::/33"]),
+            join(&["2001:db8::/33", "2001:db8:8000::/33"]),
             ["2001:db8::-2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"]
         );
     }

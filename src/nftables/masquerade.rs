@@ -1,4 +1,4 @@
-//! Masquerading for the routers of the demo.
+//! Source NAT for the routers of the demo.
 
 use netlink_packet_netfilter::NetfilterProtoFamily;
 use netlink_packet_netfilter::nftables::{
@@ -8,10 +8,7 @@ use netlink_packet_netfilter::nftables::{
 use super::expression::{link_is, meta_is};
 use super::table::{Chain, NftError, NftTable};
 
-/// Gives the IPv4 that leaves by `oif` that interface's address, as home routers do, as long as the table is held.
-///
-/// # Errors
-/// [`NftError`].
+/// Masquerades IPv4 packets that leave by `oif`, as home routers do. Dropping the table ends it.
 pub fn masquerade(oif: &str) -> Result<NftTable, NftError> {
     const CHAIN: &str = "voicelane";
     const SOURCE_NAT: i32 = 100;

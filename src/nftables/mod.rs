@@ -1,6 +1,7 @@
-//! Tables of our own in nftables: reply source substitution, firewall probes and marks, capture of clients.
+//! nftables tables of voicelane: reply source substitution, firewall probes, firewall marks, capture of clients.
 //!
-//! The owner of a table is our netlink socket, so the kernel removes the table when the process ends.
+//! The owner of each table is a netlink socket, so the kernel deletes the table when the process ends. Foreign tables
+//! are never changed.
 
 mod blocked_path;
 mod client_capture;

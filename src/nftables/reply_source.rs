@@ -1,9 +1,9 @@
-//! Stand-ins for the addresses of a VPN, where its firewall lets replies to the real ones in by its own link only.
+//! Reply source substitution: passes a VPN's firewall that accepts replies to the VPN's address by its own link only.
 //!
-//! A browser binds its ICE sockets to the VPN's address. wg-quick drops what comes to that address by another link
-//! (its anti-spoofing rule, in prerouting at priority -300), and our replies come by our TUN. So the engine sends them
-//! to an alias, an address that nobody routes, and [`ReplySourceTable`] turns it into the real one right after
-//! that rule and before connection tracking sees the packet.
+//! A browser binds its ICE sockets to the VPN's address. wg-quick drops packets to this address by another link (its
+//! anti-spoofing rule, prerouting, priority -300), and voicelane's replies come by its TUN. So the engine sends them to
+//! an *substitute address*, an address that nobody routes. [`ReplySourceTable`] replaces the substitute by the real address, after that
+//! rule and before connection tracking.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,18 +19,18 @@ use crate::engine::ReplySource;
 use crate::net::IfIndex;
 use crate::route::observed::{Link, Observed};
 
-/// The reserved block 240.0.0.0/4 (RFC 1112 section 4).
+/// Reserved block 240.0.0.0/4 (RFC 1112 section 4).
 const RESERVED_V4: u32 = 0xf000_0000;
-/// The discard-only prefix `100::/64` (RFC 6666).
+/// Discard-only prefix `100::/64` (RFC 6666).
 const DISCARD_V6: u128 = 0x0100 << 112;
 
-/// Gives each address on a tunnel, our own `tun` apart, an alias.
+/// Returns a substitute for each address on a tunnel, except those on `tun`.
 ///
-/// The alias keeps the low bits of its address: it stays the same while other addresses come and go, so that a reply on
-/// its way never arrives at another address. Only where two addresses share those bits does the greater one move up.
+/// A substitute keeps the low bits of its address, so it stays the same while other addresses come and go: no reply arrives
+/// at another address. If two addresses share these bits, the greater one gets the next free substitute.
 ///
 /// # Panics
-/// Never: a machine has fewer addresses than the smaller block, of 2^28, has.
+/// Never: no machine has more addresses than the smaller block (2^28).
 #[must_use]
 pub fn reply_sources(observed: &Observed, tun: IfIndex) -> Vec<ReplySource> {
     let tunnel = |link: IfIndex| link != tun && observed.link(link).is_some_and(Link::is_tunnel);
@@ -44,21 +44,18 @@ pub fn reply_sources(observed: &Observed, tun: IfIndex) -> Vec<ReplySource> {
     let mut taken = BTreeSet::new();
     real.into_iter()
         .map(|real| {
-            let alias = candidates(real).find(|alias| taken.insert(*alias));
-            let alias = alias.expect("a machine has fewer addresses than a block has");
-            ReplySource {
-                substitute: alias,
-                real,
-            }
+            let substitute = candidates(real).find(|substitute| taken.insert(*substitute));
+            let substitute = substitute.expect("a machine has fewer addresses than a block has");
+            ReplySource { substitute, real }
         })
         .collect()
 }
 
-/// The reply_sources that an address may have, the best first.
+/// Returns the possible substitutes of an address, best first.
 fn candidates(real: IpAddr) -> impl Iterator<Item = IpAddr> {
     (0..).map(move |step: u32| match real {
         IpAddr::V4(real) => {
-            // 255.255.255.255 is no host's address.
+            // 255.255.255.255 is the broadcast address.
             let low = real.to_bits().wrapping_add(step) & !RESERVED_V4;
             Ipv4Addr::from_bits(RESERVED_V4 | low.min(!RESERVED_V4 - 1)).into()
         }
@@ -69,10 +66,10 @@ fn candidates(real: IpAddr) -> impl Iterator<Item = IpAddr> {
     })
 }
 
-/// Turns the alias into the real address, in the header and in the checksums of UDP, TCP and ICMPv6 that cover it.
-fn rewrite(alias: &ReplySource) -> Vec<Expression> {
-    // IPv4 has a checksum in its header too (RFC 791 section 3.1), IPv6 has none.
-    let (family, at, mend_header) = match alias.substitute {
+/// Replaces the substitute by the real address, in the header and in the checksums of UDP, TCP and ICMPv6.
+fn rewrite(source: &ReplySource) -> Vec<Expression> {
+    // IPv4 has a header checksum too (RFC 791 section 3.1); IPv6 has none.
+    let (family, at, header_checksum) = match source.substitute {
         IpAddr::V4(_) => (
             NetfilterProtoFamily::IPv4,
             16,
@@ -83,7 +80,7 @@ fn rewrite(alias: &ReplySource) -> Vec<Expression> {
         ),
         IpAddr::V6(_) => (NetfilterProtoFamily::IPv6, 24, Vec::new()),
     };
-    let (from, to) = (octets(alias.substitute), octets(alias.real));
+    let (from, to) = (octets(source.substitute), octets(source.real));
     let destination = [
         Payload::Base(NETWORK_HEADER),
         Payload::Offset(at),
@@ -93,7 +90,7 @@ fn rewrite(alias: &ReplySource) -> Vec<Expression> {
     fetch.extend(destination.clone());
     let mut store = vec![Payload::SourceRegister(Register::Reg1)];
     store.extend(destination);
-    store.extend(mend_header);
+    store.extend(header_checksum);
     store.push(Payload::CsumFlags(ChecksumFlags::L4PseudoHeader));
 
     let mut rule = meta_is(MetaKey::Nfproto, &[family.into()]).to_vec();
@@ -104,7 +101,7 @@ fn rewrite(alias: &ReplySource) -> Vec<Expression> {
     rule
 }
 
-/// The reply_sources in force: packets from our TUN to an alias go to the real address.
+/// The active substitutions: packets from the TUN to a substitute go to the real address.
 pub struct ReplySourceTable {
     table: NftTable,
     tun: String,
@@ -112,8 +109,8 @@ pub struct ReplySourceTable {
 }
 
 impl ReplySourceTable {
-    /// After the raw tables (-300), in which VPNs drop what comes by the wrong link, and before connection tracking
-    /// (-200), which must see the real address.
+    /// After the raw tables (-300), in which VPNs drop packets by the wrong link, and before connection tracking
+    /// (-200).
     const CHAIN: Chain = Chain {
         name: "voicelane",
         kind: "filter",
@@ -121,14 +118,14 @@ impl ReplySourceTable {
         priority: -290,
     };
 
-    /// Makes the table, without an alias.
+    /// Creates the table without substitutions.
     ///
     /// # Errors
-    /// [`NftError::Unsupported`], with which one can do without; [`NftError::Refused`].
+    /// [`NftError::Unsupported`], without which voicelane works too; [`NftError::Refused`].
     pub fn new(tun: &str) -> Result<Self, NftError> {
-        // What this kernel cannot do is found out now.
+        // Creating a chain shows at once whether the kernel supports it.
         let table = NftTable::new(format!("{OURS}{tun}"), &[Self::CHAIN])?;
-        table.commit(table.without(&Self::CHAIN).to_vec())?;
+        table.commit(table.deletion(&Self::CHAIN).to_vec())?;
         Ok(Self {
             table,
             tun: tun.to_owned(),
@@ -136,20 +133,20 @@ impl ReplySourceTable {
         })
     }
 
-    /// Replaces the reply_sources, all at once.
+    /// Replaces all substitutions at once.
     ///
     /// # Errors
-    /// [`NftError::Refused`]: the former reply_sources are still in force, if this could not be said. To be tried again.
+    /// [`NftError::Refused`]: the former substitutions stay, but this is uncertain. The caller must try again.
     pub fn set(&mut self, reply_sources: &[ReplySource]) -> Result<(), NftError> {
         if self.present.is(reply_sources) {
             return Ok(());
         }
-        let rules = reply_sources.iter().map(|alias| {
+        let rules = reply_sources.iter().map(|source| {
             let mut rule = link_is(MetaKey::Iifname, &self.tun).to_vec();
-            rule.extend(rewrite(alias));
+            rule.extend(rewrite(source));
             rule
         });
-        let batch = self.table.fill(&Self::CHAIN, rules);
+        let batch = self.table.replacement(&Self::CHAIN, rules);
         self.table
             .apply(&mut self.present, reply_sources.to_vec(), batch)
     }
@@ -164,7 +161,7 @@ mod tests {
         text.parse().expect("an address")
     }
 
-    fn machine(addresses: &[(u32, &str)]) -> Observed {
+    fn observed(addresses: &[(u32, &str)]) -> Observed {
         let link = |index, name: &str, kind: Option<&str>, hardware| Link {
             index: IfIndex(index),
             name: name.to_owned(),
@@ -192,20 +189,15 @@ mod tests {
     }
 
     fn pairs(addresses: &[(u32, &str)]) -> Vec<(IpAddr, IpAddr)> {
-        let reply_sources = reply_sources(&machine(addresses), IfIndex(4));
+        let reply_sources = reply_sources(&observed(addresses), IfIndex(4));
         reply_sources
             .into_iter()
-            .map(
-                |ReplySource {
-                     substitute: alias,
-                     real,
-                 }| (real, alias),
-            )
+            .map(|ReplySource { substitute, real }| (real, substitute))
             .collect()
     }
 
     #[test]
-    fn addresses_on_foreign_tunnels_have_aliases() {
+    fn addresses_on_foreign_tunnels_have_substitutes() {
         let found = pairs(&[
             (1, "127.0.0.1"),
             (2, "192.0.2.2"),
@@ -224,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_low_bits_and_the_broadcast_address_are_told_apart() {
+    fn equal_low_bits_and_the_broadcast_address_get_distinct_substitutes() {
         let found = pairs(&[
             (3, "10.8.0.2"),
             (3, "26.8.0.2"),

@@ -1,7 +1,7 @@
-//! Tables of our own in nftables, over nfnetlink.
+//! nftables tables of voicelane, changed over nfnetlink.
 //!
-//! A table is owned by the socket that made it (`NFT_TABLE_F_OWNER`, Linux 5.12): nobody else can change it, and it goes
-//! with the process, however that ends. Nobody else's table is touched.
+//! The socket that creates a table owns it (`NFT_TABLE_F_OWNER`, Linux 5.12). No other program can change it, and the
+//! kernel deletes it when the process ends. Foreign tables are never changed.
 
 use std::io;
 
@@ -23,13 +23,13 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use super::expression::Expression;
 
-/// A table that could not be made or changed.
+/// A table could not be created or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
-    /// This kernel has no nftables, or none whose tables can be owned.
+    /// The kernel has no nftables, or no owned tables.
     #[error("this kernel has no nftables with owned tables (Linux 5.12, CONFIG_NF_TABLES)")]
     Unsupported(#[source] io::Error),
-    /// The kernel refused.
+    /// The kernel refused a change.
     #[error("cannot change the nftables table {table:?}")]
     Refused {
         /// The table.
@@ -39,12 +39,12 @@ pub enum NftError {
     },
 }
 
-/// How the names of our tables begin.
+/// Prefix of the names of voicelane's tables.
 pub(crate) const OURS: &str = "voicelane-";
 
-/// `NFNL_SUBSYS_NFTABLES`, which a batch names as its addressee.
+/// `NFNL_SUBSYS_NFTABLES`, the subsystem of a batch.
 const SUBSYSTEM: u16 = 10;
-/// A chain at one of the kernel's hooks.
+/// A chain at a netfilter hook.
 pub(super) struct Chain {
     pub(super) name: &'static str,
     pub(super) kind: &'static str,
@@ -52,37 +52,37 @@ pub(super) struct Chain {
     pub(super) priority: i32,
 }
 
-/// What the kernel has in force of ours. That is in doubt after a failure, which may have been that of reading its answer.
+/// The last applied state. It is uncertain after a failure, because reading the kernel's answer may have failed.
 pub(super) struct AppliedState<T> {
-    pub(super) last: T,
+    pub(super) state: T,
     is_certain: bool,
 }
 
 impl<T> AppliedState<T> {
-    pub(super) const fn certain(last: T) -> Self {
+    pub(super) const fn certain(state: T) -> Self {
         Self {
-            last,
+            state,
             is_certain: true,
         }
     }
 
-    /// Whether this is in force for certain.
-    pub(super) fn is<U: ?Sized>(&self, wanted: &U) -> bool
+    /// Whether this state is certainly applied.
+    pub(super) fn is<U: ?Sized>(&self, desired: &U) -> bool
     where
         T: PartialEq<U>,
     {
-        self.is_certain && self.last == *wanted
+        self.is_certain && self.state == *desired
     }
 }
 
-/// A table of the `inet` family. It is there as long as this value.
+/// A table of the `inet` family. Dropping the value deletes it.
 pub struct NftTable {
     socket: Socket,
     name: String,
 }
 
 impl NftTable {
-    /// Makes the table with its chains.
+    /// Creates a table with chains.
     pub(super) fn new(name: String, chains: &[Chain]) -> Result<Self, NftError> {
         let open = || -> io::Result<Socket> {
             let mut socket = Socket::new(NETLINK_NETFILTER)?;
@@ -94,23 +94,23 @@ impl NftTable {
             socket: open().map_err(NftError::Unsupported)?,
             name,
         };
-        table.commit(table.made(chains))?;
+        table.commit(table.creation(chains))?;
         Ok(table)
     }
 
-    /// Messages that make the table.
-    fn made(&self, chains: &[Chain]) -> Vec<NfTablesMessage> {
-        let made = NfTablesMessage::NewTable(TableMessage {
+    /// Returns the messages that create the table.
+    fn creation(&self, chains: &[Chain]) -> Vec<NfTablesMessage> {
+        let table = NfTablesMessage::NewTable(TableMessage {
             attributes: vec![
                 TableAttribute::Name(self.name.clone()),
                 TableAttribute::Flags(TableFlags::Owner),
             ],
         });
         let chains = chains.iter().map(|chain| self.chain(chain));
-        std::iter::once(made).chain(chains).collect()
+        std::iter::once(table).chain(chains).collect()
     }
 
-    /// A message that makes a chain, if it is not there.
+    /// Returns the message that creates a chain if it does not exist.
     fn chain(&self, chain: &Chain) -> NfTablesMessage {
         NfTablesMessage::NewChain(ChainMessage {
             attributes: vec![
@@ -125,20 +125,21 @@ impl NftTable {
         })
     }
 
-    /// Messages after which a chain is not there, whether it was or not.
-    pub(super) fn without(&self, chain: &Chain) -> [NfTablesMessage; 2] {
-        let gone = NfTablesMessage::DeleteChain(ChainMessage {
+    /// Returns the messages that delete a chain, whether it exists or not.
+    pub(super) fn deletion(&self, chain: &Chain) -> [NfTablesMessage; 2] {
+        let deletion = NfTablesMessage::DeleteChain(ChainMessage {
             attributes: vec![
                 ChainAttribute::Table(self.name.clone()),
                 ChainAttribute::Name(chain.name.to_owned()),
             ],
         });
-        [self.chain(chain), gone]
+        [self.chain(chain), deletion]
     }
 
-    /// Messages after which a chain has these rules and no other, whether it was there or not. It is there only while it has
-    /// some: an empty one costs every packet a call.
-    pub(super) fn fill(
+    /// Returns the messages that give a chain exactly these rules, whether it exists or not.
+    ///
+    /// A chain without rules is deleted: an empty one costs time for every packet.
+    pub(super) fn replacement(
         &self,
         chain: &Chain,
         rules: impl IntoIterator<Item = Vec<Expression>>,
@@ -146,48 +147,50 @@ impl NftTable {
         let rules = rules.into_iter();
         let mut rules = rules.map(|rule| self.rule(chain.name, rule)).peekable();
         if rules.peek().is_none() {
-            return self.without(chain).to_vec();
+            return self.deletion(chain).to_vec();
         }
         let empty = [self.chain(chain), self.flush(chain.name)];
         empty.into_iter().chain(rules).collect()
     }
 
-    /// Carries messages out by which this comes into force.
+    /// Sends messages, and records the state that they lead to.
     pub(super) fn apply<T>(
         &self,
         present: &mut AppliedState<T>,
-        wanted: T,
+        desired: T,
         messages: Vec<NfTablesMessage>,
     ) -> Result<(), NftError> {
         present.is_certain = false;
         self.commit(messages)?;
-        *present = AppliedState::certain(wanted);
+        *present = AppliedState::certain(desired);
         Ok(())
     }
 
-    /// Messages that put an empty table in the place of this one.
-    pub(super) fn made_anew(&self, chains: &[Chain]) -> Vec<NfTablesMessage> {
-        let gone = NfTablesMessage::DeleteTable(TableMessage {
+    /// Returns the messages that replace the table by an empty one.
+    pub(super) fn recreation(&self, chains: &[Chain]) -> Vec<NfTablesMessage> {
+        let deletion = NfTablesMessage::DeleteTable(TableMessage {
             attributes: vec![TableAttribute::Name(self.name.clone())],
         });
-        std::iter::once(gone).chain(self.made(chains)).collect()
+        std::iter::once(deletion)
+            .chain(self.creation(chains))
+            .collect()
     }
 
-    /// Allows batches of this many bytes.
-    pub(super) fn allow_batches_of(&self, bytes: usize) -> Result<(), NftError> {
-        let allowed = setsockopt(&self.socket, sockopt::SndBufForce, &bytes);
-        allowed.map_err(|source| NftError::Refused {
+    /// Sets the largest batch in bytes.
+    pub(super) fn set_max_batch(&self, bytes: usize) -> Result<(), NftError> {
+        let outcome = setsockopt(&self.socket, sockopt::SndBufForce, &bytes);
+        outcome.map_err(|source| NftError::Refused {
             table: self.name.clone(),
             source: source.into(),
         })
     }
 
-    /// Its name.
+    /// Returns the name.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// A message that puts a rule at the end of a chain.
+    /// Returns the message that appends a rule to a chain.
     pub(super) fn rule(&self, chain: &str, expressions: Vec<Expression>) -> NfTablesMessage {
         NfTablesMessage::NewRule(RuleMessage {
             attributes: vec![
@@ -198,7 +201,7 @@ impl NftTable {
         })
     }
 
-    /// A message that takes all rules out of a chain.
+    /// Returns the message that deletes all rules of a chain.
     fn flush(&self, chain: &str) -> NfTablesMessage {
         NfTablesMessage::DeleteRule(RuleMessage {
             attributes: vec![
@@ -208,7 +211,7 @@ impl NftTable {
         })
     }
 
-    /// Carries messages out together or not at all.
+    /// Sends messages as one transaction.
     pub(super) fn commit(&self, messages: Vec<NfTablesMessage>) -> Result<(), NftError> {
         if messages.is_empty() {
             return Ok(());
@@ -225,7 +228,7 @@ impl NftTable {
 
     fn exchange(&self, messages: Vec<NfTablesMessage>) -> io::Result<()> {
         let last = u32::try_from(messages.len()).expect("few messages");
-        let frame = |inner| {
+        let control = |inner| {
             (
                 NetfilterProtoFamily::Unspec,
                 SUBSYSTEM,
@@ -233,7 +236,7 @@ impl NftTable {
                 NetfilterMessageInner::None(inner),
             )
         };
-        let inside = messages.into_iter().map(|message| {
+        let inner = messages.into_iter().map(|message| {
             let flags = NLM_F_ACK
                 | match message {
                     NfTablesMessage::NewRule(_) => NLM_F_CREATE | NLM_F_APPEND,
@@ -250,9 +253,9 @@ impl NftTable {
                 NetfilterMessageInner::NfTables(message),
             )
         });
-        let batch = std::iter::once(frame(ControlMessage::BatchBegin))
-            .chain(inside)
-            .chain([frame(ControlMessage::BatchEnd)]);
+        let batch = std::iter::once(control(ControlMessage::BatchBegin))
+            .chain(inner)
+            .chain([control(ControlMessage::BatchEnd)]);
 
         let mut bytes = Vec::new();
         for (sequence, (family, resource, flags, inner)) in (0..).zip(batch) {
@@ -265,20 +268,20 @@ impl NftTable {
             bytes.resize(start + message.buffer_len(), 0);
             message.serialize(&mut bytes[start..]);
         }
-        // What an earlier batch left unread is no answer to this one.
-        forget(&self.socket);
+        // Unread answers to an earlier batch must not count as answers to this one.
+        discard_received(&self.socket);
         self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
         self.answers(last)
     }
 
-    /// Reads the answers, all of which are there when the batch has been sent, up to that to message `last`.
+    /// Reads the answers up to the one to message `last`. All are there as soon as the batch was sent.
     fn answers(&self, last: u32) -> io::Result<()> {
         let mut done = false;
         while !done {
             let (bytes, _) = self.socket.recv_from_full()?;
-            let mut rest = bytes.as_slice();
-            while !rest.is_empty() {
-                let answer = NetlinkMessage::<NetfilterMessage>::deserialize(rest)
+            let mut unread = bytes.as_slice();
+            while !unread.is_empty() {
+                let answer = NetlinkMessage::<NetfilterMessage>::deserialize(unread)
                     .map_err(io::Error::other)?;
                 if let NetlinkPayload::Error(error) = &answer.payload {
                     if error.code.is_some() {
@@ -287,15 +290,15 @@ impl NftTable {
                     done |= answer.header.sequence_number == last;
                 }
                 let length = usize::try_from(answer.header.length).expect("32 bits fit");
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+                unread = unread.get(length.next_multiple_of(4)..).unwrap_or_default();
             }
         }
         Ok(())
     }
 }
 
-/// Throws away all that was told so far, also what was lost (`ENOBUFS`).
-pub(super) fn forget(socket: &Socket) {
+/// Discards all received messages, and the error about lost ones (`ENOBUFS`).
+pub(super) fn discard_received(socket: &Socket) {
     loop {
         match socket.recv_from_full() {
             Err(error) if error.raw_os_error() != Some(Errno::ENOBUFS as i32) => return,

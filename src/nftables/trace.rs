@@ -1,4 +1,4 @@
-//! What nftables tells of a packet whose trace is on.
+//! Notifications about a traced packet.
 
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload, Nla, NlasIterator};
 use netlink_packet_netfilter::nftables::NfTablesMessage;
@@ -13,22 +13,22 @@ const FAMILIES: [(u32, Family); 2] = [(2, Family::V4), (10, Family::V6)];
 /// `NFNLGRP_NFTRACE`.
 pub(super) const TRACES: u32 = 9;
 
-/// One notice of a trace (`enum nft_trace_attributes` of linux/netfilter/nf_tables.h).
+/// A trace notification (`enum nft_trace_attributes` of linux/netfilter/nf_tables.h).
 pub(super) struct Trace {
-    /// Which packet.
+    /// Identifies the packet.
     pub(super) id: u32,
-    /// Of which family; none where that is not told.
+    /// Family of the packet, if the notification has it.
     pub(super) family: Option<Family>,
-    /// The links that it came in and leaves by, as far as the first notice of a chain tells.
+    /// Incoming and outgoing link, which only the first notification of a chain has.
     pub(super) links: [Option<IfIndex>; 2],
-    /// Where it is.
+    /// Position in the ruleset.
     pub(super) at: BlockingRule,
-    /// Whether it ends there.
+    /// Whether the packet was dropped there.
     pub(super) drops: bool,
 }
 
 impl Trace {
-    /// Reads a notice; none when it is of another kind.
+    /// Parses a notification; none if it is of another kind.
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let message = NetlinkMessage::<NetfilterMessage>::deserialize(bytes).ok()?;
         let NetlinkPayload::InnerMessage(message) = message.payload else {

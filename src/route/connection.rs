@@ -1,10 +1,9 @@
-//! A netlink connection that knows when it has ended.
+//! A netlink connection that reports its own end.
 //!
-//! The library's connection is a task, and a send that the kernel refuses once (`ENOBUFS`, most likely) ends it for good.
-//! Whoever waits for answers then sees no more than their end: a dump that was cut off looks like one of a kernel that has
-//! nothing, and a change like one that was made. An answer that is lost for want of memory, on the other hand, is waited
-//! for without end. So every exchange is watched over by [`NetlinkConnection::attend`], and a connection that has ended is
-//! replaced by its owner.
+//! rtnetlink runs a connection as a task. One refused send (`ENOBUFS`, most likely) ends the task for good. A dump that
+//! ends with it looks like the dump of an empty kernel, and a change like an applied one. An answer that is lost for
+//! lack of memory is waited for without end. So [`NetlinkConnection::exchange`] checks each exchange, and the owner
+//! replaces a closed connection.
 
 use std::io;
 use std::sync::Arc;
@@ -14,14 +13,14 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// How long an exchange may take: the kernel answers within milliseconds, unless the answer was lost.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum time of an exchange. The kernel answers within milliseconds unless the answer was lost.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A task that carries requests to the kernel and answers back. It ends with this value.
+/// A task that exchanges messages with the kernel. Dropping the value ends the task.
 #[derive(Debug)]
 pub(crate) struct NetlinkConnection {
     task: JoinHandle<()>,
-    has_ended: Arc<AtomicBool>,
+    is_closed: Arc<AtomicBool>,
 }
 
 impl Drop for NetlinkConnection {
@@ -31,47 +30,48 @@ impl Drop for NetlinkConnection {
 }
 
 impl NetlinkConnection {
-    /// Lets a connection do its work, as a task of the current tokio runtime.
+    /// Runs a connection as a task of the current tokio runtime.
     pub(crate) fn drive(mut work: impl Future<Output = ()> + Unpin + Send + 'static) -> Self {
-        let has_ended = Arc::new(AtomicBool::new(false));
-        let ended = Arc::clone(&has_ended);
+        let is_closed = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&is_closed);
         let task = tokio::spawn(async move {
             (&mut work).await;
-            // Before those who wait for answers are told that there are no more of them.
+            // The flag is set before the channels of waiting callers close.
             ended.store(true, Ordering::Release);
             drop(work);
         });
-        Self { task, has_ended }
+        Self { task, is_closed }
     }
 
-    /// Whether it must be replaced.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.has_ended.load(Ordering::Acquire)
+    /// Whether the connection must be replaced.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
     }
 
     /// Waits for an exchange of requests and answers.
     ///
     /// # Errors
-    /// When the connection has ended, whatever the exchange seems to have brought, or the kernel does not answer.
-    pub(crate) async fn attend<T>(&self, exchange: impl Future<Output = T>) -> io::Result<T> {
-        self.attend_for(PATIENCE, exchange).await
+    /// `NotConnected` if the connection has closed, even if the exchange seems complete; `TimedOut` if the kernel does
+    /// not answer.
+    pub(crate) async fn exchange<T>(&self, operation: impl Future<Output = T>) -> io::Result<T> {
+        self.exchange_within(TIMEOUT, operation).await
     }
 
-    async fn attend_for<T>(
+    async fn exchange_within<T>(
         &self,
-        patience: Duration,
-        exchange: impl Future<Output = T>,
+        limit: Duration,
+        operation: impl Future<Output = T>,
     ) -> io::Result<T> {
-        let outcome = timeout(patience, exchange).await;
-        if self.has_ended() {
+        let outcome = timeout(limit, operation).await;
+        if self.is_closed() {
             return Err(io::Error::new(
                 io::ErrorKind::NotConnected,
-                "the netlink connection has ended",
+                "the netlink connection is closed",
             ));
         }
         outcome.map_err(|_| {
-            // Nobody knows any more which answer belongs to which request.
-            self.has_ended.store(true, Ordering::Release);
+            // Later answers could not be assigned to their requests.
+            self.is_closed.store(true, Ordering::Release);
             io::Error::new(io::ErrorKind::TimedOut, "the kernel does not answer")
         })
     }
@@ -86,30 +86,36 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_seems_complete_when_the_connection_ends_is_an_error() {
+    async fn an_exchange_that_ends_with_the_connection_is_an_error() {
         let (end, ended) = oneshot::channel::<()>();
         let (answers, answered) = oneshot::channel::<()>();
         let work = Box::pin(async move {
             let _ = ended.await;
-            // With the task's end the answers end.
+            // The end of the task closes the channel.
             drop(answers);
         });
         let connection = NetlinkConnection::drive(work);
-        assert_eq!(connection.attend(ready(7)).await.expect("it works"), 7);
+        assert_eq!(
+            connection
+                .exchange(ready(7))
+                .await
+                .expect("the connection is open"),
+            7
+        );
         let _ = end.send(());
-        let outcome = connection.attend(answered).await;
+        let outcome = connection.exchange(answered).await;
         let error = outcome.expect_err("no answer came");
         assert_eq!(error.kind(), io::ErrorKind::NotConnected);
-        assert!(connection.has_ended());
+        assert!(connection.is_closed());
     }
 
     #[tokio::test]
-    async fn an_answer_that_never_comes_ends_the_connection() {
+    async fn a_missing_answer_closes_the_connection() {
         let connection = NetlinkConnection::drive(pending());
         let moment = Duration::from_millis(1);
-        let outcome = connection.attend_for(moment, pending::<()>()).await;
+        let outcome = connection.exchange_within(moment, pending::<()>()).await;
         let error = outcome.expect_err("nothing came");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!(connection.has_ended());
+        assert!(connection.is_closed());
     }
 }

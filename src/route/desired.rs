@@ -8,21 +8,21 @@ use crate::net::{
     Capture, Family, Fwmark, IfIndex, PerFamily, RouteProtocol, RouteTable, RulePriority,
 };
 
-/// How many tables, from the base upwards, are ours.
+/// Number of routing tables that belong to voicelane, from the base table upwards.
 pub(super) const TABLES: u32 = 1024;
 
-/// The ids by which the kernel and its administrator know our objects.
+/// Numbers that identify voicelane's routes, rules and marks in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoutingIds {
-    /// The protocol number on each of our routes and rules.
+    /// Protocol number of each of voicelane's routes and rules.
     pub protocol: RouteProtocol,
-    /// The table with the uplink's way out; the tables above it hold the captured prefixes.
+    /// Base table: holds the uplink's default route. The tables above it hold the captured prefixes.
     pub table: RouteTable,
-    /// The highest priority number, hence the last place, that our rules take.
+    /// Priority of voicelane's rules. Foreign rules ahead of it lower the priority in use.
     pub priority: RulePriority,
-    /// The mark of our own sockets.
+    /// Mark of the relay's direct sockets.
     pub mark: Fwmark,
-    /// The bits of a mark that are ours.
+    /// Mask of the mark bits that belong to voicelane.
     pub mask: Fwmark,
 }
 
@@ -39,8 +39,9 @@ impl Default for RoutingIds {
 }
 
 impl RoutingIds {
-    /// The mark of the relay's sockets that lead into the VPN: ours too, so that no capture takes it, but another than
-    /// [`RoutingIds::mark`], which firewalls may let by.
+    /// Returns the mark of the relay's sockets that send into the VPN.
+    ///
+    /// No capture rule matches it. It differs from [`RoutingIds::mark`], which a firewall may accept.
     #[must_use]
     pub const fn tunnel_mark(&self) -> Fwmark {
         let [low, high] = [
@@ -53,7 +54,7 @@ impl RoutingIds {
         }
     }
 
-    /// The mark of clients' packets that are to be captured: ours too, and neither of the relay's.
+    /// Returns the mark of clients' packets to capture. No socket of the relay has it.
     #[must_use]
     pub const fn client_mark(&self) -> Fwmark {
         let low = self.mask.0 & self.mask.0.wrapping_neg();
@@ -68,28 +69,28 @@ impl RoutingIds {
     }
 }
 
-/// The physical way out of a family.
+/// The physical interface by which direct packets of one family leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
-    /// The interface's name.
+    /// Name of the interface.
     pub name: String,
-    /// The interface's index.
+    /// Index of the interface.
     pub index: IfIndex,
-    /// Where its packets go from there.
+    /// Next hop of direct packets.
     pub gateway: UplinkGateway,
-    /// What spoke for this interface.
+    /// Reason for the choice.
     pub why: UplinkEvidence,
 }
 
-/// The way out of each family that has one: by the same link, or by two.
+/// The uplink of each family, if there is one. Both families may use the same interface.
 pub type Uplinks = PerFamily<Option<Uplink>>;
 
-/// The next hop of a way out.
+/// The next hop of an uplink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UplinkGateway {
-    /// A router. It may be of the other family (RFC 5549).
+    /// A router, possibly of the other family (RFC 5549).
     Via(IpAddr),
-    /// Nobody: the destinations are reached on the link itself, as on a point-to-point line.
+    /// None: destinations are on the link itself, as on a point-to-point link.
     OnLink,
 }
 
@@ -102,23 +103,24 @@ impl fmt::Display for UplinkGateway {
     }
 }
 
-/// The evidence for an uplink, in falling order of trust.
+/// Evidence for an uplink, strongest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum UplinkEvidence {
-    /// It was named by the user.
+    /// The configuration names the interface.
     Pinned,
-    /// The best default route of the main table leaves by it.
+    /// The main table has a default route by the interface.
     DefaultRoute,
-    /// A host route leaves by it through a gateway, as a VPN makes to its server when it replaces the default route.
+    /// The main table has a host route through a gateway on the interface. A VPN adds such a route to its server when
+    /// it replaces the default route.
     HostRoute,
-    /// A default route of another table leaves by it.
+    /// Another table has a default route by the interface.
     OtherTable(RouteTable),
 }
 
 impl fmt::Display for UplinkEvidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Pinned => f.pad("named by the user"),
+            Self::Pinned => f.pad("named in the configuration"),
             Self::DefaultRoute => f.pad("the default route"),
             Self::HostRoute => f.pad("the host route to the VPN server"),
             Self::OtherTable(table) => write!(f, "the default route of table {table}"),
@@ -126,40 +128,40 @@ impl fmt::Display for UplinkEvidence {
     }
 }
 
-/// What a VPN's firewall knows its own packets by, lent to media.
+/// Marks by which a VPN's firewall recognises the VPN's own packets. Media gets them if the configuration says so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FirewallMarks {
-    /// The VPN's mark, in the place of ours.
+    /// Packet mark. Replaces voicelane's mark.
     pub mark: Option<Fwmark>,
-    /// The mark of a connection.
+    /// Connection tracking mark.
     pub conntrack_mark: Option<Fwmark>,
 }
 
-/// What is to be in force.
+/// The desired state of routes, rules, marks and bypass policies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desired {
-    /// Our TUN.
+    /// Index of voicelane's TUN interface.
     pub tun: IfIndex,
-    /// The ways out. Of a family without one nothing is captured: better in the VPN than nowhere.
+    /// Uplinks. A family without one is not captured: its media stays in the VPN.
     pub uplinks: Uplinks,
-    /// What to capture.
+    /// Destinations to capture.
     pub captures: Vec<Capture>,
-    /// Families that a firewall forbids a way of: their rules hold for sockets that are bound to our TUN, which only
-    /// probes are, and everybody else's media stays in the VPN.
+    /// Families whose media a firewall blocks. Their rules match only sockets bound to the TUN, which only probes are.
+    /// All other media stays in the VPN.
     pub blocked: Vec<Family>,
-    /// What a VPN's firewall knows its own packets by, when media is to bear it.
+    /// Firewall marks of media.
     pub marks: FirewallMarks,
-    /// The interfaces of whose clients media is captured, by family.
+    /// Interfaces whose clients are to be captured, by family.
     pub clients: BTreeSet<(Family, String)>,
 }
 
 impl Desired {
-    /// Of which clients media is captured: of those that are wanted, where the family has a way out.
+    /// Returns the clients that are captured: those of a family with an uplink that no firewall blocks.
     #[must_use]
     pub fn captured_clients(&self) -> BTreeSet<(Family, String)> {
-        let has_way =
+        let is_direct =
             |family: Family| self.uplinks[family].is_some() && !self.blocked.contains(&family);
         let clients = self.clients.iter();
-        clients.filter(|it| has_way(it.0)).cloned().collect()
+        clients.filter(|it| is_direct(it.0)).cloned().collect()
     }
 }

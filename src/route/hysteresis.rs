@@ -1,28 +1,27 @@
-//! When to move to a better uplink: not before it has proven itself, and at once when the present one is lost.
+//! Hysteresis of the uplink: a better uplink is selected after it has been stable, a lost one is left at once.
 //!
-//! A cable that is plugged in has a carrier long before its network works, and a bad one comes and goes. So a better
-//! uplink must have been the best for a while before media moves, and the while doubles with each time that this very
-//! uplink was lost under us of late. Nothing is lost by waiting: the present one still works.
+//! A cable has a carrier long before its network works, and a bad cable comes and goes. So a candidate must have been
+//! the best uplink for a while. The time doubles with each recent loss of that uplink.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::desired::Uplink;
 
-/// How long a better uplink must have been there before media moves to it.
-const PROOF: Duration = Duration::from_secs(2);
+/// Time for which a candidate must have been the best uplink.
+const STABLE: Duration = Duration::from_secs(2);
 
-/// How often that doubles at most.
+/// Maximum number of doublings of [`STABLE`].
 const DOUBLINGS: u32 = 5;
 
-/// After which time a loss is forgotten.
+/// Time after which a loss no longer counts.
 const MEMORY: Duration = Duration::from_mins(10);
 
-/// Which uplink is held of a family, and what is remembered of others.
+/// The selected uplink of one family, its candidate and recent losses.
 #[derive(Debug, Default)]
 pub struct Hysteresis {
-    held: Option<String>,
-    /// The better one, and since when it is.
+    current: Option<String>,
+    /// A better uplink, and when it became the best.
     candidate: Option<(String, Instant)>,
     losses: BTreeMap<String, Losses>,
 }
@@ -34,9 +33,10 @@ struct Losses {
 }
 
 impl Hysteresis {
-    /// Picks one of the usable uplinks, of which the best comes first; and says when to look again, if nothing else
-    /// happens before.
-    pub fn pick(
+    /// Selects one of the usable uplinks, which are ranked best first.
+    ///
+    /// Also returns when to select again if nothing changes before.
+    pub fn select(
         &mut self,
         mut ranked: Vec<Uplink>,
         now: Instant,
@@ -44,9 +44,9 @@ impl Hysteresis {
         self.losses
             .retain(|_, losses| now.saturating_duration_since(losses.last) < MEMORY);
         let place = |name: &String| ranked.iter().position(|uplink| uplink.name == *name);
-        let held = self.held.as_ref().and_then(place);
-        if held.is_none()
-            && let Some(lost) = self.held.take()
+        let current = self.current.as_ref().and_then(place);
+        if current.is_none()
+            && let Some(lost) = self.current.take()
         {
             let losses = self.losses.entry(lost).or_insert(Losses {
                 times: 0,
@@ -57,38 +57,38 @@ impl Hysteresis {
                 last: now,
             };
         }
-        let (picked, again) = match held {
+        let (selected, again) = match current {
             None | Some(0) => {
                 self.candidate = None;
                 (0, None)
             }
-            Some(held) => {
-                let proven = self.stable_since(&ranked[0].name, now);
-                if proven <= now {
+            Some(current) => {
+                let stable = self.stable_at(&ranked[0].name, now);
+                if stable <= now {
                     self.candidate = None;
                     (0, None)
                 } else {
-                    (held, Some(proven))
+                    (current, Some(stable))
                 }
             }
         };
-        if picked >= ranked.len() {
+        if selected >= ranked.len() {
             return (None, None);
         }
-        let uplink = ranked.swap_remove(picked);
-        self.held = Some(uplink.name.clone());
+        let uplink = ranked.swap_remove(selected);
+        self.current = Some(uplink.name.clone());
         (Some(uplink), again)
     }
 
-    /// When the candidate will have proven itself.
-    fn stable_since(&mut self, name: &str, now: Instant) -> Instant {
+    /// Returns when the candidate will have been stable for long enough.
+    fn stable_at(&mut self, name: &str, now: Instant) -> Instant {
         let since = match &self.candidate {
             Some((candidate, since)) if candidate == name => *since,
             _ => now,
         };
         self.candidate = Some((name.to_owned(), since));
         let losses = self.losses.get(name).map_or(0, |losses| losses.times);
-        since + PROOF * 2_u32.pow(losses.min(DOUBLINGS))
+        since + STABLE * 2_u32.pow(losses.min(DOUBLINGS))
     }
 }
 
@@ -108,21 +108,26 @@ mod tests {
         names.iter().map(uplink).collect()
     }
 
-    /// Feeds (milliseconds, what is usable, what is expected).
+    /// Selects at each time in milliseconds among the usable uplinks, and compares the result.
     #[track_caller]
-    fn follow(hold: &mut Hysteresis, start: Instant, steps: &[(u64, &[&str], Option<&str>)]) {
+    fn select_each(
+        hysteresis: &mut Hysteresis,
+        start: Instant,
+        steps: &[(u64, &[&str], Option<&str>)],
+    ) {
         for (at, usable, expected) in steps {
-            let (picked, _) = hold.pick(ranked(usable), start + Duration::from_millis(*at));
-            let picked = picked.map(|uplink| uplink.name);
-            assert_eq!(picked.as_deref(), *expected, "at {at} ms");
+            let (selected, _) =
+                hysteresis.select(ranked(usable), start + Duration::from_millis(*at));
+            let selected = selected.map(|uplink| uplink.name);
+            assert_eq!(selected.as_deref(), *expected, "at {at} ms");
         }
     }
 
     #[test]
     fn a_better_one_waits_and_a_lost_one_does_not() {
-        let (mut hold, start) = (Hysteresis::default(), Instant::now());
-        follow(
-            &mut hold,
+        let (mut hysteresis, start) = (Hysteresis::default(), Instant::now());
+        select_each(
+            &mut hysteresis,
             start,
             &[
                 (0, &["wlan0"], Some("wlan0")),
@@ -137,35 +142,35 @@ mod tests {
     }
 
     #[test]
-    fn it_says_when_to_look_again() {
-        let (mut hold, start) = (Hysteresis::default(), Instant::now());
-        assert_eq!(hold.pick(ranked(&["wlan0"]), start).1, None);
+    fn it_returns_when_to_select_again() {
+        let (mut hysteresis, start) = (Hysteresis::default(), Instant::now());
+        assert_eq!(hysteresis.select(ranked(&["wlan0"]), start).1, None);
         for at in [0, 500] {
-            let again = hold
-                .pick(
+            let again = hysteresis
+                .select(
                     ranked(&["eth0", "wlan0"]),
                     start + Duration::from_millis(at),
                 )
                 .1;
-            assert_eq!(again, Some(start + PROOF));
+            assert_eq!(again, Some(start + STABLE));
         }
-        let (_, again) = hold.pick(ranked(&["eth0", "wlan0"]), start + PROOF);
+        let (_, again) = hysteresis.select(ranked(&["eth0", "wlan0"]), start + STABLE);
         assert_eq!(again, None);
     }
 
     #[test]
-    fn who_was_lost_must_prove_more() {
-        let (mut hold, start) = (Hysteresis::default(), Instant::now());
+    fn a_lost_uplink_must_be_stable_for_longer() {
+        let (mut hysteresis, start) = (Hysteresis::default(), Instant::now());
         let both: &[&str] = &["eth0", "wlan0"];
-        follow(
-            &mut hold,
+        select_each(
+            &mut hysteresis,
             start,
             &[
                 (0, both, Some("eth0")),
                 (100, &["wlan0"], Some("wlan0")),
                 (200, both, Some("wlan0")),
                 (4_100, both, Some("wlan0")),
-                // An interruption begins the proof anew.
+                // An interruption starts the time again.
                 (4_150, &["wlan0"], Some("wlan0")),
                 (4_300, both, Some("wlan0")),
                 (8_200, both, Some("wlan0")),
@@ -176,10 +181,10 @@ mod tests {
 
     #[test]
     fn a_loss_is_forgotten() {
-        let (mut hold, start) = (Hysteresis::default(), Instant::now());
+        let (mut hysteresis, start) = (Hysteresis::default(), Instant::now());
         let both: &[&str] = &["eth0", "wlan0"];
-        follow(
-            &mut hold,
+        select_each(
+            &mut hysteresis,
             start,
             &[
                 (0, both, Some("eth0")),

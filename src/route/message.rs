@@ -1,4 +1,4 @@
-//! Routes, rules, links and addresses in the kernel's own words and back (rtnetlink(7)).
+//! Conversion of links, addresses, routes and rules from and to rtnetlink messages (rtnetlink(7)).
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -18,7 +18,7 @@ use crate::net::{
     Family, Fwmark, IfIndex, PortRange, Prefix, Protocol, RouteProtocol, RouteTable, RulePriority,
 };
 
-/// Reads a link; none when it has no name.
+/// Parses a link; none if it has no name.
 pub(super) fn link(message: &LinkMessage) -> Option<Link> {
     let (mut name, mut kind) = (None, None);
     for attribute in &message.attributes {
@@ -43,7 +43,7 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
     })
 }
 
-/// Reads an address: this end's, where a point-to-point link has two.
+/// Parses an address: the local one of a point-to-point link.
 pub(super) fn address(message: &AddressMessage) -> Option<InterfaceAddress> {
     let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
         message.attributes.iter().find_map(wanted)
@@ -85,7 +85,7 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-/// The way onwards that a list of attributes describes.
+/// Parses the next hop of a list of attributes.
 fn hop(link: Option<u32>, attributes: &[RouteAttribute]) -> Nexthop {
     let mut hop = Nexthop {
         link: link.map(IfIndex),
@@ -103,7 +103,7 @@ fn hop(link: Option<u32>, attributes: &[RouteAttribute]) -> Nexthop {
     hop
 }
 
-/// Reads a route; none when it is of neither family or of the kernel's cache.
+/// Parses a route; none if its family is unknown or it is a cached one.
 pub(crate) fn route(message: &RouteMessage) -> Option<Route> {
     let header = &message.header;
     if header.flags.contains(RouteFlags::Cloned) {
@@ -119,9 +119,9 @@ pub(crate) fn route(message: &RouteMessage) -> Option<Route> {
             RouteAttribute::Destination(addr) => destination = ip(addr)?,
             RouteAttribute::Table(number) => table = *number,
             RouteAttribute::Priority(number) => metric = *number,
-            RouteAttribute::MultiPath(several) => {
-                let several = several.iter();
-                hops.extend(several.map(|one| hop(Some(one.interface_index), &one.attributes)));
+            RouteAttribute::MultiPath(nexthops) => {
+                let nexthops = nexthops.iter();
+                hops.extend(nexthops.map(|one| hop(Some(one.interface_index), &one.attributes)));
             }
             _ => {}
         }
@@ -139,9 +139,9 @@ pub(crate) fn route(message: &RouteMessage) -> Option<Route> {
     })
 }
 
-/// Writes a route.
+/// Builds the message of a route.
 ///
-/// A gateway is taken to be on its link whatever the other routes say: a VPN may have led its network elsewhere.
+/// The gateway is marked as on-link: a VPN's routes may lead its network elsewhere.
 pub(super) fn route_message(route: &Route) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = address_family(route.family());
@@ -159,7 +159,7 @@ pub(super) fn route_message(route: &Route) -> RouteMessage {
             .attributes
             .extend(hop.link.map(|link| RouteAttribute::Oif(link.0)));
         let Some(via) = hop.via else {
-            // A route without a gateway reaches its destinations on the link (rtnetlink(7), rtm_scope).
+            // Without a gateway, destinations are on the link (rtnetlink(7), `rtm_scope`).
             if route.family() == Family::V4 {
                 message.header.scope = RouteScope::Link;
             }
@@ -174,7 +174,7 @@ pub(super) fn route_message(route: &Route) -> RouteMessage {
     message
 }
 
-/// The route by which the kernel takes an address on a link for its own.
+/// Builds the message of the local route of an address.
 pub(super) fn local_route(addr: Ipv4Addr, link: IfIndex) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet;
@@ -189,13 +189,13 @@ pub(super) fn local_route(addr: Ipv4Addr, link: IfIndex) -> RouteMessage {
     message
 }
 
-/// `FRA_SPORT_MASK` and `FRA_DPORT_MASK` (Linux 6.15): a kernel gives them for a rule that names one port.
+/// `FRA_SPORT_MASK` and `FRA_DPORT_MASK` (Linux 6.15), which the kernel reports for a rule with one port.
 const PORT_MASKS: [u16; 2] = [28, 29];
 
-/// Reads a rule; none when it is of neither family.
+/// Parses a rule; none if its family is unknown.
 pub(crate) fn rule(message: &RuleMessage) -> Option<RoutingRule> {
     let header = &message.header;
-    let said = RuleFlags::Permanent | RuleFlags::IifDetached | RuleFlags::OifDetached;
+    let known_flags = RuleFlags::Permanent | RuleFlags::IifDetached | RuleFlags::OifDetached;
     let mut rule = RoutingRule {
         family: family(header.family)?,
         priority: RulePriority(0),
@@ -203,7 +203,7 @@ pub(crate) fn rule(message: &RuleMessage) -> Option<RoutingRule> {
         table: RouteTable(header.table.into()),
         selector: Selector::default(),
         opaque: header.action != RuleAction::ToTable
-            || !said.contains(header.flags)
+            || !known_flags.contains(header.flags)
             || (header.src_len, header.dst_len, header.tos) != (0, 0, 0),
     };
     let (mut mark, mut mask) = (None, None);
@@ -243,20 +243,20 @@ pub(crate) fn rule(message: &RuleMessage) -> Option<RoutingRule> {
     Some(rule)
 }
 
-/// Reads the one mark that a rule excepts, if it is for everything but that.
+/// Parses the mark of an inverted rule, if the mask has all bits.
 pub(super) fn inverted_mark(message: &RuleMessage) -> Option<Fwmark> {
     let attributes = &message.attributes;
-    let whole = attributes
+    let has_full_mask = attributes
         .iter()
         .all(|attribute| !matches!(attribute, RuleAttribute::FwMask(mask) if *mask != u32::MAX));
     let mark = attributes.iter().find_map(|attribute| match attribute {
         RuleAttribute::FwMark(mark) => Some(Fwmark(*mark)),
         _ => None,
     });
-    mark.filter(|_| whole && message.header.flags.contains(RuleFlags::Invert))
+    mark.filter(|_| has_full_mask && message.header.flags.contains(RuleFlags::Invert))
 }
 
-/// Writes a rule with all its selectors: a deletion that names fewer takes the first rule that fits.
+/// Builds the message of a rule with all its selectors: a deletion with fewer would delete the first rule that matches.
 pub(super) fn rule_message(rule: &RoutingRule) -> RuleMessage {
     let Selector {
         iif,
@@ -293,7 +293,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn a_built_message_parses_to_the_same_value() {
         let routes = [
             ("0.0.0.0/0", Some("192.0.2.1")),
             ("0.0.0.0/0", Some("fe80::1")),
@@ -302,7 +302,7 @@ mod tests {
             ("2001:db8::/32", None),
         ];
         for (prefix, via) in routes {
-            let written = Route {
+            let built = Route {
                 table: RouteTable(30316),
                 prefix: prefix.parse().expect("a prefix"),
                 metric: 1,
@@ -313,7 +313,7 @@ mod tests {
                     via: via.map(|via| via.parse().expect("an address")),
                 }],
             };
-            assert_eq!(route(&route_message(&written)), Some(written));
+            assert_eq!(route(&route_message(&built)), Some(built));
         }
         let selectors = [
             Selector {
@@ -329,7 +329,7 @@ mod tests {
             },
         ];
         for (family, selector) in [Family::V4, Family::V6].into_iter().zip(selectors) {
-            let written = RoutingRule {
+            let built = RoutingRule {
                 family,
                 priority: RulePriority(97),
                 protocol: RouteProtocol(118),
@@ -337,12 +337,12 @@ mod tests {
                 selector,
                 opaque: false,
             };
-            assert_eq!(rule(&rule_message(&written)), Some(written));
+            assert_eq!(rule(&rule_message(&built)), Some(built));
         }
     }
 
     #[test]
-    fn a_rule_that_says_more_is_opaque() {
+    fn a_rule_with_other_attributes_is_opaque() {
         let plain = RuleMessage::default;
         let opaque = |change: fn(&mut RuleMessage)| {
             let mut message = plain();

@@ -1,4 +1,4 @@
-//! The kernel's links, addresses, routes and rules over rtnetlink: read, changed, set up.
+//! Reads and changes the kernel's links, addresses, routes and rules over rtnetlink.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -17,12 +17,13 @@ use super::observed::Observed;
 use super::plan::RoutingChange;
 use crate::net::IfIndex;
 
-/// The address that no host has (RFC 7600), for our TUN. From a link without an IPv4 address a reverse-path filter, even
-/// a loose one, drops everything whose way back leads elsewhere, and rules with `iif lo` have no part in the way back.
-/// Its scope is the host, so that no socket gets it as its source.
-const DUMMY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+/// IPv4 address of the TUN: a dummy address that no host has (RFC 7600).
+///
+/// A reverse-path filter, even a loose one, drops all packets from a link without an IPv4 address. The scope is the
+/// host, so no socket selects it as its source.
+const DUMMY_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
-/// A failed exchange with the kernel.
+/// Failure of an exchange over rtnetlink.
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
     /// The socket could not be opened.
@@ -31,23 +32,23 @@ pub enum NetlinkError {
     /// A dump failed.
     #[error("cannot read the kernel's {what}")]
     Dump {
-        /// What was to be read.
+        /// Objects to read.
         what: &'static str,
         /// The kernel's answer.
         source: io::Error,
     },
-    /// The connection has ended, or an answer was lost: nothing is known of what was asked last.
-    #[error("the exchange with the kernel was cut off")]
+    /// The connection has closed, or an answer was lost. The outcome of the last request is unknown.
+    #[error("the connection to the kernel was interrupted")]
     Lost(#[source] io::Error),
-    /// A change was refused.
+    /// The kernel refused a change.
     #[error("cannot {change}")]
     Change {
-        /// What was to change.
+        /// The change.
         change: Box<RoutingChange>,
         /// The kernel's answer.
         source: io::Error,
     },
-    /// A link could not be set up.
+    /// The kernel refused to set up a link.
     #[error("cannot set up link #{link}")]
     Link {
         /// The link.
@@ -57,7 +58,7 @@ pub enum NetlinkError {
     },
 }
 
-/// The kernel's answer as an error of the system.
+/// Converts the kernel's answer into an I/O error.
 pub(super) fn answer(error: rtnetlink::Error) -> io::Error {
     match error {
         rtnetlink::Error::NetlinkError(error) => error.to_io(),
@@ -65,7 +66,7 @@ pub(super) fn answer(error: rtnetlink::Error) -> io::Error {
     }
 }
 
-/// A connection to the routing half of the kernel, in the network namespace of the thread that opened it.
+/// An rtnetlink connection, in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Rtnetlink {
     pub(super) handle: Handle,
@@ -74,7 +75,7 @@ pub struct Rtnetlink {
 }
 
 impl Rtnetlink {
-    /// Opens a connection; its exchange runs as a task of the current tokio runtime.
+    /// Opens a connection. It runs as a task of the current tokio runtime.
     ///
     /// # Errors
     /// [`NetlinkError::Open`].
@@ -89,27 +90,27 @@ impl Rtnetlink {
         })
     }
 
-    /// The netlink port that our changes come from.
+    /// Netlink port from which changes are sent.
     #[must_use]
     pub const fn port(&self) -> u32 {
         self.port
     }
 
-    /// Whether the connection has ended: every exchange fails from now on.
+    /// Whether the connection is closed: every further exchange fails.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.connection.has_ended()
+        self.connection.is_closed()
     }
 
     /// Reads links, addresses, routes and rules.
     ///
-    /// The dumps follow each other: what changes between them is seen by the next observation, to which the change's
-    /// own notice leads (see [`super::watch`]).
+    /// The dumps follow each other. A change between two dumps is in the next observation, which its notification
+    /// causes.
     ///
     /// # Errors
     /// [`NetlinkError::Dump`], [`NetlinkError::Lost`].
     pub async fn observe(&self) -> Result<Observed, NetlinkError> {
-        let observed = self.connection.attend(self.dump()).await;
+        let observed = self.connection.exchange(self.dump()).await;
         observed.map_err(NetlinkError::Lost)?
     }
 
@@ -121,7 +122,7 @@ impl Rtnetlink {
             }
         };
         let mut observed = Observed::default();
-        // One after the other: the kernel gives a socket one dump at a time.
+        // The kernel allows one dump at a time for each socket.
         let links = self
             .handle
             .link()
@@ -150,12 +151,12 @@ impl Rtnetlink {
             (IpVersion::V4, AddressFamily::Inet),
             (IpVersion::V6, AddressFamily::Inet6),
         ] {
-            let mut every = RouteMessage::default();
-            every.header.address_family = family;
+            let mut all = RouteMessage::default();
+            all.header.address_family = family;
             let routes = self
                 .handle
                 .route()
-                .get(every)
+                .get(all)
                 .execute()
                 .try_collect::<Vec<_>>()
                 .await;
@@ -183,17 +184,17 @@ impl Rtnetlink {
         Ok(observed)
     }
 
-    /// Carries changes out in their order, going on after a failure.
+    /// Applies changes in order and continues after a failure.
     ///
-    /// What is to be added and is there already, or to be deleted and is gone, is no failure: the kernel also removes
-    /// routes by itself when their link goes.
+    /// Adding an object that exists and deleting an object that is gone are no failures: the kernel removes routes
+    /// itself when their link goes.
     ///
     /// # Errors
-    /// Every failed change; after [`NetlinkError::Lost`] no more is tried.
+    /// Every failed change. After [`NetlinkError::Lost`] the remaining changes are not tried.
     pub async fn apply(&self, changes: &[RoutingChange]) -> Result<(), Vec<NetlinkError>> {
         let mut errors = Vec::new();
         for change in changes {
-            let error = match self.connection.attend(self.carry_out(change)).await {
+            let error = match self.connection.exchange(self.request(change)).await {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => error,
                 Err(lost) => {
@@ -226,7 +227,7 @@ impl Rtnetlink {
         }
     }
 
-    async fn carry_out(&self, change: &RoutingChange) -> Result<(), rtnetlink::Error> {
+    async fn request(&self, change: &RoutingChange) -> Result<(), rtnetlink::Error> {
         let (routes, rules) = (self.handle.route(), self.handle.rule());
         match change {
             RoutingChange::AddRoute(route) => {
@@ -253,15 +254,15 @@ impl Rtnetlink {
         }
     }
 
-    /// Sets our TUN's MTU, brings it up and gives it the IPv4 address that no host has: without one the
-    /// kernel would drop replies. What the kernel adds by itself, that the address is local, is taken back: a machine
-    /// answers on every link for what is local to it, and who is on the LAN need not find our TUN (as in Mullvad's audit
-    /// finding MLLVD-CR-24-03).
+    /// Sets the TUN's MTU, brings it up and gives it the dummy IPv4 address.
+    ///
+    /// Deletes the local route that the kernel adds for this address. With it, hosts on the LAN could find the TUN by
+    /// ARP (Mullvad's audit finding MLLVD-CR-24-03).
     ///
     /// # Errors
     /// [`NetlinkError::Link`], [`NetlinkError::Lost`].
     pub async fn bring_up(&self, tun: IfIndex, mtu: u32) -> Result<(), NetlinkError> {
-        let brought_up = self.connection.attend(self.set_up(tun, mtu)).await;
+        let brought_up = self.connection.exchange(self.set_up(tun, mtu)).await;
         brought_up.map_err(NetlinkError::Lost)?
     }
 
@@ -272,10 +273,13 @@ impl Rtnetlink {
         };
         let up = LinkUnspec::new_with_index(tun.0).mtu(mtu).up().build();
         self.handle.link().set(up).execute().await.map_err(failed)?;
-        let mut request = self.handle.address().add(tun.0, DUMMY.into(), 32);
+        let mut request = self.handle.address().add(tun.0, DUMMY_ADDRESS.into(), 32);
         request.message_mut().header.scope = AddressScope::Host;
         request.replace().execute().await.map_err(failed)?;
-        let local = self.handle.route().del(message::local_route(DUMMY, tun));
+        let local = self
+            .handle
+            .route()
+            .del(message::local_route(DUMMY_ADDRESS, tun));
         local.execute().await.map_err(failed)
     }
 }

@@ -1,4 +1,4 @@
-//! What the kernel has: links, addresses, routes and rules, read once and judged by pure functions.
+//! The observed state: links, addresses, routes and rules of the kernel, read at once.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,55 +8,55 @@ use crate::net::{
     Family, Fwmark, IfIndex, PortRange, Prefix, Protocol, RouteProtocol, RouteTable, RulePriority,
 };
 
-/// Everything that the choice of the uplink and the plan look at.
+/// Links, addresses, routes and rules at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
     /// Network interfaces.
     pub links: Vec<Link>,
-    /// Addresses on them.
+    /// Addresses of all links.
     pub addresses: Vec<InterfaceAddress>,
-    /// Routes of all tables, without the kernel's cache.
+    /// Routes of all tables, without cached ones.
     pub routes: Vec<Route>,
-    /// Policy rules in the order in which the kernel asks them, IPv4 first.
+    /// Routing rules in the order of their lookups, IPv4 first.
     pub rules: Vec<RoutingRule>,
-    /// The marks that a rule excepts (`not fwmark 51820 lookup 51820`): what a VPN's own packets bear.
+    /// Marks of inverted rules (`not fwmark 51820 lookup 51820`): a VPN's own packets have them.
     pub inverted_marks: Vec<Fwmark>,
 }
 
 impl Observed {
-    /// The link with this index.
+    /// Returns the link with this index.
     #[must_use]
     pub fn link(&self, index: IfIndex) -> Option<&Link> {
         self.links.iter().find(|link| link.index == index)
     }
 }
 
-/// The kernel's table of its own addresses.
+/// Table of local addresses.
 pub(super) const LOCAL: RouteTable = RouteTable(255);
-/// The table that administrators, DHCP and most VPNs fill.
+/// Main table, which administrators, DHCP and most VPNs fill.
 pub(super) const MAIN: RouteTable = RouteTable(254);
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// Its index.
+    /// Index.
     pub index: IfIndex,
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// The kind of a virtual link (`IFLA_INFO_KIND`), such as "tun" or "veth"; none for hardware.
+    /// Kind of a virtual link (`IFLA_INFO_KIND`), such as "tun" or "veth"; none for hardware.
     pub kind: Option<String>,
-    /// The hardware type (`ARPHRD_*`).
+    /// Hardware type (`ARPHRD_*`).
     pub hardware: u16,
-    /// Whether the administrator has set it up.
+    /// Whether it is administratively up.
     pub up: bool,
-    /// Whether it has a carrier: a cable, an access point, a peer.
+    /// Whether it has a carrier.
     pub carrier: bool,
 }
 
 /// `ARPHRD_LOOPBACK`.
 const LOOPBACK: u16 = 772;
-/// `ARPHRD_*` of links that carry bare IP packets inside something else: SLIP to CSLIP6, PPP, TUNNEL, TUNNEL6, SIT,
-/// IPGRE, IP6GRE, NONE (TUN and `WireGuard`).
+/// `ARPHRD_*` of links that carry IP packets in other packets: SLIP to CSLIP6, PPP, TUNNEL, TUNNEL6, SIT, IPGRE,
+/// IP6GRE, NONE (TUN and `WireGuard`).
 const TUNNELS: [u16; 11] = [256, 257, 258, 259, 512, 768, 769, 776, 778, 823, 0xfffe];
 
 impl Link {
@@ -68,8 +68,7 @@ impl Link {
 
     /// Whether it carries packets inside other packets, as every VPN does.
     ///
-    /// A kind decides where it is known. A bare modem has no kind, and the hardware type of a TUN: it is told from a
-    /// tunnel only by `--uplink`.
+    /// A known kind decides. A bare modem has no kind and the hardware type of a TUN; `--uplink` selects such a link.
     #[must_use]
     pub fn is_tunnel(&self) -> bool {
         match self.kind.as_deref() {
@@ -87,56 +86,55 @@ impl Link {
     }
 }
 
-/// An address on a link.
+/// An address of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InterfaceAddress {
-    /// The link that holds it.
+    /// Link of the address.
     pub link: IfIndex,
     /// The address.
     pub addr: IpAddr,
 }
 
-/// One way onwards of a route.
+/// A next hop of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Nexthop {
-    /// The link that packets leave by; none for a blackhole and its like.
+    /// Outgoing link; none for a blackhole, prohibit or unreachable route.
     pub link: Option<IfIndex>,
-    /// The router that they are handed to; none when the destination is on the link. It may be of the other family
-    /// (RFC 5549).
+    /// Router; none if the destination is on the link. It may be of the other family (RFC 5549).
     pub via: Option<IpAddr>,
 }
 
 /// A route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Route {
-    /// The table that it is in.
+    /// Table of the route.
     pub table: RouteTable,
-    /// Its destinations, which also say the family.
+    /// Destination prefix. It also determines the family.
     pub prefix: Prefix,
-    /// Its metric: lower is preferred.
+    /// Metric: the lowest one wins.
     pub metric: u32,
-    /// Who made it.
+    /// Protocol number: identifies the program that added it.
     pub protocol: RouteProtocol,
-    /// Whether it forwards to one of the hops (type unicast).
+    /// Whether its type is unicast.
     pub unicast: bool,
-    /// The ways onwards: more than one for a multipath route.
+    /// Next hops; several for a multipath route.
     pub hops: Vec<Nexthop>,
 }
 
 impl Route {
-    /// The family of its destinations.
+    /// Returns the family of the destinations.
     #[must_use]
     pub fn family(&self) -> Family {
         self.prefix.family()
     }
 
-    /// Whether the route is ours: our protocol number, in one of our tables.
+    /// Whether the route belongs to voicelane: protocol number and table match.
     #[must_use]
     pub fn is_owned_by(&self, ids: &RoutingIds) -> bool {
         self.protocol == ids.protocol && ids.owns_table(self.table)
     }
 
-    /// What the kernel holds to be the same route: only one of each can be in force.
+    /// Returns the key by which the kernel identifies a route: only one route of each key can exist.
     #[must_use]
     pub fn key(&self) -> (RouteTable, Prefix, u32) {
         (self.table, self.prefix, self.metric)
@@ -158,42 +156,42 @@ impl fmt::Display for Route {
     }
 }
 
-/// What a packet must be for a rule to ask its table. None: anything.
+/// Selectors of a rule. None matches every packet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Selector {
-    /// The link that it came in by; "lo" for what this machine sends.
+    /// Incoming interface; "lo" for packets of this machine.
     pub iif: Option<String>,
-    /// The link that its socket is bound to.
+    /// Outgoing interface: the interface to which the socket is bound.
     pub oif: Option<String>,
-    /// Its mark, and the bits of the mark that count.
+    /// Mark and mask.
     pub mark: Option<(Fwmark, Fwmark)>,
-    /// Its transport protocol.
+    /// Transport protocol.
     pub protocol: Option<Protocol>,
-    /// Its destination port.
+    /// Destination ports.
     pub ports: Option<PortRange>,
 }
 
-/// A policy rule.
+/// A routing rule (`ip rule`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RoutingRule {
-    /// The family that it is for.
+    /// Address family.
     pub family: Family,
-    /// Its place: lower is asked first.
+    /// Priority: the lowest one is matched first.
     pub priority: RulePriority,
-    /// Who made it.
+    /// Protocol number: identifies the program that added it.
     pub protocol: RouteProtocol,
-    /// The table that it asks.
+    /// Table to look up.
     pub table: RouteTable,
-    /// What it applies to.
+    /// Selectors.
     pub selector: Selector,
-    /// Whether it says more than the other fields can hold. Such a rule is never ours.
+    /// Whether it has attributes that the other fields cannot hold. Such a rule is never voicelane's.
     pub opaque: bool,
 }
 
 impl RoutingRule {
-    /// Whether the rule is ours: our protocol number, a lookup of one of our tables, no selector that ours never have.
+    /// Whether the rule belongs to voicelane: protocol number and table match, and no attribute is foreign.
     ///
-    /// Its priority does not matter: a leftover of other settings is ours too.
+    /// The priority does not matter, so a rule of other settings that was left over belongs to voicelane too.
     #[must_use]
     pub fn is_owned_by(&self, ids: &RoutingIds) -> bool {
         self.protocol == ids.protocol && ids.owns_table(self.table) && !self.opaque

@@ -1,4 +1,22 @@
-//! From what is wanted and what is there to what must change: pure, so that every order of events can be tried.
+//! The plan: a pure function from desired and observed state to ordered changes.
+//!
+//! # Theory of operation
+//!
+//! **Capture.** Each pair of protocol and port range has one table. Its routes are the prefixes of that pair, by way of
+//! the TUN. One rule looks it up: `iif lo ipproto udp dport 10000-60000 lookup 30317`. So the number of rules grows
+//! with port ranges, not with prefixes, and only traffic of the policy enters the TUN. No capture rule matches a packet
+//! with one of voicelane's marks, because the relay sends into the VPN too.
+//!
+//! **Direct path.** The base table holds only the uplink's default route. Packets with the mark of direct sockets that
+//! are bound to the uplink look it up. A VPN that replaces the default route of the main table does not change it.
+//!
+//! **Priority.** The kernel puts a rule without a priority just ahead of the second rule, so a VPN that starts later
+//! gets ahead of voicelane. The plan therefore computes the priority from the observed rules: one below the lowest
+//! foreign one. Priority 0 would end the race, but then the two rules of wg-quick land in the wrong order and the LAN
+//! enters the tunnel.
+//!
+//! **Ownership.** An object belongs to voicelane if it has its protocol number and one of its tables. The plan deletes
+//! no other object. A deletion names all selectors: one without selectors would delete the `local` rule.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,23 +26,23 @@ use super::desired::{Desired, RoutingIds, TABLES, UplinkGateway};
 use super::observed::{LOCAL, Nexthop, Observed, Route, RoutingRule, Selector};
 use crate::net::{Family, Fwmark, PortRange, Prefix, Protocol, RouteTable, RulePriority};
 
-/// The metric of our routes. Each table is ours alone, so that it only has to be the same everywhere.
+/// Metric of voicelane's routes. Each table is voicelane's alone, so any constant does.
 const METRIC: u32 = 1;
-/// The mask of a mark that is compared as a whole.
+/// Mask of a mark that is compared as a whole.
 const EVERY_BIT: Fwmark = Fwmark(u32::MAX);
 
-/// One step. Those that add or replace make sure, those that delete do not mind that it is done already.
+/// One change of routes or rules. Adding an existing object and deleting a missing one have no effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RoutingChange {
-    /// Puts a route in.
+    /// Adds a route.
     AddRoute(Route),
-    /// Puts a route in the place of our route with the same table, prefix and metric, without a gap.
+    /// Replaces the route with the same table, prefix and metric, without a gap.
     ReplaceRoute(Route),
-    /// Puts a rule in.
+    /// Adds a rule.
     AddRule(RoutingRule),
-    /// Takes a rule out, named with all its selectors.
+    /// Deletes the rule with exactly these selectors.
     DeleteRule(RoutingRule),
-    /// Takes a route out.
+    /// Deletes a route.
     DeleteRoute(Route),
 }
 
@@ -40,12 +58,12 @@ impl fmt::Display for RoutingChange {
     }
 }
 
-/// What the plan cannot bring about.
+/// A part of the desired state that the plan cannot reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
-    /// A foreign rule sits at priority 0, where nothing gets ahead of it.
+    /// A foreign rule has priority 0. No rule can get ahead of it.
     Behind(RoutingRule),
-    /// A foreign route holds the place of one of ours.
+    /// A foreign route has the key of one of voicelane's routes.
     Taken(Route),
 }
 
@@ -54,39 +72,39 @@ impl fmt::Display for Warning {
         match self {
             Self::Behind(rule) => write!(
                 f,
-                "nothing gets ahead of the {rule}: it may take media first"
+                "no rule can get ahead of the {rule}: it may take media first"
             ),
             Self::Taken(route) => write!(
                 f,
-                "the place of our {route} is taken: choose another [route] table"
+                "another program has a route in the place of the {route}: choose another [route] table"
             ),
         }
     }
 }
 
-/// Steps in order, and what they cannot achieve.
+/// Changes in order, and warnings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// What to do, in this order.
+    /// Changes in the order of application.
     pub changes: Vec<RoutingChange>,
-    /// What a person should know.
+    /// Parts of the desired state that cannot be reached.
     pub warnings: Vec<Warning>,
-    /// The place of our rules, when there are any: the one further back, should the families differ.
+    /// Priority of voicelane's rules, if there are any: the larger number if the families differ.
     pub priority: Option<RulePriority>,
 }
 
-/// More distinct port ranges than there are tables of ours.
+/// The policy has more distinct port ranges than voicelane has tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the policy has {0} distinct port ranges: at most {max} can be captured", max = TABLES - 1)]
 pub struct TooManyPortRanges(usize);
 
-/// Plans the way from what is observed to what is desired.
+/// Plans the changes from the observed to the desired state.
 ///
-/// Routes come before the rules that ask them, new rules before the end of old ones, and the end of routes last: at no
-/// moment is something captured that was and stays wanted let go, or something captured that neither was nor is
-/// wanted. Where nothing is in force there is nothing to hold: the rules of a family that is blocked end first, and so do
-/// the routes that nobody but probes was led to. Objects that are not ours are left alone, and a plan that was carried out
-/// is followed by an empty one.
+/// Applying the plan in order never interrupts an existing capture and never captures extra traffic. Routes precede the
+/// rules that look them up, new rules precede the deletion of old ones, and routes are deleted last.
+///
+/// The rules of a blocked family are deleted first, with the routes that only probes used: no capture is in force
+/// there. Foreign objects stay. After a plan was applied, the next one is empty.
 ///
 /// # Errors
 /// [`TooManyPortRanges`].
@@ -95,16 +113,16 @@ pub fn plan(
     ids: &RoutingIds,
     observed: &Observed,
 ) -> Result<Plan, TooManyPortRanges> {
-    let (mut routes, mut rules) = wanted(Family::V4, desired, ids, observed)?;
-    let v6 = wanted(Family::V6, desired, ids, observed)?;
+    let (mut routes, mut rules) = desired_of(Family::V4, desired, ids, observed)?;
+    let v6 = desired_of(Family::V6, desired, ids, observed)?;
     routes.extend(v6.0);
     rules.extend(v6.1);
     let (own, foreign): (Vec<_>, Vec<_>) = observed
         .routes
         .iter()
         .partition(|route| route.is_owned_by(ids));
-    let taken: BTreeSet<_> = foreign.iter().map(|route| route.key()).collect();
-    let held: BTreeMap<_, _> = own.iter().map(|route| (route.key(), *route)).collect();
+    let foreign_keys: BTreeSet<_> = foreign.iter().map(|route| route.key()).collect();
+    let present: BTreeMap<_, _> = own.iter().map(|route| (route.key(), *route)).collect();
     let own_rules: BTreeSet<_> = observed
         .rules
         .iter()
@@ -116,18 +134,19 @@ pub fn plan(
         warnings: if rules.is_empty() {
             Vec::new()
         } else {
-            behind(observed, ids)
+            rules_ahead(observed, ids)
         },
         priority: rules.iter().map(|rule| rule.priority).max(),
     };
     routes.retain(|route| {
-        let free = !taken.contains(&route.key()) || held.get(&route.key()) == Some(&route);
-        if !free {
+        let is_free =
+            !foreign_keys.contains(&route.key()) || present.get(&route.key()) == Some(&route);
+        if !is_free {
             plan.warnings.push(Warning::Taken(route.clone()));
         }
-        free
+        is_free
     });
-    let (blocked, ended): (Vec<_>, Vec<_>) = own_rules
+    let (blocked, obsolete): (Vec<_>, Vec<_>) = own_rules
         .iter()
         .filter(|rule| !rules.contains(rule))
         .partition(|rule| desired.blocked.contains(&rule.family));
@@ -139,16 +158,16 @@ pub fn plan(
         .map(|rule| (rule.family, rule.table))
         .collect();
     let kept: BTreeSet<_> = routes.iter().map(Route::key).collect();
-    let (left, idle): (Vec<_>, Vec<_>) = own
+    let (in_use, unused): (Vec<_>, Vec<_>) = own
         .iter()
         .filter(|route| !kept.contains(&route.key()))
         .partition(|route| in_force.contains(&(route.family(), route.table)));
     let drop = |route: &&&Route| RoutingChange::DeleteRoute((**route).clone());
-    plan.changes.extend(idle.iter().map(drop));
+    plan.changes.extend(unused.iter().map(drop));
     for route in &routes {
-        match held.get(&route.key()) {
+        match present.get(&route.key()) {
             None => plan.changes.push(RoutingChange::AddRoute(route.clone())),
-            Some(there) if *there != route => {
+            Some(other) if *other != route => {
                 plan.changes
                     .push(RoutingChange::ReplaceRoute(route.clone()));
             }
@@ -158,12 +177,12 @@ pub fn plan(
     let added = rules.iter().filter(|rule| !own_rules.contains(rule));
     plan.changes
         .extend(added.cloned().map(RoutingChange::AddRule));
-    plan.changes.extend(ended.into_iter().map(delete));
-    plan.changes.extend(left.iter().map(drop));
+    plan.changes.extend(obsolete.into_iter().map(delete));
+    plan.changes.extend(in_use.iter().map(drop));
     Ok(plan)
 }
 
-/// Plans the removal of everything that is ours.
+/// Plans the deletion of all routes and rules that belong to voicelane.
 #[must_use]
 pub fn removal(ids: &RoutingIds, observed: &Observed) -> Vec<RoutingChange> {
     let rules = observed.rules.iter().filter(|rule| rule.is_owned_by(ids));
@@ -177,27 +196,27 @@ pub fn removal(ids: &RoutingIds, observed: &Observed) -> Vec<RoutingChange> {
         .collect()
 }
 
-/// Prefixes of one family by what their packets must be: one table each.
+/// Prefixes of one family by transport selector: one table each.
 type PrefixGroups = BTreeMap<TransportSelector, BTreeSet<Prefix>>;
 type TransportSelector = (Protocol, PortRange);
 
-/// The routes and rules that one family is to have.
-fn wanted(
+/// Returns the desired routes and rules of one family.
+fn desired_of(
     family: Family,
     desired: &Desired,
     ids: &RoutingIds,
     observed: &Observed,
 ) -> Result<(Vec<Route>, Vec<RoutingRule>), TooManyPortRanges> {
     let (mut routes, mut rules) = (Vec::new(), Vec::new());
-    let mut groups = PrefixGroups::new();
+    let mut prefixes_of = PrefixGroups::new();
     for capture in &desired.captures {
         let prefixes = capture.prefixes.iter().copied();
         for prefix in prefixes.filter(|prefix| prefix.family() == family) {
-            let group = (capture.protocol, capture.ports);
-            groups.entry(group).or_default().insert(prefix);
+            let transport = (capture.protocol, capture.ports);
+            prefixes_of.entry(transport).or_default().insert(prefix);
         }
     }
-    let (Some(uplink), false) = (&desired.uplinks[family], groups.is_empty()) else {
+    let (Some(uplink), false) = (&desired.uplinks[family], prefixes_of.is_empty()) else {
         return Ok((routes, rules));
     };
     let route = |table, prefix, link, via| Route {
@@ -225,7 +244,12 @@ fn wanted(
         UplinkGateway::Via(router) => Some(router),
         UplinkGateway::OnLink => None,
     };
-    routes.push(route(ids.table, everywhere(family), uplink.index, via));
+    routes.push(route(
+        ids.table,
+        all_destinations(family),
+        uplink.index,
+        via,
+    ));
     let direct = Selector {
         oif: Some(uplink.name.clone()),
         mark: Some(
@@ -237,25 +261,25 @@ fn wanted(
         ..Selector::default()
     };
     rules.push(rule(ids.table, direct));
-    let tables = tables(family, &groups, ids, observed)?;
-    let only_bound_to = desired
+    let tables = tables(family, &prefixes_of, ids, observed)?;
+    let probe_interface = desired
         .blocked
         .contains(&family)
         .then(|| observed.link(desired.tun).map(|tun| tun.name.clone()));
-    for (group, prefixes) in groups {
-        let table = tables[&group];
+    for (transport, prefixes) in prefixes_of {
+        let table = tables[&transport];
         let capture = Selector {
             iif: Some("lo".to_owned()),
-            oif: only_bound_to.clone().flatten(),
-            // What carries our mark is never captured: it is the relay's own, on its way into the VPN.
+            oif: probe_interface.clone().flatten(),
+            // A packet with one of voicelane's marks is the relay's own.
             mark: Some((Fwmark(0), ids.mask)),
-            protocol: Some(group.0),
-            // The kernel takes no range up to 65535: all ports are none named.
-            ports: Some(group.1).filter(|ports| *ports != PortRange::ALL),
+            protocol: Some(transport.0),
+            // The kernel rejects a range up to 65535; without a range all ports match.
+            ports: Some(transport.1).filter(|ports| *ports != PortRange::ALL),
         };
-        let served = desired.captured_clients();
-        let served = served.iter().filter(|it| it.0 == family);
-        rules.extend(served.map(|(_, interface)| {
+        let clients = desired.captured_clients();
+        let clients = clients.iter().filter(|it| it.0 == family);
+        rules.extend(clients.map(|(_, interface)| {
             let of_client = Selector {
                 iif: Some(interface.clone()),
                 oif: None,
@@ -264,7 +288,7 @@ fn wanted(
             };
             rule(table, of_client)
         }));
-        if only_bound_to != Some(None) {
+        if probe_interface != Some(None) {
             rules.push(rule(table, capture));
         }
         routes.extend(
@@ -276,20 +300,20 @@ fn wanted(
     Ok((routes, rules))
 }
 
-/// Gives each group its table: the one that it has, or else one that nothing is in and nothing asks.
+/// Assigns a table to each transport selector: its current table, or else an unused one.
 ///
-/// A number that stays while the policy around it changes is what lets a reload add and remove prefixes without
-/// packets of one port range meeting the prefixes of another.
+/// A table that stays while the policy changes lets a reload add and remove prefixes, and packets of one port range
+/// never match the prefixes of another.
 fn tables(
     family: Family,
-    groups: &PrefixGroups,
+    prefixes_of: &PrefixGroups,
     ids: &RoutingIds,
     observed: &Observed,
 ) -> Result<BTreeMap<TransportSelector, RouteTable>, TooManyPortRanges> {
-    // Who asks each table: one group of ours and nobody else, or somebody else.
-    let mut asked = BTreeMap::from([(ids.table, None)]);
+    // The transport selector whose rule looks up each table; none if foreign or different rules do.
+    let mut users = BTreeMap::from([(ids.table, None)]);
     for rule in observed.rules.iter().filter(|rule| rule.family == family) {
-        let group = match rule.selector {
+        let transport = match rule.selector {
             Selector {
                 protocol: Some(protocol),
                 ports,
@@ -297,38 +321,41 @@ fn tables(
             } if rule.is_owned_by(ids) => Some((protocol, ports.unwrap_or(PortRange::ALL))),
             _ => None,
         };
-        let asker = asked.entry(rule.table).or_insert(group);
-        *asker = asker.filter(|asker| Some(*asker) == group);
+        let user = users.entry(rule.table).or_insert(transport);
+        *user = user.filter(|user| Some(*user) == transport);
     }
     let routes = observed
         .routes
         .iter()
         .filter(|route| route.family() == family);
     let foreign = routes.clone().filter(|route| !route.is_owned_by(ids));
-    asked.extend(foreign.map(|route| (route.table, None)));
+    users.extend(foreign.map(|route| (route.table, None)));
 
     let mut tables = BTreeMap::new();
-    for (&table, group) in &asked {
-        if let Some(group) = group.filter(|group| groups.contains_key(group)) {
-            tables.entry(group).or_insert(table);
+    for (&table, transport) in &users {
+        if let Some(transport) = transport.filter(|transport| prefixes_of.contains_key(transport)) {
+            tables.entry(transport).or_insert(table);
         }
     }
     let filled: BTreeSet<_> = routes.map(|route| route.table).collect();
     let mut free = (1..TABLES)
         .map(|above| RouteTable(ids.table.0.saturating_add(above)))
-        .filter(|table| !asked.contains_key(table) && !filled.contains(table));
-    for group in groups.keys() {
-        if !tables.contains_key(group) {
-            tables.insert(*group, free.next().ok_or(TooManyPortRanges(groups.len()))?);
+        .filter(|table| !users.contains_key(table) && !filled.contains(table));
+    for transport in prefixes_of.keys() {
+        if !tables.contains_key(transport) {
+            tables.insert(
+                *transport,
+                free.next().ok_or(TooManyPortRanges(prefixes_of.len()))?,
+            );
         }
     }
     Ok(tables)
 }
 
-/// The place of our rules: the configured one, or just ahead of the first foreign rule.
+/// Returns the priority of voicelane's rules: the configured one, or one below the lowest foreign priority.
 ///
-/// A rule that asks the table of local addresses takes nothing from us, wherever it is; one of another voicelane would
-/// start a race to the top.
+/// A rule that looks up the table of local addresses is no competitor. Moving ahead of another voicelane would start a
+/// race to priority 0.
 fn priority(family: Family, ids: &RoutingIds, observed: &Observed) -> RulePriority {
     observed
         .rules
@@ -339,7 +366,7 @@ fn priority(family: Family, ids: &RoutingIds, observed: &Observed) -> RulePriori
         .fold(ids.priority, RulePriority::min)
 }
 
-fn behind(observed: &Observed, ids: &RoutingIds) -> Vec<Warning> {
+fn rules_ahead(observed: &Observed, ids: &RoutingIds) -> Vec<Warning> {
     observed
         .rules
         .iter()
@@ -350,7 +377,7 @@ fn behind(observed: &Observed, ids: &RoutingIds) -> Vec<Warning> {
         .collect()
 }
 
-fn everywhere(family: Family) -> Prefix {
+fn all_destinations(family: Family) -> Prefix {
     let unspecified = match family {
         Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
         Family::V6 => Ipv6Addr::UNSPECIFIED.into(),

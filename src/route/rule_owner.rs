@@ -1,13 +1,16 @@
-//! Whose a foreign rule is, as far as the kernel tells: its protocol number, and the program that usually bears it.
+//! The owner of a foreign rule: its protocol number and the program that usually has this number.
 
 use std::fmt;
 
 use super::observed::RoutingRule;
 use crate::net::RouteProtocol;
 
-/// The names of linux/rtnetlink.h for the protocol ids that are met on laptops and servers.
-const NAMES: [(u8, &str); 16] = [
-    (0, "unspecified: set by hand or by a script, as wg-quick's"),
+/// Owners of the protocol numbers of linux/rtnetlink.h that laptops and servers have.
+const OWNERS: [(u8, &str); 16] = [
+    (
+        0,
+        "unspecified: set by hand or by a script such as wg-quick",
+    ),
     (2, "kernel"),
     (3, "boot: set by hand or by a script"),
     (
@@ -28,7 +31,7 @@ const NAMES: [(u8, &str); 16] = [
     (192, "eigrp"),
 ];
 
-/// A foreign rule, described so that a person finds its owner.
+/// Displays a foreign rule so that a person finds its owner.
 #[derive(Clone, Copy, Debug)]
 pub struct RuleOwner<'a>(pub &'a RoutingRule);
 
@@ -43,18 +46,18 @@ impl fmt::Display for RuleOwner<'_> {
         } = self.0;
         write!(
             f,
-            "the {family} rule at priority {priority} that asks table {table}, of protocol {protocol}"
+            "the {family} rule at priority {priority} with lookup of table {table}, protocol {protocol}"
         )?;
-        match name(*protocol) {
-            Some(name) => write!(f, " ({name})"),
+        match owner(*protocol) {
+            Some(owner) => write!(f, " ({owner})"),
             None => Ok(()),
         }
     }
 }
 
-fn name(protocol: RouteProtocol) -> Option<&'static str> {
-    let found = NAMES.iter().find(|(number, _)| *number == protocol.0);
-    found.map(|(_, name)| *name)
+fn owner(protocol: RouteProtocol) -> Option<&'static str> {
+    let found = OWNERS.iter().find(|(number, _)| *number == protocol.0);
+    found.map(|(_, owner)| *owner)
 }
 
 #[cfg(test)]
@@ -64,7 +67,7 @@ mod tests {
     use crate::route::observed::Selector;
 
     #[test]
-    fn a_rule_says_whose_it_is() {
+    fn a_rule_names_its_owner() {
         let rule = |protocol| RoutingRule {
             family: Family::V4,
             priority: RulePriority(97),
@@ -75,8 +78,8 @@ mod tests {
         };
         assert_eq!(
             RuleOwner(&rule(16)).to_string(),
-            "the IPv4 rule at priority 97 that asks table 51820, of protocol 16 (dhcp)"
+            "the IPv4 rule at priority 97 with lookup of table 51820, protocol 16 (dhcp)"
         );
-        assert!(RuleOwner(&rule(77)).to_string().ends_with("of protocol 77"));
+        assert!(RuleOwner(&rule(77)).to_string().ends_with("protocol 77"));
     }
 }

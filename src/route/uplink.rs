@@ -1,4 +1,6 @@
-//! Which way out is the physical one: read off the routing tables, never asked of a socket, which a VPN would answer.
+//! Selection of the uplink: the physical interface of each family, from the routing tables.
+//!
+//! A connected socket would show the VPN's interface instead.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,22 +9,22 @@ use super::desired::{Uplink, UplinkEvidence, UplinkGateway, Uplinks};
 use super::observed::{InterfaceAddress, Link, MAIN, Nexthop, Observed, Route};
 use crate::net::{Family, IfIndex, InterfacePattern, PerFamily, RouteProtocol};
 
-/// What the user wants of the choice.
+/// Preferences of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UplinkPreferences {
-    /// The one interface to take, whatever it is.
+    /// The only interface to use, of any kind.
     pub pinned: Option<String>,
-    /// The interfaces to take first, the dearest first, whatever their metrics are.
+    /// Preferred interfaces, most preferred first; they outrank metrics.
     pub prefer: Vec<InterfacePattern>,
-    /// The interfaces never to take.
+    /// Interfaces that are never used.
     pub exclude: Vec<InterfacePattern>,
 }
 
 impl UplinkPreferences {
-    /// The place of a link among those that are preferred; all others share the last.
-    fn place(&self, link: &Link) -> usize {
-        let place = self.prefer.iter().position(|it| it.matches(&link.name));
-        place.unwrap_or(self.prefer.len())
+    /// Returns the rank of a link among the preferred ones; all others share the last rank.
+    fn rank(&self, link: &Link) -> usize {
+        let rank = self.prefer.iter().position(|it| it.matches(&link.name));
+        rank.unwrap_or(self.prefer.len())
     }
 
     fn excludes(&self, link: &Link) -> bool {
@@ -30,29 +32,29 @@ impl UplinkPreferences {
     }
 }
 
-/// A way out that was looked at and not taken.
+/// A rejected candidate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedUplink {
     /// The interface's name.
     pub name: String,
-    /// The family of the route that named it.
+    /// Family of the route.
     pub family: Family,
     /// What spoke against it.
     pub reason: RejectionReason,
 }
 
-/// What speaks against a way out.
+/// Reason for a rejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RejectionReason {
     /// It is a tunnel, most likely the VPN.
     Tunnel,
-    /// It is set down.
+    /// It is administratively down.
     Down,
     /// It has no carrier.
     NoCarrier,
-    /// The user excludes it.
+    /// The configuration excludes it.
     Excluded,
-    /// It has no address with which it could reach beyond itself.
+    /// It has no address beyond the link-local ones.
     NoAddress,
 }
 
@@ -68,16 +70,16 @@ impl fmt::Display for RejectionReason {
     }
 }
 
-/// No uplink could be chosen.
+/// No uplink was found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UplinkError {
     /// No route leads out by a usable link.
-    #[error("no physical uplink: {}; name one with --uplink IFACE", listed(.0))]
+    #[error("no network connection found (Wi-Fi or cable): {}; name one with --uplink IFACE", join_rejected(.0))]
     NotFound(Vec<RejectedUplink>),
-    /// The interface that the user named is not there.
-    #[error("the uplink {0:?} is not there: `ip link` lists what is")]
+    /// The configured interface does not exist.
+    #[error("the uplink {0:?} does not exist: `ip link` lists all interfaces")]
     Missing(String),
-    /// The interface that the user named cannot be used.
+    /// The configured interface cannot be used.
     #[error("the uplink {name:?} {reason}")]
     Unusable {
         /// The interface's name.
@@ -85,14 +87,12 @@ pub enum UplinkError {
         /// What speaks against it.
         reason: RejectionReason,
     },
-    /// The interface that the user named has neither a route nor an address.
-    #[error(
-        "the uplink {0:?} leads nowhere: it has no default route, no host route and no address"
-    )]
+    /// The configured interface has neither a route nor an address.
+    #[error("the uplink {0:?} has no default route, no host route and no address")]
     Nowhere(String),
 }
 
-fn listed(rejected: &[RejectedUplink]) -> String {
+fn join_rejected(rejected: &[RejectedUplink]) -> String {
     if rejected.is_empty() {
         return "no default route and no host route through a gateway".to_owned();
     }
@@ -109,10 +109,10 @@ fn listed(rejected: &[RejectedUplink]) -> String {
         .join(", ")
 }
 
-/// Chooses the uplinks: each family's best of [`rank`].
+/// Returns the best uplink of each family by [`rank`].
 ///
 /// # Errors
-/// [`UplinkError`], which says what was rejected and why.
+/// [`UplinkError`] with all rejected candidates.
 pub fn choose(
     observed: &Observed,
     own: RouteProtocol,
@@ -122,16 +122,17 @@ pub fn choose(
     Ok(PerFamily::new(|family| ranked[family].first().cloned()))
 }
 
-/// Finds each family's usable uplinks, the best first. Never empty for both.
+/// Returns the usable uplinks of each family, best first. At least one family has one.
 ///
-/// The candidates are the main table's default routes by metric, then its host routes through a gateway, then the default
-/// routes of other tables; what `own` made is no evidence. Preferred links come first. A candidate counts when its link
-/// is usable, not excluded, no tunnel, and has an address of the family. The families need not leave by the same link: a
-/// network may have one of them only. A pinned link is both families', may be a tunnel, and one that no route names but
-/// that has an address is taken to reach its destinations directly.
+/// Candidates are the main table's default routes by metric, then its host routes through a gateway, then default
+/// routes of other tables. Routes with the protocol number `own` are ignored. Preferred interfaces come first. A
+/// candidate is usable if its link is up and no tunnel, has an address of the family, and is not excluded.
+///
+/// Each family may leave by another link. A pinned link serves both families and may be a tunnel. Without a route, its
+/// destinations are taken to be on the link.
 ///
 /// # Errors
-/// [`UplinkError`], which says what was rejected and why.
+/// [`UplinkError`] with all rejected candidates.
 pub fn rank(
     observed: &Observed,
     own: RouteProtocol,
@@ -139,7 +140,7 @@ pub fn rank(
 ) -> Result<PerFamily<Vec<Uplink>>, UplinkError> {
     let candidates = PerFamily::new(|family| candidates(observed, own, family));
     if let Some(name) = &preferences.pinned {
-        let link = named(observed, name)?;
+        let link = find_link(observed, name)?;
         let mut gateways = PerFamily::new(|family| gateway(observed, link, &candidates, family));
         if gateways.present().next().is_none() {
             let on_link =
@@ -165,7 +166,7 @@ pub fn rank(
     Ok(ranked)
 }
 
-/// A family's uplinks, the best first; notes what was rejected.
+/// Returns a family's usable uplinks, best first, and records the rejected candidates.
 fn usable(
     observed: &Observed,
     preferences: &UplinkPreferences,
@@ -189,7 +190,7 @@ fn usable(
             reason
         } else if let Some(gateway) = gateway(observed, link, candidates, family) {
             let uplink = uplink(link, gateway, candidate.why);
-            found.push((preferences.place(link), uplink));
+            found.push((preferences.rank(link), uplink));
             continue;
         } else {
             RejectionReason::NoAddress
@@ -203,11 +204,11 @@ fn usable(
             rejected.push(entry);
         }
     }
-    found.sort_by_key(|(place, _)| *place);
+    found.sort_by_key(|(rank, _)| *rank);
     found.into_iter().map(|(_, uplink)| uplink).collect()
 }
 
-/// A family's way onwards from a link, if there is one.
+/// Returns the next hop of a link for a family, if there is one.
 fn gateway(
     observed: &Observed,
     link: &Link,
@@ -216,7 +217,7 @@ fn gateway(
 ) -> Option<UplinkGateway> {
     let mut routes = candidates[family].iter();
     let route = routes.find(|route| route.link == link.index)?;
-    // A route may outlive the last address, and then the kernel takes another link's for its source: the VPN's.
+    // A route may outlive the last address. Then the kernel selects another link's address: the VPN's.
     has_address(observed, link, family)
         .then(|| route.via.map_or(UplinkGateway::OnLink, UplinkGateway::Via))
 }
@@ -230,7 +231,7 @@ fn uplink(link: &Link, gateway: UplinkGateway, why: UplinkEvidence) -> Uplink {
     }
 }
 
-/// A route's way onwards as evidence for its link.
+/// A next hop of a route as evidence for its link.
 struct Candidate {
     why: UplinkEvidence,
     metric: u32,
@@ -238,7 +239,7 @@ struct Candidate {
     via: Option<IpAddr>,
 }
 
-/// A family's candidates, the best first.
+/// Returns a family's candidates, best first.
 fn candidates(observed: &Observed, own: RouteProtocol, family: Family) -> Vec<Candidate> {
     let mut found: Vec<_> = observed
         .routes
@@ -271,7 +272,7 @@ fn evidence(route: &Route, via: Option<IpAddr>) -> Option<UplinkEvidence> {
     }
 }
 
-fn named<'a>(observed: &'a Observed, name: &str) -> Result<&'a Link, UplinkError> {
+fn find_link<'a>(observed: &'a Observed, name: &str) -> Result<&'a Link, UplinkError> {
     let link = observed
         .links
         .iter()
@@ -294,7 +295,7 @@ fn unusable(link: &Link) -> Option<RejectionReason> {
     }
 }
 
-/// Whether the link has an address of that family with which it can reach beyond itself.
+/// Whether the link has an address of the family that is not link-local.
 fn has_address(observed: &Observed, link: &Link, family: Family) -> bool {
     observed
         .addresses

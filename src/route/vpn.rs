@@ -1,25 +1,25 @@
-//! Which VPNs there are: the tunnels that routes lead into.
+//! VPN interfaces: tunnels that routes lead into.
 
 use super::observed::{Observed, Route};
 use crate::net::{Family, IfIndex};
 
-/// A tunnel that routes lead into.
+/// A tunnel interface with routes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vpn {
-    /// The interface's name.
+    /// Name of the interface.
     pub name: String,
-    /// The kind of its link, if the kernel names one.
+    /// Kind of the link (`IFLA_INFO_KIND`), if the kernel reports one.
     pub kind: Option<String>,
-    /// Whether it takes all of IPv4.
+    /// Whether the tunnel takes all IPv4 traffic.
     pub takes_v4: bool,
-    /// Whether it takes all of IPv6.
+    /// Whether the tunnel takes all IPv6 traffic.
     pub takes_v6: bool,
 }
 
-/// Finds every tunnel that is up and has a route to more than itself, other than ours.
+/// Returns every tunnel that is up and has a route beyond its own addresses, except voicelane's TUN.
 ///
-/// A VPN takes all of a family by a default route, in any table that its rules may ask, or by the two halves of one
-/// (OpenVPN's `def1`). IPsec without an interface of its own does not show here.
+/// A VPN takes all traffic of a family by a default route in any table, or by two halves of it (OpenVPN's `def1`).
+/// IPsec without an interface is not found here.
 #[must_use]
 pub fn find(observed: &Observed, ours: IfIndex) -> Vec<Vpn> {
     let tunnels = observed.links.iter();
@@ -30,7 +30,7 @@ pub fn find(observed: &Observed, ours: IfIndex) -> Vec<Vpn> {
             routes.filter(|route| route.hops.iter().any(|hop| hop.link == Some(link.index)))
         };
         let takes = |family| takes_all(routes().filter(|route| route.family() == family));
-        // A link's own addresses have routes of their full length, and its multicast one of 8 bits.
+        // Routes of a link's own addresses have the full length; its multicast route has 8 bits.
         let reaches = |route: &Route| {
             route.prefix.len() < route.family().bits() && !route.prefix.first().is_multicast()
         };
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn tunnels_that_lead_somewhere_are_vpns_and_ours_is_none() {
+    fn tunnels_with_routes_are_vpns_except_ours() {
         let observed = Observed {
             links: vec![
                 link(2, "eth0", None),

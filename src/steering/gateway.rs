@@ -1,4 +1,4 @@
-//! What the kernel must be set to for clients to be served: looked at, and left to IT but for our own TUN.
+//! Prerequisites of a gateway in the kernel. Only the TUN's are set here; all others are the administrator's.
 
 use std::collections::BTreeSet;
 
@@ -7,47 +7,48 @@ use crate::route::desired::Desired;
 use crate::route::observed::Observed;
 use crate::sysctl::{self, SysctlKey};
 
-/// Lets the kernel forward what comes out of our TUN, where it forwards IPv4 from some links only.
+/// Enables IPv4 forwarding of packets out of the TUN.
 ///
 /// # Errors
-/// The setting that could not be written.
+/// The sysctl could not be written.
 pub(super) fn prepare_tun(tun: &str) -> Result<(), sysctl::SysctlError> {
     sysctl::write(&SysctlKey::new(Family::V4, tun, "forwarding"), "1")
 }
 
-/// What keeps clients of a link from being served that is not ours to change, a sentence each.
+/// Returns the unmet prerequisites of a gateway, one sentence each.
 #[must_use]
 pub(super) fn unmet_prerequisites(desired: &Desired, observed: &Observed) -> Vec<String> {
     let links: BTreeSet<_> = desired.clients.iter().map(|it| &it.1).collect();
-    let is_one = |family, link: &str, name| {
+    let is_enabled = |family, link: &str, name| {
         sysctl::read(&SysctlKey::new(family, link, name)).is_ok_and(|value| value == "1")
     };
-    let mut told = Vec::new();
+    let mut unmet = Vec::new();
     for link in links {
-        let served = |family| desired.captured_clients().contains(&(family, link.clone()));
+        let is_captured = |family| desired.captured_clients().contains(&(family, link.clone()));
         if !observed.links.iter().any(|it| it.name == *link) {
-            told.push(format!(
-                "there is no interface {link}, so nobody behind it is served: [gateway] interfaces names it"
+            unmet.push(format!(
+                "There is no interface {link}, which [gateway] interfaces names. Media of its clients stays in the VPN."
             ));
             continue;
         }
-        if served(Family::V4) && !is_one(Family::V4, link, "forwarding") {
-            told.push(format!(
-                "this machine does not forward IPv4 of clients at {link}: sysctl net.ipv4.ip_forward=1, if it is to be a gateway"
+        if is_captured(Family::V4) && !is_enabled(Family::V4, link, "forwarding") {
+            unmet.push(format!(
+                "This machine does not forward IPv4 packets of clients at {link}. To make it a gateway: sysctl net.ipv4.ip_forward=1"
             ));
         }
-        let forwards_v6 =
-            is_one(Family::V6, "all", "forwarding") || is_one(Family::V6, link, "force_forwarding");
-        if served(Family::V6) && !is_one(Family::V6, link, "disable_ipv6") && !forwards_v6 {
-            told.push(format!(
-                "this machine does not forward IPv6 of clients at {link}: sysctl net.ipv6.conf.all.forwarding=1, if it is to be a gateway"
+        let forwards_v6 = is_enabled(Family::V6, "all", "forwarding")
+            || is_enabled(Family::V6, link, "force_forwarding");
+        if is_captured(Family::V6) && !is_enabled(Family::V6, link, "disable_ipv6") && !forwards_v6
+        {
+            unmet.push(format!(
+                "This machine does not forward IPv6 packets of clients at {link}. To make it a gateway: sysctl net.ipv6.conf.all.forwarding=1"
             ));
         }
     }
-    told
+    unmet
 }
 
-/// The largest packet that every client's link takes, if that can be read.
+/// Returns the smallest MTU of the clients' links in bytes, if it can be read.
 #[must_use]
 pub(super) fn mtu(desired: &Desired) -> Option<u16> {
     let mtus = desired.clients.iter().filter_map(|(_, link)| {

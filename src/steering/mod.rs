@@ -1,35 +1,23 @@
-//! Rules, routes and settings of the kernel: what we want, what is there, what to change.
+//! Traffic steering: brings routes, rules, nftables tables, IPsec policies and sysctls to the desired state.
 //!
 //! # Theory of operation
 //!
-//! **Capture.** One table per protocol and port range holds the range's prefixes as routes into our TUN, and one rule
-//! per table asks it: `iif lo ipproto udp dport 10000-60000 lookup 30317`. Rules grow with port ranges, not with
-//! prefixes, and nothing but what the policy names enters the TUN. What carries our mark is never captured: the relay
-//! sends into the VPN too. The way out is a table of its own, asked for what
-//! carries our mark and is bound to the uplink: a VPN that replaces the main table's default route does not touch it.
+//! **Reconciliation.** [`TrafficSteering::reconcile`] observes the kernel, plans and applies the difference
+//! ([`crate::route::plan`]). [`watch::Watch`] only reports that something changed. So a start, a reload, a flush by
+//! another program, a new network and a restart after a crash are the same step.
 //!
-//! **Priority.** A VPN that adds rules without a priority gets the places just ahead of the first rule that is there,
-//! hence ahead of ours. So our place is not a number but an order, just ahead of the first foreign rule, and it is
-//! taken anew whenever a rule appears. (Priority 0 would end the race, and put a VPN that starts later at 0 as well:
-//! behind us, but with its own two rules the wrong way round, so that the LAN falls into the tunnel.)
+//! **What drops media, and the remedy:**
 //!
-//! **Desired, observed, plan.** [`crate::route::plan::plan`] is a pure function from what is wanted and what is there to ordered
-//! changes; [`crate::route::netlink`] reads the one and carries out the other. [`watch::Watch`] only says that something changed. So
-//! start, reload, another program's flush, a new network and a restart after a crash are all the same step.
+//! - A strict reverse-path filter drops replies: [`crate::sysctl`].
+//! - IPsec policies take packets after routing: [`crate::sysctl`] and [`crate::ipsec`].
+//! - A VPN's firewall drops replies to the VPN's address: [`ReplySourceTable`].
+//! - A kill switch blocks the direct path: [`Firewall`] finds it, and then nothing is captured.
 //!
-//! **Ours** is what bears our protocol number, in or asking a table of our range. Nothing else is ever changed or
-//! deleted, and a deletion names all selectors: one that names none would take the `local` rule with it.
+//! **Clients.** Rules that match a mark capture the traffic of a gateway's clients. [`ClientCapture`] sets the mark.
 //!
-//! **Obstacles.** Strict reverse-path filters drop replies: [`crate::sysctl`], with a [`SavedSysctls`] of what was not ours. IPsec
-//! takes packets after routing: [`crate::sysctl`] and [`crate::ipsec`]. A VPN's firewall drops replies to its address: [`ReplySourceTable`] and
-//! [`crate::nftables`]. A kill switch forbids the direct path: [`Firewall`] finds that out, and then nothing is captured.
-//!
-//! **Clients.** A gateway's clients are captured as this machine's own applications are, by rules that ask for a mark:
-//! [`ClientCapture`] makes it, for whole datagrams.
-//!
-//! **End.** [`TrafficSteering::revert`] goes the way back: exemptions, rules, routes, settings. After a kill, the TUN takes its
-//! routes with it, rules ask empty tables, the alias table goes with its socket and exemptions lapse; [`cleanup`]
-//! removes the rest.
+//! **End.** [`TrafficSteering::revert`] deletes bypass policies, rules and routes, and restores sysctls. After a kill,
+//! the TUN's routes go with the TUN, nftables tables go with their socket, bypass policies expire, and rules look up
+//! empty tables. [`cleanup`] removes the rest.
 
 mod gateway;
 pub mod watch;
@@ -53,7 +41,7 @@ use crate::route::plan::{self, RoutingChange, TooManyPortRanges, Warning};
 use crate::route::vpn::{self, Vpn};
 use crate::sysctl::{self, SavedSysctl, SavedSysctls, SavedSysctlsError, SysctlError};
 
-/// A part of the steering that failed.
+/// Failure of one part of traffic steering.
 #[derive(Debug, thiserror::Error)]
 pub enum SteeringError {
     /// Links, routes or rules.
@@ -62,21 +50,21 @@ pub enum SteeringError {
     /// More port ranges than tables.
     #[error(transparent)]
     Plan(#[from] TooManyPortRanges),
-    /// A setting of our TUN.
+    /// A sysctl of the TUN.
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
-    /// A setting of the uplink, or the record of it.
+    /// A sysctl of the uplink, or the saved sysctls.
     #[error(transparent)]
     SavedSysctls(#[from] SavedSysctlsError),
-    /// IPsec exemptions.
+    /// IPsec bypass policies.
     #[error(transparent)]
     Xfrm(#[from] XfrmError),
-    /// Aliases.
+    /// nftables tables.
     #[error(transparent)]
     Nft(#[from] NftError),
 }
 
-/// Everything that failed while the rest was done. Never empty.
+/// All failures of one operation; never empty. Steps that do not depend on a failed one were done.
 #[derive(Debug)]
 pub struct SteeringErrors(pub Vec<SteeringError>);
 
@@ -88,9 +76,9 @@ impl fmt::Display for SteeringErrors {
             }
             error.fmt(f)?;
             let mut cause = std::error::Error::source(error);
-            while let Some(deeper) = cause {
-                write!(f, ": {deeper}")?;
-                cause = deeper.source();
+            while let Some(inner) = cause {
+                write!(f, ": {inner}")?;
+                cause = inner.source();
             }
         }
         Ok(())
@@ -105,21 +93,21 @@ impl<E: Into<SteeringError>> From<E> for SteeringErrors {
     }
 }
 
-/// Gathers the errors of steps that do not depend on each other.
+/// Collects the errors of independent steps.
 #[derive(Default)]
 struct Failures(Vec<SteeringError>);
 
 impl Failures {
-    fn note<T, E: Into<SteeringError>>(&mut self, outcome: Result<T, E>) -> Option<T> {
+    fn record<T, E: Into<SteeringError>>(&mut self, outcome: Result<T, E>) -> Option<T> {
         outcome.map_err(|error| self.0.push(error.into())).ok()
     }
 
-    fn note_all(&mut self, outcome: Result<(), Vec<NetlinkError>>) {
+    fn record_all(&mut self, outcome: Result<(), Vec<NetlinkError>>) {
         self.0
             .extend(outcome.err().into_iter().flatten().map(SteeringError::from));
     }
 
-    fn or<T>(self, value: T) -> Result<T, SteeringErrors> {
+    fn into_result<T>(self, value: T) -> Result<T, SteeringErrors> {
         if self.0.is_empty() {
             Ok(value)
         } else {
@@ -128,61 +116,63 @@ impl Failures {
     }
 }
 
-/// Our TUN, as its device was made.
+/// The TUN interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tun {
-    /// Its name.
+pub struct TunInterface {
+    /// Name.
     pub name: String,
-    /// Its index.
+    /// Index.
     pub index: IfIndex,
-    /// The largest packet that it is to take, in bytes.
+    /// MTU in bytes.
     pub mtu: u32,
 }
 
-/// What a reconciliation did and found.
+/// Result of a reconciliation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SteeringReport {
-    /// The changes, all carried out. Empty when everything was in place.
+    /// Applied changes; empty if the kernel had the desired state.
     pub changes: Vec<RoutingChange>,
-    /// What a person should know.
+    /// Parts of the desired state that cannot be reached.
     pub warnings: Vec<Warning>,
-    /// The place of our rules, when there are any.
+    /// Priority of voicelane's rules, if there are any.
     pub priority: Option<RulePriority>,
-    /// The reply_sources in force: replies to a `real` address must be written to its `alias`.
+    /// Active reply source substitutions: a reply to a `real` address must be sent to its `substitute`.
     pub reply_sources: Vec<ReplySource>,
-    /// Of which families there are IPsec policies that direct sockets must be exempt from.
+    /// Families with foreign IPsec policies, for which direct sockets need an IPsec bypass.
     pub foreign_ipsec: PerFamily<bool>,
-    /// The VPNs that take traffic.
+    /// VPN interfaces.
     pub vpns: Vec<Vpn>,
-    /// What keeps a gateway's clients from being served that is not ours to change, a sentence each.
+    /// Unmet prerequisites of a gateway, one sentence each. Only the administrator can change them.
     pub unmet_prerequisites: Vec<String>,
-    /// The largest packet that the links of a gateway's clients take.
+    /// Smallest MTU of the clients' links in bytes.
     pub clients_mtu: Option<u16>,
 }
 
-/// The hold on the kernel's routing: from [`TrafficSteering::open`], with nothing captured, over any number of
-/// [`TrafficSteering::reconcile`] to [`TrafficSteering::revert`].
+/// Voicelane's state in the kernel.
+///
+/// [`TrafficSteering::open`] captures nothing. [`TrafficSteering::reconcile`] may be called any number of times.
+/// [`TrafficSteering::revert`] ends it.
 pub struct TrafficSteering {
     rtnetlink: Rtnetlink,
     ipsec: Option<Ipsec>,
     saved: SavedSysctls,
     reply_sources: Result<ReplySourceTable, NftError>,
     firewall: Result<Firewall, NftError>,
-    /// There while clients are to be served.
+    /// Present while clients are captured.
     gateway: Option<ClientCapture>,
     ids: RoutingIds,
-    tun: Tun,
+    tun: TunInterface,
 }
 
 impl TrafficSteering {
-    /// Prepares our TUN and brings it up. Nothing is captured yet.
+    /// Prepares the TUN and brings it up. Nothing is captured yet.
     ///
     /// # Errors
-    /// [`SteeringError`]. A kernel without nftables is none: see [`TrafficSteering::reply_source_error`].
+    /// [`SteeringError`]. A kernel without nftables is no error: see [`TrafficSteering::reply_source_error`].
     pub async fn open(
         runtime_dir: &Path,
         ids: RoutingIds,
-        tun: Tun,
+        tun: TunInterface,
     ) -> Result<Self, SteeringError> {
         let (rtnetlink, ipsec) = (Rtnetlink::open()?, Ipsec::open()?);
         let saved = SavedSysctls::open(runtime_dir)?;
@@ -200,28 +190,29 @@ impl TrafficSteering {
         })
     }
 
-    /// Why there are no reply_sources, if there are none: replies to a VPN's own address may then be dropped by its firewall.
+    /// Returns why reply source substitution is not available, if so. A VPN's firewall may then drop replies to the
+    /// VPN's address.
     #[must_use]
     pub fn reply_source_error(&self) -> Option<&NftError> {
         self.reply_sources.as_ref().err()
     }
 
-    /// The netlink port of our own changes, for [`watch::Watch::open`].
+    /// Returns the netlink port of voicelane's changes, for [`watch::Watch::open`].
     #[must_use]
     pub const fn port(&self) -> u32 {
         self.rtnetlink.port()
     }
 
-    /// Whether a connection to the kernel has ended, so that [`TrafficSteering::reconnect`] is due.
+    /// Whether a connection to the kernel is closed, so that [`TrafficSteering::reconnect`] is necessary.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.rtnetlink.is_closed() || self.ipsec.as_ref().is_some_and(Ipsec::is_closed)
     }
 
-    /// Opens anew what has ended of the connections to the kernel. [`TrafficSteering::port`] is another one then.
+    /// Replaces closed connections. [`TrafficSteering::port`] changes.
     ///
     /// # Errors
-    /// When the kernel has no socket for us.
+    /// No socket could be opened.
     pub fn reconnect(&mut self) -> Result<(), SteeringError> {
         if self.rtnetlink.is_closed() {
             self.rtnetlink = Rtnetlink::open()?;
@@ -232,7 +223,7 @@ impl TrafficSteering {
         Ok(())
     }
 
-    /// Reads what the kernel has, for [`crate::route::uplink::choose`].
+    /// Reads links, addresses, routes and rules.
     ///
     /// # Errors
     /// [`NetlinkError::Dump`], [`NetlinkError::Lost`].
@@ -240,7 +231,7 @@ impl TrafficSteering {
         self.rtnetlink.observe().await
     }
 
-    /// Of which families there are IPsec policies that direct sockets must be exempt from.
+    /// Returns the families with foreign IPsec policies, for which direct sockets need an IPsec bypass.
     ///
     /// # Errors
     /// [`XfrmError::Dump`].
@@ -251,25 +242,25 @@ impl TrafficSteering {
         }
     }
 
-    /// Brings into force what is desired. The first time acquires; every notice of [`watch::Watch`] calls for another.
+    /// Observes the kernel and applies the desired state. Each notification of [`watch::Watch`] requires a call.
     ///
     /// # Errors
-    /// Everything that failed; what does not depend on it was done all the same.
+    /// All failures. Steps that do not depend on a failed one were done.
     ///
     /// # Cancel safety
-    /// What was done stays done; the next reconciliation does the rest.
+    /// Applied changes stay. The next reconciliation applies the rest.
     pub async fn reconcile(&mut self, desired: &Desired) -> Result<SteeringReport, SteeringErrors> {
         let observed = self.rtnetlink.observe().await?;
         self.apply(desired, &observed).await
     }
 
-    /// Does what [`TrafficSteering::reconcile`] does, from what was observed just now.
+    /// Applies the desired state from a recent observation.
     ///
     /// # Errors
-    /// Likewise.
+    /// As [`TrafficSteering::reconcile`].
     ///
     /// # Cancel safety
-    /// Likewise.
+    /// As [`TrafficSteering::reconcile`].
     pub async fn apply(
         &mut self,
         desired: &Desired,
@@ -278,49 +269,49 @@ impl TrafficSteering {
         let plan = plan::plan(desired, &self.ids, observed)?;
         let mut failures = Failures::default();
         if let Some(uplink) = &desired.uplinks.v4 {
-            failures.note(sysctl::prepare_uplink(&mut self.saved, &uplink.name));
+            failures.record(sysctl::prepare_uplink(&mut self.saved, &uplink.name));
         }
         let links = desired.uplinks.present();
         let links: BTreeSet<_> = links.map(|(_, uplink)| uplink.name.clone()).collect();
         if let (Ok(firewall), false) = (&mut self.firewall, links.is_empty()) {
             let mark = desired.marks.mark.unwrap_or(self.ids.mark);
-            failures.note(firewall.set_marks(desired.marks, &links, mark));
+            failures.record(firewall.set_marks(desired.marks, &links, mark));
         }
         let mut reply_sources = Vec::new();
         if let Ok(table) = &mut self.reply_sources {
             reply_sources = nftables::reply_sources(observed, self.tun.index);
-            failures.note(table.set(&reply_sources));
+            failures.record(table.set(&reply_sources));
         }
-        failures.note(self.ensure_gateway(desired));
-        failures.note_all(self.rtnetlink.apply(&plan.changes).await);
+        failures.record(self.ensure_gateway(desired));
+        failures.record_all(self.rtnetlink.apply(&plan.changes).await);
         if let Some(gateway) = &mut self.gateway {
-            failures.note(gateway.remove_clients(desired));
+            failures.record(gateway.remove_clients(desired));
         }
         if desired.clients.is_empty() {
             self.gateway = None;
         }
-        let foreign = failures.note(self.foreign_ipsec().await);
+        let foreign = failures.record(self.foreign_ipsec().await);
         let foreign = foreign.unwrap_or_default();
         if let Some(ipsec) = &self.ipsec {
-            let is_wanted = desired.uplinks.v6.is_some() && foreign.v6;
-            // Who looks for the mark comes after the mark, and goes before it.
-            let mut answers = is_wanted.then_some(self.ids.mark);
-            if let (Ok(firewall), true) = (&mut self.firewall, is_wanted) {
-                failures.note(firewall.set_reply_mark(answers));
+            let is_needed = desired.uplinks.v6.is_some() && foreign.v6;
+            // Policies that match the mark are added after the mark is set and deleted before it is removed.
+            let mut reply_mark = is_needed.then_some(self.ids.mark);
+            if let (Ok(firewall), true) = (&mut self.firewall, is_needed) {
+                failures.record(firewall.set_reply_mark(reply_mark));
             } else {
-                answers = None;
+                reply_mark = None;
             }
-            let wanted = if is_wanted {
-                bypass_policies(&desired.captures, answers)
+            let bypasses = if is_needed {
+                bypass_policies(&desired.captures, reply_mark)
             } else {
                 Vec::new()
             };
-            failures.note(ipsec.reconcile(&wanted, SystemTime::now()).await);
-            if let (Ok(firewall), None) = (&mut self.firewall, answers) {
-                failures.note(firewall.set_reply_mark(None));
+            failures.record(ipsec.reconcile(&bypasses, SystemTime::now()).await);
+            if let (Ok(firewall), None) = (&mut self.firewall, reply_mark) {
+                failures.record(firewall.set_reply_mark(None));
             }
         }
-        failures.or(SteeringReport {
+        failures.into_result(SteeringReport {
             changes: plan.changes,
             warnings: plan.warnings,
             priority: plan.priority,
@@ -332,7 +323,7 @@ impl TrafficSteering {
         })
     }
 
-    /// Marks packets of the clients that are to be served, before rules ask for the mark.
+    /// Sets the mark of clients' packets, before rules match it.
     fn ensure_gateway(&mut self, desired: &Desired) -> Result<(), SteeringError> {
         if self.gateway.is_none() && !desired.clients.is_empty() {
             gateway::prepare_tun(&self.tun.name)?;
@@ -344,14 +335,14 @@ impl TrafficSteering {
         Ok(())
     }
 
-    /// Waits until the firewall has refused a packet of a gateway's client, or an answer to one; for ever where none is
-    /// served.
+    /// Waits until the firewall has dropped a packet of a gateway's client or a reply to one. Without clients it waits
+    /// forever.
     ///
     /// # Errors
-    /// When the socket that it is told by fails.
+    /// The socket failed.
     ///
     /// # Cancel safety
-    /// Nothing that was told is lost.
+    /// No notification is lost.
     pub async fn next_blocked(&mut self) -> io::Result<BlockedPath> {
         match &mut self.gateway {
             Some(gateway) => gateway.next_blocked().await,
@@ -359,9 +350,9 @@ impl TrafficSteering {
         }
     }
 
-    /// Makes ready to try whether the firewall lets media by; none without nftables: then nothing is found out.
+    /// Prepares firewall probes. None without nftables.
     ///
-    /// The rules must be in force, if only for what is bound to our TUN ([`Desired::blocked`]).
+    /// The capture rules must be active, at least for sockets bound to the TUN ([`Desired::blocked`]).
     ///
     /// # Errors
     /// [`NftError::Refused`].
@@ -370,10 +361,10 @@ impl TrafficSteering {
         firewall.map(Firewall::prober).transpose()
     }
 
-    /// Takes everything back. The TUN itself is its owner's to close.
+    /// Removes all state from the kernel, except the TUN itself.
     ///
     /// # Errors
-    /// Everything that failed; the rest is done. [`cleanup`] can try again.
+    /// All failures. [`cleanup`] can try again.
     pub async fn revert(mut self) -> Result<(), SteeringErrors> {
         self.reconnect()?;
         remove(
@@ -387,21 +378,21 @@ impl TrafficSteering {
     }
 }
 
-/// What was left of a voicelane that could not revert, and was removed.
+/// State that a killed voicelane left and [`cleanup`] removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leftovers {
-    /// Rules and routes.
+    /// Deleted rules and routes.
     pub changes: Vec<RoutingChange>,
-    /// The number of IPsec exemptions.
+    /// Number of deleted bypass policies.
     pub bypasses: usize,
-    /// Settings that have their former value again.
+    /// Restored sysctls.
     pub settings: Vec<SavedSysctl>,
 }
 
-/// Removes what a killed voicelane left: ours, and nothing else. Not for use while one runs with the same ids.
+/// Removes the state that a killed voicelane left. Must not be called while a voicelane with the same ids runs.
 ///
 /// # Errors
-/// Everything that failed; the rest is done.
+/// All failures. All other state was removed.
 pub async fn cleanup(runtime_dir: &Path, ids: &RoutingIds) -> Result<Leftovers, SteeringErrors> {
     let (rtnetlink, ipsec) = (Rtnetlink::open()?, Ipsec::open()?);
     let mut saved = SavedSysctls::open(runtime_dir)?;
@@ -417,13 +408,13 @@ async fn remove(
     let (mut failures, mut removed) = (Failures::default(), Leftovers::default());
     if let Some(ipsec) = ipsec {
         removed.bypasses = failures
-            .note(ipsec.reconcile(&[], SystemTime::now()).await)
+            .record(ipsec.reconcile(&[], SystemTime::now()).await)
             .unwrap_or_default();
     }
-    if let Some(observed) = failures.note(rtnetlink.observe().await) {
+    if let Some(observed) = failures.record(rtnetlink.observe().await) {
         removed.changes = plan::removal(ids, &observed);
-        failures.note_all(rtnetlink.apply(&removed.changes).await);
+        failures.record_all(rtnetlink.apply(&removed.changes).await);
     }
-    removed.settings = failures.note(saved.restore(|_| true)).unwrap_or_default();
-    failures.or(removed)
+    removed.settings = failures.record(saved.restore(|_| true)).unwrap_or_default();
+    failures.into_result(removed)
 }

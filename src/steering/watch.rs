@@ -1,4 +1,4 @@
-//! Notice that something changed in the kernel's links, addresses, routes, rules, IPsec policies or firewall.
+//! Notifications of changes: links, addresses, routes, rules, IPsec policies and firewall.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,37 +16,37 @@ use crate::nftables::OURS;
 use crate::route::desired::RoutingIds;
 use crate::route::message;
 
-/// `XFRMNLGRP_EXPIRE` and `XFRMNLGRP_POLICY` (linux/xfrm.h): our leases run out, somebody's policies change.
+/// `XFRMNLGRP_EXPIRE` and `XFRMNLGRP_POLICY` (linux/xfrm.h): policies expire or change.
 const XFRM_GROUPS: [u32; 2] = [2, 4];
-/// `NFNLGRP_NFTABLES` (linux/netfilter/nfnetlink.h): somebody's firewall changes.
+/// `NFNLGRP_NFTABLES` (linux/netfilter/nfnetlink.h): nftables changes.
 const FIREWALL_GROUP: u32 = 7;
-/// `NFT_MSG_NEWTABLE` to `NFT_MSG_DELRULE` (linux/netfilter/nf_tables.h), the upper octet being that of nftables. Sets
-/// may change with every packet, and are passed over.
+/// `NFT_MSG_NEWTABLE` to `NFT_MSG_DELRULE` (linux/netfilter/nf_tables.h) with the subsystem in the upper octet. Changes
+/// of sets are ignored: they may come with every packet.
 const FIREWALL_CHANGES: std::ops::RangeInclusive<u16> = 0x0a00..=0x0a08;
-/// How long notices are gathered: a VPN makes a dozen changes in a row when it starts.
+/// Time for which notifications are gathered: a VPN makes a dozen changes in a row when it starts.
 const SETTLE: Duration = Duration::from_millis(20);
-/// How long to wait before a socket that failed is opened anew: one that fails at once again must not keep us busy.
-const PAUSE: Duration = Duration::from_millis(100);
-/// The largest process id (`PID_MAX_LIMIT` of linux/threads.h).
+/// Delay before a failed socket is replaced: one that fails again at once must not use all CPU time.
+const REOPEN_DELAY: Duration = Duration::from_millis(100);
+/// Largest process id (`PID_MAX_LIMIT` of linux/threads.h).
 const LARGEST_PROCESS: u32 = 4 << 20;
-/// How many offenders are remembered of one change.
+/// Maximum number of offenders per change.
 const OFFENDERS: usize = 8;
 
-/// What is known of a change.
+/// A change in the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KernelChange {
-    /// When the first notice came.
+    /// Time of the first notification.
     pub noticed: Option<std::time::Instant>,
-    /// The kernel had more to tell than the socket holds: what is lost is lost.
+    /// Notifications were lost because a socket was full (`ENOBUFS`).
     pub overrun: bool,
     /// IPsec policies may have changed.
     pub ipsec: bool,
-    /// Who took rules or routes of ours away: programs' names with their process ids.
+    /// Programs that deleted voicelane's rules or routes: name and process id.
     pub offenders: BTreeSet<String>,
 }
 
 impl KernelChange {
-    /// Joins what is known of a later change.
+    /// Merges a later change into this one.
     pub fn merge(&mut self, later: Self) {
         self.noticed = self.noticed.or(later.noticed);
         self.overrun |= later.overrun;
@@ -55,10 +55,10 @@ impl KernelChange {
     }
 }
 
-/// A subscription to the kernel's notices, in the network namespace of the thread that opened it.
+/// A subscription to the kernel's notifications, in the network namespace of the thread that opened it.
 ///
-/// What a notice says of the change is not relied on: the answer to it is to observe and to plan anew, so that a notice
-/// that was lost, or one of our own changes, does no harm. It is only read for who was at work.
+/// The content of a notification is not relied on: each one leads to an observation of the full state. So a lost
+/// notification does no harm, nor does one of voicelane's own changes. The content only identifies offenders.
 pub struct Watch {
     routing: TokioSocket,
     ipsec: Option<TokioSocket>,
@@ -66,16 +66,15 @@ pub struct Watch {
     ids: RoutingIds,
     own_port: u32,
     gathered: KernelChange,
-    /// A socket has failed: all are opened anew.
+    /// A socket has failed, so all are replaced.
     has_failed: bool,
 }
 
 impl Watch {
-    /// Subscribes. What changes from now on is told, also while nobody waits. Changes made from the netlink port
-    /// `own_port` are nobody's fault.
+    /// Subscribes. All changes from now on are reported. A change from the netlink port `own_port` has no offender.
     ///
     /// # Errors
-    /// When a socket cannot be opened. A kernel without IPsec or nftables is no error.
+    /// A socket could not be opened. A kernel without IPsec or nftables is no error.
     pub fn open(ids: RoutingIds, own_port: u32) -> io::Result<Self> {
         let routing = [
             MulticastGroup::Link,
@@ -97,66 +96,67 @@ impl Watch {
         })
     }
 
-    /// Takes note that our changes come from another netlink port from now on.
+    /// Sets the netlink port of voicelane's own changes.
     pub const fn set_own_port(&mut self, own_port: u32) {
         self.own_port = own_port;
     }
 
-    /// Waits for a change, gathers those that come with it, and returns what is known of them.
+    /// Waits for a change, gathers further ones for 20 ms, and returns them as one.
     ///
-    /// More notices than a socket holds (`ENOBUFS`) count as a change, and so does a socket that fails: it is opened anew.
+    /// Lost notifications (`ENOBUFS`) and a failed socket count as a change. A failed socket is replaced.
     ///
     /// # Errors
-    /// When there is no socket to be had in the place of one that failed.
+    /// A failed socket could not be replaced.
     ///
     /// # Cancel safety
-    /// A change that was noticed before the caller gave up is told by the next call.
+    /// The next call returns a change that was received before.
     pub async fn next_change(&mut self) -> io::Result<KernelChange> {
         if self.gathered.noticed.is_none() {
-            self.notice().await?;
+            self.receive().await?;
         }
-        let settled = Instant::now() + SETTLE;
-        while let Ok(more) = timeout_at(settled, self.notice()).await {
-            more?;
+        let settled_at = Instant::now() + SETTLE;
+        while let Ok(received) = timeout_at(settled_at, self.receive()).await {
+            received?;
         }
         Ok(std::mem::take(&mut self.gathered))
     }
 
-    /// Tells who took rules or routes of ours away, of the changes that the next call of [`Watch::next_change`] will tell:
-    /// the kernel may show a change before its notice has come.
+    /// Returns the offenders of the changes that the next call of [`Watch::next_change`] returns.
+    ///
+    /// The kernel may show a change before its notification has arrived.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Watch::next_change`].
     pub async fn pending_offenders(&mut self) -> io::Result<&BTreeSet<String>> {
-        while let Ok(more) = timeout(Duration::ZERO, self.notice()).await {
-            more?;
+        while let Ok(received) = timeout(Duration::ZERO, self.receive()).await {
+            received?;
         }
         Ok(&self.gathered.offenders)
     }
 
-    async fn notice(&mut self) -> io::Result<()> {
-        let notice = if self.has_failed {
-            sleep(PAUSE).await;
+    async fn receive(&mut self) -> io::Result<()> {
+        let received = if self.has_failed {
+            sleep(REOPEN_DELAY).await;
             *self = Self {
                 gathered: std::mem::take(&mut self.gathered),
                 ..Self::open(self.ids, self.own_port)?
             };
             None
         } else {
-            let notice = tokio::select! {
-                notice = read(&mut self.routing) => notice,
-                // What these tell does not say who took our rules.
-                notice = read_if_any(&mut self.ipsec) => {
+            let received = tokio::select! {
+                received = read(&mut self.routing) => received,
+                // These notifications name no offender.
+                received = read_if_any(&mut self.ipsec) => {
                     self.gathered.ipsec = true;
-                    notice.map(nothing)
+                    received.map(without_content)
                 }
-                notice = firewall_change(&mut self.firewall) => notice.map(nothing),
+                received = firewall_change(&mut self.firewall) => received.map(without_content),
             };
-            self.has_failed = notice.is_err();
-            notice.ok().flatten()
+            self.has_failed = received.is_err();
+            received.ok().flatten()
         };
-        match notice {
-            Some(datagram) => self.look_for_culprits(&datagram),
+        match received {
+            Some(datagram) => self.record_offender(&datagram),
             None => self.gathered.overrun = true,
         }
         self.gathered
@@ -165,12 +165,12 @@ impl Watch {
         Ok(())
     }
 
-    /// A notice bears the netlink port of the program that asked for the change: by the kernel's custom, its process id.
-    fn look_for_culprits(&mut self, datagram: &[u8]) {
-        let Ok(notice) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(datagram) else {
+    /// Records the offender of a notification: its netlink port is by convention the process id.
+    fn record_offender(&mut self, datagram: &[u8]) {
+        let Ok(notification) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(datagram) else {
             return;
         };
-        let ours = match &notice.payload {
+        let is_own = match &notification.payload {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRule(rule)) => {
                 message::rule(rule).is_some_and(|rule| rule.is_owned_by(&self.ids))
             }
@@ -179,19 +179,20 @@ impl Watch {
             }
             _ => false,
         };
-        let port = notice.header.port_number;
-        // Port 0 is the kernel itself: a link went, and its routes with it.
-        if ours && port != 0 && port != self.own_port && self.gathered.offenders.len() < OFFENDERS {
+        let port = notification.header.port_number;
+        // Port 0 is the kernel itself: it deletes the routes of a link that goes.
+        if is_own && port != 0 && port != self.own_port && self.gathered.offenders.len() < OFFENDERS
+        {
             self.gathered.offenders.insert(program(port));
         }
     }
 }
 
-/// Names a program by its netlink port. The first socket of a program has the process id for its port, others have any
-/// number above [`LARGEST_PROCESS`].
+/// Returns the name of a program by its netlink port. The first socket of a program has the process id as its port;
+/// further sockets have numbers above [`LARGEST_PROCESS`].
 fn program(port: u32) -> String {
     if port > LARGEST_PROCESS {
-        return "a program that hides its number".to_owned();
+        return "an unidentified program".to_owned();
     }
     match fs::read_to_string(format!("/proc/{port}/comm")) {
         Ok(name) => format!("{} (process {port})", name.trim_end()),
@@ -199,38 +200,40 @@ fn program(port: u32) -> String {
     }
 }
 
-/// Waits for a notice that tells of somebody else's table, chain or rule (every probe makes and removes chains of ours);
-/// for ever without a socket.
+/// Waits for a notification about a foreign table, chain or rule; forever without a socket. Each probe changes
+/// voicelane's own chains.
 async fn firewall_change(socket: &mut Option<TokioSocket>) -> io::Result<Option<Vec<u8>>> {
     loop {
-        let notice = read_if_any(socket).await?;
-        // One that was lost may have told anything.
-        let tells = |notice: &Vec<u8>| {
-            let mut changes = messages(notice).filter(|it| FIREWALL_CHANGES.contains(&it.0));
-            changes.any(|(_, content)| !is_about_ours(content))
+        let received = read_if_any(socket).await?;
+        // A lost notification may have been about a foreign table.
+        let is_foreign = |notification: &Vec<u8>| {
+            let mut changes = messages(notification).filter(|it| FIREWALL_CHANGES.contains(&it.0));
+            changes.any(|(_, content)| !names_own_table(content))
         };
-        if notice.as_ref().is_none_or(tells) {
-            return Ok(notice);
+        if received.as_ref().is_none_or(is_foreign) {
+            return Ok(received);
         }
     }
 }
 
-/// The messages of a notice by type, with what follows their header (struct nlmsghdr), which begins with the length.
-fn messages(mut notice: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+/// Returns the messages of a notification: type and content after the header (struct nlmsghdr).
+fn messages(mut notification: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     const HEADER: usize = 16;
     std::iter::from_fn(move || {
-        let (length, rest) = notice.split_first_chunk()?;
+        let (length, rest) = notification.split_first_chunk()?;
         let (kind, _) = rest.split_first_chunk()?;
         let length = (u32::from_ne_bytes(*length) as usize).max(HEADER);
-        let content = notice.get(HEADER..length)?;
-        notice = notice.get(length.next_multiple_of(4)..).unwrap_or_default();
+        let content = notification.get(HEADER..length)?;
+        notification = notification
+            .get(length.next_multiple_of(4)..)
+            .unwrap_or_default();
         Some((u16::from_ne_bytes(*kind), content))
     })
 }
 
-/// Whether a message on a table, a chain or a rule names a table of ours: behind struct nfgenmsg, as the attribute of the
-/// same number in all three.
-fn is_about_ours(content: &[u8]) -> bool {
+/// Whether a message about a table, chain or rule names one of voicelane's tables. The attribute follows struct
+/// nfgenmsg and has the same number in all three.
+fn names_own_table(content: &[u8]) -> bool {
     const FAMILY: usize = 4;
     const TABLE: u16 = 1;
     let attributes = NlasIterator::new(content.get(FAMILY..).unwrap_or_default());
@@ -238,9 +241,9 @@ fn is_about_ours(content: &[u8]) -> bool {
     tables.any(|it| it.value().starts_with(OURS.as_bytes()))
 }
 
-/// Keeps of a notice that there was one.
-fn nothing(notice: Option<Vec<u8>>) -> Option<Vec<u8>> {
-    notice.map(|_| Vec::new())
+/// Drops the content of a notification.
+fn without_content(notification: Option<Vec<u8>>) -> Option<Vec<u8>> {
+    notification.map(|_| Vec::new())
 }
 
 async fn read_if_any(socket: &mut Option<TokioSocket>) -> io::Result<Option<Vec<u8>>> {
@@ -257,10 +260,10 @@ fn subscribe(protocol: isize, groups: impl Iterator<Item = u32>) -> io::Result<T
     Ok(socket)
 }
 
-/// Reads a notice; none when some were lost.
+/// Reads a notification; none if some were lost.
 async fn read(socket: &mut TokioSocket) -> io::Result<Option<Vec<u8>>> {
     match socket.recv_from_full().await {
-        Ok((notice, _)) => Ok(Some(notice)),
+        Ok((notification, _)) => Ok(Some(notification)),
         Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => Ok(None),
         Err(error) => Err(error),
     }

@@ -1,17 +1,16 @@
-//! The settings of our TUN and of the uplink.
+//! Sysctls of the TUN and of the uplink.
 
 use super::saved::{SavedSysctls, SavedSysctlsError};
 use super::{SysctlError, SysctlKey, read, write};
 use crate::net::Family;
 
-/// What our TUN needs. IPv6 has no `disable_xfrm`: see [`crate::ipsec`].
+/// Sysctls of the TUN. IPv6 has no `disable_xfrm`: see [`crate::ipsec`].
 ///
-/// - `disable_xfrm`, `disable_policy`: an IPsec VPN's policies take neither what is routed into the TUN nor refuse
-///   what comes out of it.
-/// - `rp_filter` 2: the kernel uses the greater of this and that of "all", so that 2, loose, is the one value that
-///   keeps "all" = 1, strict, away. ICMP errors come from routers that no route of ours leads to. The loose filter
-///   wants an IPv4 address on the link: see [`crate::route::netlink::Kernel::bring_up`].
-/// - `addr_gen_mode` 1, none: no link-local address, and with it no router or listener discovery on the TUN.
+/// - `disable_xfrm`, `disable_policy`: no IPsec policy takes packets into the TUN or rejects packets out of it.
+/// - `rp_filter` 2, loose: the kernel uses the maximum of this and of "all", so only 2 overrides "all" = 1, strict.
+///   ICMP errors come from routers that no route of the TUN leads to. The loose filter requires an IPv4 address on the
+///   link: see [`crate::route::netlink::Rtnetlink::bring_up`].
+/// - `addr_gen_mode` 1, none: no link-local address, and so no router or listener discovery on the TUN.
 const TUN: [(Family, &str, &str); 7] = [
     (Family::V4, "disable_xfrm", "1"),
     (Family::V4, "disable_policy", "1"),
@@ -22,10 +21,10 @@ const TUN: [(Family, &str, &str); 7] = [
     (Family::V6, "router_solicitations", "0"),
 ];
 
-/// Sets up our TUN, before it is brought up. A setting that this kernel does not have is passed over.
+/// Sets the sysctls of the TUN, before it is brought up. Skips a sysctl that the kernel does not have.
 ///
 /// # Errors
-/// The first setting that could not be written.
+/// The first sysctl that could not be written.
 pub fn prepare_tun(tun: &str) -> Result<(), SysctlError> {
     for (family, name, value) in TUN {
         match write(&SysctlKey::new(family, tun, name), value) {
@@ -36,20 +35,20 @@ pub fn prepare_tun(tun: &str) -> Result<(), SysctlError> {
     Ok(())
 }
 
-/// Lets replies to our own sockets in at the uplink.
+/// Makes a strict reverse-path filter of the uplink loose, so that replies to direct sockets are accepted.
 ///
-/// The way back to a captured prefix leads into the TUN. A strict reverse-path filter (RFC 3704 section 2.2), and the
-/// kernel uses the greater value of the interface's and of "all", therefore drops the answers; it becomes a loose one
-/// (section 2.4). A filter that is off stays off. Other uplinks of before get their value back.
+/// The route to a captured prefix leads into the TUN. A strict filter (RFC 3704 section 2.2) therefore drops the
+/// replies; a loose one (section 2.4) accepts them. The kernel uses the maximum of the interface's value and of "all".
+/// A filter that is off stays off. Former uplinks get their value back.
 ///
 /// # Errors
 /// [`SavedSysctlsError`].
-pub fn prepare_uplink(journal: &mut SavedSysctls, uplink: &str) -> Result<(), SavedSysctlsError> {
+pub fn prepare_uplink(saved: &mut SavedSysctls, uplink: &str) -> Result<(), SavedSysctlsError> {
     let filter = |interface| SysctlKey::new(Family::V4, interface, "rp_filter");
-    journal.restore(|entry| entry.key != filter(uplink))?;
+    saved.restore(|entry| entry.key != filter(uplink))?;
     let (own, all) = (read(&filter(uplink))?, read(&filter("all"))?);
     if own.as_str().max(&all) == "1" {
-        journal.set(&filter(uplink), "2")?;
+        saved.set(&filter(uplink), "2")?;
     }
     Ok(())
 }

@@ -1,4 +1,7 @@
-//! Settings of single interfaces below `/proc/sys/net`: IPsec, reverse-path filter, IPv6 chatter.
+//! Sysctls of single interfaces below `/proc/sys/net`: IPsec, reverse-path filter, IPv6 autoconfiguration.
+//!
+//! [`SavedSysctls`] keeps the former values of settings that are not the TUN's, so that they are restored even after a
+//! kill.
 
 mod interfaces;
 mod saved;
@@ -15,7 +18,7 @@ use crate::net::Family;
 pub use interfaces::{prepare_tun, prepare_uplink};
 pub use saved::{SavedSysctl, SavedSysctls, SavedSysctlsError};
 
-/// A setting of one interface, or of "all" or "default".
+/// A sysctl of one interface, or of "all" or "default".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SysctlKey {
@@ -24,16 +27,16 @@ pub struct SysctlKey {
     name: String,
 }
 
-/// A text that names no setting of an interface.
+/// The text names no sysctl of an interface.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no interface setting: expected ipv4/INTERFACE/NAME or ipv6/INTERFACE/NAME")]
+#[error("{0:?} is no sysctl of an interface: expected ipv4/INTERFACE/NAME or ipv6/INTERFACE/NAME")]
 pub struct UnknownSysctlKey(String);
 
 impl SysctlKey {
-    /// Names a setting.
+    /// Returns the key of a sysctl.
     ///
     /// # Panics
-    /// When the interface's name is not one that the kernel gives: empty, "." or "..", or with a slash in it.
+    /// If the kernel allows no such interface name: empty, "." or "..", or with a slash.
     #[must_use]
     pub fn new(family: Family, interface: &str, name: &str) -> Self {
         format!("{}/{interface}/{name}", directory(family))
@@ -64,16 +67,16 @@ const fn directory(family: Family) -> &'static str {
 impl TryFrom<String> for SysctlKey {
     type Error = UnknownSysctlKey;
 
-    /// Reads a name back. The journal is a file: what it says must not lead out of the directory of settings.
+    /// Parses a key. The text comes from a file and must not lead out of the directory of sysctls.
     fn try_from(text: String) -> Result<Self, UnknownSysctlKey> {
-        let plain = |part: &&str| !part.is_empty() && *part != "." && *part != "..";
+        let is_name = |part: &&str| !part.is_empty() && *part != "." && *part != "..";
         let parts: Vec<_> = text.split('/').collect();
         let [family, interface, name] = parts[..] else {
             return Err(UnknownSysctlKey(text));
         };
         let families = [Family::V4, Family::V6];
-        match families.into_iter().find(|one| directory(*one) == family) {
-            Some(family) if [interface, name].iter().all(plain) => Ok(Self {
+        match families.into_iter().find(|it| directory(*it) == family) {
+            Some(family) if [interface, name].iter().all(is_name) => Ok(Self {
                 family,
                 interface: interface.to_owned(),
                 name: name.to_owned(),
@@ -101,9 +104,9 @@ impl fmt::Display for SysctlKey {
     }
 }
 
-/// A setting that could not be read or written.
+/// A sysctl could not be read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {verb} the setting net/{key}")]
+#[error("cannot {verb} the sysctl net/{key}")]
 pub struct SysctlError {
     verb: &'static str,
     key: SysctlKey,
@@ -111,14 +114,14 @@ pub struct SysctlError {
 }
 
 impl SysctlError {
-    /// Whether there is no such setting: the interface is gone, or the kernel is older or was built without it.
+    /// Whether the sysctl does not exist: the interface is gone, or the kernel does not have the setting.
     #[must_use]
     pub fn is_missing(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }
 }
 
-/// Reads a setting, without the line's end.
+/// Reads a sysctl, without the trailing newline.
 ///
 /// # Errors
 /// [`SysctlError`].
@@ -132,7 +135,7 @@ pub fn read(key: &SysctlKey) -> Result<String, SysctlError> {
         })
 }
 
-/// Writes a setting.
+/// Writes a sysctl.
 ///
 /// # Errors
 /// [`SysctlError`].
@@ -149,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_survives_the_journal_and_never_leads_elsewhere() {
+    fn a_key_is_restored_from_text_and_never_leads_elsewhere() {
         let key = SysctlKey::new(Family::V4, "eth0.100", "rp_filter");
         assert_eq!(SysctlKey::try_from(key.to_string()), Ok(key));
         for bad in [

@@ -1,4 +1,4 @@
-//! What was changed on things that are not ours, kept on disk so that it is put back even after a kill.
+//! Former values of sysctls, kept on disk so that they are restored even after a kill.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -9,42 +9,42 @@ use serde::{Deserialize, Serialize};
 
 use super::{SysctlError, SysctlKey, read, write};
 
-/// The file's name in the runtime directory.
+/// Name of the file in the runtime directory.
 const FILE: &str = "state.json";
 
-/// A journal that could not be kept.
+/// The saved sysctls could not be read, written or restored.
 #[derive(Debug, thiserror::Error)]
 pub enum SavedSysctlsError {
     /// The file could not be read or written.
-    #[error("cannot keep the journal {}", path.display())]
+    #[error("cannot read or write the saved sysctls {}", path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// The system's answer.
         source: io::Error,
     },
-    /// The file is not a journal of ours.
-    #[error("{} is no journal: remove it after a look at it", path.display())]
+    /// The file has another format.
+    #[error("{} holds no saved sysctls: look at it, then remove it", path.display())]
     Format {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The error in it.
         source: serde_json::Error,
     },
-    /// A setting could not be changed.
+    /// A sysctl could not be changed.
     #[error(transparent)]
     Setting(#[from] SysctlError),
 }
 
-/// One changed setting.
+/// A changed sysctl.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SavedSysctl {
-    /// The setting.
+    /// The sysctl.
     pub key: SysctlKey,
-    /// Its value before us.
+    /// Value before the change.
     pub before: String,
-    /// The value that we gave it.
+    /// Value after the change.
     pub after: String,
 }
 
@@ -55,7 +55,7 @@ struct Contents {
     settings: Vec<SavedSysctl>,
 }
 
-/// The settings that were changed and not yet put back.
+/// Sysctls that were changed and not yet restored.
 #[derive(Debug)]
 pub struct SavedSysctls {
     path: PathBuf,
@@ -63,7 +63,7 @@ pub struct SavedSysctls {
 }
 
 impl SavedSysctls {
-    /// Opens the journal of a runtime directory; one that is not there is empty.
+    /// Reads the file of a runtime directory. A missing file is empty.
     ///
     /// # Errors
     /// [`SavedSysctlsError::File`] or [`SavedSysctlsError::Format`].
@@ -80,16 +80,16 @@ impl SavedSysctls {
         Ok(Self { path, entries })
     }
 
-    /// What was changed and not yet put back.
+    /// Returns the changed sysctls.
     #[must_use]
     pub fn entries(&self) -> &[SavedSysctl] {
         &self.entries
     }
 
-    /// Changes a setting, after its present value is safe on disk. A setting that has the value is left alone.
+    /// Changes a sysctl, after its present value is on disk. Does nothing if it has the value.
     ///
     /// # Errors
-    /// [`SavedSysctlsError`]; the setting is then unchanged.
+    /// [`SavedSysctlsError`]; the sysctl is then unchanged.
     pub fn set(&mut self, key: &SysctlKey, value: &str) -> Result<(), SavedSysctlsError> {
         let present = read(key)?;
         if present == value {
@@ -105,18 +105,19 @@ impl SavedSysctls {
         Ok(write(key, value)?)
     }
 
-    /// Puts back the settings that `wanted` picks and that still have the value that we gave them. Somebody else's
-    /// value stays; a setting whose interface is gone is forgotten.
+    /// Restores the sysctls that `is_selected` accepts, and returns them.
+    ///
+    /// A sysctl with a value of another program stays as it is. A sysctl of a missing interface is forgotten.
     ///
     /// # Errors
-    /// [`SavedSysctlsError`]; what could not be put back stays in the journal.
+    /// [`SavedSysctlsError`]; a sysctl that could not be restored stays in the file.
     pub fn restore(
         &mut self,
-        wanted: impl Fn(&SavedSysctl) -> bool,
+        is_selected: impl Fn(&SavedSysctl) -> bool,
     ) -> Result<Vec<SavedSysctl>, SavedSysctlsError> {
         let (mut restored, mut first_error) = (Vec::new(), None);
         self.entries.retain(|entry| {
-            if !wanted(entry) {
+            if !is_selected(entry) {
                 return true;
             }
             let outcome = match read(&entry.key) {
@@ -144,7 +145,7 @@ impl SavedSysctls {
         }
     }
 
-    /// Writes the file anew, or removes it when nothing is to be remembered: whole or not at all, and on the disk.
+    /// Replaces the file atomically, or removes it if nothing is saved.
     fn save(&self) -> Result<(), SavedSysctlsError> {
         let saved = if self.entries.is_empty() {
             match fs::remove_file(&self.path) {
@@ -165,17 +166,17 @@ impl SavedSysctls {
             version: 1,
             settings: self.entries.clone(),
         };
-        let draft = self.path.with_extension("json.new");
+        let temporary = self.path.with_extension("json.new");
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o600)
-            .open(&draft)?;
+            .open(&temporary)?;
         serde_json::to_writer_pretty(&mut file, &contents)?;
         file.write_all(b"\n")?;
         file.sync_all()?;
-        fs::rename(&draft, &self.path)?;
+        fs::rename(&temporary, &self.path)?;
         match self.path.parent() {
             Some(dir) => File::open(dir)?.sync_all(),
             None => Ok(()),

@@ -191,8 +191,8 @@ fn a_firewall_that_forbids_the_ports_of_media_alone_is_named_and_obeyed() {
     );
     await_media(&lab, Way::Tunnel);
     let words = [
-        "the direct path by wlan0 (IPv4): rule handle",
-        "the direct path by wlan0 (IPv6): rule handle",
+        "the direct path through wlan0 (IPv4): rule handle",
+        "the direct path through wlan0 (IPv6): rule handle",
         "chain egress in the table inet corp",
         "nft insert rule inet corp egress oifname wlan0 meta mark 0x76000000 accept",
     ];

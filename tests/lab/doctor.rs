@@ -238,7 +238,12 @@ fn each_planted_fault_is_found_and_its_remedy_named() {
     Report::of(&home, "").assert_says("mtu", "fault", "1000 bytes", "ip link set wlan0 mtu 1500");
     lab.laptop.ip("route del default");
     let report = Report::of(&home, "");
-    report.assert_says("uplink", "fault", "no physical uplink", "--uplink IFACE");
+    report.assert_says(
+        "uplink",
+        "fault",
+        "no network connection found",
+        "--uplink IFACE",
+    );
     assert_eq!(report.that("leftovers", "ok").len(), 1, "{:#}", report.json);
     assert_eq!(
         report.that("firewall", "unknown").len(),

@@ -561,7 +561,7 @@ fn a_machine_that_does_not_forward_is_told_of() {
     for wanted in [
         "net.ipv4.ip_forward=1",
         "net.ipv6.conf.all.forwarding=1",
-        "there is no interface lan7",
+        "There is no interface lan7",
     ] {
         assert!(warnings.contains(wanted), "{wanted}: {warnings}");
     }

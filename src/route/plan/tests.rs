@@ -160,7 +160,10 @@ fn table_numbers() -> impl Strategy<Value = RouteTable> {
 }
 
 fn routes() -> impl Strategy<Value = Route> {
-    let defaults = prop::sample::select(vec![everywhere(Family::V4), everywhere(Family::V6)]);
+    let defaults = prop::sample::select(vec![
+        all_destinations(Family::V4),
+        all_destinations(Family::V6),
+    ]);
     let prefixes = prop_oneof![2 => prefixes(), 1 => defaults];
     (table_numbers(), prefixes, 0u32..3, makers(), 2u32..10).prop_map(
         |(table, prefix, metric, protocol, link)| Route {

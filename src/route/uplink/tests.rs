@@ -111,7 +111,7 @@ fn the_user_prefers_and_excludes() {
     let error = names(&[], &["*"]).expect_err("none");
     assert_eq!(
         error.to_string(),
-        "no physical uplink: eth0 (IPv4) is excluded by [uplink], wlan0 (IPv4) is excluded by [uplink]; name \
+        "no network connection found (Wi-Fi or cable): eth0 (IPv4) is excluded by [uplink], wlan0 (IPv4) is excluded by [uplink]; name \
          one with --uplink IFACE"
     );
 }
@@ -202,7 +202,7 @@ fn the_error_says_what_was_rejected_and_what_to_do() {
     let error = choose(&observed, OWN, &UplinkPreferences::default()).expect_err("no uplink");
     assert_eq!(
         error.to_string(),
-        "no physical uplink: tun0 (IPv4) is a tunnel, eth0 (IPv4) is down; name one with --uplink IFACE"
+        "no network connection found (Wi-Fi or cable): tun0 (IPv4) is a tunnel, eth0 (IPv4) is down; name one with --uplink IFACE"
     );
     assert!(choose(&laptop(&[]), OWN, &UplinkPreferences::default()).is_err());
 }

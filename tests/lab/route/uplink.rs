@@ -111,7 +111,7 @@ fn without_a_physical_way_out_the_error_names_what_there_is() {
     let error = uplinks_of(setup.leak()).expect_err("no uplink");
     assert_eq!(
         error.to_string(),
-        "no physical uplink: tun0 (IPv4) is a tunnel, eth0 (IPv4) has no carrier; name one with --uplink IFACE"
+        "no network connection found (Wi-Fi or cable): tun0 (IPv4) is a tunnel, eth0 (IPv4) has no carrier; name one with --uplink IFACE"
     );
     assert!(
         matches!(uplinks_of(TWO_LINKS), Err(UplinkError::NotFound(rejected)) if rejected.is_empty())

@@ -10,11 +10,10 @@ use etherparse::{icmpv4, icmpv6};
 use nix::net::if_::if_nametoindex;
 use tempfile::TempDir;
 use tun_tap::{Iface, Mode};
-use voicelane::net::Capture;
-use voicelane::net::{IfIndex, Protocol};
+use voicelane::net::{Capture, IfIndex, Protocol};
 use voicelane::route::desired::{Desired, FirewallMarks, RoutingIds, Uplinks};
 use voicelane::route::uplink::{UplinkError, UplinkPreferences, choose};
-use voicelane::steering::{SteeringReport, TrafficSteering, Tun};
+use voicelane::steering::{SteeringReport, TrafficSteering, TunInterface};
 
 use crate::support::netns::run;
 
@@ -221,7 +220,7 @@ impl World {
     /// A world whose runtime directory was another's.
     pub(crate) async fn after(runtime: TempDir) -> Self {
         let device = Device::new();
-        let tun = Tun {
+        let tun = TunInterface {
             name: "voicelane0".to_owned(),
             index: index("voicelane0"),
             mtu: 1500,
