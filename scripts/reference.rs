@@ -2,6 +2,11 @@
 //!
 //! `cargo run --example pages -- --update` writes the first two into the repository. A test compares them.
 
+#![expect(
+    clippy::format_push_string,
+    reason = "the texts are short and generated once"
+)]
+
 use voicelane::config::{SettingSpec, SettingsTable, tables};
 
 /// The files in the repository, relative to its root, with their generated content.

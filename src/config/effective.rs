@@ -6,21 +6,21 @@ use std::fmt;
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 use serde_json::Value as Json;
 
-use super::diagnostic::Diagnostics;
-use super::layer::{Document, Layer};
+use super::layer::Layer;
 use super::raw::Spans;
 use super::service::PolicyService;
 use super::setting::{SettingSpec, SettingsTable, span_to_json};
 use super::span::Span;
-use super::{Config, reader, root, service, settings};
+use super::{Config, root, service, settings};
 
 /// A configuration with the origins of its values.
 #[derive(Clone, Debug)]
 pub struct Effective {
-    config: Config,
-    settings: BTreeMap<String, Span>,
+    pub(super) config: Config,
+    /// Spans by key path, without those of services.
+    pub(super) settings: BTreeMap<String, Span>,
     /// In the order of the configuration's services.
-    services: Vec<Spans>,
+    pub(super) services: Vec<Spans>,
 }
 
 /// A table of the configuration.
@@ -98,19 +98,6 @@ impl Serialize for ValueOrigin {
 }
 
 impl Effective {
-    /// Reads all layers. A later document overrides an earlier one.
-    ///
-    /// # Errors
-    /// Every error of every text.
-    pub fn read(documents: Vec<Document>) -> Result<Self, Diagnostics> {
-        let (config, settings, services) = reader::read(documents)?;
-        Ok(Self {
-            config,
-            settings,
-            services,
-        })
-    }
-
     /// The configuration.
     #[must_use]
     pub const fn config(&self) -> &Config {

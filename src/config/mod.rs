@@ -44,7 +44,7 @@ pub use schema::{schema, tables};
 pub use service::PolicyService;
 pub use setting::{SettingSpec, SettingsTable};
 pub use settings::{
-    ControlSettings, FallbackSettings, GatewaySettings, MetricsSettings, NatSettings,
+    ControlSettings, FallbackSettings, GatewaySettings, MetricsSettings, NatMappingSettings,
     RelaySettings, RouteSettings, TunSettings, UplinkSettings,
 };
 pub use span::Span;
@@ -70,7 +70,7 @@ impl Config {
             name: file.to_owned(),
             text: text.to_owned(),
         };
-        Ok(reader::read(vec![document])?.0)
+        Ok(Effective::read(vec![document])?.into_config())
     }
 
     /// Every service: those of catalogues first, then in the order of the files.
@@ -89,7 +89,8 @@ impl Config {
 impl Default for Config {
     /// The configuration without files: the Talkdesk catalogue and every default.
     fn default() -> Self {
-        let read = reader::read(Vec::new());
-        read.expect("the built-in catalogue is valid, tested").0
+        let effective = Effective::read(Vec::new());
+        let effective = effective.expect("the built-in catalogue is valid, tested");
+        effective.into_config()
     }
 }

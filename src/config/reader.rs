@@ -1,7 +1,7 @@
 //! Reads the texts of all layers into a configuration, or into every error that they have.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use toml::de::DeTable;
@@ -10,6 +10,7 @@ use super::Config;
 use super::catalogue::{CATALOGUES, Catalogue};
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::diagnostic_kind::DiagnosticKind;
+use super::effective::Effective;
 use super::layer::{Document, Layer};
 use super::raw::{Collector, RawTable, Spanned, Spans};
 use super::root::{DISABLE, ENABLE, INCLUDE, VERSION};
@@ -18,30 +19,34 @@ use super::settings::Settings;
 use super::span::{SourceFile, Span};
 use super::suggestion::closest;
 
-/// Reads all documents. Returns the configuration, the spans of its settings, and those of each service.
-///
-/// # Errors
-/// Every error of every text.
-pub(super) fn read(
-    documents: Vec<Document>,
-) -> Result<(Config, BTreeMap<String, Span>, Vec<Spans>), Diagnostics> {
-    // Catalogues have rank 0.
-    let sources: Vec<_> = (1..)
-        .zip(documents)
-        .map(|(rank, document)| {
-            Arc::new(SourceFile {
-                layer: document.layer,
-                rank,
-                name: document.name,
-                text: Cow::Owned(document.text),
+impl Effective {
+    /// Reads all layers. A later document overrides an earlier one.
+    ///
+    /// # Errors
+    /// Every error of every text.
+    pub fn read(documents: Vec<Document>) -> Result<Self, Diagnostics> {
+        // Catalogues have rank 0.
+        let sources: Vec<_> = (1..)
+            .zip(documents)
+            .map(|(rank, document)| {
+                Arc::new(SourceFile {
+                    layer: document.layer,
+                    rank,
+                    name: document.name,
+                    text: Cow::Owned(document.text),
+                })
             })
-        })
-        .collect();
-    let mut collector = Collector::default();
-    let (config, services) = parse(&sources, &mut collector, read_root);
-    match Diagnostics::new(collector.diagnostics) {
-        Some(diagnostics) => Err(diagnostics),
-        None => Ok((config, collector.spans, services)),
+            .collect();
+        let mut collector = Collector::default();
+        let (config, services) = parse(&sources, &mut collector, read_root);
+        match Diagnostics::new(collector.diagnostics) {
+            Some(diagnostics) => Err(diagnostics),
+            None => Ok(Self {
+                config,
+                settings: collector.spans,
+                services,
+            }),
+        }
     }
 }
 

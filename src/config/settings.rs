@@ -33,7 +33,7 @@ const fn seconds(min: u32, max: u32, advice: &'static str) -> Number<Duration> {
         min,
         max,
         advice,
-        convert: |seconds| Duration::from_secs(seconds as u64),
+        convert: |seconds| Duration::from_secs(u64::from(seconds)),
     }
 }
 
@@ -178,7 +178,7 @@ settings_tables! {
     }
 
     /// NAT mappings (RFC 4787).
-    [nat] NatSettings {
+    [nat] NatMappingSettings {
         /// Seconds that a mapping lives without an outbound packet.
         mapping_lifetime: Duration {
             key: "mapping_lifetime_seconds",
