@@ -1,4 +1,4 @@
-//! From a configuration and a day to a policy. The only file of the policy that knows the configuration.
+//! Compiles the policy from the configuration. Only this file of the policy depends on the configuration.
 
 use std::collections::BTreeMap;
 
@@ -11,30 +11,30 @@ use crate::lpm::{LookupTable, PrefixTable};
 use crate::net::{Capture, CaptureMode, Family, PortRange, Prefix, Protocol, RuleId, Treatment};
 
 impl Policy {
-    /// Compiles what is in force on a day.
+    /// Compiles the policy of a day.
     #[must_use]
     pub fn compile(config: &Config, today: Date) -> Self {
         let services = config.services().iter().zip(0..=u16::MAX);
         let rules: Vec<_> = services
             .map(|(service, id)| rule(service, RuleId(id), today))
             .collect();
-        let capture = config.route().capture;
-        let (table, rows, captures) = match capture {
+        let capture_mode = config.route().capture;
+        let (table, blocks, captures) = match capture_mode {
             CaptureMode::Exact => {
-                let (table, rows) = classify(&rules, Action::Tunnel);
-                (table, rows, captures(&rules))
+                let (table, blocks) = build_table(&rules, Action::Tunnel);
+                (table, blocks, captures(&rules))
             }
             CaptureMode::Prefix => {
-                let (table, rows) = classify(&rules, Action::Return);
-                (table, rows, whole(&rules))
+                let (table, blocks) = build_table(&rules, Action::Return);
+                (table, blocks, whole_prefixes(&rules))
             }
         };
         Self {
             rules,
             table,
-            rows,
+            blocks,
             captures,
-            capture,
+            capture_mode,
         }
     }
 }
@@ -63,30 +63,30 @@ fn rule(service: &PolicyService, id: RuleId, today: Date) -> PolicyRule {
     }
 }
 
-/// Gives each prefix of the active rules its class: the entries of every rule that covers it, the longest prefix
-/// first, then in the order of the rules. A lookup of the longest prefix thus finds all that can match; what happens to
-/// the rest of a prefix is `otherwise`.
-fn classify(
+/// Builds the lookup table. The blocks of a prefix have the entries of every rule that covers it, the longest prefix
+/// first, then in the order of the rules. So a lookup of the longest prefix finds every rule that can match. Packets
+/// without a match get the action `otherwise`.
+fn build_table(
     rules: &[PolicyRule],
     otherwise: Action,
 ) -> (LookupTable<BlockIndex>, Vec<ServiceBlock>) {
-    let mut holders: BTreeMap<Prefix, Vec<&PolicyRule>> = BTreeMap::new();
+    let mut rules_by_prefix: BTreeMap<Prefix, Vec<&PolicyRule>> = BTreeMap::new();
     for rule in rules.iter().filter(|rule| rule.is_active()) {
         for prefix in &rule.prefixes {
-            holders.entry(*prefix).or_default().push(rule);
+            rules_by_prefix.entry(*prefix).or_default().push(rule);
         }
     }
-    let everything = [Family::V4, Family::V6]
+    let defaults = [Family::V4, Family::V6]
         .map(|family| Prefix::new(family.unspecified(), 0).expect("no bits are set"));
-    let mut table = PrefixTable::from_iter(everything.map(|prefix| (prefix, BlockIndex(0))));
-    let mut rows = vec![ServiceBlock::NOTHING];
-    // In this order each prefix follows the ones that cover it, which form a stack.
+    let mut table = PrefixTable::from_iter(defaults.map(|prefix| (prefix, BlockIndex(0))));
+    let mut blocks = vec![ServiceBlock::NOTHING];
+    // In this order a prefix follows the prefixes that cover it, so these form a stack.
     let mut covering: Vec<Prefix> = Vec::new();
-    for &prefix in holders.keys() {
+    for &prefix in rules_by_prefix.keys() {
         while covering.pop_if(|outer| !outer.covers(prefix)).is_some() {}
         covering.push(prefix);
         let entries = covering.iter().rev().flat_map(|outer| {
-            holders[outer].iter().flat_map(|rule| {
+            rules_by_prefix[outer].iter().flat_map(|rule| {
                 let verdict = Verdict {
                     action: Action::Relay,
                     rule: Some(rule.id),
@@ -97,17 +97,14 @@ fn classify(
                 ports.map(move |ports| (ServiceRange::new(rule.protocol, *ports), verdict))
             })
         });
-        let class = u32::try_from(rows.len()).expect("fewer rows than a file has bytes");
-        table.insert(prefix, BlockIndex(class));
-        rows.extend(ServiceBlock::of_class(
-            &entries.collect::<Vec<_>>(),
-            otherwise,
-        ));
+        let index = u32::try_from(blocks.len()).expect("a configuration has fewer entries");
+        table.insert(prefix, BlockIndex(index));
+        blocks.extend(ServiceBlock::chain(&entries.collect::<Vec<_>>(), otherwise));
     }
-    (LookupTable::new(&table), rows)
+    (LookupTable::new(&table), blocks)
 }
 
-/// Gathers the prefixes of the active rules by protocol and port range, without those that another covers.
+/// Groups the prefixes of the active rules by protocol and port range, without prefixes that another one covers.
 fn captures(rules: &[PolicyRule]) -> Vec<Capture> {
     let mut gathered: BTreeMap<(Protocol, PortRange), Vec<Prefix>> = BTreeMap::new();
     for rule in rules.iter().filter(|rule| rule.is_active()) {
@@ -126,8 +123,8 @@ fn captures(rules: &[PolicyRule]) -> Vec<Capture> {
     gathered.into_iter().map(capture).collect()
 }
 
-/// All UDP and TCP to the prefixes of the active rules.
-fn whole(rules: &[PolicyRule]) -> Vec<Capture> {
+/// Captures all UDP and TCP to the prefixes of the active rules.
+fn whole_prefixes(rules: &[PolicyRule]) -> Vec<Capture> {
     let active = rules.iter().filter(|rule| rule.is_active());
     let prefixes = outermost(active.flat_map(|rule| &rule.prefixes).copied().collect());
     let capture = |protocol| Capture {
@@ -140,7 +137,7 @@ fn whole(rules: &[PolicyRule]) -> Vec<Capture> {
     protocols.map(capture).collect()
 }
 
-/// Sorts prefixes, without those that another covers.
+/// Sorts prefixes and removes those that another one covers.
 fn outermost(mut prefixes: Vec<Prefix>) -> Vec<Prefix> {
     prefixes.sort_unstable();
     prefixes.dedup_by(|next, kept| kept.covers(*next));

@@ -1,16 +1,15 @@
-//! The policy: what leaves the VPN, and how it is treated. Compiled once for a day, then immutable.
+//! The policy: which traffic leaves the VPN, and how it is treated. Compiled for a day, then immutable.
 //!
 //! # Theory of operation
 //!
 //! Each service of the configuration is a [`PolicyRule`]. The prefixes of the active rules form one longest-prefix-match
-//! table; a prefix's class is a service_block or two of the few (protocol, ports) entries of every rule that covers it, so that
-//! an evaluation is one lookup and a few compares, without allocation and without a branch that depends on the packet.
-//! The data path, `explain` and the counters all call [`Policy::evaluate`].
+//! table. Its values are the indexes of service blocks: the (protocol, ports) entries of every rule that covers the
+//! prefix. An evaluation is one lookup and a few comparisons, without allocation and without a branch that depends on
+//! the packet. The data path, `explain` and the counters all call [`Policy::evaluate`].
 //!
-//! [`Policy::captures`] says the same thing in the kernel's words, one set of prefixes for each protocol and port
-//! range. That the two agree exactly is what keeps everything else in the VPN; a property test holds them to it. With
-//! whole prefixes captured the verdict has a third value, [`Action::Return`]: such a packet comes into the TUN as well,
-//! and is handed back to the VPN.
+//! [`Policy::captures`] is the same policy for the kernel: a set of prefixes for each protocol and port range. Both must
+//! agree, or other traffic would leave the VPN; a property test compares them. If whole prefixes are captured, there is
+//! a third action, [`Action::Return`]: the packet enters the TUN and returns to the VPN.
 
 mod compile;
 pub mod export;
@@ -37,50 +36,49 @@ use service_block::ServiceBlock;
 pub struct Policy {
     rules: Vec<PolicyRule>,
     table: LookupTable<BlockIndex>,
-    rows: Vec<ServiceBlock>,
+    blocks: Vec<ServiceBlock>,
     captures: Vec<Capture>,
-    capture: CaptureMode,
+    capture_mode: CaptureMode,
 }
 
-/// The place of a class's first service_block.
+/// The index of the first service block of a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct BlockIndex(u32);
 
 impl Policy {
-    /// Decides for a packet: the active rule with the longest matching prefix, the first one among equals.
+    /// Returns the verdict for a packet: of the active rule with the longest matching prefix, the first one among equals.
     #[expect(
         clippy::inline_always,
-        reason = "a call passes endpoint and verdict in memory, and costs more than the work"
+        reason = "a call passes endpoint and verdict in memory, which costs more than the evaluation"
     )]
     #[inline(always)]
     #[must_use]
     pub fn evaluate(&self, protocol: Protocol, destination: Endpoint) -> Verdict {
-        let class = self.table.lookup(destination.addr);
-        let BlockIndex(first) = class.expect("every address has a class");
-        service_block::verdict(&self.rows[first as usize..], protocol, destination.port)
+        let index = self.table.lookup(destination.addr);
+        let BlockIndex(first) = index.expect("the table has both default prefixes");
+        service_block::verdict(&self.blocks[first as usize..], protocol, destination.port)
     }
 
-    /// Every rule, active or not, in the order of the configuration.
+    /// Returns all rules, active or not, in the order of the configuration.
     #[must_use]
     pub fn rules(&self) -> &[PolicyRule] {
         &self.rules
     }
 
-    /// The rule of an id that this policy gave out.
+    /// Returns the rule of an id of this policy.
     #[must_use]
     pub fn rule(&self, id: RuleId) -> Option<&PolicyRule> {
         self.rules.get(usize::from(id.0))
     }
 
-    /// What enters the TUN, sorted by protocol and port range. The prefixes of each are sorted, never empty, and none covers
-    /// another.
+    /// Returns the traffic to route into the TUN, sorted by protocol and port range. The prefixes of each are sorted, never
+    /// empty, and none covers another.
     #[must_use]
     pub fn captures(&self) -> &[Capture] {
         &self.captures
     }
 
-    /// A destination out of each range of UDP ports that is relayed, of a family: what a firewall says to these, it says to
-    /// media.
+    /// Returns a destination for each relayed UDP port range of a family. A firewall probe sends to them in place of media.
     #[must_use]
     pub fn samples(&self, family: Family) -> Vec<SocketAddr> {
         let active = self.rules.iter();
@@ -92,7 +90,7 @@ impl Policy {
                 continue;
             };
             for ports in &rule.ports {
-                // Not at its edge: a firewall may have other ones.
+                // The middle, because the ranges of a firewall may end elsewhere.
                 let middle = ports.first() + (ports.last() - ports.first()) / 2;
                 samples
                     .entry((ports.first(), ports.last()))
@@ -102,13 +100,13 @@ impl Policy {
         samples.into_values().collect()
     }
 
-    /// How much is captured.
+    /// Returns the capture mode.
     #[must_use]
     pub const fn capture_mode(&self) -> CaptureMode {
-        self.capture
+        self.capture_mode
     }
 
-    /// The next day after `after` on which a date switches a rule on or off.
+    /// Returns the next day after `after` on which a date changes the state of a rule.
     #[must_use]
     pub fn next_change(&self, after: Date) -> Option<Date> {
         let enabled = self.rules.iter().filter(|rule| rule.enabled);

@@ -1,40 +1,40 @@
-//! InactiveReason not: the rule that comes nearest to a packet which stays in the VPN. For people; the data path never asks.
+//! The nearest rule for a packet that stays in the VPN. For `explain` only.
 
 use crate::net::{Endpoint, Prefix, Protocol, RuleId};
 
 use super::{InactiveReason, Policy, PolicyRule, RuleState};
 
-/// A rule that names the destination's address, yet does not apply.
+/// A rule that has the destination address, but does not apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NearMiss {
     /// The rule.
     pub rule: RuleId,
-    /// Its prefix that holds the address.
+    /// The prefix of the rule that contains the address.
     pub prefix: Prefix,
-    /// What keeps it from applying.
+    /// The reason why the rule does not apply.
     pub reason: MissReason,
 }
 
-/// What keeps a rule from applying to a packet to one of its addresses.
+/// The reason why a rule does not apply to a packet to one of its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MissReason {
-    /// Everything matches, but the rule is not active.
+    /// The rule matches, but is inactive.
     Inactive(InactiveReason),
-    /// The rule is for other ports.
+    /// The rule has other ports.
     Port,
-    /// The rule is for the other protocol.
+    /// The rule has the other protocol.
     Protocol,
 }
 
 impl Policy {
-    /// The rule that a packet in the VPN comes nearest to: one that only a switch or its date keeps from applying,
-    /// else an active one with other ports, else one of the other protocol, else an inactive one; among equals the
-    /// longest prefix. None if no rule at all names the address.
+    /// Returns the nearest rule for a packet in the VPN. The order: a matching but inactive rule, an active rule with other
+    /// ports, an active rule of the other protocol, an inactive rule. Among equals: the longest prefix. None if no rule
+    /// has the address.
     #[must_use]
     pub fn near_miss(&self, protocol: Protocol, destination: Endpoint) -> Option<NearMiss> {
-        let judged = self.rules().iter().filter_map(|rule| {
+        let candidates = self.rules().iter().filter_map(|rule| {
             let prefix = rule.prefix_of(destination.addr)?;
-            let (rank, reason) = distance(rule, protocol, destination.port);
+            let (rank, reason) = rank(rule, protocol, destination.port);
             let miss = NearMiss {
                 rule: rule.id,
                 prefix,
@@ -42,21 +42,23 @@ impl Policy {
             };
             Some(((rank, u8::MAX - prefix.len(), rule.id), miss))
         });
-        judged.min_by_key(|(order, _)| *order).map(|(_, miss)| miss)
+        candidates
+            .min_by_key(|(order, _)| *order)
+            .map(|(_, miss)| miss)
     }
 }
 
-/// How far a rule of the right address is from applying, 0 the nearest.
-fn distance(rule: &PolicyRule, protocol: Protocol, port: u16) -> (u8, MissReason) {
-    let right_protocol = rule.protocol == protocol;
+/// Ranks a rule that has the address; 0 is the nearest.
+fn rank(rule: &PolicyRule, protocol: Protocol, port: u16) -> (u8, MissReason) {
+    let same_protocol = rule.protocol == protocol;
     match rule.state {
-        RuleState::Inactive(why) if right_protocol && rule.has_port(port) => (
-            u8::from(why != InactiveReason::SwitchedOff),
-            MissReason::Inactive(why),
+        RuleState::Inactive(reason) if same_protocol && rule.has_port(port) => (
+            u8::from(reason != InactiveReason::SwitchedOff),
+            MissReason::Inactive(reason),
         ),
-        RuleState::Active if right_protocol => (2, MissReason::Port),
+        RuleState::Active if same_protocol => (2, MissReason::Port),
         RuleState::Active => (3, MissReason::Protocol),
-        RuleState::Inactive(_) if right_protocol => (4, MissReason::Port),
+        RuleState::Inactive(_) if same_protocol => (4, MissReason::Port),
         RuleState::Inactive(_) => (5, MissReason::Protocol),
     }
 }

@@ -1,4 +1,4 @@
-//! A rule: one service of the configuration on a given day.
+//! A rule: a service of the configuration on a given day.
 
 use std::fmt;
 
@@ -6,65 +6,65 @@ use jiff::civil::Date;
 
 use crate::net::{PortRange, Prefix, Protocol, Role, RuleId, Treatment};
 
-/// A service with its place in the policy and its state on the day of compilation.
+/// A service with its id and its state on the day of compilation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyRule {
-    /// Its place in the policy.
+    /// The position in the policy.
     pub id: RuleId,
-    /// The service's name.
+    /// The name of the service.
     pub name: String,
-    /// What it is, in a sentence.
+    /// The description, as a sentence.
     pub description: String,
-    /// The part that it plays in a call.
+    /// The role in a call.
     pub role: Role,
-    /// Its transport.
+    /// The transport protocol.
     pub protocol: Protocol,
-    /// Where its servers are.
+    /// The addresses of its servers.
     pub prefixes: Vec<Prefix>,
-    /// The ports that its servers listen on.
+    /// The ports of its servers.
     pub ports: Vec<PortRange>,
-    /// How its packets are treated.
+    /// The DSCP and priority of its packets.
     pub treatment: Treatment,
-    /// Whether it is switched on.
+    /// Whether the configuration enables it.
     pub enabled: bool,
     /// The first day on which it is active.
     pub valid_from: Option<Date>,
     /// The first day on which it is no longer active.
     pub valid_until: Option<Date>,
-    /// Where the vendor publishes these figures.
+    /// The URL where the vendor publishes these addresses and ports.
     pub source: Option<String>,
-    /// Whether it applies today.
+    /// The state on the day of compilation.
     pub state: RuleState,
 }
 
-/// Whether a rule applies.
+/// The state of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RuleState {
     /// Its packets leave the VPN.
     Active,
-    /// It is known, but its packets stay in the VPN.
+    /// Its packets stay in the VPN.
     Inactive(InactiveReason),
 }
 
-/// InactiveReason a rule does not apply.
+/// The reason why a rule is inactive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InactiveReason {
-    /// Its first day is still to come.
+    /// The first day is in the future.
     NotYetValid {
         /// The first day.
         from: Date,
     },
-    /// Its last day is over.
+    /// The last day is in the past.
     Expired {
         /// The day after the last.
         until: Date,
     },
-    /// The configuration has it off.
+    /// The configuration disables it.
     SwitchedOff,
 }
 
 impl RuleState {
-    /// The state on a day. Dates come first: what is over cannot be switched on.
+    /// Returns the state on a day. Dates precede the switch: an expired service cannot be enabled.
     pub(super) fn on(
         today: Date,
         enabled: bool,
@@ -91,20 +91,20 @@ impl fmt::Display for InactiveReason {
 }
 
 impl PolicyRule {
-    /// Whether it applies.
+    /// Returns whether the rule is active.
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.state == RuleState::Active
     }
 
-    /// The longest of its prefixes that holds an address.
+    /// Returns the longest of its prefixes that contains an address.
     #[must_use]
     pub fn prefix_of(&self, addr: std::net::IpAddr) -> Option<Prefix> {
-        let holding = self.prefixes.iter().filter(|prefix| prefix.contains(addr));
-        holding.max_by_key(|prefix| prefix.len()).copied()
+        let matching = self.prefixes.iter().filter(|prefix| prefix.contains(addr));
+        matching.max_by_key(|prefix| prefix.len()).copied()
     }
 
-    /// Whether one of its port ranges holds a port.
+    /// Returns whether one of its port ranges contains a port.
     #[must_use]
     pub fn has_port(&self, port: u16) -> bool {
         self.ports.iter().any(|ports| ports.contains(port))

@@ -1,25 +1,25 @@
-//! What is left to compare once the address is known, and what follows.
+//! Matches protocol and port after the address lookup.
 
 use std::hint;
 
 use super::{Action, Verdict};
 use crate::net::{Dscp, PortRange, Protocol, Treatment};
 
-/// The services of a class of addresses, in order, with their verdicts; further ones are in the next service_block.
+/// Up to four service ranges of a prefix, in order, with their verdicts. The next block has further ones.
 ///
-/// All are compared, and the first that matches is selected: a branch on what the packet holds would be mispredicted,
-/// and cost more than the compares.
+/// All are compared, and the first match is selected. A branch on the packet would be mispredicted, which costs more
+/// than the comparisons.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ServiceBlock {
     services: [ServiceRange; ServiceBlock::LEN],
-    /// Of each service, and of none.
+    /// The verdicts of the ranges, then the verdict of a packet without a match.
     verdicts: [Verdict; ServiceBlock::LEN + 1],
-    /// The place that leads to the next service_block: that of none, or none at all in the last service_block of a class. (One compare that
-    /// nearly always has the same result. A flag beside the place would be a branch on the place.)
-    onward: usize,
+    /// The match index that continues with the next block: that of no match, or `usize::MAX` in the last block. So this is
+    /// one comparison with a predictable result.
+    continue_at: usize,
 }
 
-/// What happens to a packet that the policy does not name.
+/// The verdict of a packet that no rule matches.
 const TUNNEL: Verdict = Verdict {
     action: Action::Tunnel,
     rule: None,
@@ -28,33 +28,36 @@ const TUNNEL: Verdict = Verdict {
 };
 
 impl ServiceBlock {
-    /// The number of services in a service_block; most classes have fewer.
+    /// The number of ranges in a block. Most prefixes have fewer.
     const LEN: usize = 4;
 
-    /// The service_block of the addresses that no rule names.
+    /// The block of the addresses without a rule.
     pub(super) const NOTHING: Self = Self {
         services: [ServiceRange::NONE; Self::LEN],
         verdicts: [TUNNEL; Self::LEN + 1],
-        onward: usize::MAX,
+        continue_at: usize::MAX,
     };
 
-    /// The rows of a class with at least one entry; what matches none has the action `otherwise`.
-    pub(super) fn of_class(entries: &[(ServiceRange, Verdict)], otherwise: Action) -> Vec<Self> {
+    /// Builds the blocks of a prefix with at least one entry. Packets without a match get the action `otherwise`.
+    pub(super) fn chain(entries: &[(ServiceRange, Verdict)], otherwise: Action) -> Vec<Self> {
         let mut nothing = Self::NOTHING;
         nothing.verdicts[Self::LEN].action = otherwise;
-        let mut rows = vec![nothing; entries.len().div_ceil(Self::LEN)];
-        for (service_block, entries) in rows.iter_mut().zip(entries.chunks(Self::LEN)) {
-            service_block.onward = Self::LEN;
+        let mut blocks = vec![nothing; entries.len().div_ceil(Self::LEN)];
+        for (block, entries) in blocks.iter_mut().zip(entries.chunks(Self::LEN)) {
+            block.continue_at = Self::LEN;
             for (at, (services, verdict)) in entries.iter().enumerate() {
-                service_block.services[at] = *services;
-                service_block.verdicts[at] = *verdict;
+                block.services[at] = *services;
+                block.verdicts[at] = *verdict;
             }
         }
-        rows.last_mut().expect("a class has an entry").onward = usize::MAX;
-        rows
+        blocks
+            .last_mut()
+            .expect("a prefix has an entry")
+            .continue_at = usize::MAX;
+        blocks
     }
 
-    /// The place of the verdict for a service.
+    /// Returns the index of the verdict for a service.
     #[inline]
     fn find(&self, service: u32) -> usize {
         let mut found = Self::LEN;
@@ -65,23 +68,21 @@ impl ServiceBlock {
     }
 }
 
-/// The verdict of the class whose rows come first.
+/// Returns the verdict of the first blocks, which belong to one prefix.
 #[inline]
-pub(super) fn verdict(rows: &[ServiceBlock], protocol: Protocol, port: u16) -> Verdict {
+pub(super) fn verdict(blocks: &[ServiceBlock], protocol: Protocol, port: u16) -> Verdict {
     let service = number(protocol, port);
-    let mut rows = rows.iter();
+    let mut blocks = blocks.iter();
     loop {
-        let service_block = rows
-            .next()
-            .expect("the last service_block of a class leads no further");
-        let found = service_block.find(service);
-        if found != service_block.onward {
-            return service_block.verdicts[found];
+        let block = blocks.next().expect("the last block returns");
+        let found = block.find(service);
+        if found != block.continue_at {
+            return block.verdicts[found];
         }
     }
 }
 
-/// A protocol's ports as one range of numbers, in which one compare finds a packet's.
+/// The ports of a protocol as one range of numbers, so that one comparison matches both.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ServiceRange {
     first: u32,
@@ -89,7 +90,7 @@ pub(super) struct ServiceRange {
 }
 
 impl ServiceRange {
-    /// None at all.
+    /// An empty range.
     const NONE: Self = Self {
         first: u32::MAX,
         width: 0,
@@ -108,7 +109,7 @@ impl ServiceRange {
     }
 }
 
-/// The number of a service, from its protocol and port.
+/// Returns protocol and port as one number.
 #[inline]
 fn number(protocol: Protocol, port: u16) -> u32 {
     u32::from(protocol.number()) << 16 | u32::from(port)
@@ -120,32 +121,32 @@ mod tests {
     use crate::net::RuleId;
 
     #[test]
-    fn the_first_service_that_matches_decides_in_any_row() {
+    fn the_first_match_decides_in_any_block() {
         let verdict_of = |id: u16| Verdict {
             action: Action::Relay,
             rule: Some(RuleId(id)),
             ..TUNNEL
         };
         for count in 1..=9u16 {
-            // Each overlaps with the ones before it at port 1000, and has a port of its own.
+            // All ranges contain port 1000, and each has a port of its own.
             let entry = |id| {
                 let ports = PortRange::new(1000 - id, 1000).expect("a range");
                 (ServiceRange::new(Protocol::Udp, ports), verdict_of(id))
             };
-            let mut rows =
-                ServiceBlock::of_class(&(0..count).map(entry).collect::<Vec<_>>(), Action::Return);
-            rows.extend(ServiceBlock::of_class(&[entry(100)], Action::Tunnel));
+            let mut blocks =
+                ServiceBlock::chain(&(0..count).map(entry).collect::<Vec<_>>(), Action::Return);
+            blocks.extend(ServiceBlock::chain(&[entry(100)], Action::Tunnel));
             let otherwise = Verdict {
                 action: Action::Return,
                 ..TUNNEL
             };
             for id in 0..count {
-                assert_eq!(verdict(&rows, Protocol::Udp, 1000 - id), verdict_of(id));
+                assert_eq!(verdict(&blocks, Protocol::Udp, 1000 - id), verdict_of(id));
             }
             for port in [0, 999 - count, 1001, u16::MAX] {
-                assert_eq!(verdict(&rows, Protocol::Udp, port), otherwise, "{port}");
+                assert_eq!(verdict(&blocks, Protocol::Udp, port), otherwise, "{port}");
             }
-            assert_eq!(verdict(&rows, Protocol::Tcp, 1000), otherwise);
+            assert_eq!(verdict(&blocks, Protocol::Tcp, 1000), otherwise);
         }
         assert_eq!(
             verdict(&[ServiceBlock::NOTHING], Protocol::Udp, u16::MAX),

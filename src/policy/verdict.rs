@@ -1,27 +1,27 @@
-//! A verdict: what happens to a packet, and which rule says so.
+//! The verdict on a packet, with the rule that decides.
 
 use crate::net::{Prefix, RuleId, Treatment};
 
-/// What the policy decides for a packet.
+/// The verdict on a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// Where the packet goes.
+    /// The action.
     pub action: Action,
-    /// The rule that says so; none for what the policy does not name.
+    /// The rule that decides. None if no rule matches.
     pub rule: Option<RuleId>,
-    /// The prefix of the rule that matched.
+    /// The matching prefix of the rule.
     pub prefix: Option<Prefix>,
-    /// How the packet is treated on its way out.
+    /// The DSCP and priority of the sent packet.
     pub treatment: Treatment,
 }
 
-/// Where a packet goes.
+/// The action of a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Out by the uplink, past the VPN.
+    /// Sends the packet by the uplink, past the VPN.
     Relay,
-    /// Into the VPN: the policy does not name it.
+    /// Leaves the packet in the VPN: no rule matches.
     Tunnel,
-    /// Into the VPN too, but by way of our TUN: it is captured with its prefix, and handed back.
+    /// Returns the packet to the VPN: no rule matches, but the TUN captured it with its prefix.
     Return,
 }
