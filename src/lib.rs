@@ -28,6 +28,7 @@ pub mod relay;
 pub mod route;
 pub mod steering;
 pub mod sysctl;
+mod text;
 pub mod timer;
 pub mod tun;
 pub mod wire;

@@ -1,4 +1,4 @@
-//! `voicelane bugreport`: one archive for whoever helps, without names and addresses.
+//! `voicelane bugreport`: writes an archive for support, without names and addresses.
 
 use std::collections::BTreeSet;
 use std::fmt::{Display, Write};
@@ -22,7 +22,7 @@ use super::sources::{Files, Overrides};
 
 #[derive(Debug, Args)]
 pub(super) struct BugreportArgs {
-    /// The archive to make; one that is there is not written over
+    /// New archive; an existing file is not overwritten
     #[arg(
         long,
         short,
@@ -30,7 +30,7 @@ pub(super) struct BugreportArgs {
         default_value = "voicelane-bugreport.tar.gz"
     )]
     output: PathBuf,
-    /// Where a service that does not run has left its events; its runtime directory if not given
+    /// Directory of the events of a stopped service; default: the runtime directory
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -47,33 +47,33 @@ pub(super) fn run(args: &BugreportArgs) -> anyhow::Result<ExitCode> {
     let report = doctor::run_checks(&facts);
     let rules = facts.policy().rules().iter();
     let vendor = rules.flat_map(|rule| rule.prefixes.iter().copied());
-    let mut redactor = Redactor::new(&secrets(), vendor.collect());
+    let mut redactor = Redactor::new(&identifying_names(), vendor.collect());
     let file = |name, about, text| ArchiveFile { name, about, text };
     let files = vec![
         file(
             "doctor.txt",
-            "what is wrong, and what to do",
+            "problems and remedies",
             super::doctor::text(&report),
         ),
         file(
             "doctor.json",
-            "the same for programs",
+            "the same as JSON",
             serde_json::to_string_pretty(&report)?,
         ),
+        file("status.json", "the status of the service", status(&facts)?),
         file(
-            "status.json",
-            "what the service says of itself",
-            status(&facts)?,
+            "events.jsonl",
+            "what happened, and why",
+            or_error(events(args)),
         ),
-        file("events.jsonl", "what happened, and why", told(events(args))),
         file(
             "config.toml",
-            "the configuration in force, and which line says so",
+            "the active configuration, with the origin of each value",
             config(args),
         ),
         file(
             "network.txt",
-            "links, addresses, routes and rules, by our own netlink",
+            "links, addresses, routes and rules",
             network(facts.observed()),
         ),
         file("versions.txt", "program, kernel, distribution", versions()),
@@ -81,12 +81,12 @@ pub(super) fn run(args: &BugreportArgs) -> anyhow::Result<ExitCode> {
     let archive = Archive::new(files, &mut redactor);
     archive
         .write(&args.output)
-        .with_context(|| format!("could not make {}", args.output.display()))?;
-    let mut out = format!("{} has:\n", args.output.display());
+        .with_context(|| format!("could not write {}", args.output.display()))?;
+    let mut out = format!("Wrote {}:\n", args.output.display());
     for ArchiveFile { name, about, .. } in archive.files() {
         writeln!(out, "  {name:<14} {about}").expect("a string takes everything");
     }
-    out.push_str("Names and addresses were taken out; look through it before you pass it on.\n");
+    out.push_str("Names and addresses are replaced. Read the archive before you pass it on.\n");
     super::print(&out)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -101,8 +101,8 @@ fn status(facts: &SystemFacts) -> anyhow::Result<String> {
     })
 }
 
-/// A text, or why there is none.
-fn told(text: anyhow::Result<String>) -> String {
+/// Returns a text, or its error as JSON.
+fn or_error(text: anyhow::Result<String>) -> String {
     text.unwrap_or_else(|error| serde_json::json!({ "error": format!("{error:#}") }).to_string())
 }
 
@@ -128,7 +128,7 @@ fn config(args: &BugreportArgs) -> String {
         Ok(effective) => {
             let mut sections = effective.sections();
             let values = sections.iter_mut().flat_map(|section| &mut section.values);
-            // Users must not read what came by a credential, and an archive is read by more than users.
+            // Values of a credential are secret.
             for value in values.filter(|it| it.origin.layer() == Layer::Credential) {
                 value.written = Some("\"withheld\"".to_owned());
             }
@@ -147,14 +147,14 @@ fn network(observed: &Observed) -> String {
         };
         let (hardware, mtu) = (property("address"), property("mtu"));
         let kind = link.kind.as_deref().unwrap_or("hardware");
-        let set = |is, word| if is { word } else { "-" };
+        let flag = |is_set, word| if is_set { word } else { "-" };
         writeln!(
             out,
             "link #{} {} {kind} {} {} mtu {mtu} address {hardware}",
             link.index,
             link.name,
-            set(link.up, "up"),
-            set(link.carrier, "carrier"),
+            flag(link.up, "up"),
+            flag(link.carrier, "carrier"),
         )
         .expect("a string takes everything");
     }
@@ -199,15 +199,15 @@ fn versions() -> String {
     out
 }
 
-/// The first number of a person's account; below are the system's (`UID_MIN` of login.defs(5)).
+/// The first user id of a person (`UID_MIN` of login.defs(5)).
 const FIRST_PERSON: u32 = 1_000;
 /// Accounts that every system has.
-const EVERYBODYS: [&str; 3] = ["root", "nobody", "voicelane"];
-/// Directories that every system has.
-const COMMON: [&str; 5] = ["/", "/root", "/home", "/nonexistent", "/var/empty"];
+const COMMON_USERS: [&str; 3] = ["root", "nobody", "voicelane"];
+/// Home directories that every system has.
+const COMMON_HOMES: [&str; 5] = ["/", "/root", "/home", "/nonexistent", "/var/empty"];
 
-/// What is known here to say who and where.
-fn secrets() -> IdentifyingNames {
+/// Returns the names that identify this machine and its users.
+fn identifying_names() -> IdentifyingNames {
     let (mut hosts, mut users, mut homes) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let own = uname().ok();
     let own = own.map(|name| name.nodename().to_string_lossy().into_owned());
@@ -236,8 +236,8 @@ fn secrets() -> IdentifyingNames {
             .filter_map(environment),
     );
     homes.extend(environment("HOME"));
-    users.retain(|name| !EVERYBODYS.contains(&name.as_str()));
-    homes.retain(|home| !COMMON.contains(&home.as_str()));
+    users.retain(|name| !COMMON_USERS.contains(&name.as_str()));
+    homes.retain(|home| !COMMON_HOMES.contains(&home.as_str()));
     IdentifyingNames {
         hosts: hosts.into_iter().collect(),
         users: users.into_iter().collect(),

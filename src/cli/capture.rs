@@ -1,4 +1,4 @@
-//! `voicelane capture`: what passes the TUN, in a file for Wireshark.
+//! `voicelane capture`: records the packets of the TUN into a file for Wireshark.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,21 +9,22 @@ use clap::Args;
 
 use crate::control;
 use crate::diagnostics::{self, CaptureLimits, StopReason};
+use crate::text::count;
 
-use super::{RuntimeDir, status};
+use super::{RuntimeDir, exit};
 
 #[derive(Debug, Args)]
 pub(super) struct CaptureArgs {
-    /// How long to record
+    /// Recording time in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
-    /// How many packets to record, at most
+    /// Largest number of packets
     #[arg(long, value_name = "PACKETS", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     packets: u64,
-    /// The file to make; one that is there is not written over
+    /// New file; an existing file is not overwritten
     #[arg(long, short, value_name = "FILE", default_value = "voicelane.pcap")]
     output: PathBuf,
-    /// Record whole packets: what is in them may be confidential
+    /// Record whole packets, which may contain confidential data
     #[arg(long)]
     payload: bool,
     #[command(flatten)]
@@ -33,7 +34,7 @@ pub(super) struct CaptureArgs {
 pub(super) fn run(args: &CaptureArgs) -> anyhow::Result<ExitCode> {
     let status = match control::status(&args.runtime.runtime_dir) {
         Ok(status) => status,
-        Err(error) => return Ok(status::not_told(&error)),
+        Err(error) => return Ok(exit::report(&error)),
     };
     let limits = CaptureLimits {
         time: Duration::from_secs(args.seconds),
@@ -41,17 +42,18 @@ pub(super) fn run(args: &CaptureArgs) -> anyhow::Result<ExitCode> {
     };
     let (tun, file) = (&status.tun, args.output.display());
     eprintln!(
-        "recording {tun} for {} s at most; Ctrl-C ends it",
+        "Recording {tun} for at most {} s. Press Ctrl-C to stop.",
         args.seconds
     );
     let captured = diagnostics::capture(tun, &args.output, args.payload, limits)
-        .with_context(|| format!("could not record {tun} into {file} (needs root)"))?;
-    let why = match captured.stop {
-        StopReason::Time => "the time is over",
-        StopReason::Packets => "these are as many as were asked for",
+        .with_context(|| format!("could not record {tun} into {file} (recording needs root)"))?;
+    let reason = match captured.stop {
+        StopReason::Time => "time limit reached",
+        StopReason::Packets => "packet limit reached",
         StopReason::Signal => "interrupted",
-        StopReason::Link => "the service has ended",
+        StopReason::Link => "the service stopped",
     };
-    super::print(&format!("{} packets in {file}: {why}\n", captured.packets))?;
+    let packets = count(captured.packets, "packet");
+    super::print(&format!("Recorded {packets} into {file} ({reason}).\n"))?;
     Ok(ExitCode::SUCCESS)
 }

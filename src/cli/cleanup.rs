@@ -1,5 +1,5 @@
-//! `voicelane cleanup`: removes what a killed service left behind. With a bad configuration it goes by the defaults, and
-//! answers 2 all the same.
+//! `voicelane cleanup`: removes rules, routes and settings that a killed service left behind. If the configuration has
+//! errors, uses the default one and exits with 2.
 
 use std::fmt::Write;
 use std::process::ExitCode;
@@ -17,7 +17,7 @@ use super::sources::{Files, Overrides};
 
 #[derive(Debug, Args)]
 pub(super) struct CleanupArgs {
-    /// The configuration of the killed service, which may have set other tables than the default ones.
+    /// The configuration of the killed service, which may have other routing tables than the default.
     #[command(flatten)]
     files: Files,
     #[command(flatten)]
@@ -27,11 +27,11 @@ pub(super) struct CleanupArgs {
 pub(super) fn run(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
     let (config, code) = match args.files.load_checked(&Overrides::default()) {
         Ok(config) => (config, ExitCode::SUCCESS),
-        // It may be what the service has stumbled over. What it left behind is no less in the way.
+        // These errors may have stopped the service. Its leftovers must go all the same.
         Err(error) => (Config::default(), error.report()),
     };
     if control::ask(&args.runtime.runtime_dir, Request::Status).is_ok() {
-        bail!("voicelane is running: stop it first, it takes everything back by itself");
+        bail!("voicelane is running. Stop it: it removes its rules and routes itself");
     }
     let leftovers = daemon::cleanup(&config, &args.runtime.runtime_dir)?;
     super::print(&text(&leftovers))?;
@@ -40,10 +40,10 @@ pub(super) fn run(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
 
 fn text(leftovers: &Leftovers) -> String {
     if *leftovers == Leftovers::default() {
-        return "nothing was left behind\n".to_owned();
+        return "No rules, routes or settings were left behind.\n".to_owned();
     }
-    let mut out = String::new();
-    let mut line = |what: String| writeln!(out, "{what}").expect("a string takes everything");
+    let mut out = "Removed what a killed voicelane left behind:\n".to_owned();
+    let mut line = |change: String| writeln!(out, "  {change}").expect("a string takes everything");
     for change in &leftovers.changes {
         line(change.to_string());
     }

@@ -1,4 +1,4 @@
-//! `voicelane doctor`: what is wrong on this machine, and what to do about it.
+//! `voicelane doctor`: checks this machine for faults and names the remedies.
 
 use std::fmt::Write;
 use std::fs;
@@ -11,7 +11,8 @@ use nix::unistd::Uid;
 
 use crate::config::Config;
 use crate::control;
-use crate::doctor::{self, CheckOptions, CheckVerdict, DoctorReport, Finding, SystemFacts};
+use crate::doctor::{self, CheckOptions, CheckVerdict, DoctorReport, SystemFacts};
+use crate::text::count;
 
 use super::RuntimeDir;
 use super::permissions::UnsafePermissions;
@@ -19,10 +20,10 @@ use super::sources::{Files, LoadError, Overrides};
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
-    /// Print JSON (version 1) instead of text
+    /// Print JSON (version 1)
     #[arg(long)]
     json: bool,
-    /// Also see where on the way EF is lost: sends eight small datagrams of each family towards the vendor (as root)
+    /// Also find the hop that changes EF: sends 8 small datagrams per address family to the vendor (needs root)
     #[arg(long)]
     path: bool,
     #[command(flatten)]
@@ -42,20 +43,16 @@ pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     } else {
         super::print(&text(&report))?;
     }
-    Ok(ExitCode::from(match report.verdict {
-        CheckVerdict::Ok | CheckVerdict::Unknown => 0,
-        CheckVerdict::Warning => 1,
-        CheckVerdict::Fault => 2,
-    }))
+    Ok(super::exit::of_verdict(report.verdict))
 }
 
-/// What is to be examined; with a configuration that has faults, by the defaults.
+/// Collects the options of the checks. A configuration with errors is replaced by the default one.
 pub(super) fn options(files: &Files, overrides: &Overrides, runtime: &RuntimeDir) -> CheckOptions {
     let (config, config_fault) = match files.load(overrides) {
         Ok(effective) => (effective.into_config(), None),
         Err(error) => (Config::default(), Some(sentence(&error))),
     };
-    // Whoever asks, it is the service that obeys: its socket says whose it is.
+    // The user of the service reads the files, and owns its control socket.
     let socket = runtime.runtime_dir.join(control::SOCKET);
     let service = fs::metadata(socket).map_or(0, |socket| socket.uid());
     let trust = match files.check_permissions_for(Uid::from_raw(service)) {
@@ -65,7 +62,7 @@ pub(super) fn options(files: &Files, overrides: &Overrides, runtime: &RuntimeDir
         {
             None
         }
-        // What cannot be read is the configuration's fault.
+        // The configuration check reports these.
         Err(LoadError::Read { .. } | LoadError::Invalid(_)) => None,
         Err(LoadError::Unsafe(why)) => Some(Err(why.to_string())),
     };
@@ -85,9 +82,9 @@ fn sentence(error: &LoadError) -> String {
     }
 }
 
-/// A report for a person.
+/// Returns the report as text, with the verdict first.
 pub(super) fn text(report: &DoctorReport) -> String {
-    let mut out = String::new();
+    let mut out = format!("{}\n\n", summary(report));
     let mut line = |verdict: &str, name: &str, what: &str| {
         writeln!(out, "{verdict:<8} {name:<14} {what}").expect("a string takes everything");
     };
@@ -97,30 +94,37 @@ pub(super) fn text(report: &DoctorReport) -> String {
             line("", "", &format!("-> {remedy}"));
         }
     }
-    let count = |verdict| {
-        let findings = report.findings.iter();
-        findings.filter(|it| it.verdict == verdict).count()
-    };
-    let counts = [
-        CheckVerdict::Fault,
-        CheckVerdict::Warning,
-        CheckVerdict::Unknown,
-        CheckVerdict::Ok,
-    ]
-    .map(|verdict| format!("{} {}", count(verdict), verdict.name()));
-    writeln!(out, "\n{}", counts.join(", ")).expect("a string takes everything");
-    let hidden: Vec<_> = report.findings.iter().filter(|it| it.root_knows).collect();
-    if !hidden.is_empty() {
-        let names: Vec<_> = hidden
-            .iter()
-            .map(|finding: &&Finding| finding.name)
-            .collect();
+    let findings = report.findings.iter();
+    let need_root = findings.filter(|finding| finding.root_knows);
+    let need_root: Vec<_> = need_root.map(|finding| finding.name).collect();
+    if !need_root.is_empty() {
+        let names = need_root.join(", ");
         writeln!(
             out,
-            "root would know more of: {} (sudo voicelane doctor)",
-            names.join(", ")
+            "\nNot checked without root: {names}. Run: sudo voicelane doctor"
         )
         .expect("a string takes everything");
     }
     out
+}
+
+fn summary(report: &DoctorReport) -> String {
+    let number = |verdict| {
+        let findings = report.findings.iter();
+        findings.filter(|it| it.verdict == verdict).count()
+    };
+    let problems: Vec<_> = [CheckVerdict::Fault, CheckVerdict::Warning]
+        .into_iter()
+        .filter(|verdict| number(*verdict) > 0)
+        .map(|verdict| count(number(verdict), verdict.name()))
+        .collect();
+    let verdict = if problems.is_empty() {
+        "No problem found".to_owned()
+    } else {
+        format!("Found {}", problems.join(" and "))
+    };
+    match number(CheckVerdict::Unknown) {
+        0 => format!("{verdict}."),
+        unknown => format!("{verdict}; {} not possible.", count(unknown, "check")),
+    }
 }

@@ -1,4 +1,4 @@
-//! `voicelane events`: what happened, and why.
+//! `voicelane events`: shows what happened, and why.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,18 +13,18 @@ use crate::daemon;
 
 use super::RuntimeDir;
 
-/// How often a follower asks.
-const PACE: Duration = Duration::from_millis(250);
+/// The interval of requests with `--follow`.
+const INTERVAL: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Args)]
 pub(super) struct EventsArgs {
-    /// Go on printing what happens, also across a restart of the service, until interrupted.
+    /// Keep printing new events until interrupted, across restarts of the service
     #[arg(long, short)]
     follow: bool,
-    /// Print JSON (version 1), one event a line, instead of text.
+    /// Print JSON (version 1), one event per line
     #[arg(long)]
     json: bool,
-    /// Where a service that does not run has left its events; its runtime directory if not given.
+    /// Directory of the events of a stopped service; default: the runtime directory
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -32,48 +32,48 @@ pub(super) struct EventsArgs {
 }
 
 pub(super) fn run(args: &EventsArgs) -> anyhow::Result<ExitCode> {
-    let mut printed = 0;
+    let mut last_printed = 0;
     loop {
-        match ask(args, printed) {
+        match request_events(args, last_printed) {
             Ok(Events {
                 last_sequence,
                 events,
             }) => {
                 for event in &events {
-                    if !super::stream(&line(event, args.json)?)? {
+                    if !super::print_while_read(&line(event, args.json)?)? {
                         return Ok(ExitCode::SUCCESS);
                     }
                 }
-                printed = last_sequence;
+                last_printed = last_sequence;
             }
-            Err(AskError::NotRunning(_)) if args.follow && printed > 0 => {}
+            Err(AskError::NotRunning(_)) if args.follow && last_printed > 0 => {}
             Err(error @ AskError::NotRunning(_)) => {
-                printed = left_behind(args).with_context(|| error.to_string())?;
+                last_printed = print_stored(args).with_context(|| error.to_string())?;
             }
             Err(error) => return Err(error.into()),
         }
         if !args.follow {
             return Ok(ExitCode::SUCCESS);
         }
-        sleep(PACE);
+        sleep(INTERVAL);
     }
 }
 
-fn ask(args: &EventsArgs, after: u64) -> Result<Events, AskError> {
+fn request_events(args: &EventsArgs, after: u64) -> Result<Events, AskError> {
     let reply = control::ask(&args.runtime.runtime_dir, Request::Events { after })?;
     match reply.body {
-        Body::Events(events) if events.last_sequence < after => ask(args, 0),
+        Body::Events(events) if events.last_sequence < after => request_events(args, 0),
         Body::Events(events) => Ok(events),
-        _ => Err(AskError::Refused("something else".to_owned())),
+        _ => Err(AskError::Refused("unexpected reply".to_owned())),
     }
 }
 
-/// Prints what a service that does not run has left, and answers the last number.
-fn left_behind(args: &EventsArgs) -> anyhow::Result<u64> {
+/// Prints the events that a stopped service stored. Returns the last sequence number.
+fn print_stored(args: &EventsArgs) -> anyhow::Result<u64> {
     let dir = args.state_dir.as_ref().unwrap_or(&args.runtime.runtime_dir);
     let events = daemon::read_events(dir)
         .with_context(|| format!("could not read the events in {}", dir.display()))?;
-    eprintln!("voicelane is not running; what it left:");
+    eprintln!("voicelane is not running. Stored events:");
     for event in &events {
         super::print(&line(event, args.json)?)?;
     }

@@ -1,4 +1,4 @@
-//! `voicelane explain`: what happens to a packet, which rule says so, and if none does, which came nearest.
+//! `voicelane explain`: shows the verdict for a packet and the rule that decides. Without a rule, shows the nearest one.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -14,15 +14,15 @@ use crate::daemon;
 use crate::net::{Endpoint, Family, Protocol};
 use crate::policy::{Action, InactiveReason, MissReason, NearMiss, Policy, PolicyRule, Verdict};
 
-/// What `voicelane explain` is asked.
+/// The arguments of `voicelane explain`.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ExplainArgs {
-    /// The transport: udp or tcp
+    /// Protocol: udp or tcp
     pub protocol: Protocol,
-    /// The destination: address and port, an IPv6 address in brackets
+    /// Destination address and port; an IPv6 address in brackets
     #[arg(value_name = "ADDR:PORT")]
     pub destination: SocketAddr,
-    /// The address that the application sends from
+    /// Source address of the application
     #[arg(long, value_name = "ADDR")]
     pub from: Option<IpAddr>,
     /// Print JSON
@@ -31,18 +31,18 @@ pub(super) struct ExplainArgs {
     /// The configuration
     #[command(flatten)]
     pub files: Files,
-    /// What the command line adds
+    /// Settings of the command line
     #[command(flatten)]
     pub overrides: Overrides,
-    /// The day to answer for; without one, today (UTC)
+    /// Day of the policy; default: today (UTC)
     #[arg(long, value_name = "YYYY-MM-DD")]
     pub date: Option<Date>,
 }
 
-/// Explains a packet and prints the result; `find_uplink` answers which interface relayed packets would leave by.
+/// Prints the explanation. `find_uplink` returns the interface that relayed packets would use.
 ///
 /// # Errors
-/// When nothing can be printed. A bad configuration is reported and answered with exit code 2.
+/// If standard output cannot be written. Errors of the configuration return exit code 2.
 pub(super) fn run(
     args: &ExplainArgs,
     find_uplink: impl FnOnce(&Config, Family) -> Option<String>,
@@ -63,7 +63,7 @@ pub(super) fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// A verdict with what a person wants to know about it.
+/// A verdict with its rule, or with the nearest rule.
 #[derive(Debug)]
 struct Explanation<'a> {
     protocol: Protocol,
@@ -124,10 +124,10 @@ impl<'a> Explanation<'a> {
                 "reason": match near.reason {
                     MissReason::Port => "port",
                     MissReason::Protocol => "protocol",
-                    MissReason::Inactive(why) => super::policy::why_name(why),
+                    MissReason::Inactive(reason) => super::policy::inactive_name(reason),
                 },
                 "date": match near.reason {
-                    MissReason::Inactive(why) => super::policy::why_date(why),
+                    MissReason::Inactive(reason) => super::policy::inactive_date(reason),
                     MissReason::Port | MissReason::Protocol => None,
                 },
             })),
@@ -142,19 +142,19 @@ impl fmt::Display for Explanation<'_> {
             write!(f, " from {from}")?;
         }
         let (Some(rule), Some(prefix)) = (self.rule, self.verdict.prefix) else {
-            f.write_str(" stays in the VPN\n")?;
+            f.write_str(": stays in the VPN\n")?;
             if self.verdict.action == Action::Return {
                 f.write_str(
-                    "  captured   with its prefix, and handed back to the VPN (capture = \"prefix\")\n",
+                    "  captured   with its whole prefix, then returned to the VPN (capture = \"prefix\")\n",
                 )?;
             }
             return match &self.near {
                 Some((near, rule)) => near_miss(f, near, rule),
-                None => f.write_str("  reason     no rule names this address"),
+                None => f.write_str("  reason     no rule has this address"),
             };
         };
         let treatment = self.verdict.treatment;
-        f.write_str(" leaves the VPN\n")?;
+        f.write_str(": leaves the VPN\n")?;
         writeln!(f, "  rule       {}: {}", rule.name, rule.description)?;
         writeln!(f, "  role       {}", rule.role)?;
         writeln!(f, "  prefix     {prefix}")?;
@@ -178,19 +178,21 @@ impl fmt::Display for Explanation<'_> {
 fn near_miss(f: &mut fmt::Formatter<'_>, near: &NearMiss, rule: &PolicyRule) -> fmt::Result {
     let NearMiss { prefix, reason, .. } = near;
     let PolicyRule { name, protocol, .. } = rule;
-    write!(f, "  reason     {name} names {prefix}, but ")?;
+    write!(f, "  reason     {name} has {prefix}, but ")?;
     match reason {
         MissReason::Port => write!(f, "only {protocol} ports {}", join(&rule.ports)),
         MissReason::Protocol => write!(f, "only {protocol}"),
-        MissReason::Inactive(why @ InactiveReason::SwitchedOff) => {
+        MissReason::Inactive(inactive @ InactiveReason::SwitchedOff) => {
             write!(
                 f,
-                "is {why}: {}\n  to switch  enable = [\"{name}\"]",
+                "is {inactive}: {}\n  to enable  enable = [\"{name}\"]",
                 rule.description
             )
         }
-        MissReason::Inactive(why @ InactiveReason::NotYetValid { .. }) => write!(f, "is {why}"),
-        MissReason::Inactive(why @ InactiveReason::Expired { .. }) => write!(f, "{why}"),
+        MissReason::Inactive(inactive @ InactiveReason::NotYetValid { .. }) => {
+            write!(f, "is {inactive}")
+        }
+        MissReason::Inactive(inactive @ InactiveReason::Expired { .. }) => write!(f, "{inactive}"),
     }
 }
 
@@ -216,12 +218,12 @@ mod tests {
     }
 
     #[test]
-    fn media_leave_the_vpn() {
+    fn media_leaves_the_vpn() {
         let (text, json) = explain(Protocol::Udp, "168.86.130.7:20000");
         assert_eq!(
             text,
             "\
-udp 168.86.130.7:20000 from 10.8.0.2 leaves the VPN
+udp 168.86.130.7:20000 from 10.8.0.2: leaves the VPN
   rule       talkdesk-media: Conversations voice: RTP of every region's WebRTC gateways
   role       media
   prefix     168.86.128.0/18
@@ -248,7 +250,7 @@ udp 168.86.130.7:20000 from 10.8.0.2 leaves the VPN
     }
 
     #[test]
-    fn what_is_handed_back_says_so() {
+    fn packets_returned_to_the_vpn_are_named() {
         let text = "version = 1\n[route]\ncapture = 'prefix'";
         let config = Config::parse("prefix", text).expect("it is valid");
         let date = jiff::civil::date(2024, 6, 1);
@@ -266,23 +268,23 @@ udp 168.86.130.7:20000 from 10.8.0.2 leaves the VPN
         assert_eq!(
             explanation.to_string(),
             "\
-udp 168.86.130.7:53 stays in the VPN
-  captured   with its prefix, and handed back to the VPN (capture = \"prefix\")
-  reason     talkdesk-media names 168.86.128.0/18, but only udp ports 10000-60000"
+udp 168.86.130.7:53: stays in the VPN
+  captured   with its whole prefix, then returned to the VPN (capture = \"prefix\")
+  reason     talkdesk-media has 168.86.128.0/18, but only udp ports 10000-60000"
         );
         assert_eq!(explanation.json()["action"], "return");
     }
 
     #[test]
-    fn what_is_switched_off_says_how_to_switch_it_on() {
+    fn a_switched_off_service_names_the_setting_that_enables_it() {
         let (text, json) = explain(Protocol::Tcp, "168.86.130.7:443");
         assert_eq!(
             text,
             "\
-tcp 168.86.130.7:443 from 10.8.0.2 stays in the VPN
-  reason     talkdesk-signalling names 168.86.128.0/18, but is switched off: HTTPS on the global media range. Off: \
+tcp 168.86.130.7:443 from 10.8.0.2: stays in the VPN
+  reason     talkdesk-signalling has 168.86.128.0/18, but is switched off: HTTPS on the global media range. Off: \
              Talkdesk's IP allow-listing expects TCP 443 from the VPN, so agents could be locked out
-  to switch  enable = [\"talkdesk-signalling\"]"
+  to enable  enable = [\"talkdesk-signalling\"]"
         );
         let near = json!({
             "rule": "talkdesk-signalling",
@@ -298,7 +300,7 @@ tcp 168.86.130.7:443 from 10.8.0.2 stays in the VPN
     }
 
     #[test]
-    fn other_near_misses_say_what_differs() {
+    fn other_near_misses_name_the_difference() {
         let reason = |protocol, destination| {
             let (text, json) = explain(protocol, destination);
             let line = text.lines().nth(1).expect("a reason").trim().to_owned();
@@ -311,7 +313,7 @@ tcp 168.86.130.7:443 from 10.8.0.2 stays in the VPN
         assert_eq!(
             reason(Protocol::Udp, "168.86.130.7:53"),
             (
-                "reason     talkdesk-media names 168.86.128.0/18, but only udp ports 10000-60000"
+                "reason     talkdesk-media has 168.86.128.0/18, but only udp ports 10000-60000"
                     .into(),
                 Some("port".into()),
                 Value::Null
@@ -320,7 +322,7 @@ tcp 168.86.130.7:443 from 10.8.0.2 stays in the VPN
         assert_eq!(
             reason(Protocol::Tcp, "168.86.130.7:20000"),
             (
-                "reason     talkdesk-media names 168.86.128.0/18, but only udp".into(),
+                "reason     talkdesk-media has 168.86.128.0/18, but only udp".into(),
                 Some("protocol".into()),
                 Value::Null
             )
@@ -328,7 +330,8 @@ tcp 168.86.130.7:443 from 10.8.0.2 stays in the VPN
         assert_eq!(
             reason(Protocol::Udp, "3.122.181.9:15000"),
             (
-                "reason     talkdesk-retired-germany names 3.122.181.0/24, but expired on 2024-01-23".into(),
+                "reason     talkdesk-retired-germany has 3.122.181.0/24, but expired on 2024-01-23"
+                    .into(),
                 Some("expired".into()),
                 json!("2024-01-23")
             )
@@ -336,7 +339,7 @@ tcp 168.86.130.7:443 from 10.8.0.2 stays in the VPN
         assert_eq!(
             reason(Protocol::Udp, "[2606:4700::1111]:53"),
             (
-                "reason     no rule names this address".into(),
+                "reason     no rule has this address".into(),
                 None,
                 Value::Null
             )

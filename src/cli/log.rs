@@ -1,5 +1,4 @@
-//! Where log lines go: with their fields into the journal when standard error is connected to it, else to standard
-//! error.
+//! The log: into the journal, with fields, if standard error is connected to it; else to standard error.
 
 use std::env;
 use std::io::{self, IsTerminal};
@@ -11,15 +10,15 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// What the journal puts before the names of our fields, so that they are no one else's: `VOICELANE_UPLINK`.
-const FIELDS: &str = "VOICELANE";
+/// The prefix of journal fields: `VOICELANE_UPLINK`.
+const FIELD_PREFIX: &str = "VOICELANE";
 
-/// Begins to log, down to `level`.
-pub(super) fn begin(level: Level) {
+/// Starts to log messages of `level` and above.
+pub(super) fn start(level: Level) {
     let journal = is_journal(&io::stderr())
         .then(tracing_journald::layer)
         .and_then(Result::ok)
-        .map(|journal| journal.with_field_prefix(Some(FIELDS.to_owned())));
+        .map(|journal| journal.with_field_prefix(Some(FIELD_PREFIX.to_owned())));
     let lines = journal.is_none().then(|| {
         tracing_subscriber::fmt::layer()
             .with_target(false)
@@ -33,8 +32,8 @@ pub(super) fn begin(level: Level) {
         .init();
 }
 
-/// Whether a stream is the one that the service manager has connected to the journal (`JOURNAL_STREAM`,
-/// systemd.exec(5)); a shell that a service runs may have redirected it.
+/// Returns whether systemd has connected a stream to the journal (`JOURNAL_STREAM`, systemd.exec(5)). A shell may have
+/// redirected it since.
 fn is_journal(stream: &impl AsFd) -> bool {
     let (Ok(journal), Ok(stream)) = (env::var("JOURNAL_STREAM"), fstat(stream)) else {
         return false;

@@ -1,4 +1,4 @@
-//! `voicelane mappings`: who is on the phone, and by which endpoints.
+//! `voicelane mappings`: lists calls and TCP connections with their endpoints.
 
 use std::fmt::Write;
 use std::process::ExitCode;
@@ -7,14 +7,14 @@ use clap::Args;
 use serde_json::json;
 
 use crate::control::{self, MappingStatus, Status};
+use crate::text::duration;
 
-use super::RuntimeDir;
-use super::status::{duration, unavailable};
 use super::watch::WatchArgs;
+use super::{RuntimeDir, exit};
 
 #[derive(Debug, Args)]
 pub(super) struct MappingsArgs {
-    /// Print JSON (version 1) instead of text
+    /// Print JSON (version 1)
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -28,14 +28,14 @@ pub(super) fn run(args: &MappingsArgs) -> anyhow::Result<ExitCode> {
     args.watch.repeat(json, || {
         let status = match control::status(&args.runtime.runtime_dir) {
             Ok(status) => status,
-            Err(error) => return Ok(unavailable(&error, is_watched && !json)),
+            Err(error) => return Ok(exit::unavailable(&error, is_watched && !json)),
         };
         let (mappings, connections) = (&status.mappings, &status.connections);
-        let whole = json!({ "version": 1, "mappings": mappings, "connections": connections });
+        let document = json!({ "version": 1, "mappings": mappings, "connections": connections });
         let shown = match (json, is_watched) {
             (false, _) => text(&status),
-            (true, false) => format!("{whole:#}\n"),
-            (true, true) => format!("{whole}\n"),
+            (true, false) => format!("{document:#}\n"),
+            (true, true) => format!("{document}\n"),
         };
         Ok((shown, ExitCode::SUCCESS))
     })
@@ -70,13 +70,13 @@ fn text(status: &Status) -> String {
     out
 }
 
-/// A mapping's outside endpoint, or that there is none yet.
+/// Returns the outside endpoint of a mapping, or "opening" while its socket is opened.
 pub(super) fn outside(mapping: &MappingStatus) -> String {
     let outside = mapping.outside;
     outside.map_or_else(|| "opening".to_owned(), |outside| outside.to_string())
 }
 
-/// Columns as wide as their widest cell.
+/// Formats rows as columns. Each is as wide as its widest cell.
 fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let widths: [usize; N] = std::array::from_fn(|column| {
         let cells = rows.iter().map(|row| row[column].len());
@@ -99,7 +99,7 @@ mod tests {
     use crate::control::ConnectionStatus;
 
     #[test]
-    fn columns_line_up() {
+    fn columns_are_aligned() {
         let mapping = MappingStatus {
             inside: "[2001:db8::2]:50000".parse().expect("an endpoint"),
             outside: None,

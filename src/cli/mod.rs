@@ -1,9 +1,6 @@
 //! The command line: one file per command.
 //!
-//! Exit codes: 0 done; 1 failed; 2 the command line or the configuration is wrong, and nothing was touched; 3 the
-//! service is not running (`status`, `reload`), or the system forbids what the demo needs (`demo`). `status` answers 0 for working, 1 for
-//! degraded, 2 for not working, 3 for not running, 4 when it cannot be told. `doctor` answers 0 when nothing is wrong as
-//! far as it could look, 1 for warnings, 2 for faults.
+//! `exit` has the exit codes. Each flag also has an environment variable: `--tun` is `VOICELANE_TUN`.
 
 mod bugreport;
 mod capture;
@@ -12,6 +9,7 @@ mod cleanup;
 mod config;
 mod doctor;
 mod events;
+mod exit;
 mod explain;
 mod log;
 mod mappings;
@@ -23,6 +21,8 @@ mod sources;
 mod status;
 mod watch;
 
+pub use exit::exit_codes;
+
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,11 +32,11 @@ use tracing::Level;
 
 use crate::daemon;
 
-/// Talkdesk voice media leaves the VPN, marked EF; everything else stays in.
+/// Sends Talkdesk voice media past the VPN, marked EF. All other traffic stays in the VPN.
 #[derive(Debug, Parser)]
 #[command(name = "voicelane", version, arg_required_else_help = true)]
 struct Cli {
-    /// How much to log on standard error: error, warn, info, debug or trace.
+    /// Log level: error, warn, info, debug or trace
     #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
     log: Level,
     #[command(subcommand)]
@@ -45,74 +45,71 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum CliCommand {
-    /// Run the service in the foreground (as root or with CAP_NET_ADMIN).
+    /// Run the service in the foreground (needs root)
     Run(run::RunArgs),
-    /// Show what the running service does.
+    /// Show the state of the running service
     Status(status::StatusArgs),
-    /// List who is on the phone, and by which endpoints.
+    /// List the calls of the running service and their endpoints
     Mappings(mappings::MappingsArgs),
-    /// Let the running service read its configuration anew; a bad one leaves in force what is.
+    /// Reload the configuration. If it has errors, the current one stays active
     Reload(reload::ReloadArgs),
-    /// Tell what happened to the service and the network around it, and why.
+    /// Show what happened to the service and the network, and why
     Events(events::EventsArgs),
-    /// Examine this machine: what is wrong, and what to do about it.
+    /// Check this machine for problems and show the remedies
     Doctor(doctor::DoctorArgs),
-    /// Write one archive for whoever helps, without names and addresses.
+    /// Write an archive for support, without names and addresses
     Bugreport(bugreport::BugreportArgs),
-    /// Record what passes the TUN for Wireshark: headers alone, unless more is asked for.
+    /// Record the packets of the TUN for Wireshark, by default headers only
     Capture(capture::CaptureArgs),
-    /// Tell what happens to a destination, and which rule says so.
+    /// Show whether packets to a destination leave the VPN, and which rule decides
     Explain(explain::ExplainArgs),
-    /// Validate a configuration file.
+    /// Check the configuration for errors
     Check(check::CheckArgs),
-    /// Look at the configuration in force, and at its format.
+    /// Show the active configuration, or the schema of its files
     Config(config::ConfigArgs),
-    /// Look at the policy.
+    /// Show the policy, or export it for other products
     Policy(policy::PolicyArgs),
-    /// Remove what a killed service left behind, and nothing else.
+    /// Remove rules, routes and settings that a killed service left behind
     Cleanup(cleanup::CleanupArgs),
-    /// Show the main job in a world of its own, without touching this machine's network.
+    /// Run a self-contained demo in network namespaces
     #[cfg(feature = "demo")]
     Demo(crate::demo::DemoArgs),
 }
 
-/// The exit code when no service answers.
-const NOT_RUNNING: u8 = 3;
-
-/// Where the service keeps its control socket and its journal.
+/// The directory of the control socket and of the saved sysctls.
 #[derive(Debug, Args)]
 struct RuntimeDir {
-    /// The service's runtime directory.
+    /// Runtime directory of the service
     #[arg(long, value_name = "DIR", default_value = "/run/voicelane")]
     runtime_dir: PathBuf,
 }
 
-/// The whole command line, for whoever draws from its definition.
+/// Returns the definition of the whole command line, for the program, man pages and shell completions.
 #[must_use]
 pub fn command() -> clap::Command {
     with_environment_variables(Cli::command())
 }
 
-/// Gives every flag its environment variable.
+/// Adds its environment variable to every flag. The help hides them; the man pages list them.
 fn with_environment_variables(command: clap::Command) -> clap::Command {
-    let twinned = command.mut_args(|arg| match arg.get_long().map(environment_variable) {
-        Some(environment_variable) => arg.env(environment_variable),
+    let command = command.mut_args(|arg| match arg.get_long().map(environment_variable) {
+        Some(variable) => arg.env(variable).hide_env(true),
         None => arg,
     });
-    twinned.mut_subcommands(with_environment_variables)
+    command.mut_subcommands(with_environment_variables)
 }
 
-/// The environment variable that says the same as a flag.
+/// Returns the environment variable of a flag.
 fn environment_variable(flag: &str) -> String {
     format!("VOICELANE_{}", flag.to_uppercase().replace('-', "_"))
 }
 
-/// Parses the command line, runs the command, and answers its exit code.
+/// Parses the command line, runs the command, and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
     let parsed = Cli::from_arg_matches(&command().get_matches());
     let Cli { log, command } = parsed.unwrap_or_else(|error| error.exit());
-    log::begin(log);
+    log::start(log);
     let outcome = match command {
         CliCommand::Run(args) => run::run(&args),
         CliCommand::Status(args) => status::run(&args),
@@ -136,13 +133,13 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// Prints to standard output. A reader that has gone (`| head`) is no error.
+/// Prints to standard output. A closed pipe (`| head`) is not an error.
 fn print(text: &str) -> io::Result<()> {
-    stream(text).map(drop)
+    print_while_read(text).map(drop)
 }
 
-/// Prints to standard output, one text of many; answers whether somebody still reads.
-fn stream(text: &str) -> io::Result<bool> {
+/// Prints to standard output. Returns false if the pipe is closed.
+fn print_while_read(text: &str) -> io::Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
@@ -163,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn the_definition_holds() {
+    fn the_definition_is_valid() {
         command().debug_assert();
     }
 
@@ -172,9 +169,9 @@ mod tests {
         let mut flags = 0;
         walk(&command(), &mut |arg| {
             if let Some(long) = arg.get_long() {
-                let environment_variable = arg.get_env().and_then(|env| env.to_str());
-                let wanted = format!("VOICELANE_{}", long.to_uppercase().replace('-', "_"));
-                assert_eq!(environment_variable, Some(wanted.as_str()), "--{long}");
+                let variable = arg.get_env().and_then(|env| env.to_str());
+                let expected = format!("VOICELANE_{}", long.to_uppercase().replace('-', "_"));
+                assert_eq!(variable, Some(expected.as_str()), "--{long}");
                 flags += 1;
             }
         });
@@ -194,9 +191,7 @@ mod tests {
                 }
                 let row = format!("`--{long}`");
                 let mut rows = manual.lines().filter(|line| line.contains(&row));
-                let row = rows
-                    .next()
-                    .unwrap_or_else(|| panic!("--{long} is not there"));
+                let row = rows.next().unwrap_or_else(|| panic!("--{long} is missing"));
                 assert!(row.contains(&format!("`{default}`")), "{row}");
             }
         });

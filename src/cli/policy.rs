@@ -1,4 +1,4 @@
-//! `voicelane policy`: what is active, what is not, and why; and the same in the words of other programs.
+//! `voicelane policy`: shows active and inactive services, and exports the policy for other products.
 
 mod export;
 
@@ -11,10 +11,10 @@ use super::sources::{Files, Overrides};
 use crate::daemon;
 use crate::policy::{InactiveReason, Policy, PolicyRule, RuleState};
 
-/// What `voicelane policy` is asked.
+/// The arguments of `voicelane policy`.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct PolicyArgs {
-    /// What to do with the policy
+    /// Command
     #[command(subcommand)]
     pub command: PolicyCommand,
 }
@@ -22,13 +22,13 @@ pub(super) struct PolicyArgs {
 /// The commands on a policy.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub(super) enum PolicyCommand {
-    /// List what is active today, and what is not and why
+    /// List the active services, and the inactive ones with the reason
     Show(PolicyShowArgs),
-    /// Write what IT sets up elsewhere: marking, firewalls, what a VPN leaves out
+    /// Write the policy as configuration of a firewall, VPN, router or browser
     Export(export::ExportArgs),
 }
 
-/// What `voicelane policy show` is asked.
+/// The arguments of `voicelane policy show`.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct PolicyShowArgs {
     /// The configuration
@@ -37,15 +37,15 @@ pub(super) struct PolicyShowArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// The day to answer for; without one, today (UTC)
+    /// Day of the policy; default: today (UTC)
     #[arg(long, value_name = "YYYY-MM-DD")]
     pub date: Option<Date>,
 }
 
-/// Runs a command on the policy.
+/// Runs a policy command.
 ///
 /// # Errors
-/// When nothing can be printed. A bad configuration is reported and answered with exit code 2.
+/// If standard output cannot be written. Errors of the configuration return exit code 2.
 pub(super) fn run(args: &PolicyArgs) -> anyhow::Result<ExitCode> {
     match &args.command {
         PolicyCommand::Show(args) => run_show(args),
@@ -68,18 +68,18 @@ fn run_show(args: &PolicyShowArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A stable word for why a rule is not active.
-pub(super) const fn why_name(why: InactiveReason) -> &'static str {
-    match why {
+/// Returns the stable name of the reason why a rule is inactive.
+pub(super) const fn inactive_name(reason: InactiveReason) -> &'static str {
+    match reason {
         InactiveReason::NotYetValid { .. } => "not-yet-valid",
         InactiveReason::Expired { .. } => "expired",
         InactiveReason::SwitchedOff => "switched-off",
     }
 }
 
-/// The day that makes a rule inactive.
-pub(super) const fn why_date(why: InactiveReason) -> Option<Date> {
-    match why {
+/// Returns the date that makes a rule inactive.
+pub(super) const fn inactive_date(reason: InactiveReason) -> Option<Date> {
+    match reason {
         InactiveReason::NotYetValid { from: date } | InactiveReason::Expired { until: date } => {
             Some(date)
         }
@@ -91,7 +91,7 @@ fn texts<T: ToString>(list: &[T]) -> Vec<String> {
     list.iter().map(ToString::to_string).collect()
 }
 
-/// Joins a list as a person writes it.
+/// Joins a list with commas.
 pub(super) fn join<T: ToString>(list: &[T]) -> String {
     texts(list).join(", ")
 }
@@ -108,12 +108,12 @@ fn show(policy: &Policy, date: Date) -> String {
         let (head, dscp) = (head(rule), format!("DSCP {}", rule.treatment.dscp));
         match rule.state {
             RuleState::Active => active.push(format!("{head}  {dscp:9}  {}", join(&rule.prefixes))),
-            RuleState::Inactive(why) => inactive.push(format!("{head}  {why}")),
+            RuleState::Inactive(reason) => inactive.push(format!("{head}  {reason}")),
         }
     }
     let next = match policy.next_change(date) {
         Some(day) => format!("next change on {day}"),
-        None => "no change ahead".into(),
+        None => "no date of change is known".into(),
     };
     let title = format!(
         "{date}: {} of {} services active, {next}",
@@ -122,8 +122,8 @@ fn show(policy: &Policy, date: Date) -> String {
     );
     let mut lines = vec![title];
     for (heading, list) in [
-        ("Active: leaves the VPN", active),
-        ("Inactive: stays in the VPN", inactive),
+        ("Active (leaves the VPN):", active),
+        ("Inactive (stays in the VPN):", inactive),
     ] {
         if !list.is_empty() {
             lines.extend([String::new(), heading.to_owned()]);
@@ -135,9 +135,9 @@ fn show(policy: &Policy, date: Date) -> String {
 
 fn show_json(policy: &Policy, date: Date) -> Value {
     let service = |rule: &PolicyRule| {
-        let why = match rule.state {
+        let reason = match rule.state {
             RuleState::Active => None,
-            RuleState::Inactive(why) => Some(why),
+            RuleState::Inactive(reason) => Some(reason),
         };
         json!({
             "name": rule.name,
@@ -152,7 +152,7 @@ fn show_json(policy: &Policy, date: Date) -> Value {
             "valid_until": rule.valid_until,
             "source": rule.source,
             "active": rule.is_active(),
-            "why": why.map(why_name),
+            "inactive_reason": reason.map(inactive_name),
         })
     };
     json!({
@@ -212,17 +212,17 @@ valid_from = 2024-07-01
     }
 
     #[test]
-    fn what_is_active_and_what_is_not_and_why() {
+    fn the_text_lists_active_and_inactive_services() {
         let (policy, date) = policy();
         assert_eq!(
             show(&policy, date),
             "\
 2024-06-01: 1 of 4 services active, next change on 2024-07-01
 
-Active: leaves the VPN
+Active (leaves the VPN):
   voice      udp 3478-3481          DSCP EF    52.112.0.0/14, 2603:1063::/38
 
-Inactive: stays in the VPN
+Inactive (stays in the VPN):
   web        tcp 443                switched off
   voice-old  udp 3478-3481, 50000   expired on 2024-06-01
   voice-new  udp 3478-3481          not valid before 2024-07-01"
@@ -230,7 +230,7 @@ Inactive: stays in the VPN
     }
 
     #[test]
-    fn the_same_as_data() {
+    fn the_json_has_every_field() {
         let (policy, date) = policy();
         let shown = show_json(&policy, date);
         assert_eq!(
@@ -250,7 +250,7 @@ Inactive: stays in the VPN
             "valid_until": "2024-06-01",
             "source": null,
             "active": false,
-            "why": "expired",
+            "inactive_reason": "expired",
         });
         assert_eq!(shown["services"][2], wanted);
         let capture = json!({

@@ -1,4 +1,4 @@
-//! `voicelane reload`: the running service reads its configuration anew.
+//! `voicelane reload`: makes the running service reload its configuration.
 
 use std::process::ExitCode;
 
@@ -7,8 +7,7 @@ use clap::Args;
 
 use crate::control::{self, AskError, Body, Request};
 
-use super::sources::BAD_CONFIG;
-use super::{NOT_RUNNING, RuntimeDir};
+use super::{RuntimeDir, exit};
 
 #[derive(Debug, Args)]
 pub(super) struct ReloadArgs {
@@ -22,13 +21,13 @@ pub(super) fn run(args: &ReloadArgs) -> anyhow::Result<ExitCode> {
             Body::Reloaded {} => Ok(ExitCode::SUCCESS),
             Body::NotReloaded { error } => {
                 eprintln!("voicelane: not reloaded, what was in force stays: {error}");
-                Ok(ExitCode::from(BAD_CONFIG))
+                Ok(ExitCode::from(exit::INVALID))
             }
-            _ => bail!("the service answered something else"),
+            _ => bail!("the service sent an unexpected reply"),
         },
         Err(error @ AskError::NotRunning(_)) => {
             eprintln!("voicelane: {error}");
-            Ok(ExitCode::from(NOT_RUNNING))
+            Ok(ExitCode::from(exit::NOT_RUNNING))
         }
         Err(error) => Err(error.into()),
     }

@@ -1,4 +1,4 @@
-//! `voicelane run`: the service in the foreground.
+//! `voicelane run`: runs the service in the foreground.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use super::sources::{Files, Overrides};
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    /// Where events are kept; the runtime directory if not given, which does not outlive a reboot.
+    /// Directory of the events; default: the runtime directory, which a reboot clears
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
     #[command(flatten)]

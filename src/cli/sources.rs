@@ -14,8 +14,7 @@ use crate::config::{Config, Diagnostics, Document, Effective, Layer};
 
 use super::permissions::{UnsafePermissions, check_path};
 
-/// The exit code of a bad configuration.
-pub(super) const BAD_CONFIG: u8 = 2;
+pub(super) use super::exit::INVALID as BAD_CONFIG;
 
 /// The reason why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]

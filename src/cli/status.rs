@@ -1,4 +1,4 @@
-//! `voicelane status`: how the service does, on one screen.
+//! `voicelane status`: shows the state of the service on one screen.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -8,22 +8,21 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::control::{
-    self, AskError, Body, Reply, SchedulingStatus, State, Status, TrafficStatus, VpnStatus,
+    self, Body, FallbackStatus, MappingStatus, Reply, SchedulingStatus, State, Status,
+    TrafficStatus, UplinkStatus, VpnStatus,
 };
+use crate::text::{count, duration};
 
 use super::mappings::outside;
 use super::watch::WatchArgs;
-use super::{NOT_RUNNING, RuntimeDir};
+use super::{RuntimeDir, exit};
 
-/// The exit code when the service does not tell: the asker may not know, or the service is too busy.
-const NOT_TOLD: u8 = 4;
-
-/// How many mappings one screen has room for.
-const MAPPINGS: usize = 10;
+/// The most mappings, and the most connections, on one screen.
+const MOST_ROWS: usize = 10;
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
-    /// Print JSON (version 1) instead of text
+    /// Print JSON (version 1)
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -37,20 +36,16 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     args.watch.repeat(args.json, show)
 }
 
-/// What to print, and the exit code that says the same. A watcher's JSON is one object a line.
-fn show(runtime_dir: &Path, json: bool, watched: bool) -> anyhow::Result<(String, ExitCode)> {
+/// Returns the output and the exit code. With `watch`, JSON has one object per line.
+fn show(runtime_dir: &Path, json: bool, watch: bool) -> anyhow::Result<(String, ExitCode)> {
     let status = match control::status(runtime_dir) {
         Ok(status) => status,
-        Err(error) => return Ok(unavailable(&error, watched && !json)),
+        Err(error) => return Ok(exit::unavailable(&error, watch && !json)),
     };
-    let code = ExitCode::from(match status.state {
-        State::Working => 0,
-        State::Degraded => 1,
-        State::NotWorking => 2,
-    });
+    let code = exit::of_state(status.state);
     let shown = if json {
         let reply = Reply::new(Body::Status(Box::new(status)));
-        let json = if watched {
+        let json = if watch {
             serde_json::to_string(&reply)
         } else {
             serde_json::to_string_pretty(&reply)
@@ -62,63 +57,107 @@ fn show(runtime_dir: &Path, json: bool, watched: bool) -> anyhow::Result<(String
     Ok((shown, code))
 }
 
-/// The output of a command that gets no status: on the screen of a watcher, or on standard error.
-pub(super) fn unavailable(error: &AskError, is_on_screen: bool) -> (String, ExitCode) {
-    if is_on_screen {
-        return (format!("{error}\n"), not_told_code(error));
-    }
-    (String::new(), not_told(error))
-}
-
-/// Says on standard error why there is no status; answers the exit code.
-pub(super) fn not_told(error: &AskError) -> ExitCode {
-    match std::error::Error::source(error) {
-        Some(source) => eprintln!("voicelane: {error}: {source}"),
-        None => eprintln!("voicelane: {error}"),
-    }
-    not_told_code(error)
-}
-
-fn not_told_code(error: &AskError) -> ExitCode {
-    ExitCode::from(match error {
-        AskError::NotRunning(_) => NOT_RUNNING,
-        _ => NOT_TOLD,
-    })
-}
-
 impl State {
-    /// The state in words.
-    pub(super) const fn words(self) -> &'static str {
+    /// Returns the state as a phrase.
+    pub(super) const fn phrase(self) -> &'static str {
         match self {
             Self::Working => "working",
-            Self::Degraded => "degraded: see the warnings",
-            Self::NotWorking => "not working: media is in the VPN",
+            Self::Degraded => "degraded: media leaves by the uplink, but see the warnings",
+            Self::NotWorking => "not working: all media is in the VPN",
         }
     }
 }
 
+/// The lines of the screen. The first of several lines of a topic has its name.
+struct Screen(String);
+
+impl Screen {
+    fn line(&mut self, name: &str, value: impl AsRef<str>) {
+        writeln!(self.0, "{name:<10} {}", value.as_ref()).expect("a string takes everything");
+    }
+}
+
 fn text(status: &Status) -> String {
-    let mut out = String::new();
-    let mut line = |name: &str, value: String| {
-        writeln!(out, "{name:<10} {value}").expect("a string takes everything");
-    };
+    let mut screen = Screen(String::new());
+    screen.line("state", status.state.phrase());
+    for warning in &status.warnings {
+        screen.line("warning", warning);
+    }
     let uptime = duration(status.uptime_seconds);
-    line(
+    screen.line(
         "voicelane",
         format!("{}, up {uptime}", status.program_version),
     );
-    line("state", status.state.words().to_owned());
-    if status.uplink.is_none() {
-        line("uplink", "none: media stays in the VPN".to_owned());
+    uplinks(status, &mut screen);
+    for (interface, families) in &status.clients {
+        let families = families.iter().map(|it| it.replace("ip", "IP"));
+        let families = families.collect::<Vec<_>>().join(" and ");
+        screen.line("clients", format!("on {interface}: {families}"));
     }
-    let parts = status.uplink_v6.is_some();
+    if status.vpns.is_empty() {
+        screen.line("vpn", "none found");
+    }
+    for vpn in &status.vpns {
+        screen.line("vpn", describe_vpn(vpn));
+    }
+    let rules = match status.rule_priority {
+        Some(priority) => format!("rules at priority {priority}"),
+        None => "no rules: nothing is captured".to_owned(),
+    };
+    let rules = match status.capture_mode.as_str() {
+        "prefix" => format!("{rules}, whole prefixes are captured"),
+        _ => rules,
+    };
+    screen.line("tun", format!("{}, {rules}", status.tun));
+    if let Some(scheduling) = describe_scheduling(&status.scheduling) {
+        screen.line("cpu", scheduling);
+    }
+    screen.line("sent", traffic(&status.outbound));
+    screen.line("received", traffic(&status.inbound));
+    if status.rejected > 0 {
+        screen.line("rejected", count(status.rejected, "packet"));
+    }
+    failover(&status.fallback, &mut screen);
+    let (sent, suppressed) = (status.errors_returned, status.errors_suppressed);
+    if sent + suppressed > 0 {
+        let errors = count(sent, "ICMP error");
+        let suppressed = match suppressed {
+            0 => String::new(),
+            _ => format!(", {suppressed} more suppressed by the rate limit"),
+        };
+        screen.line(
+            "errors",
+            format!("{errors} sent to applications{suppressed}"),
+        );
+    }
+    if !status.kernel_errors.is_empty() {
+        screen.line(
+            "kernel",
+            format!("refused {}", counts(&status.kernel_errors)),
+        );
+    }
+    mappings(&status.mappings, &mut screen);
+    connections(status, &mut screen);
+    screen.0
+}
+
+fn uplinks(status: &Status, screen: &mut Screen) {
+    if status.uplink.is_none() {
+        screen.line("uplink", "none: all media is in the VPN");
+    }
     let both = ["IPv4", "IPv6"];
-    let own = if parts { &both[..1] } else { &both };
-    for (uplink, families) in [(&status.uplink, own), (&status.uplink_v6, &both[1..])] {
+    let first = if status.uplink_v6.is_some() {
+        &both[..1]
+    } else {
+        &both
+    };
+    let uplinks: [(&Option<UplinkStatus>, &[&str]); 2] =
+        [(&status.uplink, first), (&status.uplink_v6, &both[1..])];
+    for (uplink, families) in uplinks {
         let Some(uplink) = uplink else {
             continue;
         };
-        line(
+        screen.line(
             "uplink",
             format!("{} ({})", uplink.interface, uplink.reason),
         );
@@ -127,140 +166,110 @@ fn text(status: &Status) -> String {
                 "IPv4" => &uplink.gateway_v4,
                 _ => &uplink.gateway_v6,
             };
-            let leaves = status.captured.contains(&family.to_lowercase());
+            let is_captured = status.captured.contains(&family.to_lowercase());
             match gateway {
-                Some(gateway) if leaves => line("", format!("{family} by way of {gateway}")),
-                _ => line("", format!("{family} stays in the VPN")),
+                Some(gateway) if is_captured => screen.line("", format!("{family} via {gateway}")),
+                _ => screen.line("", format!("{family} stays in the VPN")),
             }
         }
     }
-    for (interface, families) in &status.clients {
-        let families = families.iter().map(|it| it.replace("ip", "IP"));
-        let families = families.collect::<Vec<_>>().join(" and ");
-        line("clients", format!("at {interface}: {families}"));
-    }
-    if status.vpns.is_empty() {
-        line("vpn", "none found".to_owned());
-    }
-    for vpn in &status.vpns {
-        line("vpn", vpn_words(vpn));
-    }
-    let rules = match status.rule_priority {
-        Some(priority) => format!("rules at priority {priority}"),
-        None => "nothing captured".to_owned(),
-    };
-    let rules = match status.capture_mode.as_str() {
-        "prefix" => format!("{rules}, whole prefixes captured"),
-        _ => rules,
-    };
-    line("tun", format!("{}, {rules}", status.tun));
-    if let Some(scheduling) = scheduling(&status.scheduling) {
-        line("cpu", scheduling);
-    }
-    line("out", traffic(&status.outbound));
-    line("in", traffic(&status.inbound));
-    line("rejected", status.rejected.to_string());
-    let fallback = &status.fallback;
-    for family in &fallback.failed_uplinks {
-        line(
-            "fallback",
-            format!("{family}: the uplink fails, calls go on in the VPN"),
-        );
-    }
-    if !fallback.failovers.is_empty() {
-        let (falls, returns) = (counted(&fallback.failovers), counted(&fallback.failbacks));
-        line(
-            "fallback",
-            format!("into the VPN: {falls}; back: {returns}"),
-        );
-    }
-    let (passed_on, left_out) = (status.errors_returned, status.errors_suppressed);
-    line(
-        "errors",
-        format!("{passed_on} passed on to applications, {left_out} left out as too many"),
-    );
-    if !status.kernel_errors.is_empty() {
-        line("refused", counted(&status.kernel_errors));
-    }
-    line("mappings", status.mappings.len().to_string());
-    for mapping in status.mappings.iter().take(MAPPINGS) {
-        let outside = outside(mapping);
-        let (contacts, idle) = (mapping.remotes, mapping.idle_seconds);
-        let fallen = mapping.failover_cause.as_deref();
-        let fallen = fallen.map_or_else(String::new, |cause| format!(", in the VPN ({cause})"));
-        line(
-            "",
-            format!(
-                "{} -> {outside}, {contacts} remotes, idle {idle} s{fallen}",
-                mapping.inside
-            ),
-        );
-    }
-    if let Some(more @ 1..) = status.mappings.len().checked_sub(MAPPINGS) {
-        line("", format!("and {more} more: voicelane mappings"));
-    }
-    // TCP is off by default: of what was never there nothing is said.
-    if status.tcp.values().any(|count| *count > 0) {
-        let open = status.connections.len();
-        let counts = status.tcp.iter().filter(|(_, count)| **count > 0);
-        let counts: Vec<_> = counts
-            .map(|(name, count)| format!("{name} {count}"))
-            .collect();
-        line("tcp", format!("{open} connections; {}", counts.join(", ")));
-        for connection in status.connections.iter().take(MAPPINGS) {
-            let (inside, remote, state) =
-                (&connection.inside, &connection.remote, &connection.state);
-            let (out, inward) = (connection.bytes_out, connection.bytes_in);
-            line(
-                "",
-                format!("{inside} -> {remote}, {state}, {out} bytes out, {inward} in"),
-            );
-        }
-    }
-    for warning in &status.warnings {
-        line("warning", warning.clone());
-    }
-    out
 }
 
-/// How the thread that carries packets is scheduled; nothing when a service says nothing of it.
-fn scheduling(scheduling: &SchedulingStatus) -> Option<String> {
+/// Describes how the packet thread is scheduled. None if the service does not report it.
+fn describe_scheduling(scheduling: &SchedulingStatus) -> Option<String> {
     let class = match scheduling.class.as_str() {
         "" => return None,
-        "realtime" => "media runs in real time",
-        "budget_exhausted" => {
-            "media runs as any other program: its real-time budget is used up for the moment"
-        }
+        "realtime" => "real-time scheduling",
+        "budget_exhausted" => "normal scheduling: the real-time budget is used up for the moment",
         "not_permitted" => {
-            "media runs as any other program: real time is not permitted (LimitRTPRIO=1 permits it)"
+            "normal scheduling: real time is not permitted (LimitRTPRIO=1 permits it)"
         }
-        _ => "media runs as any other program, as configured",
+        _ => "normal scheduling, as configured",
     };
     Some(match scheduling.budget_exhausted {
         0 => class.to_owned(),
-        times => format!("{class}; budget used up {times} times"),
+        times => format!("{class}; budget used up {}", count(times, "time")),
     })
 }
 
 fn traffic(traffic: &TrafficStatus) -> String {
-    let drops = if traffic.drops.is_empty() {
-        "none".to_owned()
-    } else {
-        counted(&traffic.drops)
-    };
-    format!(
-        "{} packets, {} bytes; dropped: {drops}",
-        traffic.packets, traffic.bytes
-    )
+    let (packets, bytes) = (
+        count(traffic.packets, "packet"),
+        count(traffic.bytes, "byte"),
+    );
+    if traffic.drops.is_empty() {
+        return format!("{packets}, {bytes}");
+    }
+    format!("{packets}, {bytes}; dropped: {}", counts(&traffic.drops))
 }
 
-fn counted(reasons: &BTreeMap<String, u64>) -> String {
-    let counted = reasons.iter();
-    let counted: Vec<_> = counted.map(|(it, count)| format!("{it} {count}")).collect();
-    counted.join(", ")
+fn failover(fallback: &FallbackStatus, screen: &mut Screen) {
+    for family in &fallback.failed_uplinks {
+        screen.line(
+            "failover",
+            format!("{family}: the uplink failed; calls continue in the VPN"),
+        );
+    }
+    if !fallback.failovers.is_empty() {
+        let moved = counts(&fallback.failovers);
+        screen.line("failover", format!("calls moved to the VPN: {moved}"));
+    }
+    if !fallback.failbacks.is_empty() {
+        let moved = counts(&fallback.failbacks);
+        screen.line("failback", format!("calls moved back: {moved}"));
+    }
 }
 
-fn vpn_words(vpn: &VpnStatus) -> String {
+fn mappings(mappings: &[MappingStatus], screen: &mut Screen) {
+    match mappings.len() {
+        0 => screen.line("mappings", "none: there is no call"),
+        number => screen.line("mappings", number.to_string()),
+    }
+    for mapping in mappings.iter().take(MOST_ROWS) {
+        let (inside, outside) = (mapping.inside, outside(mapping));
+        let (remotes, idle) = (count(mapping.remotes, "remote"), mapping.idle_seconds);
+        let cause = mapping.failover_cause.as_deref();
+        let cause = cause.map_or_else(String::new, |cause| format!(", in the VPN ({cause})"));
+        screen.line(
+            "",
+            format!("{inside} -> {outside}, {remotes}, idle {idle} s{cause}"),
+        );
+    }
+    if let Some(more @ 1..) = mappings.len().checked_sub(MOST_ROWS) {
+        screen.line("", format!("and {more} more: voicelane mappings"));
+    }
+}
+
+/// TCP is off by default, so its lines appear only once there was a connection.
+fn connections(status: &Status, screen: &mut Screen) {
+    let totals = status.tcp.iter().filter(|(_, number)| **number > 0);
+    let totals: Vec<_> = totals
+        .map(|(name, number)| format!("{name} {number}"))
+        .collect();
+    if totals.is_empty() {
+        return;
+    }
+    let open = count(status.connections.len(), "open connection");
+    screen.line("tcp", format!("{open}; {}", totals.join(", ")));
+    for connection in status.connections.iter().take(MOST_ROWS) {
+        let (inside, remote, state) = (&connection.inside, &connection.remote, &connection.state);
+        let (sent, received) = (connection.bytes_out, connection.bytes_in);
+        screen.line(
+            "",
+            format!("{inside} -> {remote}, {state}, {sent} bytes sent, {received} received"),
+        );
+    }
+}
+
+fn counts(by_reason: &BTreeMap<String, u64>) -> String {
+    let counts = by_reason.iter();
+    let counts: Vec<_> = counts
+        .map(|(reason, number)| format!("{reason} {number}"))
+        .collect();
+    counts.join(", ")
+}
+
+fn describe_vpn(vpn: &VpnStatus) -> String {
     let kind = vpn.kind.as_deref().unwrap_or("tunnel");
     let takes = match (vpn.full_tunnel_v4, vpn.full_tunnel_v6) {
         (true, true) => "takes all of IPv4 and IPv6",
@@ -269,15 +278,6 @@ fn vpn_words(vpn: &VpnStatus) -> String {
         (false, false) => "takes some networks",
     };
     format!("{} ({kind}), {takes}", vpn.interface)
-}
-
-pub(super) fn duration(seconds: u64) -> String {
-    let (hours, minutes, seconds) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
-    match (hours, minutes) {
-        (0, 0) => format!("{seconds} s"),
-        (0, _) => format!("{minutes} min {seconds} s"),
-        _ => format!("{hours} h {minutes} min"),
-    }
 }
 
 #[cfg(test)]
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn one_screen_tells_it_all() {
+    fn the_first_line_is_the_verdict_and_zeros_are_left_out() {
         let status = Status {
             program_version: "0.1.0".to_owned(),
             uptime_seconds: 3_725,
@@ -348,31 +348,31 @@ mod tests {
         }
         .judged();
         let expected = "\
+state      degraded: media leaves by the uplink, but see the warnings
+warning    mind the gap
 voicelane  0.1.0, up 1 h 2 min
-state      degraded: see the warnings
 uplink     wlan0 (the default route)
-           IPv4 by way of 192.168.1.1
+           IPv4 via 192.168.1.1
            IPv6 stays in the VPN
 vpn        tun0 (tun), takes all of IPv4
-tun        voicelane0, rules at priority 97, whole prefixes captured
-out        3 packets, 516 bytes; dropped: not_in_policy 1
-in         0 packets, 0 bytes; dropped: none
-rejected   0
-fallback   IPv6: the uplink fails, calls go on in the VPN
-fallback   into the VPN: no_traffic 2; back: probes_answered 1
-errors     2 passed on to applications, 1 left out as too many
-refused    open_emfile 1, send_eperm 2
+tun        voicelane0, rules at priority 97, whole prefixes are captured
+sent       3 packets, 516 bytes; dropped: not_in_policy 1
+received   0 packets, 0 bytes
+failover   IPv6: the uplink failed; calls continue in the VPN
+failover   calls moved to the VPN: no_traffic 2
+failback   calls moved back: probes_answered 1
+errors     2 ICMP errors sent to applications, 1 more suppressed by the rate limit
+kernel     refused open_emfile 1, send_eperm 2
 mappings   1
            10.8.0.2:50000 -> 192.168.1.10:50000, 2 remotes, idle 0 s, in the VPN (no_traffic)
-tcp        1 connections; accepted 1
-           10.8.0.2:40000 -> 168.86.128.1:443, established, 517 bytes out, 4096 in
-warning    mind the gap
+tcp        1 open connection; accepted 1
+           10.8.0.2:40000 -> 168.86.128.1:443, established, 517 bytes sent, 4096 received
 ";
         assert_eq!(text(&status), expected);
     }
 
     #[test]
-    fn a_hundred_mappings_fit_on_the_screen_too() {
+    fn a_hundred_mappings_fit_on_one_screen() {
         let status = Status {
             mappings: vec![mapping(); 100],
             ..Status::default()

@@ -34,7 +34,7 @@ impl WatchArgs {
         loop {
             let (text, code) = show()?;
             let head = if clear { CLEAR } else { "" };
-            let is_read = super::stream(&format!("{head}{text}"))?;
+            let is_read = super::print_while_read(&format!("{head}{text}"))?;
             if !self.watch || !is_read {
                 return Ok(code);
             }

@@ -1,4 +1,4 @@
-//! The archive of a bug report: texts, redacted, with a list of what is inside.
+//! The archive of a bug report: redacted texts with a list of contents.
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
@@ -12,29 +12,30 @@ use jiff::Timestamp;
 use tar::{Builder, Header};
 
 use super::redact::Redactor;
+use crate::text::count;
 
-/// What everything in the archive lies in.
+/// The top-level directory of the archive.
 const FOLDER: &str = "voicelane-bugreport";
 
-/// One text.
+/// A text file of the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArchiveFile {
-    /// Its name in the archive.
+    /// The name in the archive.
     pub name: &'static str,
-    /// What it is, in a sentence.
+    /// The description in the list of contents.
     pub about: &'static str,
-    /// What it says.
+    /// The content.
     pub text: String,
 }
 
-/// Texts that were redacted.
+/// An archive of redacted texts.
 #[derive(Clone, Debug)]
 pub struct Archive {
     files: Vec<ArchiveFile>,
 }
 
 impl Archive {
-    /// Redacts the texts and adds a list of them.
+    /// Redacts the texts and adds the list of contents.
     #[must_use]
     pub fn new(files: Vec<ArchiveFile>, redactor: &mut Redactor) -> Self {
         let redact = |file: ArchiveFile| ArchiveFile {
@@ -44,15 +45,17 @@ impl Archive {
         let mut files: Vec<_> = files.into_iter().map(redact).collect();
         let (addresses, hardware) = redactor.counts();
         let mut list = format!(
-            "What voicelane {} says of a machine, for whoever helps.\n\nTaken out, each with a stand-in that stays the \
-             same: {addresses} addresses, {hardware} hardware addresses, names of hosts, users and homes. The policy's \
-             own addresses stay. Look through it before it goes to somebody else.\n\n",
-            env!("CARGO_PKG_VERSION")
+            "Bug report of voicelane {}.\n\nReplaced, each by a name that is the same everywhere: {}, {}, names of hosts, \
+             users and home directories. The addresses of the policy stay. Read the archive before you pass it \
+             on.\n\n",
+            env!("CARGO_PKG_VERSION"),
+            count(addresses, "address"),
+            count(hardware, "hardware address"),
         );
         for file in &files {
             writeln!(list, "{:<14} {}", file.name, file.about).expect("a string takes everything");
         }
-        let about = "what is inside";
+        let about = "this list";
         files.insert(
             0,
             ArchiveFile {
@@ -64,18 +67,18 @@ impl Archive {
         Self { files }
     }
 
-    /// The texts, the list of them first.
+    /// Returns the files, the list of contents first.
     #[must_use]
     pub fn files(&self) -> &[ArchiveFile] {
         &self.files
     }
 
-    /// Writes a new file, a compressed tape archive, which nobody but its owner can read.
+    /// Writes a new tar.gz file that only its owner can read.
     ///
     /// # Errors
-    /// When the file is there already, or cannot be written.
+    /// If the file exists or cannot be written.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        // A name that somebody else has put there, a link to elsewhere perhaps, is refused.
+        // Refuses an existing name, for example a symbolic link of another user.
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)

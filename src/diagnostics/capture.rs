@@ -1,5 +1,4 @@
-//! What passes the TUN, for Wireshark: media as applications send and get it, both directions, headers alone unless more
-//! is asked for.
+//! Packet captures of the TUN for Wireshark: both directions, as applications send and receive, by default headers only.
 
 use std::fs::OpenOptions;
 use std::io::{self, BufWriter};
@@ -15,73 +14,73 @@ use super::packet_socket::PacketSocket;
 use super::pcap::PcapWriter;
 use crate::call::{DatagramKind, RtpHeader};
 
-/// The largest packet of a TUN.
-const LARGEST: usize = 65_535;
+/// The largest IP packet, in bytes.
+const LARGEST_PACKET: usize = 65_535;
 
-/// How often a signal is looked for.
-const TICK: Duration = Duration::from_millis(100);
+/// The longest time until a signal is noticed.
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The length of a STUN header (RFC 8489 section 5).
+/// The length of a STUN header in bytes (RFC 8489 section 5).
 const STUN_HEADER: usize = 20;
 
-/// When a capture ends, whichever comes first.
+/// The limits of a capture. It ends at the first one that is reached.
 #[derive(Clone, Copy, Debug)]
 pub struct CaptureLimits {
-    /// After this time.
+    /// The longest duration.
     pub time: Duration,
-    /// After so many packets.
+    /// The largest number of packets.
     pub packets: u64,
 }
 
-/// Why a capture ended.
+/// The reason why a capture ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopReason {
-    /// The time is over.
+    /// The time limit was reached.
     Time,
-    /// The packets are there.
+    /// The packet limit was reached.
     Packets,
-    /// Somebody interrupted it.
+    /// SIGINT or SIGTERM arrived.
     Signal,
-    /// The TUN went: the service has ended.
+    /// The TUN was removed: the service stopped.
     Link,
 }
 
-/// What a capture came to.
+/// The result of a capture.
 #[derive(Clone, Copy, Debug)]
 pub struct CaptureSummary {
-    /// How many packets are in the file.
+    /// The number of packets in the file.
     pub packets: u64,
-    /// Why there are no more.
+    /// The reason why the capture ended.
     pub stop: StopReason,
 }
 
-/// Captures what passes a link into a new file, which nobody but its owner can read. SIGINT and SIGTERM end it, and are
-/// blocked for the calling thread from then on.
+/// Captures the packets of a link into a new file that only its owner can read. SIGINT and SIGTERM end the capture. They
+/// stay blocked for the calling thread.
 ///
 /// # Errors
-/// When there is no such link, no permission to listen, or the file is there already or cannot be written.
+/// If the link does not exist, the capability is missing, or the file exists or cannot be written.
 pub fn capture(
     link: &str,
     file: &Path,
     payload: bool,
     limits: CaptureLimits,
 ) -> io::Result<CaptureSummary> {
-    let packet_socket = PacketSocket::open(link)?;
+    let socket = PacketSocket::open(link)?;
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
     signals.add(Signal::SIGTERM);
     signals.thread_block()?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-    // A name that somebody else has put there, a link to elsewhere perhaps, is refused.
+    // Refuses an existing name, for example a symbolic link of another user.
     let file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(file)?;
-    let most = u32::try_from(LARGEST).expect("it is a number of IP");
-    let mut pcap = PcapWriter::new(BufWriter::new(file), most)?;
+    let longest = u32::try_from(LARGEST_PACKET).expect("an IP length has 16 bits");
+    let mut pcap = PcapWriter::new(BufWriter::new(file), longest)?;
     let end = Instant::now() + limits.time;
-    let (mut packets, mut buffer) = (0, vec![0; LARGEST]);
+    let (mut packets, mut buffer) = (0, vec![0; LARGEST_PACKET]);
     let stop = loop {
         if packets >= limits.packets {
             break StopReason::Packets;
@@ -93,11 +92,11 @@ pub fn capture(
         if signals.read_signal()?.is_some() {
             break StopReason::Signal;
         }
-        match packet_socket.next(left.min(TICK), &mut buffer) {
-            Ok(Some(heard)) => {
-                let whole = &buffer[..heard.kept];
+        match socket.next(left.min(SIGNAL_INTERVAL), &mut buffer) {
+            Ok(Some(packet)) => {
+                let whole = &buffer[..packet.kept];
                 let kept = if payload { whole } else { headers(whole) };
-                pcap.add(heard.at, kept, heard.length)?;
+                pcap.add(packet.received_at, kept, packet.length)?;
                 packets += 1;
             }
             Ok(None) => {}
@@ -116,8 +115,8 @@ fn is_gone(error: &io::Error) -> bool {
         .any(|gone| error.raw_os_error() == Some(gone))
 }
 
-/// The part of a packet that says nothing of what is said: IP, the transport, and of a call the fixed header of RTP or
-/// STUN. Of what cannot be read, nothing is kept but what could be.
+/// Returns the headers of a packet: IP, transport, and the fixed header of RTP or STUN. Stops at the first header that
+/// cannot be parsed.
 fn headers(packet: &[u8]) -> &[u8] {
     let Ok(sliced) = SlicedPacket::from_ip(packet) else {
         return &[];
@@ -137,14 +136,14 @@ fn headers(packet: &[u8]) -> &[u8] {
             udp.slice().len() - payload.len() + call
         }
         Some(TransportSlice::Tcp(tcp)) => tcp.slice().len() - tcp.payload().len(),
-        // An ICMP error quotes the headers of a packet, and of IPv4 no more than these.
+        // The ICMP header. The quoted packet is payload.
         Some(TransportSlice::Icmpv4(_) | TransportSlice::Icmpv6(_)) => 8,
         Some(TransportSlice::Igmp(_)) | None => 0,
     };
     &packet[..(before + transport).min(packet.len())]
 }
 
-/// Where a part of a packet begins.
+/// Returns the offset of a part of a packet.
 fn offset(whole: &[u8], part: &[u8]) -> usize {
     part.as_ptr().addr() - whole.as_ptr().addr()
 }
@@ -171,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn no_word_is_kept_and_every_header_is() {
+    fn headers_are_kept_and_payload_is_not() {
         let rtp = [&[0x80, 111][..], &[0; 10]].concat();
         let stun = [&[0, 1, 0, 0][..], &[0x42; 16]].concat();
         for (v6, ip) in [(false, 20), (true, 40)] {
@@ -188,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_not_kept() {
+    fn unparsed_headers_are_not_kept() {
         let packet = udp(false, &[]);
         let mut fragment = packet.clone();
         // An offset of 8 bytes: what would be a transport header is payload.

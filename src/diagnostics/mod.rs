@@ -1,7 +1,6 @@
-//! What is handed to whoever helps: an archive of how things are, and what passes the TUN.
+//! Data for support: the archive of a bug report, and packet captures of the TUN.
 //!
-//! Both leave out what nobody else should know. The archive is redacted ([`Redactor`]); a capture holds headers and no
-//! words, unless asked for.
+//! Both leave out personal data by default. The archive is redacted ([`Redactor`]); a capture has headers and no payload.
 
 mod archive;
 mod capture;

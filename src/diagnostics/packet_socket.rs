@@ -1,4 +1,4 @@
-//! An ear on a link: a packet socket that takes every packet of both directions, from its IP header on.
+//! A packet socket (packet(7)) that receives the packets of a link in both directions, from the IP header on.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -12,32 +12,32 @@ use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, recvmsg, setsockopt, socket, sockopt,
 };
 
-/// The ear.
+/// A packet socket bound to a link.
 pub(crate) struct PacketSocket {
     fd: OwnedFd,
 }
 
-/// A packet that was heard.
+/// A captured packet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CapturedPacket {
-    /// How many of its bytes are in the buffer.
+    /// The number of bytes in the buffer.
     pub(crate) kept: usize,
-    /// How many it had.
+    /// The length of the packet in bytes.
     pub(crate) length: usize,
-    /// Whether this machine sent it there: on a TUN, whether it comes from an application.
+    /// Whether this machine sent it. On a TUN: whether it comes from an application.
     pub(crate) is_outgoing: bool,
-    /// When, by the kernel's clock.
-    pub(crate) at: SystemTime,
+    /// The time of reception (`SO_TIMESTAMPNS`).
+    pub(crate) received_at: SystemTime,
 }
 
 impl PacketSocket {
-    /// Listens on a link, for which `CAP_NET_RAW` is needed. It takes nothing away from anybody.
+    /// Opens a socket on a link. Needs `CAP_NET_RAW`. Other sockets still receive every packet.
     ///
     /// # Errors
-    /// When there is no such link, or no permission.
+    /// If the link does not exist, or the capability is missing.
     pub(crate) fn open(link: &str) -> io::Result<Self> {
         let index = if_nametoindex(link)?;
-        // Without a protocol it hears nothing until it is bound to the link.
+        // Protocol 0: the socket receives nothing until it is bound to the link.
         let fd = socket(
             AddressFamily::Packet,
             SockType::Datagram,
@@ -45,26 +45,26 @@ impl PacketSocket {
             None,
         )?;
         setsockopt(&fd, sockopt::ReceiveTimestampns, &true)?;
-        // A burst may wait while a disk is slow. The kernel caps it.
+        // Buffers a burst while the disk is slow. The kernel caps the size.
         setsockopt(&fd, sockopt::RcvBuf, &(4 << 20))?;
         bind(&fd, index)?;
         Ok(Self { fd })
     }
 
-    /// Waits for a packet and takes the beginning of it; none when that takes too long.
+    /// Waits for a packet and reads its beginning. Returns none after the time-out.
     ///
     /// # Errors
-    /// When the link has gone, or a signal came ([`io::ErrorKind::Interrupted`]).
+    /// If the link was removed, or a signal arrived ([`io::ErrorKind::Interrupted`]).
     pub(crate) fn next(
         &self,
-        wait: Duration,
+        timeout: Duration,
         buffer: &mut [u8],
     ) -> io::Result<Option<CapturedPacket>> {
-        let end = std::time::Instant::now() + wait;
+        let end = std::time::Instant::now() + timeout;
         loop {
-            match self.take(buffer) {
+            match self.receive(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                taken => return taken.map(Some),
+                received => return received.map(Some),
             }
             let left = end.saturating_duration_since(std::time::Instant::now());
             if left.is_zero() {
@@ -75,12 +75,12 @@ impl PacketSocket {
         }
     }
 
-    /// Takes a packet, if one is there.
-    fn take(&self, buffer: &mut [u8]) -> io::Result<CapturedPacket> {
+    /// Reads a waiting packet.
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<CapturedPacket> {
         let mut control = nix::cmsg_space!(libc::timespec);
         let mut iov = [io::IoSliceMut::new(buffer)];
         let room = iov[0].len();
-        // With this flag the length is that of the whole packet.
+        // Returns the length of the whole packet, even if the buffer is shorter.
         let flags = MsgFlags::MSG_TRUNC;
         let fd = self.fd.as_raw_fd();
         let message = recvmsg::<LinkAddr>(fd, &mut iov, Some(&mut control), flags)?;
@@ -95,12 +95,12 @@ impl PacketSocket {
             kept: message.bytes.min(room),
             length: message.bytes,
             is_outgoing: from.is_some_and(|it| it.pkttype() == libc::PACKET_OUTGOING),
-            at: stamp.unwrap_or_else(SystemTime::now),
+            received_at: stamp.unwrap_or_else(SystemTime::now),
         })
     }
 }
 
-/// Binds a packet socket to a link, all protocols: the address is one that no crate lets be made (packet(7)).
+/// Binds a packet socket to a link, for all protocols. nix cannot construct this address (packet(7)).
 fn bind(fd: &OwnedFd, link: libc::c_uint) -> io::Result<()> {
     let every = u16::try_from(libc::ETH_P_ALL).expect("a protocol of Ethernet has two octets");
     let address = libc::sockaddr_ll {
@@ -113,7 +113,7 @@ fn bind(fd: &OwnedFd, link: libc::c_uint) -> io::Result<()> {
         sll_addr: [0; 8],
     };
     let length = u32::try_from(size_of_val(&address)).expect("an address is short");
-    // SAFETY: the address is a whole sockaddr_ll that lives across the call, and its length is its own.
+    // SAFETY: the address is an initialised sockaddr_ll that outlives the call, passed with its own size.
     let bound = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length) };
     match bound {
         0 => Ok(()),

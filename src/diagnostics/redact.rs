@@ -1,40 +1,40 @@
-//! Takes out of a text what says who and where: addresses, hardware addresses, names of hosts and people.
+//! Replaces identifying data in texts: IP addresses, hardware addresses, names of hosts and users.
 //!
-//! Each gets a name of its own that stays the same throughout, so that a reader still sees what is the same. What says
-//! nothing of anybody stays: the policy's addresses, which are the vendor's; loopback, multicast, "any" and the halves of
-//! the address space that VPNs route; a prefix's length.
+//! Equal data gets equal replacements, so that a reader can follow it. Data that identifies nobody stays: the addresses
+//! of the policy, loopback, multicast and unspecified addresses, the halves of the address space that VPNs route, and
+//! prefix lengths.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::net::Prefix;
 
-/// The shortest name that is looked for: shorter ones are in many words' company.
-const SHORTEST: usize = 3;
+/// The shortest name that is replaced. Shorter names are part of many words.
+const SHORTEST_NAME: usize = 3;
 
-/// What is known to say who and where.
+/// The names that identify a machine and its users.
 #[derive(Clone, Debug, Default)]
 pub struct IdentifyingNames {
-    /// Names of this host, with and without its domain.
+    /// Names of the host, with and without domain.
     pub hosts: Vec<String>,
-    /// Names of people who have an account here.
+    /// Names of user accounts.
     pub users: Vec<String>,
-    /// Their directories.
+    /// Home directories.
     pub homes: Vec<String>,
 }
 
-/// Redacts texts, one after the other.
+/// Redacts texts with the same replacements.
 #[derive(Debug)]
 pub struct Redactor {
     keep: Vec<Prefix>,
-    /// Names to be replaced and their stand-ins, the longest first.
-    words: Vec<(String, String)>,
+    /// Names and their replacements, the longest name first.
+    names: Vec<(String, String)>,
     addresses: BTreeMap<IpAddr, String>,
     hardware: BTreeMap<String, String>,
 }
 
 impl Redactor {
-    /// Knows what to take out, and the prefixes whose addresses stay.
+    /// Creates a redactor of these names. Addresses within `keep` stay.
     #[must_use]
     pub fn new(secrets: &IdentifyingNames, keep: Vec<Prefix>) -> Self {
         let kinds = [
@@ -42,22 +42,22 @@ impl Redactor {
             ("host", &secrets.hosts),
             ("user", &secrets.users),
         ];
-        let mut words = Vec::new();
+        let mut replacements = Vec::new();
         for (kind, names) in kinds {
-            let names = names.iter().filter(|name| name.len() >= SHORTEST);
-            let stand_ins = (1..).map(|number| format!("{kind}-{number}"));
-            words.extend(names.cloned().zip(stand_ins));
+            let names = names.iter().filter(|name| name.len() >= SHORTEST_NAME);
+            let numbered = (1..).map(|number| format!("{kind}-{number}"));
+            replacements.extend(names.cloned().zip(numbered));
         }
-        words.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
+        replacements.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
         Self {
             keep,
-            words,
+            names: replacements,
             addresses: BTreeMap::new(),
             hardware: BTreeMap::new(),
         }
     }
 
-    /// How many things have been taken out so far: addresses, hardware addresses.
+    /// Returns the numbers of replaced IP addresses and hardware addresses.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
         (self.addresses.len(), self.hardware.len())
@@ -67,8 +67,8 @@ impl Redactor {
     #[must_use]
     pub fn redact(&mut self, text: &str) -> String {
         let mut named = text.to_owned();
-        for (name, stand_in) in &self.words {
-            named = replace_word(&named, name, stand_in);
+        for (name, replacement) in &self.names {
+            named = replace_word(&named, name, replacement);
         }
         let mut out = String::with_capacity(named.len());
         let mut rest = named.as_str();
@@ -85,9 +85,9 @@ impl Redactor {
         out
     }
 
-    /// Redacts a run of letters, digits, colons and dots.
+    /// Redacts a word of letters, digits, colons and dots.
     fn word(&mut self, word: &str) -> String {
-        // A sentence's end is no part of an address; "::" is.
+        // A final "." or ":" belongs to the sentence; "::" belongs to the address.
         let core = word.trim_end_matches('.');
         let core = match core.strip_suffix(':') {
             Some(short) if !short.ends_with(':') => short,
@@ -100,13 +100,13 @@ impl Redactor {
         if is_hardware(core) {
             return self.hardware(&core.replace(':', "")) + tail;
         }
-        // An address with a port.
+        // An IPv4 address with a port.
         if let Some((address, port)) = core.rsplit_once(':')
             && let Ok(address) = address.parse::<Ipv4Addr>()
         {
             return format!("{}:{port}{tail}", self.address(address.into()));
         }
-        // Interfaces are called by their hardware's address where nothing better is known.
+        // Predictable interface names may contain the hardware address (systemd.net-naming-scheme(7)).
         for kind in ["enx", "wlx", "wwx"] {
             if let Some(digits) = core.strip_prefix(kind)
                 && digits.len() == 12
@@ -120,19 +120,19 @@ impl Redactor {
 
     fn address(&mut self, address: IpAddr) -> String {
         let is_kept = self.keep.iter().any(|prefix| prefix.contains(address));
-        if is_kept || says_nothing(address) {
+        if is_kept || is_common(address) {
             return address.to_string();
         }
         let next = self.addresses.len() + 1;
-        let stand_in = || format!("{}-{next}", kind(address));
+        let replacement = || format!("{}-{next}", kind(address));
         self.addresses
             .entry(address)
-            .or_insert_with(stand_in)
+            .or_insert_with(replacement)
             .clone()
     }
 
     fn hardware(&mut self, digits: &str) -> String {
-        // The loopback's.
+        // The hardware address of the loopback interface.
         if digits.bytes().all(|digit| digit == b'0') {
             return "00:00:00:00:00:00".to_owned();
         }
@@ -151,17 +151,17 @@ fn is_hardware(word: &str) -> bool {
     parts.clone().count() == 6 && parts.all(is_part)
 }
 
-/// Whether an address is the same for everybody.
-fn says_nothing(address: IpAddr) -> bool {
+/// Returns whether an address is common to all machines.
+fn is_common(address: IpAddr) -> bool {
     let is_special = address.is_unspecified() || address.is_loopback() || address.is_multicast();
     is_special
         || match address {
-            // The halves that VPNs route, the broadcast address, and the address of our TUN.
+            // The upper half of the address space, the broadcast address, and the address of the TUN.
             IpAddr::V4(v4) => {
                 let octets = v4.octets();
                 v4.is_broadcast() || octets == [128, 0, 0, 0] || octets == [192, 0, 0, 8]
             }
-            // Likewise, and the prefix of link-local addresses.
+            // The prefixes that VPNs route, and the prefix of link-local addresses.
             IpAddr::V6(v6) => {
                 let [first, rest @ ..] = v6.segments();
                 rest == [0; 7] && [0x8000, 0x2000, 0xfe80].contains(&first)
@@ -169,7 +169,7 @@ fn says_nothing(address: IpAddr) -> bool {
         }
 }
 
-/// What can be told of an address without telling it.
+/// Returns the kind of an address.
 fn kind(address: IpAddr) -> &'static str {
     match address {
         IpAddr::V4(v4) if v4.is_link_local() => "linklocal4",
@@ -181,8 +181,8 @@ fn kind(address: IpAddr) -> &'static str {
     }
 }
 
-/// Replaces a name where it stands by itself, whatever its case.
-fn replace_word(text: &str, name: &str, stand_in: &str) -> String {
+/// Replaces a name where it is a whole word, ignoring case.
+fn replace_word(text: &str, name: &str, replacement: &str) -> String {
     let (low, name) = (text.to_ascii_lowercase(), name.to_ascii_lowercase());
     let is_letter = |c: char| c.is_alphanumeric();
     let (mut out, mut done) = (String::with_capacity(text.len()), 0);
@@ -194,7 +194,7 @@ fn replace_word(text: &str, name: &str, stand_in: &str) -> String {
             continue;
         }
         out.push_str(&text[done..at]);
-        out.push_str(stand_in);
+        out.push_str(replacement);
         done = end;
     }
     out.push_str(&text[done..]);
@@ -219,30 +219,30 @@ mod tests {
     }
 
     #[test]
-    fn what_says_who_and_where_goes_and_the_same_stays_the_same() {
+    fn equal_identifying_data_gets_equal_replacements() {
         let mut redactor = redactor();
-        let mut told = |text: &str| redactor.redact(text);
+        let mut redact = |text: &str| redactor.redact(text);
         assert_eq!(
-            told("via 192.168.7.1 dev wlan0, 192.168.7.10:40000 -> 168.86.130.7:20000."),
+            redact("via 192.168.7.1 dev wlan0, 192.168.7.10:40000 -> 168.86.130.7:20000."),
             "via private4-1 dev wlan0, private4-2:40000 -> 168.86.130.7:20000."
         );
         assert_eq!(
-            told("[2001:db8::7]:20000 fe80::1/64 192.168.7.1/24; 203.0.113.2."),
+            redact("[2001:db8::7]:20000 fe80::1/64 192.168.7.1/24; 203.0.113.2."),
             "[public6-3]:20000 linklocal6-4/64 private4-1/24; public4-5."
         );
         assert_eq!(
-            told("link 02:00:5E:10:00:01 is enx02005e100001"),
+            redact("link 02:00:5E:10:00:01 is enx02005e100001"),
             "link mac-1 is enx-mac-1"
         );
         assert_eq!(
-            told("Lap-0815.corp.example, lap-0815: /srv/people/ada/x by ADA, al, adamant"),
+            redact("Lap-0815.corp.example, lap-0815: /srv/people/ada/x by ADA, al, adamant"),
             "host-1, host-2: home-1/x by user-1, al, adamant"
         );
         assert_eq!(redactor.counts(), (5, 1));
     }
 
     #[test]
-    fn what_says_nothing_stays() {
+    fn data_that_identifies_nobody_stays() {
         let text = "0.0.0.0/1 128.0.0.0/1 ::/0 8000::/1 fe80::/64 ff00::/8 127.0.0.53 ::1 \
                     2026-11-22T17:28:03.500Z v0.1.0 6.18.0-rc1 \"a\":true, dead.beef 10:20:30: a::b: x";
         assert_eq!(redactor().redact(text).replace("public6-1", "a::b"), text);
@@ -250,20 +250,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_address_survives_in_any_company(
+        fn no_address_survives_in_any_context(
             address in any::<u32>().prop_map(|bits| Ipv4Addr::from_bits(bits | 1)),
             before in "[ \"(=/,\\[]",
             after in "[ \"),;/\\]]|:[0-9]{1,5}",
         ) {
             let mut redactor = redactor();
             let ip = IpAddr::V4(address);
-            prop_assume!(!says_nothing(ip) && !redactor.keep[0].contains(ip));
+            prop_assume!(!is_common(ip) && !redactor.keep[0].contains(ip));
             let text = format!("x{before}{address}{after}");
             prop_assert!(!redactor.redact(&text).contains(&address.to_string()));
         }
 
         #[test]
-        fn any_text_is_taken(text in ".*") {
+        fn any_text_is_accepted(text in ".*") {
             let _ = redactor().redact(&text);
         }
     }

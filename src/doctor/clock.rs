@@ -1,4 +1,4 @@
-//! Whether the clock can be trusted with the policy's dates.
+//! Whether the clock is right, because the policy has dates.
 
 use std::fs;
 use std::io;
@@ -8,10 +8,10 @@ use nix::libc;
 
 use super::{Finding, SystemFacts};
 
-/// By how much a clock may be behind the day on which this program was installed: a file's date may be another zone's.
+/// Tolerance when the clock is compared with the date of the installed program: the date may be of another time zone.
 const SLACK: Duration = Duration::from_hours(48);
 
-/// How old a program may be before its policy is worth a look.
+/// Age from which a program may have an outdated policy.
 const OLD: Duration = Duration::from_hours(24 * 365);
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
@@ -21,37 +21,37 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     match installed {
         Ok(installed) if installed > now + SLACK => findings.push(Finding::fault(
             format!(
-                "the clock says {}, but this program was made later: the policy's dates are judged wrongly",
+                "The clock says {}, but this program was installed later. The policy uses wrong dates.",
                 facts.today
             ),
-            "set the clock, and let it be kept right: timedatectl set-ntp true",
+            "Set the clock, and synchronise it: timedatectl set-ntp true",
         )),
         Ok(installed) if now.duration_since(installed).is_ok_and(|age| age > OLD) => {
             findings.push(Finding::warning(
-                "this program is more than a year old by the clock: the vendor may have other ranges meanwhile",
-                "look for a newer voicelane; if the year is wrong, set the clock",
+                "This program is more than a year old by the clock. Its address ranges may be outdated.",
+                "Install a newer voicelane. If the year is wrong, set the clock.",
             ));
         }
-        _ => findings.push(Finding::ok(format!("the clock says {} (UTC)", facts.today))),
+        _ => findings.push(Finding::ok(format!("The clock says {} (UTC).", facts.today))),
     }
     findings.push(match is_synchronised() {
-        Ok(true) => Finding::ok("the clock is kept right by the network"),
+        Ok(true) => Finding::ok("The clock is synchronised (NTP)."),
         Ok(false) => Finding::warning(
-            "nothing keeps the clock right: a policy's dates and events have it for their only witness",
-            "timedatectl set-ntp true, or install chrony; a virtual machine's host may do it as well",
+            "The clock is not synchronised (no NTP). A wrong clock may select an outdated policy.",
+            "Run: timedatectl set-ntp true, or install chrony. On a virtual machine, the host may synchronise it.",
         ),
         Err(error) => Finding::unknown(
-            format!("the kernel does not tell whether the clock is kept right: {error}"),
-            "timedatectl",
+            format!("Not checked: whether the clock is synchronised: {error}."),
+            "Run: timedatectl",
         ),
     });
     findings
 }
 
-/// Whether an NTP client has told the kernel that it keeps the clock (adjtimex(2), `STA_UNSYNC`).
+/// Returns whether an NTP client keeps the clock synchronised (adjtimex(2), `STA_UNSYNC`).
 #[allow(unsafe_code)]
 fn is_synchronised() -> io::Result<bool> {
-    // SAFETY: the struct is plain numbers, for which zeros are valid; with `modes` 0 the kernel only writes into it.
+    // SAFETY: zeros are valid for every field of the struct. With `modes` 0 the kernel only writes into it.
     let (state, status) = unsafe {
         let mut clock: libc::timex = std::mem::zeroed();
         (libc::adjtimex(&raw mut clock), clock.status)

@@ -1,13 +1,13 @@
-//! Whether the configuration could be in force.
+//! Whether the configuration is valid.
 
 use super::{Finding, SystemFacts};
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     vec![match &facts.options.config_fault {
-        None => Finding::ok("the configuration is valid"),
+        None => Finding::ok("The configuration is valid."),
         Some(fault) => Finding::fault(
-            format!("the configuration cannot be in force: {fault}"),
-            "`voicelane check` shows every fault with its line; what follows here goes by the defaults",
+            format!("The configuration has errors: {fault}"),
+            "`voicelane check` shows every error with its line. The checks below use the default configuration.",
         ),
     }]
 }

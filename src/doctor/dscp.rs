@@ -1,7 +1,7 @@
-//! How applications mark their media, before voicelane does: heard on the TUN for a moment, while there is a call.
+//! The DSCP that applications set, captured on the TUN for a second during a call.
 //!
-//! It changes nothing on the wire, where voicelane's mark stands. It tells whether the browser does what the vendor
-//! says, which matters wherever voicelane is not.
+//! On the wire the packets have the DSCP of the policy in any case. The check shows whether the browser marks media as
+//! the vendor documents, which matters on machines without voicelane.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -9,18 +9,19 @@ use std::time::{Duration, Instant};
 use super::{Finding, SystemFacts};
 use crate::diagnostics::packet_socket::PacketSocket;
 use crate::net::{Dscp, TrafficClass};
+use crate::text::count;
 
-/// How long to listen: fifty packets of a direction.
-const LISTEN: Duration = Duration::from_secs(1);
+/// The time of the capture: 50 packets of a direction.
+const CAPTURE_TIME: Duration = Duration::from_secs(1);
 
-/// How long a mapping may have been idle and still be a call.
+/// The idle time, in seconds, up to which a mapping counts as a call.
 const IDLE_SECONDS: u64 = 1;
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     let Ok(status) = &facts.status else {
         return vec![Finding::unknown(
-            "how applications mark media is heard only while the service runs and tells",
-            "start voicelane, make a call, and ask again as root",
+            "Not measured: the DSCP that applications set. The service does not run or does not answer.",
+            "Start voicelane and make a call; then this can be measured.",
         )];
     };
     let is_call = status
@@ -29,45 +30,47 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
         .any(|it| it.idle_seconds <= IDLE_SECONDS);
     if !is_call {
         return vec![Finding::unknown(
-            "nobody is on the phone: how applications mark media cannot be heard",
-            "make a call, and ask again; voicelane marks media EF whatever applications do",
+            "Not measured: the DSCP that applications set. There is no call.",
+            "Make a call; then this can be measured. voicelane marks media EF in any case.",
         )];
     }
-    if !facts.may_listen {
-        return vec![Finding::for_root("only root may listen on the TUN")];
+    if !facts.may_capture {
+        return vec![Finding::needs_root(
+            "Not measured: the DSCP that applications set needs root.",
+        )];
     }
-    match listen(&status.tun) {
-        Ok(heard) if heard.is_empty() => vec![Finding::unknown(
-            "no application has sent media for a second",
-            "ask again during a call",
+    match count_by_dscp(&status.tun) {
+        Ok(packets) if packets.is_empty() => vec![Finding::unknown(
+            "Not measured: no application sent media for a second.",
+            "Run the doctor again during a call.",
         )],
-        Ok(heard) => vec![Finding::ok(words(&heard))],
+        Ok(packets) => vec![Finding::ok(describe(&packets))],
         Err(error) => vec![Finding::unknown(
-            format!("could not listen on {}: {error}", status.tun),
-            "ask again",
+            format!("Not measured: cannot capture on {}: {error}.", status.tun),
+            "Run the doctor again.",
         )],
     }
 }
 
-/// Counts what goes into the TUN by its mark.
-fn listen(tun: &str) -> std::io::Result<BTreeMap<u8, u64>> {
-    let packet_socket = PacketSocket::open(tun)?;
-    let end = Instant::now() + LISTEN;
-    let (mut heard, mut buffer) = (BTreeMap::new(), [0; 64]);
+/// Counts the packets from applications by their DSCP.
+fn count_by_dscp(tun: &str) -> std::io::Result<BTreeMap<u8, u64>> {
+    let socket = PacketSocket::open(tun)?;
+    let end = Instant::now() + CAPTURE_TIME;
+    let (mut packets, mut buffer) = (BTreeMap::new(), [0; 64]);
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        let Some(packet) = packet_socket.next(left, &mut buffer)? else {
-            return Ok(heard);
+        let Some(packet) = socket.next(left, &mut buffer)? else {
+            return Ok(packets);
         };
         if packet.is_outgoing
             && let Some(class) = class(&buffer[..packet.kept])
         {
-            *heard.entry(class.dscp.value()).or_default() += 1;
+            *packets.entry(class.dscp.value()).or_default() += 1;
         }
     }
 }
 
-/// The traffic class of an IP packet, of which the first two octets are enough.
+/// Returns the traffic class of an IP packet. The first two octets are enough.
 pub(super) fn class(packet: &[u8]) -> Option<TrafficClass> {
     let (&first, &second) = (packet.first()?, packet.get(1)?);
     match first >> 4 {
@@ -77,14 +80,14 @@ pub(super) fn class(packet: &[u8]) -> Option<TrafficClass> {
     }
 }
 
-fn words(heard: &BTreeMap<u8, u64>) -> String {
-    let marks = heard.iter().map(|(value, count)| {
-        let mark = Dscp::new(*value).expect("it was read from six bits");
-        format!("{mark} ({value}) on {count} packets")
+fn describe(packets: &BTreeMap<u8, u64>) -> String {
+    let marks = packets.iter().map(|(value, number)| {
+        let dscp = Dscp::new(*value).expect("it was read from six bits");
+        format!("{dscp} ({value}) on {}", count(*number, "packet"))
     });
     let marks: Vec<_> = marks.collect();
     format!(
-        "applications set {}; on the wire it is the policy's",
+        "Applications set {}. On the wire, packets have the DSCP of the policy.",
         marks.join(", ")
     )
 }

@@ -1,4 +1,4 @@
-//! Everything that more than one examination looks at, read once.
+//! The facts that several checks need, read once.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -18,34 +18,34 @@ use crate::route::netlink::Rtnetlink;
 use crate::route::observed::{Link, Observed};
 use crate::route::uplink::{self, UplinkError};
 
-use super::dns;
+use super::resolvers::{DNS_PORT, resolvers};
 
-/// Who is examined, and how.
+/// The input of the checks.
 #[derive(Clone, Debug)]
 pub struct CheckOptions {
-    /// The configuration; the default one where there is none that is valid.
+    /// The configuration, or the default one if the configuration has errors.
     pub config: Config,
-    /// Why the configuration cannot be in force, if it cannot.
+    /// The errors of the configuration, if it has any.
     pub config_fault: Option<String>,
-    /// Whether the service would obey the files of the configuration, or why not, with what to do; none when whoever asks
-    /// may not look at them.
+    /// Whether the service would accept the permissions of the configuration files: if not, the reason and the remedy.
+    /// None if the caller may not read them.
     pub trust: Option<Result<(), String>>,
-    /// Where the service keeps its control socket and its journal.
+    /// The directory of the control socket and of the saved sysctls.
     pub runtime_dir: PathBuf,
-    /// Whether to send a few datagrams towards the vendor, to see what becomes of their mark.
+    /// Whether to send datagrams to the vendor to find the hop that changes their DSCP.
     pub path: bool,
 }
 
-/// What the kernel does with media of one kind.
+/// The routing decisions of the kernel for media of one family, protocol and port range.
 pub(super) struct RouteLookups {
     pub(super) family: Family,
     pub(super) protocol: Protocol,
     pub(super) ports: PortRange,
-    /// The first address of each prefix, and what becomes of what is sent there.
-    pub(super) ways: Vec<(IpAddr, io::Result<RoutingDecision>)>,
+    /// The first address of each prefix, and the decision for it.
+    pub(super) decisions: Vec<(IpAddr, io::Result<RoutingDecision>)>,
 }
 
-/// What there is.
+/// The state of the machine and of the service.
 pub struct SystemFacts {
     pub(super) options: CheckOptions,
     pub(super) today: Date,
@@ -55,51 +55,51 @@ pub struct SystemFacts {
     pub(super) observed: Observed,
     pub(super) uplinks: Result<Uplinks, UplinkError>,
     pub(super) route_lookups: Vec<RouteLookups>,
-    /// Where names are asked for, and which way questions go there.
+    /// The name servers, and the routing decision for each.
     pub(super) resolvers: Vec<(IpAddr, io::Result<RoutingDecision>)>,
     pub(super) may_administer: bool,
-    pub(super) may_listen: bool,
+    pub(super) may_capture: bool,
 }
 
 impl SystemFacts {
-    /// Looks at everything.
+    /// Reads everything.
     ///
     /// # Errors
-    /// When the kernel does not tell its links, addresses, routes and rules, which everybody may read.
+    /// If the kernel does not answer requests for links, addresses, routes or rules. They need no privilege.
     pub fn collect(options: CheckOptions) -> anyhow::Result<Self> {
         let today = daemon::today();
         let policy = Policy::compile(&options.config, today);
         let numbers = daemon::numbers(&options.config);
         let status = control::status(&options.runtime_dir);
-        let resolvers = dns::resolvers();
+        let resolvers = resolvers();
         let (observed, route_lookups, resolvers) = daemon::runtime()?.block_on(async {
             let kernel = Rtnetlink::open()?;
             let observed = kernel.observe().await?;
             let mut route_lookups = Vec::new();
             for capture in policy.captures() {
                 for family in [Family::V4, Family::V6] {
-                    let mut ways = Vec::new();
+                    let mut decisions = Vec::new();
                     for prefix in capture.prefixes.iter().filter(|it| it.family() == family) {
                         let to = SocketAddr::new(prefix.first(), capture.ports.first());
-                        ways.push((to.ip(), kernel.lookup(capture.protocol, to).await));
+                        decisions.push((to.ip(), kernel.lookup(capture.protocol, to).await));
                     }
-                    if !ways.is_empty() {
+                    if !decisions.is_empty() {
                         let (protocol, ports) = (capture.protocol, capture.ports);
                         route_lookups.push(RouteLookups {
                             family,
                             protocol,
                             ports,
-                            ways,
+                            decisions,
                         });
                     }
                 }
             }
-            let mut asked = Vec::new();
+            let mut decisions = Vec::new();
             for server in resolvers {
-                let to = SocketAddr::new(server, dns::PORT);
-                asked.push((server, kernel.lookup(Protocol::Udp, to).await));
+                let to = SocketAddr::new(server, DNS_PORT);
+                decisions.push((server, kernel.lookup(Protocol::Udp, to).await));
             }
-            anyhow::Ok((observed, route_lookups, asked))
+            anyhow::Ok((observed, route_lookups, decisions))
         })?;
         let preferences = daemon::preferences(&options.config);
         let may = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
@@ -114,36 +114,36 @@ impl SystemFacts {
             route_lookups,
             resolvers,
             may_administer: may(Capability::CAP_NET_ADMIN),
-            may_listen: may(Capability::CAP_NET_RAW),
+            may_capture: may(Capability::CAP_NET_RAW),
         })
     }
 
-    /// The uplink that a family would leave by, if there is one.
+    /// Returns the uplink that the current routes select for a family.
     pub(super) fn uplink(&self, family: Family) -> Option<&Uplink> {
         self.uplinks.as_ref().ok()?[family].as_ref()
     }
 
-    /// What the kernel has, for who wants to show it.
+    /// Returns links, addresses, routes and rules of the kernel.
     #[must_use]
     pub const fn observed(&self) -> &Observed {
         &self.observed
     }
 
-    /// What the service says of itself.
+    /// Returns the status of the service.
     ///
     /// # Errors
-    /// Why it says nothing.
+    /// If the service does not answer.
     pub const fn status(&self) -> Result<&Status, &AskError> {
         self.status.as_ref()
     }
 
-    /// The policy of today.
+    /// Returns the policy of today.
     #[must_use]
     pub const fn policy(&self) -> &Policy {
         &self.policy
     }
 
-    /// The name of our TUN.
+    /// Returns the name of the TUN.
     pub(super) fn tun_name(&self) -> &str {
         match &self.status {
             Ok(status) => &status.tun,
@@ -151,13 +151,13 @@ impl SystemFacts {
         }
     }
 
-    /// Our TUN, if it is there.
+    /// Returns the TUN, if it exists.
     pub(super) fn tun(&self) -> Option<&Link> {
         let name = self.tun_name();
         self.observed.links.iter().find(|link| link.name == name)
     }
 
-    /// Whether a service runs. One that does not tell us is known by its TUN, which goes with it.
+    /// Returns whether a service runs. If it does not answer, its TUN shows that it runs.
     pub(super) fn is_running(&self) -> bool {
         match &self.status {
             Ok(_) => true,
@@ -166,18 +166,18 @@ impl SystemFacts {
         }
     }
 
-    /// The name of the link that media leaves by, or would.
+    /// Returns the name of the uplink in use, else of the uplink that would be selected.
     pub(super) fn uplink_name(&self) -> Option<&str> {
-        let told = self.status.as_ref().ok();
-        let told = told.and_then(|status| Some(status.uplink.as_ref()?.interface.as_str()));
-        let chosen = || {
+        let status = self.status.as_ref().ok();
+        let in_use = status.and_then(|status| Some(status.uplink.as_ref()?.interface.as_str()));
+        let selected = || {
             let mut uplinks = Family::BOTH.into_iter().filter_map(|it| self.uplink(it));
             uplinks.next().map(|uplink| uplink.name.as_str())
         };
-        told.or_else(chosen)
+        in_use.or_else(selected)
     }
 
-    /// A link by name or number.
+    /// Returns the name of a link, or its number if it has gone.
     pub(super) fn link_name(&self, index: IfIndex) -> String {
         let link = self.observed.link(index);
         link.map_or_else(|| format!("link #{index}"), |link| link.name.clone())

@@ -1,21 +1,26 @@
-//! Whether nobody but root can change what the service obeys.
+//! Whether only root can change the configuration files of the service.
 
 use super::{Finding, SystemFacts};
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
-    let distrust = match &facts.options.trust {
+    let unsafe_permissions = match &facts.options.trust {
         Some(Ok(())) => {
-            return vec![Finding::ok(
-                "nobody but root can change the configuration's files",
+            return vec![Finding::ok("Only root can change the configuration files.")];
+        }
+        Some(Err(unsafe_permissions)) => unsafe_permissions,
+        None => {
+            return vec![Finding::needs_root(
+                "Not checked: the configuration files need root.",
             )];
         }
-        Some(Err(distrust)) => distrust,
-        None => return vec![Finding::for_root("the configuration's files are hidden")],
     };
-    let nothing = (distrust.as_str(), "see owner and mode of the file");
-    let (found, remedy) = distrust.rsplit_once(": ").unwrap_or(nothing);
+    let whole = (
+        unsafe_permissions.as_str(),
+        "Check owner and mode of the file.",
+    );
+    let (found, remedy) = unsafe_permissions.rsplit_once(": ").unwrap_or(whole);
     vec![Finding::fault(
-        format!("the service will not obey the configuration: {found}"),
+        format!("The service will refuse the configuration: {found}"),
         remedy,
     )]
 }

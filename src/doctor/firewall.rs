@@ -1,7 +1,7 @@
-//! Whether a firewall on this machine forbids the direct way.
+//! Whether a firewall on this machine blocks the direct path of media.
 //!
-//! A running service probes that at each change, and its word is taken: two that probe at once would find each other.
-//! Without one, a probe is sent here, which never leaves the machine (see [`crate::nftables`]).
+//! A running service probes firewalls at each change, so the check uses its result: two probes would detect each other.
+//! Without a service, the check sends a probe itself. It never leaves the machine (see [`crate::route::firewall`]).
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -13,60 +13,54 @@ use crate::nftables::{BLOCKS, Firewall, REMEDY};
 use crate::policy::Policy;
 use crate::relay::SocketFactory;
 
-/// What our chains are called while we probe.
+/// The name of the nftables chains of the probe.
 const NAME: &str = "doctor";
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     match &facts.status {
-        Ok(status) => told(status),
-        Err(_) if facts.is_running() => vec![Finding::for_root(
-            "the service knows, and tells only root and the groups that [control] names",
+        Ok(status) => from_status(status),
+        Err(_) if facts.is_running() => vec![Finding::needs_root(
+            "Not checked: only root and the groups in [control] may ask the service.",
         )],
         Err(_) if !facts.may_administer => {
-            vec![Finding::for_root(
-                "only root may probe what a firewall forbids",
+            vec![Finding::needs_root(
+                "Not checked: probing a firewall needs root.",
             )]
         }
         Err(_) => probe(facts),
     }
 }
 
-fn told(status: &Status) -> Vec<Finding> {
-    let obstacles = status.warnings.iter().filter(|it| it.starts_with(BLOCKS));
-    let mut findings: Vec<_> = obstacles.map(|obstacle| finding(obstacle)).collect();
+fn from_status(status: &Status) -> Vec<Finding> {
+    let blocked = status.warnings.iter().filter(|it| it.starts_with(BLOCKS));
+    let mut findings: Vec<_> = blocked.map(|warning| finding(warning)).collect();
     if findings.is_empty() {
         findings.push(match &status.uplink {
             Some(_) => {
-                Finding::ok("the service has probed both ways: no firewall here forbids them")
+                Finding::ok("No firewall on this machine blocks media (probed by the service).")
             }
-            None => Finding::unknown(
-                "without an uplink there is no way to probe",
-                "see what is said of the uplink",
-            ),
+            None => Finding::no_uplink(),
         });
     }
     findings
 }
 
-/// A sentence on an obstacle, parted into what is and what to do.
-fn finding(obstacle: &str) -> Finding {
-    let (found, remedy) = obstacle.split_once(REMEDY).unwrap_or((obstacle, "ask IT"));
+/// Splits the warning of the service into observation and remedy.
+fn finding(warning: &str) -> Finding {
+    let (found, remedy) = warning.split_once(REMEDY).unwrap_or((warning, "Ask IT."));
     Finding::fault(found, remedy)
 }
 
 fn probe(facts: &SystemFacts) -> Vec<Finding> {
     let Ok(uplinks) = &facts.uplinks else {
-        return vec![Finding::unknown(
-            "without an uplink there is no way to probe",
-            "see what is said of the uplink",
-        )];
+        return vec![Finding::no_uplink()];
     };
     let firewall = match Firewall::open(NAME) {
         Ok(firewall) => firewall,
         Err(error) => {
             return vec![Finding::unknown(
-                format!("{error}: what a firewall forbids cannot be found out"),
-                "load nf_tables (modprobe nf_tables)",
+                format!("Not checked: {error}."),
+                "Run: modprobe nf_tables",
             )];
         }
     };
@@ -74,8 +68,8 @@ fn probe(facts: &SystemFacts) -> Vec<Finding> {
         Ok(prober) => prober,
         Err(error) => {
             return vec![Finding::unknown(
-                format!("{error}: what a firewall forbids cannot be found out"),
-                "look at nft list ruleset, and try again",
+                format!("Not checked: {error}."),
+                "Look at `nft list ruleset`, and run the doctor again.",
             )];
         }
     };
@@ -83,41 +77,41 @@ fn probe(facts: &SystemFacts) -> Vec<Finding> {
     let (mut findings, mut names) = (Vec::new(), BTreeSet::new());
     for (family, uplink) in uplinks.present() {
         names.insert(uplink.name.as_str());
-        let binder = SocketFactory {
+        let sockets = SocketFactory {
             device: uplink.name.clone(),
             addresses: Vec::new(),
             mark,
             tunnel_mark: facts.numbers.tunnel_mark(),
         };
         let any = Inside(Endpoint::new(family.unspecified(), 0));
-        match binder.open_udp(Egress::Direct, any, Treatment::of(Dscp::EF), true) {
+        match sockets.open_udp(Egress::Direct, any, Treatment::of(Dscp::EF), true) {
             Ok((direct, _)) => {
                 let obstacles =
                     prober.probe(&direct, (&uplink.name, mark), &facts.policy.samples(family));
                 findings.extend(obstacles.iter().map(|it| finding(&it.to_string())));
             }
             Err(error) => findings.push(Finding::fault(
-                format!("no socket for {family} media can be opened: {error}"),
-                "see what is said of privileges and of the kernel",
+                format!("A socket for {family} media cannot be opened: {error}."),
+                "See the checks of privileges and of the kernel.",
             )),
         }
     }
     if findings.is_empty() {
         findings.push(Finding::ok(format!(
-            "no firewall here forbids the direct way by {}",
+            "No firewall on this machine blocks the direct path by {}.",
             names.into_iter().collect::<Vec<_>>().join(" and ")
         )));
     }
     findings
 }
 
-/// Where media of a family goes, if anywhere: to the media servers themselves rather than to what helps them.
+/// Returns a media destination of a family: preferably of a media server, in its widest port range.
 pub(super) fn target(policy: &Policy, family: Family) -> Option<SocketAddr> {
-    let meant = policy
+    let active = policy
         .rules()
         .iter()
         .filter(|rule| rule.is_active() && rule.protocol == Protocol::Udp);
-    let of_family = meant.filter_map(|rule| {
+    let of_family = active.filter_map(|rule| {
         let prefix = rule.prefixes.iter().find(|it| it.family() == family)?;
         let widest = rule.ports.iter().max_by_key(|it| it.last() - it.first())?;
         let is_media = rule.role == Role::Media;

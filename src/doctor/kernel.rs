@@ -1,4 +1,4 @@
-//! Whether the kernel has what the service needs.
+//! Whether the kernel has the features that the service needs.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -9,13 +9,13 @@ use nix::sys::utsname::uname;
 
 use super::{Finding, SystemFacts};
 
-/// The device by which TUNs are made, and its number (linux/miscdevice.h).
+/// The device of the TUN driver, and its number (linux/miscdevice.h).
 const TUN_DRIVER: &str = "/dev/net/tun";
 const TUN_NUMBER: (u64, u64) = (10, 200);
 
-/// The first kernel whose rules name transport and ports.
+/// The first kernel whose routing rules match protocol and ports.
 const PORTS_IN_RULES: (u32, u32) = (4, 17);
-/// The first kernel whose nftables tables can be owned.
+/// The first kernel with owned nftables tables (`NFT_TABLE_F_OWNER`).
 const OWNED_TABLES: (u32, u32) = (5, 12);
 
 pub(super) fn check(_: &SystemFacts) -> Vec<Finding> {
@@ -23,13 +23,13 @@ pub(super) fn check(_: &SystemFacts) -> Vec<Finding> {
     findings.extend(match release() {
         Some(release) => version(release),
         None => vec![Finding::unknown(
-            "the kernel's version cannot be read",
-            "uname -r",
+            "Not checked: the kernel version cannot be read.",
+            "Run: uname -r",
         )],
     });
     if !Path::new("/proc/net/if_inet6").exists() {
         findings.push(Finding::ok(
-            "this kernel has no IPv6: media is route_lookups in IPv4 alone",
+            "This kernel has no IPv6. Media uses IPv4 only.",
         ));
     }
     findings
@@ -41,16 +41,16 @@ fn tun_driver() -> Finding {
         found.file_type().is_char_device() && number == TUN_NUMBER
     });
     if is_driver {
-        Finding::ok(format!("{TUN_DRIVER} is there"))
+        Finding::ok(format!("The TUN driver ({TUN_DRIVER}) is available."))
     } else {
         Finding::fault(
-            format!("{TUN_DRIVER} is missing or no TUN driver: no media can be captured"),
-            "modprobe tun; or give the container the device (docker run --device /dev/net/tun)",
+            format!("{TUN_DRIVER} is missing or not the TUN driver. No media can be captured."),
+            "Run: modprobe tun. In a container: docker run --device /dev/net/tun",
         )
     }
 }
 
-/// Major and minor number of the running kernel.
+/// Returns major and minor version of the running kernel.
 pub(super) fn release() -> Option<(u32, u32)> {
     let name = uname().ok()?;
     parse(name.release().to_str()?)
@@ -65,20 +65,22 @@ fn version(release: (u32, u32)) -> Vec<Finding> {
     let (major, minor) = release;
     if release < PORTS_IN_RULES {
         vec![Finding::fault(
-            format!("Linux {major}.{minor}: its routing rules know no ports, which came with 4.17"),
-            "install a newer kernel",
+            format!(
+                "Linux {major}.{minor} is too old. Its routing rules cannot match ports (needs 4.17)."
+            ),
+            "Install Linux 5.12 or newer.",
         )]
     } else if release < OWNED_TABLES {
         vec![Finding::warning(
             format!(
-                "Linux {major}.{minor}: its nftables tables have no owner, which came with 5.12; a VPN's firewall may \
-                 drop answers to the VPN's address, and one that forbids the direct way is not found out"
+                "Linux {major}.{minor} has no owned nftables tables (needs 5.12). A VPN's firewall may drop incoming media \
+                 to the VPN's address, and voicelane cannot detect a firewall that blocks the direct path."
             ),
-            "install a newer kernel",
+            "Install Linux 5.12 or newer.",
         )]
     } else {
         vec![Finding::ok(format!(
-            "Linux {major}.{minor}: rules with ports and nftables with owned tables came before it"
+            "Linux {major}.{minor} has everything voicelane needs."
         ))]
     }
 }
@@ -89,7 +91,7 @@ mod tests {
     use crate::doctor::CheckVerdict;
 
     #[test]
-    fn a_release_is_read_as_distributions_write_it() {
+    fn kernel_releases_of_distributions_are_parsed() {
         assert_eq!(parse("6.18.0-rc3+"), Some((6, 18)));
         assert_eq!(parse("5.14.0-427.el9.x86_64"), Some((5, 14)));
         assert_eq!(parse("2.6.78"), Some((2, 6)));
@@ -97,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn old_kernels_are_told_what_they_lack() {
+    fn old_kernels_get_a_warning_or_a_fault() {
         let verdict = |release| version(release)[0].verdict;
         assert_eq!(verdict((4, 16)), CheckVerdict::Fault);
         assert_eq!(verdict((4, 17)), CheckVerdict::Warning);

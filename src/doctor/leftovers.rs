@@ -1,4 +1,4 @@
-//! Whether a service that was killed has left something.
+//! Whether a killed service left rules, routes or settings behind.
 
 use super::{Finding, SystemFacts};
 use crate::route::plan;
@@ -7,7 +7,7 @@ use crate::sysctl::{SavedSysctls, SavedSysctlsError};
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     if facts.is_running() {
         return vec![Finding::ok(
-            "the service runs: rules and routes of protocol 118 are its own",
+            "The service runs. The rules and routes of protocol 118 belong to it.",
         )];
     }
     let mut left: Vec<_> = plan::removal(&facts.numbers, &facts.observed)
@@ -16,31 +16,32 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
         .collect();
     let mut findings = Vec::new();
     match SavedSysctls::open(&facts.options.runtime_dir) {
-        Ok(journal) => {
-            let settings = journal.entries().iter();
+        Ok(saved) => {
+            let settings = saved.entries().iter();
             left.extend(settings.map(|entry| {
-                format!("{} = {}, formerly {}", entry.key, entry.after, entry.before)
+                format!("{} = {} (before: {})", entry.key, entry.after, entry.before)
             }));
         }
         Err(error @ SavedSysctlsError::Format { .. }) => {
             findings.push(Finding::warning(
-                error.to_string(),
-                "read it, remove it, and look at rp_filter of your links",
+                format!("The saved settings cannot be read: {error}."),
+                "Read the file, remove it, and check rp_filter of the interfaces.",
             ));
         }
-        Err(error) => findings.push(Finding::for_root(error.to_string())),
+        Err(error) => findings.push(Finding::needs_root(format!("Not checked: {error}."))),
     }
     if let Some(first) = left.first() {
         findings.push(Finding::fault(
-            format!(
-                "a killed voicelane has left {} rules, routes and settings: {first}{}",
-                left.len(),
-                if left.len() > 1 { ", ..." } else { "" }
-            ),
-            "sudo voicelane cleanup; a start does the same",
+            match left.len() {
+                1 => format!("A killed voicelane left this behind: {first}"),
+                count => {
+                    format!("A killed voicelane left {count} rules, routes or settings behind: {first}, ...")
+                }
+            },
+            "Run: sudo voicelane cleanup. Starting voicelane does the same.",
         ));
     } else if findings.is_empty() {
-        findings.push(Finding::ok("nothing was left behind"));
+        findings.push(Finding::ok("No rules, routes or settings are left behind."));
     }
     findings
 }

@@ -1,14 +1,14 @@
-//! What is wrong on this machine, and what to do about it.
+//! Checks this machine for faults and names the remedies.
 //!
 //! # Theory of operation
 //!
-//! [`SystemFacts::collect`] looks at everything once: configuration, policy, the kernel's links, addresses, routes and rules, and
-//! what a running service says of itself. Each examination, one file each, is a function of the facts and of some files of
-//! the system to findings; `CHECKS` names them in the order in which one thing rests on the other.
+//! [`SystemFacts::collect`] reads everything once: configuration, policy, links, addresses, routes, rules, and the status
+//! of a running service. Each check has a file of its own. It is a function from these facts, and some system files, to
+//! findings. `CHECKS` lists the checks so that each one follows the checks on which it depends.
 //!
-//! **Honest.** What could not be looked at is unknown, never fine and never wrong; a finding says whether root would
-//! know. **Harmless.** Nothing is changed. A firewall is probed only while no service runs, since two that probe would
-//! find each other. Datagrams leave the machine only if they are asked for ([`CheckOptions::path`]).
+//! **Honest.** A thing that cannot be examined is reported as unknown. The finding says whether root could examine it.
+//! **Harmless.** No check changes the machine. The doctor probes firewalls only while no service runs, because two
+//! probes would detect each other. Packets leave the machine only on request ([`CheckOptions::path`]).
 
 mod clock;
 mod configuration;
@@ -24,6 +24,7 @@ mod networkd;
 mod path;
 mod policy;
 mod privileges;
+mod resolvers;
 mod reverse_path;
 mod router;
 mod rules;
@@ -36,25 +37,25 @@ use serde::Serialize;
 
 pub use facts::{CheckOptions, SystemFacts};
 
-/// The version of a report's form. Within one, fields, examinations and verdicts are only added.
+/// The version of the report format. Within a version, fields, checks and verdicts are only added.
 pub const REPORT_VERSION: u32 = 1;
 
-/// What an examination comes to, from good to bad.
+/// The result of a check, from good to bad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckVerdict {
-    /// It is as it should be.
+    /// No problem found.
     Ok,
-    /// It could not be told.
+    /// The check could not be made.
     Unknown,
-    /// It may harm calls.
+    /// A problem that may harm calls.
     Warning,
-    /// It keeps media in the VPN, or will.
+    /// A problem that keeps media in the VPN, or will.
     Fault,
 }
 
 impl CheckVerdict {
-    /// The stable word.
+    /// The stable name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -66,18 +67,18 @@ impl CheckVerdict {
     }
 }
 
-/// One result.
+/// One result of a check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The examination's stable name.
+    /// The stable name of the check.
     pub name: &'static str,
-    /// What it comes to.
+    /// The verdict.
     pub verdict: CheckVerdict,
-    /// What was found, as a sentence.
+    /// The observation, as a sentence.
     pub found: String,
-    /// What to do about it.
+    /// The remedy.
     pub remedy: Option<String>,
-    /// Whether root would know more.
+    /// Whether the same check as root would tell more.
     pub root_knows: bool,
 }
 
@@ -108,32 +109,40 @@ impl Finding {
         Self::new(CheckVerdict::Unknown, found, Some(remedy.into()))
     }
 
-    /// What a plain user cannot look at.
-    fn for_root(found: impl Into<String>) -> Self {
+    /// A check that an ordinary user cannot make.
+    fn needs_root(found: impl Into<String>) -> Self {
         Self {
             root_knows: true,
-            ..Self::unknown(found, "sudo voicelane doctor")
+            ..Self::unknown(found, "Run: sudo voicelane doctor")
         }
+    }
+
+    /// A check of an uplink on a machine without one.
+    fn no_uplink() -> Self {
+        Self::unknown(
+            "Not checked: there is no uplink.",
+            "See the uplink check above.",
+        )
     }
 }
 
 /// All findings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DoctorReport {
-    /// The version of the form.
+    /// The version of the format.
     pub version: u32,
-    /// The program's version.
+    /// The version of the program.
     pub program: &'static str,
-    /// The worst verdict, in which what is unknown counts for nothing.
+    /// The worst verdict. Unknown findings do not count.
     pub verdict: CheckVerdict,
-    /// Every result, in the order of the examinations.
+    /// Every finding, in the order of the checks.
     pub findings: Vec<Finding>,
 }
 
 type Check = fn(&SystemFacts) -> Vec<Finding>;
 
-/// Every examination by its stable name.
-const CHECKS: [(&str, Check); 20] = [
+/// Every check by its stable name, in the order of the report.
+const CHECKS: &[(&str, Check)] = &[
     ("privileges", privileges::check),
     ("kernel", kernel::check),
     ("configuration", configuration::check),
@@ -156,7 +165,7 @@ const CHECKS: [(&str, Check); 20] = [
     ("router", router::check),
 ];
 
-/// Examines everything.
+/// Makes every check.
 #[must_use]
 pub fn run_checks(facts: &SystemFacts) -> DoctorReport {
     let findings = CHECKS.iter().flat_map(|(name, check)| {
@@ -174,5 +183,18 @@ pub fn run_checks(facts: &SystemFacts) -> DoctorReport {
         program: env!("CARGO_PKG_VERSION"),
         verdict,
         findings,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::CHECKS;
+
+    #[test]
+    fn the_manual_describes_every_check() {
+        let manual = include_str!("../manual/diagnosis.rs");
+        for (name, _) in CHECKS {
+            assert!(manual.contains(&format!("`{name}`")), "{name}");
+        }
     }
 }

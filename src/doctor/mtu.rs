@@ -1,18 +1,15 @@
-//! Whether media fits the links.
+//! Whether media fits the MTU of uplink and TUN.
 
 use std::fs;
 
 use super::{Finding, SystemFacts};
 
-/// What every IPv6 link must carry (RFC 8200 section 5). Browsers keep media below it, headers included.
-const LEAST: u32 = 1280;
+/// The minimum MTU of IPv6 in bytes (RFC 8200 section 5). Browsers send smaller media packets.
+const MINIMUM: u32 = 1280;
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     let Some(uplink) = facts.uplink_name() else {
-        return vec![Finding::unknown(
-            "there is no uplink to look at",
-            "see what is said of the uplink",
-        )];
+        return vec![Finding::no_uplink()];
     };
     let links = [Some(uplink), facts.tun().map(|tun| tun.name.as_str())];
     links.into_iter().flatten().map(judge).collect()
@@ -20,16 +17,18 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
 
 fn judge(link: &str) -> Finding {
     match mtu(link) {
-        Some(mtu @ LEAST..) => Finding::ok(format!("{link} takes packets of {mtu} bytes")),
+        Some(mtu @ MINIMUM..) => Finding::ok(format!("{link} has an MTU of {mtu} bytes.")),
         Some(mtu) => Finding::fault(
             format!(
-                "{link} takes packets of {mtu} bytes: media in larger ones is cut up or lost, IPv6 has no way at all"
+                "{link} has an MTU of only {mtu} bytes. Larger media packets are fragmented or lost, and IPv6 does not work."
             ),
-            format!("ip link set {link} mtu 1500, or what the network takes: {LEAST} at least"),
+            format!(
+                "Run: ip link set {link} mtu 1500 (or the MTU of the network, at least {MINIMUM})"
+            ),
         ),
         None => Finding::unknown(
-            format!("the MTU of {link} cannot be read"),
-            format!("ip link show {link}"),
+            format!("Not checked: the MTU of {link} cannot be read."),
+            format!("Run: ip link show {link}"),
         ),
     }
 }

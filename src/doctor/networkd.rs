@@ -1,4 +1,4 @@
-//! Whether systemd-networkd takes our rules and routes away, as it does by default.
+//! Whether systemd-networkd removes rules and routes of voicelane, as it does by default.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -7,18 +7,18 @@ use std::path::{Path, PathBuf};
 
 use super::{Finding, SystemFacts};
 
-/// Where networkd tells which links it manages, a file for each by its index.
+/// The directory with a state file for each managed link, named by its index.
 const LINKS: &str = "/run/systemd/netif/links";
 
-/// Where its configuration may be: the first that has a file of a name wins (systemd.syntax(7)).
-const PLACES: [&str; 4] = [
+/// The directories of its configuration: the first one that has a file of a name wins (systemd.syntax(7)).
+const DIRECTORIES: [&str; 4] = [
     "/etc/systemd",
     "/run/systemd",
     "/usr/local/lib/systemd",
     "/usr/lib/systemd",
 ];
 
-/// What it does with rules and routes that it did not make.
+/// Its settings for rules and routes of other programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ForeignSettings {
     keeps_rules: bool,
@@ -28,13 +28,13 @@ struct ForeignSettings {
 pub(super) fn check(_: &SystemFacts) -> Vec<Finding> {
     let managed = managed();
     if managed.is_empty() {
-        return vec![Finding::ok("systemd-networkd manages no link here")];
+        return vec![Finding::ok("systemd-networkd manages no interface here.")];
     }
     let foreign = ForeignSettings::read(texts().iter().map(String::as_str));
-    let takes = match (foreign.keeps_rules, foreign.keeps_routes) {
+    let removed = match (foreign.keeps_rules, foreign.keeps_routes) {
         (true, true) => {
             return vec![Finding::ok(
-                "systemd-networkd leaves rules and routes of others alone",
+                "systemd-networkd does not touch rules and routes of other programs.",
             )];
         }
         (false, true) => "rules",
@@ -43,15 +43,15 @@ pub(super) fn check(_: &SystemFacts) -> Vec<Finding> {
     };
     vec![Finding::warning(
         format!(
-            "systemd-networkd manages links, and takes away {takes} that it did not make; voicelane brings them back, \
-             and a call may stutter each time"
+            "systemd-networkd removes {removed} of other programs. voicelane restores its own, but a call may have a gap \
+             each time."
         ),
-        "cp /usr/share/voicelane/networkd.conf /etc/systemd/networkd.conf.d/voicelane.conf (ManageForeignRoutingPolicyRules=no, \
-         ManageForeignRoutes=no), then systemctl restart systemd-networkd",
+        "Run: cp /usr/share/voicelane/networkd.conf /etc/systemd/networkd.conf.d/voicelane.conf && systemctl restart \
+         systemd-networkd (it sets ManageForeignRoutingPolicyRules=no and ManageForeignRoutes=no)",
     )]
 }
 
-/// The indexes of the links that it manages.
+/// Returns the indexes of the managed links.
 fn managed() -> Vec<OsString> {
     let entries = fs::read_dir(LINKS).into_iter().flatten().flatten();
     let manages = |path: &Path| {
@@ -65,13 +65,13 @@ fn managed() -> Vec<OsString> {
     managed.map(|entry| entry.file_name()).collect()
 }
 
-/// Its configuration in the order in which the last word counts: the file, then drop-ins by name.
+/// Returns the texts of its configuration, the last one with the highest precedence: the file, then drop-ins by name.
 fn texts() -> Vec<String> {
-    let main = PLACES.map(|place| Path::new(place).join("networkd.conf"));
+    let main = DIRECTORIES.map(|directory| Path::new(directory).join("networkd.conf"));
     let main = main.into_iter().find(|path| path.exists());
     let mut drop_ins: BTreeMap<OsString, PathBuf> = BTreeMap::new();
-    for place in PLACES {
-        let entries = fs::read_dir(Path::new(place).join("networkd.conf.d"));
+    for directory in DIRECTORIES {
+        let entries = fs::read_dir(Path::new(directory).join("networkd.conf.d"));
         for entry in entries.into_iter().flatten().flatten() {
             if entry.path().extension().is_some_and(|it| it == "conf") {
                 drop_ins.entry(entry.file_name()).or_insert(entry.path());
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_word_counts_and_only_in_its_section() {
+    fn the_last_setting_of_the_network_section_counts() {
         let read = |texts: &[&str]| {
             let foreign = ForeignSettings::read(texts.iter().copied());
             (foreign.keeps_rules, foreign.keeps_routes)

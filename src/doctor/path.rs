@@ -1,16 +1,16 @@
-//! Where on the path EF is lost: a few datagrams that die on the way, and what the routers say of them.
+//! The hop at which EF is lost, found like traceroute finds a path.
 //!
 //! # Theory of operation
 //!
-//! To an address of the policy, from a socket as the relay's are, eight datagrams with EF are sent, with hop limits 1
-//! to 8. A router where one dies returns its header as it came there (RFC 792, RFC 4443 section 3.3), the mark included:
-//! the first hop that quotes another mark lies behind who changed it. A datagram's length is its hop limit, so that each
-//! answer finds its question.
+//! The check sends eight datagrams with EF to an address of the policy, with hop limits 1 to 8, from a socket of the
+//! relay. The router at which a hop limit ends quotes the received header, including its DSCP (RFC 792, RFC 4443
+//! section 3.3). The first hop that quotes another DSCP follows the router that changed it. The length of a datagram is
+//! its hop limit, which identifies it in the reply.
 //!
-//! The quoted header is read from a raw ICMP socket, for which root is needed: the error queue of the socket itself
-//! (`IP_RECVERR`) hands out what the datagram carried and no header.
+//! A raw ICMP socket reads the quoted header and needs root. The error queue of the UDP socket (`IP_RECVERR`) has the
+//! quoted payload only.
 //!
-//! This is traffic to the vendor, so it is only sent when asked for.
+//! The datagrams go to the vendor, so they are sent on request only.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -24,113 +24,110 @@ use super::{Finding, SystemFacts, firewall};
 use crate::net::{Dscp, Egress, Endpoint, Family, Inside, Treatment};
 use crate::relay::SocketFactory;
 
-/// How far to go: what lies behind is the vendor's.
+/// The largest hop limit. Further hops belong to the vendor.
 const HOPS: u8 = 8;
 
-/// How long answers may take.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// The time to wait for replies.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Who answered, and the mark that the datagram had when it came there.
+/// The router that replied, and the DSCP of the datagram that it received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct RouterReply {
     router: IpAddr,
-    mark: Dscp,
+    dscp: Dscp,
 }
 
-/// What was heard, by hop limit.
+/// The replies by hop limit.
 type Replies = BTreeMap<u8, RouterReply>;
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     if !facts.options.path {
         return vec![Finding::unknown(
-            "whether EF survives on the way was not tried, for that sends a few datagrams to the vendor",
-            "sudo voicelane doctor --path",
+            "Not measured: whether the network keeps EF. The measurement sends 8 datagrams to the vendor.",
+            "Run: sudo voicelane doctor --path",
         )];
     }
-    if !(facts.may_administer && facts.may_listen) {
-        return vec![Finding::for_root(
-            "only root may read what routers say of a datagram",
+    if !(facts.may_administer && facts.may_capture) {
+        return vec![Finding::needs_root(
+            "Not measured: the replies of routers need root.",
         )];
     }
     if facts.uplink_name().is_none() {
-        return vec![Finding::unknown(
-            "there is no uplink to try",
-            "see what is said of the uplink",
-        )];
+        return vec![Finding::no_uplink()];
     }
     let found = Family::BOTH.into_iter().filter_map(|family| {
-        let binder = SocketFactory {
+        let sockets = SocketFactory {
             device: facts.uplink(family)?.name.clone(),
             addresses: Vec::new(),
             mark: facts.numbers.mark,
             tunnel_mark: facts.numbers.tunnel_mark(),
         };
         let to = firewall::target(&facts.policy, family)?;
-        Some(match trace(&binder, to) {
-            Ok(heard) => judge(family, &heard),
+        Some(match trace(&sockets, to) {
+            Ok(replies) => judge(family, &replies),
             Err(error) => Finding::unknown(
-                format!("the way to {to} could not be tried: {error}"),
-                "see what is said of the uplink and of firewalls",
+                format!("Not measured: cannot send to {to}: {error}."),
+                "See the checks of the uplink and of firewalls.",
             ),
         })
     });
     found.collect()
 }
 
-fn judge(family: Family, heard: &Replies) -> Finding {
-    let Some((last, end)) = heard.last_key_value() else {
+fn judge(family: Family, replies: &Replies) -> Finding {
+    let Some((last, reply)) = replies.last_key_value() else {
         return Finding::unknown(
-            format!("no router within {HOPS} hops says what it got ({family})"),
-            "try from another network; some routers say nothing",
+            format!("Not measured: no router within {HOPS} hops replies ({family})."),
+            "Try from another network. Some routers never reply.",
         );
     };
-    let Some((at, changed)) = heard.iter().find(|(_, hop)| hop.mark != Dscp::EF) else {
+    let Some((at, changed)) = replies.iter().find(|(_, reply)| reply.dscp != Dscp::EF) else {
         return Finding::ok(format!(
-            "EF is still there at hop {last}, {} ({family})",
-            end.router
+            "The network keeps EF up to hop {last}, {} ({family}).",
+            reply.router
         ));
     };
-    let how = match changed.mark.value() {
+    let change = match changed.dscp.value() {
         0 => "is bleached to 0".to_owned(),
-        6 => "has lost its upper three bits (6), as by routers that know TOS precedence".to_owned(),
-        value => format!("has become {} ({value})", changed.mark),
+        6 => "has lost its upper three bits (6), as by routers that use TOS precedence".to_owned(),
+        value => format!("is changed to {} ({value})", changed.dscp),
     };
-    let before = heard.range(..at).next_back();
+    let before = replies.range(..at).next_back();
     let remedy = match before {
         None if *at == 1 => {
-            "something on this machine changes it: look for a DSCP rule in `nft list ruleset`, or a queue discipline"
+            "This machine changes it. Look for a DSCP rule in `nft list ruleset`, or a queueing discipline (tc)."
         }
         None => {
-            "a router before it does that; one at home can be told to keep or set DSCP (`voicelane policy export`)"
+            "An earlier router changes it. Configure the home router to keep or set DSCP (`voicelane policy export`)."
         }
         Some((1, _)) => {
-            "the router at home does that: let it trust or set DSCP (`voicelane policy export openwrt`, `mikrotik`, ...)"
+            "The home router changes it. Configure it to keep or set DSCP (`voicelane policy export openwrt`, `mikrotik`, ...)."
         }
         Some(_) => {
-            "a network behind the home does that: ask the provider; up to there EF still helps"
+            "The network of a provider changes it. Ask the provider. Up to there, EF still helps."
         }
     };
     let before = before.map_or_else(
-        || "nobody before it answers".to_owned(),
-        |(hop, it)| format!("hop {hop}, {}, still had EF", it.router),
+        || "no earlier hop replies".to_owned(),
+        |(hop, reply)| format!("hop {hop}, {}, still received EF", reply.router),
     );
     Finding::warning(
         format!(
-            "EF (46) {how} when it comes to hop {at}, {}: {before} ({family})",
+            "EF (46) {change} before hop {at}, {}; {before} ({family}).",
             changed.router
         ),
         remedy,
     )
 }
 
-/// Sends the datagrams and hears what is said of them.
-fn trace(binder: &SocketFactory, to: SocketAddr) -> io::Result<Replies> {
+/// Sends the datagrams and collects the replies.
+fn trace(sockets: &SocketFactory, to: SocketAddr) -> io::Result<Replies> {
     let family = Family::of(to.ip());
     let any = Inside(Endpoint::new(family.unspecified(), 0));
-    let bound = binder.open_udp(Egress::Direct, any, Treatment::of(Dscp::EF), true);
+    let bound = sockets.open_udp(Egress::Direct, any, Treatment::of(Dscp::EF), true);
     let (socket, outside) = bound.map_err(|error| error.source)?;
     let kind = Type::RAW.cloexec();
-    let mut ears = match family {
+    let mut icmp = match family {
         Family::V4 => Socket::new(Domain::IPV4, kind, Some(Protocol::ICMPV4)),
         Family::V6 => Socket::new(Domain::IPV6, kind, Some(Protocol::ICMPV6)),
     }?;
@@ -139,45 +136,45 @@ fn trace(binder: &SocketFactory, to: SocketAddr) -> io::Result<Replies> {
             Family::V4 => socket.set_ttl_v4(limit.into())?,
             Family::V6 => socket.set_unicast_hops_v6(limit.into())?,
         }
-        // An earlier datagram's error is told here, and has been heard of by the other socket.
+        // The first attempt may return the ICMP error of an earlier datagram.
         let payload = vec![0; limit.into()];
         socket
             .send_to(&payload, &to.into())
             .or_else(|_| socket.send_to(&payload, &to.into()))?;
     }
-    let (mut heard, end) = (Replies::new(), Instant::now() + PATIENCE);
+    let (mut replies, end) = (Replies::new(), Instant::now() + REPLY_TIMEOUT);
     let mut buffer = [0; 1500];
-    while heard.len() < HOPS.into() {
+    while replies.len() < HOPS.into() {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
             break;
         }
-        ears.set_read_timeout(Some(left))?;
-        let (length, from) = match receive(&mut ears, family, &mut buffer) {
+        icmp.set_read_timeout(Some(left))?;
+        let (length, from) = match receive(&mut icmp, family, &mut buffer) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             received => received?,
         };
-        let said = quoted(family, &buffer[..length], (outside.0.port, to));
-        if let Some((limit, mark)) = said {
-            heard
+        let quote = quoted(family, &buffer[..length], (outside.0.port, to));
+        if let Some((limit, dscp)) = quote {
+            replies
                 .entry(limit)
-                .or_insert(RouterReply { router: from, mark });
+                .or_insert(RouterReply { router: from, dscp });
         }
     }
-    // The host itself answers every datagram that reaches it: the first of them is its hop.
-    let arrived = heard.iter().find(|(_, hop)| hop.router == to.ip());
+    // The destination replies to every datagram that reaches it. Its hop is the first of them.
+    let arrived = replies.iter().find(|(_, reply)| reply.router == to.ip());
     if let Some((&limit, _)) = arrived {
-        heard.retain(|it, _| *it <= limit);
+        replies.retain(|it, _| *it <= limit);
     }
-    Ok(heard)
+    Ok(replies)
 }
 
-/// Reads an ICMP message without its IP header; answers its length and who sent it.
-fn receive(ears: &mut Socket, family: Family, buffer: &mut [u8]) -> io::Result<(usize, IpAddr)> {
+/// Reads an ICMP message without its IP header. Returns its length and its source address.
+fn receive(icmp: &mut Socket, family: Family, buffer: &mut [u8]) -> io::Result<(usize, IpAddr)> {
     match family {
-        // A raw IPv4 socket gives the header as well.
+        // A raw IPv4 socket returns the IP header too.
         Family::V4 => {
-            let length = ears.read(buffer)?;
+            let length = icmp.read(buffer)?;
             let header = usize::from(buffer[0] & 0x0f) * 4;
             let source: [u8; 4] = buffer[12..16].try_into().expect("four bytes");
             buffer.copy_within(header.min(length)..length, 0);
@@ -185,7 +182,7 @@ fn receive(ears: &mut Socket, family: Family, buffer: &mut [u8]) -> io::Result<(
         }
         Family::V6 => {
             let (length, from) = nix::sys::socket::recvfrom::<nix::sys::socket::SockaddrIn6>(
-                std::os::fd::AsRawFd::as_raw_fd(ears),
+                std::os::fd::AsRawFd::as_raw_fd(icmp),
                 buffer,
             )?;
             let from = from.map_or(IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), |it| {
@@ -196,7 +193,7 @@ fn receive(ears: &mut Socket, family: Family, buffer: &mut [u8]) -> io::Result<(
     }
 }
 
-/// The hop limit and the mark of our datagram that an ICMP error quotes; none for any other message.
+/// Returns hop limit and DSCP of the datagram that an ICMP error quotes, if it is one of this check.
 fn quoted(family: Family, message: &[u8], (port, to): (u16, SocketAddr)) -> Option<(u8, Dscp)> {
     // Time exceeded and destination unreachable (RFC 792; RFC 4443 sections 3.1 and 3.3).
     let is_error = match family {
@@ -230,32 +227,34 @@ fn quoted(family: Family, message: &[u8], (port, to): (u16, SocketAddr)) -> Opti
 mod tests {
     use super::*;
 
-    fn heard(marks: &[(u8, u8)]) -> Replies {
-        let hop = |&(limit, mark): &(u8, u8)| {
+    fn replies(marks: &[(u8, u8)]) -> Replies {
+        let reply = |&(limit, dscp): &(u8, u8)| {
             let router = IpAddr::from([192, 0, 2, limit]);
-            let mark = Dscp::new(mark).expect("six bits");
-            (limit, RouterReply { router, mark })
+            let dscp = Dscp::new(dscp).expect("six bits");
+            (limit, RouterReply { router, dscp })
         };
-        marks.iter().map(hop).collect()
+        marks.iter().map(reply).collect()
     }
 
     #[test]
-    fn who_changes_the_mark_is_narrowed_down() {
-        let told = |marks| {
-            let finding = judge(Family::V4, &heard(marks));
+    fn the_router_that_changes_the_dscp_is_narrowed_down() {
+        let text = |marks| {
+            let finding = judge(Family::V4, &replies(marks));
             format!("{} | {}", finding.found, finding.remedy.unwrap_or_default())
         };
-        assert!(told(&[(1, 46), (3, 46)]).starts_with("EF is still there at hop 3, 192.0.2.3"));
-        assert!(told(&[(1, 46), (2, 0), (3, 0)]).contains("bleached to 0 when it comes to hop 2"));
-        assert!(told(&[(1, 46), (2, 0)]).contains("the router at home does that"));
-        assert!(told(&[(1, 46), (2, 46), (5, 6)]).contains("ask the provider"));
-        assert!(told(&[(1, 0)]).contains("something on this machine"));
-        assert!(told(&[(2, 10)]).contains("AF11 (10)"));
-        assert!(told(&[]).contains("no router"));
+        assert!(
+            text(&[(1, 46), (3, 46)]).starts_with("The network keeps EF up to hop 3, 192.0.2.3")
+        );
+        assert!(text(&[(1, 46), (2, 0), (3, 0)]).contains("bleached to 0 before hop 2"));
+        assert!(text(&[(1, 46), (2, 0)]).contains("The home router changes it"));
+        assert!(text(&[(1, 46), (2, 46), (5, 6)]).contains("Ask the provider"));
+        assert!(text(&[(1, 0)]).contains("This machine changes it"));
+        assert!(text(&[(2, 10)]).contains("AF11 (10)"));
+        assert!(text(&[]).contains("no router"));
     }
 
     #[test]
-    fn only_our_own_datagram_is_read() {
+    fn only_quotes_of_this_checks_datagrams_count() {
         let to: SocketAddr = "168.86.128.0:10000".parse().expect("an endpoint");
         let mut message = vec![11, 0, 0, 0, 0, 0, 0, 0];
         message.extend([

@@ -1,4 +1,4 @@
-//! Whether the policy names anything today, and for how long.
+//! Whether the policy has active services today, and when that changes.
 
 use jiff::ToSpan;
 use jiff::civil::Date;
@@ -6,7 +6,7 @@ use jiff::civil::Date;
 use super::{Finding, SystemFacts};
 use crate::policy::PolicyRule;
 
-/// How long before the end of a rule one is told.
+/// Days before the end of a service on which the warning begins.
 const NOTICE_DAYS: i64 = 30;
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
@@ -16,21 +16,21 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     if active.is_empty() {
         return vec![Finding::fault(
             format!(
-                "none of the {} services is active on {}: everything stays in the VPN",
+                "None of the {} services is active on {}. All media stays in the VPN.",
                 rules.len(),
                 facts.today
             ),
-            "`voicelane policy show` says why for each: its dates, or `enable`, `disable` and `include` of the \
-             configuration; a newer voicelane may know newer ranges",
+            "`voicelane policy show` gives the reason for each: its dates, or `enable`, `disable` and `include` of the \
+             configuration. A newer voicelane may have newer ranges.",
         )];
     }
     let next = facts.policy.next_change(facts.today);
     let next = next.map_or_else(
-        || "no date ahead".to_owned(),
-        |day| format!("the next change on {day}"),
+        || "no date of change is known".to_owned(),
+        |day| format!("the next change is on {day}"),
     );
     let mut findings = vec![Finding::ok(format!(
-        "{} of {} services are active on {}, {next}",
+        "{} of {} services are active on {}; {next}.",
         active.len(),
         rules.len(),
         facts.today
@@ -49,10 +49,10 @@ fn ends_soon(rule: &PolicyRule, today: Date) -> Option<Finding> {
     (until <= horizon).then(|| {
         Finding::warning(
             format!(
-                "{} ends on {until}: its media is in the VPN from then on",
+                "{} ends on {until}. From then on its media stays in the VPN.",
                 rule.name
             ),
-            "look for a newer voicelane, or for the vendor's new ranges, before that day",
+            "Before that day, install a newer voicelane or configure the vendor's new ranges.",
         )
     })
 }

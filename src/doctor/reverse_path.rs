@@ -1,4 +1,4 @@
-//! Whether the kernel lets answers in: a strict reverse-path filter takes them for forged.
+//! Whether the reverse-path filter (rp_filter, RFC 3704) accepts packets that arrive on the uplink.
 
 use super::{Finding, SystemFacts};
 use crate::net::Family;
@@ -6,35 +6,34 @@ use crate::sysctl::{self, SysctlKey};
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     let Some(uplink) = facts.uplink_name() else {
-        return vec![Finding::unknown(
-            "there is no uplink to look at",
-            "see what is said of the uplink",
-        )];
+        return vec![Finding::no_uplink()];
     };
     let filter = |link: &str| sysctl::read(&SysctlKey::new(Family::V4, link, "rp_filter"));
-    // The kernel uses the greater one.
+    // The kernel uses the greater of both values (ip-sysctl).
     let value = match (filter(uplink), filter("all")) {
         (Ok(own), Ok(all)) => own.max(all),
         (Err(error), _) | (_, Err(error)) => {
             return vec![Finding::unknown(
-                error.to_string(),
-                format!("sysctl net.ipv4.conf.{uplink}.rp_filter"),
+                format!("Not checked: {error}."),
+                format!("Run: sysctl net.ipv4.conf.{uplink}.rp_filter"),
             )];
         }
     };
     vec![match (value.as_str(), facts.is_running()) {
         ("1", true) => Finding::fault(
-            format!("the reverse-path filter of {uplink} is strict: answers to media are dropped"),
             format!(
-                "sysctl -w net.ipv4.conf.{uplink}.rp_filter=2; voicelane sets that itself at each look, so find out who \
-                 takes it back"
+                "The reverse-path filter of {uplink} is strict. The kernel drops incoming media."
+            ),
+            format!(
+                "Run: sysctl -w net.ipv4.conf.{uplink}.rp_filter=2. voicelane sets this value itself, so find the program \
+                 that resets it."
             ),
         ),
         ("1", false) => Finding::ok(format!(
-            "the reverse-path filter of {uplink} is strict; voicelane makes it a loose one while it runs"
+            "The reverse-path filter of {uplink} is strict. voicelane sets it to loose while it runs."
         )),
         _ => Finding::ok(format!(
-            "the reverse-path filter of {uplink} lets answers in"
+            "The reverse-path filter of {uplink} accepts incoming media."
         )),
     }]
 }

@@ -1,4 +1,4 @@
-//! Who wins each packet of the policy: the kernel's own answer for every prefix, and whose rule gave it.
+//! Whether the kernel routes every prefix of the policy into the TUN, and whose rule decides otherwise.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,17 +13,20 @@ use crate::route::rule_owner::RuleOwner;
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     let found = facts.route_lookups.iter().flat_map(|route_lookups| {
-        let mut ways: BTreeMap<Option<RoutingDecision>, Vec<IpAddr>> = BTreeMap::new();
-        for (to, way) in &route_lookups.ways {
-            let way: Result<&RoutingDecision, &io::Error> = way.as_ref();
-            ways.entry(way.ok().copied()).or_default().push(*to);
+        let mut by_decision: BTreeMap<Option<RoutingDecision>, Vec<IpAddr>> = BTreeMap::new();
+        for (to, decision) in &route_lookups.decisions {
+            let decision: Result<&RoutingDecision, &io::Error> = decision.as_ref();
+            by_decision
+                .entry(decision.ok().copied())
+                .or_default()
+                .push(*to);
         }
-        let judge = |(way, to): (_, Vec<_>)| judge(facts, route_lookups, way, &to);
-        ways.into_iter().map(judge).collect::<Vec<_>>()
+        let judge = |(decision, to): (_, Vec<_>)| judge(facts, route_lookups, decision, &to);
+        by_decision.into_iter().map(judge).collect::<Vec<_>>()
     });
     let found: Vec<_> = found.collect();
     if found.is_empty() {
-        return vec![Finding::ok("the policy names nothing to be won")];
+        return vec![Finding::ok("The policy has no active prefix to route.")];
     }
     found
 }
@@ -31,7 +34,7 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
 fn judge(
     facts: &SystemFacts,
     route_lookups: &RouteLookups,
-    way: Option<RoutingDecision>,
+    decision: Option<RoutingDecision>,
     to: &[IpAddr],
 ) -> Finding {
     let RouteLookups {
@@ -40,49 +43,52 @@ fn judge(
         ports,
         ..
     } = route_lookups;
-    let what = match to {
+    let traffic = match to {
         [only] => format!("{protocol} {ports} to {only}"),
         [first, ..] => format!("{protocol} {ports} to {first} and {} more", to.len() - 1),
         [] => format!("{protocol} {ports}"),
     };
-    let Some(RoutingDecision { link, table }) = way else {
+    let Some(RoutingDecision { link, table }) = decision else {
         return Finding::warning(
-            format!("{what} has no way at all: neither rule nor route leads there"),
-            "connect a network, or the VPN",
+            format!("{traffic} has no route at all."),
+            "Connect to a network, or connect the VPN.",
         );
     };
-    let leaves = link.map_or_else(
-        || "is thrown away".to_owned(),
+    let result = link.map_or_else(
+        || "is dropped".to_owned(),
         |link| format!("goes to {}", facts.link_name(link)),
     );
-    let found = format!("{what} {leaves} by table {table}");
+    let found = format!("{traffic} {result} (table {table})");
     if link.is_some() && link == facts.tun().map(|tun| tun.index) {
-        return Finding::ok(found);
+        return Finding::ok(format!("{found}."));
     }
-    // Without a word of the service, a TUN that is there is there for a reason.
-    let captured = |status: &Status| status.captured.contains(&family.to_string().to_lowercase());
-    let is_due = match &facts.status {
-        Ok(status) => captured(status),
+    // If the service does not answer, an existing TUN means that it captures.
+    let captures = |status: &Status| status.captured.contains(&family.to_string().to_lowercase());
+    let is_captured = match &facts.status {
+        Ok(status) => captures(status),
         Err(_) => facts.is_running() && facts.uplink(*family).is_some(),
     };
-    if !is_due {
-        return Finding::ok(format!("{found}, for voicelane captures no {family} now"));
+    if !is_captured {
+        return Finding::ok(format!("{found}. voicelane captures no {family} now."));
     }
-    let asks = |rule: &&RoutingRule| rule.family == *family && rule.table == table;
-    let rule = facts.observed.rules.iter().find(asks);
-    let who = rule.map_or_else(
-        || "a rule that has gone meanwhile".to_owned(),
+    let looks_up = |rule: &&RoutingRule| rule.family == *family && rule.table == table;
+    let rule = facts.observed.rules.iter().find(looks_up);
+    let owner = rule.map_or_else(
+        || "a rule that no longer exists".to_owned(),
         |rule| RuleOwner(rule).to_string(),
     );
     let remedy = match rule.map(|rule| rule.priority.0) {
         Some(0) => format!(
-            "nothing gets ahead of priority 0: let whoever makes that rule give it a greater number (ip rule show table \
-             {table})"
+            "No rule can precede priority 0. Configure the program that makes that rule to use a greater number (ip rule \
+             show table {table})."
         ),
         _ => format!(
-            "`voicelane events` says who takes our place; end that program, or let it leave rules of protocol 118 alone \
-             (ip rule show table {table})"
+            "`voicelane events` names the program that changes the rules. Stop it, or configure it to keep rules of \
+             protocol 118 (ip rule show table {table})."
         ),
     };
-    Finding::fault(format!("{found} instead of the TUN: {who} wins"), remedy)
+    Finding::fault(
+        format!("{found} instead of the TUN. This rule decides: {owner}."),
+        remedy,
+    )
 }

@@ -1,43 +1,44 @@
-//! What the service says of itself.
+//! The status of the service.
 
 use super::{Finding, SystemFacts};
 use crate::control::{AskError, State};
 use crate::nftables::BLOCKS;
+use crate::text::count;
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     let status = match &facts.status {
         Ok(status) => status,
         Err(AskError::NotRunning(_)) => {
             return vec![Finding::fault(
-                "voicelane is not running: all media is in the VPN",
-                "systemctl start voicelane; or `voicelane run`, and see what it says",
+                "voicelane is not running. All media is in the VPN.",
+                "Run: systemctl start voicelane. If it does not start: journalctl -u voicelane",
             )];
         }
         Err(AskError::Denied(_)) => {
-            return vec![Finding::for_root(
-                "the service tells only root and the groups that [control] names",
+            return vec![Finding::needs_root(
+                "Not checked: only root and the groups in [control] may see the status.",
             )];
         }
         Err(error) => {
             return vec![Finding::unknown(
-                error.to_string(),
-                "try again; `journalctl -u voicelane` says more",
+                format!("Not checked: {error}."),
+                "Try again. `journalctl -u voicelane` shows the log.",
             )];
         }
     };
-    let remedy = "`voicelane status` and `voicelane events` say more";
+    let remedy = "`voicelane status` and `voicelane events` show details.";
     let mut findings = vec![match status.state {
         State::Working => Finding::ok(format!(
-            "working for {} s, {} mappings",
+            "The service works (up {} s, {}).",
             status.uptime_seconds,
-            status.mappings.len()
+            count(status.mappings.len(), "mapping")
         )),
-        State::Degraded => Finding::warning("the service works, but has warnings", remedy),
+        State::Degraded => Finding::warning("The service works, but has warnings.", remedy),
         State::NotWorking => {
-            Finding::fault("the service runs, but all media is in the VPN", remedy)
+            Finding::fault("The service runs, but all media is in the VPN.", remedy)
         }
     }];
-    // What firewalls do has an examination of its own.
+    // The firewall check reports these.
     let warnings = status.warnings.iter().filter(|it| !it.starts_with(BLOCKS));
     findings.extend(warnings.map(|warning| Finding::warning(warning, remedy)));
     findings

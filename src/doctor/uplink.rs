@@ -1,4 +1,4 @@
-//! Which way media leaves this machine, and why.
+//! The uplink that media uses, and the reason for it.
 
 use super::{Finding, SystemFacts};
 use crate::control::UplinkStatus;
@@ -10,39 +10,43 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
         Ok(uplinks) => uplinks,
         Err(error) => {
             return vec![Finding::fault(
-                format!("{error}; all media is in the VPN"),
-                "connect a network; if one is, name it: [uplink] interface, or --uplink IFACE",
+                format!("{error}. All media is in the VPN."),
+                "Connect to a network. If you are connected, name its interface: [uplink] interface, or --uplink IFACE.",
             )];
         }
     };
     let mut findings = match (&uplinks.v4, &uplinks.v6) {
         (Some(v4), Some(v6)) if v4.name != v6.name => {
             vec![
-                Finding::ok(way(v4, Family::V4)),
-                Finding::ok(way(v6, Family::V6)),
+                Finding::ok(describe(v4, Family::V4)),
+                Finding::ok(describe(v6, Family::V6)),
             ]
         }
         (v4, v6) => {
             let uplink = v4.as_ref().or(v6.as_ref());
-            let words = [(Family::V4, v4), (Family::V6, v6)]
-                .map(|(family, it)| onwards(it.as_ref(), family));
-            let link = uplink.map(|it| format!("{} ({}); {}", it.name, it.why, words.join(", ")));
-            link.map(Finding::ok).into_iter().collect()
+            let gateways = [(Family::V4, v4), (Family::V6, v6)]
+                .map(|(family, it)| gateway(it.as_ref(), family));
+            let found = uplink.map(|uplink| {
+                let gateways = gateways.join(", ");
+                format!("{} ({}): {gateways}.", uplink.name, uplink.why)
+            });
+            found.map(Finding::ok).into_iter().collect()
         }
     };
     let status = facts.status.as_ref().ok();
     for family in Family::BOTH {
-        let told = status.and_then(|status| {
-            let own = status.uplink_v6.as_ref().filter(|_| family == Family::V6);
-            own.or(status.uplink.as_ref())
+        let current = status.and_then(|status| {
+            let v6_only = status.uplink_v6.as_ref().filter(|_| family == Family::V6);
+            v6_only
+                .or(status.uplink.as_ref())
                 .filter(|it| serves(it, family))
         });
-        if let Some((told, best)) = told.zip(facts.uplink(family))
-            && told.interface != best.name
+        if let Some((current, best)) = current.zip(facts.uplink(family))
+            && current.interface != best.name
         {
             findings.push(Finding::ok(format!(
-                "media of {family} still leaves by {} ({}): a better uplink must prove itself first",
-                told.interface, told.reason
+                "{family} media still uses {} ({}): a better uplink must be stable first.",
+                current.interface, current.reason
             )));
         }
     }
@@ -56,15 +60,15 @@ fn serves(uplink: &UplinkStatus, family: Family) -> bool {
     }
 }
 
-fn way(uplink: &Uplink, family: Family) -> String {
-    let onwards = onwards(Some(uplink), family);
-    format!("{} ({}); {onwards}", uplink.name, uplink.why)
+fn describe(uplink: &Uplink, family: Family) -> String {
+    let gateway = gateway(Some(uplink), family);
+    format!("{} ({}): {gateway}.", uplink.name, uplink.why)
 }
 
-fn onwards(uplink: Option<&Uplink>, family: Family) -> String {
+fn gateway(uplink: Option<&Uplink>, family: Family) -> String {
     match uplink.map(|uplink| uplink.gateway) {
-        Some(UplinkGateway::Via(router)) => format!("{family} by way of {router}"),
-        Some(UplinkGateway::OnLink) => format!("{family} on the link"),
+        Some(UplinkGateway::Via(router)) => format!("{family} via {router}"),
+        Some(UplinkGateway::OnLink) => format!("{family} on-link"),
         None => format!("{family} stays in the VPN"),
     }
 }

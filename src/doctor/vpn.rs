@@ -1,4 +1,4 @@
-//! Which VPNs there are, and what they take.
+//! The VPNs of this machine, and the traffic that they take.
 
 use super::{Finding, SystemFacts};
 use crate::net::IfIndex;
@@ -9,19 +9,19 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     let vpns = vpn::find(&facts.observed, ours);
     if vpns.is_empty() {
         return vec![Finding::ok(
-            "no tunnel takes traffic; IPsec without an interface of its own does not show here",
+            "No VPN found. (IPsec without an interface is not visible here.)",
         )];
     }
-    vpns.iter().map(|vpn| Finding::ok(words(vpn))).collect()
+    vpns.iter().map(|vpn| Finding::ok(describe(vpn))).collect()
 }
 
-fn words(vpn: &Vpn) -> String {
+fn describe(vpn: &Vpn) -> String {
     let kind = vpn.kind.as_deref().unwrap_or("tunnel");
     let takes = match (vpn.takes_v4, vpn.takes_v6) {
         (true, true) => "takes all of IPv4 and IPv6",
-        (true, false) => "takes all of IPv4 and not all of IPv6",
-        (false, true) => "takes all of IPv6 and not all of IPv4",
+        (true, false) => "takes all of IPv4, but not of IPv6",
+        (false, true) => "takes all of IPv6, but not of IPv4",
         (false, false) => "takes some prefixes",
     };
-    format!("{} ({kind}) {takes}", vpn.name)
+    format!("{} ({kind}) {takes}.", vpn.name)
 }

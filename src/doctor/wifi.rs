@@ -1,8 +1,8 @@
-//! Which Wi-Fi access category EF gets from this kernel.
+//! The Wi-Fi access category that this kernel gives to EF.
 //!
-//! Old kernels take the upper three bits of the DSCP for the user priority, so that EF (46) is 5, video; RFC 8325 section 4
-//! asks for 6, voice. Linux maps it so since 6.8 ("wifi: cfg80211: Update the default DSCP-to-UP mapping"); distributions
-//! have taken that into older kernels, and an access point's QoS map comes before either.
+//! Older kernels use the upper three bits of the DSCP as user priority: EF (46) becomes 5, video. RFC 8325 section 4 wants
+//! 6, voice. Linux 6.8 and later follow it ("wifi: cfg80211: Update the default DSCP-to-UP mapping"). Distributions may
+//! have backported that, and a QoS map of the access point overrides both.
 
 use std::path::Path;
 
@@ -13,19 +13,19 @@ const VOICE: (u32, u32) = (6, 8);
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     let Some(uplink) = facts.uplink_name() else {
-        return vec![Finding::unknown(
-            "there is no uplink to look at",
-            "see what is said of the uplink",
-        )];
+        return vec![Finding::no_uplink()];
     };
     let is_wifi = ["phy80211", "wireless"]
         .iter()
-        .any(|sign| Path::new("/sys/class/net").join(uplink).join(sign).exists());
+        .any(|file| Path::new("/sys/class/net").join(uplink).join(file).exists());
     if !is_wifi {
-        return vec![Finding::ok(format!("{uplink} is no Wi-Fi link"))];
+        return vec![Finding::ok(format!("{uplink} is not a Wi-Fi interface."))];
     }
     vec![match kernel::release() {
-        None => Finding::unknown("the kernel's version cannot be read", "uname -r"),
+        None => Finding::unknown(
+            "Not checked: the kernel version cannot be read.",
+            "Run: uname -r",
+        ),
         Some(release) => judge(uplink, release),
     }]
 }
@@ -34,16 +34,16 @@ fn judge(uplink: &str, release: (u32, u32)) -> Finding {
     let (major, minor) = release;
     if release >= VOICE {
         return Finding::ok(format!(
-            "{uplink} is Wi-Fi, and Linux {major}.{minor} gives EF the access category voice (user priority 6), unless \
-             the access point says otherwise"
+            "{uplink} is Wi-Fi. Linux {major}.{minor} sends EF in the access category voice (user priority 6), unless \
+             the access point announces another QoS map."
         ));
     }
     Finding::warning(
         format!(
-            "{uplink} is Wi-Fi, and Linux {major}.{minor} gives EF the access category video (user priority 5), unless the \
-             distribution or the access point says otherwise"
+            "{uplink} is Wi-Fi. Linux {major}.{minor} sends EF in the access category video (user priority 5), unless the \
+             distribution or the access point changes that."
         ),
-        "use Linux 6.8 or newer, or let the access point announce a QoS map with EF as user priority 6 (RFC 8325)",
+        "Use Linux 6.8 or newer, or configure a QoS map with EF as user priority 6 in the access point (RFC 8325).",
     )
 }
 
@@ -53,7 +53,7 @@ mod tests {
     use crate::doctor::CheckVerdict;
 
     #[test]
-    fn the_kernel_decides_unless_the_access_point_does() {
+    fn linux_6_8_and_newer_give_ef_the_voice_category() {
         assert_eq!(judge("wlan0", (6, 7)).verdict, CheckVerdict::Warning);
         assert!(judge("wlan0", (5, 15)).found.contains("video"));
         assert!(judge("wlan0", (6, 8)).found.contains("voice"));

@@ -208,7 +208,7 @@ fn an_interrupted_capture_is_whole() {
     let mut command = lab.laptop.command(env!("CARGO_BIN_EXE_voicelane"));
     command.args(["capture", "--runtime-dir", &run, "--output", &file]);
     let mut recorder = crate::support::program::Program::start("capture", &mut command);
-    recorder.wait_for("Ctrl-C ends it");
+    recorder.wait_for("Press Ctrl-C");
     let deadline = Instant::now() + PATIENCE;
     while fs::metadata(&file).map_or(0, |it| it.len()) < 10_000 {
         assert!(Instant::now() < deadline, "{}", recorder.log());

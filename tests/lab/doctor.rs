@@ -108,7 +108,12 @@ const PLANTS: [Plant; 7] = [
     ),
     (
         r#"mount -t tmpfs none /mnt; cp "$1" /mnt/v; touch -d 2100-01-01 /mnt/v; shift; set -- /mnt/v "$@""#,
-        ["clock", "fault", "made later", "timedatectl set-ntp true"],
+        [
+            "clock",
+            "fault",
+            "installed later",
+            "timedatectl set-ntp true",
+        ],
     ),
     (
         r#"mount -t tmpfs none /sys/class/net; mkdir -p /sys/class/net/wlan0/phy80211
@@ -117,7 +122,12 @@ const PLANTS: [Plant; 7] = [
     ),
     (
         r#"set -- setarch --uname-2.6 "$@""#,
-        ["kernel", "fault", "rules know no ports", "newer kernel"],
+        [
+            "kernel",
+            "fault",
+            "rules cannot match ports",
+            "Linux 5.12 or newer",
+        ],
     ),
     (
         "mount -t tmpfs none /run; mkdir -p /run/systemd/netif/links
@@ -125,13 +135,13 @@ const PLANTS: [Plant; 7] = [
         [
             "networkd",
             "warning",
-            "takes away rules and routes",
+            "removes rules and routes",
             "ManageForeignRoutingPolicyRules=no",
         ],
     ),
     (
         "mount -t tmpfs none /run; mount --bind /dev/null /etc/resolv.conf",
-        ["dns", "warning", "no name server", "/etc/resolv.conf"],
+        ["dns", "warning", "No name server", "/etc/resolv.conf"],
     ),
 ];
 
@@ -158,7 +168,7 @@ fn each_planted_fault_is_found_and_its_remedy_named() {
     voicelane.configure(&format!(
         "version = 1\ninclude = []\n[[service]]{service}{expired}{rest}"
     ));
-    examine().assert_says("policy", "fault", "none of the 1 services", "policy show");
+    examine().assert_says("policy", "fault", "None of the 1 services", "policy show");
     voicelane.configure(CONFIG);
     let mode = |mode| {
         let file = voicelane.config_file();
@@ -222,7 +232,7 @@ fn each_planted_fault_is_found_and_its_remedy_named() {
     report.assert_says(
         "leftovers",
         "fault",
-        "a killed voicelane has left",
+        "A killed voicelane left",
         "voicelane cleanup",
     );
     report.assert_says(
@@ -269,13 +279,8 @@ fn where_the_mark_is_lost_is_found_only_if_asked() {
          add rule inet provider out oifname wan0 ip6 dscp set 6",
     );
     let report = trace();
-    let home_does = "the router at home does that";
-    report.assert_says(
-        "path",
-        "warning",
-        "bleached to 0 when it comes to hop 2",
-        home_does,
-    );
+    let home_does = "The home router changes it";
+    report.assert_says("path", "warning", "bleached to 0 before hop 2", home_does);
     report.assert_says("path", "warning", "lost its upper three bits", home_does);
 
     lab.laptop.nft(
@@ -286,11 +291,11 @@ fn where_the_mark_is_lost_is_found_only_if_asked() {
     trace().assert_says(
         "path",
         "warning",
-        "AF11 (10) when it comes to hop 1",
+        "AF11 (10) before hop 1",
         "nft list ruleset",
     );
     let report = Report::of(home, "");
-    report.assert_says("path", "unknown", "was not tried", "doctor --path");
+    report.assert_says("path", "unknown", "Not measured", "doctor --path");
 }
 
 #[test]
@@ -316,7 +321,7 @@ fn a_healthy_machine_has_no_fault_and_its_call_goes_on() {
     report.assert_says("dns", "unknown", "through the VPN", "nearby");
     let heard = report.that("dscp", "ok");
     let heard = heard[0]["found"].to_string();
-    assert!(heard.contains("applications set DF (0)"), "{heard}");
+    assert!(heard.contains("Applications set DF (0)"), "{heard}");
     for finding in report.that("rules", "ok") {
         let found = finding["found"].to_string();
         assert!(found.contains("goes to voicelane0"), "{found}");
@@ -362,7 +367,7 @@ fn a_plain_user_is_told_what_root_would_add() {
     let output = home.invoke_from(AS_NOBODY, &["doctor"]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
-        text.contains("root would know more of: service, firewall"),
+        text.contains("Not checked without root: service, firewall"),
         "{text}"
     );
     assert_eq!(report.json["version"], 1);

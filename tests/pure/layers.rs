@@ -41,6 +41,7 @@ const SHELL: &[&str] = &[
     "doctor",
     "diagnostics",
     "cli",
+    "text",
     "demo",
     "lab",
     "manual",
@@ -72,11 +73,9 @@ const COMPILER: &str = "src/policy/compile.rs";
 
 /// Circles of imports that still stand, each with all its modules. The list may only shrink.
 const KNOWN_CIRCLES: &[&[&str]] = &[
-    &["cli::mappings", "cli::status"],
     &["config::problem", "config::space"],
     &["control::peer", "control::request", "control::server"],
     &["daemon::lifecycle", "daemon::reconciler"],
-    &["doctor::dns", "doctor::facts"],
     &["engine::failover", "engine::resync"],
     &["lpm::address", "lpm::lookup_table"],
     &["wire::checksum", "wire::ip"],

@@ -1,31 +1,29 @@
-//! `voicelane policy export`: the policy in the words of other programs.
+//! `voicelane policy export`: writes the policy in the format of another product.
 
 use std::process::ExitCode;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use jiff::civil::Date;
 
+use crate::cli::exit::INVALID;
 use crate::cli::sources::{Files, Overrides};
 use crate::daemon;
 use crate::policy::Policy;
 use crate::policy::export::{ExportFormat, FORMATS, Selection};
 
-/// The exit code of a selection that cannot be exported: the command line is wrong.
-const BAD_SELECTION: u8 = 2;
-
-/// What `voicelane policy export` is asked.
+/// The arguments of `voicelane policy export`.
 #[derive(Clone, Debug, clap::Args)]
 pub(in crate::cli) struct ExportArgs {
-    /// What to write
+    /// Format
     #[arg(value_parser = formats())]
     pub format: &'static ExportFormat,
-    /// Only this service, even if it is switched off; may be given several times. Without it, every active one
+    /// Only this service, even if it is switched off (repeatable); default: every active service
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub service: Vec<String>,
     /// The configuration
     #[command(flatten)]
     pub files: Files,
-    /// The day to write for; without one, today (UTC)
+    /// Day of the policy; default: today (UTC)
     #[arg(long, value_name = "YYYY-MM-DD")]
     pub date: Option<Date>,
 }
@@ -38,10 +36,10 @@ fn formats() -> impl TypedValueParser<Value = &'static ExportFormat> {
         .map(|name| ExportFormat::find(&name).expect("the parser takes no other name"))
 }
 
-/// Writes an export to standard output, and what it leaves out to standard error.
+/// Writes an export to standard output, and its notes to standard error.
 ///
 /// # Errors
-/// When nothing can be printed. A bad configuration or selection is reported and answered with exit code 2.
+/// If standard output cannot be written. Errors of configuration or selection return exit code 2.
 pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let config = match args.files.load(&Overrides::default()) {
         Ok(effective) => effective.into_config(),
@@ -53,7 +51,7 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
         Ok(selection) => selection,
         Err(error) => {
             eprintln!("error: {error}");
-            return Ok(ExitCode::from(BAD_SELECTION));
+            return Ok(ExitCode::from(INVALID));
         }
     };
     let export = args.format.export(&selection);
@@ -71,22 +69,22 @@ mod tests {
     use super::*;
 
     #[derive(Parser)]
-    struct Line {
+    struct TestCommand {
         #[command(flatten)]
         args: ExportArgs,
     }
 
     fn exit(line: &str) -> Option<ExitCode> {
         let words = std::iter::once("export").chain(line.split(' '));
-        let line = Line::try_parse_from(words).ok()?;
-        Some(run(&line.args).expect("standard output is open"))
+        let command = TestCommand::try_parse_from(words).ok()?;
+        Some(run(&command.args).expect("standard output is open"))
     }
 
     #[test]
-    fn every_format_is_taken_and_nothing_else() {
+    fn the_parser_accepts_exactly_the_formats() {
         for format in FORMATS {
-            let line = Line::try_parse_from(["export", format.name]).map(|line| line.args);
-            assert_eq!(line.expect("a format").format.name, format.name);
+            let args = TestCommand::try_parse_from(["export", format.name]).map(|it| it.args);
+            assert_eq!(args.expect("a format").format.name, format.name);
         }
         assert!(exit("iptable").is_none());
     }

@@ -1,12 +1,12 @@
-//! Cisco ASA: the networks that a group policy's clients exclude.
+//! Cisco ASA: split-tunnel exclusions of a group policy.
 
 use super::{ExportFormat, ExportWriter, Selection};
 use crate::net::{Family, Prefix};
 
-/// Lines for configuration mode.
+/// Commands of the configuration mode.
 pub(super) const ASA: ExportFormat = ExportFormat {
     name: "cisco-asa",
-    about: "Cisco ASA: split tunnelling that excludes these destinations; put in the name of the group policy",
+    about: "Cisco ASA: split tunnelling that excludes these destinations. Replace GROUP-POLICY by its name.",
     comment: Some("!"),
     write,
 };
@@ -14,7 +14,7 @@ pub(super) const ASA: ExportFormat = ExportFormat {
 fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
     selection.note_addresses_only(out);
     for prefix in selection.prefixes() {
-        // The client takes the source of an entry for the network.
+        // The client reads the source of an entry as the excluded network.
         out.line(format!(
             "access-list VOICELANE-EXCLUDE extended permit ip {}",
             network(prefix)

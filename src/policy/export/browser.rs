@@ -1,7 +1,7 @@
-//! Chrome and Edge: policies that let WebRTC follow the routing table, which is where a VPN's exclusions are.
+//! Chrome and Edge: policies that make WebRTC follow the routing table, and so the exclusions of a VPN.
 //!
-//! Left alone, a browser binds a socket to each interface and tries them all; one that is bound to the VPN's address
-//! may keep to the VPN whatever the routes say (RFC 8828 section 5.2, modes 1 and 2).
+//! By default a browser binds a socket to each interface and tries all of them. A socket bound to the VPN's address may
+//! stay in the VPN whatever the routes are (RFC 8828 section 5.2, modes 1 and 2).
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use super::{ExportFormat, ExportWriter};
 /// A file for Chrome's managed policies.
 pub(super) const CHROME: ExportFormat = ExportFormat {
     name: "chrome",
-    about: "Chrome: WebRTC follows the routing table; a file for /etc/opt/chrome/policies/managed (JSON)",
+    about: "Chrome: WebRTC follows the routing table (JSON). Save it in /etc/opt/chrome/policies/managed.",
     comment: None,
     write: |_, out| {
         write(
@@ -23,7 +23,7 @@ pub(super) const CHROME: ExportFormat = ExportFormat {
 /// A file for Edge's managed policies.
 pub(super) const EDGE: ExportFormat = ExportFormat {
     name: "edge",
-    about: "Edge: WebRTC follows the routing table; a file for /etc/opt/edge/policies/managed (JSON)",
+    about: "Edge: WebRTC follows the routing table (JSON). Save it in /etc/opt/edge/policies/managed.",
     comment: None,
     write: |_, out| {
         write(
@@ -38,7 +38,7 @@ pub(super) const EDGE: ExportFormat = ExportFormat {
 
 fn write(out: &mut ExportWriter, policies: &Value) {
     out.note(
-        "a browser's policies know no addresses, ports or DSCP: these settings hold for every site",
+        "Browser policies have no addresses, ports or DSCP. These settings apply to every site.",
     );
     out.json(policies);
 }

@@ -1,11 +1,11 @@
-//! Plain prefixes, one a line.
+//! Plain prefixes, one per line.
 
 use super::{ExportFormat, ExportWriter, Selection};
 
-/// For everything that takes a list.
+/// A list for any product.
 pub(super) const CIDR: ExportFormat = ExportFormat {
     name: "cidr",
-    about: "Prefixes, one a line",
+    about: "Prefixes, one per line.",
     comment: Some("#"),
     write,
 };

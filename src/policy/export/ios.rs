@@ -1,12 +1,12 @@
-//! Cisco IOS: access lists, a class for each DSCP, and a policy map that sets it.
+//! Cisco IOS: access lists, a class map per DSCP, and a policy map that sets it.
 
 use super::{ExportFormat, ExportWriter, Selection, TrafficSelector};
 use crate::net::{Dscp, Family, Prefix};
 
-/// Lines for configuration mode.
+/// Commands of the configuration mode.
 pub(super) const IOS: ExportFormat = ExportFormat {
     name: "cisco-ios",
-    about: "Cisco IOS: access lists and a policy map that marks the traffic both ways",
+    about: "Cisco IOS: access lists, and a policy map that marks the traffic in both directions.",
     comment: Some("!"),
     write,
 };
@@ -27,7 +27,7 @@ fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
                 .iter()
                 .filter(|selector| selector.treatment.dscp == dscp)
         };
-        for way in ["UP", "DOWN"] {
+        for direction in ["UP", "DOWN"] {
             for (family, word, head) in [
                 (Family::V4, "V4", "ip access-list extended"),
                 (Family::V6, "V6", "ipv6 access-list"),
@@ -35,13 +35,13 @@ fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
                 let entries: Vec<_> = selectors()
                     .flat_map(|selector| {
                         let prefixes = selector.of(family).into_iter();
-                        prefixes.map(|prefix| entry(selector, prefix, way))
+                        prefixes.map(|prefix| entry(selector, prefix, direction))
                     })
                     .collect();
                 if entries.is_empty() {
                     continue;
                 }
-                let name = format!("VOICELANE-{dscp}-{way}-{word}");
+                let name = format!("VOICELANE-{dscp}-{direction}-{word}");
                 out.line(format!("{head} {name}"));
                 for entry in entries {
                     out.line(format!(" {entry}"));
@@ -63,27 +63,27 @@ fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
         out.line(format!("  set dscp {}", dscp.value()));
     }
     for line in [
-        "On the interface towards the agents, and on the one towards the internet: service-policy input VOICELANE",
-        "Where an access list filters: the entries of the UP lists belong into that of the agents' side; what comes \
-         back is for stateful inspection, or for the entries of the DOWN lists.",
+        "On the interface to the agents and on the interface to the internet, configure: service-policy input VOICELANE",
+        "If an access list filters: add the entries of the UP lists to the list of the agents' interface. Replies need \
+         stateful inspection, or the entries of the DOWN lists.",
     ] {
         out.comment(line);
     }
 }
 
-fn entry(selector: &TrafficSelector, prefix: Prefix, way: &str) -> String {
+fn entry(selector: &TrafficSelector, prefix: Prefix, direction: &str) -> String {
     let ports = match selector.ports[0] {
-        one if one.first() == one.last() => format!("eq {one}"),
+        port if port.first() == port.last() => format!("eq {port}"),
         range => format!("range {} {}", range.first(), range.last()),
     };
     let protocol = selector.protocol;
-    match way {
+    match direction {
         "UP" => format!("permit {protocol} any {} {ports}", hosts(prefix)),
         _ => format!("permit {protocol} {} {ports} any", hosts(prefix)),
     }
 }
 
-/// A prefix as an access list has it: a wildcard mask in IPv4, a length in IPv6.
+/// Writes a prefix for an access list: with a wildcard mask in IPv4, with a length in IPv6.
 fn hosts(prefix: Prefix) -> String {
     match prefix.family() {
         family if prefix.len() == family.bits() => format!("host {}", prefix.first()),

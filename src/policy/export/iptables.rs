@@ -1,4 +1,4 @@
-//! iptables and ip6tables: one file for both, since each skips the rules of the other (`-4`, `-6`).
+//! iptables and ip6tables: one file for both, because each skips the rules of the other family (`-4`, `-6`).
 
 use super::{ExportFormat, ExportWriter, Selection, TrafficSelector};
 use crate::net::Family;
@@ -6,16 +6,16 @@ use crate::net::Family;
 /// A file for `iptables-restore --noflush`.
 pub(super) const IPTABLES: ExportFormat = ExportFormat {
     name: "iptables",
-    about: "iptables and ip6tables: chains that mark the traffic both ways, and allow it",
+    about: "iptables and ip6tables: chains that mark the traffic in both directions, and accept it.",
     comment: Some("#"),
     write,
 };
 
 fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
     for line in [
-        "Load with iptables-restore --noflush and ip6tables-restore --noflush. Without --noflush everything else in \
-         these two tables is lost.",
-        "Once, for iptables and for ip6tables: -t mangle -A POSTROUTING -j voicelane-mark; -I FORWARD -j voicelane-allow",
+        "Load with iptables-restore --noflush and ip6tables-restore --noflush. Without --noflush, all other rules of \
+         these two tables are lost.",
+        "Run once, with iptables and with ip6tables: -t mangle -A POSTROUTING -j voicelane-mark; -I FORWARD -j voicelane-allow",
     ] {
         out.comment(line);
     }
@@ -38,19 +38,19 @@ fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
     out.line("COMMIT");
 }
 
-/// Writes the rules towards the servers, then those from them, each with its target.
+/// Writes the rules to the servers, then the rules from the servers, each with its target.
 fn rules(
     ranges: &[TrafficSelector],
     out: &mut ExportWriter,
     chain: &str,
     targets: impl Fn(&TrafficSelector) -> [String; 2],
 ) {
-    for (way, (addr, port)) in [("-d", "--dport"), ("-s", "--sport")]
+    for (direction, (addr, port)) in [("-d", "--dport"), ("-s", "--sport")]
         .into_iter()
         .enumerate()
     {
         for selector in ranges {
-            let (ports, target) = (selector.ports(",", ":"), &targets(selector)[way]);
+            let (ports, target) = (selector.ports(",", ":"), &targets(selector)[direction]);
             for prefix in &selector.prefixes {
                 let family = match prefix.family() {
                     Family::V4 => "-4",

@@ -1,4 +1,4 @@
-//! JSON: everything that the policy says, for programs of one's own.
+//! JSON: the whole policy, for other programs.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::policy::PolicyRule;
 /// A document of services.
 pub(super) const JSON: ExportFormat = ExportFormat {
     name: "json",
-    about: "Everything that the policy says (JSON)",
+    about: "The whole policy (JSON).",
     comment: None,
     write,
 };

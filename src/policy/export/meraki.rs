@@ -1,4 +1,4 @@
-//! Meraki: bodies for the Dashboard API's VPN exclusions, traffic shaping and firewall of an MX.
+//! Meraki MX: requests of the Dashboard API for VPN exclusions, traffic shaping and firewall.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::net::{Family, PortRange, Prefix};
 /// A document of three requests.
 pub(super) const MERAKI: ExportFormat = ExportFormat {
     name: "meraki",
-    about: "Meraki MX: VPN exclusions, traffic shaping and firewall, as requests of the Dashboard API (JSON)",
+    about: "Meraki MX: VPN exclusions, traffic shaping and firewall rules, as requests of the Dashboard API (JSON).",
     comment: None,
     write,
 };
@@ -26,7 +26,7 @@ fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
         .collect();
     if !left_out.is_empty() {
         out.note(format!(
-            "these requests take IPv4 only; left out: {}",
+            "These requests accept IPv4 only. Left out: {}.",
             left_out.join(", ")
         ));
     }
@@ -35,15 +35,15 @@ fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
         .any(|selector| single(selector.ports[0]).is_none())
     {
         out.note(
-            "VPN exclusions and traffic shaping take single ports: where the policy has a range, they take every port \
-             of the same addresses (exclusions of the same protocol, shaping of both); the firewall has the ranges",
+            "VPN exclusions and traffic shaping accept single ports only. A port range becomes every port of the same \
+             addresses: for exclusions of the same protocol, for shaping of both. Firewall rules keep the ranges.",
         );
     }
-    out.note("each PUT replaces the whole list of the network: add what it has already");
+    out.note("Each PUT replaces the whole list of the network. Add the existing entries first.");
 
     let mut exclusions: Vec<Value> = Vec::new();
     for next in ranges.iter().flat_map(exclusions_of) {
-        // Two ranges of the same addresses are one exclusion of every port.
+        // Two port ranges of the same addresses become the same exclusion.
         if !exclusions.contains(&next) {
             exclusions.push(next);
         }

@@ -6,15 +6,15 @@ use crate::net::Family;
 /// A script for `/import`.
 pub(super) const MIKROTIK: ExportFormat = ExportFormat {
     name: "mikrotik",
-    about: "MikroTik RouterOS: marks the traffic both ways, and allows it. Load with /import",
+    about: "MikroTik RouterOS: marks the traffic in both directions, and accepts it. Load it with /import.",
     comment: Some("#"),
     write,
 };
 
 fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
     for line in [
-        "FastTrack passes by mangle rules: let its rule not match this traffic.",
-        "The filter rules come last in their chain: move them above the ones that drop.",
+        "FastTrack bypasses mangle rules. Exclude this traffic from the FastTrack rule.",
+        "The filter rules are added at the end of their chain. Move them above the rules that drop.",
     ] {
         out.comment(line);
     }
@@ -27,7 +27,7 @@ fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
         if selectors.is_empty() {
             continue;
         }
-        // What an earlier import left goes first.
+        // Removes the rules of an earlier import.
         for place in ["filter", "mangle"] {
             out.line(format!(
                 "{menu} firewall {place} remove [find comment~\"^voicelane\"]"

@@ -1,15 +1,15 @@
-//! nftables, as a table of its own, and as a part of another table, which is what OpenWrt's firewall includes.
+//! nftables: a separate table, and the same content for another table, as OpenWrt's firewall includes it.
 
 use super::{ExportFormat, ExportWriter, Selection, TrafficSelector};
 use crate::net::Family;
 
-/// A table of its own, for `nft -f`.
+/// A separate table, for `nft -f`.
 pub(super) const NFTABLES: ExportFormat = ExportFormat {
     name: "nftables",
-    about: "nftables: marks the traffic both ways, and allows it. Load with nft -f",
+    about: "nftables: marks the traffic in both directions, and accepts it. Load it with nft -f.",
     comment: Some("#"),
     write: |selection, out| {
-        // Known or not, the table is new after the second line.
+        // The first line creates the table if it is missing, so that the second one cannot fail.
         out.line("table inet voicelane");
         out.line("delete table inet voicelane");
         out.line("table inet voicelane {");
@@ -21,8 +21,9 @@ pub(super) const NFTABLES: ExportFormat = ExportFormat {
 /// A file for OpenWrt's /etc/nftables.d, or for the inside of any inet table.
 pub(super) const OPENWRT: ExportFormat = ExportFormat {
     name: "openwrt",
-    about: "OpenWrt (fw4): marks the traffic both ways, and allows it. Save as /etc/nftables.d/10-voicelane.nft, then \
-            fw4 reload. Leave flow offloading off: offloaded flows pass no rules",
+    about: "OpenWrt (fw4): marks the traffic in both directions, and accepts it. Save it as \
+            /etc/nftables.d/10-voicelane.nft, then run fw4 reload. Disable flow offloading: offloaded flows bypass \
+            the rules.",
     comment: Some("#"),
     write: contents,
 };
@@ -58,30 +59,33 @@ fn contents(selection: &Selection<'_>, out: &mut ExportWriter) {
     });
     out.line("}");
     out.comment(
-        "An accept counts only in the table that would drop. Where one does, let its forward chain \
-         jump to this one, within the same table.",
+        "An accept does not override a drop in another table. If another table drops, its forward chain must jump to \
+         this chain, within the same table.",
     );
     out.line("chain voicelane_allow {");
-    rules(&selectors, out, |_, _, way| match way {
-        Way::Up => "accept".to_owned(),
-        Way::Down => "ct state established accept".to_owned(),
+    rules(&selectors, out, |_, _, direction| match direction {
+        FlowDirection::ToServers => "accept".to_owned(),
+        FlowDirection::FromServers => "ct state established accept".to_owned(),
     });
     out.line("}");
 }
 
-/// A direction: to the servers, or from them.
+/// The direction of packets.
 #[derive(Clone, Copy)]
-enum Way {
-    Up,
-    Down,
+enum FlowDirection {
+    ToServers,
+    FromServers,
 }
 
 fn rules(
     selectors: &[TrafficSelector],
     out: &mut ExportWriter,
-    action: impl Fn(&TrafficSelector, &str, Way) -> String,
+    action: impl Fn(&TrafficSelector, &str, FlowDirection) -> String,
 ) {
-    for (way, addr, port) in [(Way::Up, "daddr", "dport"), (Way::Down, "saddr", "sport")] {
+    for (direction, addr, port) in [
+        (FlowDirection::ToServers, "daddr", "dport"),
+        (FlowDirection::FromServers, "saddr", "sport"),
+    ] {
         for (selector, number) in selectors.iter().zip(1..) {
             for (family, word) in [(Family::V4, "ip"), (Family::V6, "ip6")] {
                 if selector.of(family).is_empty() {
@@ -95,7 +99,7 @@ fn rules(
                     "\t{word} {addr} @{} {} {port} {ports} {}",
                     set(number, family),
                     selector.protocol,
-                    action(selector, word, way)
+                    action(selector, word, direction)
                 ));
             }
         }

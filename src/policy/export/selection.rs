@@ -1,4 +1,4 @@
-//! What is exported: the rules in force, or the ones that are named.
+//! The rules of an export: the active ones, or the named ones.
 
 use jiff::civil::Date;
 
@@ -6,60 +6,60 @@ use super::ExportWriter;
 use crate::net::{Family, PortRange, Prefix, Protocol, Treatment};
 use crate::policy::{InactiveReason, Policy, PolicyRule, RuleState};
 
-/// The rules of an export, never none.
+/// The rules of an export; at least one.
 #[derive(Clone, Debug)]
 pub struct Selection<'a> {
     rules: Vec<&'a PolicyRule>,
     date: Date,
 }
 
-/// Destinations that share protocol, ports and treatment: one rule of a target that knows sets.
+/// Destinations with the same protocol, ports and treatment: one rule of a format that has address sets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrafficSelector {
-    /// The transport.
+    /// The transport protocol.
     pub protocol: Protocol,
-    /// The servers' ports, sorted, none next to or within another; never empty.
+    /// The destination ports, sorted, without adjacent or overlapping ranges; never empty.
     pub ports: Vec<PortRange>,
     /// How the packets are treated.
     pub treatment: Treatment,
-    /// The servers, as few prefixes as possible; never empty.
+    /// The destinations, in as few prefixes as possible; never empty.
     pub prefixes: Vec<Prefix>,
-    /// The services whose servers these are.
+    /// The names of the services.
     pub services: Vec<String>,
 }
 
-/// InactiveReason there is nothing to export.
+/// The reason why a selection cannot be exported.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectionError {
     /// No service has this name.
-    #[error("no service {0:?}; `voicelane policy show` lists them")]
+    #[error("there is no service {0:?}; `voicelane policy show` lists all services")]
     Unknown(String),
-    /// The service is known, but not for this day: dates are facts of the vendor.
-    #[error("service {name:?} is not in force on {date}: {why}")]
+    /// The dates of the service exclude this day. Naming the service does not override dates.
+    #[error("service {name:?} is not active on {date}: {reason}")]
     NotInForce {
         /// The service.
         name: String,
         /// The day of the export.
         date: Date,
-        /// InactiveReason not.
-        why: InactiveReason,
+        /// The reason.
+        reason: InactiveReason,
     },
-    /// Two services treat the same packets differently, so that no target could obey both.
+    /// Two services set different DSCPs on the same packets.
     #[error("services {one:?} and {other:?} overlap and differ in DSCP; export one of them")]
     Contradiction {
         /// A service.
         one: String,
-        /// One that overlaps it.
+        /// A service that overlaps it.
         other: String,
     },
     /// No service is active.
-    #[error("no service is active on {0}, so there is nothing to export")]
+    #[error("no service is active on {0}; name one with --service to export it")]
     Nothing(Date),
 }
 
 impl<'a> Selection<'a> {
-    /// Selects from a policy that was compiled for `date`: the services of these names, switched on or not; without
-    /// names, the active ones.
+    /// Selects from a policy compiled for `date`: the named services, even if switched off; without names, the active
+    /// ones.
     ///
     /// # Errors
     /// [`SelectionError`].
@@ -78,11 +78,11 @@ impl<'a> Selection<'a> {
             match rule.state {
                 RuleState::Active if names.is_empty() || named(rule) => rules.push(rule),
                 RuleState::Inactive(InactiveReason::SwitchedOff) if named(rule) => rules.push(rule),
-                RuleState::Inactive(why) if named(rule) => {
+                RuleState::Inactive(reason) if named(rule) => {
                     return Err(SelectionError::NotInForce {
                         name: rule.name.clone(),
                         date,
-                        why,
+                        reason,
                     });
                 }
                 _ => {}
@@ -102,25 +102,25 @@ impl<'a> Selection<'a> {
         Ok(Self { rules, date })
     }
 
-    /// The rules, in the order of the configuration.
+    /// Returns the rules, in the order of the configuration.
     #[must_use]
     pub fn rules(&self) -> &[&'a PolicyRule] {
         &self.rules
     }
 
-    /// The day that the selection is for.
+    /// Returns the day of the selection.
     #[must_use]
     pub const fn date(&self) -> Date {
         self.date
     }
 
-    /// The rules by protocol, ports and treatment, in the order of the configuration.
+    /// Groups the rules by protocol, ports and treatment, in the order of the configuration.
     #[must_use]
     pub fn selectors(&self) -> Vec<TrafficSelector> {
         gather(self.rules.iter().map(|rule| (*rule, merge(&rule.ports))))
     }
 
-    /// The same for targets whose rules take one port or range: selectors of one range each.
+    /// Groups the rules for formats whose rules have one port or range: each selector has one range.
     #[must_use]
     pub fn selectors_by_range(&self) -> Vec<TrafficSelector> {
         gather(self.rules.iter().flat_map(|rule| {
@@ -129,28 +129,28 @@ impl<'a> Selection<'a> {
         }))
     }
 
-    /// Every destination, as few prefixes as possible.
+    /// Returns all destinations, in as few prefixes as possible.
     #[must_use]
     pub fn prefixes(&self) -> Vec<Prefix> {
         let rules = self.rules.iter();
         Prefix::aggregate(rules.flat_map(|rule| rule.prefixes.iter().copied()))
     }
 
-    /// Notes what it means to know addresses alone.
+    /// Adds the notes of a format that has addresses only.
     pub(super) fn note_addresses_only(&self, out: &mut ExportWriter) {
         let ranges = self.selectors_by_range();
         let ranges = ranges
             .iter()
             .map(|selector| format!("{} {}", selector.protocol, selector.ports[0]));
         out.note(format!(
-            "addresses alone: everything to them leaves the VPN, not only {}. TCP 443 does too: where a vendor \
-             allow-lists the VPN's address for logins, agents can be locked out",
+            "This format has addresses only. All traffic to them leaves the VPN, not only {}. That includes TCP 443: if \
+             the vendor accepts logins only from the VPN's address, agents cannot log in.",
             ranges.collect::<Vec<_>>().join(", ")
         ));
-        out.note("no DSCP is set");
+        out.note("No DSCP is set.");
     }
 
-    /// What tells one selection's content from another's, whatever the day: 64-bit FNV-1a of the rules, in hex.
+    /// Returns an identifier of the content, independent of the day: 64-bit FNV-1a of the rules, in hexadecimal.
     #[must_use]
     pub fn identity(&self) -> String {
         let mut hash = 0xcbf2_9ce4_8422_2325_u64;
@@ -168,7 +168,7 @@ impl<'a> Selection<'a> {
 }
 
 impl TrafficSelector {
-    /// The destinations of a family, which may be none.
+    /// Returns the destinations of a family.
     #[must_use]
     pub fn of(&self, family: Family) -> Vec<Prefix> {
         let prefixes = self.prefixes.iter().copied();
@@ -177,7 +177,7 @@ impl TrafficSelector {
             .collect()
     }
 
-    /// The ports as a list, with these texts between ports and within a range: `3478,10000-60000`.
+    /// Returns the ports as a list, with the given separators of entries and of range ends: `3478,10000-60000`.
     #[must_use]
     pub fn ports(&self, between: &str, within: &str) -> String {
         let ports = self.ports.iter();
@@ -214,7 +214,7 @@ fn gather<'a>(
     selectors
 }
 
-/// Sorts port ranges, and joins those that touch or overlap.
+/// Sorts port ranges, and merges adjacent and overlapping ones.
 fn merge(ranges: &[PortRange]) -> Vec<PortRange> {
     let mut ranges = ranges.to_vec();
     ranges.sort_unstable();
@@ -223,7 +223,7 @@ fn merge(ranges: &[PortRange]) -> Vec<PortRange> {
         match merged.last_mut() {
             Some(last) if next.first() <= last.last().saturating_add(1) => {
                 *last = PortRange::new(last.first(), last.last().max(next.last()))
-                    .expect("the range only grows");
+                    .expect("a merged range is valid");
             }
             _ => merged.push(next),
         }

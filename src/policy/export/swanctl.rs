@@ -1,4 +1,4 @@
-//! strongSwan: policies that let the traffic pass without IPsec.
+//! strongSwan: bypass policies, which exempt the traffic from IPsec.
 
 use super::{ExportFormat, ExportWriter, Selection};
 use crate::net::{Family, Prefix};
@@ -6,8 +6,8 @@ use crate::net::{Family, Prefix};
 /// A file for /etc/swanctl/conf.d.
 pub(super) const SWANCTL: ExportFormat = ExportFormat {
     name: "swanctl",
-    about: "strongSwan: lets the traffic pass without IPsec. Save as /etc/swanctl/conf.d/voicelane.conf, then swanctl \
-            --load-conns",
+    about: "strongSwan: exempts the traffic from IPsec. Save it as /etc/swanctl/conf.d/voicelane.conf, then run swanctl \
+            --load-conns.",
     comment: Some("#"),
     write,
 };
@@ -19,14 +19,14 @@ fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
         .any(|selector| selector.ports[0].first() != selector.ports[0].last())
     {
         out.note(
-            "IPsec policies of Linux know single ports and no ranges: strongSwan takes a range for every port of the \
-             same protocol and addresses",
+            "IPsec policies of Linux have single ports and no ranges. strongSwan replaces a range by every port of the \
+             same protocol and addresses.",
         );
     }
-    out.note("no DSCP is set");
+    out.note("No DSCP is set.");
     out.line("connections {");
     out.line("  voicelane {");
-    out.comment("Never dialled.");
+    out.comment("This connection is never initiated.");
     out.line("    remote_addrs = 127.0.0.1");
     out.line("    children {");
     for (selector, number) in selectors.iter().zip(1..) {

@@ -1,4 +1,4 @@
-//! Cloudflare WARP: the routes that a device profile excludes.
+//! Cloudflare WARP: excluded routes of a device profile.
 
 use serde_json::{Value, json};
 
@@ -8,23 +8,23 @@ use crate::net::Prefix;
 /// The body of a request.
 pub(super) const WARP: ExportFormat = ExportFormat {
     name: "warp",
-    about: "Cloudflare WARP: split tunnel entries, the body of PUT /accounts/{account_id}/devices/policy/exclude (JSON)",
+    about: "Cloudflare WARP: split-tunnel entries, the body of PUT /accounts/{account_id}/devices/policy/exclude (JSON).",
     comment: None,
     write,
 };
 
-/// The longest description that the API takes, in characters.
+/// The longest description that the API accepts, in characters.
 const LONGEST: usize = 100;
 
 fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
     selection.note_addresses_only(out);
-    out.note("the PUT replaces the whole list of the profile: add what it has already");
+    out.note("The PUT replaces the whole list of the profile. Add the existing entries first.");
     let entry = |prefix: Prefix| json!({ "address": prefix.to_string(), "description": description(selection, prefix) });
     let entries: Value = selection.prefixes().into_iter().map(entry).collect();
     out.json(&entries);
 }
 
-/// The services of a prefix, as many as fit.
+/// Names the services of a prefix, as far as the length permits.
 fn description(selection: &Selection<'_>, prefix: Prefix) -> String {
     let serves = |its: &Prefix| prefix.covers(*its);
     let rules = selection.rules().iter();

@@ -1,25 +1,25 @@
-//! Windows: QoS policies that mark, and routes past a VPN, both for PowerShell.
+//! Windows: QoS policies, and routes past a VPN, both as PowerShell scripts.
 
 use super::{ExportFormat, ExportWriter, Selection};
 
-/// QoS policies. One direction: a workstation marks what it sends.
+/// QoS policies, which mark the sent packets only.
 pub(super) const QOS: ExportFormat = ExportFormat {
     name: "windows-qos",
-    about: "Windows: QoS policies that mark what this machine sends. Run in PowerShell as administrator",
+    about: "Windows: QoS policies that mark the packets that this machine sends. Run it in PowerShell as administrator.",
     comment: Some("#"),
     write: qos,
 };
 
-/// Routes by the physical interface.
+/// Routes through the physical interface.
 pub(super) const ROUTES: ExportFormat = ExportFormat {
     name: "windows-routes",
-    about: "Windows: routes past the VPN until the next restart. Run in PowerShell as administrator",
+    about: "Windows: routes past the VPN, until the next restart. Run it in PowerShell as administrator.",
     comment: Some("#"),
     write: routes,
 };
 
 fn qos(selection: &Selection<'_>, out: &mut ExportWriter) {
-    out.comment("What an earlier run left goes first.");
+    out.comment("Removes the policies of an earlier run.");
     out.line(
         "Get-NetQosPolicy | Where-Object Name -Like 'voicelane *' | Remove-NetQosPolicy -Confirm:$false",
     );
@@ -45,17 +45,17 @@ fn qos(selection: &Selection<'_>, out: &mut ExportWriter) {
 
 fn routes(selection: &Selection<'_>, out: &mut ExportWriter) {
     selection.note_addresses_only(out);
-    out.note("a VPN client that watches the routing table may remove these routes");
+    out.note("A VPN client that monitors the routing table may remove these routes.");
     out.line("$prefixes = @(");
     for prefix in selection.prefixes() {
         out.line(format!("    '{prefix}'"));
     }
     out.line(")");
-    out.line(PAST_THE_VPN);
+    out.line(ADD_ROUTES);
 }
 
-/// The default route of a physical interface carries each prefix of its family.
-const PAST_THE_VPN: &str = "\
+/// Adds a route for each prefix, with the gateway of the physical interface's default route.
+const ADD_ROUTES: &str = "\
 foreach ($prefix in $prefixes) {
     $any = if ($prefix.Contains(':')) { '::/0' } else { '0.0.0.0/0' }
     $uplink = Get-NetRoute -DestinationPrefix $any -ErrorAction SilentlyContinue |
@@ -63,7 +63,7 @@ foreach ($prefix in $prefixes) {
         Sort-Object { $_.RouteMetric + $_.InterfaceMetric } |
         Select-Object -First 1
     if (-not $uplink) {
-        Write-Warning \"No physical way out for ${prefix}: it stays in the VPN.\"
+        Write-Warning \"No physical interface has a default route for ${prefix}. It stays in the VPN.\"
         continue
     }
     Remove-NetRoute -DestinationPrefix $prefix -PolicyStore ActiveStore -Confirm:$false -ErrorAction SilentlyContinue

@@ -1,12 +1,12 @@
-//! WireGuard: the allowed addresses of a full tunnel, less the policy's.
+//! WireGuard: the AllowedIPs of a full tunnel, without the destinations of the policy.
 
 use super::{ExportFormat, ExportWriter, Selection};
 use crate::net::{Family, Prefix};
 
-/// A peer's AllowedIPs, and what wg-quick then needs besides.
+/// The AllowedIPs of a peer, and the rules that wg-quick does not create for such a list.
 pub(super) const WIREGUARD: ExportFormat = ExportFormat {
     name: "wireguard",
-    about: "WireGuard: AllowedIPs of a full tunnel without these destinations",
+    about: "WireGuard: AllowedIPs of a full tunnel, without these destinations.",
     comment: Some("#"),
     write,
 };
@@ -19,8 +19,8 @@ fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
         .collect();
     for line in [
         "wg-quick on Linux keeps its own packets out of the tunnel only if AllowedIPs has a /0. With the list below, \
-         the interface needs the same by hand; where rp_filter is 1, set it to 2.",
-        "Elsewhere take AllowedIPs alone.",
+         the [Interface] lines do that. If rp_filter is 1, set it to 2.",
+        "On other systems use AllowedIPs alone.",
     ] {
         out.comment(line);
     }
@@ -40,23 +40,23 @@ fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
     out.line(format!("AllowedIPs = {}", inside.join(", ")));
 }
 
-/// The fewest prefixes that hold every address which these, sorted and aggregated, do not.
+/// Returns the fewest prefixes that cover all addresses outside these sorted and aggregated ones.
 fn complement(outside: &[Prefix]) -> Vec<Prefix> {
-    let mut rest = Vec::new();
+    let mut inside = Vec::new();
     for family in [Family::V4, Family::V6] {
         let all = Prefix::new(family.unspecified(), 0).expect("no host bits");
-        subtract(all, outside, &mut rest);
+        subtract(all, outside, &mut inside);
     }
-    rest
+    inside
 }
 
-fn subtract(from: Prefix, outside: &[Prefix], rest: &mut Vec<Prefix>) {
+fn subtract(from: Prefix, outside: &[Prefix], inside: &mut Vec<Prefix>) {
     if !outside.iter().any(|hole| hole.overlaps(from)) {
-        rest.push(from);
+        inside.push(from);
     } else if !outside.iter().any(|hole| hole.covers(from)) {
         let halves = from.halves().expect("a hole lies within");
         for half in halves {
-            subtract(half, outside, rest);
+            subtract(half, outside, inside);
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The paper that an export is written on.
+//! Collects the lines and the notes of an export.
 
-/// A text that grows by lines, and the notes on what it cannot say.
+/// The text of an export, and notes on its differences from the policy.
 #[derive(Debug)]
 pub(super) struct ExportWriter {
     comment: Option<&'static str>,
@@ -8,11 +8,11 @@ pub(super) struct ExportWriter {
     notes: Vec<String>,
 }
 
-/// Where comments break, in characters.
+/// The longest comment line, in characters.
 const WIDTH: usize = 100;
 
 impl ExportWriter {
-    /// An empty writer of a target whose comments begin so.
+    /// Creates an empty text. `comment` starts a comment line of the format.
     pub(super) const fn new(comment: Option<&'static str>) -> Self {
         Self {
             comment,
@@ -27,17 +27,17 @@ impl ExportWriter {
         self.text.push('\n');
     }
 
-    /// Writes a comment, broken into lines. Whatever the text holds, it stays a comment: it cannot end its line.
+    /// Writes a comment, wrapped into lines. Control characters become spaces, so the text cannot end the comment.
     pub(super) fn comment(&mut self, text: &str) {
-        let begin = self
+        let start = self
             .comment
-            .expect("only a target with comments writes any");
+            .expect("only formats with comments write comments");
         let plain = text.replace(|c: char| c.is_control(), " ");
-        let mut line = begin.to_owned();
+        let mut line = start.to_owned();
         for word in plain.split_whitespace() {
-            if line.chars().count() + 1 + word.chars().count() > WIDTH && line != begin {
+            if line.chars().count() + 1 + word.chars().count() > WIDTH && line != start {
                 self.line(&line);
-                line = format!("{begin} ");
+                line = format!("{start} ");
             }
             line.push(' ');
             line.push_str(word);
@@ -50,17 +50,17 @@ impl ExportWriter {
         self.line(format!("{document:#}"));
     }
 
-    /// Notes what the text says less, or more, than the policy.
+    /// Adds a note on a difference from the policy.
     pub(super) fn note(&mut self, note: impl Into<String>) {
         self.notes.push(note.into());
     }
 
-    /// The notes so far.
+    /// Returns the notes so far.
     pub(super) fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// The text and the notes.
+    /// Returns the text and the notes.
     pub(super) fn finish(self) -> (String, Vec<String>) {
         (self.text, self.notes)
     }

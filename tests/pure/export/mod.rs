@@ -111,7 +111,7 @@ fn what_is_off_is_exported_by_name_alone_and_what_is_over_never() {
         Err(SelectionError::NotInForce {
             name: "expired".into(),
             date: TODAY,
-            why: InactiveReason::Expired { until: TODAY },
+            reason: InactiveReason::Expired { until: TODAY },
         })
     );
     assert_eq!(
