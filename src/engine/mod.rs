@@ -24,15 +24,11 @@
 //! Nothing grows without bound: see [`nat::NatLimits`], [`reassembly::ReassemblyLimits`] and [`TcpSettings`]. The driver's
 //! budget per wake-up bounds the outbox.
 
-mod cause;
 mod failover;
 mod outbox;
 mod pace;
-mod path;
 pub mod reassembly;
-mod resync;
 mod stats;
-mod stun_check;
 mod tcp;
 mod udp;
 
@@ -45,18 +41,16 @@ use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
 
-use self::failover::MappingPaths;
+use self::failover::{MappingPath, MappingPaths};
 use self::pace::Pace;
-use self::path::MappingPath;
 use self::reassembly::Reassembly;
 use crate::nat;
 use crate::net::{Dscp, Egress, Endpoint, Family, TrafficClass};
 use crate::policy::Policy;
 use crate::wire::{IcmpError, Packet, ParseError, Transport, icmp};
 
-pub use cause::{FailbackCause, FailoverCause};
+pub use failover::{FailbackCause, FailoverCause, FailoverSettings};
 pub use outbox::{EngineEvent, Outbox, SocketCommand, Transmit};
-pub use path::FailoverSettings;
 pub use stats::{Counters, DropReason, EngineSnapshot, MappingReport};
 pub use tcp::{ConnectError, ConnectionReport, ConnectionState, TcpCounters, TcpSettings};
 

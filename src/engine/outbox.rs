@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::ops::Range;
 
-use super::cause::{FailbackCause, FailoverCause};
+use super::failover::{FailbackCause, FailoverCause};
 use crate::net::{ConnectionId, Egress, Endpoint, Family, Inside, MappingId, Outside, Treatment};
 use crate::wire::{IcmpError, Packet, WriteError, fragment, icmp, tcp, udp};
 

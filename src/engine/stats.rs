@@ -7,7 +7,7 @@ use crate::net::{CaptureMode, Egress, Endpoint, Family, Inside, MappingId, Outsi
 use crate::wire::{ParseError, WriteError};
 
 use super::TcpCounters;
-use super::cause::FailoverCause;
+use super::failover::FailoverCause;
 use super::reassembly::FragmentError;
 
 /// Why a packet was dropped. The label is stable: status and metrics name it.

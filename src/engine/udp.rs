@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::path::{MappingPath, SocketState};
+use super::failover::{MappingPath, SocketState};
 use super::{
     DropReason, Engine, EngineEvent, FailbackCause, FailoverCause, Outbox, ReceivedDatagram,
     ReturnedError, Transmit,

@@ -21,10 +21,10 @@ use std::mem;
 use std::ops::Range;
 use std::time::Instant;
 
+use super::MappingPaths;
 use super::cause::{FailbackCause, FailoverCause};
-use super::failover::MappingPaths;
 use super::path::SocketState;
-use super::{BATCH_INTERVAL, Engine, Outbox};
+use crate::engine::{BATCH_INTERVAL, Engine, Outbox};
 use crate::net::{Egress, Family, MappingId};
 
 /// Mappings resynchronised in one batch: a third of a millisecond at most.
@@ -35,9 +35,9 @@ const SLOTS_IN_BATCH: usize = 256;
 
 /// Counts the changes of a family's uplink.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct UplinkGeneration {
+pub(in crate::engine) struct UplinkGeneration {
     /// The number of the latest change of any kind.
-    pub(super) latest: u32,
+    pub(in crate::engine) latest: u32,
     /// The number of the latest change to another uplink.
     changed: u32,
     /// The number of the latest restoration.
@@ -46,40 +46,40 @@ pub(super) struct UplinkGeneration {
 
 impl UplinkGeneration {
     /// Records that there is another uplink.
-    pub(super) const fn change(&mut self) {
+    pub(in crate::engine) const fn change(&mut self) {
         self.latest += 1;
         self.changed = self.latest;
     }
 
     /// Records that the uplink is restored.
-    pub(super) const fn restore(&mut self) {
+    pub(in crate::engine) const fn restore(&mut self) {
         self.latest += 1;
         self.restored = self.latest;
     }
 
     /// Records that the uplink failed.
-    pub(super) const fn fail(&mut self) {
+    pub(in crate::engine) const fn fail(&mut self) {
         self.latest += 1;
     }
 }
 
 /// A visit of all slots.
 #[derive(Debug)]
-pub(super) struct Resync {
+pub(in crate::engine) struct Resync {
     slots_left: Range<usize>,
     /// When the next batch is due.
-    pub(super) due: Instant,
+    pub(in crate::engine) due: Instant,
 }
 
 impl MappingPaths {
     /// Whether a mapping is of an older generation than its uplink.
-    pub(super) fn is_stale(&self, id: MappingId) -> bool {
+    pub(in crate::engine) fn is_stale(&self, id: MappingId) -> bool {
         let path = self.get(id);
         path.is_some_and(|path| path.uplink_generation < self.generation(path.family()).latest)
     }
 
     /// Whether a mapping's direct socket still belongs to a former uplink.
-    pub(super) fn is_on_former_uplink(&self, id: MappingId) -> bool {
+    pub(in crate::engine) fn is_on_former_uplink(&self, id: MappingId) -> bool {
         self.get(id).is_some_and(|path| {
             let is_to_be_replaced = path.uplink_generation < self.generation(path.family()).changed;
             is_to_be_replaced || path.socket(Egress::Direct) == SocketState::Opening
@@ -89,7 +89,7 @@ impl MappingPaths {
 
 impl Engine {
     /// Starts a resynchronisation of all mappings with a first batch.
-    pub(super) fn start_resync(&mut self, now: Instant, outbox: &mut Outbox) {
+    pub(in crate::engine) fn start_resync(&mut self, now: Instant, outbox: &mut Outbox) {
         self.paths.resync = Some(Resync {
             slots_left: 0..self.paths.slots(),
             due: now,
@@ -98,7 +98,7 @@ impl Engine {
     }
 
     /// Resynchronises the next batch, if it is due.
-    pub(super) fn resync_batch(&mut self, now: Instant, outbox: &mut Outbox) {
+    pub(in crate::engine) fn resync_batch(&mut self, now: Instant, outbox: &mut Outbox) {
         let Some(mut resync) = self.paths.resync.take_if(|resync| resync.due <= now) else {
             return;
         };
@@ -119,7 +119,12 @@ impl Engine {
     }
 
     /// Resynchronises a mapping with its uplink, if it is stale.
-    pub(super) fn resync(&mut self, mapping: MappingId, now: Instant, outbox: &mut Outbox) {
+    pub(in crate::engine) fn resync(
+        &mut self,
+        mapping: MappingId,
+        now: Instant,
+        outbox: &mut Outbox,
+    ) {
         let Some(path) = self.paths.get(mapping) else {
             return;
         };
@@ -147,7 +152,7 @@ impl Engine {
     }
 
     /// Forgets what is known of the former uplinks of the families that `moves` selects, and resynchronises.
-    pub(super) fn reset_families(
+    pub(in crate::engine) fn reset_families(
         &mut self,
         moves: &impl Fn(Family) -> bool,
         now: Instant,

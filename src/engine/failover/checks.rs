@@ -15,7 +15,7 @@ const MAX_CHECK_LEN: usize = 548;
 
 /// What a datagram of a call tells about its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StunKind {
+pub(in crate::engine) enum StunKind {
     /// A STUN request.
     Request {
         transaction: TransactionId,
@@ -30,7 +30,7 @@ pub(super) enum StunKind {
 
 impl StunKind {
     /// Reads a datagram's first bytes.
-    pub(super) fn of(payload: &[u8]) -> Self {
+    pub(in crate::engine) fn of(payload: &[u8]) -> Self {
         let message = match DatagramKind::of(payload) {
             Some(DatagramKind::Stun) => payload,
             Some(DatagramKind::TurnChannel) => match channel_data(payload) {
@@ -66,15 +66,15 @@ fn channel_data(payload: &[u8]) -> Option<&[u8]> {
 
 /// A check that an application sent, kept byte for byte.
 #[derive(Clone, Debug)]
-pub(super) struct StunCheck {
-    pub(super) to: Endpoint,
-    pub(super) transaction: TransactionId,
-    pub(super) payload: Vec<u8>,
+pub(in crate::engine) struct StunCheck {
+    pub(in crate::engine) to: Endpoint,
+    pub(in crate::engine) transaction: TransactionId,
+    pub(in crate::engine) payload: Vec<u8>,
 }
 
 /// The checks of one mapping: the latest, and the latest that was answered.
 #[derive(Clone, Debug, Default)]
-pub(super) struct StunChecks {
+pub(in crate::engine) struct StunChecks {
     /// Boxed apart from the path, which every media packet reads.
     latest: Option<Box<StunCheck>>,
     answered: Option<Box<StunCheck>>,
@@ -82,7 +82,12 @@ pub(super) struct StunChecks {
 
 impl StunChecks {
     /// Keeps a check as the latest.
-    pub(super) fn record(&mut self, to: Endpoint, transaction: TransactionId, payload: &[u8]) {
+    pub(in crate::engine) fn record(
+        &mut self,
+        to: Endpoint,
+        transaction: TransactionId,
+        payload: &[u8],
+    ) {
         match &mut self.latest {
             Some(latest) => {
                 latest.to = to;
@@ -101,7 +106,7 @@ impl StunChecks {
     }
 
     /// Records a response.
-    pub(super) fn on_response(&mut self, transaction: TransactionId) {
+    pub(in crate::engine) fn on_response(&mut self, transaction: TransactionId) {
         let latest = self.latest.as_ref();
         if latest.is_some_and(|it| it.transaction == transaction) {
             // The next check reuses the buffer of the formerly answered one.
@@ -110,12 +115,12 @@ impl StunChecks {
     }
 
     /// Returns the latest check that the peer answered; it will answer a copy too.
-    pub(super) fn answered(&self) -> Option<&StunCheck> {
+    pub(in crate::engine) fn answered(&self) -> Option<&StunCheck> {
         self.answered.as_deref()
     }
 
     /// Returns the check that announces a new path to the peer: the answered one, otherwise the latest.
-    pub(super) fn announcement(&self) -> Option<&StunCheck> {
+    pub(in crate::engine) fn announcement(&self) -> Option<&StunCheck> {
         self.answered().or(self.latest.as_deref())
     }
 }

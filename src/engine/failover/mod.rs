@@ -4,7 +4,7 @@
 //!
 //! Each mapping has a [`MappingPath`] that judges its direct path. A mapping fails over alone. When a second one of the
 //! same family follows and none received anything in between, the whole uplink has failed for that family. All its
-//! mappings then move in batches (see [`super::resync`]), and new ones start in the tunnel. The first mapping that fails
+//! mappings then move in batches (see [`resync`]), and new ones start in the tunnel. The first mapping that fails
 //! back restores the uplink; the others follow by their own probes.
 //!
 //! A switch repeats the mapping's own check on the new path, so that the peer learns the new address at once. No datagram
@@ -13,19 +13,27 @@
 //! A failover only moves datagrams into the VPN. The policy judges every datagram that is sent directly, repeated checks
 //! included.
 
+mod cause;
+mod checks;
+mod path;
+mod resync;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
-use super::cause::{FailbackCause, FailoverCause};
-use super::path::{FailoverSettings, LONGEST_RETRY, MappingPath, PathAction, SocketState};
-use super::resync::{Resync, UplinkGeneration};
-use super::stun_check::{StunCheck, StunKind};
 use super::{Engine, EngineEvent, Outbox, SocketCommand};
 use crate::net::{
     Egress, Endpoint, Family, Inside, MappingId, Outside, PerFamily, Protocol, Treatment,
 };
 use crate::policy::Action;
+use checks::{StunCheck, StunKind};
+use path::{LONGEST_RETRY, PathAction};
+use resync::{Resync, UplinkGeneration};
+
+pub use cause::{FailbackCause, FailoverCause};
+pub use path::FailoverSettings;
+pub(super) use path::{MappingPath, SocketState};
 
 /// Failovers of mappings in a row that show a failed uplink.
 const FAILOVERS_OF_UPLINK: u32 = 2;
@@ -45,7 +53,7 @@ struct UplinkHealth {
 
 /// The paths of all mappings, in the slots of their ids.
 #[derive(Debug, Default)]
-pub(super) struct MappingPaths {
+pub(in crate::engine) struct MappingPaths {
     settings: Option<FailoverSettings>,
     slots: Vec<Option<MappingPath>>,
     /// An entry is valid if its path is queued for exactly that time; other entries are dropped when they come up.
@@ -53,59 +61,59 @@ pub(super) struct MappingPaths {
     due: BinaryHeap<Reverse<(Instant, MappingId)>>,
     health: PerFamily<UplinkHealth>,
     /// Present while mappings may be stale.
-    pub(super) resync: Option<Resync>,
+    pub(in crate::engine) resync: Option<Resync>,
 }
 
 impl MappingPaths {
-    pub(super) fn settings(&self) -> Option<FailoverSettings> {
+    pub(in crate::engine) fn settings(&self) -> Option<FailoverSettings> {
         self.settings
     }
 
-    pub(super) fn get(&self, id: MappingId) -> Option<&MappingPath> {
+    pub(in crate::engine) fn get(&self, id: MappingId) -> Option<&MappingPath> {
         let slot = self.slots.get(id.slot as usize)?.as_ref();
         slot.filter(|path| path.generation == id.generation)
     }
 
-    pub(super) fn get_mut(&mut self, id: MappingId) -> Option<&mut MappingPath> {
+    pub(in crate::engine) fn get_mut(&mut self, id: MappingId) -> Option<&mut MappingPath> {
         let slot = self.slots.get_mut(id.slot as usize)?.as_mut();
         slot.filter(|path| path.generation == id.generation)
     }
 
-    pub(super) fn remove(&mut self, id: MappingId) {
+    pub(in crate::engine) fn remove(&mut self, id: MappingId) {
         if self.get(id).is_some() {
             self.slots[id.slot as usize] = None;
         }
     }
 
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub(in crate::engine) fn poll_timeout(&self) -> Option<Instant> {
         let due = self.due.peek().map(|Reverse((due, _))| *due);
         let resync = self.resync.as_ref().map(|resync| resync.due);
         due.into_iter().chain(resync).min()
     }
 
     /// Whether the uplink of a family has failed.
-    pub(super) fn is_down(&self, family: Family) -> bool {
+    pub(in crate::engine) fn is_down(&self, family: Family) -> bool {
         self.health[family].failed.is_some()
     }
 
     /// Returns the generation of a family's uplink.
-    pub(super) fn generation(&self, family: Family) -> UplinkGeneration {
+    pub(in crate::engine) fn generation(&self, family: Family) -> UplinkGeneration {
         self.health[family].generation
     }
 
-    pub(super) fn slots(&self) -> usize {
+    pub(in crate::engine) fn slots(&self) -> usize {
         self.slots.len()
     }
 
     /// Returns the mapping in a slot.
-    pub(super) fn in_slot(&self, slot: usize) -> Option<MappingId> {
+    pub(in crate::engine) fn in_slot(&self, slot: usize) -> Option<MappingId> {
         let generation = self.slots.get(slot)?.as_ref()?.generation;
         let slot = u32::try_from(slot).ok()?;
         Some(MappingId { slot, generation })
     }
 
     /// Queues a path if it is due sooner than it was. A later time takes effect when the queued one comes up.
-    pub(super) fn queue(&mut self, id: MappingId) {
+    pub(in crate::engine) fn queue(&mut self, id: MappingId) {
         let Some(settings) = self.settings else {
             return;
         };
@@ -150,7 +158,7 @@ impl Engine {
     }
 
     /// Initialises the path of a new mapping.
-    pub(super) fn init_path(
+    pub(in crate::engine) fn init_path(
         &mut self,
         mapping: MappingId,
         inside: Inside<Endpoint>,
@@ -182,7 +190,7 @@ impl Engine {
     }
 
     /// Requests a mapping's socket, unless it is open or requested.
-    pub(super) fn ensure_socket(
+    pub(in crate::engine) fn ensure_socket(
         &mut self,
         mapping: MappingId,
         egress: Egress,
@@ -204,7 +212,7 @@ impl Engine {
 
     /// Selects the egress of a datagram that the policy relays, and records its STUN request. A probe is sent before the
     /// copy in the tunnel, so that the peer sees the tunnel's address last.
-    pub(super) fn select_egress(
+    pub(in crate::engine) fn select_egress(
         &mut self,
         mapping: MappingId,
         to: Endpoint,
@@ -249,7 +257,7 @@ impl Engine {
     }
 
     /// Records a datagram that the filter let in.
-    pub(super) fn on_received(
+    pub(in crate::engine) fn on_received(
         &mut self,
         mapping: MappingId,
         egress: Egress,
@@ -287,7 +295,7 @@ impl Engine {
     }
 
     /// Does what is due for paths at `now`.
-    pub(super) fn handle_paths_due(&mut self, now: Instant, outbox: &mut Outbox) {
+    pub(in crate::engine) fn handle_paths_due(&mut self, now: Instant, outbox: &mut Outbox) {
         let Some(settings) = self.paths.settings else {
             return;
         };
@@ -327,7 +335,7 @@ impl Engine {
     }
 
     /// Moves a mapping into the tunnel. Returns whether it is there now.
-    pub(super) fn fail_over(
+    pub(in crate::engine) fn fail_over(
         &mut self,
         mapping: MappingId,
         cause: FailoverCause,
@@ -377,7 +385,7 @@ impl Engine {
     }
 
     /// Moves a mapping back to the direct path. Answered probes also restore the uplink.
-    pub(super) fn fail_back(
+    pub(in crate::engine) fn fail_back(
         &mut self,
         mapping: MappingId,
         cause: FailbackCause,
@@ -407,7 +415,7 @@ impl Engine {
     }
 
     /// Forgets what is known of a family's uplink, and records the change.
-    pub(super) fn clear_health(
+    pub(in crate::engine) fn clear_health(
         &mut self,
         family: Family,
         record: impl FnOnce(&mut UplinkGeneration),
@@ -422,7 +430,7 @@ impl Engine {
     }
 
     /// Moves a mapping back to the direct path and forgets what is known of it.
-    pub(super) fn reset_path(
+    pub(in crate::engine) fn reset_path(
         &mut self,
         mapping: MappingId,
         cause: FailbackCause,
@@ -464,7 +472,7 @@ impl Engine {
     }
 
     /// Records an open socket. Returns whether its endpoint is the mapping's outside endpoint.
-    pub(super) fn record_opened(
+    pub(in crate::engine) fn record_opened(
         &mut self,
         mapping: MappingId,
         egress: Egress,

@@ -3,7 +3,7 @@
 //! # Theory of operation
 //!
 //! Missing traffic alone proves nothing: music on hold, a muted agent and a listening supervisor are one-way traffic. So a
-//! path is judged by the STUN requests that a call sends anyway (see [`super::stun_check`]). Any datagram received on the
+//! path is judged by the STUN requests that a call sends anyway (see [`super::checks`]). Any datagram received on the
 //! direct path shows that the path works, and counts as the answer to every open request.
 //!
 //! ```text
@@ -26,7 +26,7 @@
 use std::time::{Duration, Instant};
 
 use super::cause::FailoverCause;
-use super::stun_check::StunChecks;
+use super::checks::StunChecks;
 use crate::net::{Egress, Endpoint, Family, Inside, MappingId, Outside, Treatment};
 
 /// Unanswered requests that show a failure when nothing is received: some may have been lost.
@@ -44,7 +44,7 @@ const QUIET: Duration = Duration::from_millis(500);
 /// A failover this soon after a failback is a relapse.
 const RELAPSE: Duration = Duration::from_mins(1);
 /// The longest time between a failover and the first probe.
-pub(super) const LONGEST_RETRY: Duration = Duration::from_mins(5);
+pub(in crate::engine) const LONGEST_RETRY: Duration = Duration::from_mins(5);
 
 /// How soon a path fails over, and is probed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl Default for FailoverSettings {
 
 /// The state of one of a mapping's two sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SocketState {
+pub(in crate::engine) enum SocketState {
     Closed,
     Opening,
     Open(Outside<Endpoint>),
@@ -74,7 +74,7 @@ pub(super) enum SocketState {
 
 /// What is due for a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PathAction {
+pub(in crate::engine) enum PathAction {
     /// Nothing yet.
     Wait,
     /// Repeat the answered check on the direct path.
@@ -128,30 +128,30 @@ enum PathState {
 /// The path of one mapping. The fields that every datagram uses come first, within two cache lines.
 #[derive(Debug)]
 #[repr(C, align(64))]
-pub(super) struct MappingPath {
+pub(in crate::engine) struct MappingPath {
     /// How often the mapping's slot was used before.
-    pub(super) generation: u32,
+    pub(in crate::engine) generation: u32,
     /// Datagrams received since the last pause.
     received_in_a_row: u32,
     /// The uplink generation that the mapping is in step with.
-    pub(super) uplink_generation: u32,
+    pub(in crate::engine) uplink_generation: u32,
     /// When the mapping is due, as it is queued.
-    pub(super) queued: Option<Instant>,
+    pub(in crate::engine) queued: Option<Instant>,
     /// When something was last received on the direct path.
     last_received: Option<Instant>,
-    pub(super) checks: StunChecks,
+    pub(in crate::engine) checks: StunChecks,
     /// Whether something was sent since the last datagram was received.
     awaits_traffic: bool,
     /// Failovers in a row, each soon after a failback.
     relapses: u8,
-    pub(super) treatment: Treatment,
+    pub(in crate::engine) treatment: Treatment,
     sockets: [SocketState; 2],
     state: PathState,
     /// Requests since anything was received.
     without_traffic: UnansweredChecks,
     /// Requests since a response was received.
     without_response: UnansweredChecks,
-    pub(super) inside: Inside<Endpoint>,
+    pub(in crate::engine) inside: Inside<Endpoint>,
 }
 
 const _: () = assert!(
@@ -160,7 +160,11 @@ const _: () = assert!(
 );
 
 impl MappingPath {
-    pub(super) fn new(mapping: MappingId, inside: Inside<Endpoint>, treatment: Treatment) -> Self {
+    pub(in crate::engine) fn new(
+        mapping: MappingId,
+        inside: Inside<Endpoint>,
+        treatment: Treatment,
+    ) -> Self {
         Self {
             generation: mapping.generation,
             inside,
@@ -186,12 +190,12 @@ impl MappingPath {
         }
     }
 
-    pub(super) fn family(&self) -> Family {
+    pub(in crate::engine) fn family(&self) -> Family {
         Family::of(self.inside.0.addr)
     }
 
     /// Returns the egress of datagrams that the policy relays.
-    pub(super) fn egress(&self) -> Egress {
+    pub(in crate::engine) fn egress(&self) -> Egress {
         match self.state {
             PathState::Tunnel(_) => Egress::Tunnel,
             PathState::Direct { .. } => Egress::Direct,
@@ -199,25 +203,25 @@ impl MappingPath {
     }
 
     /// Returns why the mapping is in the tunnel, if it is.
-    pub(super) fn failover_cause(&self) -> Option<FailoverCause> {
+    pub(in crate::engine) fn failover_cause(&self) -> Option<FailoverCause> {
         self.failover().map(|failover| failover.cause)
     }
 
-    pub(super) fn socket(&self, egress: Egress) -> SocketState {
+    pub(in crate::engine) fn socket(&self, egress: Egress) -> SocketState {
         self.sockets[egress as usize]
     }
 
-    pub(super) fn set_socket(&mut self, egress: Egress, socket: SocketState) {
+    pub(in crate::engine) fn set_socket(&mut self, egress: Egress, socket: SocketState) {
         self.sockets[egress as usize] = socket;
     }
 
     /// Records a datagram sent on the direct path.
-    pub(super) fn on_sent(&mut self) {
+    pub(in crate::engine) fn on_sent(&mut self) {
         self.awaits_traffic = true;
     }
 
     /// Records a STUN request sent on the direct path.
-    pub(super) fn on_request_sent(&mut self, now: Instant) {
+    pub(in crate::engine) fn on_request_sent(&mut self, now: Instant) {
         self.awaits_traffic = true;
         self.without_traffic.add(now);
         // A peer that never answered may not speak STUN.
@@ -227,7 +231,7 @@ impl MappingPath {
     }
 
     /// Records a datagram received on the direct path. Returns whether the mapping fails back.
-    pub(super) fn on_received(&mut self, is_response: bool, now: Instant) -> bool {
+    pub(in crate::engine) fn on_received(&mut self, is_response: bool, now: Instant) -> bool {
         let is_pause = |last| now.saturating_duration_since(last) > PAUSE;
         if self.last_received.is_none_or(is_pause) {
             self.received_in_a_row = 0;
@@ -249,13 +253,17 @@ impl MappingPath {
     }
 
     /// Whether a router's error is evidence against the direct path.
-    pub(super) fn is_quiet(&self, now: Instant) -> bool {
+    pub(in crate::engine) fn is_quiet(&self, now: Instant) -> bool {
         let long_ago = |last| now.saturating_duration_since(last) > QUIET;
         self.failover().is_none() && self.last_received.is_none_or(long_ago)
     }
 
     /// Whether a check that goes into the tunnel is also to be sent directly as a probe. If so, records the probe.
-    pub(super) fn take_probe(&mut self, settings: FailoverSettings, now: Instant) -> bool {
+    pub(in crate::engine) fn take_probe(
+        &mut self,
+        settings: FailoverSettings,
+        now: Instant,
+    ) -> bool {
         let (interval, retry) = (settings.response_timeout / 2, self.retry(settings));
         let PathState::Tunnel(failover) = &mut self.state else {
             return false;
@@ -271,14 +279,14 @@ impl MappingPath {
     }
 
     /// Records that a probe was refused at once.
-    pub(super) fn on_probe_failed(&mut self) {
+    pub(in crate::engine) fn on_probe_failed(&mut self) {
         if let PathState::Tunnel(failover) = &mut self.state {
             failover.probes_answered = 0;
         }
     }
 
     /// Moves into the tunnel.
-    pub(super) fn fail_over(&mut self, cause: FailoverCause, now: Instant) {
+    pub(in crate::engine) fn fail_over(&mut self, cause: FailoverCause, now: Instant) {
         let is_relapse = |failback| now.saturating_duration_since(failback) < RELAPSE;
         self.relapses = match self.state {
             PathState::Direct {
@@ -298,7 +306,7 @@ impl MappingPath {
     }
 
     /// Starts in the tunnel. `since` is the time of the failover: a probe may be due already.
-    pub(super) fn start_in_tunnel(&mut self, cause: FailoverCause, since: Instant) {
+    pub(in crate::engine) fn start_in_tunnel(&mut self, cause: FailoverCause, since: Instant) {
         self.state = PathState::Tunnel(Failover {
             since,
             cause,
@@ -309,13 +317,13 @@ impl MappingPath {
     }
 
     /// Moves back to the direct path.
-    pub(super) fn fail_back(&mut self, now: Instant) {
+    pub(in crate::engine) fn fail_back(&mut self, now: Instant) {
         self.state = PathState::Direct { since: Some(now) };
         self.clear_evidence();
     }
 
     /// Starts again on another or a restored uplink.
-    pub(super) fn reset(&mut self, now: Instant) {
+    pub(in crate::engine) fn reset(&mut self, now: Instant) {
         self.state = PathState::Direct { since: None };
         // With a check to repeat, the timeout starts now.
         self.last_received = self.checks.answered().map(|_| now);
@@ -360,7 +368,7 @@ impl MappingPath {
     }
 
     /// Returns when [`MappingPath::action`] has something to do.
-    pub(super) fn due(&self, settings: FailoverSettings) -> Option<Instant> {
+    pub(in crate::engine) fn due(&self, settings: FailoverSettings) -> Option<Instant> {
         if let Some(failover) = self.failover() {
             let is_untested = self.checks.announcement().is_none();
             return is_untested.then_some(failover.since + self.retry(settings));
@@ -377,7 +385,7 @@ impl MappingPath {
     }
 
     /// Returns what is due at `now`.
-    pub(super) fn action(&self, settings: FailoverSettings, now: Instant) -> PathAction {
+    pub(in crate::engine) fn action(&self, settings: FailoverSettings, now: Instant) -> PathAction {
         let is_over = |time: Option<Instant>| time.is_some_and(|time| time <= now);
         if !is_over(self.due(settings)) {
             PathAction::Wait
