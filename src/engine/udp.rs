@@ -202,12 +202,20 @@ impl Engine {
             path.on_probe_failed();
             return true;
         }
-        // An error from the remote itself concerns the remote, not the path.
         let is_from_router = returned.reporter.is_some_and(|it| it != returned.to.addr);
-        is_from_router
-            && blocks_direct_path(returned.error)
-            && path.is_quiet(now)
-            && self.fail_over(mapping, FailoverCause::Unreachable, now, outbox)
+        if !is_from_router {
+            // An error from the remote itself concerns the remote, not the path.
+            if returned.error == IcmpError::PortUnreachable {
+                path.on_peer_closed();
+            }
+            return false;
+        }
+        if !blocks_direct_path(returned.error) {
+            return false;
+        }
+        let fails_over = path.on_router_error(now);
+        self.paths.queue(mapping);
+        fails_over && self.fail_over(mapping, FailoverCause::Unreachable, now, outbox)
     }
 
     /// Sends the application an error, within the rate limit.

@@ -27,7 +27,7 @@
 //! | TCP window | 64 KiB in each direction | fills 1 Gbit/s while the round trip through the TUN is below 0.5 ms |
 //! | idle TCP connection | 2 h 4 min; opening or closing 4 min | RFC 5382 REQ-5 |
 //! | successful probes before a call fails back | 3 | a single one may be chance |
-//! | consecutive failed mappings after which the uplink fails | 2, without a response in between | one server may be down |
+//! | failed calls after which the uplink fails | 2, to different regions, without a response in between or within the last second | one server may be down, and a router may refuse one region |
 //! | retry after a firewall blocked clients' media | 1 min | each retry loses the packets of some 30 ms |
 //! | priority of EF | `SO_PRIORITY` 6 | interactive voice; needs no capability |
 //! | control requests | 4 KiB; burst 40 and 20 per second of one user; 8 concurrent connections, root 16 | `status --watch` sends a few per second; other users cannot lock root out |

@@ -121,22 +121,30 @@
 //!
 //! # Failover into the VPN
 //!
-//! When the direct path of a mapping fails, its datagrams continue on its socket in the VPN. `engine::path` has the states,
-//! `engine::failover` the relation of mappings and uplinks.
+//! When the direct path of a mapping fails, its datagrams continue on its socket in the VPN. `engine::failover` has the
+//! states, the checks and the verdict on an uplink.
 //!
-//! - **Only STUN checks count.** Music on hold and a muted agent are silent without a fault. A call's STUN checks (ICE, consent
-//!   of RFC 7675) expect responses on every working path. A flow without checks fails over only after refusals, or with its
-//!   uplink.
-//! - **No packet is invented.** Consent checks are sent every 5 s, too seldom for a decision within 3 s. So voicelane repeats
-//!   the latest check that the peer has answered, to the same peer, after one second without expected traffic. A repeated
-//!   check changes nothing at the peer, and ICE ignores a second response (RFC 8489 section 6.3.3). Requests with effects
-//!   (TURN Allocate, Refresh) are never repeated.
+//! - **Only a comparison counts.** Music on hold, a muted agent, a closed browser and a peer that hung up are silent on a
+//!   working path. So a call fails over only when the same STUN check is answered in the VPN and not on the direct path.
+//!   Without any answer the peer is gone, and the VPN would not help. (Unanswered checks alone were tried first: every
+//!   normal hang-up looked like a failed uplink.)
+//! - **Evidence cannot be forged from outside.** A response counts if its transaction id is that of a request that passed
+//!   through the mapping. A router's ICMP error starts a comparison and decides nothing. Media decides nothing.
+//! - **No packet is invented.** What is compared is the latest check that the peer answered, byte for byte, while the
+//!   application itself goes on sending. It starts when a check of the application is unanswered, or after one second
+//!   without expected traffic. A repeated check changes nothing at the peer, and ICE ignores a second response (RFC 8489
+//!   section 6.3.3). Requests with effects (TURN Allocate, Refresh) are never repeated.
+//! - **A new call on a dead path** has no answered check. After half a second its own checks are copied into the VPN.
+//! - **The uplink fails** with two calls to different regions that had answers before, unless a call was answered within
+//!   the last second. A mapping that never had an answer is no evidence: anybody can send to an address that is silent.
+//! - **A flow without checks** fails over only after refusals, or with its uplink.
 //! - **The peer learns the new address.** After a switch the check is repeated on the new path, so that ICE finds a
-//!   peer-reflexive candidate. A TURN allocation belongs to the old address; there the application must restart ICE.
+//!   peer-reflexive candidate. A TURN allocation belongs to the old address; there the application must restart ICE. An allocation
+//!   that is requested while calls on the uplink get no answers starts in the VPN.
 //! - **Probes.** Some checks of a failed-over mapping go out on both paths, the direct copy first. Responses on the direct
 //!   socket cause the failback.
 //! - **Refusals lose nothing.** A datagram that the kernel refuses (EPERM, ENETUNREACH) goes into the VPN in the same
-//!   wake-up. A router's ICMP error counts while nothing else arrives. An error of the peer itself is passed on.
+//!   wake-up. An error of the peer itself is passed on.
 //! - **TCP** cannot move. A connection attempt that is refused, or unanswered for the same time, is made through the VPN.
 //!
 //! The policy decides about every datagram on the direct path, also about repeated checks

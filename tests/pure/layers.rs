@@ -76,7 +76,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
     &["config::problem", "config::space"],
     &["control::peer", "control::request", "control::server"],
     &["daemon::lifecycle", "daemon::reconciler"],
-    &["engine::failover", "engine::resync"],
     &["lpm::address", "lpm::lookup_table"],
     &["wire::checksum", "wire::ip"],
     &["wire::icmp", "wire::packet", "wire::tcp"],

@@ -72,15 +72,33 @@ pub(in crate::engine) struct StunCheck {
     pub(in crate::engine) payload: Vec<u8>,
 }
 
-/// The checks of one mapping: the latest, and the latest that was answered.
+/// Requests without a response that are remembered: an application tests several candidates at once.
+const OUTSTANDING: usize = 8;
+
+/// The requests of one mapping: the outstanding ones, the latest check, and the latest check that was answered.
 #[derive(Clone, Debug, Default)]
 pub(in crate::engine) struct StunChecks {
     /// Boxed apart from the path, which every media packet reads.
     latest: Option<Box<StunCheck>>,
     answered: Option<Box<StunCheck>>,
+    outstanding: Vec<TransactionId>,
 }
 
 impl StunChecks {
+    /// Records a request that passes through, so that its response is known.
+    pub(in crate::engine) fn on_request(&mut self, transaction: TransactionId) {
+        if self.outstanding.contains(&transaction) {
+            return;
+        }
+        if self.outstanding.len() == OUTSTANDING {
+            self.outstanding.remove(0);
+        } else {
+            self.outstanding
+                .reserve_exact(OUTSTANDING - self.outstanding.len());
+        }
+        self.outstanding.push(transaction);
+    }
+
     /// Keeps a check as the latest.
     pub(in crate::engine) fn record(
         &mut self,
@@ -105,13 +123,23 @@ impl StunChecks {
         }
     }
 
-    /// Records a response.
-    pub(in crate::engine) fn on_response(&mut self, transaction: TransactionId) {
-        let latest = self.latest.as_ref();
-        if latest.is_some_and(|it| it.transaction == transaction) {
+    /// Records a response. Returns whether a request of this mapping has its id.
+    pub(in crate::engine) fn on_response(&mut self, transaction: TransactionId) -> bool {
+        let place = self.outstanding.iter().position(|it| *it == transaction);
+        if let Some(place) = place {
+            self.outstanding.remove(place);
+        }
+        let is = |check: &Option<Box<StunCheck>>| {
+            check
+                .as_ref()
+                .is_some_and(|it| it.transaction == transaction)
+        };
+        if is(&self.latest) {
             // The next check reuses the buffer of the formerly answered one.
             std::mem::swap(&mut self.latest, &mut self.answered);
         }
+        // Copies of the answered check are answered too.
+        place.is_some() || is(&self.answered)
     }
 
     /// Returns the latest check that the peer answered; it will answer a copy too.

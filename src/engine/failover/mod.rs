@@ -2,10 +2,10 @@
 //!
 //! # Theory of operation
 //!
-//! Each mapping has a [`MappingPath`] that judges its direct path. A mapping fails over alone. When a second one of the
-//! same family follows and none received anything in between, the whole uplink has failed for that family. All its
-//! mappings then move in batches (see [`resync`]), and new ones start in the tunnel. The first mapping that fails
-//! back restores the uplink; the others follow by their own probes.
+//! Each mapping has a [`MappingPath`] that judges its direct path by comparison with the tunnel. A mapping fails over
+//! alone. Independent failovers show that the whole uplink failed (see [`health`]): all mappings of that family then move
+//! in batches (see [`resync`]), and new ones start in the tunnel. The first mapping that fails back restores the uplink;
+//! the others follow by their own probes.
 //!
 //! A switch repeats the mapping's own check on the new path, so that the peer learns the new address at once. No datagram
 //! is invented: a repeated check is byte for byte what the application sent, to the same remote.
@@ -15,6 +15,7 @@
 
 mod cause;
 mod checks;
+mod health;
 mod path;
 mod resync;
 
@@ -27,7 +28,8 @@ use crate::net::{
     Egress, Endpoint, Family, Inside, MappingId, Outside, PerFamily, Protocol, Treatment,
 };
 use crate::policy::Action;
-use checks::{StunCheck, StunKind};
+use checks::StunKind;
+use health::{UplinkHealth, Witness};
 use path::{LONGEST_RETRY, PathAction};
 use resync::{Resync, UplinkGeneration};
 
@@ -35,21 +37,8 @@ pub use cause::{FailbackCause, FailoverCause};
 pub use path::FailoverSettings;
 pub(super) use path::{MappingPath, SocketState};
 
-/// Failovers of mappings in a row that show a failed uplink.
-const FAILOVERS_OF_UPLINK: u32 = 2;
-
 /// Paths handled in one call. The others stay due, so that packets that came meanwhile are handled first.
 const PATHS_IN_BATCH: usize = 256;
-
-/// What is known of an uplink in one family.
-#[derive(Clone, Copy, Debug, Default)]
-struct UplinkHealth {
-    /// Failovers of mappings since one of them received something.
-    failovers: u32,
-    /// When the uplink failed.
-    failed: Option<Instant>,
-    generation: UplinkGeneration,
-}
 
 /// The paths of all mappings, in the slots of their ids.
 #[derive(Debug, Default)]
@@ -166,7 +155,7 @@ impl Engine {
         now: Instant,
         outbox: &mut Outbox,
     ) {
-        let mut path = MappingPath::new(mapping, inside, treatment);
+        let mut path = MappingPath::new(mapping, inside, treatment, now);
         let family = path.family();
         let health = &mut self.paths.health[family];
         path.uplink_generation = health.generation.latest;
@@ -228,26 +217,45 @@ impl Engine {
         let Some(path) = self.paths.get_mut(mapping) else {
             return Egress::Direct;
         };
+        let family = path.family();
         path.treatment = treatment;
-        let egress = path.egress();
         let StunKind::Request {
             transaction,
             is_check,
         } = kind
         else {
-            if egress == Egress::Direct {
-                path.on_sent();
+            if path.egress() == Egress::Direct {
+                path.on_sent(now);
             }
+            let egress = path.egress();
             self.paths.queue_after_media(mapping);
             return egress;
         };
-        if egress == Egress::Direct {
-            path.on_request_sent(now);
-        }
+        path.checks.on_request(transaction);
         if is_check {
             path.checks.record(to, transaction, payload);
         }
-        if egress == Egress::Tunnel && is_check && path.take_probe(settings, now) {
+        let is_in_doubt = self.paths.health[family].is_in_doubt(now);
+        let path = self.paths.get_mut(mapping).expect("the path exists");
+        if path.egress() == Egress::Direct && !is_check && is_in_doubt && path.is_new() {
+            // Only its first path can be chosen for an allocation (RFC 8656 section 7): it cannot move later.
+            let (inside, cause) = (path.inside, FailoverCause::NoResponses);
+            path.fail_over(cause, now);
+            self.record_failover(mapping, inside, cause, outbox);
+        }
+        let path = self.paths.get_mut(mapping).expect("the path exists");
+        let egress = path.egress();
+        if egress == Egress::Direct && is_check {
+            path.on_check_sent(to, now);
+            if path.wants_copy(is_in_doubt, now) {
+                path.on_copied(now);
+                self.ensure_socket(mapping, Egress::Tunnel, outbox);
+                self.counters.checks_repeated += 1;
+                outbox.copy(mapping, Egress::Tunnel, to, treatment, payload);
+            }
+        } else if egress == Egress::Direct {
+            path.on_sent(now);
+        } else if is_check && path.take_probe(settings, now) {
             self.ensure_socket(mapping, Egress::Direct, outbox);
             self.counters.probes += 1;
             outbox.copy(mapping, Egress::Direct, to, treatment, payload);
@@ -276,22 +284,27 @@ impl Engine {
             return;
         };
         let family = path.family();
-        if let StunKind::Response(transaction) = kind {
-            path.checks.on_response(transaction);
-        }
-        if egress == Egress::Direct {
-            let is_response = matches!(kind, StunKind::Response(_));
-            let fails_back = path.on_received(is_response, now);
-            self.paths.health[family].failovers = 0;
-            if fails_back {
-                self.fail_back(mapping, FailbackCause::ProbesAnswered, now, outbox);
-            }
-            if kind == StunKind::Other {
-                self.paths.queue_after_media(mapping);
-            } else {
+        let is_response = match kind {
+            StunKind::Response(transaction) => path.checks.on_response(transaction),
+            _ => false,
+        };
+        if egress == Egress::Tunnel {
+            if is_response {
+                path.on_tunnel_response(now);
                 self.paths.queue(mapping);
             }
+            return;
         }
+        path.on_received(now);
+        if !is_response {
+            return self.paths.queue_after_media(mapping);
+        }
+        let fails_back = path.on_response(now);
+        self.paths.health[family].on_response(now);
+        if fails_back {
+            self.fail_back(mapping, FailbackCause::ProbesAnswered, now, outbox);
+        }
+        self.paths.queue(mapping);
     }
 
     /// Does what is due for paths at `now`.
@@ -312,10 +325,26 @@ impl Engine {
             match path.action(settings, now) {
                 PathAction::Wait => {}
                 PathAction::RepeatCheck => {
-                    path.on_request_sent(now);
-                    let check = path.checks.answered().cloned();
-                    self.repeat_check(id, check, outbox);
+                    path.on_check_repeated(now);
+                    self.repeat_check(id, Egress::Direct, outbox);
                 }
+                PathAction::Compare => {
+                    let (family, is_in_doubt) = (path.family(), path.is_in_doubt());
+                    let is_copied = path.wants_comparison_copy(now);
+                    if is_copied {
+                        path.on_copied(now);
+                    }
+                    path.on_check_repeated(now);
+                    if is_in_doubt {
+                        self.paths.health[family].on_doubt(now);
+                    }
+                    // The direct one comes last: if it arrives, the peer answers to the direct address.
+                    if is_copied {
+                        self.repeat_check(id, Egress::Tunnel, outbox);
+                    }
+                    self.repeat_check(id, Egress::Direct, outbox);
+                }
+                PathAction::EndComparison => path.end_comparison(),
                 PathAction::FailOver(cause) => {
                     self.fail_over(id, cause, now, outbox);
                 }
@@ -351,19 +380,23 @@ impl Engine {
         if path.failover_cause().is_some() {
             return true;
         }
+        let check = path.checks.answered().filter(|_| path.is_established());
+        let witness = check.map(|check| Witness {
+            remote: check.to,
+            inside: path.inside.0.addr,
+            created: path.created,
+            failed: now,
+        });
         path.fail_over(cause, now);
         let (inside, family) = (path.inside, path.family());
         self.record_failover(mapping, inside, cause, outbox);
         self.switch_egress(mapping, Egress::Tunnel, outbox);
-        if cause != FailoverCause::UplinkFailed {
-            let health = &mut self.paths.health[family];
-            health.failovers = health.failovers.saturating_add(1);
-            if health.failovers >= FAILOVERS_OF_UPLINK && health.failed.is_none() {
-                health.failed = Some(now);
-                health.generation.fail();
-                outbox.event(EngineEvent::UplinkFailed { family, cause });
-                self.start_resync(now, outbox);
-            }
+        if cause != FailoverCause::UplinkFailed
+            && let Some(witness) = witness
+            && self.paths.health[family].on_failover(witness)
+        {
+            outbox.event(EngineEvent::UplinkFailed { family, cause });
+            self.start_resync(now, outbox);
         }
         self.paths.queue(mapping);
         true
@@ -423,8 +456,7 @@ impl Engine {
     ) {
         let health = &mut self.paths.health[family];
         record(&mut health.generation);
-        health.failovers = 0;
-        if health.failed.take().is_some() {
+        if health.clear() {
             outbox.event(EngineEvent::UplinkRecovered { family });
         }
     }
@@ -452,23 +484,22 @@ impl Engine {
         if let SocketState::Open(outside) = path.socket(egress) {
             self.nat.opened(mapping, outside);
         }
-        let check = path.checks.announcement().cloned();
-        self.repeat_check(mapping, check, outbox);
+        self.repeat_check(mapping, egress, outbox);
     }
 
-    /// Sends a check again on the mapping's current path, if the policy still relays it.
-    fn repeat_check(&mut self, mapping: MappingId, check: Option<StunCheck>, outbox: &mut Outbox) {
-        let Some((check, path)) = check.zip(self.paths.get(mapping)) else {
+    /// Sends the mapping's check again on a path, if the policy still relays it: the answered one, otherwise the latest.
+    fn repeat_check(&mut self, mapping: MappingId, egress: Egress, outbox: &mut Outbox) {
+        let path = self.paths.get(mapping);
+        let Some(check) = path.and_then(|path| path.checks.announcement().cloned()) else {
             return;
         };
         let verdict = self.policy.evaluate(Protocol::Udp, check.to);
         if verdict.action != Action::Relay {
             return;
         }
-        let (egress, treatment) = (path.egress(), verdict.treatment);
         self.counters.checks_repeated += 1;
         self.ensure_socket(mapping, egress, outbox);
-        outbox.copy(mapping, egress, check.to, treatment, &check.payload);
+        outbox.copy(mapping, egress, check.to, verdict.treatment, &check.payload);
     }
 
     /// Records an open socket. Returns whether its endpoint is the mapping's outside endpoint.

@@ -2,21 +2,30 @@
 //!
 //! # Theory of operation
 //!
-//! Missing traffic alone proves nothing: music on hold, a muted agent and a listening supervisor are one-way traffic. So a
-//! path is judged by the STUN requests that a call sends anyway (see [`super::checks`]). Any datagram received on the
-//! direct path shows that the path works, and counts as the answer to every open request.
+//! Missing traffic proves nothing: music on hold, a muted agent, an application that has ended and a peer that has hung up
+//! are all silent on a healthy path. So a mapping leaves the direct path only by comparison. The same STUN check is sent
+//! on both paths, and only the tunnel brings a response.
 //!
 //! ```text
-//!            nothing received, or no response, for half of the timeout, though something was sent or a stream came in
-//!   direct  ---------------------------------------------------------------------------> repeats the latest check
-//!     |                                                                                  that was answered before
-//!     | nothing received for the timeout, the oldest of three requests or more open for half of it
-//!     | or: a stream comes in, but of six requests or more none was answered for three timeouts
-//!     | or: refused by this machine, or by a router while nothing comes in; or the whole uplink failed
-//!     v
-//!   tunnel  -- after `retry`: each check is sent both ways as a probe; three responses in a row --> direct
-//!              (without checks: back after `retry`, the call itself is the probe)
+//!            a check of the application is unanswered for a round trip or two
+//!            or: nothing is received for half of the timeout while the application sends
+//!            or: a router reports the destination unreachable
+//!   direct --------------------------------------------------------------------------> comparing
+//!     ^ ^ ^                                                                             |  |  |
+//!     | | +-- a response on the direct path ------------------------------------------- +  |  |
+//!     | +---- no response on either path: the peer is gone, the VPN would not help --------+  |
+//!     |                                                                                       |
+//!     +------ three answered probes in a row ---- tunnel <--- responses in the tunnel alone --+
+//!             (without checks: after `retry`, the call itself is the probe)
 //! ```
+//!
+//! **Evidence.** A response counts only if its transaction id is that of a request that passed through the mapping (RFC
+//! 8489 section 5: 96 random bits). Media counts as traffic, but neither clears nor completes a comparison: its source can
+//! be forged. The check that is compared is one that the peer has answered before, byte for byte. A comparison runs only
+//! while the application itself goes on sending.
+//!
+//! **A mapping that never had a response** is in no position to compare by an answered check. Its own checks are copied into
+//! the tunnel after half a second without a response. It fails over alone, and is no evidence against the uplink.
 //!
 //! **Hysteresis.** A mapping that fails over again within a minute of its failback waits twice as long as before, five
 //! minutes at most.
@@ -29,17 +38,33 @@ use super::cause::FailoverCause;
 use super::checks::StunChecks;
 use crate::net::{Egress, Endpoint, Family, Inside, MappingId, Outside, Treatment};
 
-/// Unanswered requests that show a failure when nothing is received: some may have been lost.
-const REQUESTS_WITHOUT_TRAFFIC: u32 = 3;
-/// Unanswered requests that show a failure when a stream is received.
-const REQUESTS_IN_A_STREAM: u32 = 6;
+/// Unanswered checks that complete a comparison: at a loss of 10 % each way, eight in a row get no response once in a
+/// million times.
+const ATTEMPTS: u8 = 8;
+/// Unanswered checks that confirm a router's error.
+const ATTEMPTS_AFTER_ERROR: u8 = 2;
+/// Unanswered checks of a mapping that never had a response, which only repeats its own.
+const ATTEMPTS_AT_START: u8 = 3;
+/// Checks after which a comparison without any response ends.
+const MAX_ATTEMPTS: u8 = 24;
+/// The pause between two checks of a comparison.
+const INTERVAL: Duration = Duration::from_millis(50);
+/// The bounds of the time that a response may take, and that time if no round trip was measured.
+const MIN_PATIENCE: Duration = Duration::from_millis(80);
+const MAX_PATIENCE: Duration = Duration::from_millis(500);
+const FIRST_PATIENCE: Duration = Duration::from_millis(250);
+/// The time without a response after which the checks of a new mapping are copied into the tunnel.
+const START_PATIENCE: Duration = Duration::from_millis(500);
+/// The pause between two such copies.
+const COPY_INTERVAL: Duration = Duration::from_millis(200);
+/// An application that has sent nothing for this long does not wait for anything.
+const ACTIVE: Duration = Duration::from_secs(1);
+/// After a comparison that the direct path won, the peer may hold the tunnel's address: it learns the direct one again
+/// when the copies in the tunnel have arrived.
+const REANNOUNCE: Duration = Duration::from_millis(300);
 /// Answered probes in a row that cause a failback.
 const PROBES: u32 = 3;
-/// Datagrams received without a pause that make a stream.
-const STREAM: u32 = 10;
-/// The pause that ends a stream.
-const PAUSE: Duration = Duration::from_millis(250);
-/// A router's error counts only if nothing was received for this long.
+/// A router's error about a mapping without checks counts only if nothing was received for this long.
 const QUIET: Duration = Duration::from_millis(500);
 /// A failover this soon after a failback is a relapse.
 const RELAPSE: Duration = Duration::from_mins(1);
@@ -79,30 +104,36 @@ pub(in crate::engine) enum PathAction {
     Wait,
     /// Repeat the answered check on the direct path.
     RepeatCheck,
+    /// Send the answered check in the tunnel, then on the direct path.
+    Compare,
+    /// Neither path brings a response: end the comparison.
+    EndComparison,
     /// Move into the tunnel.
     FailOver(FailoverCause),
     /// Move back to the direct path.
     FailBack,
 }
 
-/// Requests without an answer.
+/// Checks on the direct path since the last response.
 #[derive(Clone, Copy, Debug, Default)]
-struct UnansweredChecks {
+struct Comparison {
+    /// Unanswered checks, and when the first and the last of them were sent.
+    attempts: u8,
     first: Option<Instant>,
     last: Option<Instant>,
-    count: u32,
+    /// When the last copy was sent into the tunnel, if any was.
+    copied: Option<Instant>,
+    /// When the tunnel first brought a response.
+    tunnel_response: Option<Instant>,
+    /// When a router reported an error.
+    router_error: Option<Instant>,
 }
 
-impl UnansweredChecks {
+impl Comparison {
     fn add(&mut self, now: Instant) {
         self.first.get_or_insert(now);
         self.last = Some(now);
-        self.count = self.count.saturating_add(1);
-    }
-
-    /// Returns the time of the first request, if there are enough.
-    fn since(&self, enough: u32) -> Option<Instant> {
-        self.first.filter(|_| self.count >= enough)
+        self.attempts = self.attempts.saturating_add(1);
     }
 }
 
@@ -131,32 +162,37 @@ enum PathState {
 pub(in crate::engine) struct MappingPath {
     /// How often the mapping's slot was used before.
     pub(in crate::engine) generation: u32,
-    /// Datagrams received since the last pause.
-    received_in_a_row: u32,
     /// The uplink generation that the mapping is in step with.
     pub(in crate::engine) uplink_generation: u32,
     /// When the mapping is due, as it is queued.
     pub(in crate::engine) queued: Option<Instant>,
     /// When something was last received on the direct path.
     last_received: Option<Instant>,
+    /// When the application last sent something on the direct path.
+    last_sent: Option<Instant>,
     pub(in crate::engine) checks: StunChecks,
-    /// Whether something was sent since the last datagram was received.
-    awaits_traffic: bool,
+    /// The smoothed round trip of checks on the direct path.
+    round_trip: Option<Duration>,
     /// Failovers in a row, each soon after a failback.
     relapses: u8,
+    /// Whether the direct path ever brought a response.
+    is_answered: bool,
+    /// Whether missing traffic starts no comparison: one has just ended without a response, or the peer's port is closed.
+    is_settled: bool,
     pub(in crate::engine) treatment: Treatment,
     sockets: [SocketState; 2],
     state: PathState,
-    /// Requests since anything was received.
-    without_traffic: UnansweredChecks,
-    /// Requests since a response was received.
-    without_response: UnansweredChecks,
+    comparison: Comparison,
+    /// When the direct path is to be announced to the peer once more.
+    reannounce: Option<Instant>,
+    /// The time of the first packet.
+    pub(in crate::engine) created: Instant,
     pub(in crate::engine) inside: Inside<Endpoint>,
 }
 
 const _: () = assert!(
-    size_of::<MappingPath>() == 256,
-    "four cache lines a mapping"
+    size_of::<MappingPath>() <= 384,
+    "six cache lines a mapping, of which media reads two"
 );
 
 impl MappingPath {
@@ -164,6 +200,7 @@ impl MappingPath {
         mapping: MappingId,
         inside: Inside<Endpoint>,
         treatment: Treatment,
+        now: Instant,
     ) -> Self {
         Self {
             generation: mapping.generation,
@@ -172,13 +209,16 @@ impl MappingPath {
             checks: StunChecks::default(),
             sockets: [SocketState::Closed; 2],
             last_received: None,
-            received_in_a_row: 0,
+            last_sent: None,
+            round_trip: None,
             uplink_generation: 0,
-            awaits_traffic: false,
-            without_traffic: UnansweredChecks::default(),
-            without_response: UnansweredChecks::default(),
+            is_answered: false,
+            is_settled: false,
+            comparison: Comparison::default(),
+            reannounce: None,
             state: PathState::Direct { since: None },
             relapses: 0,
+            created: now,
             queued: None,
         }
     }
@@ -215,47 +255,125 @@ impl MappingPath {
         self.sockets[egress as usize] = socket;
     }
 
-    /// Records a datagram sent on the direct path.
-    pub(in crate::engine) fn on_sent(&mut self) {
-        self.awaits_traffic = true;
+    /// Whether a peer ever answered a check of this mapping on the direct path.
+    pub(in crate::engine) fn is_established(&self) -> bool {
+        self.is_answered && self.checks.answered().is_some()
     }
 
-    /// Records a STUN request sent on the direct path.
-    pub(in crate::engine) fn on_request_sent(&mut self, now: Instant) {
-        self.awaits_traffic = true;
-        self.without_traffic.add(now);
-        // A peer that never answered may not speak STUN.
-        if self.checks.answered().is_some() {
-            self.without_response.add(now);
+    /// Whether nothing was received and no check was sent yet.
+    pub(in crate::engine) fn is_new(&self) -> bool {
+        self.last_received.is_none() && self.checks.announcement().is_none()
+    }
+
+    /// Records a datagram that the application sent on the direct path.
+    pub(in crate::engine) fn on_sent(&mut self, now: Instant) {
+        self.last_sent = Some(now);
+    }
+
+    /// Records a check that the application sent on the direct path.
+    pub(in crate::engine) fn on_check_sent(&mut self, to: Endpoint, now: Instant) {
+        self.on_sent(now);
+        // Checks of other remotes say nothing of the one that answered: ICE tests candidates that never will.
+        if self.checks.answered().is_none_or(|check| check.to == to) {
+            self.is_settled = false;
+            self.comparison.add(now);
         }
     }
 
-    /// Records a datagram received on the direct path. Returns whether the mapping fails back.
-    pub(in crate::engine) fn on_received(&mut self, is_response: bool, now: Instant) -> bool {
-        let is_pause = |last| now.saturating_duration_since(last) > PAUSE;
-        if self.last_received.is_none_or(is_pause) {
-            self.received_in_a_row = 0;
+    /// Records that the answered check was repeated on the direct path.
+    pub(in crate::engine) fn on_check_repeated(&mut self, now: Instant) {
+        if self.reannounce.take_if(|at| *at <= now).is_none() {
+            self.comparison.add(now);
         }
-        self.received_in_a_row = self.received_in_a_row.saturating_add(1);
+    }
+
+    /// Records that a check was copied into the tunnel.
+    pub(in crate::engine) fn on_copied(&mut self, now: Instant) {
+        self.comparison.copied = Some(now);
+    }
+
+    /// Whether a check of a mapping without any response is to be copied into the tunnel. With doubts about the uplink the
+    /// first one is.
+    pub(in crate::engine) fn wants_copy(&self, is_uplink_in_doubt: bool, now: Instant) -> bool {
+        let patience = if is_uplink_in_doubt {
+            Duration::ZERO
+        } else {
+            START_PATIENCE
+        };
+        let has_passed = |since: Instant, time| now.saturating_duration_since(since) >= time;
+        !self.is_established()
+            && self.failover().is_none()
+            && self
+                .comparison
+                .first
+                .is_some_and(|first| has_passed(first, patience))
+            && self
+                .comparison
+                .copied
+                .is_none_or(|copied| has_passed(copied, COPY_INTERVAL))
+    }
+
+    /// Records a datagram received on the direct path.
+    pub(in crate::engine) fn on_received(&mut self, now: Instant) {
         self.last_received = Some(now);
-        self.awaits_traffic = false;
-        self.without_traffic = UnansweredChecks::default();
-        if is_response {
-            self.without_response = UnansweredChecks::default();
+        self.is_settled = false;
+    }
+
+    /// Records a response on the direct path to a request of this mapping. Returns whether the mapping fails back.
+    pub(in crate::engine) fn on_response(&mut self, now: Instant) -> bool {
+        let Comparison {
+            attempts,
+            last,
+            copied,
+            ..
+        } = self.comparison;
+        // Which of several copies was answered is unknown (RFC 6298 section 3).
+        if let Some(sent) = last.filter(|_| attempts == 1) {
+            let sample = now.saturating_duration_since(sent);
+            self.round_trip = Some(match self.round_trip {
+                Some(smoothed) => (smoothed * 7 + sample) / 8,
+                None => sample,
+            });
         }
+        self.comparison = Comparison::default();
+        self.is_answered = true;
         let PathState::Tunnel(failover) = &mut self.state else {
+            if copied.is_some() {
+                self.reannounce = Some(now + REANNOUNCE);
+            }
             return false;
         };
-        if is_response && failover.probe.take().is_some() {
+        if failover.probe.take().is_some() {
             failover.probes_answered += 1;
         }
         failover.probes_answered >= PROBES
     }
 
-    /// Whether a router's error is evidence against the direct path.
-    pub(in crate::engine) fn is_quiet(&self, now: Instant) -> bool {
+    /// Records a response in the tunnel to a request of this mapping.
+    pub(in crate::engine) fn on_tunnel_response(&mut self, now: Instant) {
+        if self.comparison.copied.is_some() {
+            self.comparison.tunnel_response.get_or_insert(now);
+        }
+    }
+
+    /// Records that the peer's port is closed: the call is over, and missing traffic means nothing any more.
+    pub(in crate::engine) fn on_peer_closed(&mut self) {
+        self.is_settled = true;
+    }
+
+    /// Records that a router reported the destination unreachable. Returns whether the mapping fails over at once: without
+    /// a check there is nothing to compare, and nothing was received.
+    pub(in crate::engine) fn on_router_error(&mut self, now: Instant) -> bool {
+        if self.failover().is_some() {
+            return false;
+        }
+        if self.is_established() {
+            self.is_settled = false;
+            self.comparison.router_error = Some(now);
+            return false;
+        }
         let long_ago = |last| now.saturating_duration_since(last) > QUIET;
-        self.failover().is_none() && self.last_received.is_none_or(long_ago)
+        self.checks.announcement().is_none() && self.last_received.is_none_or(long_ago)
     }
 
     /// Whether a check that goes into the tunnel is also to be sent directly as a probe. If so, records the probe.
@@ -327,76 +445,138 @@ impl MappingPath {
         self.state = PathState::Direct { since: None };
         // With a check to repeat, the timeout starts now.
         self.last_received = self.checks.answered().map(|_| now);
+        self.round_trip = None;
         self.clear_evidence();
     }
 
     fn clear_evidence(&mut self) {
         // What is due from here on may be due sooner.
         self.queued = None;
-        self.received_in_a_row = 0;
-        self.awaits_traffic = false;
-        self.without_traffic = UnansweredChecks::default();
-        self.without_response = UnansweredChecks::default();
+        self.is_settled = false;
+        self.comparison = Comparison::default();
+        self.reannounce = None;
     }
 
-    /// Returns when missing traffic becomes a failure.
-    fn no_traffic_at(&self, settings: FailoverSettings) -> Option<Instant> {
-        let timeout = settings.response_timeout;
-        let first = self.without_traffic.since(REQUESTS_WITHOUT_TRAFFIC)?;
-        Some(match self.last_received {
-            Some(last) => (last + timeout).max(first + timeout / 2),
-            None => first + timeout,
-        })
+    /// Ends a comparison that brought no response on either path.
+    pub(in crate::engine) fn end_comparison(&mut self) {
+        self.comparison = Comparison::default();
+        self.is_settled = true;
     }
 
-    /// Returns when missing responses become a failure.
-    fn no_responses_at(&self, settings: FailoverSettings) -> Option<Instant> {
-        let first = self.without_response.since(REQUESTS_IN_A_STREAM)?;
-        Some(first + settings.response_timeout * 3)
+    /// Whether enough checks are unanswered to doubt the direct path.
+    pub(in crate::engine) fn is_in_doubt(&self) -> bool {
+        self.is_established() && self.comparison.attempts >= self.required()
     }
 
-    /// Returns when the answered check is to be repeated: first after half of the timeout, then in quick succession.
-    fn repeat_at(&self, settings: FailoverSettings) -> Option<Instant> {
-        self.checks.answered()?;
-        let timeout = settings.response_timeout;
-        let without_response = self.without_response.last.map(|last| last + timeout / 2);
-        let without_traffic = match self.without_traffic.last {
-            Some(last) => Some(last + timeout / 16),
-            None => self.last_received.map(|last| last + timeout / 2),
+    /// Returns how long a response may take.
+    fn patience(&self) -> Duration {
+        match self.round_trip {
+            Some(round_trip) => (round_trip * 2).clamp(MIN_PATIENCE, MAX_PATIENCE),
+            None => FIRST_PATIENCE,
+        }
+    }
+
+    /// Returns how many unanswered checks complete the comparison.
+    const fn required(&self) -> u8 {
+        if self.comparison.router_error.is_some() {
+            ATTEMPTS_AFTER_ERROR
+        } else {
+            ATTEMPTS
+        }
+    }
+
+    /// Returns why the mapping fails over if the comparison is complete.
+    fn cause(&self) -> FailoverCause {
+        // What was under way arrives within a round trip.
+        let silent_from = self.comparison.first.map(|first| first + self.patience());
+        if self.comparison.router_error.is_some() {
+            FailoverCause::Unreachable
+        } else if self.last_received > silent_from {
+            FailoverCause::NoResponses
+        } else {
+            FailoverCause::NoTraffic
+        }
+    }
+
+    /// Whether the next check of a comparison is also to be copied into the tunnel.
+    pub(in crate::engine) fn wants_comparison_copy(&self, now: Instant) -> bool {
+        let long_ago = |copied| now.saturating_duration_since(copied) >= COPY_INTERVAL;
+        self.comparison.copied.is_none_or(long_ago)
+    }
+
+    /// Returns what is due next on the direct path, and when.
+    fn next(&self, settings: FailoverSettings) -> Option<(Instant, PathAction)> {
+        let Comparison {
+            attempts,
+            first,
+            last,
+            copied,
+            tunnel_response,
+            router_error,
+            ..
+        } = self.comparison;
+        if let Some(at) = self.reannounce {
+            return Some((at, PathAction::RepeatCheck));
+        }
+        let last_sent = self.last_sent?;
+        let Some((first, last)) = first.zip(last) else {
+            if !self.is_established() {
+                return None;
+            }
+            if let Some(at) = router_error {
+                return Some((at, PathAction::Compare));
+            }
+            let last_received = self.last_received?;
+            if self.is_settled || last_sent <= last_received {
+                return None;
+            }
+            let at = last_received + settings.response_timeout / 2;
+            return (at <= last_sent + ACTIVE).then_some((at, PathAction::RepeatCheck));
         };
-        without_response.into_iter().chain(without_traffic).min()
+        // The direct check that went with the copy gets its time.
+        let verdict_at = tunnel_response.map(|at| at + self.patience());
+        if !self.is_established() {
+            // Its own checks are all that it has to compare.
+            let at = verdict_at?.max(first + START_PATIENCE);
+            return (attempts >= ATTEMPTS_AT_START)
+                .then_some((at, PathAction::FailOver(self.cause())));
+        }
+        if let Some(at) = verdict_at.filter(|_| attempts >= self.required()) {
+            return Some((at, PathAction::FailOver(self.cause())));
+        }
+        // The first one gets its time before the tunnel is asked at all.
+        let at = match copied {
+            None if router_error.is_none() => last + self.patience(),
+            _ => last + INTERVAL,
+        };
+        if attempts < MAX_ATTEMPTS && at <= last_sent + ACTIVE {
+            return Some((at, PathAction::Compare));
+        }
+        Some((last + settings.response_timeout, PathAction::EndComparison))
     }
 
-    /// Returns when [`MappingPath::action`] has something to do.
+    /// Returns when [`MappingPath::action`] may have something to do.
     pub(in crate::engine) fn due(&self, settings: FailoverSettings) -> Option<Instant> {
         if let Some(failover) = self.failover() {
             let is_untested = self.checks.announcement().is_none();
             return is_untested.then_some(failover.since + self.retry(settings));
         }
-        if !self.awaits_traffic && self.received_in_a_row < STREAM {
-            return None;
-        }
-        let times = [
-            self.no_traffic_at(settings),
-            self.no_responses_at(settings),
-            self.repeat_at(settings),
-        ];
-        times.into_iter().flatten().min()
+        self.next(settings).map(|(at, _)| at)
     }
 
     /// Returns what is due at `now`.
     pub(in crate::engine) fn action(&self, settings: FailoverSettings, now: Instant) -> PathAction {
-        let is_over = |time: Option<Instant>| time.is_some_and(|time| time <= now);
-        if !is_over(self.due(settings)) {
-            PathAction::Wait
-        } else if self.failover().is_some() {
-            PathAction::FailBack
-        } else if is_over(self.no_traffic_at(settings)) {
-            PathAction::FailOver(FailoverCause::NoTraffic)
-        } else if is_over(self.no_responses_at(settings)) {
-            PathAction::FailOver(FailoverCause::NoResponses)
+        if let Some(due) = self.due(settings)
+            && due <= now
+        {
+            match self.failover() {
+                Some(_) => PathAction::FailBack,
+                None => self
+                    .next(settings)
+                    .map_or(PathAction::Wait, |(_, action)| action),
+            }
         } else {
-            PathAction::RepeatCheck
+            PathAction::Wait
         }
     }
 }

@@ -52,6 +52,10 @@ pub(crate) struct Call {
     /// One in so many is lost on the direct way; 0: none.
     pub(crate) loss: u32,
     dice: u32,
+    /// Whether the peer answers and plays; a gone one does nothing on either path.
+    pub(crate) peer_is_there: bool,
+    /// Whether the application sends.
+    pub(crate) application_is_there: bool,
     mapping: Option<MappingId>,
     pub(crate) flying: Vec<Flying>,
     /// By which way the peer answers.
@@ -66,11 +70,20 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// A call that has stood for 20 s.
     pub(crate) fn new(family: [&str; 5], habits: Habits) -> Self {
+        let mut call = Self::start(family, habits);
+        call.run(Duration::from_secs(20));
+        call.longest_gap = Duration::ZERO;
+        call
+    }
+
+    /// A call whose first packet is still to come.
+    pub(crate) fn start(family: [&str; 5], habits: Habits) -> Self {
         let [inside, peer, ..] = family.map(endpoint);
         let world = World::with_failover();
         let now = world.now;
-        let mut call = Self {
+        Self {
             world,
             inside,
             peer,
@@ -79,6 +92,8 @@ impl Call {
             inward: true,
             loss: 0,
             dice: 1,
+            peer_is_there: true,
+            application_is_there: true,
             mapping: None,
             flying: Vec::new(),
             heard_by: Egress::Direct,
@@ -89,10 +104,11 @@ impl Call {
             longest_gap: Duration::ZERO,
             failovers: Vec::new(),
             returns: Vec::new(),
-        };
-        call.run(Duration::from_secs(20));
-        call.longest_gap = Duration::ZERO;
-        call
+        }
+    }
+
+    pub(crate) fn mapping(&self) -> MappingId {
+        self.mapping.expect("the call stands")
     }
 
     pub(crate) fn of_both(habits: Habits) -> [Self; 2] {
@@ -127,16 +143,19 @@ impl Call {
             self.world.wait(Duration::ZERO);
             self.carry();
         }
-        if self.habits.checks.is_some() && self.next_check <= now {
+        let talks = self.habits.talks && self.application_is_there;
+        let checks = self.habits.checks.is_some() && self.application_is_there;
+        if checks && self.next_check <= now {
             self.next_check += self.habits.checks.unwrap_or_default();
             self.checks = self.checks.wrapping_add(1);
             self.put(&binding_request(TransactionId([self.checks; 12])));
         }
         let elapsed = now.duration_since(self.start).as_millis();
-        if self.habits.talks && elapsed.is_multiple_of(20) {
+        if talks && elapsed.is_multiple_of(20) {
             self.put(&[0x80, 0, 1, 2]);
         }
-        if self.habits.plays && elapsed % 20 == 10 && self.mapping.is_some() {
+        let plays = self.habits.plays && self.peer_is_there;
+        if plays && elapsed % 20 == 10 && self.mapping.is_some() {
             self.answer(self.heard_by, vec![0x80, 0, 3, 4]);
         }
         self.land();
@@ -173,6 +192,14 @@ impl Call {
         self.world.outbox.clear();
     }
 
+    /// Has somebody send a datagram with the peer's address, by the direct path.
+    pub(crate) fn forge(&mut self, payload: &[u8]) {
+        let mapping = self.mapping.expect("the call stands");
+        let (peer, class) = (self.peer, TrafficClass::default());
+        self.world.arrive(mapping, peer, class, payload);
+        self.carry();
+    }
+
     fn answer(&mut self, by: Egress, payload: Vec<u8>) {
         self.flying.push(Flying {
             at: self.world.now + DELAY,
@@ -204,6 +231,9 @@ impl Call {
                 continue;
             }
             let message = StunMessage::parse(&flying.payload);
+            if flying.is_outward && !self.peer_is_there {
+                continue;
+            }
             if flying.is_outward {
                 if let Some(check) = message.filter(|it| it.class == StunClass::Request) {
                     self.heard_by = flying.by;

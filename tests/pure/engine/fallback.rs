@@ -17,6 +17,22 @@ impl World {
         self.outbox.transmits().map(|(it, _)| it.egress).collect()
     }
 
+    /// Has the peer answer a check of this endpoint.
+    pub(crate) fn establish(&mut self, inside: Endpoint, peer: Endpoint) {
+        let id = TransactionId([inside.port.to_le_bytes()[0]; 12]);
+        let mapping = self
+            .send(inside, peer, &binding_request(id))
+            .expect("relayed");
+        self.arrive(
+            mapping,
+            peer,
+            TrafficClass::default(),
+            &binding_success(id, inside),
+        );
+        self.open_all();
+        self.outbox.clear();
+    }
+
     fn way_of(&self, inside: Endpoint) -> Option<Egress> {
         let mut mappings = self
             .engine
@@ -127,13 +143,149 @@ fn loss_alone_moves_nothing() {
     }
 }
 
+/// A browser checks its selected pair every 2.5 s.
+const BROWSER: Habits = Habits {
+    checks: Some(Duration::from_millis(2_500)),
+    ..TALK
+};
+
 #[test]
-fn a_way_that_carries_nothing_outward_is_given_up_although_a_stream_comes_in() {
-    for mut call in Call::of_both(TALK) {
+fn a_path_that_carries_nothing_outward_fails_over_within_three_seconds() {
+    for phase in 0..10 {
+        for mut call in Call::of_both(BROWSER) {
+            call.run(Duration::from_millis(250) * phase);
+            call.outward = false;
+            let failed = call.world.now - call.start;
+            call.run(Duration::from_secs(30));
+            assert_eq!(call.failovers.len(), 1, "{:?}", call.failovers);
+            let (at, cause) = call.failovers[0];
+            assert_eq!(cause, FailoverCause::NoResponses);
+            assert!(at.saturating_sub(failed) < Duration::from_secs(3), "{at:?}");
+        }
+    }
+}
+
+#[test]
+fn the_end_of_a_call_is_no_failure() {
+    for delay in [0, 100, 500, 1_000, 2_500, 10_000].map(Duration::from_millis) {
+        for server_first in [true, false] {
+            for phase in 0..5 {
+                for mut call in Call::of_both(BROWSER) {
+                    call.run(Duration::from_millis(500) * phase);
+                    call.peer_is_there = !server_first;
+                    call.application_is_there = server_first;
+                    call.run(delay);
+                    (call.peer_is_there, call.application_is_there) = (false, false);
+                    call.run(Duration::from_mins(6));
+                    let snapshot = call.world.engine.snapshot(call.world.now);
+                    assert_eq!((call.failovers.len(), snapshot.mappings), (0, 0));
+                    assert_eq!(snapshot.failed_uplinks, []);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn forged_answers_and_media_keep_no_call_on_a_dead_path_and_bring_none_back() {
+    for mut call in Call::of_both(BROWSER) {
+        call.kill();
+        let forged = binding_success(TransactionId([0xee; 12]), call.inside);
+        for _ in 0..500 {
+            call.forge(&forged);
+            call.forge(&[0x80, 0, 3, 4]);
+            call.run(Duration::from_millis(20));
+        }
+        assert_eq!(call.failovers.len(), 1);
+        assert!(
+            call.failovers[0].0 < Duration::from_secs(23),
+            "{:?}",
+            call.failovers
+        );
+        for _ in 0..3_000 {
+            call.forge(&forged);
+            call.run(Duration::from_millis(20));
+        }
+        assert_eq!(call.returns, []);
+    }
+}
+
+#[test]
+fn a_forged_error_moves_no_call_that_is_answered() {
+    for mut call in Call::of_both(BROWSER) {
+        let [_, peer, _, stranger, _] = FAMILIES
+            .map(|it| it.map(endpoint))
+            .into_iter()
+            .find(|it| it[0] == call.inside)
+            .expect("one of them");
+        for _ in 0..600 {
+            let returned = ReturnedError {
+                to: peer,
+                reporter: Some(stranger.addr),
+                error: IcmpError::AdminProhibited,
+                payload: b"media",
+            };
+            let (mapping, now) = (call.mapping(), call.world.now);
+            let World { engine, outbox, .. } = &mut call.world;
+            engine.handle_error(mapping, Egress::Direct, &returned, now, outbox);
+            call.carry();
+            call.run(Duration::from_millis(50));
+        }
+        assert_eq!(call.failovers, []);
+    }
+}
+
+#[test]
+fn a_router_that_refuses_is_believed_after_a_check() {
+    for mut call in Call::of_both(BROWSER) {
+        let [_, peer, _, stranger, _] = FAMILIES
+            .map(|it| it.map(endpoint))
+            .into_iter()
+            .find(|it| it[0] == call.inside)
+            .expect("one of them");
         call.outward = false;
-        call.run(Duration::from_secs(30));
-        assert_eq!(call.failovers.len(), 1, "{:?}", call.failovers);
-        assert_eq!(call.failovers[0].1, FailoverCause::NoResponses);
+        let failed = call.world.now - call.start;
+        let returned = ReturnedError {
+            to: peer,
+            reporter: Some(stranger.addr),
+            error: IcmpError::AdminProhibited,
+            payload: b"media",
+        };
+        let (mapping, now) = (call.mapping(), call.world.now);
+        let World { engine, outbox, .. } = &mut call.world;
+        engine.handle_error(mapping, Egress::Direct, &returned, now, outbox);
+        call.carry();
+        call.run(Duration::from_secs(1));
+        assert_eq!(call.failovers.len(), 1);
+        let (at, cause) = call.failovers[0];
+        assert_eq!(cause, FailoverCause::Unreachable);
+        assert!(
+            at.saturating_sub(failed) < Duration::from_millis(500),
+            "{at:?}"
+        );
+    }
+}
+
+#[test]
+fn a_call_that_starts_on_a_dead_path_finds_the_tunnel_alone() {
+    for family in FAMILIES {
+        let mut call = Call::start(
+            family,
+            Habits {
+                checks: Some(Duration::from_millis(50)),
+                ..TALK
+            },
+        );
+        call.kill();
+        call.run(Duration::from_secs(2));
+        assert_eq!(call.failovers.len(), 1);
+        assert!(
+            call.failovers[0].0 < Duration::from_secs(1),
+            "{:?}",
+            call.failovers
+        );
+        let snapshot = call.world.engine.snapshot(call.world.now);
+        assert_eq!(snapshot.failed_uplinks, []);
     }
 }
 
@@ -273,23 +425,34 @@ fn a_router_that_refuses_is_believed_while_nothing_comes_in() {
     }
 }
 
+/// Peers in two regions of IPv4, and one of IPv6.
+fn regions() -> [Endpoint; 3] {
+    [
+        "168.86.128.1:20000",
+        "168.86.140.1:20000",
+        "[2001:db8:86::1]:20000",
+    ]
+    .map(endpoint)
+}
+
 #[test]
-fn two_mappings_in_a_row_take_the_uplink_with_them_and_only_their_family() {
+fn two_calls_to_two_regions_take_the_uplink_with_them_and_only_their_family() {
     let [v4, v6] = FAMILIES.map(|family| family.map(endpoint));
+    let [here, there, on_v6] = regions();
     let at = |port| Endpoint::new(v4[0].addr, port);
     let mut world = World::with_failover();
-    for inside in [at(1), at(2), at(3), v6[0]] {
-        let peer = if inside == v6[0] { v6[1] } else { v4[1] };
-        world.send(inside, peer, b"media");
+    for (inside, peer) in [(at(1), here), (at(2), there), (at(3), here), (v6[0], on_v6)] {
+        world.establish(inside, peer);
+        world.wait(Duration::from_secs(3));
     }
-    world.send(at(1), v4[1], b"media");
+    world.send(at(1), here, b"media");
     world.refuse(IcmpError::NetUnreachable);
     assert_eq!(
         world.way_of(at(2)),
         Some(Egress::Direct),
         "one may be unlucky"
     );
-    world.send(at(2), v4[1], b"media");
+    world.send(at(2), there, b"media");
     world.refuse(IcmpError::NetUnreachable);
     let family = Family::V4;
     let cause = FailoverCause::Refused;
@@ -331,15 +494,34 @@ fn two_mappings_in_a_row_take_the_uplink_with_them_and_only_their_family() {
 }
 
 #[test]
-fn mappings_between_which_somebody_heard_something_fall_alone() {
-    let [[_, peer, ..], _] = FAMILIES.map(|family| family.map(endpoint));
+fn a_mapping_that_never_had_a_response_is_no_witness() {
+    let [here, there, _] = regions();
     let at = |port| Endpoint::new([10, 8, 0, 2].into(), port);
     let mut world = World::with_failover();
-    let listener = world.send(at(3), peer, b"media").expect("relayed");
-    for inside in [at(1), at(2), at(4)] {
-        world.send(inside, peer, b"media");
+    for port in 1..20 {
+        let peer = if port % 2 == 0 { here } else { there };
+        world.send(at(port), peer, b"media");
         world.refuse(IcmpError::AdminProhibited);
-        world.arrive(listener, peer, TrafficClass::default(), b"media");
+        world.wait(Duration::from_secs(3));
+    }
+    assert_eq!(world.engine.snapshot(world.now).failed_uplinks, []);
+    world.send(at(30), here, b"media");
+    assert_eq!(world.ways(), [Egress::Direct]);
+}
+
+#[test]
+fn a_call_that_was_just_answered_vetoes() {
+    let [here, there, _] = regions();
+    let at = |port| Endpoint::new([10, 8, 0, 2].into(), port);
+    let mut world = World::with_failover();
+    for (port, peer) in [(1, here), (2, there), (3, here)] {
+        world.establish(at(port), peer);
+        world.wait(Duration::from_secs(3));
+    }
+    for (port, peer) in [(1, here), (2, there)] {
+        world.establish(at(3), here);
+        world.send(at(port), peer, b"media");
+        world.refuse(IcmpError::NetUnreachable);
     }
     assert_eq!(world.way_of(at(3)), Some(Egress::Direct));
     assert_eq!(world.engine.snapshot(world.now).failed_uplinks, []);
@@ -347,11 +529,15 @@ fn mappings_between_which_somebody_heard_something_fall_alone() {
 
 #[test]
 fn an_uplink_that_nobody_can_try_is_trusted_again_in_the_end() {
-    let [[_, peer, ..], _] = FAMILIES.map(|family| family.map(endpoint));
+    let [peer, there, _] = regions();
     let at = |port| Endpoint::new([10, 8, 0, 2].into(), port);
     let mut world = World::with_failover();
-    for inside in [at(1), at(2)] {
-        world.send(inside, peer, b"media");
+    for (port, peer) in [(1, peer), (2, there)] {
+        world.establish(at(port), peer);
+        world.wait(Duration::from_secs(3));
+    }
+    for (port, peer) in [(1, peer), (2, there)] {
+        world.send(at(port), peer, b"media");
         world.refuse(IcmpError::NetUnreachable);
     }
     world.wait(Duration::from_mins(4));

@@ -17,9 +17,12 @@ use super::world::{FAMILIES, World, datagram, endpoint};
 const AT_ONCE: usize = 8;
 const REST: Duration = Duration::from_millis(1);
 
-/// Each application's endpoint, and whom it speaks to; the families by turns.
+/// Each application's endpoint and its peer; the families by turns, and the regions of IPv4.
 fn call(number: u16) -> (Endpoint, Endpoint) {
-    let [inside, server, ..] = FAMILIES[usize::from(number % 2)].map(endpoint);
+    let [inside, mut server, ..] = FAMILIES[usize::from(number % 2)].map(endpoint);
+    if number % 4 == 2 {
+        server = endpoint("168.86.140.1:20000");
+    }
     (Endpoint::new(inside.addr, 20_000 + number), server)
 }
 
@@ -115,6 +118,24 @@ impl Links {
             now,
         } = &mut self.world;
         engine.handle_tun(&packet, *now, outbox);
+        self.flush();
+    }
+
+    /// Has the peer of a call answer a check.
+    fn establish(&mut self, number: u16) {
+        let (from, to) = call(number);
+        let id = TransactionId([number.to_le_bytes()[0]; 12]);
+        self.send(number, &binding_request(id));
+        let World { engine, now, .. } = &self.world;
+        let mut reports = engine.mapping_reports(0..engine.slots(), *now);
+        let mapping = reports
+            .find(|it| it.inside.0 == from)
+            .expect("it stands")
+            .id;
+        drop(reports);
+        let answer = binding_success(id, from);
+        self.world
+            .arrive(mapping, to, TrafficClass::default(), &answer);
         self.flush();
     }
 
@@ -291,7 +312,14 @@ fn an_uplink_without_sockets_is_left_in_parts() {
 /// The other news that concern everybody: the uplink is given up, and it is back.
 #[test]
 fn a_whole_uplink_falls_and_returns_in_parts() {
-    let mut links = Links::with_calls(400);
+    let mut links = Links::new();
+    for number in [0, 2] {
+        links.establish(number);
+        links.world.now += Duration::from_secs(3);
+    }
+    for number in 0..400 {
+        links.send(number, b"media");
+    }
     let failover_cause = |links: &Links| {
         let World { engine, now, .. } = &links.world;
         let reports = engine.mapping_reports(0..engine.slots(), *now);
