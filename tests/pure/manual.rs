@@ -148,7 +148,9 @@ fn every_path_that_a_document_names_exists() {
     for (document, text) in &texts {
         for path in paths_in(text) {
             named += 1;
-            let path = path.split(['*', '<']).next().unwrap_or_default();
+            // Up to a pattern or a placeholder.
+            let path = path.split('*').next().unwrap_or_default();
+            let path = path.split("NAME").next().unwrap_or_default();
             if !root.join(path).exists() {
                 missing.push(format!("{}: {path}", document.display()));
             }
@@ -183,6 +185,21 @@ fn every_command_of_the_readme_is_accepted() {
     let wrong = commands_in("```sh\nsudo voicelane status --nonsense # a comment\n```");
     let refused = voicelane::cli::command().try_get_matches_from(&wrong[0]);
     assert!(refused.is_err(), "{wrong:?}");
+}
+
+#[test]
+fn the_configuration_of_the_readme_is_valid() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).expect("README is text");
+    let blocks = readme.split("```toml\n").skip(1);
+    let mut checked = 0;
+    for block in blocks {
+        let (text, _) = block.split_once("```").expect("the block ends");
+        let config = voicelane::config::Config::parse("README.md", text);
+        assert!(config.is_ok(), "{:?}", config.err());
+        checked += 1;
+    }
+    assert!(checked > 0, "README has no configuration");
 }
 
 #[test]
