@@ -47,7 +47,7 @@ use self::reassembly::Reassembly;
 use crate::nat;
 use crate::net::{Dscp, Egress, Endpoint, Family, TrafficClass};
 use crate::policy::Policy;
-use crate::wire::{IcmpError, Packet, ParseError, Transport, icmp};
+use crate::wire::{IcmpError, Packet, ParseError, Transport, reply};
 
 pub use failover::{FailbackCause, FailoverCause, FailoverSettings};
 pub use outbox::{EngineEvent, Outbox, SocketCommand, Transmit};
@@ -381,7 +381,7 @@ impl Engine {
         outbox: &mut Outbox,
     ) {
         self.refuse(reason, now);
-        if icmp::may_answer(packet) {
+        if reply::may_answer(packet) {
             outbox.scratch().extend_from_slice(packet.bytes());
             // The error names the destination as its sender, as a filtering router's REJECT does: the TUN has no address.
             self.answer(error, packet.destination(), packet.source(), now, outbox);

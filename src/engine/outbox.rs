@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::failover::{FailbackCause, FailoverCause};
 use crate::net::{ConnectionId, Egress, Endpoint, Family, Inside, MappingId, Outside, Treatment};
-use crate::wire::{IcmpError, Packet, WriteError, fragment, icmp, tcp, udp};
+use crate::wire::{IcmpError, Packet, WriteError, fragment, reply, tcp, udp};
 
 /// A command for the socket of a mapping or of a TCP connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -344,7 +344,7 @@ impl Outbox {
         to: IpAddr,
     ) -> Result<(), WriteError> {
         let start = self.arena.len();
-        icmp::write_error(&mut self.arena, error, from, to, &self.scratch)?;
+        reply::write_icmp_error(&mut self.arena, error, from, to, &self.scratch)?;
         self.packets.push(start..self.arena.len());
         Ok(())
     }
@@ -371,7 +371,7 @@ impl Outbox {
     /// Adds the reset that answers a segment, to `to`, if one is due.
     pub(super) fn reset(&mut self, packet: &Packet<'_>, to: IpAddr) {
         let start = self.arena.len();
-        if tcp::write_reset(&mut self.arena, packet) {
+        if reply::write_tcp_reset(&mut self.arena, packet) {
             tcp::seal(&mut self.arena[start..], to);
             self.packets.push(start..self.arena.len());
         }

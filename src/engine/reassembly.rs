@@ -23,7 +23,7 @@ use foldhash::quality::RandomState;
 
 use crate::net::Family;
 use crate::wire::fragment::{self, DatagramHeader, Fragment};
-use crate::wire::{Packet, icmp};
+use crate::wire::{Packet, reply};
 
 /// The overhead in bytes of an incomplete datagram, and of each of its fragments: table entries and allocations.
 const OVERHEAD: usize = 256;
@@ -299,7 +299,7 @@ impl PartialDatagram {
                 hop_limit: packet.hop_limit(),
                 protocol: part.protocol,
             };
-            self.head = Some((whole, icmp::may_answer(packet)));
+            self.head = Some((whole, reply::may_answer(packet)));
         }
         if !part.more {
             self.end = Some(range.end);

@@ -14,7 +14,7 @@ use crate::net::{
     Dscp, Egress, Endpoint, Inside, MappingId, Outside, Protocol, TrafficClass, Treatment,
 };
 use crate::policy::Action;
-use crate::wire::{IcmpError, Packet, WriteError, icmp, udp};
+use crate::wire::{IcmpError, Packet, WriteError, reply, udp};
 
 /// The hop limit of datagrams written into the TUN: sockets do not report the received one.
 const HOP_LIMIT: u8 = 64;
@@ -48,7 +48,7 @@ impl Engine {
                 (_, None) => (None, Treatment::of(packet.traffic_class().dscp)),
             },
         };
-        if !icmp::may_answer(packet) {
+        if !reply::may_answer(packet) {
             return self.counters.drop_out(DropReason::Martian);
         }
         if packet.hop_limit() <= 1 {

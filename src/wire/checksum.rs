@@ -3,17 +3,16 @@
 use etherparse::IpNumber;
 use etherparse::checksum::Sum16BitWords;
 
-use super::ip::Addresses;
+use super::addresses::Addresses;
 
-/// The sum over bytes that stand for themselves: an IPv4 header, an `ICMPv4` message.
+/// Returns the sum over bytes without a pseudo-header: an IPv4 header or an `ICMPv4` message.
 pub(super) fn plain(bytes: &[u8]) -> Sum16BitWords {
     Sum16BitWords::new().add_slice(bytes)
 }
 
-/// The sum over a TCP, UDP or `ICMPv6` segment and its pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1).
+/// Returns the sum over a TCP, UDP or `ICMPv6` segment and its pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1).
 ///
-/// The two families' pseudo-headers hold the same words in another order and with other zeros between them, which a
-/// sum does not see.
+/// The pseudo-headers of both families hold the same words in another order with other zeros: their sums are equal.
 pub(super) fn transport(addresses: Addresses, protocol: IpNumber, segment: &[u8]) -> Sum16BitWords {
     let len = u16::try_from(segment.len()).expect("a segment is part of an IP packet");
     let mut sum = Sum16BitWords::new();
@@ -37,12 +36,12 @@ pub(super) fn transport(addresses: Addresses, protocol: IpNumber, segment: &[u8]
         .add_slice(segment)
 }
 
-/// Whether a sum that includes the checksum field is right.
-pub(super) fn is_right(sum: &Sum16BitWords) -> bool {
+/// Whether a sum that includes the checksum field is valid.
+pub(super) fn is_valid(sum: &Sum16BitWords) -> bool {
     sum.ones_complement() == 0
 }
 
-/// The checksum field, from a sum in which the field is zero.
+/// Returns the checksum field of a sum in which that field is zero.
 pub(super) fn field(sum: &Sum16BitWords) -> [u8; 2] {
     sum.ones_complement().to_ne_bytes()
 }
@@ -54,7 +53,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// RFC 1071 section 1, word by word.
-    fn by_the_book(bytes: &[u8]) -> [u8; 2] {
+    fn reference(bytes: &[u8]) -> [u8; 2] {
         let mut sum = bytes.chunks(2).fold(0u32, |sum, word| {
             sum + u32::from(u16::from_be_bytes([word[0], *word.get(1).unwrap_or(&0)]))
         });
@@ -73,12 +72,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_the_book(mut bytes in prop::collection::vec(any::<u8>(), 2..200)) {
-            prop_assert_eq!(field(&plain(&bytes)), by_the_book(&bytes));
+        fn equals_the_reference(mut bytes in prop::collection::vec(any::<u8>(), 2..200)) {
+            prop_assert_eq!(field(&plain(&bytes)), reference(&bytes));
             bytes[..2].fill(0);
             let field = field(&plain(&bytes));
             bytes[..2].copy_from_slice(&field);
-            prop_assert!(is_right(&plain(&bytes)));
+            prop_assert!(is_valid(&plain(&bytes)));
         }
 
         #[test]
@@ -94,12 +93,12 @@ mod tests {
             let low = &len.to_be_bytes()[2..];
             let written = [v4[0].as_slice(), &v4[1], &[0, protocol], low, &segment].concat();
             let addresses = Addresses::V4 { source: v4[0].into(), destination: v4[1].into() };
-            prop_assert_eq!(field(&transport(addresses, number, &segment)), by_the_book(&written));
+            prop_assert_eq!(field(&transport(addresses, number, &segment)), reference(&written));
 
             let len = len.to_be_bytes();
             let written = [v6[0].as_slice(), &v6[1], &len, &[0, 0, 0, protocol], &segment].concat();
             let addresses = Addresses::V6 { source: v6[0].into(), destination: v6[1].into() };
-            prop_assert_eq!(field(&transport(addresses, number, &segment)), by_the_book(&written));
+            prop_assert_eq!(field(&transport(addresses, number, &segment)), reference(&written));
         }
     }
 }

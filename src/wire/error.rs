@@ -1,24 +1,24 @@
-//! What can be wrong with a packet that was read, and with one that is to be written.
+//! Errors of reading and writing packets.
 
 use etherparse::LenSource;
 use etherparse::err::{self, Layer};
 
-/// Why a packet was not accepted. Each fault is a reason to drop the packet and a label to count it under.
+/// Why a packet was rejected. Each error is a drop reason with a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum ParseError {
     /// Neither IPv4 nor IPv6.
     #[error("the version is neither 4 nor 6")]
     NotIp,
-    /// Fewer bytes than the IP header or its length field says.
+    /// The packet is shorter than the IP header or its length field says.
     #[error("the packet is cut off")]
     Truncated,
-    /// The IPv4 header length or total length is too small for what it counts.
+    /// The IPv4 header length or total length is too small.
     #[error("the IP header's lengths contradict each other")]
     IpLength,
     /// The IPv4 header checksum is wrong (RFC 1122 section 3.2.1.2).
     #[error("the IPv4 header checksum is wrong")]
     IpChecksum,
-    /// An extension header runs out of the packet or stands in the wrong place (RFC 8200 section 4).
+    /// An extension header exceeds the packet or is in the wrong place (RFC 8200 section 4).
     #[error("an extension header is malformed")]
     ExtensionHeader,
     /// The UDP length is below 8 or beyond the packet.
@@ -45,7 +45,7 @@ pub enum ParseError {
 }
 
 impl ParseError {
-    /// Every fault.
+    /// Every error.
     pub const ALL: [Self; 12] = [
         Self::NotIp,
         Self::Truncated,
@@ -61,7 +61,7 @@ impl ParseError {
         Self::IcmpChecksum,
     ];
 
-    /// The name that the fault is counted under.
+    /// Returns the stable label.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -111,13 +111,13 @@ impl From<err::ipv6::SliceError> for ParseError {
 /// Why a packet could not be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum WriteError {
-    /// The source and the destination are not of one family.
+    /// Source and destination are of different families.
     #[error("source and destination are of different address families")]
     MixedFamilies,
-    /// The payload does not fit the length fields: 65507 bytes over IPv4, 65527 over IPv6.
+    /// The payload exceeds the length fields: 65,507 bytes over IPv4, 65,527 over IPv6.
     #[error("the payload is too long for one packet")]
     TooLong,
-    /// There is not enough room for the headers before the payload.
+    /// The headers do not fit before the payload.
     #[error("no room for the headers before the payload")]
     NoHeadroom,
 }

@@ -1,4 +1,4 @@
-//! Fragments (RFC 791 section 3.2, RFC 8200 section 4.5): read, joined to a whole packet, and cut from one.
+//! Fragments (RFC 791 section 3.2, RFC 8200 section 4.5): parsing, joining and splitting.
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -8,32 +8,33 @@ use etherparse::{
 };
 
 use super::WriteError;
-use super::ip::{Addresses, IpHeader};
+use super::addresses::Addresses;
+use super::ip::IpHeader;
 use crate::net::TrafficClass;
 
-/// A part of a datagram.
+/// A fragment of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragment<'a> {
-    /// Which of the sender's datagrams it is a part of: 16 bits over IPv4, 32 over IPv6.
+    /// The datagram's identification: 16 bits over IPv4, 32 over IPv6.
     pub identification: u32,
-    /// The IP protocol number; over IPv6 certain in the first fragment only (RFC 8200 section 4.5).
+    /// The IP protocol number; over IPv6 reliable in the first fragment only (RFC 8200 section 4.5).
     pub protocol: u8,
-    /// Where its payload lies in the datagram's, in bytes: a multiple of 8 below 65,536.
+    /// The offset in the datagram's payload, in bytes: a multiple of 8 below 65,536.
     pub offset: u16,
-    /// Whether others follow it.
+    /// Whether more fragments follow.
     pub more: bool,
-    /// Its part of the datagram's payload.
+    /// The fragment's payload.
     pub payload: &'a [u8],
 }
 
 impl Fragment<'_> {
-    /// Whether it is the first one, which starts with the transport header.
+    /// Whether it is the first fragment, which has the transport header.
     #[must_use]
     pub const fn is_first(&self) -> bool {
         self.offset == 0
     }
 
-    /// Where its payload lies in the datagram's.
+    /// Returns the range of its payload in the datagram's.
     #[must_use]
     pub fn range(&self) -> Range<usize> {
         let start = usize::from(self.offset);
@@ -41,10 +42,10 @@ impl Fragment<'_> {
     }
 }
 
-/// Finds the fragment header that makes an IPv6 packet a fragment.
+/// Finds the fragment header of an IPv6 packet that is a fragment.
 ///
-/// What follows it is payload, whatever it looks like: only in the first fragment are those bytes headers. So the chain
-/// is followed no further, and a chain that is broken before it is left to whoever reads all of it.
+/// The bytes after that header are payload: only in the first fragment are they headers. So the search ends there. `None`
+/// for a broken chain of headers, which the full parser reports.
 pub(super) fn find_v6(packet: &[u8]) -> Option<Fragment<'_>> {
     let mut next = IpNumber(*packet.get(6)?);
     let after_fixed = packet.get(Ipv6Header::LEN..)?;
@@ -75,7 +76,7 @@ pub(super) fn find_v6(packet: &[u8]) -> Option<Fragment<'_>> {
     }
 }
 
-/// What a whole packet is to say that fragments have brought together.
+/// The IP header of a reassembled packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DatagramHeader {
     /// The source address.
@@ -90,10 +91,10 @@ pub struct DatagramHeader {
     pub protocol: u8,
 }
 
-/// Appends a whole packet to `out`. IPv4 options and IPv6 extension headers before the fragment header are not kept.
+/// Appends a reassembled packet to `out`, without IPv4 options and IPv6 extension headers.
 ///
 /// # Errors
-/// A [`WriteError`]; `out` is then as it was.
+/// [`WriteError`]; `out` stays unchanged.
 pub fn join<'a>(
     out: &mut Vec<u8>,
     whole: &DatagramHeader,
@@ -115,11 +116,11 @@ pub fn join<'a>(
     written
 }
 
-/// Appends the fragments of a packet to `out`, each of at most `mtu` bytes, and tells `each` where it lies. The packet
-/// is one that was written here: its header has neither options nor extensions.
+/// Appends the fragments of a packet to `out`, each of at most `mtu` bytes, and passes their ranges to `each`. The packet's
+/// IP header has neither options nor extensions.
 ///
 /// # Panics
-/// When `mtu` has no room for the headers and 8 bytes, or `packet` is shorter than its header.
+/// If `mtu` is too small for the headers and 8 bytes, or `packet` is shorter than its header.
 pub fn split(
     out: &mut Vec<u8>,
     packet: &[u8],
@@ -141,7 +142,7 @@ pub fn split(
         let len = u16::try_from(own_len + part.len()).expect("less than the packet");
         let start = out.len();
         if own_len == 0 {
-            let (mut ip, _) = Ipv4Header::from_slice(packet).expect("it was written here");
+            let (mut ip, _) = Ipv4Header::from_slice(packet).expect("the header is valid");
             ip.set_payload_len(part.len())
                 .expect("less than the packet");
             let [.., high, low] = identification.to_be_bytes();
@@ -151,7 +152,7 @@ pub fn split(
             ip.header_checksum = ip.calc_header_checksum();
             out.extend_from_slice(&ip.to_bytes());
         } else {
-            let (mut ip, _) = Ipv6Header::from_slice(packet).expect("it was written here");
+            let (mut ip, _) = Ipv6Header::from_slice(packet).expect("the header is valid");
             let own = Ipv6FragmentHeader::new(ip.next_header, units, more, identification);
             ip.payload_length = len;
             ip.next_header = IpNumber::IPV6_FRAGMENTATION_HEADER;

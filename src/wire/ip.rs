@@ -1,120 +1,19 @@
-//! The IP header of packets that are built here.
+//! The IP header of packets written into the TUN.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use etherparse::{IpDscp, IpEcn, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header};
 
+use super::addresses::Addresses;
 use super::{WriteError, checksum};
-use crate::net::{Family, TrafficClass};
+use crate::net::TrafficClass;
 
-/// The hop limit of packets that begin here (IANA "IP Time to Live Parameter").
+/// The hop limit of packets that voicelane originates (IANA "IP Time to Live Parameter").
 pub(super) const HOP_LIMIT: u8 = 64;
-
-/// Where a packet comes from and goes to, in one family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Addresses {
-    V4 {
-        source: Ipv4Addr,
-        destination: Ipv4Addr,
-    },
-    V6 {
-        source: Ipv6Addr,
-        destination: Ipv6Addr,
-    },
-}
-
-impl Addresses {
-    pub(super) const fn new(source: IpAddr, destination: IpAddr) -> Result<Self, WriteError> {
-        match (source, destination) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => Ok(Self::V4 {
-                source,
-                destination,
-            }),
-            (IpAddr::V6(source), IpAddr::V6(destination)) => Ok(Self::V6 {
-                source,
-                destination,
-            }),
-            _ => Err(WriteError::MixedFamilies),
-        }
-    }
-
-    /// Those of a packet of which the IP header has been validated. Read where they lie whenever they are asked for: kept in a
-    /// struct they would be copied by pieces, which the CPU's store buffer cannot hand on.
-    #[inline]
-    pub(super) fn of(packet: &[u8]) -> Self {
-        if packet[0] >> 4 == 4 {
-            let [source, destination] = [12, 16].map(|at| octets::<4>(packet, at).into());
-            Self::V4 {
-                source,
-                destination,
-            }
-        } else {
-            let [source, destination] = [8, 24].map(|at| octets::<16>(packet, at).into());
-            Self::V6 {
-                source,
-                destination,
-            }
-        }
-    }
-
-    pub(super) const fn source(self) -> IpAddr {
-        match self {
-            Self::V4 { source, .. } => IpAddr::V4(source),
-            Self::V6 { source, .. } => IpAddr::V6(source),
-        }
-    }
-
-    pub(super) const fn destination(self) -> IpAddr {
-        match self {
-            Self::V4 { destination, .. } => IpAddr::V4(destination),
-            Self::V6 { destination, .. } => IpAddr::V6(destination),
-        }
-    }
-
-    pub(super) const fn family(self) -> Family {
-        match self {
-            Self::V4 { .. } => Family::V4,
-            Self::V6 { .. } => Family::V6,
-        }
-    }
-
-    /// The addresses of an answer.
-    pub(super) const fn reversed(self) -> Self {
-        match self {
-            Self::V4 {
-                source,
-                destination,
-            } => Self::V4 {
-                source: destination,
-                destination: source,
-            },
-            Self::V6 {
-                source,
-                destination,
-            } => Self::V6 {
-                source: destination,
-                destination: source,
-            },
-        }
-    }
-
-    /// The length in bytes of the header that [`IpHeader::write`] writes.
-    pub(super) const fn header_len(self) -> usize {
-        match self {
-            Self::V4 { .. } => Ipv4Header::MIN_LEN,
-            Self::V6 { .. } => Ipv6Header::LEN,
-        }
-    }
-}
-
-fn octets<const N: usize>(packet: &[u8], at: usize) -> [u8; N] {
-    let octets = packet[at..].first_chunk::<N>();
-    *octets.expect("a packet holds its header")
-}
 
 /// An IP header without options or extension headers.
 ///
-/// Over IPv4 it has DF set and so an identification of zero: the packet is atomic (RFC 6864 section 4.1).
+/// Over IPv4 DF is set and the identification zero: the packet is atomic (RFC 6864 section 4.1).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct IpHeader {
     pub(super) addresses: Addresses,
@@ -124,13 +23,13 @@ pub(super) struct IpHeader {
 }
 
 impl IpHeader {
-    /// Writes the header over the first bytes of `packet`; what follows them is the payload.
+    /// Writes the header over the first bytes of `packet`, whose other bytes are the payload.
     ///
     /// # Errors
-    /// [`WriteError::TooLong`] when the payload is too long for the length field.
+    /// [`WriteError::TooLong`] if the payload exceeds the length field.
     ///
     /// # Panics
-    /// When `packet` is shorter than the header.
+    /// If `packet` is shorter than the header.
     pub(super) fn write(&self, packet: &mut [u8]) -> Result<(), WriteError> {
         let (header, payload) = packet.split_at_mut(self.addresses.header_len());
         let len = u16::try_from(payload.len()).map_err(|_| WriteError::TooLong)?;
@@ -173,10 +72,9 @@ impl IpHeader {
     }
 }
 
-/// Sends a packet that begins with a header as [`IpHeader::write`] writes it to another destination, and answers its
-/// addresses; `None`, and nothing changes, when the destination is of the other family. The IPv4 checksum is right
-/// afterwards, the transport's is the caller's.
-pub(super) fn redirect(packet: &mut [u8], destination: IpAddr) -> Option<Addresses> {
+/// Sets the destination of a packet whose header is as [`IpHeader::write`] writes it, and the IPv4 checksum. Returns the
+/// addresses; `None`, without a change, if the destination is of the other family. The transport checksum is left stale.
+pub(super) fn set_destination(packet: &mut [u8], destination: IpAddr) -> Option<Addresses> {
     match (packet[0] >> 4, destination) {
         (4, IpAddr::V4(destination)) => {
             let header = &mut packet[..Ipv4Header::MIN_LEN];

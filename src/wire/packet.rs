@@ -4,14 +4,14 @@ use std::net::IpAddr;
 
 use etherparse::{IpNumber, Ipv4Slice, Ipv6Header, Ipv6HeaderSlice, Ipv6Slice};
 
+use super::addresses::Addresses;
 use super::fragment::{self, Fragment};
-use super::ip::Addresses;
 use super::{ParseError, checksum, icmp, tcp, udp};
 use crate::net::{Family, TrafficClass};
 
-/// An IPv4 or IPv6 packet in which every length and checksum has been found right.
+/// An IPv4 or IPv6 packet whose lengths and checksums are valid.
 ///
-/// It borrows the bytes and keeps what the validation found, so that no question to it can fail.
+/// It borrows the bytes and keeps the result of the validation, so that its accessors cannot fail.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
     bytes: &'a [u8],
@@ -32,21 +32,21 @@ pub enum Transport<'a> {
     Echo(icmp::IcmpEcho),
     /// Another `ICMPv4` or `ICMPv6` message.
     Icmp(icmp::IcmpMessage),
-    /// A part of a datagram. Its transport header may be missing, and its checksum cannot be verified.
+    /// A fragment. Its transport header may be missing, and its checksum is not verified.
     Fragment(Fragment<'a>),
-    /// A protocol that nobody here speaks, by its IP protocol number; unverified.
+    /// Any other protocol, by its IP protocol number; not verified.
     Other(u8),
 }
 
 impl<'a> Packet<'a> {
-    /// Validates a packet as it was read from a TUN without packet information.
+    /// Validates a packet read from a TUN without packet information.
     ///
-    /// Bytes after the length that the IP header states are cut off. The checksums of the IPv4 header and of unfragmented
+    /// Bytes beyond the IP header's length field are ignored. The checksums of the IPv4 header and of unfragmented
     /// UDP, TCP and ICMP are verified; UDP over IPv4 may come without one (RFC 768). IPv6 jumbograms (RFC 2675) are not
-    /// accepted. An IPv6 fragment header that fragments nothing counts for nothing (RFC 6946).
+    /// accepted. An atomic IPv6 fragment is no fragment (RFC 6946).
     ///
     /// # Errors
-    /// A [`ParseError`] that says what is wrong; such a packet is to be dropped without an answer.
+    /// [`ParseError`]: the packet is to be dropped without an answer.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
         match bytes.first().map(|first| first >> 4) {
             Some(4) => Self::parse_v4(bytes),
@@ -59,7 +59,7 @@ impl<'a> Packet<'a> {
     fn parse_v4(bytes: &'a [u8]) -> Result<Self, ParseError> {
         let ip = Ipv4Slice::from_slice(bytes)?;
         let header = ip.header();
-        if !checksum::is_right(&checksum::plain(header.slice())) {
+        if !checksum::is_valid(&checksum::plain(header.slice())) {
             return Err(ParseError::IpChecksum);
         }
         let bytes = &bytes[..usize::from(header.total_len())];
@@ -86,7 +86,7 @@ impl<'a> Packet<'a> {
     }
 
     fn parse_v6(bytes: &'a [u8]) -> Result<Self, ParseError> {
-        // Without this cut etherparse takes a payload length of zero for "to the end of the slice".
+        // etherparse takes a payload length of zero as "to the end of the slice".
         let stated = bytes.get(4..6).ok_or(ParseError::Truncated)?;
         let len = Ipv6Header::LEN + usize::from(u16::from_be_bytes([stated[0], stated[1]]));
         let bytes = bytes.get(..len).ok_or(ParseError::Truncated)?;
@@ -94,7 +94,7 @@ impl<'a> Packet<'a> {
         let next = header.next_header();
         let (part, transport) =
             if matches!(next, IpNumber::UDP | IpNumber::TCP | IpNumber::IPV6_ICMP) {
-                // Nearly always: no extension header to look for.
+                // The common case: no extension headers.
                 let payload = &bytes[Ipv6Header::LEN..];
                 (None, Transport::parse(bytes, next, payload)?)
             } else if let Some(part) = fragment::find_v6(bytes) {
@@ -114,49 +114,49 @@ impl<'a> Packet<'a> {
         })
     }
 
-    /// The whole packet, without anything that came after it.
+    /// Returns the packet, without trailing bytes.
     #[must_use]
     pub const fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// The source address.
+    /// Returns the source address.
     #[must_use]
     pub fn source(&self) -> IpAddr {
         self.addresses().source()
     }
 
-    /// The destination address.
+    /// Returns the destination address.
     #[must_use]
     pub fn destination(&self) -> IpAddr {
         self.addresses().destination()
     }
 
-    /// The address family of both.
+    /// Returns the address family.
     #[must_use]
     pub fn family(&self) -> Family {
         self.addresses().family()
     }
 
-    /// DSCP and ECN.
+    /// Returns DSCP and ECN.
     #[must_use]
     pub const fn traffic_class(&self) -> TrafficClass {
         self.traffic_class
     }
 
-    /// The IPv4 time to live or the IPv6 hop limit.
+    /// Returns the IPv4 time to live or the IPv6 hop limit.
     #[must_use]
     pub const fn hop_limit(&self) -> u8 {
         self.hop_limit
     }
 
-    /// Whether the packet is to arrive as it is or not at all: the DF bit; over IPv6 of all that are no fragments.
+    /// Whether fragmentation is forbidden: the DF bit over IPv4; over IPv6 true unless it is a fragment.
     #[must_use]
     pub const fn dont_fragment(&self) -> bool {
         self.dont_fragment
     }
 
-    /// What the packet carries.
+    /// Returns what the packet carries.
     #[must_use]
     pub const fn transport(&self) -> Transport<'a> {
         self.transport
@@ -166,15 +166,15 @@ impl<'a> Packet<'a> {
         Addresses::of(self.bytes)
     }
 
-    /// Whether the source is one host's and the destination is not a group's: without that no error and no reset may
-    /// answer the packet (RFC 1122 sections 3.2.2 and 4.2.3.10, RFC 4443 section 2.4 (e)).
+    /// Whether the source is a single host and the destination no group. Otherwise neither an error nor a reset may answer
+    /// the packet (RFC 1122 sections 3.2.2 and 4.2.3.10, RFC 4443 section 2.4 (e)).
     pub(super) fn is_between_hosts(&self) -> bool {
         match self.addresses() {
             Addresses::V4 {
                 source,
                 destination,
             } => {
-                // 0/8 is this network, 240/4 is reserved and ends with the limited broadcast address.
+                // 0/8 is this network; 240/4 is reserved and includes the limited broadcast address.
                 let of_no_host = matches!(source.octets()[0], 0 | 127 | 224..);
                 !of_no_host && !destination.is_multicast() && !destination.is_broadcast()
             }
@@ -191,7 +191,7 @@ impl<'a> Packet<'a> {
 }
 
 impl<'a> Transport<'a> {
-    /// Validates the last part of `packet`, the payload of its IP header, which is no fragment.
+    /// Validates `payload`, the last part of `packet`, which is no fragment.
     fn parse(packet: &'a [u8], protocol: IpNumber, payload: &[u8]) -> Result<Self, ParseError> {
         let offset = packet.len() - payload.len();
         let segment = &packet[offset..];
@@ -202,7 +202,10 @@ impl<'a> Transport<'a> {
             }
             (IpNumber::TCP, _) => tcp::TcpSegment::parse(addresses, segment).map(Self::Tcp),
             (IpNumber::ICMP, Family::V4) | (IpNumber::IPV6_ICMP, Family::V6) => {
-                icmp::parse(addresses, segment)
+                Ok(match icmp::parse(addresses, segment)? {
+                    icmp::ParsedIcmp::Echo(echo) => Self::Echo(echo),
+                    icmp::ParsedIcmp::Other(message) => Self::Icmp(message),
+                })
             }
             (IpNumber(other), _) => Ok(Self::Other(other)),
         }

@@ -9,7 +9,7 @@ use etherparse::{
 };
 use proptest::prelude::*;
 
-use super::ip::Addresses;
+use super::addresses::Addresses;
 use crate::net::TrafficClass;
 
 /// What a packet is to say.

@@ -1,12 +1,12 @@
-//! TCP (RFC 9293): segments read, resets written, and segments of another hand completed.
+//! TCP segments (RFC 9293).
 
 use std::net::IpAddr;
 
-use etherparse::{IpNumber, TcpHeader, TcpSlice};
+use etherparse::{IpNumber, TcpSlice};
 
-use super::ip::{Addresses, HOP_LIMIT, IpHeader, redirect};
-use super::{Packet, ParseError, Transport, checksum};
-use crate::net::TrafficClass;
+use super::addresses::Addresses;
+use super::ip::set_destination;
+use super::{ParseError, checksum};
 
 /// A validated TCP segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub struct TcpSegment {
     pub destination_port: u16,
     /// SEG.SEQ, the sequence number.
     pub sequence: u32,
-    /// SEG.ACK, when the ACK bit is on.
+    /// SEG.ACK, if the ACK bit is set.
     pub acknowledgment: Option<u32>,
     /// Whether the segment opens a connection.
     pub syn: bool,
@@ -25,7 +25,7 @@ pub struct TcpSegment {
     pub fin: bool,
     /// Whether the segment resets the connection.
     pub rst: bool,
-    /// SEG.LEN, the number of sequence numbers that the segment takes: its data, and one each for SYN and FIN.
+    /// SEG.LEN, the sequence numbers that the segment occupies: its data, and one each for SYN and FIN.
     pub sequence_len: u32,
 }
 
@@ -33,7 +33,7 @@ impl TcpSegment {
     pub(super) fn parse(addresses: Addresses, segment: &[u8]) -> Result<Self, ParseError> {
         let tcp = TcpSlice::from_slice(segment).map_err(|_| ParseError::TcpHeader)?;
         let sum = checksum::transport(addresses, IpNumber::TCP, segment);
-        if !checksum::is_right(&sum) {
+        if !checksum::is_valid(&sum) {
             return Err(ParseError::TcpChecksum);
         }
         let data = u32::try_from(tcp.payload().len()).expect("an IP packet is below 64 KiB");
@@ -50,59 +50,12 @@ impl TcpSegment {
     }
 }
 
-/// Appends the reset that answers a segment to a port where nobody listens (RFC 9293 section 3.10.7.1, CLOSED state).
+/// Completes a segment behind an IP header without options: sets the destination address and both checksums.
 ///
-/// Returns whether an answer was due: a reset answers no other reset, nor anything that is not TCP between two hosts.
-#[expect(
-    clippy::missing_panics_doc,
-    reason = "a TCP header always fits an IP packet"
-)]
-pub fn write_reset(out: &mut Vec<u8>, packet: &Packet<'_>) -> bool {
-    let Transport::Tcp(segment) = packet.transport() else {
-        return false;
-    };
-    if segment.rst || !packet.is_between_hosts() {
-        return false;
-    }
-    let mut reset = TcpHeader::new(segment.destination_port, segment.source_port, 0, 0);
-    reset.rst = true;
-    if let Some(acknowledged) = segment.acknowledgment {
-        reset.sequence_number = acknowledged;
-    } else {
-        reset.ack = true;
-        reset.acknowledgment_number = segment.sequence.wrapping_add(segment.sequence_len);
-    }
-
-    let addresses = packet.addresses().reversed();
-    let ip_len = addresses.header_len();
-    let start = out.len();
-    out.resize(start + ip_len, 0);
-    out.extend_from_slice(&reset.to_bytes());
-    let answer = &mut out[start..];
-    let field = checksum::field(&checksum::transport(
-        addresses,
-        IpNumber::TCP,
-        &answer[ip_len..],
-    ));
-    answer[ip_len + 16..ip_len + 18].copy_from_slice(&field);
-    IpHeader {
-        addresses,
-        traffic_class: TrafficClass::default(),
-        hop_limit: HOP_LIMIT,
-        protocol: IpNumber::TCP,
-    }
-    .write(answer)
-    .expect("a TCP header fits an IP packet");
-    true
-}
-
-/// Completes a segment behind an IP header without options: sends it to `destination`, whatever it says, and writes the
-/// checksums of both.
-///
-/// Returns whether it is one: another protocol's packet, or one of the other family, is left as it is.
+/// Returns false, and changes nothing, if `packet` is not TCP or of the other family.
 ///
 /// # Panics
-/// When `packet` is shorter than its two headers.
+/// If `packet` is shorter than its two headers.
 pub fn seal(packet: &mut [u8], destination: IpAddr) -> bool {
     let protocol = match destination {
         IpAddr::V4(_) => packet[9],
@@ -111,7 +64,7 @@ pub fn seal(packet: &mut [u8], destination: IpAddr) -> bool {
     if protocol != IpNumber::TCP.0 {
         return false;
     }
-    let Some(addresses) = redirect(packet, destination) else {
+    let Some(addresses) = set_destination(packet, destination) else {
         return false;
     };
     let segment = &mut packet[addresses.header_len()..];
@@ -123,69 +76,14 @@ pub fn seal(packet: &mut [u8], destination: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample;
+    use super::super::{Packet, sample};
     use super::*;
 
-    use etherparse::{SlicedPacket, TransportSlice};
     use proptest::prelude::*;
 
     proptest! {
         #[test]
-        fn a_refused_segment_gets_the_reset_that_its_sender_accepts(
-            sample in sample::sample(),
-            sequence: u32,
-            acknowledged: Option<u32>,
-            [syn, fin, rst]: [bool; 3],
-        ) {
-            let bytes = sample.tcp(|header| {
-                header.sequence_number = sequence;
-                header.acknowledgment_number = acknowledged.unwrap_or(0);
-                header.ack = acknowledged.is_some();
-                (header.syn, header.fin, header.rst) = (syn, fin, rst);
-            });
-            let packet = Packet::parse(&bytes).expect("a packet");
-            let mut out = vec![0xa5];
-            prop_assert_eq!(write_reset(&mut out, &packet), !rst);
-            if rst {
-                prop_assert_eq!(out, [0xa5]);
-                return Ok(());
-            }
-
-            let answer = Packet::parse(&out[1..]).expect("a packet");
-            prop_assert_eq!(answer.source(), sample.destination());
-            prop_assert_eq!(answer.destination(), sample.source());
-            let taken = sample.payload.len() + usize::from(syn) + usize::from(fin);
-            let beyond = sequence.wrapping_add(u32::try_from(taken).expect("short"));
-            prop_assert_eq!(answer.transport(), Transport::Tcp(TcpSegment {
-                source_port: sample.destination_port,
-                destination_port: sample.source_port,
-                sequence: acknowledged.unwrap_or(0),
-                acknowledgment: acknowledged.is_none().then_some(beyond),
-                syn: false,
-                fin: false,
-                rst: true,
-                sequence_len: 0,
-            }));
-
-            let sliced = SlicedPacket::from_ip(&out[1..]).expect("a packet");
-            let Some(TransportSlice::Tcp(tcp)) = sliced.transport else {
-                return Err(TestCaseError::fail("TCP"));
-            };
-            let expected = match answer.addresses() {
-                Addresses::V4 { source, destination } => {
-                    tcp.calc_checksum_ipv4(source.octets(), destination.octets())
-                }
-                Addresses::V6 { source, destination } => {
-                    tcp.calc_checksum_ipv6(source.octets(), destination.octets())
-                }
-            };
-            prop_assert_eq!(Ok(tcp.checksum()), expected);
-            let mut none = Vec::new();
-            prop_assert!(!write_reset(&mut none, &answer), "a reset answers no reset");
-        }
-
-        #[test]
-        fn a_sealed_segment_is_whole_wherever_it_goes(
+        fn a_sealed_segment_is_valid_for_any_destination(
             sample in sample::sample(),
             v4: [u8; 4],
             v6: [u8; 16],
@@ -208,13 +106,6 @@ mod tests {
             prop_assert_eq!(sealed, built);
             let mut datagram = sample.udp();
             prop_assert!(!seal(&mut datagram, here), "only TCP is sealed");
-        }
-
-        #[test]
-        fn nothing_but_tcp_is_reset(sample in sample::sample()) {
-            let (datagram, mut out) = (sample.udp(), Vec::new());
-            let packet = Packet::parse(&datagram).expect("a packet");
-            prop_assert!(!write_reset(&mut out, &packet) && out.is_empty());
         }
     }
 }

@@ -1,17 +1,18 @@
-//! UDP (RFC 768): datagrams read, and headers written before a payload where it lies.
+//! UDP datagrams (RFC 768): parsing, and headers written in place before a payload.
 
 use std::ops::Range;
 
 use etherparse::{IpNumber, UdpHeader, UdpHeaderSlice};
 
-use super::ip::{Addresses, IpHeader};
+use super::addresses::Addresses;
+use super::ip::IpHeader;
 use super::{ParseError, WriteError, checksum};
 use crate::net::{Endpoint, TrafficClass};
 
 /// A validated UDP datagram within a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UdpDatagram<'a> {
-    /// The source port; 0 when the sender expects no answer.
+    /// The source port; 0 if the sender expects no reply.
     pub source_port: u16,
     /// The destination port.
     pub destination_port: u16,
@@ -20,12 +21,12 @@ pub struct UdpDatagram<'a> {
     offset: usize,
 }
 
-/// What the headers before a payload say.
+/// The IP and UDP headers of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UdpHeaders {
-    /// Who is said to have sent the datagram.
+    /// The source endpoint.
     pub source: Endpoint,
-    /// Who is to get it.
+    /// The destination endpoint.
     pub destination: Endpoint,
     /// DSCP and ECN.
     pub traffic_class: TrafficClass,
@@ -49,7 +50,7 @@ impl<'a> UdpDatagram<'a> {
             (0, Addresses::V6 { .. }) => return Err(ParseError::UdpChecksumMissing),
             _ => {
                 let sum = checksum::transport(addresses, IpNumber::UDP, datagram);
-                if !checksum::is_right(&sum) {
+                if !checksum::is_valid(&sum) {
                     return Err(ParseError::UdpChecksum);
                 }
             }
@@ -62,24 +63,23 @@ impl<'a> UdpDatagram<'a> {
         })
     }
 
-    /// Where the payload lies in [`Packet::bytes`](super::Packet::bytes).
+    /// Returns the range of the payload in [`Packet::bytes`](super::Packet::bytes).
     #[must_use]
     pub const fn payload_range(&self) -> Range<usize> {
         self.offset..self.offset + self.payload.len()
     }
 }
 
-/// Writes IP and UDP headers directly before the payload that lies at `payload` in `buffer`; returns where the packet
-/// lies.
+/// Writes IP and UDP headers directly before the payload at `payload` in `buffer`. Returns the range of the packet.
 ///
-/// [`HEADROOM`](super::HEADROOM) bytes before the payload are enough; the bytes before and after the packet stay as
-/// they are. A checksum is always there, over IPv4 too.
+/// [`HEADROOM`](super::HEADROOM) bytes before the payload suffice; bytes outside the packet stay unchanged. The checksum is
+/// always present, over IPv4 too.
 ///
 /// # Errors
-/// A [`WriteError`]; `buffer` may then have been written to before the payload.
+/// [`WriteError`]; bytes before the payload may have changed.
 ///
 /// # Panics
-/// When `payload` does not lie in `buffer`.
+/// If `payload` lies outside `buffer`.
 pub fn prepend(
     buffer: &mut [u8],
     payload: Range<usize>,
@@ -102,7 +102,7 @@ pub fn prepend(
     };
     segment[..UdpHeader::LEN].copy_from_slice(&udp.to_bytes());
     let sum = checksum::transport(addresses, IpNumber::UDP, segment);
-    // Zero would say that there is no checksum.
+    // Zero means "no checksum" (RFC 768).
     let field = sum.to_ones_complement_with_no_zero().to_ne_bytes();
     segment[6..8].copy_from_slice(&field);
 
@@ -116,10 +116,10 @@ pub fn prepend(
     Ok(start..payload.end)
 }
 
-/// Appends a whole packet to `out`: a datagram to be quoted when only its payload came back.
+/// Appends a packet to `out`: a datagram with this payload.
 ///
 /// # Errors
-/// A [`WriteError`]; `out` is then as it was.
+/// [`WriteError`]; `out` stays unchanged.
 pub fn write_datagram(
     out: &mut Vec<u8>,
     headers: &UdpHeaders,

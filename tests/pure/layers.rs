@@ -77,8 +77,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
     &["control::peer", "control::request", "control::server"],
     &["daemon::lifecycle", "daemon::reconciler"],
     &["lpm::address", "lpm::lookup_table"],
-    &["wire::checksum", "wire::ip"],
-    &["wire::icmp", "wire::packet", "wire::tcp"],
 ];
 
 /// Known type names with several meanings. The list may only shrink.

@@ -47,7 +47,7 @@ use self::table::{ConnectionTable, Phase};
 use super::{DropReason, Engine, Outbox, SocketCommand};
 use crate::net::{ConnectionId, Egress, Endpoint, Family, Inside, Protocol, Treatment};
 use crate::policy::Action;
-use crate::wire::{IcmpError, Packet, icmp, tcp};
+use crate::wire::{IcmpError, Packet, reply, tcp};
 
 pub use self::report::{ConnectError, ConnectionReport, ConnectionState, TcpCounters};
 
@@ -379,7 +379,7 @@ impl Engine {
         now: Instant,
         outbox: &mut Outbox,
     ) {
-        if !icmp::may_answer(packet) {
+        if !reply::may_answer(packet) {
             return self.counters.drop_out(DropReason::Martian);
         }
         if packet.hop_limit() <= 1 {

@@ -4,12 +4,12 @@
 
 #![no_main]
 
-#[path = "../../mutation/mend.rs"]
+#[path = "../../pure/mutation/mend.rs"]
 mod mend;
 
 use libfuzzer_sys::fuzz_target;
 use voicelane::net::Endpoint;
-use voicelane::wire::{HEADROOM, Packet, Transport, IcmpError, icmp, tcp, udp};
+use voicelane::wire::{HEADROOM, IcmpError, Packet, Transport, reply, udp};
 
 fuzz_target!(|bytes: &[u8]| {
     exercise(bytes);
@@ -35,11 +35,11 @@ fn exercise(bytes: &[u8]) {
     if let Transport::Udp(datagram) = packet.transport() {
         relay(&packet, &datagram);
     }
-    if icmp::may_answer(&packet) {
+    if reply::may_answer(&packet) {
         refuse(&packet);
     }
     let mut out = Vec::new();
-    if tcp::write_reset(&mut out, &packet) {
+    if reply::write_tcp_reset(&mut out, &packet) {
         let reset = Packet::parse(&out).expect("a reset is a packet");
         assert!(matches!(reset.transport(), Transport::Tcp(segment) if segment.rst));
         assert_eq!(
@@ -47,7 +47,7 @@ fn exercise(bytes: &[u8]) {
             (packet.destination(), packet.source())
         );
         assert!(
-            !tcp::write_reset(&mut Vec::new(), &reset),
+            !reply::write_tcp_reset(&mut Vec::new(), &reset),
             "a reset answers no reset"
         );
     } else {
@@ -97,7 +97,7 @@ fn refuse(packet: &Packet<'_>) {
         IcmpError::ReassemblyTimeExceeded,
     ] {
         let mut out = Vec::new();
-        icmp::write_error(
+        reply::write_icmp_error(
             &mut out,
             error,
             packet.destination(),
@@ -112,6 +112,6 @@ fn refuse(packet: &Packet<'_>) {
         };
         let read = IcmpError::from_icmp(answer.family(), message.kind, message.code, 1280);
         assert_eq!(read, Some(error));
-        assert!(!icmp::may_answer(&answer), "an error answers no error");
+        assert!(!reply::may_answer(&answer), "an error answers no error");
     }
 }

@@ -7,7 +7,7 @@ use etherparse::PacketBuilder;
 use voicelane::engine::{EngineEvent, ReturnedError, SocketCommand};
 use voicelane::nat::{NatLimits, NatSettings};
 use voicelane::net::{Egress, Endpoint, Filtering, Outside, TrafficClass};
-use voicelane::wire::{IcmpError, Packet, Transport, fragment, icmp};
+use voicelane::wire::{IcmpError, Packet, Transport, fragment, reply};
 
 use super::world::{ALMOST, FAMILIES, LIFETIME, World, datagram, endpoint, quoted_in};
 
@@ -370,7 +370,7 @@ fn an_error_of_the_application_goes_nowhere() {
         let late = world.arrive(mapping, server, class, b"too late");
         let error = IcmpError::PortUnreachable;
         let mut packet = Vec::new();
-        icmp::write_error(&mut packet, error, inside.addr, server.addr, &late[0])
+        reply::write_icmp_error(&mut packet, error, inside.addr, server.addr, &late[0])
             .expect("one family");
         world.send_bytes(&packet);
         assert!(world.outbox.is_empty());
