@@ -1,34 +1,34 @@
-//! Deadlines of things that are used far more often than they expire.
+//! Timers for objects that are refreshed far more often than they expire.
 //!
 //! # Theory of operation
-//! A mapping that carries a call is refreshed by every packet, 50 times a second, and expires once. So a refresh does
-//! not come here at all: the owner keeps each thing's deadline in its own record and pushes it back there. [`Timers`]
-//! holds one entry per thing, with the deadline as it was when the entry was queued: never later than the real one.
-//! When an entry comes to the front, [`Timers::pop_expired`] asks the owner for the real deadline and queues the entry
-//! again, forgets it, or hands the key out. An entry moves at most once for each time its deadline has come, which
-//! makes O(log n) for each lifetime of each thing, however many packets that lifetime saw.
 //!
-//! There is no clock in here: `now` is an argument.
+//! Every packet of a call refreshes its mapping, 50 times a second; the mapping expires once. So the owner keeps each
+//! object's real deadline in the object. [`Timers`] holds one entry per object, with the deadline at the time of queueing,
+//! never later than the real one. When an entry is due, [`Timers::pop_expired`] gets the real deadline from the owner. It
+//! then queues the entry again, drops it, or returns the key. The cost is O(log n) per lifetime, whatever the number of
+//! packets.
+//!
+//! There is no clock here: `now` is an argument.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 use std::time::Instant;
 
-/// Entries that are queued again in one go: with a great many of one age, packets wait for no more than these.
-const MOVES: usize = 256;
+/// Entries queued again in one call, so that packets are not delayed by many entries of one age.
+const REQUEUE_LIMIT: usize = 256;
 
-/// A queue of keys by deadline, in which pushing a deadline back costs nothing.
+/// A queue of keys by deadline, in which extending a deadline costs nothing.
 ///
-/// A key should not be used again for another thing (a [`MappingId`](crate::net::MappingId) with its generation is
-/// not): the dead thing's entry would then stand for the new one.
+/// A key must not be reused for another object, whose entry would be mistaken. A [`MappingId`](crate::net::MappingId) has a
+/// generation for that.
 #[derive(Clone, Debug)]
 pub struct Timers<K> {
     queue: BinaryHeap<Reverse<(Instant, K)>>,
 }
 
 impl<K: Ord + Copy> Timers<K> {
-    /// Makes an empty queue.
+    /// Creates an empty queue.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -36,31 +36,28 @@ impl<K: Ord + Copy> Timers<K> {
         }
     }
 
-    /// Queues a new key, or one whose deadline has been moved forward.
-    ///
-    /// A deadline that is only pushed back needs no call.
+    /// Queues a new key, or a key whose deadline is earlier now. A later deadline needs no call.
     pub fn schedule(&mut self, key: K, deadline: Instant) {
         self.queue.push(Reverse((deadline, key)));
     }
 
-    /// The instant at which [`Timers::pop_expired`] is to be called next: never later than the first real deadline,
-    /// earlier when that one was pushed back or its thing is gone.
+    /// Returns when [`Timers::pop_expired`] is due: at or before the first real deadline.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.queue.peek().map(|Reverse((deadline, _))| *deadline)
     }
 
-    /// Takes the next key whose deadline is `now` or before, in the order of the deadlines; `None` when there is none, or
-    /// when so many were pushed back that it is to be called again at once, as [`Timers::poll_timeout`] says then.
+    /// Returns the next key whose deadline is not after `now`, in the order of deadlines. `None` if there is none, or if many
+    /// entries were queued again: [`Timers::poll_timeout`] is then still due.
     ///
-    /// `deadline_of` says the real deadline of a key, or `None` when the thing is gone. Each key is handed out once for
-    /// each call of [`Timers::schedule`]: the caller ends the thing, or schedules its next deadline.
+    /// `deadline_of` returns the real deadline of a key, or `None` if the object is gone. Each key is returned once for each
+    /// call of [`Timers::schedule`].
     pub fn pop_expired(
         &mut self,
         now: Instant,
         mut deadline_of: impl FnMut(K) -> Option<Instant>,
     ) -> Option<K> {
-        for _ in 0..MOVES {
+        for _ in 0..REQUEUE_LIMIT {
             let mut first = self.queue.peek_mut()?;
             let Reverse((queued, key)) = *first;
             if queued > now {
@@ -125,7 +122,7 @@ mod tests {
     }
 
     proptest! {
-        /// The model looks at every live thing at every step.
+        /// The model searches all live objects at every step.
         #[test]
         fn expires_what_a_full_search_would(steps in prop::collection::vec(step(), 0..200)) {
             let mut now = Instant::now();

@@ -1,7 +1,6 @@
-//! Calls as they look from the side: RTP streams (RFC 3550) and STUN transactions (RFC 8489), told apart by a byte.
+//! Observation of calls: RTP streams (RFC 3550) and STUN transactions (RFC 8489).
 //!
-//! Everything here reads headers and never payloads, which SRTP leaves in the clear for that purpose (RFC 3711
-//! section 3.1). Time is an argument.
+//! Only headers are read, which SRTP leaves in clear (RFC 3711 section 3.1). Time is an argument.
 
 mod rtp;
 mod stream;
@@ -10,7 +9,7 @@ pub mod stun;
 pub use rtp::RtpHeader;
 pub use stream::RtpStream;
 
-/// What a datagram on a media port is, by its first bytes (RFC 7983 section 7, RFC 5761 section 4).
+/// The protocol of a datagram on a media port, by its first bytes (RFC 7983 section 7, RFC 5761 section 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DatagramKind {
     /// STUN: connectivity and consent checks.
@@ -26,7 +25,7 @@ pub enum DatagramKind {
 }
 
 impl DatagramKind {
-    /// Tells what `datagram` is; `None` for an empty one and for what no protocol of a call begins with.
+    /// Returns the protocol of `datagram`; `None` if it is empty or of no protocol of a call.
     #[must_use]
     pub fn of(datagram: &[u8]) -> Option<Self> {
         match *datagram {

@@ -1,17 +1,17 @@
 //! The RTP header (RFC 3550 section 5.1).
 
-/// The fixed part of an RTP header, as far as quality can be read from it.
+/// The fields of an RTP header's fixed part that quality is measured by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RtpHeader {
     /// Whether the marker bit is set: for audio, the first packet after a silence (RFC 3551 section 4.1).
     pub marker: bool,
     /// The payload type, 0 to 127; Opus is often 111.
     pub payload_type: u8,
-    /// The sequence number, one more with every packet, from a random start.
+    /// The sequence number: increases by one with every packet, from a random start.
     pub sequence: u16,
     /// The sampling instant, in units of the payload's clock.
     pub timestamp: u32,
-    /// Who sends: the synchronisation source.
+    /// The synchronisation source (SSRC).
     pub ssrc: u32,
 }
 
@@ -19,7 +19,7 @@ impl RtpHeader {
     /// The length in bytes of a header without contributing sources and extension.
     pub const LEN: usize = 12;
 
-    /// Reads the header of `datagram`; `None` when it is no RTP of version 2 or its header does not fit into it.
+    /// Parses the header of `datagram`; `None` if it is not RTP version 2 or the header is truncated.
     #[must_use]
     pub fn parse(datagram: &[u8]) -> Option<Self> {
         let (header, rest) = datagram.split_first_chunk::<{ Self::LEN }>()?;

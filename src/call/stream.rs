@@ -1,4 +1,4 @@
-//! One RTP stream as its receiver sees it: order, loss and jitter (RFC 3550 sections A.1, A.3 and A.8).
+//! Reception statistics of an RTP stream: order, loss and jitter (RFC 3550 sections A.1, A.3 and A.8).
 
 use std::time::{Duration, Instant};
 
@@ -11,17 +11,17 @@ const MAX_MISORDER: u16 = 100;
 
 /// The reception statistics of one synchronisation source.
 ///
-/// The first packet counts at once, unlike in RFC 3550 A.1, whose probation of two packets guards against stray
-/// datagrams: only what a policy has already admitted as media is observed here.
+/// The first packet counts at once. RFC 3550 A.1 has a probation of two packets against stray datagrams; here the policy
+/// has already admitted the datagram as media.
 #[derive(Clone, Debug)]
 pub struct RtpStream {
     clock_rate: u32,
-    /// The extended sequence number of the first packet: that of the stream, or of its latest restart.
+    /// The extended sequence number of the first packet of the stream or of its latest restart.
     base: u64,
-    /// The highest extended sequence number seen: cycles in the upper bits.
+    /// The highest extended sequence number received: cycles in the upper bits.
     highest: u64,
     received: u64,
-    /// The sequence number that, if it comes next, makes a jump a restart.
+    /// The sequence number that confirms a restart if it comes next.
     after_jump: Option<u16>,
     /// The latest packet's arrival and timestamp.
     latest: (Instant, u32),
@@ -30,7 +30,7 @@ pub struct RtpStream {
 }
 
 impl RtpStream {
-    /// Begins a stream with its first packet; the payload's clock ticks `clock_rate` times a second (Opus: 48000).
+    /// Starts a stream with its first packet. `clock_rate` is that of the payload in Hz (Opus: 48,000).
     #[must_use]
     pub fn new(first: &RtpHeader, clock_rate: u32, now: Instant) -> Self {
         Self {
@@ -44,7 +44,7 @@ impl RtpStream {
         }
     }
 
-    /// Takes note of a further packet, in the order of arrival.
+    /// Records a further packet, in the order of arrival.
     pub fn observe(&mut self, header: &RtpHeader, now: Instant) {
         #[expect(
             clippy::cast_possible_truncation,
@@ -55,7 +55,7 @@ impl RtpStream {
             self.highest += u64::from(forward);
         } else if forward <= u16::MAX - MAX_MISORDER + 1 {
             if self.after_jump == Some(header.sequence) {
-                // Two in a row from far away: the sender has restarted, and so do the counts.
+                // Two packets in sequence after a jump: the sender has restarted, and so do the counts.
                 let jitter = self.jitter;
                 *self = Self::new(header, self.clock_rate, now);
                 self.jitter = jitter;
@@ -69,25 +69,25 @@ impl RtpStream {
         self.observe_spacing(header.timestamp, now);
     }
 
-    /// The highest sequence number seen, counted on over the wrap of its 16 bits.
+    /// Returns the highest sequence number received, extended beyond its 16 bits.
     #[must_use]
     pub fn extended_highest(&self) -> u64 {
         self.highest
     }
 
-    /// How many packets the sequence numbers seen say were sent.
+    /// Returns the number of packets sent, by their sequence numbers.
     #[must_use]
     pub fn expected(&self) -> u64 {
         self.highest - self.base + 1
     }
 
-    /// How many packets arrived, late ones and duplicates included.
+    /// Returns the number of packets received, late ones and duplicates included.
     #[must_use]
     pub fn received(&self) -> u64 {
         self.received
     }
 
-    /// Expected less received, clamped to the 24 bits with sign of a receiver report (RFC 3550 A.3).
+    /// Returns expected less received, clamped to the signed 24 bits of a receiver report (RFC 3550 A.3).
     ///
     /// Duplicates make it negative.
     #[must_use]
@@ -96,13 +96,13 @@ impl RtpStream {
         i32::try_from(lost.clamp(-0x80_0000, 0x7f_ffff)).expect("24 bits fit into 32")
     }
 
-    /// The interarrival jitter: the smoothed deviation of the transit time (RFC 3550 A.8).
+    /// Returns the interarrival jitter: the smoothed deviation of the transit time (RFC 3550 A.8).
     #[must_use]
     pub fn jitter(&self) -> Duration {
         Duration::from_secs_f64(self.jitter / f64::from(self.clock_rate))
     }
 
-    /// Compares the spacing of two packets at arrival with that at sampling (RFC 3550 section 6.4.1).
+    /// Compares the interval of two packets at arrival with that at sampling (RFC 3550 section 6.4.1).
     fn observe_spacing(&mut self, timestamp: u32, now: Instant) {
         let (arrived, sampled) = self.latest;
         let arrival = now.saturating_duration_since(arrived).as_secs_f64();

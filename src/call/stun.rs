@@ -1,4 +1,4 @@
-//! STUN headers, the mapped address, and the matching of answers to requests (RFC 8489).
+//! STUN headers, the mapped address, and the matching of responses to requests (RFC 8489).
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -6,47 +6,47 @@ use std::time::{Duration, Instant};
 
 use crate::net::Endpoint;
 
-/// The fixed value that every header carries (RFC 8489 section 5).
+/// The fixed value in every header (RFC 8489 section 5).
 const MAGIC_COOKIE: u32 = 0x2112_a442;
 const HEADER_LEN: usize = 20;
 const BINDING: u16 = 1;
 const XOR_MAPPED_ADDRESS: u16 = 0x0020;
-/// How long a request may wait for its answer: the first transmission to the last timeout (RFC 8489 section 6.2.1).
+/// The longest time from a request to its response: first transmission to last timeout (RFC 8489 section 6.2.1).
 const TRANSACTION_LIFETIME: Duration = Duration::from_millis(39_500);
-/// Requests remembered at most; the oldest makes room.
+/// Requests kept at most; the oldest is dropped.
 const OPEN_REQUESTS: usize = 32;
 
-/// What ties an answer to its request: 96 random bits.
+/// Matches a response to its request: 96 random bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TransactionId(pub [u8; 12]);
 
 /// The class of a message (RFC 8489 section 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StunClass {
-    /// Wants an answer.
+    /// A request, which expects a response.
     Request,
-    /// Wants none.
+    /// An indication, which expects none.
     Indication,
-    /// The answer to a request that was granted.
+    /// A success response.
     Success,
-    /// The answer to a request that was refused.
+    /// An error response.
     Error,
 }
 
-/// A STUN message whose header has been checked.
+/// A STUN message with a valid header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StunMessage<'a> {
-    /// Request, indication or one of the answers.
+    /// The class.
     pub class: StunClass,
     /// The method, 12 bits: Binding is 1.
     pub method: u16,
-    /// The transaction that the message belongs to.
+    /// The transaction.
     pub transaction: TransactionId,
     attributes: &'a [u8],
 }
 
 impl<'a> StunMessage<'a> {
-    /// Reads a datagram that holds one message and nothing else; `None` when it does not (RFC 8489 section 6.3).
+    /// Parses a datagram with exactly one message (RFC 8489 section 6.3).
     #[must_use]
     pub fn parse(datagram: &'a [u8]) -> Option<Self> {
         let (header, attributes) = datagram.split_first_chunk::<HEADER_LEN>()?;
@@ -69,7 +69,7 @@ impl<'a> StunMessage<'a> {
         })
     }
 
-    /// The sender's endpoint as the answering server saw it (RFC 8489 section 14.2).
+    /// Returns the request's source endpoint as the server received it (RFC 8489 section 14.2).
     #[must_use]
     pub fn mapped_endpoint(&self) -> Option<Endpoint> {
         let mut rest = self.attributes;
@@ -85,13 +85,13 @@ impl<'a> StunMessage<'a> {
     }
 }
 
-/// A Binding request without attributes.
+/// Returns a Binding request without attributes.
 #[must_use]
 pub fn binding_request(transaction: TransactionId) -> Vec<u8> {
     message(BINDING, transaction, &[])
 }
 
-/// The success answer to a Binding request that came from `mapped`.
+/// Returns the success response to a Binding request from `mapped`.
 #[must_use]
 pub fn binding_success(transaction: TransactionId, mapped: Endpoint) -> Vec<u8> {
     let masked = masked(mapped, transaction);
@@ -121,7 +121,7 @@ fn message(kind: u16, transaction: TransactionId, attributes: &[u8]) -> Vec<u8> 
     bytes
 }
 
-/// XORs an endpoint with the cookie and the transaction; a second time gives the endpoint back.
+/// XORs an endpoint with the cookie and the transaction; applied twice, it returns the endpoint.
 fn masked(endpoint: Endpoint, transaction: TransactionId) -> Endpoint {
     let mut mask = [0; 16];
     mask[..4].copy_from_slice(&MAGIC_COOKIE.to_be_bytes());
@@ -145,14 +145,14 @@ fn endpoint(value: &[u8]) -> Option<Endpoint> {
     Some(Endpoint::new(addr, u16::from_be_bytes([p0, p1])))
 }
 
-/// The requests of one flow that still wait for their answer: each answer gives a round-trip time.
+/// The unanswered requests of one flow; each response yields a round-trip time.
 #[derive(Clone, Debug, Default)]
 pub struct Transactions {
     open: VecDeque<(TransactionId, Instant)>,
 }
 
 impl Transactions {
-    /// Takes note of a request, or of its retransmission: the time runs from the latest one.
+    /// Records a request or its retransmission; the time counts from the latest.
     pub fn observe_request(&mut self, transaction: TransactionId, now: Instant) {
         self.open.retain(|&(open, sent)| {
             open != transaction && now.saturating_duration_since(sent) < TRANSACTION_LIFETIME
@@ -163,8 +163,12 @@ impl Transactions {
         self.open.push_back((transaction, now));
     }
 
-    /// Takes note of an answer: the round-trip time, or `None` when nothing was asked or it was answered before.
-    pub fn observe_answer(&mut self, transaction: TransactionId, now: Instant) -> Option<Duration> {
+    /// Records a response. Returns the round-trip time; `None` without an unanswered request.
+    pub fn observe_response(
+        &mut self,
+        transaction: TransactionId,
+        now: Instant,
+    ) -> Option<Duration> {
         let at = self
             .open
             .iter()
@@ -265,16 +269,16 @@ mod tests {
         let mut transactions = Transactions::default();
         transactions.observe_request(ID, start);
         assert_eq!(
-            transactions.observe_answer(TransactionId([0; 12]), after(5)),
+            transactions.observe_response(TransactionId([0; 12]), after(5)),
             None
         );
         assert_eq!(
-            transactions.observe_answer(ID, after(30)),
+            transactions.observe_response(ID, after(30)),
             Some(Duration::from_millis(30))
         );
-        assert_eq!(transactions.observe_answer(ID, after(31)), None);
+        assert_eq!(transactions.observe_response(ID, after(31)), None);
         transactions.observe_request(ID, start);
-        assert_eq!(transactions.observe_answer(ID, after(39_500)), None);
+        assert_eq!(transactions.observe_response(ID, after(39_500)), None);
     }
 
     #[test]

@@ -338,7 +338,7 @@ impl CallEnd {
                 let _ = self.socket.send_to(&answer, from);
             }
             StunClass::Success => {
-                let answered = self.transactions.observe_answer(message.transaction, now);
+                let answered = self.transactions.observe_response(message.transaction, now);
                 self.leg.answered += u64::from(answered.is_some());
                 self.leg.mapped = message.mapped_endpoint();
             }

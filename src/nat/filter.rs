@@ -1,14 +1,12 @@
-//! Filtering: whose datagrams a mapping lets in (RFC 4787 section 5).
+//! Filtering: the remotes whose datagrams a mapping admits (RFC 4787 section 5).
 
 use std::net::IpAddr;
 
 use crate::net::{Endpoint, Filtering};
 
-/// The remotes that a mapping has sent to, reduced to what its filtering looks at; their addresses when it looks at
-/// nothing.
+/// The remotes that a mapping has sent to, reduced to what its filtering distinguishes; addresses if that is nothing.
 ///
-/// Kept as a sorted list: a call has a handful of contacts. The one that was asked for last lies beside it, in the
-/// mapping itself, and is nearly always the next one too.
+/// A sorted list: a call has a handful of remotes. The latest one is kept beside it, because it is nearly always the next.
 #[derive(Clone, Debug, Default)]
 pub struct PermittedRemotes {
     latest: Option<(IpAddr, u16)>,
@@ -16,8 +14,8 @@ pub struct PermittedRemotes {
 }
 
 impl PermittedRemotes {
-    /// Notes that the inside endpoint has sent to `remote`. Answers whether there was room: at most `limit` contacts.
-    pub fn note(&mut self, filtering: Filtering, remote: Endpoint, limit: usize) -> bool {
+    /// Permits a remote that the inside endpoint sends to. Returns false if `limit` remotes are permitted already.
+    pub fn insert(&mut self, filtering: Filtering, remote: Endpoint, limit: usize) -> bool {
         let key = key(filtering, remote);
         if self.latest == Some(key) {
             return true;
@@ -27,7 +25,7 @@ impl PermittedRemotes {
             Err(_) if self.sorted.len() >= limit => return false,
             Err(at) => {
                 if self.sorted.is_empty() {
-                    // Many mappings never have another: no room for more is kept.
+                    // Most mappings have one remote only.
                     self.sorted.reserve_exact(1);
                 }
                 self.sorted.insert(at, key);
@@ -37,33 +35,33 @@ impl PermittedRemotes {
         true
     }
 
-    /// Whether a datagram from `remote` may enter.
+    /// Whether a datagram from `remote` is admitted.
     #[must_use]
-    pub fn admit(&self, filtering: Filtering, remote: Endpoint) -> bool {
-        filtering == Filtering::EndpointIndependent || self.know(filtering, remote)
+    pub fn admits(&self, filtering: Filtering, remote: Endpoint) -> bool {
+        filtering == Filtering::EndpointIndependent || self.contains(filtering, remote)
     }
 
-    /// Whether the inside endpoint has sent to `remote`, as far as the filtering tells remotes apart.
+    /// Whether the inside endpoint has sent to `remote`, as far as the filtering distinguishes remotes.
     #[must_use]
-    pub fn know(&self, filtering: Filtering, remote: Endpoint) -> bool {
+    pub fn contains(&self, filtering: Filtering, remote: Endpoint) -> bool {
         let key = key(filtering, remote);
         self.latest == Some(key) || self.sorted.binary_search(&key).is_ok()
     }
 
-    /// The number of contacts, as far as the filtering tells them apart.
+    /// Returns the number of remotes, as far as the filtering distinguishes them.
     #[must_use]
     pub fn len(&self) -> usize {
         self.sorted.len()
     }
 
-    /// Whether nothing was sent yet.
+    /// Whether no remote is permitted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.sorted.is_empty()
     }
 }
 
-/// What is kept of a remote.
+/// Returns what the filtering distinguishes of a remote.
 fn key(filtering: Filtering, remote: Endpoint) -> (IpAddr, u16) {
     match filtering {
         Filtering::EndpointIndependent | Filtering::AddressDependent => (remote.addr, 0),
@@ -82,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn each_filtering_lets_in_its_own() {
+    fn each_filtering_admits_its_own() {
         let (sent, same_address, stranger) = (
             endpoint("168.86.128.1:3478"),
             endpoint("168.86.128.1:9"),
@@ -93,29 +91,26 @@ mod tests {
             (Filtering::AddressDependent, [true, true, false]),
             (Filtering::AddressAndPortDependent, [true, false, false]),
         ] {
-            let mut permitted_remotes = PermittedRemotes::default();
-            assert!(permitted_remotes.note(filtering, sent, 8));
+            let mut remotes = PermittedRemotes::default();
+            assert!(remotes.insert(filtering, sent, 8));
             let admitted =
-                [sent, same_address, stranger].map(|from| permitted_remotes.admit(filtering, from));
+                [sent, same_address, stranger].map(|from| remotes.admits(filtering, from));
             assert_eq!(admitted, expected, "{filtering:?}");
-            assert!(
-                permitted_remotes.know(filtering, sent)
-                    && !permitted_remotes.know(filtering, stranger)
-            );
+            assert!(remotes.contains(filtering, sent) && !remotes.contains(filtering, stranger));
         }
     }
 
     #[test]
-    fn a_full_list_takes_no_more_and_forgets_none() {
-        let mut permitted_remotes = PermittedRemotes::default();
+    fn a_full_list_permits_no_more_and_keeps_all() {
+        let mut remotes = PermittedRemotes::default();
         let remote = |n: u16| Endpoint::new("2001:db8::1".parse().expect("an address"), n);
         let filtering = Filtering::AddressAndPortDependent;
-        assert!((1..=4).all(|n| permitted_remotes.note(filtering, remote(n), 4)));
-        assert!(!permitted_remotes.note(filtering, remote(5), 4));
+        assert!((1..=4).all(|n| remotes.insert(filtering, remote(n), 4)));
+        assert!(!remotes.insert(filtering, remote(5), 4));
         assert!(
-            permitted_remotes.note(filtering, remote(1), 4),
-            "a known contact needs no room"
+            remotes.insert(filtering, remote(1), 4),
+            "a permitted remote needs no space"
         );
-        assert!(!permitted_remotes.admit(filtering, remote(5)));
+        assert!(!remotes.admits(filtering, remote(5)));
     }
 }

@@ -14,17 +14,16 @@ use crate::timer::Timers;
 
 use super::PermittedRemotes;
 
-/// How a table behaves.
+/// Settings of a mapping table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NatSettings {
-    /// How long a mapping stands without an outbound packet. RFC 4787 REQ-5: at least 2 minutes, 5 recommended.
+    /// The lifetime of a mapping after its last outbound packet. RFC 4787 REQ-5: at least 2 minutes, 5 recommended.
     pub lifetime: Duration,
-    /// Which remotes may answer.
+    /// The filtering of inbound datagrams.
     pub filtering: Filtering,
-    /// Whether a datagram from a remote that the inside endpoint has sent to refreshes the mapping as well (REQ-6 allows
-    /// it; from others it never does).
+    /// Whether datagrams from permitted remotes refresh the mapping too (allowed by REQ-6); those from others never do.
     pub inbound_refresh: bool,
-    /// What may not be exceeded.
+    /// The limits.
     pub limits: NatLimits,
 }
 
@@ -39,14 +38,14 @@ impl Default for NatSettings {
     }
 }
 
-/// The bounds of a table.
+/// The limits of a mapping table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NatLimits {
     /// Mappings in all.
     pub mappings: usize,
     /// Mappings of one inside address.
     pub mappings_of_address: usize,
-    /// PermittedRemotes of one mapping.
+    /// Permitted remotes of one mapping.
     pub permitted_remotes: usize,
 }
 
@@ -60,34 +59,34 @@ impl Default for NatLimits {
     }
 }
 
-/// An inside endpoint's way out.
+/// A mapping of an inside endpoint to an outside endpoint.
 #[derive(Clone, Debug)]
 pub struct Mapping {
     /// The application's endpoint.
     pub inside: Inside<Endpoint>,
-    /// The socket's endpoint, once the relay has opened it.
+    /// The socket's endpoint, once it is open.
     pub outside: Option<Outside<Endpoint>>,
-    /// When the first packet came.
+    /// The time of the first packet.
     pub created: Instant,
-    /// When the last outbound packet came.
+    /// The time of the last outbound packet.
     pub refreshed: Instant,
     permitted_remotes: PermittedRemotes,
 }
 
 impl Mapping {
-    /// How many remotes the mapping has sent to, as far as its filtering tells them apart.
+    /// Returns the number of permitted remotes, as far as the filtering distinguishes them.
     #[must_use]
     pub fn permitted_remotes(&self) -> usize {
         self.permitted_remotes.len()
     }
 }
 
-/// What became of an outbound packet.
+/// The mapping of an outbound packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mapped {
-    /// Its mapping stands already.
+    /// An existing mapping.
     Known(MappingId),
-    /// A mapping was made for it: its socket is to be opened.
+    /// A new mapping, whose socket is to be opened.
     New(MappingId),
 }
 
@@ -100,23 +99,23 @@ pub enum MapError {
     /// The inside address has as many mappings as it may.
     #[error("the limit of mappings of one inside address is reached")]
     MappingsOfAddress,
-    /// The mapping has as many contacts as it may.
+    /// The mapping has as many permitted remotes as it may.
     #[error("the limit of remotes of one mapping is reached")]
     PermittedRemotes,
 }
 
-/// Why an inbound datagram was not let in.
+/// Why an inbound datagram was not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AdmitError {
     /// The mapping has ended.
     #[error("the mapping has ended")]
     NoMapping,
-    /// The inside endpoint has not sent to this remote.
+    /// The remote is not permitted.
     #[error("the inside endpoint has not sent to this remote")]
     Unsolicited,
 }
 
-/// Two cache lines: with many mappings, to fetch them is most of what a packet costs.
+/// Two cache lines: with many mappings, fetching them is most of a packet's cost.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct MappingSlot {
@@ -130,23 +129,23 @@ impl MappingSlot {
         mapping.is_some_and(|mapping| mapping.inside == inside)
     }
 
-    /// The hash by which it is indexed.
+    /// Returns the hash of the indexed inside endpoint.
     fn hash(&self, hasher: &RandomState) -> u64 {
         let mapping = self.mapping.as_ref();
-        hasher.hash_one(mapping.expect("an indexed mapping stands").inside)
+        hasher.hash_one(mapping.expect("an indexed mapping exists").inside)
     }
 }
 
-/// All mappings of one uplink. A mapping that was made must be [opened](MappingTable::opened) or [removed](MappingTable::remove).
+/// All mappings. A new mapping must be [opened](MappingTable::opened) or [removed](MappingTable::remove).
 #[derive(Debug)]
 pub struct MappingTable {
     settings: NatSettings,
-    /// The inside endpoint is chosen by local programs: the hash is keyed with a secret of the process.
+    /// Local programs choose the inside endpoint: the hash is keyed with a random secret.
     hasher: RandomState,
-    /// Slots, found by the inside endpoint that stands in them: an index without keys stays in the cache.
+    /// Slots by inside endpoint. An index without keys stays in the cache.
     by_inside: HashTable<u32>,
     by_outside: HashMap<Outside<Endpoint>, MappingId, RandomState>,
-    /// How many mappings each inside address has.
+    /// The number of mappings of each inside address.
     per_address: HashMap<IpAddr, usize, RandomState>,
     slots: Vec<MappingSlot>,
     free: Vec<u32>,
@@ -154,7 +153,7 @@ pub struct MappingTable {
 }
 
 impl MappingTable {
-    /// Makes an empty table.
+    /// Creates an empty table.
     #[must_use]
     pub fn new(settings: NatSettings) -> Self {
         Self {
@@ -169,10 +168,10 @@ impl MappingTable {
         }
     }
 
-    /// Finds or makes the mapping of an outbound packet, and lets `remote` answer through it from now on.
+    /// Finds or creates the mapping of an outbound packet, permits `remote`, and refreshes the lifetime.
     ///
     /// # Errors
-    /// [`MapError`] when a limit is reached; nothing changes then.
+    /// [`MapError`] if a limit is reached; nothing changes then.
     pub fn map(
         &mut self,
         inside: Inside<Endpoint>,
@@ -183,14 +182,14 @@ impl MappingTable {
             filtering, limits, ..
         } = self.settings;
         let hash = self.hasher.hash_one(inside);
-        let stands = |slot: &u32| self.slots[*slot as usize].holds(inside);
-        if let Some(&slot) = self.by_inside.find(hash, stands) {
+        let matches = |slot: &u32| self.slots[*slot as usize].holds(inside);
+        if let Some(&slot) = self.by_inside.find(hash, matches) {
             let entry = &mut self.slots[slot as usize];
             let generation = entry.generation;
-            let mapping = entry.mapping.as_mut().expect("an indexed mapping stands");
+            let mapping = entry.mapping.as_mut().expect("an indexed mapping exists");
             if !mapping
                 .permitted_remotes
-                .note(filtering, remote, limits.permitted_remotes)
+                .insert(filtering, remote, limits.permitted_remotes)
             {
                 return Err(MapError::PermittedRemotes);
             }
@@ -205,7 +204,7 @@ impl MappingTable {
             return Err(MapError::MappingsOfAddress);
         }
         let mut permitted_remotes = PermittedRemotes::default();
-        if !permitted_remotes.note(filtering, remote, limits.permitted_remotes) {
+        if !permitted_remotes.insert(filtering, remote, limits.permitted_remotes) {
             return Err(MapError::PermittedRemotes);
         }
         let id = self.occupy(Mapping {
@@ -226,10 +225,10 @@ impl MappingTable {
         Ok(Mapped::New(id))
     }
 
-    /// Decides whether a datagram from `from` may enter through a mapping, and to whom it goes.
+    /// Filters an inbound datagram from `from`. Returns its inside endpoint.
     ///
     /// # Errors
-    /// [`AdmitError`] when the mapping has ended, or its inside endpoint has not asked for this remote.
+    /// [`AdmitError`] if the mapping has ended or the remote is not permitted.
     pub fn admit(
         &mut self,
         id: MappingId,
@@ -242,38 +241,39 @@ impl MappingTable {
             ..
         } = self.settings;
         let mapping = self.get_mut(id).ok_or(AdmitError::NoMapping)?;
-        if !mapping.permitted_remotes.admit(filtering, from) {
+        if !mapping.permitted_remotes.admits(filtering, from) {
             return Err(AdmitError::Unsolicited);
         }
-        if inbound_refresh && mapping.permitted_remotes.know(filtering, from) {
+        if inbound_refresh && mapping.permitted_remotes.contains(filtering, from) {
             mapping.refreshed = now;
         }
         Ok(mapping.inside)
     }
 
-    /// Decides whether an error may be about a datagram that a mapping sent to `to`, and who is to be told. Unlike
-    /// [`MappingTable::admit`] it never believes a stranger.
+    /// Filters an error about a datagram to `to`. Returns its inside endpoint. Under every filtering the mapping must have
+    /// sent to that remote.
     ///
     /// # Errors
-    /// [`AdmitError`] when the mapping has ended, or its inside endpoint has not sent to this remote.
+    /// [`AdmitError`] if the mapping has ended or has not sent to this remote.
     pub fn admit_error(&self, id: MappingId, to: Endpoint) -> Result<Inside<Endpoint>, AdmitError> {
         let mapping = self.get(id).ok_or(AdmitError::NoMapping)?;
-        if mapping.permitted_remotes.know(self.settings.filtering, to) {
+        if mapping
+            .permitted_remotes
+            .contains(self.settings.filtering, to)
+        {
             Ok(mapping.inside)
         } else {
             Err(AdmitError::Unsolicited)
         }
     }
 
-    /// The mapping whose outside endpoint this is, if its address is known: a socket on every address has none of its
-    /// own.
+    /// Returns the mapping with this outside endpoint. A socket that is bound to every address is not found.
     #[must_use]
     pub fn at_outside(&self, outside: Outside<Endpoint>) -> Option<MappingId> {
         self.by_outside.get(&outside).copied()
     }
 
-    /// Notes which outside endpoint a mapping's socket got; from here on its lifetime is watched. A mapping that has
-    /// ended meanwhile is left alone.
+    /// Records the outside endpoint of a mapping's socket, and starts its lifetime. Does nothing if the mapping has ended.
     pub fn opened(&mut self, id: MappingId, outside: Outside<Endpoint>) {
         let lifetime = self.settings.lifetime;
         let Some(mapping) = self.get_mut(id) else {
@@ -282,14 +282,14 @@ impl MappingTable {
         let deadline = mapping.refreshed + lifetime;
         match mapping.outside.replace(outside) {
             None => self.timers.schedule(id, deadline),
-            Some(before) => self.vacate(id, before),
+            Some(before) => self.unindex_outside(id, before),
         }
         if !outside.0.addr.is_unspecified() {
             self.by_outside.insert(outside, id);
         }
     }
 
-    /// Ends a mapping at once; its id names nothing afterwards.
+    /// Removes a mapping; its id becomes invalid.
     pub fn remove(&mut self, id: MappingId) -> Option<Mapping> {
         let slot = self
             .slots
@@ -309,13 +309,13 @@ impl MappingTable {
             }
         }
         if let Some(outside) = mapping.outside {
-            self.vacate(id, outside);
+            self.unindex_outside(id, outside);
         }
         Some(mapping)
     }
 
-    /// Forgets that an outside endpoint is a mapping's, unless another one has got it meanwhile.
-    fn vacate(&mut self, id: MappingId, outside: Outside<Endpoint>) {
+    /// Removes an outside endpoint from the index, unless it belongs to another mapping by now.
+    fn unindex_outside(&mut self, id: MappingId, outside: Outside<Endpoint>) {
         if self.by_outside.get(&outside) == Some(&id) {
             self.by_outside.remove(&outside);
         }
@@ -328,7 +328,7 @@ impl MappingTable {
             .filter(|_| slot.generation == id.generation)
     }
 
-    /// Ends one mapping whose lifetime is over, if there is one; to be called until it answers `None`.
+    /// Removes a mapping whose lifetime is over, if there is one. To be called until it returns `None`.
     pub fn expire(&mut self, now: Instant) -> Option<(MappingId, Mapping)> {
         let Self {
             slots,
@@ -347,13 +347,13 @@ impl MappingTable {
         self.remove(id).map(|mapping| (id, mapping))
     }
 
-    /// When [`MappingTable::expire`] has something to do next.
+    /// Returns when [`MappingTable::expire`] is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.timers.poll_timeout()
     }
 
-    /// The mapping of an id, unless it has ended.
+    /// Returns the mapping of an id, unless it has ended.
     #[must_use]
     pub fn get(&self, id: MappingId) -> Option<&Mapping> {
         let slot = self.slots.get(id.slot as usize)?;
@@ -362,7 +362,7 @@ impl MappingTable {
             .filter(|_| slot.generation == id.generation)
     }
 
-    /// The mappings of these slots with their ids, in order; slots beyond [`MappingTable::slots`] are empty.
+    /// Returns the mappings in a range of slots with their ids, in order. Slots beyond [`MappingTable::slots`] are empty.
     pub fn within(&self, slots: Range<usize>) -> impl Iterator<Item = (MappingId, &Mapping)> {
         let numbered = (0..).zip(&self.slots).skip(slots.start);
         numbered.take(slots.len()).filter_map(|(slot, entry)| {
@@ -374,19 +374,19 @@ impl MappingTable {
         })
     }
 
-    /// How many slots there are: as many as mappings ever stood at a time.
+    /// Returns the number of slots: the largest number of mappings at a time so far.
     #[must_use]
     pub fn slots(&self) -> usize {
         self.slots.len()
     }
 
-    /// The number of mappings that stand.
+    /// Returns the number of mappings.
     #[must_use]
     pub fn len(&self) -> usize {
         self.by_inside.len()
     }
 
-    /// Whether no mapping stands.
+    /// Whether there is no mapping.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_inside.is_empty()
@@ -414,7 +414,7 @@ mod tests {
 
     use super::*;
 
-    /// What RFC 4787 says, in the plainest words: no slots, no generations, no timers.
+    /// RFC 4787 without slots, generations and timers.
     #[derive(Default)]
     struct Model {
         mappings: BTreeMap<Inside<Endpoint>, (MappingId, Instant, BTreeSet<Endpoint>)>,

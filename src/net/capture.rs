@@ -15,18 +15,18 @@ pub struct Capture {
     pub prefixes: Vec<Prefix>,
 }
 
-/// What is steered into the TUN.
+/// Which traffic is steered into the TUN.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CaptureMode {
-    /// What the policy relays, to the port.
+    /// Exactly the traffic that the policy relays, by port.
     #[default]
     Exact,
-    /// All UDP and TCP to the policy's prefixes: what the policy does not relay is handed back to the VPN.
+    /// All UDP and TCP to the policy's prefixes. Traffic that the policy does not relay is sent into the VPN.
     Prefix,
 }
 
 impl CaptureMode {
-    /// The word for it.
+    /// Returns the name in configuration files.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -36,7 +36,7 @@ impl CaptureMode {
     }
 }
 
-/// A text that names no capture.
+/// A text that names no capture mode.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no capture: expected \"exact\" or \"prefix\"")]
 pub struct UnknownCaptureMode(String);

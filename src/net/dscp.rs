@@ -7,7 +7,7 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Dscp(u8);
 
-/// A text or number that is no code point.
+/// An invalid code point.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no DSCP: expected 0 to 63, or a name such as EF, AF41, CS5, DF")]
 pub struct DscpError(String);
@@ -48,10 +48,10 @@ impl Dscp {
     /// Expedited forwarding, the voice class (RFC 3246; RFC 8837 section 5 for WebRTC audio).
     pub const EF: Self = Self(46);
 
-    /// Makes a code point of a number.
+    /// Creates a code point from a number.
     ///
     /// # Errors
-    /// [`DscpError`] when `value` is over 63.
+    /// [`DscpError`] if `value` exceeds 63.
     pub fn new(value: u8) -> Result<Self, DscpError> {
         if value < 64 {
             Ok(Self(value))
@@ -60,7 +60,7 @@ impl Dscp {
         }
     }
 
-    /// The number, 0 to 63.
+    /// Returns the number, 0 to 63.
     #[must_use]
     pub const fn value(self) -> u8 {
         self.0
@@ -95,18 +95,18 @@ impl fmt::Display for Dscp {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Ecn {
-    /// 00: the transport does not speak ECN.
+    /// 00: the transport does not support ECN.
     #[default]
     NotEct = 0,
     /// 01: ECN-capable, code point 1.
     Ect1 = 1,
     /// 10: ECN-capable, code point 0.
     Ect0 = 2,
-    /// 11: a router met congestion.
+    /// 11: a router experienced congestion.
     Ce = 3,
 }
 
-/// What a rule asks for a packet on its way: the code point on the wire and the kernel's queueing priority.
+/// The treatment of a packet by a rule: DSCP on the wire and queueing priority in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Treatment {
     /// The code point set with `IP_TOS` / `IPV6_TCLASS`.
@@ -116,8 +116,8 @@ pub struct Treatment {
 }
 
 impl Treatment {
-    /// The treatment that goes with a code point: priority 6 (interactive voice) for EF and VOICE-ADMIT, 5 for the
-    /// video classes, 0 otherwise, as `pfifo_fast` and `mqprio` read `skb->priority`.
+    /// Returns the treatment of a code point. The priority is 6 (interactive voice) for EF and VOICE-ADMIT, 5 for the video
+    /// classes, otherwise 0, as `pfifo_fast` and `mqprio` use `skb->priority`.
     #[must_use]
     pub const fn of(dscp: Dscp) -> Self {
         let priority = match dscp.0 {
@@ -132,9 +132,9 @@ impl Treatment {
 /// The whole octet: DSCP in the upper six bits, ECN in the lower two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TrafficClass {
-    /// How the packet is to be forwarded.
+    /// The code point.
     pub dscp: Dscp,
-    /// What it says of congestion.
+    /// The ECN bits.
     pub ecn: Ecn,
 }
 
@@ -154,7 +154,7 @@ impl TrafficClass {
         }
     }
 
-    /// Joins the two fields again.
+    /// Returns the octet.
     #[must_use]
     pub const fn octet(self) -> u8 {
         self.dscp.0 << 2 | self.ecn as u8

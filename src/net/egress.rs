@@ -1,13 +1,13 @@
-//! The two ways out of this machine.
+//! The two paths out of this machine.
 
 use std::fmt;
 
-/// The way that a socket's packets take.
+/// The path that a socket's packets take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Egress {
-    /// By the uplink, past the VPN.
+    /// On the uplink, outside the VPN.
     Direct,
-    /// The way that the system would take without us: into the VPN, when there is one.
+    /// As the system routes: into the VPN, if there is one.
     Tunnel,
 }
 
@@ -15,7 +15,7 @@ impl Egress {
     /// Both.
     pub const BOTH: [Self; 2] = [Self::Direct, Self::Tunnel];
 
-    /// The stable name.
+    /// Returns the stable name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

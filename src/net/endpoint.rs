@@ -6,8 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 /// A transport endpoint: address and port, without the scope and flow label that a socket address carries.
 ///
-/// An IPv4-mapped IPv6 address is a different endpoint from the IPv4 address in it: the kernel never puts a mapped
-/// address on a wire, so none is folded here.
+/// An IPv4-mapped IPv6 address is not converted to IPv4: it never appears on a wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Endpoint {
     /// The address.
@@ -17,14 +16,14 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Joins an address and a port.
+    /// Creates an endpoint.
     #[must_use]
     pub const fn new(addr: IpAddr, port: u16) -> Self {
         Self { addr, port }
     }
 }
 
-/// Every packet hashes one: as few words as it has, instead of the parts of its parts.
+/// Hashes as few words as possible: every packet hashes an endpoint.
 impl Hash for Endpoint {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let port = u64::from(self.port);

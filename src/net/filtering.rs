@@ -1,17 +1,16 @@
-//! Filtering: which remotes may answer through a mapping.
+//! Filtering behaviour of mappings.
 
 use std::str::FromStr;
 
-/// Whose datagrams a mapping lets in (RFC 4787 section 5).
+/// The remotes whose datagrams a mapping admits (RFC 4787 section 5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Filtering {
-    /// Anyone's, once the mapping stands (REQ-8: the most transparent).
+    /// Every remote (REQ-8: the most transparent).
     EndpointIndependent,
-    /// Those of any port of an address that the inside endpoint has sent to (REQ-8: where security counts; ICE needs no
-    /// more).
+    /// Any port of an address that the inside endpoint has sent to (REQ-8: more stringent; sufficient for ICE).
     #[default]
     AddressDependent,
-    /// Those of endpoints that the inside endpoint has sent to.
+    /// Endpoints that the inside endpoint has sent to.
     AddressAndPortDependent,
 }
 

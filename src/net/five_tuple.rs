@@ -1,11 +1,11 @@
-//! The five-tuple that names a flow.
+//! The five-tuple of a flow.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::{Endpoint, Inside};
 
-/// A transport protocol that a policy can speak of.
+/// A transport protocol of policy rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
     /// UDP (IP protocol 17): media, STUN, TURN.
@@ -20,7 +20,7 @@ pub enum Protocol {
 pub struct UnknownProtocol(String);
 
 impl Protocol {
-    /// The IP protocol number (IANA "Assigned Internet Protocol Numbers").
+    /// Returns the IP protocol number (IANA "Assigned Internet Protocol Numbers").
     #[must_use]
     pub const fn number(self) -> u8 {
         match self {
@@ -51,13 +51,13 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A flow as the application sees it: protocol, its own endpoint, the far endpoint.
+/// A flow as the application sees it: protocol, its own endpoint, the remote endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FiveTuple {
     /// The transport protocol.
     pub protocol: Protocol,
     /// The application's endpoint, on the TUN side.
     pub inside: Inside<Endpoint>,
-    /// The far endpoint.
+    /// The remote endpoint.
     pub remote: Endpoint,
 }

@@ -1,4 +1,4 @@
-//! Newtypes for the numbers of the kernel's routing tables and for our own ids.
+//! Newtypes for numbers of the kernel's routing and for internal ids.
 
 use std::fmt;
 
@@ -25,11 +25,11 @@ number!(
     RouteTable(u32)
 );
 number!(
-    /// A policy rule's priority (`FRA_PRIORITY`): lower goes first.
+    /// A routing rule's priority (`FRA_PRIORITY`): lower is looked up first.
     RulePriority(u32)
 );
 number!(
-    /// Who made a route or rule (`rtm_protocol`, `FRA_PROTOCOL`).
+    /// The origin of a route or rule (`rtm_protocol`, `FRA_PROTOCOL`).
     RouteProtocol(u8)
 );
 number!(
@@ -37,7 +37,7 @@ number!(
     IfIndex(u32)
 );
 number!(
-    /// A rule's place in its policy, in the order of the file.
+    /// A rule's index in its policy, in the order of the file.
     RuleId(u16)
 );
 
@@ -45,10 +45,10 @@ macro_rules! slot_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         ///
-        /// An id that outlives what it named names nothing, even when the slot has been taken again.
+        /// An id of a removed object stays invalid, even if its slot is used again.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name {
-            /// The place in the table.
+            /// The slot in the table.
             pub slot: u32,
             /// How often the slot was used before.
             pub generation: u32,

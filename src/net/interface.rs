@@ -3,11 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// An interface's name, or a pattern of names in which each `*` stands for any text, also for none: `eth*`, `*usb*`.
+/// An interface name, or a pattern in which each `*` matches any text, also an empty one: `eth*`, `*usb*`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct InterfacePattern(String);
 
-/// A text that is no pattern of interface names.
+/// An invalid pattern of interface names.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is no interface pattern: expected 1 to 15 of A-Z, a-z, 0-9, '-', '_' and '.', and any number of '*'"
@@ -15,7 +15,7 @@ pub struct InterfacePattern(String);
 pub struct InterfacePatternError(String);
 
 impl InterfacePattern {
-    /// Whether a name is meant.
+    /// Whether a name matches.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
         matches(&self.0, name)

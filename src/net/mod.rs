@@ -1,7 +1,7 @@
-//! The words everything else is written in: prefixes, endpoints, five-tuples, sides, code points and ids.
+//! Basic types: prefixes, endpoints, five-tuples, sides, code points and ids.
 //!
-//! Nothing here touches a socket, a clock or the kernel. Each type says by its name which of two easily swapped
-//! values it is, so that a mark is never passed for a table and an inside endpoint never for an outside one.
+//! Nothing here uses a socket, a clock or the kernel. Values that are easily swapped have distinct types, such as marks and
+//! tables, or inside and outside endpoints.
 
 mod capture;
 mod dscp;

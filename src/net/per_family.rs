@@ -1,27 +1,27 @@
-//! One of a thing for each address family.
+//! One value for each address family.
 
 use std::ops::{Index, IndexMut};
 
 use super::Family;
 
-/// A value for IPv4 and one for IPv6, which need not be the same.
+/// A value for IPv4 and one for IPv6.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PerFamily<T> {
-    /// IPv4's.
+    /// The value of IPv4.
     pub v4: T,
-    /// IPv6's.
+    /// The value of IPv6.
     pub v6: T,
 }
 
 impl<T> PerFamily<T> {
-    /// Makes each family's, IPv4's first.
+    /// Creates the value of each family, IPv4 first.
     pub fn new(mut of: impl FnMut(Family) -> T) -> Self {
         let v4 = of(Family::V4);
         let v6 = of(Family::V6);
         Self { v4, v6 }
     }
 
-    /// Both, with their families.
+    /// Returns both values with their families.
     pub fn iter(&self) -> impl Iterator<Item = (Family, &T)> {
         Family::BOTH
             .into_iter()
@@ -30,7 +30,7 @@ impl<T> PerFamily<T> {
 }
 
 impl<T> PerFamily<Option<T>> {
-    /// Those that are there, with their families.
+    /// Returns the present values with their families.
     pub fn present(&self) -> impl Iterator<Item = (Family, &T)> {
         self.iter()
             .filter_map(|(family, it)| Some((family, it.as_ref()?)))

@@ -10,10 +10,10 @@ pub struct PortRange {
     last: u16,
 }
 
-/// A pair or text that is no port range.
+/// An invalid port range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PortRangeError {
-    /// The last port comes before the first.
+    /// The last port is below the first.
     #[error("the range {first}-{last} is empty: the first port is above the last")]
     Empty {
         /// The first port as written.
@@ -30,13 +30,13 @@ pub enum PortRangeError {
 }
 
 impl PortRange {
-    /// Every port there is.
+    /// All ports.
     pub const ALL: Self = Self {
         first: 1,
         last: u16::MAX,
     };
 
-    /// Joins two ports.
+    /// Creates a range.
     ///
     /// # Errors
     /// [`PortRangeError::Zero`] or [`PortRangeError::Empty`].
@@ -48,13 +48,13 @@ impl PortRange {
         }
     }
 
-    /// The lowest port.
+    /// Returns the lowest port.
     #[must_use]
     pub const fn first(self) -> u16 {
         self.first
     }
 
-    /// The highest port.
+    /// Returns the highest port.
     #[must_use]
     pub const fn last(self) -> u16 {
         self.last

@@ -16,10 +16,10 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both, in the order in which things are told.
+    /// Both families, in the order of output.
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
-    /// The family of an address.
+    /// Returns the family of an address.
     #[must_use]
     pub const fn of(addr: IpAddr) -> Self {
         match addr {
@@ -28,7 +28,7 @@ impl Family {
         }
     }
 
-    /// The address that stands for all of a host's: 0.0.0.0 or `::`.
+    /// Returns the unspecified address: 0.0.0.0 or `::`.
     #[must_use]
     pub const fn unspecified(self) -> IpAddr {
         match self {
@@ -46,7 +46,7 @@ impl Family {
         }
     }
 
-    /// The number of bits in an address: 32 or 128.
+    /// Returns the number of bits of an address: 32 or 128.
     #[must_use]
     pub const fn bits(self) -> u8 {
         match self {
@@ -65,14 +65,14 @@ impl fmt::Display for Family {
     }
 }
 
-/// A set of addresses that share their leading bits (RFC 4632, RFC 4291 section 2.3). Its host bits are zero.
+/// An IP prefix (RFC 4632, RFC 4291 section 2.3). Its host bits are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Prefix(IpNet);
 
-/// An address and length, or a text, that is no prefix.
+/// An invalid prefix.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PrefixError {
-    /// The length is more than the address has bits.
+    /// The length exceeds the bits of the address.
     #[error("a length of {len} is more than the {bits} bits of an {family} address", bits = family.bits())]
     Length {
         /// The length as written.
@@ -83,7 +83,7 @@ pub enum PrefixError {
     /// Bits beyond the length are set.
     #[error("host bits are set: did you mean {meant}?")]
     HostBits {
-        /// The prefix that the address lies in.
+        /// The prefix that contains the address.
         meant: Prefix,
     },
     /// Not of the form ADDRESS/LENGTH.
@@ -94,7 +94,7 @@ pub enum PrefixError {
 }
 
 impl Prefix {
-    /// Joins an address and a length.
+    /// Creates a prefix.
     ///
     /// # Errors
     /// [`PrefixError::Length`] or [`PrefixError::HostBits`].
@@ -111,25 +111,25 @@ impl Prefix {
         }
     }
 
-    /// The prefix that holds one address and no other.
+    /// Returns the prefix of a single address.
     #[must_use]
     pub fn host(addr: IpAddr) -> Self {
         Self(IpNet::from(addr))
     }
 
-    /// The lowest address, which is also the one that the prefix is written with.
+    /// Returns the lowest address, with which the prefix is written.
     #[must_use]
     pub fn first(self) -> IpAddr {
         self.0.addr()
     }
 
-    /// The highest address.
+    /// Returns the highest address.
     #[must_use]
     pub fn last(self) -> IpAddr {
         self.0.broadcast()
     }
 
-    /// The number of leading bits that are fixed, 0 to 32 or 128.
+    /// Returns the prefix length, 0 to 32 or 128.
     #[must_use]
     #[expect(
         clippy::len_without_is_empty,
@@ -139,32 +139,32 @@ impl Prefix {
         self.0.prefix_len()
     }
 
-    /// The address family.
+    /// Returns the address family.
     #[must_use]
     pub fn family(self) -> Family {
         Family::of(self.first())
     }
 
-    /// The address whose fixed bits are one: 255.255.192.0 of a /18.
+    /// Returns the netmask: 255.255.192.0 for a /18.
     #[must_use]
     pub fn netmask(self) -> IpAddr {
         self.0.netmask()
     }
 
-    /// The address whose free bits are one: 0.0.63.255 of a /18.
+    /// Returns the inverted netmask: 0.0.63.255 for a /18.
     #[must_use]
     pub fn hostmask(self) -> IpAddr {
         self.0.hostmask()
     }
 
-    /// The two prefixes that are one bit longer; a single address has none.
+    /// Returns the two halves, one bit longer; `None` for a single address.
     #[must_use]
     pub fn halves(self) -> Option<[Self; 2]> {
         let mut halves = self.0.subnets(self.len() + 1).ok()?.map(Self);
         halves.next().zip(halves.next()).map(<[_; 2]>::from)
     }
 
-    /// The fewest prefixes that hold the same addresses, IPv4 first, in ascending order.
+    /// Returns the fewest prefixes with the same addresses, IPv4 first, in ascending order.
     #[must_use]
     pub fn aggregate(prefixes: impl IntoIterator<Item = Self>) -> Vec<Self> {
         let nets: Vec<_> = prefixes.into_iter().map(IpNet::from).collect();

@@ -1,16 +1,16 @@
-//! What a service is for.
+//! The role of a service.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::Dscp;
 
-/// The part that a service plays in a call.
+/// The role of a service in a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
-    /// Voice, video or screen, and the STUN and TURN that carry them.
+    /// Voice, video or screen media, with STUN and TURN.
     Media,
-    /// A vendor's network test, which measures the path that media take.
+    /// A vendor's network test, which measures the media path.
     Test,
     /// Media over TCP or TLS, for networks where UDP does not pass.
     MediaFallback,
@@ -32,7 +32,7 @@ impl Role {
         Self::Signalling,
     ];
 
-    /// The role's name in configuration files and labels.
+    /// Returns the name in configuration files and labels.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -43,8 +43,8 @@ impl Role {
         }
     }
 
-    /// The code point of a service that names none: EF for what carries a call or measures its path (RFC 8837
-    /// section 5), CS5 for signalling (RFC 4594 section 4.2).
+    /// Returns the default code point: EF for media and tests of its path (RFC 8837 section 5), CS5 for signalling (RFC 4594
+    /// section 4.2).
     #[must_use]
     pub const fn dscp(self) -> Dscp {
         match self {

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-/// A value on the TUN side: what the application sees.
+/// A value on the TUN side, as the application sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Inside<T>(pub T);
 
-/// A value on the uplink side: what the internet sees.
+/// A value on the uplink side, as the internet sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Outside<T>(pub T);
 
