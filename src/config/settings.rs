@@ -37,11 +37,11 @@ const fn seconds(min: u32, max: u32, advice: &'static str) -> Number<Duration> {
     }
 }
 
-const fn client_limit(max: u32) -> Number<usize> {
+const fn limit(min: u32, max: u32, advice: &'static str) -> Number<usize> {
     Number {
-        min: 1,
+        min,
         max,
-        advice: "256 is enough for one person's calls",
+        advice,
         convert: |limit| limit as usize,
     }
 }
@@ -279,7 +279,7 @@ settings_tables! {
         /// With `interfaces`, the limit is valid for every address, also for this machine's own.
         mappings_per_client: usize {
             key: "mappings_per_client",
-            value: client_limit(32_768),
+            value: limit(1, 32_768, "256 is enough for one person's calls"),
             default: "256",
             reason: "a call uses two to ten, each until five minutes after its last packet",
             reload: false,
@@ -287,7 +287,7 @@ settings_tables! {
         /// Maximum number of TCP connections of one client, if services over TCP are enabled.
         connections_per_client: usize {
             key: "connections_per_client",
-            value: client_limit(4_096),
+            value: limit(1, 4_096, "256 is enough for one person's calls"),
             default: "256",
             reason: "a browser opens some dozen",
             reload: false,
