@@ -217,6 +217,16 @@ settings_tables! {
             reason: "RFC 7857 section 7: a remote endpoint must not keep a port open by itself",
             reload: false,
         }
+        /// Maximum number of NAT mappings of all inside addresses.
+        ///
+        /// Each mapping uses one port of the uplink's address. Choose less if other programs of the machine need ports.
+        max_mappings: usize {
+            key: "max_mappings",
+            value: limit(256, 32_768, "a call uses two to ten mappings"),
+            default: "32768",
+            reason: "half of the ports of an address; a laptop needs ten",
+            reload: false,
+        }
     }
 
     /// Failover of calls whose direct path fails.

@@ -248,6 +248,7 @@ pub(crate) fn preferences(config: &Config) -> UplinkPreferences {
 fn translator(config: &Config) -> (nat::NatSettings, TcpSettings) {
     let (nat, gateway) = (config.nat(), config.gateway());
     let (mut limits, mut tcp) = (nat::NatLimits::default(), TcpSettings::default());
+    limits.mappings = nat.max_mappings;
     if !gateway.interfaces.is_empty() {
         limits.mappings_of_address = gateway.mappings_per_client;
         tcp.connections_of_address = gateway.connections_per_client;
@@ -259,4 +260,19 @@ fn translator(config: &Config) -> (nat::NatSettings, TcpSettings) {
         limits,
     };
     (nat, tcp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_limits_the_mappings() {
+        let limit = |lines: &str| {
+            let config = Config::parse("it.toml", &format!("version = 1\n{lines}"));
+            translator(&config.expect("valid")).0.limits.mappings
+        };
+        assert_eq!(limit(""), nat::NatLimits::default().mappings);
+        assert_eq!(limit("[nat]\nmax_mappings = 256"), 256);
+    }
 }

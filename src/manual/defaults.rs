@@ -16,7 +16,6 @@
 //! | events | 1,024 in memory, 512 KiB on the disk | some weeks of a laptop's events |
 //! | TUN MTU | 1500 | applications expect it of a path; the socket error queue reports the uplink's own MTU |
 //! | protocol number | 118 ("v") | identifies voicelane's rules and routes in `ip rule` and `ip route`; not assigned in rt_protos |
-//! | mappings | at most 32,768 | half of the ports of an address; a laptop needs ten |
 //! | mappings of an inside address | at most 8,192 | a program that opens too many sockets leaves mappings for other addresses |
 //! | fragments before reassembly | 4 MiB, 1 MiB of one source, 15 s | the kernel's `ipfrag_high_thresh`; a local sender sends fragments in a row |
 //! | ICMP errors | burst 50, 100 per second, for voicelane's own and for forwarded errors each | RFC 4443 section 2.4 (f); one call to a closed port causes 50 per second |
