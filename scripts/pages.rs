@@ -9,6 +9,7 @@ use std::{env, fs};
 
 use clap_complete::{Shell, generate_to};
 
+mod man;
 mod reference;
 
 fn main() -> io::Result<()> {
@@ -22,12 +23,14 @@ fn main() -> io::Result<()> {
         return Ok(());
     }
     let directory = PathBuf::from(argument);
-    let (man, completions) = (directory.join("man"), directory.join("completions"));
-    for directory in [&man, &completions] {
+    let (pages, completions) = (directory.join("man"), directory.join("completions"));
+    for directory in [&pages, &completions] {
         fs::create_dir_all(directory)?;
     }
-    clap_mangen::generate_to(voicelane::cli::command(), &man)?;
-    fs::write(man.join("voicelane.toml.5"), reference::manual_page())?;
+    for (name, page) in man::pages()? {
+        fs::write(pages.join(name), page)?;
+    }
+    fs::write(pages.join("voicelane.toml.5"), reference::manual_page())?;
     for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {
         let mut command = voicelane::cli::command();
         generate_to(shell, &mut command, "voicelane", &completions)?;

@@ -139,10 +139,10 @@ pub struct DoctorReport {
     pub findings: Vec<Finding>,
 }
 
-type Check = fn(&SystemFacts) -> Vec<Finding>;
+type CheckFn = fn(&SystemFacts) -> Vec<Finding>;
 
 /// Every check by its stable name, in the order of the report.
-const CHECKS: &[(&str, Check)] = &[
+const CHECKS: &[(&str, CheckFn)] = &[
     ("privileges", privileges::check),
     ("kernel", kernel::check),
     ("configuration", configuration::check),

@@ -1,4 +1,4 @@
-//! What is handed to whoever helps: an archive that says nothing of who and where, and captures without words.
+//! `voicelane bugreport` has no identifying data, and `voicelane capture` has no payload by default.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -16,8 +16,8 @@ use crate::support::voicelane::{CONFIG, Home, Voicelane};
 use crate::support::{Lab, UPLINK};
 use nix::sys::signal::Signal;
 
-/// An RTP packet of the lab's call: its headers, and with what is said in it.
-const SAID: u32 = 172 - 12;
+/// The RTP payload of the lab's call, in bytes.
+const PAYLOAD: u32 = 172 - 12;
 
 /// A call each way of both families, until the end of the value.
 fn calls(lab: &Lab) -> [Call; 2] {
@@ -29,7 +29,7 @@ fn calls(lab: &Lab) -> [Call; 2] {
 }
 
 #[test]
-fn an_archive_says_nothing_of_who_and_where() {
+fn an_archive_has_no_identifying_data() {
     require(&[("tar", "tar"), ("unshare", "util-linux")]);
     let lab = Lab::new();
     let secret = "Mallory's lap-4711.corp.example at /srv/people/mallory, 198.51.100.77";
@@ -154,7 +154,7 @@ fn judged(file: &str) -> Vec<(String, String, u32, u32)> {
 }
 
 #[test]
-fn a_capture_has_both_directions_and_no_word() {
+fn a_capture_has_both_directions_and_no_payload() {
     require(&[("tshark", "tshark")]);
     let lab = Lab::new();
     let voicelane = Voicelane::start(&lab.laptop);
@@ -171,7 +171,7 @@ fn a_capture_has_both_directions_and_no_word() {
     };
     for (name, arguments, kept) in [
         ("headers.pcap", &["--seconds", "1"][..], 12),
-        ("whole.pcap", &["--seconds", "1", "--payload"], 12 + SAID),
+        ("whole.pcap", &["--seconds", "1", "--payload"], 12 + PAYLOAD),
     ] {
         let packets = record(name, arguments);
         for (family, headers) in Family::BOTH.into_iter().zip([20 + 8, 40 + 8]) {
@@ -197,7 +197,7 @@ fn a_capture_has_both_directions_and_no_word() {
 }
 
 #[test]
-fn an_interrupted_capture_is_whole() {
+fn an_interrupted_capture_is_complete() {
     require(&[("tshark", "tshark")]);
     let lab = Lab::new();
     let voicelane = Voicelane::start(&lab.laptop);

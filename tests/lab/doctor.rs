@@ -1,5 +1,4 @@
-//! `voicelane doctor`: finds each planted fault and names the remedy, finds none in a healthy lab, and says what it does
-//! not know.
+//! `voicelane doctor`: finds each planted fault and names the remedy. Finds none in a healthy lab, and reports unknowns.
 
 use std::fs::{self, Permissions};
 use std::net::SocketAddr;
@@ -17,7 +16,7 @@ use crate::support::{Lab, NOTHING};
 use serde_json::Value;
 use voicelane::control::EventKind;
 
-/// Runs what follows as a user who owns nothing, from where that user may read it.
+/// Runs the program as user nobody, from a place that nobody can read.
 const AS_NOBODY: &str = r#"
 mount -t tmpfs none /mnt
 cp "$1" /mnt/voicelane
@@ -25,7 +24,7 @@ shift
 set -- setpriv --reuid=65534 --regid=65534 --clear-groups /mnt/voicelane "$@"
 "#;
 
-/// What the doctor says.
+/// The doctor's report and exit code.
 struct Report {
     code: Option<i32>,
     json: Value,
@@ -53,22 +52,22 @@ impl Report {
         findings.expect("a report has findings")
     }
 
-    /// The findings of an examination that came to this.
-    fn that(&self, name: &str, verdict: &str) -> Vec<&Value> {
+    /// Returns the findings of a check with a verdict.
+    fn of_check(&self, name: &str, verdict: &str) -> Vec<&Value> {
         let findings = self.findings().iter();
         findings
             .filter(|it| it["name"] == name && it["verdict"] == verdict)
             .collect()
     }
 
-    /// Panics unless an examination came to this, in these words and with this remedy.
-    fn assert_says(&self, name: &str, verdict: &str, found: &str, remedy: &str) {
+    /// Panics unless a check has a finding with this verdict, text and remedy.
+    fn assert_finding(&self, name: &str, verdict: &str, found: &str, remedy: &str) {
         let says = |it: &&Value| {
             let has = |key: &str, text| it[key].as_str().unwrap_or_default().contains(text);
             has("found", found) && has("remedy", remedy)
         };
         assert!(
-            self.that(name, verdict).iter().any(says),
+            self.of_check(name, verdict).iter().any(says),
             "no {verdict} of {name} with {found:?} and {remedy:?}: {:#}",
             self.json
         );
@@ -82,14 +81,14 @@ impl Report {
 
     fn assert_healthy(&self) {
         assert_ne!(self.json["verdict"], "fault", "{:#}", self.json);
-        // Whether the machine under the lab keeps its clock is not the lab's business.
+        // The clock belongs to the machine, not to the lab.
         let warnings = self.findings().iter();
         let warnings = warnings.filter(|it| it["verdict"] == "warning" && it["name"] != "clock");
         assert_eq!(warnings.collect::<Vec<_>>(), Vec::<&Value>::new());
     }
 }
 
-/// A fault in what surrounds the process: how it is planted, and the examination's name, verdict, words and remedy.
+/// A fault of the environment: the script that plants it, and the check's name, verdict, text and remedy.
 type Plant = (&'static str, [&'static str; 4]);
 
 const PLANTS: [Plant; 7] = [
@@ -153,14 +152,14 @@ fn each_planted_fault_is_found_and_its_remedy_named() {
     let examine = || Report::of(home, "");
     examine().assert_healthy();
 
-    // Around the process.
+    // In its environment.
     for (script, [name, verdict, found, remedy]) in PLANTS {
-        Report::of(home, script).assert_says(name, verdict, found, remedy);
+        Report::of(home, script).assert_finding(name, verdict, found, remedy);
     }
 
     // In its files.
     voicelane.configure("version = 2");
-    examine().assert_says("configuration", "fault", "version", "voicelane check");
+    examine().assert_finding("configuration", "fault", "version", "voicelane check");
     let expired = "prefixes = [\"2001:db8:31::210/128\"]\nvalid_until = 2024-01-23\n";
     let (_, service) = CONFIG.split_once("[[service]]").expect("it has services");
     let (service, _) = service.split_once("prefixes").expect("it has prefixes");
@@ -168,19 +167,19 @@ fn each_planted_fault_is_found_and_its_remedy_named() {
     voicelane.configure(&format!(
         "version = 1\ninclude = []\n[[service]]{service}{expired}{rest}"
     ));
-    examine().assert_says("policy", "fault", "None of the 1 services", "policy show");
+    examine().assert_finding("policy", "fault", "None of the 1 services", "policy show");
     voicelane.configure(CONFIG);
     let mode = |mode| {
         let file = voicelane.config_file();
         fs::set_permissions(file, Permissions::from_mode(mode)).expect("it is ours");
     };
     mode(0o666);
-    examine().assert_says("files", "fault", "other users can write", "chmod go-w");
+    examine().assert_finding("files", "fault", "other users can write", "chmod go-w");
     mode(0o644);
 
     // On its network.
     lab.laptop.set("ipv4/conf/wlan0/rp_filter", "1");
-    examine().assert_says("reverse_path", "fault", "strict", "rp_filter=2");
+    examine().assert_finding("reverse_path", "fault", "strict", "rp_filter=2");
     lab.laptop.set("ipv4/conf/wlan0/rp_filter", "2");
     for family in ["-4", "-6"] {
         let to = if family == "-4" {
@@ -190,7 +189,7 @@ fn each_planted_fault_is_found_and_its_remedy_named() {
         };
         let rule = format!("rule add priority 0 to {to} lookup main");
         lab.laptop.run(&format!("ip {family} {rule}"));
-        examine().assert_says("rules", "fault", "at priority 0", "a greater number");
+        examine().assert_finding("rules", "fault", "at priority 0", "a greater number");
         lab.laptop
             .run(&format!("ip {family} {}", rule.replace("add", "del")));
     }
@@ -207,35 +206,35 @@ fn each_planted_fault_is_found_and_its_remedy_named() {
         captured.as_array().is_some_and(Vec::is_empty)
     });
     let remedy = "nft insert rule inet corp egress oifname wlan0";
-    examine().assert_says(
+    examine().assert_finding(
         "firewall",
         "fault",
         "chain egress in the table inet corp",
         remedy,
     );
-    examine().assert_says(
+    examine().assert_finding(
         "service",
         "fault",
         "all media is in the VPN",
         "voicelane status",
     );
 
-    // Dead, with what it left; the firewall is probed by the doctor itself then.
+    // Killed, with leftovers. Now the doctor probes the firewall itself.
     let home = voicelane.kill();
     let report = Report::of(&home, "");
-    report.assert_says(
+    report.assert_finding(
         "service",
         "fault",
         "is not running",
         "systemctl start voicelane",
     );
-    report.assert_says(
+    report.assert_finding(
         "leftovers",
         "fault",
         "A killed voicelane left",
         "voicelane cleanup",
     );
-    report.assert_says(
+    report.assert_finding(
         "firewall",
         "fault",
         "chain egress in the table inet corp",
@@ -243,20 +242,30 @@ fn each_planted_fault_is_found_and_its_remedy_named() {
     );
     lab.laptop.nft("delete table inet corp");
     assert!(home.cleanup().status.success());
-    // IPv6 leaves such a link, and does not come back by itself.
+    // Such a link loses IPv6 until it is set down and up.
     lab.laptop.ip("link set wlan0 mtu 1000");
-    Report::of(&home, "").assert_says("mtu", "fault", "1000 bytes", "ip link set wlan0 mtu 1500");
+    Report::of(&home, "").assert_finding(
+        "mtu",
+        "fault",
+        "1000 bytes",
+        "ip link set wlan0 mtu 1500",
+    );
     lab.laptop.ip("route del default");
     let report = Report::of(&home, "");
-    report.assert_says(
+    report.assert_finding(
         "uplink",
         "fault",
         "no network connection found",
         "--uplink IFACE",
     );
-    assert_eq!(report.that("leftovers", "ok").len(), 1, "{:#}", report.json);
     assert_eq!(
-        report.that("firewall", "unknown").len(),
+        report.of_check("leftovers", "ok").len(),
+        1,
+        "{:#}",
+        report.json
+    );
+    assert_eq!(
+        report.of_check("firewall", "unknown").len(),
         1,
         "{:#}",
         report.json
@@ -264,13 +273,13 @@ fn each_planted_fault_is_found_and_its_remedy_named() {
 }
 
 #[test]
-fn where_the_mark_is_lost_is_found_only_if_asked() {
+fn the_hop_that_changes_ef_is_found_on_request() {
     let lab = Lab::new();
     let voicelane = Voicelane::start(&lab.laptop);
     let home = voicelane.home();
     let trace = || Report::read(&home.invoke_from("", &["doctor", "--json", "--path"]));
     let report = trace();
-    assert_eq!(report.that("path", "ok").len(), 2, "{:#}", report.json);
+    assert_eq!(report.of_check("path", "ok").len(), 2, "{:#}", report.json);
 
     lab.home.nft(
         "add table inet provider
@@ -280,26 +289,26 @@ fn where_the_mark_is_lost_is_found_only_if_asked() {
     );
     let report = trace();
     let home_does = "The home router changes it";
-    report.assert_says("path", "warning", "bleached to 0 before hop 2", home_does);
-    report.assert_says("path", "warning", "lost its upper three bits", home_does);
+    report.assert_finding("path", "warning", "bleached to 0 before hop 2", home_does);
+    report.assert_finding("path", "warning", "lost its upper three bits", home_does);
 
     lab.laptop.nft(
         "add table inet shaper
          add chain inet shaper out { type filter hook postrouting priority 0; }
          add rule inet shaper out oifname wlan0 ip dscp set af11",
     );
-    trace().assert_says(
+    trace().assert_finding(
         "path",
         "warning",
         "AF11 (10) before hop 1",
         "nft list ruleset",
     );
     let report = Report::of(home, "");
-    report.assert_says("path", "unknown", "Not measured", "doctor --path");
+    report.assert_finding("path", "unknown", "Not measured", "doctor --path");
 }
 
 #[test]
-fn a_healthy_machine_has_no_fault_and_its_call_goes_on() {
+fn a_healthy_machine_has_no_fault_and_its_call_continues() {
     let lab = Lab::new();
     let _vpn = lab.start_vpn(VpnKind::WgQuick);
     let voicelane = Voicelane::start(&lab.laptop);
@@ -316,13 +325,13 @@ fn a_healthy_machine_has_no_fault_and_its_call_goes_on() {
     let begun = Instant::now();
     let report = Report::of(voicelane.home(), &script);
     report.assert_healthy();
-    let words = report.that("vpn", "ok")[0]["found"].to_string();
+    let words = report.of_check("vpn", "ok")[0]["found"].to_string();
     assert!(words.contains("takes all of IPv4 and IPv6"), "{words}");
-    report.assert_says("dns", "unknown", "through the VPN", "nearby");
-    let heard = report.that("dscp", "ok");
+    report.assert_finding("dns", "unknown", "through the VPN", "nearby");
+    let heard = report.of_check("dscp", "ok");
     let heard = heard[0]["found"].to_string();
     assert!(heard.contains("Applications set DF (0)"), "{heard}");
-    for finding in report.that("rules", "ok") {
+    for finding in report.of_check("rules", "ok") {
         let found = finding["found"].to_string();
         assert!(found.contains("goes to voicelane0"), "{found}");
     }
@@ -336,7 +345,7 @@ fn a_healthy_machine_has_no_fault_and_its_call_goes_on() {
 }
 
 #[test]
-fn a_plain_user_is_told_what_root_would_add() {
+fn an_ordinary_user_learns_which_checks_need_root() {
     let lab = Lab::new();
     let voicelane = Voicelane::start(&lab.laptop);
     let home = voicelane.home();
@@ -345,11 +354,11 @@ fn a_plain_user_is_told_what_root_would_add() {
     let report = Report::read(&output);
     report.assert_healthy();
     for name in ["service", "firewall", "path"] {
-        let unknown = report.that(name, "unknown");
+        let unknown = report.of_check(name, "unknown");
         assert_eq!(unknown.len(), 1, "{name}: {:#}", report.json);
         assert_eq!(unknown[0]["root_knows"], true, "{name}");
     }
-    // Everything that needs no privilege is told all the same.
+    // Checks without privileges are complete.
     for name in [
         "uplink",
         "rules",
@@ -359,7 +368,7 @@ fn a_plain_user_is_told_what_root_would_add() {
         "files",
     ] {
         assert!(
-            !report.that(name, "ok").is_empty(),
+            !report.of_check(name, "ok").is_empty(),
             "{name}: {:#}",
             report.json
         );
