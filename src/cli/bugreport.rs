@@ -46,7 +46,7 @@ pub(super) fn run(args: &BugreportArgs) -> anyhow::Result<ExitCode> {
     let facts = SystemFacts::collect(options)?;
     let report = doctor::run_checks(&facts);
     let rules = facts.policy().rules().iter();
-    let vendor = rules.flat_map(|rule| rule.prefixes.iter().copied());
+    let vendor = rules.flat_map(|rule| rule.service.prefixes.iter().copied());
     let mut redactor = Redactor::new(&identifying_names(), vendor.collect());
     let file = |name, about, text| ArchiveFile { name, about, text };
     let files = vec![

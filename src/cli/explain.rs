@@ -11,7 +11,7 @@ use super::policy::join;
 use super::sources::{Files, Overrides};
 use crate::config::Config;
 use crate::daemon;
-use crate::net::{Endpoint, Family, Protocol};
+use crate::net::{Endpoint, Family, PolicyService, Protocol};
 use crate::policy::{Action, InactiveReason, MissReason, NearMiss, Policy, PolicyRule, Verdict};
 
 /// The arguments of `voicelane explain`.
@@ -109,8 +109,8 @@ impl<'a> Explanation<'a> {
                 Action::Tunnel => "tunnel",
                 Action::Return => "return",
             },
-            "rule": self.rule.map(|rule| &rule.name),
-            "role": self.rule.map(|rule| rule.role.name()),
+            "rule": self.rule.map(|rule| &rule.service.name),
+            "role": self.rule.map(|rule| rule.service.role.name()),
             "prefix": self.verdict.prefix.map(|prefix| prefix.to_string()),
             "treatment": self.rule.map(|_| json!({
                 "dscp": treatment.dscp.value(),
@@ -119,7 +119,7 @@ impl<'a> Explanation<'a> {
             })),
             "uplink": self.uplink,
             "near": self.near.as_ref().map(|(near, rule)| json!({
-                "rule": rule.name,
+                "rule": rule.service.name,
                 "prefix": near.prefix.to_string(),
                 "reason": match near.reason {
                     MissReason::Port => "port",
@@ -155,10 +155,19 @@ impl fmt::Display for Explanation<'_> {
         };
         let treatment = self.verdict.treatment;
         f.write_str(": leaves the VPN\n")?;
-        writeln!(f, "  rule       {}: {}", rule.name, rule.description)?;
-        writeln!(f, "  role       {}", rule.role)?;
+        writeln!(
+            f,
+            "  rule       {}: {}",
+            rule.service.name, rule.service.description
+        )?;
+        writeln!(f, "  role       {}", rule.service.role)?;
         writeln!(f, "  prefix     {prefix}")?;
-        writeln!(f, "  ports      {} {}", rule.protocol, join(&rule.ports))?;
+        writeln!(
+            f,
+            "  ports      {} {}",
+            rule.service.protocol,
+            join(&rule.service.ports)
+        )?;
         let (dscp, value) = (treatment.dscp, treatment.dscp.value());
         write!(
             f,
@@ -168,7 +177,7 @@ impl fmt::Display for Explanation<'_> {
         if let Some(uplink) = &self.uplink {
             write!(f, "\n  uplink     {uplink}")?;
         }
-        if let Some(source) = &rule.source {
+        if let Some(source) = &rule.service.source {
             write!(f, "\n  source     {source}")?;
         }
         Ok(())
@@ -177,16 +186,16 @@ impl fmt::Display for Explanation<'_> {
 
 fn near_miss(f: &mut fmt::Formatter<'_>, near: &NearMiss, rule: &PolicyRule) -> fmt::Result {
     let NearMiss { prefix, reason, .. } = near;
-    let PolicyRule { name, protocol, .. } = rule;
+    let PolicyService { name, protocol, .. } = &rule.service;
     write!(f, "  reason     {name} has {prefix}, but ")?;
     match reason {
-        MissReason::Port => write!(f, "only {protocol} ports {}", join(&rule.ports)),
+        MissReason::Port => write!(f, "only {protocol} ports {}", join(&rule.service.ports)),
         MissReason::Protocol => write!(f, "only {protocol}"),
         MissReason::Inactive(inactive @ InactiveReason::SwitchedOff) => {
             write!(
                 f,
                 "is {inactive}: {}\n  to enable  enable = [\"{name}\"]",
-                rule.description
+                rule.service.description
             )
         }
         MissReason::Inactive(inactive @ InactiveReason::NotYetValid { .. }) => {

@@ -98,16 +98,23 @@ pub(super) fn join<T: ToString>(list: &[T]) -> String {
 
 fn show(policy: &Policy, date: Date) -> String {
     let rules = policy.rules();
-    let width = rules.iter().map(|rule| rule.name.len()).max().unwrap_or(0);
+    let width = rules
+        .iter()
+        .map(|rule| rule.service.name.len())
+        .max()
+        .unwrap_or(0);
     let head = |rule: &PolicyRule| {
-        let ports = format!("{} {}", rule.protocol, join(&rule.ports));
-        format!("  {:width$}  {ports:21}", rule.name)
+        let ports = format!("{} {}", rule.service.protocol, join(&rule.service.ports));
+        format!("  {:width$}  {ports:21}", rule.service.name)
     };
     let (mut active, mut inactive) = (Vec::new(), Vec::new());
     for rule in rules {
         let (head, dscp) = (head(rule), format!("DSCP {}", rule.treatment.dscp));
         match rule.state {
-            RuleState::Active => active.push(format!("{head}  {dscp:9}  {}", join(&rule.prefixes))),
+            RuleState::Active => active.push(format!(
+                "{head}  {dscp:9}  {}",
+                join(&rule.service.prefixes)
+            )),
             RuleState::Inactive(reason) => inactive.push(format!("{head}  {reason}")),
         }
     }
@@ -140,17 +147,17 @@ fn show_json(policy: &Policy, date: Date) -> Value {
             RuleState::Inactive(reason) => Some(reason),
         };
         json!({
-            "name": rule.name,
-            "description": rule.description,
-            "role": rule.role.name(),
-            "protocol": rule.protocol.to_string(),
-            "prefixes": texts(&rule.prefixes),
-            "ports": texts(&rule.ports),
+            "name": rule.service.name,
+            "description": rule.service.description,
+            "role": rule.service.role.name(),
+            "protocol": rule.service.protocol.to_string(),
+            "prefixes": texts(&rule.service.prefixes),
+            "ports": texts(&rule.service.ports),
             "dscp": rule.treatment.dscp.value(),
-            "enabled": rule.enabled,
-            "valid_from": rule.valid_from,
-            "valid_until": rule.valid_until,
-            "source": rule.source,
+            "enabled": rule.service.enabled,
+            "valid_from": rule.service.valid_from,
+            "valid_until": rule.service.valid_until,
+            "source": rule.service.source,
             "active": rule.is_active(),
             "inactive_reason": reason.map(inactive_name),
         })

@@ -8,10 +8,10 @@ use serde_json::Value as Json;
 
 use super::layer::Layer;
 use super::raw::Spans;
-use super::service::PolicyService;
 use super::setting::{SettingSpec, SettingsTable, span_to_json};
 use super::span::Span;
 use super::{Config, root, service, settings};
+use crate::net::PolicyService;
 
 /// A configuration with the origins of its values.
 #[derive(Clone, Debug)]

@@ -36,12 +36,13 @@ mod tests;
 mod value_type;
 mod values;
 
+use crate::net::PolicyService;
+
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use diagnostic_kind::DiagnosticKind;
 pub use effective::{Effective, EffectiveSection, EffectiveValue, ValueOrigin};
 pub use layer::{Document, Layer};
 pub use schema::{schema, tables};
-pub use service::PolicyService;
 pub use setting::{SettingSpec, SettingsTable};
 pub use settings::{
     ControlSettings, FallbackSettings, GatewaySettings, MetricsSettings, NatMappingSettings,

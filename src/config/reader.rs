@@ -14,10 +14,11 @@ use super::effective::Effective;
 use super::layer::{Document, Layer};
 use super::raw::{Collector, RawTable, Spanned, Spans};
 use super::root::{DISABLE, ENABLE, INCLUDE, VERSION};
-use super::service::{self, PolicyService, ServiceSpec};
+use super::service::{self, ServiceSpec};
 use super::settings::Settings;
 use super::span::{SourceFile, Span};
 use super::suggestion::closest;
+use crate::net::PolicyService;
 
 impl Effective {
     /// Reads all layers. A later document overrides an earlier one.

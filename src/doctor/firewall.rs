@@ -110,11 +110,19 @@ pub(super) fn target(policy: &Policy, family: Family) -> Option<SocketAddr> {
     let active = policy
         .rules()
         .iter()
-        .filter(|rule| rule.is_active() && rule.protocol == Protocol::Udp);
+        .filter(|rule| rule.is_active() && rule.service.protocol == Protocol::Udp);
     let of_family = active.filter_map(|rule| {
-        let prefix = rule.prefixes.iter().find(|it| it.family() == family)?;
-        let widest = rule.ports.iter().max_by_key(|it| it.last() - it.first())?;
-        let is_media = rule.role == Role::Media;
+        let prefix = rule
+            .service
+            .prefixes
+            .iter()
+            .find(|it| it.family() == family)?;
+        let widest = rule
+            .service
+            .ports
+            .iter()
+            .max_by_key(|it| it.last() - it.first())?;
+        let is_media = rule.service.role == Role::Media;
         let to = SocketAddr::new(prefix.first(), widest.first());
         Some(((is_media, widest.last() - widest.first()), to))
     });

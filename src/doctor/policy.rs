@@ -44,13 +44,13 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
 }
 
 fn ends_soon(rule: &PolicyRule, today: Date) -> Option<Finding> {
-    let until = rule.valid_until?;
+    let until = rule.service.valid_until?;
     let horizon = today.checked_add(NOTICE_DAYS.days()).ok()?;
     (until <= horizon).then(|| {
         Finding::warning(
             format!(
                 "{} ends on {until}. From then on its media stays in the VPN.",
-                rule.name
+                rule.service.name
             ),
             "Before that day, install a newer voicelane or configure the vendor's new ranges.",
         )

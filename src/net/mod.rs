@@ -15,6 +15,7 @@ mod per_family;
 mod port_range;
 mod prefix;
 mod role;
+mod service;
 mod side;
 
 pub use capture::{Capture, CaptureMode, UnknownCaptureMode};
@@ -31,4 +32,5 @@ pub use per_family::PerFamily;
 pub use port_range::{PortRange, PortRangeError};
 pub use prefix::{Family, Prefix, PrefixError};
 pub use role::{Role, UnknownRole};
+pub use service::PolicyService;
 pub use side::{Inside, Outside};

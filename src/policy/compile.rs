@@ -6,9 +6,11 @@ use jiff::civil::Date;
 
 use super::service_block::{ServiceBlock, ServiceRange};
 use super::{Action, BlockIndex, Policy, PolicyRule, RuleState, Verdict};
-use crate::config::{Config, PolicyService};
+use crate::config::Config;
 use crate::lpm::{LookupTable, PrefixTable};
-use crate::net::{Capture, CaptureMode, Family, PortRange, Prefix, Protocol, RuleId, Treatment};
+use crate::net::{
+    Capture, CaptureMode, Family, PolicyService, PortRange, Prefix, Protocol, RuleId, Treatment,
+};
 
 impl Policy {
     /// Compiles the policy of a day.
@@ -40,26 +42,16 @@ impl Policy {
 }
 
 fn rule(service: &PolicyService, id: RuleId, today: Date) -> PolicyRule {
-    let service = service.clone();
     PolicyRule {
         id,
+        treatment: Treatment::of(service.dscp),
         state: RuleState::on(
             today,
             service.enabled,
             service.valid_from,
             service.valid_until,
         ),
-        treatment: Treatment::of(service.dscp),
-        name: service.name,
-        description: service.description,
-        role: service.role,
-        protocol: service.protocol,
-        prefixes: service.prefixes,
-        ports: service.ports,
-        enabled: service.enabled,
-        valid_from: service.valid_from,
-        valid_until: service.valid_until,
-        source: service.source,
+        service: service.clone(),
     }
 }
 
@@ -72,7 +64,7 @@ fn build_table(
 ) -> (LookupTable<BlockIndex>, Vec<ServiceBlock>) {
     let mut rules_by_prefix: BTreeMap<Prefix, Vec<&PolicyRule>> = BTreeMap::new();
     for rule in rules.iter().filter(|rule| rule.is_active()) {
-        for prefix in &rule.prefixes {
+        for prefix in &rule.service.prefixes {
             rules_by_prefix.entry(*prefix).or_default().push(rule);
         }
     }
@@ -93,8 +85,8 @@ fn build_table(
                     prefix: Some(*outer),
                     treatment: rule.treatment,
                 };
-                let ports = rule.ports.iter();
-                ports.map(move |ports| (ServiceRange::new(rule.protocol, *ports), verdict))
+                let ports = rule.service.ports.iter();
+                ports.map(move |ports| (ServiceRange::new(rule.service.protocol, *ports), verdict))
             })
         });
         let index = u32::try_from(blocks.len()).expect("a configuration has fewer entries");
@@ -108,11 +100,11 @@ fn build_table(
 fn captures(rules: &[PolicyRule]) -> Vec<Capture> {
     let mut gathered: BTreeMap<(Protocol, PortRange), Vec<Prefix>> = BTreeMap::new();
     for rule in rules.iter().filter(|rule| rule.is_active()) {
-        for ports in &rule.ports {
+        for ports in &rule.service.ports {
             gathered
-                .entry((rule.protocol, *ports))
+                .entry((rule.service.protocol, *ports))
                 .or_default()
-                .extend(&rule.prefixes);
+                .extend(&rule.service.prefixes);
         }
     }
     let capture = |((protocol, ports), prefixes)| Capture {
@@ -126,7 +118,12 @@ fn captures(rules: &[PolicyRule]) -> Vec<Capture> {
 /// Captures all UDP and TCP to the prefixes of the active rules.
 fn whole_prefixes(rules: &[PolicyRule]) -> Vec<Capture> {
     let active = rules.iter().filter(|rule| rule.is_active());
-    let prefixes = outermost(active.flat_map(|rule| &rule.prefixes).copied().collect());
+    let prefixes = outermost(
+        active
+            .flat_map(|rule| &rule.service.prefixes)
+            .copied()
+            .collect(),
+    );
     let capture = |protocol| Capture {
         protocol,
         ports: PortRange::ALL,

@@ -82,14 +82,15 @@ impl Policy {
     #[must_use]
     pub fn samples(&self, family: Family) -> Vec<SocketAddr> {
         let active = self.rules.iter();
-        let active = active.filter(|rule| rule.is_active() && rule.protocol == Protocol::Udp);
+        let active =
+            active.filter(|rule| rule.is_active() && rule.service.protocol == Protocol::Udp);
         let mut samples = BTreeMap::new();
         for rule in active {
-            let mut prefixes = rule.prefixes.iter();
+            let mut prefixes = rule.service.prefixes.iter();
             let Some(prefix) = prefixes.find(|it| it.family() == family) else {
                 continue;
             };
-            for ports in &rule.ports {
+            for ports in &rule.service.ports {
                 // The middle, because the ranges of a firewall may end elsewhere.
                 let middle = ports.first() + (ports.last() - ports.first()) / 2;
                 samples
@@ -109,9 +110,9 @@ impl Policy {
     /// Returns the next day after `after` on which a date changes the state of a rule.
     #[must_use]
     pub fn next_change(&self, after: Date) -> Option<Date> {
-        let enabled = self.rules.iter().filter(|rule| rule.enabled);
+        let enabled = self.rules.iter().filter(|rule| rule.service.enabled);
         let days = enabled
-            .flat_map(|rule| [rule.valid_from, rule.valid_until])
+            .flat_map(|rule| [rule.service.valid_from, rule.service.valid_until])
             .flatten();
         days.filter(|day| *day > after).min()
     }

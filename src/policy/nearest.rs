@@ -50,7 +50,7 @@ impl Policy {
 
 /// Ranks a rule that has the address; 0 is the nearest.
 fn rank(rule: &PolicyRule, protocol: Protocol, port: u16) -> (u8, MissReason) {
-    let same_protocol = rule.protocol == protocol;
+    let same_protocol = rule.service.protocol == protocol;
     match rule.state {
         RuleState::Inactive(reason) if same_protocol && rule.has_port(port) => (
             u8::from(reason != InactiveReason::SwitchedOff),

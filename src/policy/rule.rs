@@ -4,35 +4,17 @@ use std::fmt;
 
 use jiff::civil::Date;
 
-use crate::net::{PortRange, Prefix, Protocol, Role, RuleId, Treatment};
+use crate::net::{PolicyService, Prefix, RuleId, Treatment};
 
 /// A service with its id and its state on the day of compilation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyRule {
     /// The position in the policy.
     pub id: RuleId,
-    /// The name of the service.
-    pub name: String,
-    /// The description, as a sentence.
-    pub description: String,
-    /// The role in a call.
-    pub role: Role,
-    /// The transport protocol.
-    pub protocol: Protocol,
-    /// The addresses of its servers.
-    pub prefixes: Vec<Prefix>,
-    /// The ports of its servers.
-    pub ports: Vec<PortRange>,
+    /// The service as it is configured.
+    pub service: PolicyService,
     /// The DSCP and priority of its packets.
     pub treatment: Treatment,
-    /// Whether the configuration enables it.
-    pub enabled: bool,
-    /// The first day on which it is active.
-    pub valid_from: Option<Date>,
-    /// The first day on which it is no longer active.
-    pub valid_until: Option<Date>,
-    /// The URL where the vendor publishes these addresses and ports.
-    pub source: Option<String>,
     /// The state on the day of compilation.
     pub state: RuleState,
 }
@@ -100,13 +82,17 @@ impl PolicyRule {
     /// Returns the longest of its prefixes that contains an address.
     #[must_use]
     pub fn prefix_of(&self, addr: std::net::IpAddr) -> Option<Prefix> {
-        let matching = self.prefixes.iter().filter(|prefix| prefix.contains(addr));
+        let matching = self
+            .service
+            .prefixes
+            .iter()
+            .filter(|prefix| prefix.contains(addr));
         matching.max_by_key(|prefix| prefix.len()).copied()
     }
 
     /// Returns whether one of its port ranges contains a port.
     #[must_use]
     pub fn has_port(&self, port: u16) -> bool {
-        self.ports.iter().any(|ports| ports.contains(port))
+        self.service.ports.iter().any(|ports| ports.contains(port))
     }
 }

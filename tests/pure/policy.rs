@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use jiff::ToSpan;
 use jiff::civil::{Date, date};
 use proptest::prelude::*;
-use voicelane::config::{Config, PolicyService};
+use voicelane::config::Config;
+use voicelane::net::PolicyService;
 use voicelane::net::{Dscp, Endpoint, Prefix, Protocol, RuleId, Treatment};
 use voicelane::policy::{Action, InactiveReason, MissReason, Policy, RuleState, Verdict};
 
@@ -27,7 +28,7 @@ fn rule_for(policy: &Policy, protocol: Protocol, destination: &str) -> Option<St
     assert_eq!(verdict.action == Action::Relay, verdict.rule.is_some());
     verdict
         .rule
-        .map(|id| policy.rule(id).expect("its own id").name.clone())
+        .map(|id| policy.rule(id).expect("its own id").service.name.clone())
 }
 
 /// What the policy should say, found by reading every service.
@@ -289,7 +290,11 @@ fn talkdesk_media_leave_and_the_rest_stays() {
             dscp: Dscp::EF,
             priority: 6
         }));
-    assert!(active.clone().all(|rule| rule.protocol == Protocol::Udp));
+    assert!(
+        active
+            .clone()
+            .all(|rule| rule.service.protocol == Protocol::Udp)
+    );
     assert_eq!(active.count(), 12);
     let captures: Vec<_> = policy
         .captures()
@@ -347,7 +352,7 @@ fn retired_ranges_end_where_their_turn_ranges_live_on() {
     let germany = after
         .rules()
         .iter()
-        .find(|rule| rule.name == "talkdesk-retired-germany")
+        .find(|rule| rule.service.name == "talkdesk-retired-germany")
         .expect("present");
     assert_eq!(
         germany.state,
@@ -397,7 +402,12 @@ fn the_nearest_rule_says_why_not() {
         let policy = talkdesk("", today);
         let miss = policy.near_miss(protocol, at(destination))?;
         Some((
-            policy.rule(miss.rule).expect("its own id").name.clone(),
+            policy
+                .rule(miss.rule)
+                .expect("its own id")
+                .service
+                .name
+                .clone(),
             miss.prefix.to_string(),
             miss.reason,
         ))

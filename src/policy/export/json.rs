@@ -16,16 +16,16 @@ pub(super) const JSON: ExportFormat = ExportFormat {
 fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
     let service = |rule: &&PolicyRule| {
         json!({
-            "name": rule.name,
-            "description": rule.description,
-            "role": rule.role.name(),
-            "protocol": rule.protocol.to_string(),
-            "prefixes": rule.prefixes.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "ports": rule.ports.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "name": rule.service.name,
+            "description": rule.service.description,
+            "role": rule.service.role.name(),
+            "protocol": rule.service.protocol.to_string(),
+            "prefixes": rule.service.prefixes.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "ports": rule.service.ports.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "dscp": rule.treatment.dscp.value(),
-            "valid_from": rule.valid_from,
-            "valid_until": rule.valid_until,
-            "source": rule.source,
+            "valid_from": rule.service.valid_from,
+            "valid_until": rule.service.valid_until,
+            "source": rule.service.source,
         })
     };
     out.json(&json!({

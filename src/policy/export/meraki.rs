@@ -70,7 +70,7 @@ fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
         json!({ "method": "PUT", "path": path, "body": body })
     });
     let services = selection.rules().iter().map(
-        |rule| json!({ "name": rule.name, "description": rule.description, "source": rule.source }),
+        |rule| json!({ "name": rule.service.name, "description": rule.service.description, "source": rule.service.source }),
     );
     let document = json!({
         "generator": generator(),

@@ -107,16 +107,16 @@ impl ExportFormat {
         ));
         for rule in selection.rules() {
             head.comment("");
-            let ports: Vec<_> = rule.ports.iter().map(ToString::to_string).collect();
+            let ports: Vec<_> = rule.service.ports.iter().map(ToString::to_string).collect();
             head.comment(&format!(
                 "{}: {} {}, {}. {}",
-                rule.name,
-                rule.protocol,
+                rule.service.name,
+                rule.service.protocol,
                 ports.join(", "),
                 rule.treatment.dscp,
-                rule.description
+                rule.service.description
             ));
-            if let Some(source) = &rule.source {
+            if let Some(source) = &rule.service.source {
                 head.comment(source);
             }
         }

@@ -68,11 +68,11 @@ impl<'a> Selection<'a> {
         date: Date,
         names: &[impl AsRef<str>],
     ) -> Result<Self, SelectionError> {
-        let known = |name: &str| policy.rules().iter().any(|rule| rule.name == name);
+        let known = |name: &str| policy.rules().iter().any(|rule| rule.service.name == name);
         if let Some(name) = names.iter().find(|name| !known(name.as_ref())) {
             return Err(SelectionError::Unknown(name.as_ref().to_owned()));
         }
-        let named = |rule: &PolicyRule| names.iter().any(|name| name.as_ref() == rule.name);
+        let named = |rule: &PolicyRule| names.iter().any(|name| name.as_ref() == rule.service.name);
         let mut rules = Vec::new();
         for rule in policy.rules() {
             match rule.state {
@@ -80,7 +80,7 @@ impl<'a> Selection<'a> {
                 RuleState::Inactive(InactiveReason::SwitchedOff) if named(rule) => rules.push(rule),
                 RuleState::Inactive(reason) if named(rule) => {
                     return Err(SelectionError::NotInForce {
-                        name: rule.name.clone(),
+                        name: rule.service.name.clone(),
                         date,
                         reason,
                     });
@@ -91,8 +91,8 @@ impl<'a> Selection<'a> {
         for (index, rule) in rules.iter().enumerate() {
             if let Some(other) = rules[..index].iter().find(|other| contradict(rule, other)) {
                 return Err(SelectionError::Contradiction {
-                    one: other.name.clone(),
-                    other: rule.name.clone(),
+                    one: other.service.name.clone(),
+                    other: rule.service.name.clone(),
                 });
             }
         }
@@ -117,14 +117,18 @@ impl<'a> Selection<'a> {
     /// Groups the rules by protocol, ports and treatment, in the order of the configuration.
     #[must_use]
     pub fn selectors(&self) -> Vec<TrafficSelector> {
-        gather(self.rules.iter().map(|rule| (*rule, merge(&rule.ports))))
+        gather(
+            self.rules
+                .iter()
+                .map(|rule| (*rule, merge(&rule.service.ports))),
+        )
     }
 
     /// Groups the rules for formats whose rules have one port or range: each selector has one range.
     #[must_use]
     pub fn selectors_by_range(&self) -> Vec<TrafficSelector> {
         gather(self.rules.iter().flat_map(|rule| {
-            let ranges = merge(&rule.ports).into_iter();
+            let ranges = merge(&rule.service.ports).into_iter();
             ranges.map(|ports| (*rule, vec![ports]))
         }))
     }
@@ -133,7 +137,7 @@ impl<'a> Selection<'a> {
     #[must_use]
     pub fn prefixes(&self) -> Vec<Prefix> {
         let rules = self.rules.iter();
-        Prefix::aggregate(rules.flat_map(|rule| rule.prefixes.iter().copied()))
+        Prefix::aggregate(rules.flat_map(|rule| rule.service.prefixes.iter().copied()))
     }
 
     /// Adds the notes of a format that has addresses only.
@@ -157,7 +161,11 @@ impl<'a> Selection<'a> {
         for rule in &self.rules {
             let content = format!(
                 "{} {} {:?} {:?} {}\n",
-                rule.name, rule.protocol, rule.prefixes, rule.ports, rule.treatment.dscp
+                rule.service.name,
+                rule.service.protocol,
+                rule.service.prefixes,
+                rule.service.ports,
+                rule.treatment.dscp
             );
             for byte in content.bytes() {
                 hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
@@ -192,19 +200,19 @@ fn gather<'a>(
     let mut selectors: Vec<TrafficSelector> = Vec::new();
     for (rule, ports) in parts {
         let same = |selector: &&mut TrafficSelector| {
-            (selector.protocol, selector.treatment) == (rule.protocol, rule.treatment)
+            (selector.protocol, selector.treatment) == (rule.service.protocol, rule.treatment)
                 && selector.ports == ports
         };
         if let Some(selector) = selectors.iter_mut().find(same) {
-            selector.prefixes.extend(&rule.prefixes);
-            selector.services.push(rule.name.clone());
+            selector.prefixes.extend(&rule.service.prefixes);
+            selector.services.push(rule.service.name.clone());
         } else {
             selectors.push(TrafficSelector {
-                protocol: rule.protocol,
+                protocol: rule.service.protocol,
                 ports,
                 treatment: rule.treatment,
-                prefixes: rule.prefixes.clone(),
-                services: vec![rule.name.clone()],
+                prefixes: rule.service.prefixes.clone(),
+                services: vec![rule.service.name.clone()],
             });
         }
     }
@@ -232,13 +240,13 @@ fn merge(ranges: &[PortRange]) -> Vec<PortRange> {
 }
 
 fn contradict(one: &PolicyRule, other: &PolicyRule) -> bool {
-    let same_packets = one.protocol == other.protocol
-        && one.ports.iter().any(|ports| {
-            let mut others = other.ports.iter();
+    let same_packets = one.service.protocol == other.service.protocol
+        && one.service.ports.iter().any(|ports| {
+            let mut others = other.service.ports.iter();
             others.any(|its| its.overlaps(*ports))
         })
-        && one.prefixes.iter().any(|prefix| {
-            let mut others = other.prefixes.iter();
+        && one.service.prefixes.iter().any(|prefix| {
+            let mut others = other.service.prefixes.iter();
             others.any(|its| its.overlaps(*prefix))
         });
     same_packets && one.treatment != other.treatment

@@ -29,8 +29,8 @@ fn description(selection: &Selection<'_>, prefix: Prefix) -> String {
     let serves = |its: &Prefix| prefix.covers(*its);
     let rules = selection.rules().iter();
     let names: Vec<_> = rules
-        .filter(|rule| rule.prefixes.iter().any(serves))
-        .map(|rule| rule.name.as_str())
+        .filter(|rule| rule.service.prefixes.iter().any(serves))
+        .map(|rule| rule.service.name.as_str())
         .collect();
     let all = names.join(", ");
     match &names[..] {

@@ -96,7 +96,7 @@ fn disabled_services_are_exported_by_name_and_expired_ones_never() {
     let policy = compile(SAMPLE);
     let names = |selection: &Selection<'_>| -> Vec<_> {
         let rules = selection.rules().iter();
-        rules.map(|rule| rule.name.clone()).collect()
+        rules.map(|rule| rule.service.name.clone()).collect()
     };
     assert_eq!(
         names(&select(&policy, &[])),
@@ -249,12 +249,12 @@ fn covers(
     marks: bool,
 ) -> Result<(), TestCaseError> {
     let rules = policy.rules().iter();
-    let prefixes = rules.flat_map(|rule| rule.prefixes.iter().copied());
+    let prefixes = rules.flat_map(|rule| rule.service.prefixes.iter().copied());
     let prefixes: BTreeSet<_> = prefixes
         .chain(lines.iter().map(|line| line.prefix))
         .collect();
     let rules = policy.rules().iter();
-    let ports = rules.flat_map(|rule| rule.ports.iter().copied());
+    let ports = rules.flat_map(|rule| rule.service.ports.iter().copied());
     let ports: BTreeSet<PortRange> = ports.chain(lines.iter().map(|line| line.ports)).collect();
     let ports: BTreeSet<u16> = ports
         .iter()
