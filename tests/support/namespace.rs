@@ -23,11 +23,11 @@ const REGISTRY: &str = "/run/netns";
 /// What the names of our namespaces begin with, before the process id of their maker.
 const PREFIX: &str = "vlab-";
 
-/// Fails the test unless it runs as root and finds its programs, each given with the package that brings it.
+/// Fails the test unless it runs as root and finds its programs, each given with its Debian package.
 pub fn require(programs: &[(&str, &str)]) {
     assert!(
         geteuid().is_root(),
-        "network namespaces need root: run `scripts/check`, or `sudo -E cargo test`"
+        "network namespaces need root: run `scripts/check lab`"
     );
     let path = std::env::var("PATH").unwrap_or_default();
     let found = |program: &str| {
@@ -42,7 +42,7 @@ pub fn require(programs: &[(&str, &str)]) {
         .collect();
     assert!(
         missing.is_empty(),
-        "the test needs {}; `scripts/setup` installs all",
+        "missing: {}. `sudo scripts/setup` installs all",
         missing.join(", ")
     );
 }

@@ -58,27 +58,42 @@ pub struct Vpn {
     _files: TempDir,
 }
 
-/// The programs that the VPNs are.
-pub const PROGRAMS: [(&str, &str); 13] = [
-    ("ping", "iputils-ping"),
-    ("openvpn", "openvpn"),
-    ("openssl", "openssl"),
-    ("wg", "wireguard-tools"),
-    ("wg-quick", "wireguard-tools"),
-    ("wireguard-go", "wireguard-go"),
-    ("iptables", "iptables"),
-    ("ip6tables", "iptables"),
-    ("sysctl", "procps"),
-    ("swanctl", "strongswan-swanctl"),
-    ("openconnect", "openconnect"),
-    ("ocserv", "ocserv"),
-    ("unshare", "util-linux"),
-];
+impl VpnKind {
+    /// The programs of this VPN, each with its Debian package.
+    fn programs(self) -> Vec<(&'static str, &'static str)> {
+        let ours: &[_] = match self {
+            Self::OpenVpnDef1 | Self::OpenVpnReplaced | Self::OpenVpnBlockLocal => {
+                &[("openvpn", "openvpn"), ("openssl", "openssl")]
+            }
+            Self::StrongSwanLibipsec => &[
+                (strongswan::CHARON, "strongswan-charon"),
+                (strongswan::LIBIPSEC, "libcharon-extra-plugins"),
+                ("swanctl", "strongswan-swanctl"),
+            ],
+            Self::OpenConnect => &[
+                ("openconnect", "openconnect"),
+                ("ocserv", "ocserv"),
+                ("openssl", "openssl"),
+                (openconnect::SCRIPT, "vpnc-scripts"),
+            ],
+            _ => &[
+                ("wg", "wireguard-tools"),
+                ("wg-quick", "wireguard-tools"),
+                ("wireguard-go", "wireguard-go"),
+            ],
+        };
+        let firewall: &[_] = match self {
+            Self::WgQuickKillSwitch => &[("iptables", "iptables"), ("ip6tables", "iptables")],
+            _ => &[],
+        };
+        [ours, firewall].concat()
+    }
+}
 
 impl Vpn {
     /// Brings the VPN up and returns when it carries traffic.
     pub fn start(kind: VpnKind, laptop: &Namespace, gateway: &Namespace) -> Self {
-        require(&PROGRAMS);
+        require(&kind.programs());
         let files = TempDir::new().expect("the temporary directory is writable");
         let vpn = match kind {
             VpnKind::OpenVpnDef1 => openvpn::start(files, laptop, gateway, "def1 ipv6"),

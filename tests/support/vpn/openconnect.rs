@@ -11,7 +11,7 @@ use super::super::program::{PATIENCE, Program};
 use super::{Vpn, certificate, write};
 
 /// Where Debian's vpnc-scripts has it.
-const SCRIPT: &str = "/usr/share/vpnc-scripts/vpnc-script";
+pub const SCRIPT: &str = "/usr/share/vpnc-scripts/vpnc-script";
 
 pub fn start(files: TempDir, laptop: &Namespace, gateway: &Namespace) -> Vpn {
     let dir = files.path().display().to_string();

@@ -9,7 +9,10 @@ use super::super::program::Program;
 use super::{Vpn, write};
 
 /// Where Debian's strongswan-charon has it.
-const CHARON: &str = "/usr/lib/ipsec/charon";
+pub const CHARON: &str = "/usr/lib/ipsec/charon";
+
+/// The plugin, from Debian's libcharon-extra-plugins.
+pub const LIBIPSEC: &str = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so";
 
 /// The mark by which charon's own packets stay out of its table 220, as the plugin's documentation has it.
 const MARK: u32 = 0x42;
