@@ -64,7 +64,7 @@
 //! # Kill and reload
 //!
 //! After SIGKILL the mark, the TUN and its routes are gone. The remaining rules match a mark that nothing sets. Media is in
-//! the VPN with the next packet (`gateway::a_killed_gateway_leaves_clients_calls_to_the_vpn`).
+//! the VPN with the next packet (`gateway::client_calls_use_the_vpn_after_the_gateway_is_killed`).
 //!
 //! A reload changes the interfaces. Switching the gateway on or off, the limits and `remark` need a restart.
 //!

@@ -110,27 +110,27 @@
 //!
 //! | what happens | shown by |
 //! |---|---|
-//! | `ip rule flush`, flushed routes, networkd deletes rules, a foreign rule ahead: restored at once, the program is named | `laptop::what_others_take_away_is_back_at_once_and_they_are_named` |
-//! | two programs in conflict: corrections back off, the other program is named | `laptop::two_programs_that_fight_slow_down_and_the_other_is_named`, `daemon::conflict::twenty_in_a_row_and_two_each_second_are_no_contest` |
-//! | lost notifications, failed netlink sockets | `laptop::more_notices_than_the_socket_holds_lead_to_a_full_look`, `kernel_faults::what_cuts_the_steward_off_from_the_kernel_is_made_up_for` |
+//! | `ip rule flush`, flushed routes, networkd deletes rules, a foreign rule ahead: restored at once, the program is named | `laptop::removed_rules_are_restored_at_once_and_the_remover_is_named` |
+//! | two programs in conflict: corrections back off, the other program is named | `laptop::a_conflict_slows_down_and_the_other_program_is_named`, `daemon::conflict::twenty_in_a_row_and_two_each_second_are_no_contest` |
+//! | lost notifications, failed netlink sockets | `laptop::lost_notifications_lead_to_a_full_resync`, `kernel_faults::what_cuts_the_steward_off_from_the_kernel_is_made_up_for` |
 //! | a busy machine | `kernel_faults::a_look_that_had_to_wait_holds_up_no_other`, `daemon::schedule::a_rest_is_long_for_what_cost_much_and_bounded` |
 //! | a VPN starts, stops, restarts, replaces the default route | `vpn::voicelane_then_openvpn_replacing_the_default_route`, `coexistence::openconnect_with_vpnc_script`, and every row of [`super::vpns`] |
-//! | a lease is renewed, with the same or another address | `laptop::a_renewed_lease_moves_nothing_and_a_new_address_costs_no_call` |
+//! | a lease is renewed, with the same or another address | `laptop::a_renewed_lease_moves_no_call_and_a_new_address_ends_none` |
 //! | an address is removed and returns | `kernel_faults::an_address_that_goes_and_comes_back_takes_the_calls_along` |
-//! | cable to Wi-Fi and back, by carrier, metric and link: gap below 1 s, same inside endpoint, new sockets | `laptop::a_call_goes_from_cable_to_wifi_and_back_with_its_inside_endpoint`, `daemon::uplink_binding::sockets_move_when_what_they_use_has_gone` |
-//! | a flapping link | `laptop::a_link_that_comes_and_goes_is_not_followed`, `route::hysteresis::a_lost_uplink_must_be_stable_for_longer` |
-//! | no network at the start, IPv6 later | `laptop::it_starts_without_a_network_and_comes_up_by_itself` |
-//! | IPv4 and IPv6 by different links, later by the same | `laptop::each_family_leaves_by_its_own_link_and_moves_alone`, `route::uplink::each_family_leaves_by_its_own_best_link` |
-//! | suspend, and resume in another network | `sleep::a_call_survives_a_sleep_from_which_the_laptop_wakes_with_another_address`, `daemon::sleep::what_the_clock_of_the_machine_gained_was_slept` |
-//! | prefer, pin, exclude | `laptop::configuration_prefers_excludes_and_never_takes_a_tunnel`, `route::uplink::the_user_prefers_and_excludes` |
-//! | a captive portal or firewall on the path drops media: failover below 3 s, failback when the path works | `fallback::silence_costs_less_than_three_seconds_with_wg_quick`, `fallback::silence_costs_less_than_three_seconds_with_openvpn`, `engine::fallback::a_dead_way_costs_a_call_less_than_three_seconds` |
-//! | a router rejects; a firewall of this machine rejects | `fallback::a_router_that_says_no_is_believed`, `fallback::a_firewall_on_this_machine_costs_nothing` |
-//! | failover of a mapping, then of the uplink; hysteresis; probes; failback | `engine::fallback::two_calls_to_two_regions_take_the_uplink_with_them_and_only_their_family`, `engine::fallback::a_healed_way_is_taken_again_and_a_fickle_one_later_each_time`, `engine::fallback::trials_on_a_dead_way_bring_nobody_back`, `engine::fallback::an_uplink_that_is_back_is_taken_again_at_once`, `laptop::a_call_that_fell_while_its_link_was_gone_is_back_with_the_link` |
-//! | `fallback = none` | `fallback::without_fallback_a_call_stays_where_it_is` |
-//! | whole prefixes; other traffic returns into the VPN | `prefix::the_rest_of_a_prefix_arrives_at_the_far_end_of_the_vpn`, `prefix::what_lets_media_by_lets_nothing_else_out` |
-//! | a kill switch is detected, named and respected, with and without nftables, at the start and later | `coexistence::the_kill_switch_of_wg_quick_is_named_and_obeyed`, `coexistence::the_firewall_of_mullvad_is_named_and_obeyed`, `coexistence::a_kill_switch_of_legacy_iptables_is_obeyed_though_not_named`, `coexistence::legacy_iptables_that_comes_later_is_found_by_its_first_refusal` |
-//! | the VPN's marks, if IT configures them | `coexistence::with_the_vpns_mark_calls_pass_the_kill_switch_of_wg_quick`, `coexistence::with_the_connection_mark_calls_pass_the_firewall_of_mullvad` |
-//! | a hostile network: routes, ranges, spoofed packets, ARP | `hostile_network::a_route_for_the_media_range_does_not_choose_our_next_hop`, `hostile_network::a_lan_that_claims_the_media_range_gets_no_media`, `hostile_network::what_the_network_says_adds_nothing_to_what_leaves`, `hostile_network::nobody_on_the_lan_reaches_the_tun_or_an_alias` |
-//! | foreign sysctls stay | `laptop::no_setting_but_those_of_our_tun_and_the_uplink_is_touched` |
+//! | cable to Wi-Fi and back, by carrier, metric and link: gap below 1 s, same inside endpoint, new sockets | `laptop::a_call_moves_from_cable_to_wifi_and_back`, `daemon::uplink_binding::sockets_move_when_what_they_use_has_gone` |
+//! | a flapping link | `laptop::a_flapping_link_is_not_followed`, `route::hysteresis::a_lost_uplink_must_be_stable_for_longer` |
+//! | no network at the start, IPv6 later | `laptop::the_service_starts_without_a_network_and_recovers` |
+//! | IPv4 and IPv6 by different links, later by the same | `laptop::each_family_uses_its_own_link_and_moves_alone`, `route::uplink::each_family_leaves_by_its_own_best_link` |
+//! | suspend, and resume in another network | `sleep::a_call_survives_a_sleep_and_a_new_address`, `daemon::sleep::what_the_clock_of_the_machine_gained_was_slept` |
+//! | prefer, pin, exclude | `laptop::configuration_prefers_and_excludes_links_and_ignores_tunnels`, `route::uplink::the_user_prefers_and_excludes` |
+//! | a captive portal or firewall on the path drops media: failover below 3 s, failback when the path works | `fallback::a_dead_path_costs_less_than_three_seconds_with_wg_quick`, `fallback::a_dead_path_costs_less_than_three_seconds_with_openvpn`, `engine::fallback::a_dead_way_costs_a_call_less_than_three_seconds` |
+//! | a router rejects; a firewall of this machine rejects | `fallback::a_router_that_rejects_causes_a_failover`, `fallback::a_local_firewall_causes_an_immediate_failover` |
+//! | failover of a mapping, then of the uplink; hysteresis; probes; failback | `engine::fallback::two_calls_to_two_regions_take_the_uplink_with_them_and_only_their_family`, `engine::fallback::a_healed_way_is_taken_again_and_a_fickle_one_later_each_time`, `engine::fallback::trials_on_a_dead_way_bring_nobody_back`, `engine::fallback::an_uplink_that_is_back_is_taken_again_at_once`, `laptop::a_call_fails_back_when_its_link_returns` |
+//! | `fallback = none` | `fallback::without_fallback_a_call_stays_direct` |
+//! | whole prefixes; other traffic returns into the VPN | `prefix::other_traffic_of_a_prefix_arrives_through_the_vpn`, `prefix::the_bypass_for_media_lets_nothing_else_out` |
+//! | a kill switch is detected, named and respected, with and without nftables, at the start and later | `coexistence::the_wg_quick_kill_switch_is_named_and_obeyed`, `coexistence::the_mullvad_firewall_is_named_and_obeyed`, `coexistence::a_legacy_iptables_kill_switch_is_obeyed_but_not_named`, `coexistence::a_later_legacy_iptables_rule_is_found_by_its_first_rejection` |
+//! | the VPN's marks, if IT configures them | `coexistence::calls_with_the_vpn_mark_pass_the_wg_quick_kill_switch`, `coexistence::calls_with_the_connection_mark_pass_the_mullvad_firewall` |
+//! | a hostile network: routes, ranges, spoofed packets, ARP | `hostile_network::a_dhcp_route_for_the_media_range_is_ignored`, `hostile_network::a_lan_with_the_media_range_gets_no_media`, `hostile_network::no_network_message_adds_direct_traffic`, `hostile_network::no_lan_host_reaches_the_tun_or_a_reply_source` |
+//! | foreign sysctls stay | `laptop::only_settings_of_the_tun_and_the_uplink_change` |
 //! | events survive a crash and a reboot, within a bound | `lifecycle::events_outlive_a_crash_and_a_reboot`, `daemon::events::store::it_keeps_the_newest_within_its_bound`, `daemon::events::store::a_torn_last_line_costs_one_event` |
-//! | random changes in random order | `soak::calls_survive_whatever_the_network_does` |
+//! | random changes in random order | `soak::calls_survive_random_network_events` |

@@ -66,7 +66,7 @@
 //! sockets and then stops reading the TUN. The longest stop is 0.32 ms in a release build.
 //!
 //! The same holds when an uplink is given up or returns, see `engine::failover`. Shown by
-//! `load::a_branch_full_of_calls_moves_to_another_uplink_in_parts`, `engine::uplink::nothing_leaves_by_a_former_uplink` and
+//! `load::a_branch_of_calls_moves_to_another_uplink_in_batches`, `engine::uplink::nothing_leaves_by_a_former_uplink` and
 //! `daemon::driver::tests::a_wake_up_takes_no_more_than_it_may_open_sockets_for`. TCP connections cannot move and end at
 //! once; their limit is 4,096.
 //!

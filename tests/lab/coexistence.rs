@@ -10,7 +10,7 @@ use crate::support::caller::{Family, icmp, ping, probe, tcp_exchange, udp};
 use crate::support::program::{PATIENCE, wait_until};
 use crate::support::voicelane::{CONFIG, Home, Voicelane};
 use crate::support::vpn::VpnKind;
-use crate::support::{Lab, MEDIA_PORT, NOTHING, Way};
+use crate::support::{Lab, MEDIA_PORT, NOTHING, PathTaken};
 use voicelane::control::EventKind;
 
 fn unbound(lab: &Lab, family: Family) -> UdpSocket {
@@ -22,34 +22,34 @@ fn assert_calls_are_direct(lab: &Lab) {
     for family in Family::BOTH {
         for local in [family.unspecified(), at::VPN_LAPTOP.of(family)] {
             let to = at::MEDIA.at(family, MEDIA_PORT);
-            let (_, payload) = lab.ask(&udp(&lab.laptop, SocketAddr::new(local, 0)), to);
+            let (_, payload) = lab.exchange(&udp(&lab.laptop, SocketAddr::new(local, 0)), to);
             lab.assert_media(&payload, to, None);
         }
     }
 }
 
 /// Other ports, other hosts and other protocols.
-fn assert_the_rest_goes(lab: &Lab, way: Way) {
+fn assert_the_rest_goes(lab: &Lab, path: PathTaken) {
     for family in Family::BOTH {
-        let (taken, _) = lab.ask(&unbound(lab, family), at::OTHER.at(family, MEDIA_PORT));
-        assert_eq!(taken, way, "udp {family:?}");
+        let (taken, _) = lab.exchange(&unbound(lab, family), at::OTHER.at(family, MEDIA_PORT));
+        assert_eq!(taken, path, "udp {family:?}");
         let payload = tcp_exchange(&lab.laptop, at::MEDIA.at(family, 443));
-        assert_eq!(lab.way(&payload), way, "tcp {family:?}");
+        assert_eq!(lab.path_of(&payload), path, "tcp {family:?}");
         let payload = probe();
         ping(&icmp(&lab.laptop, family), at::MEDIA.of(family), &payload).expect("there is a route");
-        assert_eq!(lab.settled_way(&payload), way, "echo {family:?}");
+        assert_eq!(lab.settled_path(&payload), path, "echo {family:?}");
     }
 }
 
-fn assert_media_goes(lab: &Lab, way: Way) {
+fn assert_media_goes(lab: &Lab, path: PathTaken) {
     for family in Family::BOTH {
-        let (taken, _) = lab.ask(&unbound(lab, family), at::MEDIA.at(family, MEDIA_PORT));
-        assert_eq!(taken, way, "{family:?}");
+        let (taken, _) = lab.exchange(&unbound(lab, family), at::MEDIA.at(family, MEDIA_PORT));
+        assert_eq!(taken, path, "{family:?}");
     }
 }
 
 /// Waits until voicelane has seen what changed.
-fn await_media(lab: &Lab, way: Way) {
+fn await_media(lab: &Lab, path: PathTaken) {
     let deadline = Instant::now() + PATIENCE;
     for family in Family::BOTH {
         loop {
@@ -59,8 +59,8 @@ fn await_media(lab: &Lab, way: Way) {
             let socket = unbound(lab, family);
             // A VPN that is changing its routes may have none for a moment.
             let _ = socket.send_to(payload.as_bytes(), to);
-            let taken = lab.settled_way(&payload);
-            if taken == way {
+            let taken = lab.settled_path(&payload);
+            if taken == path {
                 break;
             }
             assert!(
@@ -91,29 +91,29 @@ fn await_warning(voicelane: &Voicelane, words: &[&str]) {
 /// One row of the matrix: the VPN first, then stopped and started again under a running voicelane.
 fn row(kind: VpnKind, config: &str) {
     let lab = Lab::new();
-    assert_media_goes(&lab, Way::Direct);
+    assert_media_goes(&lab, PathTaken::Direct);
     // What a VPN leaves behind by itself is no fault of ours.
     lab.start_vpn(kind).stop(&lab.laptop, &lab.gateway);
     let before = lab.laptop.dump();
     let vpn = lab.start_vpn(kind);
     // The witness sees both ways: without voicelane all is in the VPN.
-    assert_media_goes(&lab, Way::Tunnel);
-    assert_the_rest_goes(&lab, Way::Tunnel);
+    assert_media_goes(&lab, PathTaken::Tunnel);
+    assert_the_rest_goes(&lab, PathTaken::Tunnel);
 
     let voicelane = Home::new(&lab.laptop, config).start();
     assert_calls_are_direct(&lab);
-    assert_the_rest_goes(&lab, Way::Tunnel);
+    assert_the_rest_goes(&lab, PathTaken::Tunnel);
 
     vpn.stop(&lab.laptop, &lab.gateway);
-    await_media(&lab, Way::Direct);
-    assert_the_rest_goes(&lab, Way::Direct);
+    await_media(&lab, PathTaken::Direct);
+    assert_the_rest_goes(&lab, PathTaken::Direct);
     let vpn = lab.start_vpn(kind);
-    await_media(&lab, Way::Direct);
+    await_media(&lab, PathTaken::Direct);
     assert_calls_are_direct(&lab);
-    assert_the_rest_goes(&lab, Way::Tunnel);
+    assert_the_rest_goes(&lab, PathTaken::Tunnel);
 
     voicelane.stop();
-    assert_media_goes(&lab, Way::Tunnel);
+    assert_media_goes(&lab, PathTaken::Tunnel);
     let ours = lab.laptop.dump();
     assert_eq!(
         ours.naming(&["voicelane", "proto 118", "fwmark 0x76"]),
@@ -143,7 +143,7 @@ rows! {
 
 /// A kill switch that knows the VPN's packets by their mark lets media pass that bears it, where IT says so.
 #[test]
-fn with_the_vpns_mark_calls_pass_the_kill_switch_of_wg_quick() {
+fn calls_with_the_vpn_mark_pass_the_wg_quick_kill_switch() {
     for mark in ["0xca6c", "\"auto\""] {
         let config = format!("{CONFIG}\n[uplink]\nvpn_mark = {mark}\n");
         row(VpnKind::WgQuickKillSwitch, &config);
@@ -152,20 +152,20 @@ fn with_the_vpns_mark_calls_pass_the_kill_switch_of_wg_quick() {
 
 /// A firewall that knows excluded connections by their mark lets media pass that bears it, where IT says so.
 #[test]
-fn with_the_connection_mark_calls_pass_the_firewall_of_mullvad() {
+fn calls_with_the_connection_mark_pass_the_mullvad_firewall() {
     let config = format!("{CONFIG}\n[uplink]\nconntrack_mark = 0xf41\n");
     row(VpnKind::Mullvad, &config);
 }
 
 /// Where IT has said nothing, a firewall of vendor chains is named and obeyed.
 #[test]
-fn the_firewall_of_mullvad_is_named_and_obeyed() {
+fn the_mullvad_firewall_is_named_and_obeyed() {
     let lab = Lab::new();
     let _vpn = lab.start_vpn(VpnKind::Mullvad);
-    assert_media_goes(&lab, Way::Tunnel);
+    assert_media_goes(&lab, PathTaken::Tunnel);
     let voicelane = Voicelane::start(&lab.laptop);
-    assert_media_goes(&lab, Way::Tunnel);
-    assert_the_rest_goes(&lab, Way::Tunnel);
+    assert_media_goes(&lab, PathTaken::Tunnel);
+    assert_the_rest_goes(&lab, PathTaken::Tunnel);
     let words = [
         "chain output in the table inet mullvad",
         "nft insert rule inet mullvad output oifname voicelane0 accept",
@@ -174,22 +174,22 @@ fn the_firewall_of_mullvad_is_named_and_obeyed() {
     ];
     await_warning(&voicelane, &words);
     voicelane.stop();
-    assert_media_goes(&lab, Way::Tunnel);
+    assert_media_goes(&lab, PathTaken::Tunnel);
 }
 
 /// A firewall that leaves the ports of STUN and TURN alone, and the VPN, and forbids those of media.
 #[test]
-fn a_firewall_that_forbids_the_ports_of_media_alone_is_named_and_obeyed() {
+fn a_firewall_that_blocks_only_media_ports_is_named_and_obeyed() {
     let lab = Lab::new();
     let _vpn = lab.start_vpn(VpnKind::WgQuick);
     let voicelane = Voicelane::start(&lab.laptop);
-    assert_media_goes(&lab, Way::Direct);
+    assert_media_goes(&lab, PathTaken::Direct);
     lab.laptop.nft(
         "add table inet corp
          add chain inet corp egress { type filter hook output priority 0; }
          add rule inet corp egress oifname wlan0 meta mark != 51820 udp dport 10000-60000 drop",
     );
-    await_media(&lab, Way::Tunnel);
+    await_media(&lab, PathTaken::Tunnel);
     let words = [
         "the direct path through wlan0 (IPv4): rule handle",
         "the direct path through wlan0 (IPv6): rule handle",
@@ -200,7 +200,7 @@ fn a_firewall_that_forbids_the_ports_of_media_alone_is_named_and_obeyed() {
     let warnings = voicelane.warnings();
     assert_eq!(warnings.matches("the direct path").count(), 2, "{warnings}");
     lab.laptop.nft("delete table inet corp");
-    await_media(&lab, Way::Direct);
+    await_media(&lab, PathTaken::Direct);
     // No chain of a probe's is left, and none that has nothing to do.
     wait_until("a single chain of ours", || {
         let chains = lab.laptop.run("nft list chains");
@@ -212,7 +212,7 @@ fn a_firewall_that_forbids_the_ports_of_media_alone_is_named_and_obeyed() {
 
 /// Rules of legacy iptables cannot be read, and give no notice; that they forbid is found out all the same.
 #[test]
-fn a_kill_switch_of_legacy_iptables_is_obeyed_though_not_named() {
+fn a_legacy_iptables_kill_switch_is_obeyed_but_not_named() {
     let lab = Lab::new();
     let _vpn = lab.start_vpn(VpnKind::WgQuick);
     for program in ["iptables-legacy", "ip6tables-legacy"] {
@@ -221,7 +221,7 @@ fn a_kill_switch_of_legacy_iptables_is_obeyed_though_not_named() {
         ));
     }
     let voicelane = Voicelane::start(&lab.laptop);
-    assert_media_goes(&lab, Way::Tunnel);
+    assert_media_goes(&lab, PathTaken::Tunnel);
     let words = [
         "legacy iptables",
         "iptables-legacy -I OUTPUT -o wlan0 -m mark --mark 0x76000000 -j ACCEPT",
@@ -232,11 +232,11 @@ fn a_kill_switch_of_legacy_iptables_is_obeyed_though_not_named() {
 
 /// Legacy iptables gives no notice: the first datagram that is refused does.
 #[test]
-fn legacy_iptables_that_comes_later_is_found_by_its_first_refusal() {
+fn a_later_legacy_iptables_rule_is_found_by_its_first_rejection() {
     let lab = Lab::new();
     let _vpn = lab.start_vpn(VpnKind::WgQuick);
     let voicelane = Voicelane::start(&lab.laptop);
-    assert_media_goes(&lab, Way::Direct);
+    assert_media_goes(&lab, PathTaken::Direct);
     for (program, family) in [
         ("iptables-legacy", Family::V4),
         ("ip6tables-legacy", Family::V6),
@@ -252,21 +252,21 @@ fn legacy_iptables_that_comes_later_is_found_by_its_first_refusal() {
         assert_eq!(barred.subject, family.pick("IPv4", "IPv6"), "{barred}");
         assert!(barred.reason.contains("legacy iptables"), "{barred}");
     }
-    assert_media_goes(&lab, Way::Tunnel);
-    assert_the_rest_goes(&lab, Way::Tunnel);
+    assert_media_goes(&lab, PathTaken::Tunnel);
+    assert_the_rest_goes(&lab, PathTaken::Tunnel);
 }
 
 /// A kill switch holds: media stays in the VPN, and status says who forbids what, and what IT must add. When that was
 /// added, calls leave; when it is taken back, they stay again.
 #[test]
-fn the_kill_switch_of_wg_quick_is_named_and_obeyed() {
+fn the_wg_quick_kill_switch_is_named_and_obeyed() {
     let lab = Lab::new();
     let vpn = lab.start_vpn(VpnKind::WgQuickKillSwitch);
-    assert_media_goes(&lab, Way::Tunnel);
+    assert_media_goes(&lab, PathTaken::Tunnel);
     let before = lab.laptop.dump();
     let voicelane = Voicelane::start(&lab.laptop);
-    assert_media_goes(&lab, Way::Tunnel);
-    assert_the_rest_goes(&lab, Way::Tunnel);
+    assert_media_goes(&lab, PathTaken::Tunnel);
+    assert_the_rest_goes(&lab, PathTaken::Tunnel);
     let excludes = |verb: &str| {
         [
             ("iptables", "voicelane0"),
@@ -296,22 +296,22 @@ fn the_kill_switch_of_wg_quick_is_named_and_obeyed() {
     for line in &said {
         lab.laptop.run(line);
     }
-    await_media(&lab, Way::Direct);
+    await_media(&lab, PathTaken::Direct);
     assert_calls_are_direct(&lab);
-    assert_the_rest_goes(&lab, Way::Tunnel);
+    assert_the_rest_goes(&lab, PathTaken::Tunnel);
     for line in excludes("-D") {
         lab.laptop.run(&line);
     }
-    await_media(&lab, Way::Tunnel);
+    await_media(&lab, PathTaken::Tunnel);
 
     // And it comes and goes with the VPN.
     vpn.stop(&lab.laptop, &lab.gateway);
-    await_media(&lab, Way::Direct);
+    await_media(&lab, PathTaken::Direct);
     let vpn = lab.start_vpn(VpnKind::WgQuickKillSwitch);
-    await_media(&lab, Way::Tunnel);
+    await_media(&lab, PathTaken::Tunnel);
     await_warning(&voicelane, &words);
     voicelane.stop();
-    assert_media_goes(&lab, Way::Tunnel);
+    assert_media_goes(&lab, PathTaken::Tunnel);
     drop(before);
     drop(vpn);
 }

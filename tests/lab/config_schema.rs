@@ -38,7 +38,7 @@ fn judge(file: &str) -> String {
 }
 
 #[test]
-fn good_files_are_good() {
+fn the_schema_accepts_valid_files() {
     let example = include_str!("../../config/voicelane.toml");
     // What stands in comments directly before a key is an example, and good as well.
     let uncommented: Vec<_> = example
@@ -61,7 +61,7 @@ fn good_files_are_good() {
 }
 
 #[test]
-fn bad_files_are_bad() {
+fn the_schema_rejects_invalid_files() {
     for (file, place) in [
         ("", "$ "),
         ("version = 2", "$.version "),

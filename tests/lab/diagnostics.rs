@@ -23,7 +23,7 @@ const PAYLOAD: u32 = 172 - 12;
 fn calls(lab: &Lab) -> [Call; 2] {
     Family::BOTH.map(|family| {
         let call = Call::start(lab, SocketAddr::new(family.unspecified(), 0));
-        call.back_after(Instant::now(), PATIENCE, "the start");
+        call.resumes_after(Instant::now(), PATIENCE, "the start");
         call
     })
 }
@@ -183,9 +183,9 @@ fn a_capture_has_both_directions_and_no_payload() {
                 };
                 packets.iter().filter(is_meant).collect::<Vec<_>>()
             };
-            for way in [of(true), of(false)] {
-                assert!(way.len() >= 20, "{name} {family:?}: {packets:?}");
-                for (_, ssrc, length, left) in way {
+            for path in [of(true), of(false)] {
+                assert!(path.len() >= 20, "{name} {family:?}: {packets:?}");
+                for (_, ssrc, length, left) in path {
                     assert_eq!(ssrc, "0x80808080", "{name}");
                     assert_eq!((*length, *left), (headers + 172, headers + kept), "{name}");
                 }

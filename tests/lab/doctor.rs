@@ -314,7 +314,7 @@ fn a_healthy_machine_has_no_fault_and_its_call_continues() {
     let voicelane = Voicelane::start(&lab.laptop);
     let calls = Family::BOTH.map(|family| {
         let call = Call::start(&lab, SocketAddr::new(family.unspecified(), 0));
-        call.back_after(Instant::now(), PATIENCE, "the start");
+        call.resumes_after(Instant::now(), PATIENCE, "the start");
         call
     });
     let before = lab.laptop.dump();

@@ -20,7 +20,7 @@ use crate::support::namespace::Namespace;
 use crate::support::program::PATIENCE;
 use crate::support::voicelane::{CONFIG, Home, TUN, Voicelane, config_with_tcp};
 use crate::support::vpn::{Vpn, VpnKind};
-use crate::support::{Lab, MEDIA_PORT, NOTHING, UPLINK, Way};
+use crate::support::{Lab, MEDIA_PORT, NOTHING, PathTaken, UPLINK};
 use socket2::SockRef;
 use voicelane::control::EventKind;
 use voicelane::lab::FrameCapture;
@@ -142,17 +142,17 @@ impl Site {
     }
 
     /// Which way a client's probes to every kind of destination go: media, another port, another host, TCP, an echo.
-    fn ways(&self, client: &Client, family: Family) -> [Way; 5] {
+    fn ways(&self, client: &Client, family: Family) -> [PathTaken; 5] {
         let socket = client.udp(family, 0);
         let asked = [at::MEDIA, at::OTHER].map(|host| host.at(family, MEDIA_PORT));
         let other_port = at::OTHER.at(family, 53);
-        let [media, host] = asked.map(|to| self.lab.ask(&socket, to).0);
-        let (port, _) = self.lab.ask(&socket, other_port);
+        let [media, host] = asked.map(|to| self.lab.exchange(&socket, to).0);
+        let (port, _) = self.lab.exchange(&socket, other_port);
         let tcp = tcp_exchange(&client.namespace, at::MEDIA.at(family, MEDIA_PORT));
         let echo = probe();
         let pings = icmp(&client.namespace, family);
         ping(&pings, at::MEDIA.of(family), &echo).expect("there is a route");
-        let [tcp, echo] = [tcp, echo].map(|payload| self.lab.settled_way(&payload));
+        let [tcp, echo] = [tcp, echo].map(|payload| self.lab.settled_path(&payload));
         [media, host, port, tcp, echo]
     }
 }
@@ -182,37 +182,41 @@ fn ask_at_length(socket: &UdpSocket, to: SocketAddr, length: usize) -> String {
 }
 
 /// Waits until a question is answered by this way.
-fn wait_for_way(site: &Site, socket: &UdpSocket, to: SocketAddr, wanted: Way) {
+fn wait_for_way(site: &Site, socket: &UdpSocket, to: SocketAddr, wanted: PathTaken) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let payload = probe();
         let _ = socket.send_to(payload.as_bytes(), to);
         let answer = crate::support::caller::answer(socket, &payload);
-        let way = site.lab.way(&payload);
-        if way == wanted && matches!(answer, Ok(Some(from)) if from == to) {
+        let path = site.lab.path_of(&payload);
+        if path == wanted && matches!(answer, Ok(Some(from)) if from == to) {
             return;
         }
-        assert!(Instant::now() < deadline, "{to} by {way:?}: {answer:?}");
+        assert!(Instant::now() < deadline, "{to} by {path:?}: {answer:?}");
     }
 }
 
 #[test]
-fn clients_media_leaves_directly_and_all_else_stays_in_the_vpn() {
+fn client_media_leaves_directly_and_other_traffic_stays_in_the_vpn() {
     let site = Site::new();
     let (lab, everything) = (&site.lab, [&site.a, &site.b, &site.c]);
     // First the witness proves that it can see what it is about to deny.
     for family in Family::BOTH {
-        assert_eq!(site.ways(&site.a, family), [Way::Direct; 5], "no VPN");
+        assert_eq!(site.ways(&site.a, family), [PathTaken::Direct; 5], "no VPN");
     }
     let vpn = lab.start_vpn(VpnKind::WgQuick);
     for family in Family::BOTH {
-        assert_eq!(site.ways(&site.a, family), [Way::Tunnel; 5], "the VPN");
+        assert_eq!(
+            site.ways(&site.a, family),
+            [PathTaken::Tunnel; 5],
+            "the VPN"
+        );
     }
     let (before, start) = (lab.laptop.dump(), Instant::now());
     let voicelane = site.serve(&format!("{CONFIG}{GATEWAY}"));
 
-    let tunnel = Way::Tunnel;
-    let served = [Way::Direct, tunnel, tunnel, tunnel, tunnel];
+    let tunnel = PathTaken::Tunnel;
+    let served = [PathTaken::Direct, tunnel, tunnel, tunnel, tunnel];
     for family in Family::BOTH {
         for client in [&site.a, &site.b] {
             assert_eq!(site.ways(client, family), served, "{family:?}");
@@ -221,15 +225,15 @@ fn clients_media_leaves_directly_and_all_else_stays_in_the_vpn() {
         // The gateway's own media is captured as ever.
         let own = udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0));
         assert_eq!(
-            lab.ask(&own, at::MEDIA.at(family, MEDIA_PORT)).0,
-            Way::Direct
+            lab.exchange(&own, at::MEDIA.at(family, MEDIA_PORT)).0,
+            PathTaken::Direct
         );
     }
     // Two clients with the same port, at the same host: each has its own way and gets its own answers.
     for family in Family::BOTH {
         let to = at::MEDIA.at(family, MEDIA_PORT);
         let sockets = [&site.a, &site.b].map(|client| client.udp(family, 15_000));
-        let payloads = [0, 1, 0, 1].map(|one| lab.ask(&sockets[one], to).1);
+        let payloads = [0, 1, 0, 1].map(|one| lab.exchange(&sockets[one], to).1);
         for payload in &payloads {
             lab.assert_media(payload, to, None);
         }
@@ -290,7 +294,7 @@ fn clients_media_leaves_directly_and_all_else_stays_in_the_vpn() {
 }
 
 #[test]
-fn large_datagrams_of_clients_go_and_come_in_fragments() {
+fn large_client_datagrams_are_fragmented_both_ways() {
     let (site, _vpn) = Site::with_vpn();
     // A link that takes less than the TUN.
     for (namespace, link) in [
@@ -312,9 +316,17 @@ fn large_datagrams_of_clients_go_and_come_in_fragments() {
         // What the TUN takes whole and the client's link does not; and what takes many fragments.
         for length in [1_420, 4_000, 20_000] {
             let payload = ask_at_length(&socket, media, length);
-            assert_eq!(site.lab.way(&payload), Way::Direct, "{family:?} {length}");
+            assert_eq!(
+                site.lab.path_of(&payload),
+                PathTaken::Direct,
+                "{family:?} {length}"
+            );
             let payload = ask_at_length(&socket, other, length);
-            assert_eq!(site.lab.way(&payload), Way::Tunnel, "{family:?} {length}");
+            assert_eq!(
+                site.lab.path_of(&payload),
+                PathTaken::Tunnel,
+                "{family:?} {length}"
+            );
         }
     }
     let status = voicelane.status();
@@ -324,7 +336,7 @@ fn large_datagrams_of_clients_go_and_come_in_fragments() {
 }
 
 #[test]
-fn a_client_has_its_share_and_answers_are_marked_anew() {
+fn a_client_has_a_limit_and_answers_are_remarked() {
     let (site, _vpn) = Site::with_vpn();
     let lab = &site.lab;
     let config = format!(
@@ -337,8 +349,8 @@ fn a_client_has_its_share_and_answers_are_marked_anew() {
         let media = at::MEDIA.at(family, MEDIA_PORT);
         let sockets = [(); 3].map(|()| site.a.udp(family, 0));
         for socket in &sockets {
-            let (way, payload) = lab.ask(socket, media);
-            assert_eq!(way, Way::Direct);
+            let (path, payload) = lab.exchange(socket, media);
+            assert_eq!(path, PathTaken::Direct);
             let back = on_client.carrying(&payload);
             let back = back.iter().find(|it| it.direction == FrameDirection::In);
             let class = back.map(|it| it.headers.class);
@@ -349,12 +361,12 @@ fn a_client_has_its_share_and_answers_are_marked_anew() {
         one_more.connect(media).expect("a route");
         one_more.send(b"too much").expect("it can be sent");
         assert!(one_more.recv(&mut [0; 8]).is_err());
-        lab.ask(&site.b.udp(family, 0), media);
+        lab.exchange(&site.b.udp(family, 0), media);
         // What stays in the VPN is marked as it came.
-        let (way, payload) = lab.ask(&site.a.udp(family, 0), at::OTHER.at(family, 53));
+        let (path, payload) = lab.exchange(&site.a.udp(family, 0), at::OTHER.at(family, 53));
         let back = on_client.carrying(&payload);
         let back = back.iter().find(|it| it.direction == FrameDirection::In);
-        assert_eq!(way, Way::Tunnel);
+        assert_eq!(path, PathTaken::Tunnel);
         assert_ne!(back.map(|it| it.headers.dscp()), Some(46));
     }
     assert_eq!(
@@ -371,15 +383,15 @@ fn a_client_has_its_share_and_answers_are_marked_anew() {
     // TCP of a rule, and what no rule names.
     for family in Family::BOTH {
         let payload = tcp_exchange(&site.b.namespace, at::MEDIA.at(family, 443));
-        assert_eq!(lab.way(&payload), Way::Direct);
+        assert_eq!(lab.path_of(&payload), PathTaken::Direct);
         assert_eq!(lab.on_uplink(&payload)[0].headers.dscp(), 40);
         let payload = tcp_exchange(&site.b.namespace, at::OTHER.at(family, 443));
-        assert_eq!(lab.way(&payload), Way::Tunnel);
+        assert_eq!(lab.path_of(&payload), PathTaken::Tunnel);
     }
 }
 
 #[test]
-fn the_gateway_is_a_router_like_any_other() {
+fn the_gateway_forwards_as_a_router() {
     let (site, _vpn) = Site::with_vpn();
     let lab = &site.lab;
     let voicelane = site.serve(&format!("{CONFIG}{GATEWAY}"));
@@ -414,7 +426,10 @@ fn the_gateway_is_a_router_like_any_other() {
             Ipv4Addr::new(10, 9, 0, 1).into(),
             Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 1).into(),
         );
-        assert_eq!((router, lab.way(&payload)), (expected, Way::Nowhere));
+        assert_eq!(
+            (router, lab.path_of(&payload)),
+            (expected, PathTaken::Neither)
+        );
 
         // What the far side refuses is told to the client.
         let refused = site.a.udp(family, 0);
@@ -436,8 +451,11 @@ fn the_gateway_is_a_router_like_any_other() {
             .send_to(payload.as_bytes(), media)
             .expect("a route");
         thread::sleep(Duration::from_millis(200));
-        let way = lab.way(&payload);
-        assert!(matches!(way, Way::Tunnel | Way::Nowhere), "{way:?}");
+        let path = lab.path_of(&payload);
+        assert!(
+            matches!(path, PathTaken::Tunnel | PathTaken::Neither),
+            "{path:?}"
+        );
     }
     let inside = voicelane.status()["status"]["mappings"].to_string();
     for foreign in FOREIGN {
@@ -446,20 +464,20 @@ fn the_gateway_is_a_router_like_any_other() {
 }
 
 #[test]
-fn a_killed_gateway_leaves_clients_calls_to_the_vpn() {
+fn client_calls_use_the_vpn_after_the_gateway_is_killed() {
     let (site, _vpn) = Site::with_vpn();
     let families = Family::BOTH.into_iter().cycle().take(12);
     let sockets = families.map(|family| {
         let to = at::MEDIA.at(family, MEDIA_PORT);
         let socket = site.a.udp(family, 0);
         // The connection that the VPN's translation remembers must not keep the call in the VPN either.
-        assert_eq!(site.lab.ask(&socket, to).0, Way::Tunnel);
+        assert_eq!(site.lab.exchange(&socket, to).0, PathTaken::Tunnel);
         (socket, to)
     });
     let sockets: Vec<_> = sockets.collect();
     let voicelane = site.serve(&format!("{CONFIG}{GATEWAY}"));
     for (socket, to) in &sockets {
-        assert_eq!(site.lab.ask(socket, *to).0, Way::Direct);
+        assert_eq!(site.lab.exchange(socket, *to).0, PathTaken::Direct);
     }
     // Packets are under way at every moment of the end: none of them may leave behind what keeps its call from the VPN.
     let flood = Arc::new(AtomicBool::new(true));
@@ -488,21 +506,21 @@ fn a_killed_gateway_leaves_clients_calls_to_the_vpn() {
     }
     // The very same calls go on, translated for the VPN as anything that begins now.
     for (socket, to) in &sockets {
-        wait_for_way(&site, socket, *to, Way::Tunnel);
-        assert_eq!(site.lab.ask(socket, *to).0, Way::Tunnel);
+        wait_for_way(&site, socket, *to, PathTaken::Tunnel);
+        assert_eq!(site.lab.exchange(socket, *to).0, PathTaken::Tunnel);
     }
     let voicelane = home.start();
     for (socket, to) in &sockets {
-        wait_for_way(&site, socket, *to, Way::Direct);
+        wait_for_way(&site, socket, *to, PathTaken::Direct);
     }
     voicelane.stop();
     for (socket, to) in &sockets {
-        wait_for_way(&site, socket, *to, Way::Tunnel);
+        wait_for_way(&site, socket, *to, PathTaken::Tunnel);
     }
 }
 
 #[test]
-fn a_firewall_that_forbids_forwarding_is_named_and_media_stays_in_the_vpn() {
+fn a_firewall_that_blocks_forwarding_is_named_and_media_stays_in_the_vpn() {
     let (site, vpn) = Site::with_vpn();
     // As many gateways have it: what was begun from the LAN into the VPN may go on, all else is dropped.
     site.lab.laptop.nft(&format!(
@@ -520,7 +538,7 @@ fn a_firewall_that_forbids_forwarding_is_named_and_media_stays_in_the_vpn() {
     let sockets =
         Family::BOTH.map(|family| (site.a.udp(family, 0), at::MEDIA.at(family, MEDIA_PORT)));
     for (socket, to) in &sockets {
-        wait_for_way(&site, socket, *to, Way::Tunnel);
+        wait_for_way(&site, socket, *to, PathTaken::Tunnel);
     }
     let barred = voicelane.event_after(last, EventKind::FirewallBlocked);
     assert!(
@@ -538,19 +556,19 @@ fn a_firewall_that_forbids_forwarding_is_named_and_media_stays_in_the_vpn() {
     site.lab.laptop.run(&add);
     assert!(voicelane.reload().status.success());
     for (socket, to) in &sockets {
-        wait_for_way(&site, socket, *to, Way::Tunnel);
+        wait_for_way(&site, socket, *to, PathTaken::Tunnel);
     }
     assert!(voicelane.warnings().contains(&back));
     site.lab.laptop.run(&back);
     assert!(voicelane.reload().status.success());
     for (socket, to) in &sockets {
-        wait_for_way(&site, socket, *to, Way::Direct);
+        wait_for_way(&site, socket, *to, PathTaken::Direct);
     }
     assert_eq!(voicelane.warnings(), "[]");
 }
 
 #[test]
-fn a_machine_that_does_not_forward_is_told_of() {
+fn a_machine_without_forwarding_is_reported() {
     let site = Site::new();
     site.lab.laptop.set("ipv4/ip_forward", "0");
     site.lab.laptop.set("ipv6/conf/all/forwarding", "0");

@@ -11,7 +11,7 @@ use crate::support::namespace::Namespace;
 use crate::support::program::wait_until;
 use crate::support::voicelane::{TUN, Voicelane};
 use crate::support::vpn::VpnKind;
-use crate::support::{Lab, MEDIA_PORT, NOTHING, UPLINK, Way};
+use crate::support::{Lab, MEDIA_PORT, NOTHING, PathTaken, UPLINK};
 use socket2::SockRef;
 use voicelane::lab::FrameCapture;
 use voicelane::lab::unique_number;
@@ -68,7 +68,7 @@ fn assert_media_is_direct(lab: &Lab, rogue: &Rogue) {
         for host in [at::MEDIA, at::MEDIA_2] {
             let to = host.at(family, MEDIA_PORT);
             let socket = udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0));
-            let (_, payload) = lab.ask(&socket, to);
+            let (_, payload) = lab.exchange(&socket, to);
             lab.assert_media(&payload, to, None);
             assert!(!rogue.saw(&payload), "{to}");
         }
@@ -79,13 +79,13 @@ fn assert_the_rogue_gets_media(lab: &Lab, rogue: &Rogue) {
     for family in Family::BOTH {
         let to = at::MEDIA.at(family, MEDIA_PORT);
         let (_socket, payload) = send(lab, to);
-        lab.settled_way(&payload);
+        lab.settled_path(&payload);
         wait_until("a witness who sees media", || rogue.saw(&payload));
     }
 }
 
 #[test]
-fn a_route_for_the_media_range_does_not_choose_our_next_hop() {
+fn a_dhcp_route_for_the_media_range_is_ignored() {
     let lab = Lab::new();
     let rogue = Rogue::join(&lab);
     let _vpn = lab.start_vpn(VpnKind::OpenVpnDef1);
@@ -120,7 +120,7 @@ fn a_route_for_the_media_range_does_not_choose_our_next_hop() {
 }
 
 #[test]
-fn a_lan_that_claims_the_media_range_gets_no_media() {
+fn a_lan_with_the_media_range_gets_no_media() {
     let lab = Lab::new();
     let rogue = Rogue::join(&lab);
     let _vpn = lab.start_vpn(VpnKind::OpenVpnDef1);
@@ -137,14 +137,14 @@ fn a_lan_that_claims_the_media_range_gets_no_media() {
     let voicelane = Voicelane::start(&lab.laptop);
     for family in Family::BOTH {
         let (_socket, payload) = send(&lab, at::MEDIA.at(family, MEDIA_PORT));
-        assert_eq!(lab.settled_way(&payload), Way::Direct, "{family:?}");
+        assert_eq!(lab.settled_path(&payload), PathTaken::Direct, "{family:?}");
         assert!(!rogue.saw(&payload), "{family:?}");
     }
     voicelane.stop();
 }
 
 #[test]
-fn what_the_network_says_adds_nothing_to_what_leaves() {
+fn no_network_message_adds_direct_traffic() {
     let lab = Lab::new();
     let rogue = Rogue::join(&lab);
     let _vpn = lab.start_vpn(VpnKind::WgQuick);
@@ -161,7 +161,7 @@ fn what_the_network_says_adds_nothing_to_what_leaves() {
         // The kernel's own routing follows the rogue: wg-quick lets it. That is the leak which the witness sees.
         let to = at::OTHER.at(family, MEDIA_PORT);
         let (_socket, payload) = send(&lab, to);
-        lab.settled_way(&payload);
+        lab.settled_path(&payload);
         wait_until("a witness who sees the rest", || rogue.saw(&payload));
         let mut frames = lab.on_laptop.carrying(&payload);
         frames.retain(|frame| frame.interface == TUN || frame.headers.dscp() != 0);
@@ -186,9 +186,13 @@ fn what_the_network_says_adds_nothing_to_what_leaves() {
             // IPv6 finds no route by the TUN to what is not captured, which is as good.
             let payload = probe();
             let _ = socket.send_to(payload.as_bytes(), to);
-            let way = lab.settled_way(&payload);
-            let expected = if leaves { Way::Direct } else { Way::Nowhere };
-            assert_eq!(way, expected, "{to} from inside the TUN");
+            let path = lab.settled_path(&payload);
+            let expected = if leaves {
+                PathTaken::Direct
+            } else {
+                PathTaken::Neither
+            };
+            assert_eq!(path, expected, "{to} from inside the TUN");
             assert!(!rogue.saw(&payload), "{to}");
         }
     }
@@ -242,7 +246,7 @@ fn resolves(rogue: &Rogue, addr: &str) -> bool {
 }
 
 #[test]
-fn nobody_on_the_lan_reaches_the_tun_or_an_alias() {
+fn no_lan_host_reaches_the_tun_or_a_reply_source() {
     let lab = Lab::new();
     let rogue = Rogue::join(&lab);
     let _vpn = lab.start_vpn(VpnKind::OpenVpnDef1);

@@ -9,7 +9,7 @@ use crate::support::call::Call;
 use crate::support::caller::{Family, answer, probe, udp};
 use crate::support::program::{PATIENCE, wait_until};
 use crate::support::voicelane::{CONFIG, Home, Voicelane};
-use crate::support::{Lab, MEDIA_PORT, NOTHING, Way};
+use crate::support::{Lab, MEDIA_PORT, NOTHING, PathTaken};
 use voicelane::control::{Event, EventKind};
 
 /// Policies for all traffic both ways, at the priorities that strongSwan gives them.
@@ -48,33 +48,33 @@ fn take_everything(lab: &Lab) {
 }
 
 /// Sends without waiting for an answer; a policy may already refuse the sending.
-fn way_of(lab: &Lab, family: Family, to: SocketAddr) -> Way {
+fn path_of(lab: &Lab, family: Family, to: SocketAddr) -> PathTaken {
     let socket = udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0));
-    lab.way_from(&socket, to)
+    lab.path_from(&socket, to)
 }
 
 #[test]
-fn a_policy_that_takes_all_does_not_take_media() {
+fn an_ipsec_policy_for_everything_leaves_media_alone() {
     let lab = Lab::new();
     for family in Family::BOTH {
         assert_eq!(
-            way_of(&lab, family, at::MEDIA.at(family, MEDIA_PORT)),
-            Way::Direct
+            path_of(&lab, family, at::MEDIA.at(family, MEDIA_PORT)),
+            PathTaken::Direct
         );
     }
     take_everything(&lab);
     for family in Family::BOTH {
         for host in [at::MEDIA, at::OTHER] {
-            let way = way_of(&lab, family, host.at(family, MEDIA_PORT));
-            assert_eq!(way, Way::Nowhere, "the policy takes {family:?}");
+            let path = path_of(&lab, family, host.at(family, MEDIA_PORT));
+            assert_eq!(path, PathTaken::Neither, "the policy takes {family:?}");
         }
     }
     let before = lab.laptop.dump();
     let voicelane = Voicelane::start(&lab.laptop);
     assert_media_passes(&lab);
     for family in Family::BOTH {
-        let way = way_of(&lab, family, at::OTHER.at(family, MEDIA_PORT));
-        assert_eq!(way, Way::Nowhere, "the rest stays with IPsec");
+        let path = path_of(&lab, family, at::OTHER.at(family, MEDIA_PORT));
+        assert_eq!(path, PathTaken::Neither, "the rest stays with IPsec");
     }
     voicelane.stop();
     assert_eq!(lab.laptop.changes_since(&before), NOTHING);
@@ -82,7 +82,7 @@ fn a_policy_that_takes_all_does_not_take_media() {
 
 /// The VPN comes later, goes and comes again, as charon installs and removes its policies.
 #[test]
-fn policies_that_come_later_do_not_take_media() {
+fn later_ipsec_policies_leave_media_alone() {
     let lab = Lab::new();
     let before = lab.laptop.dump();
     let voicelane = Voicelane::start(&lab.laptop);
@@ -96,7 +96,11 @@ fn policies_that_come_later_do_not_take_media() {
         lab.laptop.run("ip xfrm policy flush");
         for family in Family::BOTH {
             let to = at::OTHER.at(family, MEDIA_PORT);
-            assert_eq!(way_of(&lab, family, to), Way::Direct, "no VPN, no hold");
+            assert_eq!(
+                path_of(&lab, family, to),
+                PathTaken::Direct,
+                "no VPN, no hold"
+            );
         }
     }
     voicelane.stop();
@@ -105,21 +109,21 @@ fn policies_that_come_later_do_not_take_media() {
 
 /// Sockets are exempt only where there is something to be exempt from; those that are open follow when it comes.
 #[test]
-fn a_call_that_runs_stays_when_policies_come() {
+fn a_running_call_survives_new_ipsec_policies() {
     let lab = Lab::new();
     let voicelane = Voicelane::start(&lab.laptop);
     let calls =
         Family::BOTH.map(|family| Call::start(&lab, SocketAddr::new(family.unspecified(), 0)));
     let begun = Instant::now();
     for call in &calls {
-        call.back_after(begun, PATIENCE, "the start");
+        call.resumes_after(begun, PATIENCE, "the start");
     }
     let exempt = || lab.laptop.run("ip xfrm policy").matches("socket").count();
     assert_eq!(exempt(), 0, "nothing to be exempt from");
     take_everything(&lab);
     let came = Instant::now();
     for (call, family) in calls.iter().zip(Family::BOTH) {
-        let took = call.back_after(came, PATIENCE, "policies came");
+        let took = call.resumes_after(came, PATIENCE, "policies came");
         println!("{family:?} passed {took:?} after the first policy");
     }
     wait_until("an exemption in and out", || exempt() == 2 * calls.len());
@@ -141,21 +145,21 @@ fn assert_media_passes(lab: &Lab) {
     for family in Family::BOTH {
         for local in [family.unspecified(), at::LAPTOP.of(family)] {
             let to = at::MEDIA.at(family, MEDIA_PORT);
-            let (_, payload) = lab.ask(&udp(&lab.laptop, SocketAddr::new(local, 0)), to);
+            let (_, payload) = lab.exchange(&udp(&lab.laptop, SocketAddr::new(local, 0)), to);
             lab.assert_media(&payload, to, None);
         }
     }
 }
 
 #[test]
-fn what_is_handed_back_with_its_prefix_is_the_policys() {
+fn returned_traffic_of_a_prefix_follows_the_ipsec_policy() {
     const NO_MEDIA: u16 = 9_999;
     let lab = Lab::new();
     let config = format!("{CONFIG}\n[route]\ncapture = \"prefix\"\n");
     let voicelane = Home::new(&lab.laptop, &config).start();
     for family in Family::BOTH {
-        let way = way_of(&lab, family, at::MEDIA.at(family, NO_MEDIA));
-        assert_eq!(way, Way::Direct, "without a VPN it goes as it would");
+        let path = path_of(&lab, family, at::MEDIA.at(family, NO_MEDIA));
+        assert_eq!(path, PathTaken::Direct, "without a VPN it goes as it would");
     }
     take_everything(&lab);
     for family in Family::BOTH {
@@ -163,13 +167,17 @@ fn what_is_handed_back_with_its_prefix_is_the_policys() {
         let unbound = SocketAddr::new(family.unspecified(), 0);
         let deadline = Instant::now() + PATIENCE;
         // The policies are seen, and media exempted from them, within moments.
-        while way_of(&lab, family, to) != Way::Direct {
+        while path_of(&lab, family, to) != PathTaken::Direct {
             assert!(Instant::now() < deadline, "{}", voicelane.status());
         }
-        let (_, payload) = lab.ask(&udp(&lab.laptop, unbound), to);
+        let (_, payload) = lab.exchange(&udp(&lab.laptop, unbound), to);
         lab.assert_media(&payload, to, None);
-        let way = way_of(&lab, family, at::MEDIA.at(family, NO_MEDIA));
-        assert_eq!(way, Way::Nowhere, "and then it is IPsec's: {family:?}");
+        let path = path_of(&lab, family, at::MEDIA.at(family, NO_MEDIA));
+        assert_eq!(
+            path,
+            PathTaken::Neither,
+            "and then it is IPsec's: {family:?}"
+        );
     }
     voicelane.stop();
 }
@@ -178,7 +186,7 @@ fn what_is_handed_back_with_its_prefix_is_the_policys() {
 /// that is a matter of marks. So answers in the VPN pass as well, which have come through an association; this kernel
 /// makes none, so it is the policies that are looked at.
 #[test]
-fn what_comes_by_the_uplink_is_no_answer_to_captured_media() {
+fn a_packet_on_the_uplink_is_no_answer_to_captured_media() {
     const PORT: u16 = 40_404;
     let lab = Lab::new();
     let voicelane = Voicelane::start(&lab.laptop);

@@ -117,7 +117,7 @@ impl Mapped {
         let bits = family.pick("32", "128 nodad");
         lab.laptop.ip(&format!("addr add {address}/{bits} dev lo"));
         let socket = udp(&lab.laptop, SocketAddr::new(address, 0));
-        let (_, payload) = lab.ask(&socket, at::MEDIA.at(family, MEDIA_PORT));
+        let (_, payload) = lab.exchange(&socket, at::MEDIA.at(family, MEDIA_PORT));
         let port = lab.on_uplink(&payload)[0].source_port();
         Self {
             family,
@@ -195,7 +195,7 @@ fn nping(lab: &Lab, from: SocketAddr, to: SocketAddr, count: u32) {
 
 /// RFC 4787 REQ-8.
 #[test]
-fn of_a_hundred_thousand_strangers_none_gets_in() {
+fn no_unsolicited_packet_of_a_hundred_thousand_passes() {
     const EACH: u32 = 28_000;
     require(&[("hping3", "hping3"), ("nping", "nmap"), ("nmap", "nmap")]);
     let mut lab = Lab::new();
@@ -253,7 +253,7 @@ fn of_a_hundred_thousand_strangers_none_gets_in() {
 
 /// RFC 4787 REQ-8.
 #[test]
-fn the_stricter_and_the_laxer_filtering_do_as_they_say() {
+fn strict_and_lax_filtering_behave_as_documented() {
     const COUNT: u32 = 2_000;
     require(&[("nping", "nmap")]);
     for (filtering, lets_in) in [
@@ -294,7 +294,7 @@ fn forged_and_truncated_errors_change_nothing() {
         let host = at::MEDIA.at(family, MEDIA_PORT);
         let socket = unbound(&lab, family);
         socket.connect(host).expect("there is a route");
-        let (_, payload) = lab.ask_connected(&socket);
+        let (_, payload) = lab.exchange_connected(&socket);
         let port = lab.on_uplink(&payload)[0].source_port();
         let forge = |kind: &str| {
             let (laptop, port) = (at::LAPTOP.of(family), port.expect("it is UDP"));
@@ -309,7 +309,7 @@ fn forged_and_truncated_errors_change_nothing() {
         let returned = || voicelane.status()["status"]["errors_returned"].clone();
         let (before, strangers) = (returned(), voicelane.drops("inbound", "unsolicited"));
         forge("forged");
-        let (_, payload) = lab.ask_connected(&socket);
+        let (_, payload) = lab.exchange_connected(&socket);
         assert_eq!(lab.on_uplink(&payload)[0].source_port(), port);
         assert_eq!(returned(), before, "{family:?}: {}", voicelane.status());
         // Some came as far as us: the kernel does not know whom the socket has sent to.
@@ -320,14 +320,14 @@ fn forged_and_truncated_errors_change_nothing() {
         forge("true");
         let heard = answer(&socket, "no answer is due");
         assert!(heard.is_err(), "{family:?}: {heard:?}");
-        let (_, payload) = lab.ask_connected(&socket);
+        let (_, payload) = lab.exchange_connected(&socket);
         assert_eq!(lab.on_uplink(&payload)[0].source_port(), port);
     }
     voicelane.stop();
 }
 
 #[test]
-fn malformed_packets_harm_nobody() {
+fn malformed_packets_do_no_harm() {
     const COUNT: u32 = 20_000;
     require(&[("scapy3", "python3-scapy")]);
     let lab = Lab::new();
@@ -336,7 +336,7 @@ fn malformed_packets_harm_nobody() {
     let voicelane = Home::new(&lab.laptop, &config).start();
     let sockets = Family::BOTH.map(|family| {
         let socket = unbound(&lab, family);
-        lab.ask(&socket, at::MEDIA.at(family, MEDIA_PORT));
+        lab.exchange(&socket, at::MEDIA.at(family, MEDIA_PORT));
         (family, socket)
     });
     let (taken, memory) = (packets(&lab, "tx"), voicelane.memory());
@@ -354,7 +354,7 @@ fn malformed_packets_harm_nobody() {
     assert!(grown < 16 << 20, "it grew by {grown} bytes");
     let status = voicelane.status();
     for (family, socket) in &sockets {
-        lab.ask(socket, at::MEDIA.at(*family, MEDIA_PORT));
+        lab.exchange(socket, at::MEDIA.at(*family, MEDIA_PORT));
         tcp_exchange(&lab.laptop, at::MEDIA.at(*family, MEDIA_PORT));
     }
     // They got as deep as they should, and no deeper than they may: what left is the policy's.
@@ -392,7 +392,7 @@ fn iperf3(lab: &Lab, family: Family, arguments: &str) -> Value {
 }
 
 #[test]
-fn iperf3_measures_both_ways_of_both_protocols() {
+fn iperf3_measures_udp_and_tcp_in_both_directions() {
     const BYTES: u64 = 20_000_000;
     require(&[("iperf3", "iperf3")]);
     let mut lab = Lab::new();
@@ -410,24 +410,24 @@ fn iperf3_measures_both_ways_of_both_protocols() {
         let mut server = lab.internet.command("iperf3");
         let mut server = Program::start("iperf3", server.args(bound.split(' ')));
         server.wait_for("listening");
-        for (way, tcp, udp) in [
+        for (path, tcp, udp) in [
             ("", ["tcp", "bytes_out"], ["outbound", "packets"]),
             ("-R", ["tcp", "bytes_in"], ["inbound", "packets"]),
         ] {
             let before = count(tcp);
-            let report = iperf3(&lab, family, &format!("-n {BYTES} {way}"));
+            let report = iperf3(&lab, family, &format!("-n {BYTES} {path}"));
             let received = report["end"]["sum_received"]["bytes"].as_u64();
             // The receiver stops counting when it hears that all is sent, which is before all has come.
-            assert!(received > Some(BYTES / 2), "{family:?} {way}: {report}");
+            assert!(received > Some(BYTES / 2), "{family:?} {path}: {report}");
             assert!(count(tcp) - before > BYTES / 2, "it went past voicelane");
 
             let before = count(udp);
-            let call = format!("-u -l 160 -b 640k -k 1000 {way}");
+            let call = format!("-u -l 160 -b 640k -k 1000 {path}");
             let report = iperf3(&lab, family, &call);
             let lost = report["end"]["sum"]["lost_packets"].as_u64();
-            assert!(matches!(lost, Some(0..10)), "{family:?} {way}: {report}");
+            assert!(matches!(lost, Some(0..10)), "{family:?} {path}: {report}");
             let carried = count(udp) - before;
-            assert!(carried > 900, "{family:?} {way}: {carried} past: {report}");
+            assert!(carried > 900, "{family:?} {path}: {carried} past: {report}");
         }
     }
 }

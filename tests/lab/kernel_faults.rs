@@ -107,7 +107,7 @@ fn a_firewall_that_forbids_sending_is_named() {
         let voicelane = start(&lab);
         let sockets = Family::BOTH.map(|family| {
             let socket = unbound(&lab, family);
-            lab.ask(&socket, media(family));
+            lab.exchange(&socket, media(family));
             (family, socket)
         });
         lab.laptop.nft(&format!(
@@ -181,7 +181,7 @@ fn a_way_that_is_gone_is_told_to_the_application_and_no_call_ends() {
     let voicelane = Home::new(&lab.laptop, &config).start();
     let sockets = Family::BOTH.map(|family| {
         let socket = unbound(&lab, family);
-        let (_, payload) = lab.ask(&socket, media(family));
+        let (_, payload) = lab.exchange(&socket, media(family));
         let port = lab.on_uplink(&payload)[0].source_port();
         (family, socket, port)
     });
@@ -221,7 +221,7 @@ fn a_way_that_is_gone_is_told_to_the_application_and_no_call_ends() {
         assert!(warnings.contains(advice), "{warnings}");
     }
     for (family, socket, port) in &sockets {
-        let (_, payload) = lab.ask(socket, media(*family));
+        let (_, payload) = lab.exchange(socket, media(*family));
         assert_eq!(lab.on_uplink(&payload)[0].source_port(), *port);
     }
     voicelane.stop();
@@ -258,7 +258,7 @@ fn what_cuts_the_steward_off_from_the_kernel_is_made_up_for() {
             thread::sleep(Duration::from_millis(20));
         }
         for family in Family::BOTH {
-            lab.ask(&unbound(&lab, family), media(family));
+            lab.exchange(&unbound(&lab, family), media(family));
         }
         // And what comes later is noticed as before.
         let last = voicelane.last_event();
@@ -307,7 +307,7 @@ fn whichever_exchange_with_the_kernel_fails_the_next_look_is_whole() {
     }
     assert_eq!(voicelane.warnings(), "[]");
     for family in Family::BOTH {
-        lab.ask(&unbound(&lab, family), media(family));
+        lab.exchange(&unbound(&lab, family), media(family));
     }
     voicelane.stop();
 }
@@ -413,7 +413,7 @@ fn ports_that_are_spent_are_refused_and_never_shared() {
     assert!(warnings.contains("ip_local_port_range"), "{warnings}");
     lab.laptop.set("ipv4/ip_local_port_range", "32768 60999");
     for family in Family::BOTH {
-        lab.ask(&unbound(&lab, family), media(family));
+        lab.exchange(&unbound(&lab, family), media(family));
     }
     voicelane.stop();
 }
@@ -424,7 +424,7 @@ fn a_full_queue_of_the_uplink_loses_datagrams_and_no_call() {
     let voicelane = start(&lab);
     let sockets = Family::BOTH.map(|family| {
         let socket = unbound(&lab, family);
-        lab.ask(&socket, media(family));
+        lab.exchange(&socket, media(family));
         (family, socket)
     });
     // A queue that has no room for anything as large as media, but for the neighbours' questions.
@@ -446,7 +446,7 @@ fn a_full_queue_of_the_uplink_loses_datagrams_and_no_call() {
     assert!(warnings.contains("queue is full"), "{warnings}");
     lab.laptop.run(&format!("tc qdisc del dev {UPLINK} root"));
     for (family, socket) in &sockets {
-        lab.ask(socket, media(*family));
+        lab.exchange(socket, media(*family));
     }
     voicelane.stop();
 }
@@ -456,7 +456,7 @@ fn ask_until_captured(lab: &Lab, socket: &UdpSocket, to: SocketAddr) -> (String,
     let deadline = Instant::now() + PATIENCE;
     loop {
         assert_recovers(socket, to);
-        let (_, payload) = lab.ask(socket, to);
+        let (_, payload) = lab.exchange(socket, to);
         let frames = lab.on_uplink(&payload);
         if frames[0].headers.dscp() == 46 {
             return (payload, frames);
@@ -482,7 +482,7 @@ fn an_address_that_goes_and_comes_back_takes_the_calls_along() {
     let voicelane = start(&lab);
     let sockets = Family::BOTH.map(|family| {
         let socket = unbound(&lab, family);
-        lab.ask(&socket, media(family));
+        lab.exchange(&socket, media(family));
         (family, socket)
     });
     let at::DualAddress { v4, v6 } = at::LAPTOP;

@@ -6,7 +6,7 @@ use crate::support::addresses as at;
 use crate::support::caller::{Family, icmp, ping, probe, tcp_exchange, udp};
 use crate::support::voicelane::Voicelane;
 use crate::support::vpn::VpnKind;
-use crate::support::{Lab, Way};
+use crate::support::{Lab, PathTaken};
 
 /// Just inside and just outside of each port range, and two that never leave.
 const PORTS: [u16; 9] = [3477, 3478, 3479, 9999, 10000, 60000, 60001, 53, 443];
@@ -71,14 +71,14 @@ fn addresses() -> impl Iterator<Item = (IpAddr, Role)> {
 fn wrong_cells(
     lab: &Lab,
     local: Option<at::DualAddress>,
-    expected: impl Fn(bool) -> Way,
+    expected: impl Fn(bool) -> PathTaken,
 ) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut judge = |protocol, to: SocketAddr, role, payload: &str| {
         let media = is_media(role, protocol, to.port());
-        let way = lab.settled_way(payload);
-        if way != expected(media) {
-            wrong.push(format!("{protocol:?} {to} ({role:?}) went {way:?}"));
+        let path = lab.settled_path(payload);
+        if path != expected(media) {
+            wrong.push(format!("{protocol:?} {to} ({role:?}) went {path:?}"));
         }
     };
     for family in Family::BOTH {
@@ -88,7 +88,7 @@ fn wrong_cells(
         for (address, role) in addresses().filter(|(address, _)| Family::of(*address) == family) {
             for port in PORTS {
                 let to = SocketAddr::new(address, port);
-                let (_, payload) = lab.ask(&datagrams, to);
+                let (_, payload) = lab.exchange(&datagrams, to);
                 judge(Protocol::Udp, to, role, &payload);
                 judge(Protocol::Tcp, to, role, &tcp_exchange(&lab.laptop, to));
             }
@@ -109,19 +109,25 @@ fn only_media_leaves(kind: VpnKind) {
 
     // First the witness proves that it can see what it is about to deny: every cell, in clear on the physical link.
     assert_eq!(
-        wrong_cells(&lab, None, |_| Way::Direct),
+        wrong_cells(&lab, None, |_| PathTaken::Direct),
         none,
         "no VPN: all is in clear"
     );
     let _vpn = lab.start_vpn(kind);
     assert_eq!(
-        wrong_cells(&lab, None, |_| Way::Tunnel),
+        wrong_cells(&lab, None, |_| PathTaken::Tunnel),
         none,
         "the VPN takes all"
     );
 
     let voicelane = Voicelane::start(&lab.laptop);
-    let by_policy = |media| if media { Way::Direct } else { Way::Tunnel };
+    let by_policy = |media| {
+        if media {
+            PathTaken::Direct
+        } else {
+            PathTaken::Tunnel
+        }
+    };
     for local in [None, Some(at::VPN_LAPTOP)] {
         assert_eq!(
             wrong_cells(&lab, local, by_policy),
@@ -131,7 +137,7 @@ fn only_media_leaves(kind: VpnKind) {
     }
     voicelane.stop();
     assert_eq!(
-        wrong_cells(&lab, None, |_| Way::Tunnel),
+        wrong_cells(&lab, None, |_| PathTaken::Tunnel),
         none,
         "the VPN takes all again"
     );

@@ -10,15 +10,15 @@ use crate::support::caller::{Family, udp};
 use crate::support::program::wait_until;
 use crate::support::voicelane::{CONFIG, Home, TUN, Voicelane};
 use crate::support::vpn::VpnKind;
-use crate::support::{Lab, MEDIA_PORT, NOTHING, Way};
+use crate::support::{Lab, MEDIA_PORT, NOTHING, PathTaken};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-fn assert_media_way(lab: &Lab, way: Way) {
+fn assert_media_way(lab: &Lab, path: PathTaken) {
     for family in Family::BOTH {
         let socket = udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0));
-        let (taken, _) = lab.ask(&socket, at::MEDIA.at(family, MEDIA_PORT));
-        assert_eq!(taken, way, "{family:?}");
+        let (taken, _) = lab.exchange(&socket, at::MEDIA.at(family, MEDIA_PORT));
+        assert_eq!(taken, path, "{family:?}");
     }
 }
 
@@ -31,7 +31,7 @@ fn plant_lookalikes(lab: &Lab) {
 }
 
 #[test]
-fn both_signals_revert_everything() {
+fn sigterm_and_sigint_restore_the_machine() {
     let lab = Lab::new();
     plant_lookalikes(&lab);
     lab.laptop.set("ipv4/conf/wlan0/rp_filter", "1");
@@ -78,7 +78,7 @@ fn events_outlive_a_crash_and_a_reboot() {
 }
 
 #[test]
-fn after_a_kill_media_is_in_the_vpn_again_and_cleanup_removes_what_is_ours() {
+fn after_a_kill_media_uses_the_vpn_and_cleanup_removes_the_rest() {
     let lab = Lab::new();
     let _vpn = lab.start_vpn(VpnKind::WgQuick);
     plant_lookalikes(&lab);
@@ -87,9 +87,9 @@ fn after_a_kill_media_is_in_the_vpn_again_and_cleanup_removes_what_is_ours() {
 
     let home = Home::new(&lab.laptop, CONFIG);
     let voicelane = home.start();
-    assert_media_way(&lab, Way::Direct);
+    assert_media_way(&lab, PathTaken::Direct);
     let home = voicelane.kill();
-    assert_media_way(&lab, Way::Tunnel);
+    assert_media_way(&lab, PathTaken::Tunnel);
     assert!(
         !lab.laptop.run("ip link").contains(TUN),
         "the TUN goes with the process"
@@ -115,14 +115,14 @@ fn after_a_kill_media_is_in_the_vpn_again_and_cleanup_removes_what_is_ours() {
     // The next start finds the leftovers of a second kill by itself.
     let home = home.start().kill();
     let voicelane = home.start();
-    assert_media_way(&lab, Way::Direct);
+    assert_media_way(&lab, PathTaken::Direct);
     voicelane.stop();
     assert_eq!(lab.laptop.changes_since(&before), NOTHING);
-    assert_media_way(&lab, Way::Tunnel);
+    assert_media_way(&lab, PathTaken::Tunnel);
 }
 
 #[test]
-fn a_tun_that_somebody_deletes_ends_the_service_and_all_that_it_set() {
+fn a_deleted_tun_ends_the_service_cleanly() {
     let lab = Lab::new();
     lab.laptop.set("ipv4/conf/wlan0/rp_filter", "1");
     let before = lab.laptop.dump();
@@ -138,7 +138,7 @@ fn a_tun_that_somebody_deletes_ends_the_service_and_all_that_it_set() {
 }
 
 #[test]
-fn a_bad_configuration_touches_nothing() {
+fn a_bad_configuration_changes_nothing() {
     let lab = Lab::new();
     let before = lab.laptop.dump();
     for (fault, named) in [

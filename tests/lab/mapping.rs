@@ -6,7 +6,7 @@ use std::net::{SocketAddr, UdpSocket};
 use crate::support::addresses as at;
 use crate::support::caller::{Family, answer, probe, udp};
 use crate::support::voicelane::{TUN, Voicelane};
-use crate::support::{Lab, MEDIA_PORT, UPLINK, Way};
+use crate::support::{Lab, MEDIA_PORT, PathTaken, UPLINK};
 use voicelane::lab::{Frame, FrameDirection, FrameTransport};
 
 fn unbound(lab: &Lab, family: Family) -> UdpSocket {
@@ -40,7 +40,7 @@ fn a_free_source_port_is_kept_and_a_taken_one_is_not_shared() {
             [first, second].map(|at| udp(&lab.laptop, at.parse().expect("it is written right")));
         let to = at::MEDIA.at(family, MEDIA_PORT);
         let ports = sockets.each_ref().map(|socket| {
-            let (_, payload) = lab.ask(socket, to);
+            let (_, payload) = lab.exchange(socket, to);
             lab.assert_media(&payload, to, None);
             lab.on_uplink(&payload)[0].source_port()
         });
@@ -49,7 +49,7 @@ fn a_free_source_port_is_kept_and_a_taken_one_is_not_shared() {
         assert!(ports[1] > Some(1023), "nor one of the well-known (REQ-3a)");
         // Whether a port was free changes nothing else (REQ-11).
         for (socket, port) in sockets.iter().zip(ports) {
-            let (_, payload) = lab.ask(socket, at::MEDIA_2.at(family, MEDIA_PORT));
+            let (_, payload) = lab.exchange(socket, at::MEDIA_2.at(family, MEDIA_PORT));
             assert_eq!(lab.on_uplink(&payload)[0].source_port(), port);
         }
     }
@@ -57,13 +57,13 @@ fn a_free_source_port_is_kept_and_a_taken_one_is_not_shared() {
 
 /// RFC 4787 REQ-8.
 #[test]
-fn a_stranger_does_not_get_in() {
+fn unsolicited_packets_are_dropped() {
     let lab = Lab::new();
     lab.open_home();
     let voicelane = Voicelane::start(&lab.laptop);
     for family in Family::BOTH {
         let socket = unbound(&lab, family);
-        let (_, payload) = lab.ask(&socket, at::MEDIA.at(family, MEDIA_PORT));
+        let (_, payload) = lab.exchange(&socket, at::MEDIA.at(family, MEDIA_PORT));
         let outside = lab.on_uplink(&payload)[0].source_port().expect("it is UDP");
         let mapping = at::HOME_PUBLIC.at(family, outside);
 
@@ -97,7 +97,7 @@ fn a_stranger_does_not_get_in() {
 
 /// RFC 4787 REQ-12, RFC 5508 REQ-4.
 #[test]
-fn an_unreachable_port_is_told_to_the_application() {
+fn an_unreachable_port_is_reported_to_the_application() {
     let lab = Lab::new();
     let _voicelane = Voicelane::start(&lab.laptop);
     for (family, error) in [
@@ -117,7 +117,7 @@ fn an_unreachable_port_is_told_to_the_application() {
             "{family:?}: {heard:?}: {:#?}",
             errors(&lab)
         );
-        assert_eq!(lab.way(&payload), Way::Direct);
+        assert_eq!(lab.path_of(&payload), PathTaken::Direct);
         let frame = errors(&lab)
             .pop()
             .expect("the application was told by a packet");
@@ -128,13 +128,13 @@ fn an_unreachable_port_is_told_to_the_application() {
         let port = lab.on_uplink(&payload)[0].source_port();
         let media = at::MEDIA.at(family, MEDIA_PORT);
         socket.connect(media).expect("there is a route");
-        let (_, payload) = lab.ask_connected(&socket);
+        let (_, payload) = lab.exchange_connected(&socket);
         assert_eq!(lab.on_uplink(&payload)[0].source_port(), port);
     }
 }
 
 #[test]
-fn what_the_policy_does_not_name_is_rejected_even_when_it_is_forced_in() {
+fn traffic_outside_the_policy_is_rejected_even_in_the_tun() {
     let lab = Lab::new();
     let voicelane = Voicelane::start(&lab.laptop);
     for (family, error) in [
@@ -152,7 +152,11 @@ fn what_the_policy_does_not_name_is_rejected_even_when_it_is_forced_in() {
             .expect("nothing is known yet");
         let heard = answer(&socket, &payload);
         assert!(heard.is_err(), "{family:?}: {heard:?}");
-        assert_eq!(lab.way(&payload), Way::Nowhere, "it is never forwarded");
+        assert_eq!(
+            lab.path_of(&payload),
+            PathTaken::Neither,
+            "it is never forwarded"
+        );
         let frame = errors(&lab)
             .pop()
             .expect("the application was told by a packet");

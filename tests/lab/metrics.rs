@@ -93,7 +93,7 @@ fn judge(program: &str, args: &[&str], text: &str) -> String {
 }
 
 #[test]
-fn prometheus_finds_nothing_to_complain_of() {
+fn prometheus_lint_reports_nothing() {
     for measured in [measured(), Measured::default()] {
         let text = write(&measured, Form::Text);
         assert_eq!(judge("promtool", &["check", "metrics"], &text), "");
@@ -101,7 +101,7 @@ fn prometheus_finds_nothing_to_complain_of() {
 }
 
 #[test]
-fn a_strict_reader_of_openmetrics_takes_it() {
+fn a_strict_openmetrics_parser_accepts_the_output() {
     const READ: &str = "
 import sys
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -123,7 +123,7 @@ fn no_address_is_a_label() {
 }
 
 #[test]
-fn prometheus_takes_the_alerts_and_they_do_what_they_say() {
+fn prometheus_loads_the_alerts_and_they_fire() {
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
     for args in [
         ["check", "rules", "voicelane.rules.yml"],
@@ -156,7 +156,7 @@ fn mentions(text: &str) -> Vec<(String, Vec<String>)> {
 }
 
 #[test]
-fn what_dashboard_and_alerts_ask_for_is_there() {
+fn every_metric_of_dashboard_and_alerts_exists() {
     let metrics = write(&measured(), Form::Text);
     let samples: Vec<_> = metrics
         .lines()
@@ -183,7 +183,7 @@ fn what_dashboard_and_alerts_ask_for_is_there() {
 
 /// A panel's expressions, for Prometheus to parse as the rules of a file.
 #[test]
-fn prometheus_takes_the_questions_of_the_dashboard() {
+fn prometheus_accepts_the_queries_of_the_dashboard() {
     let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).expect("JSON");
     let panels = dashboard["panels"].as_array().expect("a list").iter();
     let targets = panels.flat_map(|panel| panel["targets"].as_array().expect("a list"));
@@ -275,7 +275,7 @@ fn metrics_are_read_on_loopback() {
 }
 
 #[test]
-fn metrics_on_a_unix_socket_are_for_those_who_may_look() {
+fn metrics_on_a_unix_socket_require_read_access() {
     let dir = tempfile::TempDir::new().expect("the temporary directory is writable");
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("it is ours");
     let access = Access::of_groups(Some("daemon"), Some("adm")).expect("Debian's groups");

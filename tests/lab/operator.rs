@@ -15,7 +15,7 @@ use crate::support::caller::{Family, udp};
 use crate::support::program::{PATIENCE, Program};
 use crate::support::voicelane::CONFIG;
 use crate::support::vpn::VpnKind;
-use crate::support::{Lab, MEDIA_PORT, Way};
+use crate::support::{Lab, MEDIA_PORT, PathTaken};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -111,8 +111,8 @@ fn an_operator_sees_what_is_in_force_and_how_it_does() {
     let mut program = Program::start("voicelane", &mut desk.command(&["run"]));
     program.wait_for("ready");
     let socket = udp(&lab.laptop, SocketAddr::new(Family::V4.unspecified(), 0));
-    let (way, _) = lab.ask(&socket, at::MEDIA.at(Family::V4, MEDIA_PORT));
-    assert_eq!(way, Way::Direct);
+    let (path, _) = lab.exchange(&socket, at::MEDIA.at(Family::V4, MEDIA_PORT));
+    assert_eq!(path, PathTaken::Direct);
 
     let (code, reply) = desk.tell(&["status", "--json"]);
     let status = &reply["status"];
@@ -149,7 +149,7 @@ fn an_operator_sees_what_is_in_force_and_how_it_does() {
     let mut mappings = Watcher::start(&desk, &["mappings", "--watch", "--json"]);
     mappings.next(|it| it["mappings"] == status["mappings"]);
     let other = udp(&lab.laptop, SocketAddr::new(Family::V6.unspecified(), 0));
-    lab.ask(&other, at::MEDIA.at(Family::V6, MEDIA_PORT));
+    lab.exchange(&other, at::MEDIA.at(Family::V6, MEDIA_PORT));
     mappings.next(|it| it["mappings"].as_array().map(Vec::len) == Some(2));
     let mut events = Watcher::start(&desk, &["events", "--follow", "--json"]);
     events.next(|it| it["kind"] == "state_changed" && it["subject"] == "working");

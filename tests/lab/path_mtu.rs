@@ -201,7 +201,7 @@ fn assert_too_big(packet: &[u8], sent: &[u8], mtu: u32) {
 
 /// RFC 4787 REQ-13.
 #[test]
-fn what_the_uplink_cannot_carry_comes_back_with_its_mtu() {
+fn a_datagram_too_big_for_the_uplink_returns_its_mtu() {
     in_namespace(async || {
         run("ip link add up0 type veth peer name nowhere0; ip link set nowhere0 up; ip link set up0 mtu 1400 up
              ip addr add 192.0.2.1/24 dev up0; ip addr add 2001:db8:2::1/64 dev up0 nodad
@@ -229,7 +229,7 @@ fn what_the_uplink_cannot_carry_comes_back_with_its_mtu() {
 
 /// RFC 4787 REQ-13.
 #[test]
-fn what_a_router_cannot_carry_comes_back_with_its_mtu() {
+fn a_datagram_too_big_for_a_router_returns_its_mtu() {
     in_namespace(async || {
         let _far = Far::behind_a_router(1_320);
         for family in FAMILIES {
@@ -250,7 +250,7 @@ fn what_a_router_cannot_carry_comes_back_with_its_mtu() {
 
 /// RFC 4787 REQ-13a and REQ-14.
 #[test]
-fn what_came_in_fragments_goes_out_in_fragments_and_back() {
+fn fragmented_datagrams_stay_fragmented_both_ways() {
     in_namespace(async || {
         let far = Far::behind_a_router(1_500);
         far.run(

@@ -7,7 +7,7 @@ use crate::support::addresses as at;
 use crate::support::caller::{Family, icmp, ping, probe, tcp_exchange, udp};
 use crate::support::voicelane::{CONFIG, Home, TUN, Voicelane, config_with_tcp};
 use crate::support::vpn::{Vpn, VpnKind};
-use crate::support::{Lab, MEDIA_PORT, NOTHING, Way};
+use crate::support::{Lab, MEDIA_PORT, NOTHING, PathTaken};
 
 /// UDP ports of the media gateways that are no media.
 const NO_MEDIA: [u16; 3] = [53, 9_999, 60_001];
@@ -39,8 +39,8 @@ fn assert_all_arrives(lab: &Lab, vpn: &Vpn) {
             let socket = udp(&lab.laptop, SocketAddr::new(local, 0));
             for port in NO_MEDIA {
                 let to = at::MEDIA.at(family, port);
-                let (way, payload) = lab.ask(&socket, to);
-                assert_eq!(way, Way::Tunnel, "udp {to}");
+                let (path, payload) = lab.exchange(&socket, to);
+                assert_eq!(path, PathTaken::Tunnel, "udp {to}");
                 let seen = lab.on_laptop.carrying(&payload);
                 assert!(seen.iter().any(|frame| frame.interface == TUN), "{seen:#?}");
                 let frames = lab.on_gateway.carrying(&payload);
@@ -54,27 +54,30 @@ fn assert_all_arrives(lab: &Lab, vpn: &Vpn) {
             }
             // The same socket, and still media.
             let to = at::MEDIA.at(family, MEDIA_PORT);
-            let (_, payload) = lab.ask(&socket, to);
+            let (_, payload) = lab.exchange(&socket, to);
             lab.assert_media(&payload, to, None);
-            let (way, _) = lab.ask(&socket, at::OTHER.at(family, 53));
-            assert_eq!(way, Way::Tunnel, "what is in no prefix");
+            let (path, _) = lab.exchange(&socket, at::OTHER.at(family, 53));
+            assert_eq!(path, PathTaken::Tunnel, "what is in no prefix");
         }
-        for (port, way) in [(RELAYED_TCP, Way::Direct), (OTHER_TCP, Way::Tunnel)] {
+        for (port, path) in [
+            (RELAYED_TCP, PathTaken::Direct),
+            (OTHER_TCP, PathTaken::Tunnel),
+        ] {
             let payload = tcp_exchange(&lab.laptop, at::MEDIA.at(family, port));
-            assert_eq!(lab.way(&payload), way, "tcp {family:?} {port}");
+            assert_eq!(lab.path_of(&payload), path, "tcp {family:?} {port}");
         }
         let payload = probe();
         ping(&icmp(&lab.laptop, family), at::MEDIA.of(family), &payload).expect("there is a route");
         assert_eq!(
-            lab.settled_way(&payload),
-            Way::Tunnel,
+            lab.settled_path(&payload),
+            PathTaken::Tunnel,
             "an echo is not captured"
         );
     }
 }
 
 #[test]
-fn the_rest_of_a_prefix_arrives_at_the_far_end_of_the_vpn() {
+fn other_traffic_of_a_prefix_arrives_through_the_vpn() {
     let lab = lab();
     let vpn = lab.start_vpn(VpnKind::WgQuick);
     let before = lab.laptop.dump();
@@ -89,23 +92,23 @@ fn the_rest_of_a_prefix_arrives_at_the_far_end_of_the_vpn() {
     for family in Family::BOTH {
         let socket = udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0));
         for port in [53, MEDIA_PORT] {
-            let (way, _) = lab.ask(&socket, at::MEDIA.at(family, port));
-            assert_eq!(way, Way::Tunnel, "after a kill {family:?} {port}");
+            let (path, _) = lab.exchange(&socket, at::MEDIA.at(family, port));
+            assert_eq!(path, PathTaken::Tunnel, "after a kill {family:?} {port}");
         }
         let payload = tcp_exchange(&lab.laptop, at::MEDIA.at(family, RELAYED_TCP));
-        assert_eq!(lab.way(&payload), Way::Tunnel);
+        assert_eq!(lab.path_of(&payload), PathTaken::Tunnel);
     }
     assert!(home.cleanup().status.success());
     assert_eq!(lab.laptop.changes_since(&before), NOTHING);
 }
 
 #[test]
-fn a_vpn_that_comes_later_gets_the_rest_as_well() {
+fn a_later_vpn_gets_the_other_traffic_too() {
     let lab = lab();
     let voicelane = start(&lab);
     for family in Family::BOTH {
         let socket = udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0));
-        let (_, payload) = lab.ask(&socket, at::MEDIA.at(family, 53));
+        let (_, payload) = lab.exchange(&socket, at::MEDIA.at(family, 53));
         let frames = lab.on_uplink(&payload);
         assert_eq!(
             frames[0].headers.dscp(),
@@ -121,7 +124,7 @@ fn a_vpn_that_comes_later_gets_the_rest_as_well() {
 /// A kill switch that knows voicelane's media, by its mark or by one that media borrows, lets nothing else out when the
 /// VPN is down.
 #[test]
-fn what_lets_media_by_lets_nothing_else_out() {
+fn the_bypass_for_media_lets_nothing_else_out() {
     for (switch, setting) in [
         ("ct mark 0xf41", "conntrack_mark = 0xf41"),
         ("meta mark 0xca6c", "vpn_mark = 0xca6c"),
@@ -140,14 +143,14 @@ fn what_lets_media_by_lets_nothing_else_out() {
         for family in Family::BOTH {
             let socket = udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0));
             let to = at::MEDIA.at(family, MEDIA_PORT);
-            let (_, payload) = lab.ask(&socket, to);
+            let (_, payload) = lab.exchange(&socket, to);
             lab.assert_media(&payload, to, None);
             let payload = probe();
             let sent = socket.send_to(payload.as_bytes(), at::MEDIA.at(family, 53));
             sent.expect("the TUN takes it");
             assert_eq!(
-                lab.settled_way(&payload),
-                Way::Nowhere,
+                lab.settled_path(&payload),
+                PathTaken::Neither,
                 "{switch} {family:?}"
             );
         }

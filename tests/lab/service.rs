@@ -15,7 +15,7 @@ use crate::support::namespace::Namespace;
 use crate::support::program::{PATIENCE, Program};
 use crate::support::voicelane::{CONFIG, Home, Voicelane};
 use crate::support::vpn::VpnKind;
-use crate::support::{Lab, MEDIA_PORT, NOTHING, Way};
+use crate::support::{Lab, MEDIA_PORT, NOTHING, PathTaken};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -30,14 +30,14 @@ const NET_ADMIN: &str = "0000000000001000";
 /// No capability at all.
 const NONE: &str = "0000000000000000";
 
-fn media_way(lab: &Lab, family: Family) -> Way {
+fn media_way(lab: &Lab, family: Family) -> PathTaken {
     let socket = udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0));
-    lab.ask(&socket, at::MEDIA.at(family, MEDIA_PORT)).0
+    lab.exchange(&socket, at::MEDIA.at(family, MEDIA_PORT)).0
 }
 
-fn assert_media_way(lab: &Lab, way: Way) {
+fn assert_media_way(lab: &Lab, path: PathTaken) {
     for family in Family::BOTH {
-        assert_eq!(media_way(lab, family), way, "{family:?}");
+        assert_eq!(media_way(lab, family), path, "{family:?}");
     }
 }
 
@@ -128,7 +128,7 @@ fn root_keeps_one_capability_and_that_is_enough() {
         ("NoNewPrivs", "1"),
     ];
     assert_threads(voicelane.pid(), &expected);
-    assert_media_way(&lab, Way::Direct);
+    assert_media_way(&lab, PathTaken::Direct);
 
     // Everything that it has set can be taken anew, and taken back.
     // Tables may have other numbers then.
@@ -148,7 +148,7 @@ fn root_keeps_one_capability_and_that_is_enough() {
         assert!(Instant::now() < deadline, "{taken:?} {:?}", rules());
         thread::sleep(Duration::from_millis(20));
     }
-    assert_media_way(&lab, Way::Direct);
+    assert_media_way(&lab, PathTaken::Direct);
     voicelane.stop();
     assert_eq!(lab.laptop.changes_since(&before), NOTHING);
 }
@@ -229,7 +229,7 @@ fn a_user_of_its_own_with_one_capability_is_enough() {
         ("NoNewPrivs", "1"),
     ];
     assert_threads(program.pid(), &expected);
-    assert_media_way(&lab, Way::Direct);
+    assert_media_way(&lab, PathTaken::Direct);
     assert_eq!(lab.laptop.get("ipv4/conf/wlan0/rp_filter"), "2");
 
     let reloaded = unit.reload_as(NOBODY);
@@ -268,18 +268,18 @@ fn a_reload_moves_what_has_changed_and_nothing_else() {
     let lab = Lab::new();
     let _vpn = lab.start_vpn(VpnKind::WgQuick);
     let voicelane = Voicelane::start(&lab.laptop);
-    assert_media_way(&lab, Way::Direct);
+    assert_media_way(&lab, PathTaken::Direct);
 
     voicelane.configure(&only_ipv6());
     assert!(voicelane.reload().status.success());
-    assert_eq!(media_way(&lab, Family::V4), Way::Tunnel);
-    assert_eq!(media_way(&lab, Family::V6), Way::Direct);
+    assert_eq!(media_way(&lab, Family::V4), PathTaken::Tunnel);
+    assert_eq!(media_way(&lab, Family::V6), PathTaken::Direct);
 
     voicelane.configure(CONFIG);
     let last = voicelane.last_event();
     kill(voicelane.pid(), Signal::SIGHUP).expect("it runs");
     voicelane.event_after(last, EventKind::Reloaded);
-    assert_media_way(&lab, Way::Direct);
+    assert_media_way(&lab, PathTaken::Direct);
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn a_bad_file_changes_nothing_and_is_said() {
         assert!(event.reason.contains(named), "{event}");
         assert!(voicelane.warnings().contains(named));
         assert_eq!(lab.laptop.changes_since(&before), NOTHING, "{config}");
-        assert_media_way(&lab, Way::Direct);
+        assert_media_way(&lab, PathTaken::Direct);
     }
     voicelane.configure(CONFIG);
     assert!(voicelane.reload().status.success());
@@ -321,7 +321,7 @@ fn a_file_that_others_may_write_is_not_taken_up() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("0666"), "{said}");
-    assert_media_way(&lab, Way::Direct);
+    assert_media_way(&lab, PathTaken::Direct);
 }
 
 #[test]
@@ -346,8 +346,8 @@ fn a_call_notices_no_reload() {
         let mut asked = 0;
         while !reloads.is_finished() || asked < 100 {
             for (socket, to) in &sockets {
-                let (way, payload) = lab.ask(socket, *to);
-                assert_eq!(way, Way::Direct, "{to}");
+                let (path, payload) = lab.exchange(socket, *to);
+                assert_eq!(path, PathTaken::Direct, "{to}");
                 lab.assert_media(&payload, *to, None);
             }
             asked += 1;

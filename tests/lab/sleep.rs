@@ -37,7 +37,7 @@ async fn say(logind: &Connection, asleep: bool) {
 }
 
 #[test]
-fn a_call_survives_a_sleep_from_which_the_laptop_wakes_with_another_address() {
+fn a_call_survives_a_sleep_and_a_new_address() {
     require(&[("dbus-daemon", "dbus-daemon")]);
     let files = TempDir::new().expect("the temporary directory is writable");
     let (socket, config) = (files.path().join("bus"), files.path().join("bus.conf"));
@@ -73,7 +73,7 @@ fn a_call_survives_a_sleep_from_which_the_laptop_wakes_with_another_address() {
     voicelane.wait_for("ready");
     voicelane.wait_for("logind is listened to");
     let call = Call::start(&lab, SocketAddr::new(Family::V4.unspecified(), 0));
-    call.back_after(Instant::now(), PATIENCE, "the start");
+    call.resumes_after(Instant::now(), PATIENCE, "the start");
 
     runtime.block_on(say(&logind, true));
     voicelane.event_after(0, EventKind::Sleeping);
@@ -91,7 +91,7 @@ fn a_call_survives_a_sleep_from_which_the_laptop_wakes_with_another_address() {
     let awake = Instant::now();
     runtime.block_on(say(&logind, false));
     voicelane.event_after(0, EventKind::Resumed);
-    let back = call.back_after(awake, Duration::from_secs(3), "the end of sleep");
+    let back = call.resumes_after(awake, Duration::from_secs(3), "the end of sleep");
     println!("the call was back {back:?} after waking up");
     let status = voicelane.status();
     let mappings = status["status"]["mappings"].to_string();

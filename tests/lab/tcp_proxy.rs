@@ -9,7 +9,7 @@ use crate::support::addresses as at;
 use crate::support::caller::{Family, tcp_exchange};
 use crate::support::voicelane::{Home, TUN, Voicelane, config_with_tcp};
 use crate::support::vpn::VpnKind;
-use crate::support::{Lab, UPLINK, Way};
+use crate::support::{Lab, PathTaken, UPLINK};
 use socket2::{Domain, SockRef, Socket, Type};
 use voicelane::lab::{Frame, FrameDirection, FrameTransport};
 
@@ -89,7 +89,7 @@ fn recite(mut stream: TcpStream) -> io::Result<()> {
 }
 
 #[test]
-fn a_transfer_leaves_by_the_physical_link_as_the_rule_says() {
+fn a_transfer_leaves_by_the_physical_link_with_its_dscp() {
     const AMOUNT: usize = 3_000_000;
     let lab = Lab::new();
     let _vpn = lab.start_vpn(VpnKind::WgQuick);
@@ -177,7 +177,7 @@ fn outside_port(lab: &Lab, server: SocketAddr) -> Option<u16> {
 
 /// RFC 5382 REQ-1 and REQ-7.
 #[test]
-fn an_inside_endpoint_has_one_port_outside_and_shares_it_with_nobody() {
+fn an_inside_endpoint_has_one_outside_port_of_its_own() {
     let lab = Lab::new();
     let _voicelane = start(&lab);
     for family in Family::BOTH {
@@ -196,7 +196,7 @@ fn an_inside_endpoint_has_one_port_outside_and_shares_it_with_nobody() {
 
 /// RFC 5382 REQ-2 and REQ-2a: the far side connects to us while we connect to it, and neither listens.
 #[test]
-fn an_open_from_both_sides_at_once_is_one_connection() {
+fn a_simultaneous_open_is_one_connection() {
     let lab = Lab::new();
     // What the laptop sends first is lost on the way, so that the far side's own SYN is the first that either hears.
     lab.home.nft(&format!(
@@ -241,7 +241,7 @@ fn an_open_from_both_sides_at_once_is_one_connection() {
 
 /// RFC 5382 REQ-2.
 #[test]
-fn a_refusal_is_a_refusal() {
+fn a_refused_connection_is_refused_to_the_client() {
     let lab = Lab::new();
     let _voicelane = start(&lab);
     for family in Family::BOTH {
@@ -258,7 +258,7 @@ fn a_refusal_is_a_refusal() {
 
 /// RFC 5382 REQ-9.
 #[test]
-fn an_unreachable_host_is_told_by_icmp() {
+fn an_unreachable_host_is_reported_by_icmp() {
     let lab = Lab::new();
     lab.home.nft(
         "add chain inet nat through { type filter hook forward priority filter; }
@@ -270,7 +270,7 @@ fn an_unreachable_host_is_told_by_icmp() {
         (Family::V4, FrameTransport::Icmp(3, 1)),
         (Family::V6, FrameTransport::Icmp(1, 3)),
     ] {
-        let error = connect(&lab, at::MEDIA.at(family, SERVED)).expect_err("there is no way");
+        let error = connect(&lab, at::MEDIA.at(family, SERVED)).expect_err("there is no path");
         assert_eq!(error.kind(), ErrorKind::HostUnreachable, "{family:?}");
         let told = lab.on_laptop.frames(|frame| {
             let ours = frame.headers.to.is_ipv4() == (family == Family::V4);
@@ -293,7 +293,7 @@ fn break_off(mut stream: TcpStream) -> io::Result<()> {
 
 /// RFC 5382 REQ-2.
 #[test]
-fn a_reset_is_a_reset_after_what_was_said() {
+fn a_reset_arrives_after_the_data_before_it() {
     let lab = Lab::new();
     let _voicelane = start(&lab);
     listen(&lab, break_off);
@@ -316,7 +316,7 @@ fn babble(mut stream: TcpStream) -> io::Result<()> {
 }
 
 #[test]
-fn who_does_not_listen_stops_the_speaker() {
+fn a_receiver_that_does_not_read_stops_the_sender() {
     let lab = Lab::new();
     let voicelane = start(&lab);
     listen(&lab, babble);
@@ -348,7 +348,7 @@ fn who_does_not_listen_stops_the_speaker() {
 }
 
 #[test]
-fn a_hundred_at_once() {
+fn a_hundred_connections_at_once() {
     let lab = Lab::new();
     let voicelane = start(&lab);
     for family in Family::BOTH {
@@ -387,21 +387,21 @@ fn a_hundred_at_once() {
 }
 
 #[test]
-fn what_no_rule_names_stays_in_the_vpn() {
+fn tcp_outside_the_rules_stays_in_the_vpn() {
     let lab = Lab::new();
     let _vpn = lab.start_vpn(VpnKind::WgQuick);
     let _voicelane = start(&lab);
     for family in Family::BOTH {
-        for (server, way) in [
-            (at::MEDIA.at(family, ECHO), Way::Direct),
+        for (server, path) in [
+            (at::MEDIA.at(family, ECHO), PathTaken::Direct),
             (
                 at::MEDIA.at(family, crate::support::MEDIA_PORT),
-                Way::Tunnel,
+                PathTaken::Tunnel,
             ),
-            (at::OTHER.at(family, ECHO), Way::Tunnel),
+            (at::OTHER.at(family, ECHO), PathTaken::Tunnel),
         ] {
             let payload = tcp_exchange(&lab.laptop, server);
-            assert_eq!(lab.way(&payload), way, "{server}");
+            assert_eq!(lab.path_of(&payload), path, "{server}");
         }
     }
 }

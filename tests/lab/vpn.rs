@@ -10,7 +10,7 @@ use crate::support::echo::ANSWER_CLASS;
 use crate::support::program::PATIENCE;
 use crate::support::voicelane::{TUN, Voicelane};
 use crate::support::vpn::VpnKind;
-use crate::support::{Lab, MEDIA_PORT, NOTHING, UPLINK, Way};
+use crate::support::{Lab, MEDIA_PORT, NOTHING, PathTaken, UPLINK};
 use voicelane::lab::FrameDirection;
 
 /// Whether answers to media may arrive on the physical link (RFC 3704): its own setting, and the one for all. The
@@ -38,7 +38,7 @@ fn assert_media_is_direct(lab: &Lab) {
             let mut outside = Vec::new();
             for host in [at::MEDIA, at::MEDIA_2] {
                 let to = host.at(family, MEDIA_PORT);
-                let (_, payload) = lab.ask(&socket, to);
+                let (_, payload) = lab.exchange(&socket, to);
                 lab.assert_media(&payload, to, kept);
                 outside.push(lab.on_uplink(&payload)[0].source_port());
 
@@ -59,7 +59,7 @@ fn assert_media_is_direct(lab: &Lab) {
             let connected = udp(&lab.laptop, SocketAddr::new(local, 0));
             let to = at::MEDIA.at(family, MEDIA_PORT);
             connected.connect(to).expect("there is a route");
-            let (_, payload) = lab.ask_connected(&connected);
+            let (_, payload) = lab.exchange_connected(&connected);
             lab.assert_media(&payload, to, None);
         }
     }
@@ -71,21 +71,29 @@ fn assert_the_rest_stays(lab: &Lab) {
         for local in [family.unspecified(), at::VPN_LAPTOP.of(family)] {
             let socket = udp(&lab.laptop, SocketAddr::new(local, 0));
             for port in [53, MEDIA_PORT] {
-                let (way, _) = lab.ask(&socket, at::OTHER.at(family, port));
-                assert_eq!(way, Way::Tunnel, "udp {family:?} {port} from {local}");
+                let (path, _) = lab.exchange(&socket, at::OTHER.at(family, port));
+                assert_eq!(
+                    path,
+                    PathTaken::Tunnel,
+                    "udp {family:?} {port} from {local}"
+                );
             }
         }
         for (host, port) in [(at::MEDIA, 443), (at::MEDIA, MEDIA_PORT), (at::OTHER, 443)] {
             let to = host.at(family, port);
             let payload = tcp_exchange(&lab.laptop, to);
-            assert_eq!(lab.way(&payload), Way::Tunnel, "tcp {to}");
+            assert_eq!(lab.path_of(&payload), PathTaken::Tunnel, "tcp {to}");
         }
         for host in [at::MEDIA, at::OTHER] {
             let payload = probe();
             ping(&icmp(&lab.laptop, family), host.of(family), &payload).expect("there is a route");
-            assert_eq!(lab.settled_way(&payload), Way::Tunnel, "echo {family:?}");
+            assert_eq!(
+                lab.settled_path(&payload),
+                PathTaken::Tunnel,
+                "echo {family:?}"
+            );
         }
-        let (_, payload) = lab.ask(&unbound(lab, family), at::HOME.at(family, MEDIA_PORT));
+        let (_, payload) = lab.exchange(&unbound(lab, family), at::HOME.at(family, MEDIA_PORT));
         let frames = lab.on_uplink(&payload);
         assert!(
             frames.len() == 2 && frames[0].headers.dscp() == 0,
@@ -94,10 +102,10 @@ fn assert_the_rest_stays(lab: &Lab) {
     }
 }
 
-fn assert_media_way(lab: &Lab, way: Way) {
+fn assert_media_way(lab: &Lab, path: PathTaken) {
     for family in Family::BOTH {
-        let (taken, _) = lab.ask(&unbound(lab, family), at::MEDIA.at(family, MEDIA_PORT));
-        assert_eq!(taken, way, "{family:?}");
+        let (taken, _) = lab.exchange(&unbound(lab, family), at::MEDIA.at(family, MEDIA_PORT));
+        assert_eq!(taken, path, "{family:?}");
     }
 }
 
@@ -105,7 +113,7 @@ fn assert_media_way(lab: &Lab, way: Way) {
 fn vpn_first(kind: VpnKind) {
     let lab = Lab::new();
     let _vpn = lab.start_vpn(kind);
-    assert_media_way(&lab, Way::Tunnel);
+    assert_media_way(&lab, PathTaken::Tunnel);
     for (all, uplink) in [("0", "0"), ("0", "1"), ("1", "0")] {
         set_rp_filter(&lab, all, uplink);
         let before = lab.laptop.dump();
@@ -114,7 +122,7 @@ fn vpn_first(kind: VpnKind) {
         assert_the_rest_stays(&lab);
         voicelane.stop();
         assert_eq!(lab.laptop.changes_since(&before), NOTHING);
-        assert_media_way(&lab, Way::Tunnel);
+        assert_media_way(&lab, PathTaken::Tunnel);
     }
 }
 
@@ -125,9 +133,9 @@ fn voicelane_first(kind: VpnKind) {
     let voicelane = Voicelane::start(&lab.laptop);
     for family in Family::BOTH {
         let to = at::MEDIA.at(family, MEDIA_PORT);
-        let (_, payload) = lab.ask(&unbound(&lab, family), to);
+        let (_, payload) = lab.exchange(&unbound(&lab, family), to);
         lab.assert_media(&payload, to, None);
-        let (_, payload) = lab.ask(&unbound(&lab, family), at::OTHER.at(family, 53));
+        let (_, payload) = lab.exchange(&unbound(&lab, family), at::OTHER.at(family, 53));
         assert_eq!(
             lab.on_uplink(&payload)[0].headers.dscp(),
             0,
@@ -143,7 +151,7 @@ fn voicelane_first(kind: VpnKind) {
     let after = lab.laptop.dump();
     let ours = ["voicelane", "proto 118", "fwmark 0x76"];
     assert_eq!(after.naming(&ours), NOTHING);
-    assert_media_way(&lab, Way::Tunnel);
+    assert_media_way(&lab, PathTaken::Tunnel);
 }
 
 /// Waits until voicelane has seen the newcomer and stepped in front of it.
@@ -156,7 +164,7 @@ fn await_media_is_direct(lab: &Lab) {
             socket
                 .send_to(payload.as_bytes(), at::MEDIA.at(family, MEDIA_PORT))
                 .expect("there is a route");
-            if lab.settled_way(&payload) == Way::Direct {
+            if lab.settled_path(&payload) == PathTaken::Direct {
                 break;
             }
             assert!(

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use crate::support::addresses as at;
 use crate::support::caller::{Family, icmp, ping, probe, udp};
 use crate::support::vpn::VpnKind;
-use crate::support::{Lab, MEDIA_PORT, NOTHING, UPLINK, Way};
+use crate::support::{Lab, MEDIA_PORT, NOTHING, PathTaken, UPLINK};
 use voicelane::lab::{FrameDirection, FrameHeaders};
 
 /// Everything goes into the tunnel, and comes back; then a leak is made, and it is seen.
@@ -14,8 +14,12 @@ fn the_vpn_takes_all_and_a_leak_is_seen(kind: VpnKind) {
     let before = lab.laptop.dump();
     for family in Family::BOTH {
         let socket = udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0));
-        let (way, payload) = lab.ask(&socket, at::MEDIA.at(family, MEDIA_PORT));
-        assert_eq!(way, Way::Direct, "without a VPN {family:?} is in clear");
+        let (path, payload) = lab.exchange(&socket, at::MEDIA.at(family, MEDIA_PORT));
+        assert_eq!(
+            path,
+            PathTaken::Direct,
+            "without a VPN {family:?} is in clear"
+        );
         for frame in lab.on_uplink(&payload) {
             assert!(frame.headers.checksums, "{frame:?}");
         }
@@ -32,8 +36,8 @@ fn the_vpn_takes_all_and_a_leak_is_seen(kind: VpnKind) {
         for local in [family.unspecified(), at::VPN_LAPTOP.of(family)] {
             let socket = udp(&lab.laptop, SocketAddr::new(local, 0));
             for host in [at::MEDIA, at::OTHER] {
-                let (way, payload) = lab.ask(&socket, host.at(family, MEDIA_PORT));
-                assert_eq!(way, Way::Tunnel, "{kind:?} {family:?} from {local}");
+                let (path, payload) = lab.exchange(&socket, host.at(family, MEDIA_PORT));
+                assert_eq!(path, PathTaken::Tunnel, "{kind:?} {family:?} from {local}");
                 let seen = lab.on_laptop.carrying(&payload);
                 assert!(
                     seen.iter().all(|frame| frame.interface == vpn.interface),
@@ -43,11 +47,15 @@ fn the_vpn_takes_all_and_a_leak_is_seen(kind: VpnKind) {
         }
         let payload = probe();
         ping(&icmp(&lab.laptop, family), at::OTHER.of(family), &payload).expect("there is a route");
-        lab.ask(
+        lab.exchange(
             &udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0)),
             at::OTHER.at(family, 53),
         );
-        assert_eq!(lab.way(&payload), Way::Tunnel, "{kind:?} echo {family:?}");
+        assert_eq!(
+            lab.path_of(&payload),
+            PathTaken::Tunnel,
+            "{kind:?} echo {family:?}"
+        );
     }
 
     let (v4, v6) = (at::HOME.v4, at::HOME.v6);
@@ -59,8 +67,8 @@ fn the_vpn_takes_all_and_a_leak_is_seen(kind: VpnKind) {
     for family in Family::BOTH {
         let socket = udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0));
         let to = at::MEDIA.at(family, MEDIA_PORT);
-        let (way, payload) = lab.ask(&socket, to);
-        assert_eq!(way, Way::Direct, "a leaking route is seen");
+        let (path, payload) = lab.exchange(&socket, to);
+        assert_eq!(path, PathTaken::Direct, "a leaking route is seen");
         let frames = lab.on_uplink(&payload);
         assert!(
             frames[0].goes_to(to) && frames[0].direction == FrameDirection::Out,
@@ -71,26 +79,26 @@ fn the_vpn_takes_all_and_a_leak_is_seen(kind: VpnKind) {
 }
 
 #[test]
-fn openvpn_def1_takes_all() {
+fn openvpn_def1_carries_everything() {
     the_vpn_takes_all_and_a_leak_is_seen(VpnKind::OpenVpnDef1);
 }
 
 #[test]
-fn openvpn_with_the_default_route_replaced_takes_all() {
+fn openvpn_with_a_replaced_default_route_carries_everything() {
     the_vpn_takes_all_and_a_leak_is_seen(VpnKind::OpenVpnReplaced);
 }
 
 #[test]
-fn wg_quick_takes_all() {
+fn wg_quick_carries_everything() {
     the_vpn_takes_all_and_a_leak_is_seen(VpnKind::WgQuick);
 }
 
 #[test]
-fn a_wrong_checksum_is_seen() {
+fn a_wrong_checksum_is_detected() {
     let lab = Lab::new();
     for family in Family::BOTH {
         let socket = udp(&lab.laptop, at::LAPTOP.at(family, 0));
-        let (_, payload) = lab.ask(&socket, at::MEDIA.at(family, MEDIA_PORT));
+        let (_, payload) = lab.exchange(&socket, at::MEDIA.at(family, MEDIA_PORT));
         let frame = &lab.on_uplink(&payload)[0];
         let right = FrameHeaders::parse(&frame.bytes).expect("it was parsed before");
         assert!(right.checksums);

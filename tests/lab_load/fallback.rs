@@ -10,7 +10,7 @@ use crate::support::caller::{Family, probe, udp};
 use crate::support::program::PATIENCE;
 use crate::support::voicelane::{CONFIG, Home, Voicelane};
 use crate::support::vpn::{Vpn, VpnKind};
-use crate::support::{Lab, Way};
+use crate::support::{Lab, PathTaken};
 use voicelane::call::stun::{
     StunClass, StunMessage, TransactionId, binding_request, binding_success,
 };
@@ -125,7 +125,7 @@ impl Call {
             callers,
         };
         call.talk(Duration::from_secs(1));
-        call.assert_way(Way::Direct);
+        call.assert_way(PathTaken::Direct);
         call
     }
 
@@ -146,20 +146,20 @@ impl Call {
     }
 
     /// The way of one datagram of each family, when it is the same.
-    fn way(&mut self) -> Option<Way> {
+    fn path(&mut self) -> Option<PathTaken> {
         let payloads = self.callers.each_mut().map(|caller| {
             let payload = probe();
             caller.turn(payload.as_bytes());
             payload
         });
-        let [v4, v6] = payloads.map(|payload| self.lab.settled_way(&payload));
+        let [v4, v6] = payloads.map(|payload| self.lab.settled_path(&payload));
         (v4 == v6).then_some(v4)
     }
 
     /// In the VPN a datagram has the address of the VPN, and its marks all the same.
-    fn assert_way(&mut self, way: Way) {
-        assert_eq!(self.way(), Some(way), "{}", self.voicelane.status());
-        if way == Way::Tunnel {
+    fn assert_way(&mut self, path: PathTaken) {
+        assert_eq!(self.path(), Some(path), "{}", self.voicelane.status());
+        if path == PathTaken::Tunnel {
             let interface = &self.vpn.gateway_interface;
             for family in Family::BOTH {
                 let to = at::MEDIA.at(family, GATEWAY_PORT);
@@ -174,9 +174,9 @@ impl Call {
         }
     }
 
-    fn await_way(&mut self, way: Way) {
+    fn await_way(&mut self, path: PathTaken) {
         let deadline = Instant::now() + PATIENCE * 2;
-        while self.way() != Some(way) {
+        while self.path() != Some(path) {
             assert!(Instant::now() < deadline, "{}", self.voicelane.status());
             self.talk(Duration::from_millis(200));
         }
@@ -213,7 +213,7 @@ fn silence_costs_less_than_three_seconds(kind: VpnKind) {
         gap < Duration::from_secs(3),
         "the call was silent for {gap:?}"
     );
-    call.assert_way(Way::Tunnel);
+    call.assert_way(PathTaken::Tunnel);
     assert_eq!(
         call.count("failovers", "no_traffic"),
         2,
@@ -225,36 +225,36 @@ fn silence_costs_less_than_three_seconds(kind: VpnKind) {
     }
     let gap = call.talk(Duration::from_secs(4));
     assert!(gap < Duration::from_millis(500), "{gap:?}");
-    call.assert_way(Way::Tunnel);
+    call.assert_way(PathTaken::Tunnel);
     assert_eq!(call.count("failbacks", "probes_answered"), 0);
 
     allow(&call.lab.home);
-    call.await_way(Way::Direct);
+    call.await_way(PathTaken::Direct);
     let gap = call.talk(Duration::from_secs(3));
     assert!(gap < Duration::from_millis(500), "coming back cost {gap:?}");
-    call.assert_way(Way::Direct);
+    call.assert_way(PathTaken::Direct);
     assert_eq!(call.count("failbacks", "probes_answered"), 2);
     assert_eq!(call.count("failovers", "no_traffic"), 2, "no flapping");
     call.voicelane.stop();
 }
 
 #[test]
-fn silence_costs_less_than_three_seconds_with_wg_quick() {
+fn a_dead_path_costs_less_than_three_seconds_with_wg_quick() {
     silence_costs_less_than_three_seconds(VpnKind::WgQuick);
 }
 
 #[test]
-fn silence_costs_less_than_three_seconds_with_openvpn() {
+fn a_dead_path_costs_less_than_three_seconds_with_openvpn() {
     silence_costs_less_than_three_seconds(VpnKind::OpenVpnReplaced);
 }
 
 #[test]
-fn a_firewall_on_this_machine_costs_nothing() {
+fn a_local_firewall_causes_an_immediate_failover() {
     let mut call = Call::start(VpnKind::WgQuick);
     forbid(&call.lab.laptop, "output", "oifname wlan0");
     let gap = call.talk(Duration::from_secs(1));
     assert!(gap < Duration::from_millis(500), "{gap:?}");
-    call.assert_way(Way::Tunnel);
+    call.assert_way(PathTaken::Tunnel);
     assert_eq!(call.count("failovers", "refused"), 2, "at once");
     assert_eq!(call.voicelane.drops("outbound", "send_failed"), 0);
     assert!(call.voicelane.warnings().contains("EPERM"));
@@ -266,7 +266,7 @@ fn a_firewall_on_this_machine_costs_nothing() {
 }
 
 #[test]
-fn a_router_that_says_no_is_believed() {
+fn a_router_that_rejects_causes_a_failover() {
     let mut call = Call::start(VpnKind::WgQuick);
     // A router that says no each time: Linux says it once a second.
     call.lab.home.set("ipv4/icmp_ratelimit", "0");
@@ -278,13 +278,13 @@ fn a_router_that_says_no_is_believed() {
     ));
     let gap = call.talk(Duration::from_secs(2));
     assert!(gap < Duration::from_millis(1_500), "{gap:?}");
-    call.assert_way(Way::Tunnel);
+    call.assert_way(PathTaken::Tunnel);
     assert_eq!(call.count("failovers", "unreachable"), 2);
     call.voicelane.stop();
 }
 
 #[test]
-fn without_fallback_a_call_stays_where_it_is() {
+fn without_fallback_a_call_stays_direct() {
     let lab = Lab::new();
     serve(&lab);
     let vpn = lab.start_vpn(VpnKind::WgQuick);
@@ -300,6 +300,6 @@ fn without_fallback_a_call_stays_where_it_is() {
     call.talk(Duration::from_millis(500));
     forbid(&call.lab.home, "forward", "iifname lan0");
     call.talk(Duration::from_secs(4));
-    call.assert_way(Way::Direct);
+    call.assert_way(PathTaken::Direct);
     call.voicelane.stop();
 }

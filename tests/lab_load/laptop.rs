@@ -11,7 +11,7 @@ use crate::support::caller::{Family, udp};
 use crate::support::program::{PATIENCE, Program, wait_until};
 use crate::support::voicelane::{CONFIG, Home, TUN, Voicelane};
 use crate::support::vpn::VpnKind;
-use crate::support::{CABLE, Lab, MEDIA_PORT, NOTHING, UPLINK, Way};
+use crate::support::{CABLE, Lab, MEDIA_PORT, NOTHING, PathTaken, UPLINK};
 use jiff::Timestamp;
 use nix::sys::signal::{Signal, kill};
 use tempfile::TempDir;
@@ -23,19 +23,19 @@ const LONGEST_LOSS: Duration = Duration::from_secs(3);
 /// How long a running call may be silent when it moves to another uplink.
 const LONGEST_GAP: Duration = Duration::from_secs(1);
 
-fn media_way(lab: &Lab, family: Family) -> Way {
+fn media_way(lab: &Lab, family: Family) -> PathTaken {
     let socket = udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0));
-    lab.ask(&socket, at::MEDIA.at(family, MEDIA_PORT)).0
+    lab.exchange(&socket, at::MEDIA.at(family, MEDIA_PORT)).0
 }
 
 /// The same while things change: what was sent into the change may be nowhere.
-fn media_way_now(lab: &Lab, family: Family) -> Way {
+fn media_way_now(lab: &Lab, family: Family) -> PathTaken {
     let socket = udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0));
-    lab.way_from(&socket, at::MEDIA.at(family, MEDIA_PORT))
+    lab.path_from(&socket, at::MEDIA.at(family, MEDIA_PORT))
 }
 
 #[test]
-fn what_others_take_away_is_back_at_once_and_they_are_named() {
+fn removed_rules_are_restored_at_once_and_the_remover_is_named() {
     const BUILTIN: &str = "rule add pref 32766 lookup main\nrule add pref 32767 lookup default\n";
     let lab = Lab::new();
     let _vpn = lab.start_vpn(VpnKind::OpenVpnDef1);
@@ -75,13 +75,13 @@ fn what_others_take_away_is_back_at_once_and_they_are_named() {
             event.duration_us.expect("it is timed"),
         );
         wait_until(what, || {
-            Family::BOTH.map(|family| media_way_now(&lab, family)) == [Way::Direct; 2]
+            Family::BOTH.map(|family| media_way_now(&lab, family)) == [PathTaken::Direct; 2]
         });
     }
 }
 
 #[test]
-fn two_programs_that_fight_slow_down_and_the_other_is_named() {
+fn a_conflict_slows_down_and_the_other_program_is_named() {
     let lab = Lab::new();
     let voicelane = Voicelane::start(&lab.laptop);
     let rival = Program::start(
@@ -110,13 +110,13 @@ fn two_programs_that_fight_slow_down_and_the_other_is_named() {
     assert!((1..=5).contains(&during), "half a second, one, two ...");
     drop(rival);
     wait_until("the return of the rules", || {
-        media_way_now(&lab, Family::V4) == Way::Direct && corrections() > before + during
+        media_way_now(&lab, Family::V4) == PathTaken::Direct && corrections() > before + during
     });
     voicelane.stop();
 }
 
 #[test]
-fn more_notices_than_the_socket_holds_lead_to_a_full_look() {
+fn lost_notifications_lead_to_a_full_resync() {
     let lab = Lab::new();
     let voicelane = Voicelane::start(&lab.laptop);
     let last = voicelane.last_event();
@@ -135,11 +135,11 @@ fn more_notices_than_the_socket_holds_lead_to_a_full_look() {
     kill(voicelane.pid(), Signal::SIGCONT).expect("it waits");
     voicelane.event_after(last, EventKind::NotificationsLost);
     voicelane.event_after(last, EventKind::RulesRestored);
-    assert_eq!(media_way(&lab, Family::V4), Way::Direct);
+    assert_eq!(media_way(&lab, Family::V4), PathTaken::Direct);
 }
 
 #[test]
-fn it_starts_without_a_network_and_comes_up_by_itself() {
+fn the_service_starts_without_a_network_and_recovers() {
     let lab = Lab::new();
     lab.laptop.ip("link set wlan0 down\naddr flush dev wlan0");
     let files = TempDir::new().expect("the temporary directory is writable");
@@ -170,7 +170,7 @@ fn it_starts_without_a_network_and_comes_up_by_itself() {
     ));
     voicelane.wait_for("ready");
     assert!(heard().contains("STATUS=media leaves through wlan0"));
-    assert_eq!(media_way(&lab, Family::V4), Way::Direct);
+    assert_eq!(media_way(&lab, Family::V4), PathTaken::Direct);
     let status = voicelane.status();
     assert!(status["status"]["uplink"]["gateway_v6"].is_null());
 
@@ -182,18 +182,18 @@ fn it_starts_without_a_network_and_comes_up_by_itself() {
     wait_until("IPv6", || {
         voicelane.status()["status"]["uplink"]["gateway_v6"] == router.v6.to_string()
     });
-    assert_eq!(media_way(&lab, Family::V6), Way::Direct);
+    assert_eq!(media_way(&lab, Family::V6), PathTaken::Direct);
 }
 
 #[test]
-fn a_renewed_lease_moves_nothing_and_a_new_address_costs_no_call() {
+fn a_renewed_lease_moves_no_call_and_a_new_address_ends_none() {
     let lab = Lab::new();
     let voicelane = Voicelane::start(&lab.laptop);
     let [v4, v6] =
         Family::BOTH.map(|family| Call::start(&lab, SocketAddr::new(family.unspecified(), 0)));
     let begun = Instant::now();
     for call in [&v4, &v6] {
-        call.back_after(begun, PATIENCE, "the start");
+        call.resumes_after(begun, PATIENCE, "the start");
     }
     let last = voicelane.last_event_at_rest();
     let begun = Instant::now();
@@ -217,7 +217,7 @@ fn a_renewed_lease_moves_nothing_and_a_new_address_costs_no_call() {
     lab.laptop.ip(&format!(
         "addr add 192.168.7.77/24 dev wlan0\nroute replace default via {router}"
     ));
-    let back = v4.back_after(
+    let back = v4.resumes_after(
         begun + Duration::from_millis(200),
         LONGEST_LOSS,
         "another address",
@@ -232,7 +232,7 @@ fn a_renewed_lease_moves_nothing_and_a_new_address_costs_no_call() {
 }
 
 #[test]
-fn a_call_goes_from_cable_to_wifi_and_back_with_its_inside_endpoint() {
+fn a_call_moves_from_cable_to_wifi_and_back() {
     let lab = Lab::new();
     lab.plug_in();
     let _vpn = lab.start_vpn(VpnKind::WgQuick);
@@ -241,7 +241,7 @@ fn a_call_goes_from_cable_to_wifi_and_back_with_its_inside_endpoint() {
         Family::BOTH.map(|family| Call::start(&lab, SocketAddr::new(at::VPN_LAPTOP.of(family), 0)));
     let begun = Instant::now();
     for call in &calls {
-        call.back_after(begun, PATIENCE, "the start");
+        call.resumes_after(begun, PATIENCE, "the start");
     }
     let insides = || {
         let status = voicelane.status();
@@ -301,7 +301,7 @@ fn a_call_goes_from_cable_to_wifi_and_back_with_its_inside_endpoint() {
         assert_eq!(moved.subject, uplink, "{what}: {moved}");
         let moved = Instant::now();
         for call in &calls {
-            call.back_after(moved, PATIENCE, what);
+            call.resumes_after(moved, PATIENCE, what);
         }
         for (call, family) in calls.iter().zip(Family::BOTH) {
             let [out, back] = call.gaps_since(begun);
@@ -317,7 +317,7 @@ fn a_call_goes_from_cable_to_wifi_and_back_with_its_inside_endpoint() {
 
 /// A cable that has IPv4 alone beside a Wi-Fi that has IPv6.
 #[test]
-fn each_family_leaves_by_its_own_link_and_moves_alone() {
+fn each_family_uses_its_own_link_and_moves_alone() {
     let lab = Lab::new();
     lab.plug_in();
     let (wifi, cable, own) = (at::HOME, at::HOME_CABLE, at::LAPTOP_CABLE);
@@ -338,8 +338,8 @@ fn each_family_leaves_by_its_own_link_and_moves_alone() {
     assert_eq!(links(), both, "{}", voicelane.status());
     let leaves_by = |family, link: &str| {
         let socket = udp(&lab.laptop, SocketAddr::new(Family::unspecified(family), 0));
-        let (way, payload) = lab.ask(&socket, at::MEDIA.at(family, MEDIA_PORT));
-        assert_eq!(way, Way::Direct, "{family:?}");
+        let (path, payload) = lab.exchange(&socket, at::MEDIA.at(family, MEDIA_PORT));
+        assert_eq!(path, PathTaken::Direct, "{family:?}");
         let frames = lab.on_uplink(&payload);
         assert!(
             frames.iter().all(|frame| frame.interface == link),
@@ -354,7 +354,7 @@ fn each_family_leaves_by_its_own_link_and_moves_alone() {
         Family::BOTH.map(|family| Call::start(&lab, SocketAddr::new(family.unspecified(), 0)));
     let begun = Instant::now();
     for call in [&v4, &v6] {
-        call.back_after(begun, PATIENCE, "the start");
+        call.resumes_after(begun, PATIENCE, "the start");
     }
     let (begun, last) = (Instant::now(), voicelane.last_event());
     lab.home.ip("link set lan0 down");
@@ -362,7 +362,7 @@ fn each_family_leaves_by_its_own_link_and_moves_alone() {
     assert_eq!(lost.subject, UPLINK, "{lost}");
     assert!(lost.reason.starts_with("IPv6: no uplink"), "{lost}");
     wait_until("IPv6 in the VPN", || {
-        media_way_now(&lab, Family::V6) == Way::Tunnel
+        media_way_now(&lab, Family::V6) == PathTaken::Tunnel
     });
     let only = [Some(CABLE.to_owned()), None];
     wait_until("a status without IPv6", || links() == only);
@@ -376,7 +376,7 @@ fn each_family_leaves_by_its_own_link_and_moves_alone() {
     assert_eq!(found.subject, CABLE, "{found}");
     let reason = "IPv6: the default route; previously wlan0";
     assert_eq!(found.reason, reason);
-    v6.back_after(Instant::now(), LONGEST_LOSS, "IPv6 by the cable");
+    v6.resumes_after(Instant::now(), LONGEST_LOSS, "IPv6 by the cable");
     leaves_by(Family::V6, CABLE);
     leaves_by(Family::V4, CABLE);
     assert_eq!(links(), only, "{}", voicelane.status());
@@ -390,7 +390,7 @@ fn each_family_leaves_by_its_own_link_and_moves_alone() {
 
 /// While its link goes, a call falls into the VPN, which has no link either and takes its time to recover.
 #[test]
-fn a_call_that_fell_while_its_link_was_gone_is_back_with_the_link() {
+fn a_call_fails_back_when_its_link_returns() {
     let lab = Lab::new();
     let _vpn = lab.start_vpn(VpnKind::WgQuick);
     let voicelane = Voicelane::start(&lab.laptop);
@@ -398,7 +398,7 @@ fn a_call_that_fell_while_its_link_was_gone_is_back_with_the_link() {
         Family::BOTH.map(|family| Call::start(&lab, SocketAddr::new(family.unspecified(), 0)));
     let begun = Instant::now();
     for call in &calls {
-        call.back_after(begun, PATIENCE, "the start");
+        call.resumes_after(begun, PATIENCE, "the start");
     }
     lab.gateway.nft(
         "add table inet dead
@@ -421,7 +421,7 @@ fn a_call_that_fell_while_its_link_was_gone_is_back_with_the_link() {
     ));
     let back = Instant::now();
     for (call, family) in calls.iter().zip(Family::BOTH) {
-        let took = call.back_after(back, LONGEST_LOSS, "the link is back");
+        let took = call.resumes_after(back, LONGEST_LOSS, "the link is back");
         println!("{family:?} was back {took:?} after the link");
     }
     let returned = voicelane.event_after(last, EventKind::CallMovedDirect);
@@ -430,7 +430,7 @@ fn a_call_that_fell_while_its_link_was_gone_is_back_with_the_link() {
 }
 
 #[test]
-fn a_link_that_comes_and_goes_is_not_followed() {
+fn a_flapping_link_is_not_followed() {
     let lab = Lab::new();
     lab.plug_in();
     let voicelane = Voicelane::start(&lab.laptop);
@@ -442,7 +442,7 @@ fn a_link_that_comes_and_goes_is_not_followed() {
     });
     let call = Call::start(&lab, SocketAddr::new(Family::V4.unspecified(), 0));
     let begun = Instant::now();
-    call.back_after(begun, PATIENCE, "the start");
+    call.resumes_after(begun, PATIENCE, "the start");
     let last = voicelane.last_event_at_rest();
     let begun = Instant::now();
     for _ in 0..4 {
@@ -458,7 +458,7 @@ fn a_link_that_comes_and_goes_is_not_followed() {
 }
 
 #[test]
-fn configuration_prefers_excludes_and_never_takes_a_tunnel() {
+fn configuration_prefers_and_excludes_links_and_ignores_tunnels() {
     let lab = Lab::new();
     lab.plug_in();
     let _vpn = lab.start_vpn(VpnKind::OpenVpnDef1);
@@ -480,11 +480,11 @@ fn configuration_prefers_excludes_and_never_takes_a_tunnel() {
     );
     let mut voicelane = home.launch(&[]);
     voicelane.wait_for("is excluded by [uplink]");
-    assert_eq!(media_way(&lab, Family::V4), Way::Tunnel);
+    assert_eq!(media_way(&lab, Family::V4), PathTaken::Tunnel);
 }
 
 #[test]
-fn no_setting_but_those_of_our_tun_and_the_uplink_is_touched() {
+fn only_settings_of_the_tun_and_the_uplink_change() {
     let lab = Lab::new();
     lab.plug_in();
     for name in ["all", "default", UPLINK, CABLE] {

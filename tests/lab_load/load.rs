@@ -185,7 +185,7 @@ impl World {
 }
 
 #[test]
-fn a_branch_full_of_calls_stands_and_ends_in_parts() {
+fn a_branch_of_calls_opens_and_ends_in_batches() {
     with_descriptors(async || {
         // Somebody must be there: errors would lie in every socket's queue.
         let _servers = servers();
@@ -255,7 +255,7 @@ fn a_branch_full_of_calls_stands_and_ends_in_parts() {
 
 /// Another uplink: who speaks has its new socket at once, the others get theirs in parts, and the former one carries nothing.
 #[test]
-fn a_branch_full_of_calls_moves_to_another_uplink_in_parts() {
+fn a_branch_of_calls_moves_to_another_uplink_in_batches() {
     with_descriptors(async || {
         let servers = servers();
         run(
@@ -375,7 +375,7 @@ fn no_socket_and_no_direction_is_starved() {
 }
 
 #[test]
-fn where_a_crowd_waits_media_that_stood_in_a_queue_is_dropped_and_counted() {
+fn stale_media_in_a_queue_is_dropped_and_counted() {
     with_descriptors(async || {
         let mut world = World::new();
         let (rtp, check) = ([0x80; 172], binding_request(TransactionId([7; 12])));

@@ -19,7 +19,7 @@ use crate::support::caller::{Family, udp};
 use crate::support::program::PATIENCE;
 use crate::support::voicelane::{TUN, Voicelane};
 use crate::support::vpn::{Vpn, VpnKind};
-use crate::support::{CABLE, Lab, MEDIA_PORT, UPLINK, Way};
+use crate::support::{CABLE, Lab, MEDIA_PORT, PathTaken, UPLINK};
 use jiff::Timestamp;
 use tempfile::TempDir;
 use voicelane::control::EventKind;
@@ -268,7 +268,7 @@ impl World {
         });
         for (family, socket) in &sockets {
             let media = at::MEDIA.at(*family, MEDIA_PORT);
-            while self.lab.way_from(socket, media) != Way::Direct {
+            while self.lab.path_from(socket, media) != PathTaken::Direct {
                 let after = end.elapsed();
                 if after > LONGEST_LOSS {
                     let now = Timestamp::now();
@@ -282,9 +282,9 @@ impl World {
         // The VPN may need a moment for itself; what it does not carry yet must not be anywhere.
         for (family, socket) in &sockets {
             let other = at::OTHER.at(*family, 53);
-            let way = (0..20).map(|_| self.lab.way_from(socket, other));
-            let way = { way }.find(|way| *way != Way::Nowhere);
-            assert_eq!(way, Some(Way::Tunnel), "{what}: {family:?}");
+            let path = (0..20).map(|_| self.lab.path_from(socket, other));
+            let path = { path }.find(|path| *path != PathTaken::Neither);
+            assert_eq!(path, Some(PathTaken::Tunnel), "{what}: {family:?}");
         }
         let leaks = self.lab.on_laptop.frames(|frame| {
             let headers = &frame.headers;
@@ -308,7 +308,7 @@ fn number<T: FromStr>(name: &str, default: T) -> T {
 }
 
 #[test]
-fn calls_survive_whatever_the_network_does() {
+fn calls_survive_random_network_events() {
     let events = number("VOICELANE_SOAK_EVENTS", FEW);
     let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let fresh = clock.expect("after 1970").as_secs();
@@ -325,7 +325,7 @@ fn calls_survive_whatever_the_network_does() {
     let calls = Family::BOTH
         .map(|family| Call::start(&world.lab, SocketAddr::new(family.unspecified(), 0)));
     for call in &calls {
-        call.back_after(Instant::now(), PATIENCE, "the start");
+        call.resumes_after(Instant::now(), PATIENCE, "the start");
     }
     let descriptors = || {
         let open = fs::read_dir(format!("/proc/{}/fd", voicelane.pid()));
@@ -342,11 +342,12 @@ fn calls_survive_whatever_the_network_does() {
         world.undergo(happening, &mut random);
         let end = Instant::now();
         let back = calls.iter().zip(Family::BOTH).map(|(call, family)| {
-            call.is_back_after(end, LONGEST_LOSS).unwrap_or_else(|how| {
-                let now = Timestamp::now();
-                let account = world.account(&voicelane);
-                panic!("{what}: {family:?}: {how}, {now}\n{account}")
-            })
+            call.try_resumes_after(end, LONGEST_LOSS)
+                .unwrap_or_else(|how| {
+                    let now = Timestamp::now();
+                    let account = world.account(&voicelane);
+                    panic!("{what}: {family:?}: {how}, {now}\n{account}")
+                })
         });
         let back = back.max().unwrap_or_default();
         losses.entry(happening).or_default().push(back);

@@ -153,7 +153,7 @@ fn a_long_transfer_over_a_path_with_loss_arrives_intact() {
         let started = Instant::now();
         converse(&stream, amount());
         println!(
-            "{family:?}: {} bytes each way in {:?}",
+            "{family:?}: {} bytes each path in {:?}",
             amount(),
             started.elapsed()
         );
@@ -253,7 +253,7 @@ fn call_beside(lab: &Lab, family: Family) -> usize {
 }
 
 #[test]
-fn busy_connections_leave_room_for_calls_and_the_service_able_to_answer_and_to_end() {
+fn busy_connections_starve_neither_calls_nor_control() {
     const COUNT: usize = 64;
     let mut lab = Lab::new();
     lab.stop_captures();
@@ -324,7 +324,7 @@ fn fill(mut stream: &TcpStream) -> usize {
 }
 
 #[test]
-fn slow_readers_on_both_sides_leave_the_memory_as_it_is() {
+fn slow_readers_do_not_grow_memory() {
     const COUNT: usize = 100;
     /// What a connection may hold: its two windows, and what belongs to it.
     const WINDOWS: u64 = 2 * 65_536 + 16_384;

@@ -99,8 +99,8 @@ impl Call {
 
     /// Waits until both directions have carried ten packets in a row after `start`; answers how long that took from
     /// `start` to the first of them, and panics when it takes longer than `patience`.
-    pub fn back_after(&self, start: Instant, patience: Duration, what: &str) -> Duration {
-        self.is_back_after(start, patience)
+    pub fn resumes_after(&self, start: Instant, patience: Duration, what: &str) -> Duration {
+        self.try_resumes_after(start, patience)
             .unwrap_or_else(|how| panic!("{what}: {how}"))
     }
 
@@ -108,7 +108,11 @@ impl Call {
     ///
     /// # Errors
     /// The sentence.
-    pub fn is_back_after(&self, start: Instant, patience: Duration) -> Result<Duration, String> {
+    pub fn try_resumes_after(
+        &self,
+        start: Instant,
+        patience: Duration,
+    ) -> Result<Duration, String> {
         let first = |arrivals: &Arrivals| {
             let arrivals = arrivals.lock().expect("no panic");
             let later: Vec<_> = arrivals.iter().copied().filter(|at| *at >= start).collect();

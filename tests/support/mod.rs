@@ -7,8 +7,8 @@
 //!        2001:db8:7::/64                    2001:db8:113::/64         2001:db8:100::/64
 //! ```
 //!
-//! Two witnesses capture every interface of the laptop and of the gateway. A packet takes the direct way when its payload
-//! is seen in clear on `wlan0` (or `eth0`, where a cable is plugged in), and the tunnel when it is seen in the gateway, which the direct way never touches.
+//! Laptop and gateway have a capture of all interfaces. A payload in clear on `wlan0` (or `eth0`, the cable) took the direct
+//! path. A payload at the gateway took the tunnel, for the direct path does not touch the gateway.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -46,13 +46,13 @@ pub const UPLINK: &str = "wlan0";
 /// The laptop's second physical link, where it is plugged in.
 pub const CABLE: &str = "eth0";
 
-/// What has changed when nothing has.
+/// The changes where nothing has changed.
 pub const NOTHING: [&str; 0] = [];
 
 /// A port of the media range, served everywhere.
 pub const MEDIA_PORT: u16 = 20000;
 
-/// The links and what serves on them.
+/// The hosts, their links and their echo servers.
 pub struct Lab {
     /// The laptop.
     pub laptop: Namespace,
@@ -62,24 +62,24 @@ pub struct Lab {
     pub internet: Namespace,
     /// The VPN gateway.
     pub gateway: Namespace,
-    /// The witness on the laptop.
+    /// The capture on the laptop.
     pub on_laptop: FrameCapture,
-    /// The witness on the gateway.
+    /// The capture on the gateway.
     pub on_gateway: FrameCapture,
     echoes: Vec<Echo>,
 }
 
-/// Which way a payload went.
+/// The path that a payload took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum PathTaken {
     /// In clear over the physical link.
     Direct,
     /// Only inside the VPN.
     Tunnel,
     /// Both in clear and inside the VPN.
     Both,
-    /// On neither.
-    Nowhere,
+    /// Neither.
+    Neither,
 }
 
 impl Lab {
@@ -193,13 +193,13 @@ impl Lab {
         }
     }
 
-    /// Ends both captures, for a test that moves more than they can remember.
+    /// Ends both captures, for a test with too many packets for the memory.
     pub fn stop_captures(&mut self) {
         self.on_laptop.stop();
         self.on_gateway.stop();
     }
 
-    /// Lets every UDP datagram from the internet through the home router, so that it is voicelane that keeps it out.
+    /// Makes the home router forward every UDP datagram from the internet, so that voicelane has to drop it.
     pub fn open_home(&self) {
         self.home.nft(&format!(
             "add chain inet nat in {{ type nat hook prerouting priority dstnat; }}
@@ -210,38 +210,38 @@ impl Lab {
         ));
     }
 
-    /// Which way a payload went.
-    pub fn way(&self, payload: &str) -> Way {
+    /// Returns the path that a payload took.
+    pub fn path_of(&self, payload: &str) -> PathTaken {
         let direct = !self.on_uplink(payload).is_empty();
         let tunnel = !self.on_gateway.carrying(payload).is_empty();
         match (direct, tunnel) {
-            (true, false) => Way::Direct,
-            (false, true) => Way::Tunnel,
-            (true, true) => Way::Both,
-            (false, false) => Way::Nowhere,
+            (true, false) => PathTaken::Direct,
+            (false, true) => PathTaken::Tunnel,
+            (true, true) => PathTaken::Both,
+            (false, false) => PathTaken::Neither,
         }
     }
 
-    /// Which way a payload went that no one answers: waits until it is seen, or for as long as an answer may take.
-    pub fn settled_way(&self, payload: &str) -> Way {
+    /// Returns the path of a payload without an answer. Waits until it is seen, or for the time of an answer.
+    pub fn settled_path(&self, payload: &str) -> PathTaken {
         let deadline = Instant::now() + caller::ANSWER_TIME;
         loop {
-            match self.way(payload) {
-                Way::Nowhere if Instant::now() < deadline => {
+            match self.path_of(payload) {
+                PathTaken::Neither if Instant::now() < deadline => {
                     thread::sleep(Duration::from_millis(5));
                 }
-                way => return way,
+                path => return path,
             }
         }
     }
 
-    /// Which way a datagram goes that may be sent into a change, or be refused: what cannot leave is nowhere.
-    pub fn way_from(&self, socket: &UdpSocket, to: SocketAddr) -> Way {
+    /// Sends a datagram and returns its path. A datagram that cannot leave took neither path.
+    pub fn path_from(&self, socket: &UdpSocket, to: SocketAddr) -> PathTaken {
         let payload = caller::probe();
         if let Err(refusal) = socket.send_to(payload.as_bytes(), to) {
             eprintln!("{to}: {refusal}");
         }
-        self.settled_way(&payload)
+        self.settled_path(&payload)
     }
 
     /// The packets on the laptop's physical links that carry the payload in clear.
@@ -251,37 +251,36 @@ impl Lab {
         frames
     }
 
-    /// Asks the endpoint from the socket; panics unless the answer comes back from it. Returns the way it took, and the
-    /// payload.
-    pub fn ask(&self, socket: &UdpSocket, to: SocketAddr) -> (Way, String) {
+    /// Sends a probe and receives its echo from the endpoint. Returns the path and the payload.
+    pub fn exchange(&self, socket: &UdpSocket, to: SocketAddr) -> (PathTaken, String) {
         let payload = caller::probe();
         let sent = socket.send_to(payload.as_bytes(), to);
-        self.hear(socket, to, payload, sent)
+        self.receive_echo(socket, to, payload, sent)
     }
 
-    /// Asks the endpoint that the socket is connected to.
-    pub fn ask_connected(&self, socket: &UdpSocket) -> (Way, String) {
+    /// Sends a probe to the endpoint that the socket is connected to, and receives its echo.
+    pub fn exchange_connected(&self, socket: &UdpSocket) -> (PathTaken, String) {
         let payload = caller::probe();
         let to = socket.peer_addr().expect("it is connected");
         let sent = socket.send(payload.as_bytes());
-        self.hear(socket, to, payload, sent)
+        self.receive_echo(socket, to, payload, sent)
     }
 
-    fn hear(
+    fn receive_echo(
         &self,
         socket: &UdpSocket,
         to: SocketAddr,
         payload: String,
         sent: io::Result<usize>,
-    ) -> (Way, String) {
+    ) -> (PathTaken, String) {
         let answer = sent.and_then(|_| caller::answer(socket, &payload));
-        let way = self.way(&payload);
+        let path = self.path_of(&payload);
         assert!(
             matches!(answer, Ok(Some(from)) if from == to),
-            "{to} did not answer {socket:?}: {answer:?}, it went {way:?}: {:#?}",
+            "{to} did not answer {socket:?}: {answer:?}, it went {path:?}: {:#?}",
             self.on_laptop.carrying(&payload)
         );
-        (way, payload)
+        (path, payload)
     }
 
     /// Panics unless the payload left by the physical link as media should, once, and came back once; with the source
@@ -290,7 +289,7 @@ impl Lab {
         let frames = self.on_uplink(payload);
         let family = Family::of(to.ip());
         let [out, back] = &frames[..] else {
-            panic!("expected one packet each way on {UPLINK}: {frames:#?}");
+            panic!("expected one packet each path on {UPLINK}: {frames:#?}");
         };
         assert_eq!(
             (out.direction, back.direction),

@@ -13,11 +13,14 @@ use nix::unistd::Pid;
 /// How long a program may take for a step before the test gives up on it.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
-        assert!(Instant::now() < deadline, "{what} did not come about");
+        assert!(
+            Instant::now() < deadline,
+            "{what}: the condition does not hold"
+        );
         thread::sleep(Duration::from_millis(10));
     }
 }

@@ -203,7 +203,7 @@ fn a_new_policy_and_a_lost_uplink_change_what_is_captured() {
         assert_eq!(
             run("ip -6 rule | grep -c 'proto 118' || true"),
             "0\n",
-            "IPv6 has no way out"
+            "IPv6 has no path out"
         );
         assert_eq!(device_of("10.77.0.1 ipproto udp dport 20000"), "voicelane0");
 
