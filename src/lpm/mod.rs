@@ -94,6 +94,7 @@
 //! [`Engine::handle_policy`](crate::engine::Engine::handle_policy) works.
 
 mod address;
+mod bit_select;
 mod cpu;
 mod intervals;
 mod lookup_table;

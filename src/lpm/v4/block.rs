@@ -13,11 +13,8 @@ pub(super) trait IntervalBlock: Copy {
     /// The number of intervals that it has room for.
     const WAYS: usize;
 
-    /// The bit of a class that says: the rest is the number of a block in a [`BlockTree`](super::block_tree::BlockTree).
-    const LINK: u32;
-
-    /// Whether that bit can be stored.
-    const LINKS: bool;
+    /// The number of classes that can be stored.
+    const CLASSES: u32;
 
     /// Makes a block of 1 to `WAYS` intervals; the first one's start is not looked at.
     fn new(intervals: &[(u32, u32)]) -> Self;
@@ -26,7 +23,7 @@ pub(super) trait IntervalBlock: Copy {
     fn class(&self, key: u32) -> u32;
 }
 
-/// Up to 5 intervals with classes of 16 bits, and no links.
+/// Up to 5 intervals with classes of 16 bits.
 ///
 /// The compare's mask is 0, 1, 3, 7 or 15: the classes lie at these places, and nothing has to be counted.
 #[derive(Clone, Copy)]
@@ -59,10 +56,15 @@ fn ends<const N: usize>(intervals: &[(u32, u32)]) -> [i32; N] {
     ends
 }
 
+impl Block8 {
+    /// The bit of a class that says: the other bits are the number of a block in a
+    /// [`BlockTree`](super::block_tree::BlockTree).
+    pub(super) const LINK: u32 = 1 << 31;
+}
+
 impl IntervalBlock for Block4 {
     const WAYS: usize = 5;
-    const LINK: u32 = 1 << 16;
-    const LINKS: bool = false;
+    const CLASSES: u32 = 1 << 16;
 
     fn new(intervals: &[(u32, u32)]) -> Self {
         debug_assert!((1..=Self::WAYS).contains(&intervals.len()));
@@ -84,8 +86,7 @@ impl IntervalBlock for Block4 {
 
 impl IntervalBlock for Block8 {
     const WAYS: usize = 8;
-    const LINK: u32 = 1 << 31;
-    const LINKS: bool = true;
+    const CLASSES: u32 = 1 << 31;
 
     fn new(intervals: &[(u32, u32)]) -> Self {
         debug_assert!((1..=Self::WAYS).contains(&intervals.len()));

@@ -1,12 +1,13 @@
 //! Lookups of many addresses at once, in wider vectors than every x86-64 processor has.
 #![allow(unsafe_code)]
+#![allow(
+    clippy::wildcard_imports,
+    reason = "the names of intrinsics are all alike, and unlike any other"
+)]
 
-use std::arch::x86_64::{
-    _mm256_add_epi32, _mm256_and_si256, _mm256_castsi256_ps, _mm256_cmpeq_epi32,
-    _mm256_cmplt_epi32_mask, _mm256_i32gather_epi32, _mm256_loadu_si256, _mm256_movemask_ps,
-    _mm256_set1_epi32, _mm256_srli_epi32, _mm256_storeu_si256,
-};
+use std::arch::x86_64::*;
 
+use super::bit_select::{BitSelectDirectory, LINE, low};
 use super::block::signed;
 use super::directory::LargeDirectory;
 use super::two_level::{CELL_SHIFT, ClassCell, PAGE_BITS, ROOT_SHIFT, TwoLevelDirectory};
@@ -65,5 +66,33 @@ pub(super) fn pages<C: ClassCell>(pages: &TwoLevelDirectory<C>, keys: &[u32], cl
     }
     for (key, class) in keys_left.iter().zip(classes_left) {
         *class = pages.lookup(*key);
+    }
+}
+
+/// Compares each key with a whole line at once.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,bmi1,bmi2,popcnt")]
+pub(super) fn bit_select_avx512(directory: &BitSelectDirectory, keys: &[u32], classes: &mut [u32]) {
+    for (key, class) in keys.iter().zip(classes) {
+        *class = directory.lookup_by(*key, |line| {
+            // SAFETY: the two halves together are as long as the vector.
+            let ends = unsafe { _mm256_loadu_si256((&raw const line.ends).cast()) };
+            let below = _mm256_cmplt_epi16_mask(ends, _mm256_set1_epi16(low(*key)));
+            line.classes[below.count_ones() as usize & (LINE - 1)].into()
+        });
+    }
+}
+
+/// Compares each key with a whole line at once.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+pub(super) fn bit_select_avx2(directory: &BitSelectDirectory, keys: &[u32], classes: &mut [u32]) {
+    for (key, class) in keys.iter().zip(classes) {
+        *class = directory.lookup_by(*key, |line| {
+            // SAFETY: the two halves together are as long as the vector.
+            let ends = unsafe { _mm256_loadu_si256((&raw const line.ends).cast()) };
+            let below = _mm256_cmpgt_epi16(_mm256_set1_epi16(low(*key)), ends);
+            // Two bits for each end.
+            let bits = _mm256_movemask_epi8(below).count_ones() as usize;
+            line.classes[bits / 2 & (LINE - 1)].into()
+        });
     }
 }

@@ -9,8 +9,7 @@
 //! ```
 //!
 //! A boundary may lie at any bit, so that a /32 costs what a /8 costs: a policy is full of hosts and small ranges. No
-//! branch depends on the address. Where more boundaries meet in a cell than a block holds, the block's class is a link
-//! into a [`BlockTree`].
+//! branch depends on the address. Where more boundaries meet in a cell than a block holds, there is no directory.
 
 use std::collections::HashMap;
 
@@ -18,7 +17,6 @@ use foldhash::fast::FixedState;
 
 use super::advance;
 use super::block::{Block4, Block8, IntervalBlock};
-use super::block_tree::BlockTree;
 
 /// A directory of `CELLS` cells, a power of two.
 #[derive(Clone)]
@@ -26,7 +24,6 @@ pub(super) struct Directory<B, const CELLS: usize> {
     /// The number of each cell's block.
     cells: Box<[u16; CELLS]>,
     blocks: Box<[B]>,
-    tree: BlockTree,
 }
 
 /// For a few prefixes that lie apart: 8 KiB of cells, and blocks that answer fastest.
@@ -40,12 +37,11 @@ impl<B: IntervalBlock, const CELLS: usize> Directory<B, CELLS> {
 
     /// Compiles intervals; `None` if they are too many or too crowded, or their classes too high.
     pub(super) fn new(intervals: &[(u32, u32)]) -> Option<Self> {
-        if intervals.iter().any(|(_, class)| *class >= B::LINK) {
+        if intervals.iter().any(|(_, class)| *class >= B::CLASSES) {
             return None;
         }
         let mut cells = Vec::with_capacity(CELLS);
         let mut blocks = Vec::new();
-        let mut tree = BlockTree::default();
         let mut uniform: HashMap<u32, usize, FixedState> = HashMap::default();
         // From the interval that holds the cell's first address.
         let mut rest = intervals;
@@ -66,24 +62,20 @@ impl<B: IntervalBlock, const CELLS: usize> Directory<B, CELLS> {
             if number < new {
                 continue;
             }
-            blocks.push(if here.len() <= B::WAYS {
-                B::new(here)
-            } else if B::LINKS {
-                B::new(&[(first, B::LINK | tree.insert(here))])
-            } else {
+            if here.len() > B::WAYS {
                 return None;
-            });
+            }
+            blocks.push(B::new(here));
         }
         Some(Self {
             cells: cells.try_into().expect("one number for each cell"),
             blocks: blocks.into(),
-            tree,
         })
     }
 
     /// The memory that it takes, in bytes.
     pub(super) fn memory(&self) -> usize {
-        size_of_val(&*self.cells) + size_of_val(&*self.blocks) + self.tree.memory()
+        size_of_val(&*self.cells) + size_of_val(&*self.blocks)
     }
 
     /// The class of the interval that holds `key`.
@@ -99,12 +91,6 @@ impl<B: IntervalBlock, const CELLS: usize> Directory<B, CELLS> {
     )]
     #[inline(always)]
     pub(super) fn lookup_by(&self, key: u32, search: impl FnOnce(&B) -> u32) -> u32 {
-        let block = &self.blocks[usize::from(self.cells[(key >> Self::SHIFT) as usize])];
-        let class = search(block);
-        if class & B::LINK == 0 {
-            class
-        } else {
-            self.tree.class(class & !B::LINK, key)
-        }
+        search(&self.blocks[usize::from(self.cells[(key >> Self::SHIFT) as usize])])
     }
 }

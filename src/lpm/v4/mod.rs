@@ -1,5 +1,6 @@
 //! The engines for IPv4: which one serves a table is seen when it is compiled.
 
+mod bit_select;
 mod block;
 mod block_tree;
 #[cfg(target_arch = "x86_64")]
@@ -11,6 +12,7 @@ mod sse2;
 mod two_level;
 
 use super::Level;
+use bit_select::BitSelectDirectory;
 use directory::{LargeDirectory, SmallDirectory};
 use simd_search::SimdSearch;
 use two_level::{ClassCell, TwoLevelDirectory};
@@ -29,6 +31,7 @@ pub(super) struct Ipv4Engine {
 enum Ipv4Search {
     SmallDirectory(SmallDirectory),
     LargeDirectory(LargeDirectory),
+    BitSelect(BitSelectDirectory),
     SizedTwoLevel(SizedTwoLevel),
 }
 
@@ -42,6 +45,9 @@ enum SizedTwoLevel {
 
 /// Up to this many intervals go into a directory.
 const DIRECTORY_MAX: usize = 4096;
+
+/// The most bytes of a bit-select directory: more leave the caches sooner than a two-level directory does.
+const BIT_SELECT_MEMORY: usize = 6 << 20;
 
 impl Ipv4Engine {
     /// Compiles intervals (start and class): ascending, the first start is 0, neighbours have different classes below
@@ -65,6 +71,7 @@ impl Ipv4Engine {
         match &self.search {
             Ipv4Search::SmallDirectory(directory) => directory.lookup(key),
             Ipv4Search::LargeDirectory(directory) => directory.lookup(key),
+            Ipv4Search::BitSelect(directory) => directory.lookup(key),
             Ipv4Search::SizedTwoLevel(large) => large.lookup(key),
         }
     }
@@ -87,6 +94,21 @@ impl Ipv4Engine {
             Ipv4Search::LargeDirectory(directory) => {
                 one_by_one(keys, classes, |key| directory.lookup(key))
             }
+            #[cfg(target_arch = "x86_64")]
+            #[allow(unsafe_code)]
+            Ipv4Search::BitSelect(directory) if self.level >= Level::Avx512 => {
+                // SAFETY: the level is no higher than the processor's.
+                unsafe { bulk::bit_select_avx512(directory, keys, classes) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[allow(unsafe_code)]
+            Ipv4Search::BitSelect(directory) if self.level >= Level::Avx2 => {
+                // SAFETY: the level is no higher than the processor's.
+                unsafe { bulk::bit_select_avx2(directory, keys, classes) }
+            }
+            Ipv4Search::BitSelect(directory) => {
+                one_by_one(keys, classes, |key| directory.lookup(key));
+            }
             Ipv4Search::SizedTwoLevel(large) => large.lookup_batch(keys, classes, self.level),
         }
     }
@@ -97,6 +119,7 @@ impl Ipv4Engine {
         simd + match &self.search {
             Ipv4Search::SmallDirectory(directory) => directory.memory(),
             Ipv4Search::LargeDirectory(directory) => directory.memory(),
+            Ipv4Search::BitSelect(directory) => directory.memory(),
             Ipv4Search::SizedTwoLevel(SizedTwoLevel::Byte(pages)) => pages.memory(),
             Ipv4Search::SizedTwoLevel(SizedTwoLevel::Half(pages)) => pages.memory(),
             Ipv4Search::SizedTwoLevel(SizedTwoLevel::Word(pages)) => pages.memory(),
@@ -107,12 +130,14 @@ impl Ipv4Engine {
     pub(super) fn name(&self) -> &'static str {
         match (&self.search, &self.simd) {
             (Ipv4Search::SmallDirectory(_), None) => "small directory",
-            (Ipv4Search::SmallDirectory(_), Some(_)) => "small directory and simd",
+            (Ipv4Search::SmallDirectory(_), Some(_)) => "small directory, bulk SIMD",
             (Ipv4Search::LargeDirectory(_), None) => "directory",
-            (Ipv4Search::LargeDirectory(_), Some(_)) => "directory and simd",
-            (Ipv4Search::SizedTwoLevel(SizedTwoLevel::Byte(_)), _) => "pages of bytes",
-            (Ipv4Search::SizedTwoLevel(SizedTwoLevel::Half(_)), _) => "pages of 16 bits",
-            (Ipv4Search::SizedTwoLevel(SizedTwoLevel::Word(_)), _) => "pages of 32 bits",
+            (Ipv4Search::LargeDirectory(_), Some(_)) => "directory, bulk SIMD",
+            (Ipv4Search::BitSelect(_), None) => "bit select",
+            (Ipv4Search::BitSelect(_), Some(_)) => "bit select, bulk SIMD",
+            (Ipv4Search::SizedTwoLevel(SizedTwoLevel::Byte(_)), _) => "two-level, 8 bits",
+            (Ipv4Search::SizedTwoLevel(SizedTwoLevel::Half(_)), _) => "two-level, 16 bits",
+            (Ipv4Search::SizedTwoLevel(SizedTwoLevel::Word(_)), _) => "two-level, 32 bits",
         }
     }
 }
@@ -191,6 +216,9 @@ impl Ipv4Search {
                 return Self::LargeDirectory(medium);
             }
         }
+        if let Some(directory) = BitSelectDirectory::new(intervals, BIT_SELECT_MEMORY) {
+            return Self::BitSelect(directory);
+        }
         Self::SizedTwoLevel(SizedTwoLevel::new(intervals))
     }
 }
@@ -207,6 +235,7 @@ mod tests {
         let kinds = [
             SmallDirectory::new(intervals).map(Ipv4Search::SmallDirectory),
             LargeDirectory::new(intervals).map(Ipv4Search::LargeDirectory),
+            BitSelectDirectory::new(intervals, 64 << 20).map(Ipv4Search::BitSelect),
             TwoLevelDirectory::new(intervals)
                 .map(|pages| Ipv4Search::SizedTwoLevel(SizedTwoLevel::Byte(pages))),
             TwoLevelDirectory::new(intervals)
@@ -265,6 +294,8 @@ mod tests {
             any::<u32>(),
             (0..4u32, 0..256u32).prop_map(|(high, low)| 0x0a00_0000 | high << 14 | low << 6),
             (0..256u32).prop_map(|low| 0xc000_0200 | low),
+            (0..4u32, 0..4u32, 0..16u32)
+                .prop_map(|(third, bunch, host)| 0x3456_0000 | third << 12 | bunch << 6 | host),
             (0..9u32).prop_map(|low| u32::MAX - low),
         ]
     }
@@ -286,10 +317,10 @@ mod tests {
     #[test]
     fn the_number_of_classes_chooses_the_cell() {
         for (classes, name) in [
-            (255, "pages of bytes"),
-            (256, "pages of 16 bits"),
-            (65_535, "pages of 16 bits"),
-            (65_536, "pages of 32 bits"),
+            (255, "two-level, 8 bits"),
+            (256, "two-level, 16 bits"),
+            (65_535, "two-level, 16 bits"),
+            (65_536, "two-level, 32 bits"),
         ] {
             // One class to a /20, and one in the midst of a /24.
             let spread = (0..classes).map(|class| (class << 12, class));
@@ -324,14 +355,14 @@ mod tests {
         let name = |count, level| Ipv4Engine::new(&spread(count), level).name();
         assert_eq!(name(32, Level::Portable), "small directory");
         if Level::detect() >= Level::Avx2 {
-            assert_eq!(name(32, Level::Avx2), "small directory and simd");
+            assert_eq!(name(32, Level::Avx2), "small directory, bulk SIMD");
         }
         assert_eq!(name(1 << 12, Level::Portable), "small directory");
-        assert_eq!(name(1 << 13, Level::Portable), "pages of bytes");
-        let crowded: Vec<_> = (0..6).map(|at| (at << 16, at)).collect();
-        assert_eq!(
-            Ipv4Engine::new(&crowded, Level::Portable).name(),
-            "directory"
-        );
+        assert_eq!(name(1 << 13, Level::Portable), "bit select");
+        assert_eq!(name(1 << 22, Level::Portable), "two-level, 8 bits");
+        let crowded = |count, apart| -> Vec<_> { (0..count).map(|at| (at << apart, at)).collect() };
+        let name = |intervals: Vec<_>| Ipv4Engine::new(&intervals, Level::Portable).name();
+        assert_eq!(name(crowded(6, 16)), "directory");
+        assert_eq!(name(crowded(9, 8)), "bit select");
     }
 }

@@ -1,6 +1,7 @@
 //! The searches for any processor: binary, in a table that is small or a node that is in the cache.
 
 use super::Level;
+use super::bit_select::BitSelectTree;
 use super::bplus_tree::{BPlusNode, BPlusTree, LeafNode, NodeCompare};
 use super::eytzinger::EytzingerSearch;
 use super::wrapped_intervals::{ClassOrBlock, high};
@@ -46,5 +47,18 @@ pub(super) fn eytzinger_batch(
         *out = eytzinger
             .lookup(high(*key).wrapping_sub(base))
             .cast_unsigned();
+    }
+}
+
+/// The outcomes of the arcs that hold `keys`, as bits.
+pub(super) fn bit_select_batch(
+    _: Level,
+    tree: &BitSelectTree,
+    base: u64,
+    keys: &[u128],
+    out: &mut [u32],
+) {
+    for (key, out) in keys.iter().zip(out) {
+        *out = tree.lookup(high(*key).wrapping_sub(base)).cast_unsigned();
     }
 }

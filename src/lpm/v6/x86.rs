@@ -10,9 +10,10 @@
 
 use std::arch::x86_64::*;
 
+use super::bit_select::BitSelectTree;
 use super::bplus_tree::{BPlusNode, BPlusTree, LeafNode, NodeCompare};
 use super::eytzinger::{EytzingerSearch, SHALLOW};
-use super::wrapped_intervals::ClassOrBlock;
+use super::wrapped_intervals::{ClassOrBlock, high};
 use super::{Level, portable};
 
 const LINE: usize = 64;
@@ -142,6 +143,46 @@ pub(super) fn eytzinger_batch(
         Level::Avx2 | Level::Portable => {
             portable::eytzinger_batch(level, eytzinger, base, keys, out)
         }
+    }
+}
+
+/// The outcomes of the arcs that hold `keys`, as bits; `level` is at most the processor's.
+pub(super) fn bit_select_batch(
+    level: Level,
+    tree: &BitSelectTree,
+    base: u64,
+    keys: &[u128],
+    out: &mut [u32],
+) {
+    match level {
+        // SAFETY: the processor has what the function is compiled for.
+        Level::Avx512 => unsafe { bit_select_avx512(tree, base, keys, out) },
+        // SAFETY: as above.
+        Level::Avx2 => unsafe { bit_select_avx2(tree, base, keys, out) },
+        Level::Portable => portable::bit_select_batch(level, tree, base, keys, out),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2,popcnt")]
+fn bit_select_avx512(tree: &BitSelectTree, base: u64, keys: &[u128], out: &mut [u32]) {
+    for (key, out) in keys.iter().zip(out) {
+        let at = high(*key).wrapping_sub(base);
+        let outcome = tree.lookup_by(at, |line| {
+            // SAFETY: a line is one aligned vector, each byte of it a number's.
+            let words = unsafe { _mm512_load_si512((&raw const *line).cast()) };
+            let at = _mm512_set1_epi64(at.cast_signed());
+            // The ends are the first six words.
+            _mm512_mask_cmplt_epu64_mask(0b11_1111, words, at).count_ones() as usize
+        });
+        *out = outcome.cast_unsigned();
+    }
+}
+
+/// The search for any processor, with shifts that set no flags.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+fn bit_select_avx2(tree: &BitSelectTree, base: u64, keys: &[u128], out: &mut [u32]) {
+    for (key, out) in keys.iter().zip(out) {
+        *out = tree.lookup(high(*key).wrapping_sub(base)).cast_unsigned();
     }
 }
 
