@@ -1,15 +1,17 @@
-//! The lookup table beside what else there is: `scripts/bench lpm [--quick] [TABLE...]`.
+//! The lookup table beside what else there is: `scripts/bench lpm [--quick] [--plot FILE] [TABLE...]`.
 //!
 //! Each library builds each table of routes and answers the same streams of addresses, in one process, turn by turn;
 //! every answer is checked before it is timed. `benches/README.md` says how to read the tables that are printed.
 
 mod baseline;
 mod crates;
+mod crowded;
 #[cfg(feature = "dpdk")]
 mod dpdk;
 mod library;
 mod measure;
 mod ours;
+mod plot;
 mod report;
 mod route;
 mod stream;
@@ -18,31 +20,53 @@ mod verdict;
 
 use crate::library::Origin;
 use crate::measure::{Contestant, Effort, enter, measure};
+use crate::plot::{COUNTS, Point};
 use crate::report::Section;
 use crate::route::Address;
+use crate::stream::Source;
 use crate::table::{Bgp, Table};
 
 /// A search through the list is not asked of more.
 const SCANNED: usize = 1_000;
 
+/// DPDK is not asked for more in the plot: a random table of more fills its memory with second-level blocks.
+const HEAVY: usize = 8_000;
+
 fn main() {
     let mut effort = Effort {
         bytes: 4 << 20,
         passes: 7,
+        sources: &Source::ALL,
     };
     let mut wanted = Vec::new();
-    for argument in std::env::args().skip(1) {
+    let mut plot = None;
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--quick" => {
                 effort = Effort {
                     bytes: 1 << 20,
                     passes: 3,
+                    ..effort
                 }
             }
+            "--plot" => plot = Some(arguments.next().expect("--plot FILE")),
             _ => wanted.push(argument),
         }
     }
     let bgp = Bgp::read();
+    for (_, table) in bgp.shapes_v4(128) {
+        measure::assert_checks_find_wrong_answers(&table);
+    }
+    for (_, table) in bgp.shapes_v6(128) {
+        measure::assert_checks_find_wrong_answers(&table);
+    }
+    if let Some(file) = plot {
+        let svg = plot::svg(&points(&bgp));
+        std::fs::write(&file, svg).unwrap_or_else(|error| panic!("{file}: {error}"));
+        println!("plot: {file}");
+        return;
+    }
     let mut sections = Vec::new();
     run(
         bgp.tables_v4(),
@@ -63,11 +87,59 @@ fn main() {
         std::process::exit(2);
     }
     println!(
-        "{}\n\n{}\n\n{}",
+        "{}\n\n{}\n\n{}\n\n{}",
         report::figures(&sections),
         report::summary(&sections),
+        report::worst(&sections),
         verdict::measure(jiff::Zoned::now().date(), effort.passes),
     );
+}
+
+/// Measures what the plot shows: each shape and number of prefixes.
+fn points(bgp: &Bgp) -> Vec<Point> {
+    let (v4, v6) = (drawn(contestants_v4()), drawn(contestants_v6()));
+    let mut points = Vec::new();
+    for count in COUNTS {
+        points.extend(
+            bgp.shapes_v4(count)
+                .into_iter()
+                .map(|(shape, table)| point(shape, &table, &v4)),
+        );
+        points.extend(
+            bgp.shapes_v6(count)
+                .into_iter()
+                .map(|(shape, table)| point(shape, &table, &v6)),
+        );
+    }
+    points.sort_by(|one, other| (&one.shape, one.count).cmp(&(&other.shape, other.count)));
+    points
+}
+
+fn drawn<A>(contestants: Vec<Contestant<A>>) -> Vec<Contestant<A>> {
+    let mut drawn: Vec<_> = contestants
+        .into_iter()
+        .filter(|contestant| plot::is_drawn(contestant.name))
+        .collect();
+    for contestant in &mut drawn {
+        if plot::is_heavy(contestant.origin) {
+            contestant.most = HEAVY;
+        }
+    }
+    drawn
+}
+
+fn point<A: Address>(shape: &str, table: &Table<A>, contestants: &[Contestant<A>]) -> Point {
+    let effort = Effort {
+        bytes: 1 << 20,
+        passes: 3,
+        sources: &[Source::In, Source::Mix],
+    };
+    let family = if A::BITS == 32 { "IPv4" } else { "IPv6" };
+    Point {
+        shape: format!("{shape} {family}"),
+        count: table.routes.len(),
+        outcomes: measure(table, contestants, effort),
+    }
 }
 
 /// Measures the tables whose names begin like one of `wanted`; all, if nothing is.

@@ -1,5 +1,6 @@
 //! One table with every library: built, checked, timed turn by turn.
 
+use std::cell::Cell;
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ pub struct Effort {
     pub bytes: usize,
     /// Passes over it, of which the median counts.
     pub passes: usize,
+    /// The streams that are measured.
+    pub sources: &'static [Source],
 }
 
 /// What one library does with one table.
@@ -145,7 +148,11 @@ pub fn measure<A: Address>(
     let routes = &table.routes[..];
     let oracle = Oracle::new(routes);
     let all = effort.bytes / size_of::<A>();
-    let streams = Source::ALL.map(|source| Stream::new(source, routes, &oracle, all));
+    let streams = effort
+        .sources
+        .iter()
+        .map(|source| Stream::new(*source, routes, &oracle, all));
+    let streams: Vec<_> = streams.collect();
 
     let mut rng = StdRng::seed_from_u64(2);
     let mut entries = Vec::new();
@@ -169,7 +176,7 @@ pub fn measure<A: Address>(
         entries.push(entry.subject);
     }
 
-    for (source, stream) in Source::ALL.into_iter().zip(&streams) {
+    for (&source, stream) in effort.sources.iter().zip(&streams) {
         for mode in [Mode::Independent, Mode::Chained, Mode::Bulk] {
             let chained_enough = matches!(source, Source::In | Source::Mix);
             if mode == Mode::Chained && !chained_enough {
@@ -263,14 +270,23 @@ fn check<A: Address>(
     mode: Mode,
     stream: &Stream<A>,
 ) -> Result<Duration, String> {
+    check_answers(stream, |batch, answers| {
+        subject.run(mode, batch, answers);
+        subject.settle(mode, answers);
+    })
+}
+
+fn check_answers<A: Address>(
+    stream: &Stream<A>,
+    lookup: impl Fn(Batch<'_, A>, &mut [u32]),
+) -> Result<Duration, String> {
     let mut answers = [0; BATCH];
     let start = Clock::now();
     let all = batches(stream, stream.keys().len());
     for (batch, expected) in all.zip(stream.answers.chunks(BATCH)) {
         let answers = &mut answers[..batch.keys.len()];
         answers.fill(u32::MAX);
-        subject.run(mode, batch, answers);
-        subject.settle(mode, answers);
+        lookup(batch, answers);
         for ((answer, expected), key) in answers.iter().zip(expected).zip(batch.keys) {
             if answer != expected {
                 return Err(format!("{}: {answer}, not {expected}", key.ip()));
@@ -305,4 +321,29 @@ fn flaps<A: Address>(subject: &mut dyn Subject<A>, routes: &[Route<A>]) -> Resul
 fn median(mut took: Vec<Duration>) -> Duration {
     took.sort_unstable();
     took[took.len() / 2]
+}
+
+/// Plants one wrong answer in a stream, at either end and amid a batch.
+///
+/// # Panics
+/// If the check of answers overlooks one, or reports one where all are right.
+pub fn assert_checks_find_wrong_answers<A: Address>(table: &Table<A>) {
+    let oracle = Oracle::new(&table.routes);
+    let count = 4 * BATCH;
+    let stream = Stream::new(Source::In, &table.routes, &oracle, count);
+    for planted in [None, Some(0), Some(BATCH + 1), Some(count - 1)] {
+        let place = Cell::new(0);
+        let lookup = |batch: Batch<'_, A>, answers: &mut [u32]| {
+            let first = place.replace(place.get() + batch.keys.len());
+            for (answer, place) in answers.iter_mut().zip(first..) {
+                *answer = stream.answers[place] + u32::from(planted == Some(place));
+            }
+        };
+        let checked = check_answers(&stream, lookup);
+        assert_eq!(
+            checked.is_err(),
+            planted.is_some(),
+            "a planted wrong answer at {planted:?}"
+        );
+    }
 }

@@ -108,6 +108,47 @@ pub fn summary(sections: &[Section]) -> String {
     aligned(table, 2)
 }
 
+/// The rate of a mode, the mean of the compared streams.
+pub fn typical(outcome: &Outcome, mode: Mode) -> Option<f64> {
+    let rates = COMPARED.map(|source| best_mode(outcome, mode, source));
+    let [one, other] = rates;
+    Some((one? + other?) / 2.0)
+}
+
+/// For each library the table and stream where voicelane's advantage over it is least, in each mode.
+pub fn worst(sections: &[Section]) -> String {
+    let mut table = new([
+        "library", "scalar", "where", "chain", "where", "bulk", "where",
+    ]);
+    let mut names: Vec<&str> = Vec::new();
+    for outcome in sections.iter().flat_map(|section| &section.outcomes) {
+        if outcome.origin != Origin::Compiled && !names.contains(&outcome.name) {
+            names.push(outcome.name);
+        }
+    }
+    for name in names {
+        let mut row = vec![name.to_owned()];
+        for mode in [Mode::Independent, Mode::Chained, Mode::Bulk] {
+            let cells = sections.iter().flat_map(|section| {
+                let ours = &section.outcomes[0];
+                let theirs = section.outcomes.iter().find(|other| other.name == name);
+                Source::ALL.into_iter().filter_map(move |source| {
+                    let ratio = best_mode(ours, mode, source)? / best_mode(theirs?, mode, source)?;
+                    Some((ratio, &*section.name, source))
+                })
+            });
+            match cells.min_by(|one, other| one.0.total_cmp(&other.0)) {
+                Some((ratio, table, source)) => {
+                    row.extend([times(ratio), format!("{table}, {}", source.name())]);
+                }
+                None => row.extend([String::new(), String::new()]),
+            }
+        }
+        table.add_row(row);
+    }
+    aligned(table, 1)
+}
+
 fn is_library(origin: Origin) -> bool {
     !matches!(
         origin,

@@ -32,6 +32,16 @@ pub enum Source {
 }
 
 impl Source {
+    /// Its name in the report.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::In => "in",
+            Self::Mix => "mix",
+            Self::Zipf => "Zipf",
+            Self::Uniform => "uniform",
+        }
+    }
+
     /// All, in the order of the report.
     pub const ALL: [Self; 4] = [Self::In, Self::Mix, Self::Zipf, Self::Uniform];
 }

@@ -15,6 +15,7 @@ use voicelane::config::Config;
 use voicelane::net::Family;
 use voicelane::policy::Policy;
 
+use crate::crowded::{self, Crowd};
 use crate::route::{Address, Route};
 
 /// Up to so many routes each has a class of its own, as in a policy; the routes of larger tables share classes.
@@ -84,13 +85,90 @@ impl Bgp {
             });
         let mut tables = vec![table("policy", catalogue.collect())];
         tables.extend(from_bgp(&self.v4, 12..=24, 28));
+        tables.extend(crowded_tables(7_787, "8,000", crowded::v4));
         tables
     }
 
     /// The IPv6 tables, from small to large.
     pub fn tables_v6(&self) -> Vec<Table<u128>> {
-        from_bgp(&self.v6, 20..=48, 64)
+        let mut tables = from_bgp(&self.v6, 20..=48, 64);
+        tables.extend(crowded_tables(2_945, "3,000", crowded::v6));
+        tables
     }
+
+    /// IPv4 tables of so many prefixes for the plot: the shape, and the table.
+    pub fn shapes_v4(&self, count: usize) -> Vec<(&'static str, Table<u32>)> {
+        shapes(&self.v4, crowded::v4, count)
+    }
+
+    /// IPv6 tables of so many prefixes for the plot: the shape, and the table.
+    pub fn shapes_v6(&self, count: usize) -> Vec<(&'static str, Table<u128>)> {
+        shapes(&self.v6, crowded::v6, count)
+    }
+}
+
+/// How crowded tables are drawn: a mark in the name, a seed, and how unequal blocks are.
+const CROWDS: [(&str, u64, f64); 3] = [("", 1, 1.0), (" b", 2, 0.6), (" c", 3, 1.5)];
+
+/// Crowded tables of `count` prefixes, and 1,000 and 16 drawn from the first.
+fn crowded_tables<A: Address>(
+    count: usize,
+    name: &str,
+    draw: fn(Crowd) -> BTreeSet<(A, u8)>,
+) -> Vec<Table<A>> {
+    let mut tables = Vec::new();
+    for (mark, seed, crowding) in CROWDS {
+        let all = draw(Crowd {
+            seed,
+            count,
+            crowding,
+        });
+        if mark.is_empty() {
+            tables.push(table("16 crowded", sample(&all, 16, seed)));
+        }
+        tables.push(table(
+            &format!("1,000 crowded{mark}"),
+            sample(&all, 1_000, seed),
+        ));
+        tables.push(table(&format!("{name} crowded{mark}"), all));
+    }
+    tables
+}
+
+fn sample<A: Address>(prefixes: &BTreeSet<(A, u8)>, count: usize, seed: u64) -> BTreeSet<(A, u8)> {
+    let prefixes: Vec<_> = prefixes.iter().copied().collect();
+    let mut rng = StdRng::seed_from_u64(seed);
+    prefixes.sample(&mut rng, count).copied().collect()
+}
+
+/// A table of each shape; the routed one has at most the routes of the BGP table.
+fn shapes<A: Address>(
+    bgp: &[(A, u8)],
+    draw: fn(Crowd) -> BTreeSet<(A, u8)>,
+    count: usize,
+) -> Vec<(&'static str, Table<A>)> {
+    let routed = bgp.iter().copied().collect();
+    let (_, seed, crowding) = CROWDS[0];
+    let crowded = draw(Crowd {
+        seed,
+        // Smaller ones are drawn from a large one, as a policy is from what providers publish.
+        count: count.max(8_000),
+        crowding,
+    });
+    vec![
+        ("routed", table("routed", sample(&routed, count, seed))),
+        ("crowded", table("crowded", sample(&crowded, count, seed))),
+        ("random", table("random", random(count).collect())),
+    ]
+}
+
+/// Prefixes of any length from a quarter of an address on.
+fn random<A: Address>(count: usize) -> impl Iterator<Item = (A, u8)> {
+    let mut rng = StdRng::seed_from_u64(16);
+    (0..count).map(move |_| {
+        let len = rng.random_range(A::BITS / 4..=A::BITS);
+        (A::random(&mut rng) & A::mask(len), len)
+    })
 }
 
 /// Small tables like policies, then random prefixes, then the BGP table itself.
