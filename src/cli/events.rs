@@ -46,9 +46,15 @@ pub(super) fn run(args: &EventsArgs) -> anyhow::Result<ExitCode> {
                 }
                 last_printed = last_sequence;
             }
-            Err(AskError::NotRunning(_)) if args.follow && last_printed > 0 => {}
+            // The last events of a service that has ended are in its store.
+            Err(AskError::NotRunning(_)) if last_printed > 0 => {
+                if let Ok(last) = print_stored(args, last_printed) {
+                    last_printed = last;
+                }
+            }
             Err(error @ AskError::NotRunning(_)) => {
-                last_printed = print_stored(args).with_context(|| error.to_string())?;
+                last_printed = print_stored(args, 0).with_context(|| error.to_string())?;
+                eprintln!("voicelane is not running. The events above are from its last run.");
             }
             Err(error) => return Err(error.into()),
         }
@@ -68,16 +74,15 @@ fn request_events(args: &EventsArgs, after: u64) -> Result<Events, AskError> {
     }
 }
 
-/// Prints the events that a stopped service stored. Returns the last sequence number.
-fn print_stored(args: &EventsArgs) -> anyhow::Result<u64> {
+/// Prints the stored events after a number, and returns the last number.
+fn print_stored(args: &EventsArgs, after: u64) -> anyhow::Result<u64> {
     let dir = args.state_dir.as_ref().unwrap_or(&args.runtime.runtime_dir);
     let events = daemon::read_events(dir)
         .with_context(|| format!("could not read the events in {}", dir.display()))?;
-    eprintln!("voicelane is not running. Stored events:");
-    for event in &events {
+    for event in events.iter().filter(|event| event.sequence > after) {
         super::print(&line(event, args.json)?)?;
     }
-    Ok(events.last().map_or(0, |event| event.sequence))
+    Ok(events.last().map_or(after, |event| event.sequence))
 }
 
 fn line(event: &Event, json: bool) -> anyhow::Result<String> {
