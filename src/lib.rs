@@ -24,6 +24,7 @@ pub mod nat;
 pub mod net;
 pub mod nftables;
 pub mod policy;
+mod rate;
 pub mod relay;
 pub mod route;
 pub mod steering;

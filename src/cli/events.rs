@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
-use crate::control::{self, AskError, Body, Event, Events, Request};
+use crate::control::{self, AskError, Body, Event, EventList, Request};
 use crate::daemon;
 
 use super::RuntimeDir;
@@ -35,7 +35,7 @@ pub(super) fn run(args: &EventsArgs) -> anyhow::Result<ExitCode> {
     let mut last_printed = 0;
     loop {
         match request_events(args, last_printed) {
-            Ok(Events {
+            Ok(EventList {
                 last_sequence,
                 events,
             }) => {
@@ -65,7 +65,7 @@ pub(super) fn run(args: &EventsArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn request_events(args: &EventsArgs, after: u64) -> Result<Events, AskError> {
+fn request_events(args: &EventsArgs, after: u64) -> Result<EventList, AskError> {
     let reply = control::ask(&args.runtime.runtime_dir, Request::Events { after })?;
     match reply.body {
         Body::Events(events) if events.last_sequence < after => request_events(args, 0),

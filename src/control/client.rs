@@ -1,4 +1,4 @@
-//! The asking side.
+//! The client of the control socket.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -9,46 +9,46 @@ use super::reply::{Body, Reply, Status};
 use super::request::Request;
 use super::{LARGEST_REPLY, SOCKET};
 
-/// How long the service may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The time limit for a reply.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The service gave no answer.
+/// The service did not reply.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// No service listens.
+    /// No service is running.
     #[error(
         "voicelane is not running (nothing listens on {0}): start it with `sudo systemctl start voicelane` or `sudo voicelane run`"
     )]
     NotRunning(PathBuf),
-    /// The socket is not ours to use.
+    /// The user may not use the socket.
     #[error(
         "no permission to use {0}: run this command as root or as a member of a group in [control]"
     )]
     Denied(PathBuf),
-    /// The service hung up.
+    /// The service closed the connection.
     #[error("the service is busy: try again")]
     Busy,
-    /// The service refused or failed.
+    /// The service refused the request or failed.
     #[error("the service refused the request: {0}")]
     Refused(String),
-    /// The conversation broke off.
+    /// The communication failed.
     #[error("could not communicate with the service on {path}")]
     Io {
         /// The socket's path.
         path: PathBuf,
-        /// What happened.
+        /// The error.
         #[source]
         source: io::Error,
     },
 }
 
-/// Asks the service whose runtime directory this is, and waits for the answer.
+/// Sends a request to the service of a runtime directory, and waits for the reply.
 ///
 /// # Errors
-/// [`AskError`], with what to do about it.
+/// [`AskError`], with the remedy.
 pub fn ask(runtime_dir: &Path, request: Request) -> Result<Reply, AskError> {
     let path = runtime_dir.join(SOCKET);
-    let reply = converse(&path, request).map_err(|source| match source.kind() {
+    let reply = exchange(&path, request).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             AskError::NotRunning(path.clone())
         }
@@ -60,12 +60,12 @@ pub fn ask(runtime_dir: &Path, request: Request) -> Result<Reply, AskError> {
         },
     })?;
     match reply.body {
-        Body::Error(why) => Err(AskError::Refused(why)),
+        Body::Error(reason) => Err(AskError::Refused(reason)),
         _ => Ok(reply),
     }
 }
 
-/// Asks for the status.
+/// Requests the status.
 ///
 /// # Errors
 /// [`AskError`].
@@ -76,16 +76,16 @@ pub fn status(runtime_dir: &Path) -> Result<Status, AskError> {
     Ok(*status)
 }
 
-fn converse(path: &Path, request: Request) -> io::Result<Reply> {
+fn exchange(path: &Path, request: Request) -> io::Result<Reply> {
     let mut stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    // A service that turns us away says why before it has read what we want.
-    let asked = stream.write_all(format!("{}\n", request.line()).as_bytes());
+    stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
+    stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
+    // A service that rejects the client replies before it has read the request.
+    let sent = stream.write_all(format!("{}\n", request.line()).as_bytes());
     let mut reply = Vec::new();
     BufReader::new(stream.take(LARGEST_REPLY)).read_until(b'\n', &mut reply)?;
     if reply.is_empty() {
-        asked?;
+        sent?;
         return Err(io::ErrorKind::ConnectionReset.into());
     }
     Ok(serde_json::from_slice(&reply)?)

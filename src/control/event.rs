@@ -1,83 +1,83 @@
-//! What happened and why, in the form in which it is kept, asked for and printed.
+//! Events: the form in which they are stored, requested and printed.
 
 use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// The version of an event's form. Within one, fields and kinds are only added.
+/// The version of the form of events. Within a version, fields and kinds are only added.
 pub const EVENT_VERSION: u32 = 1;
 
-/// One thing that happened.
+/// An event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// The version of the form.
     pub version: u32,
-    /// Its number: each event has the next one, also after a restart.
+    /// Its number. Numbers continue after a restart.
     pub sequence: u64,
-    /// When it happened, by this machine's clock.
+    /// The time of this machine's clock.
     pub time: Timestamp,
-    /// What happened.
+    /// The kind of the event.
     pub kind: EventKind,
-    /// What it happened to: an interface, an endpoint, a table.
+    /// The affected interface, mapping or family.
     pub subject: String,
-    /// Why, as a sentence for a person.
+    /// The reason, as a sentence.
     pub reason: String,
-    /// How long it took to deal with it, in microseconds since it was noticed, where that is a figure.
+    /// Time from the notification to the end of the handling in microseconds, if measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_us: Option<u64>,
 }
 
-/// What happened.
+/// The kind of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum EventKind {
-    /// The service has begun.
+    /// The service started.
     Started,
-    /// The service ends, and takes back what it set.
+    /// The service is stopping.
     Stopped,
-    /// There is no uplink yet: media is in the VPN.
+    /// There is no uplink yet; media stays in the VPN.
     UplinkMissing,
-    /// Media leaves by an uplink, for the first time since the start or since there was none.
+    /// An uplink was selected, for the first time since the start or a loss.
     Ready,
-    /// Media leaves by another uplink, or by the same one with other addresses or gateways.
+    /// Another uplink was selected, or its addresses or gateways changed.
     UplinkChanged,
-    /// There is no uplink any more: media is in the VPN.
+    /// The last uplink was lost; media stays in the VPN.
     UplinkLost,
-    /// Rules or routes of ours were brought back or moved, since something had changed.
+    /// Rules or routes were restored after another program had changed them.
     RulesRestored,
-    /// Rules or routes could not be brought into force.
+    /// Rules or routes could not be updated.
     ReconcileFailed,
-    /// Another program takes away what we put back, again and again.
+    /// Another program changes rules or routes too often.
     RulesContested,
-    /// The other program has given up, or has what it wants.
+    /// The other program has stopped changing them.
     RulesUncontested,
-    /// A call's direct way fails: it goes on in the VPN.
+    /// A call failed over to the VPN.
     CallMovedToVpn,
-    /// A call has left the VPN again.
+    /// A call failed back to the direct path.
     CallMovedDirect,
-    /// The uplink fails in a family: all its calls go on in the VPN.
+    /// The uplink failed for a family; all its calls are in the VPN.
     UplinkFailed,
-    /// The uplink is trusted again.
+    /// The uplink recovered.
     UplinkRecovered,
-    /// A firewall forbids the direct path to media of a family, which is in the VPN therefore.
+    /// A firewall blocks media of a family, which stays in the VPN.
     FirewallBlocked,
-    /// No firewall forbids it any more.
+    /// No firewall blocks it any more.
     FirewallUnblocked,
-    /// More changed than the kernel could tell: everything was read anew.
+    /// The kernel lost notifications; the full state was read again.
     NotificationsLost,
-    /// The exchange with the kernel was cut off, and goes on by a new connection.
+    /// The netlink connection was closed and opened again.
     NetlinkReconnected,
-    /// The machine is about to sleep.
+    /// The machine is going to sleep.
     Sleeping,
-    /// The machine has slept.
+    /// The machine resumed from sleep.
     Resumed,
-    /// The policy is another one.
+    /// The policy changed with the date.
     PolicyChanged,
-    /// The configuration was read anew, and is in force.
+    /// The configuration was reloaded.
     Reloaded,
-    /// The configuration was read anew, and is not fit to be in force: what was stays.
+    /// The configuration was not reloaded; the previous one stays active.
     ReloadRefused,
     /// The state in the status changed.
     StateChanged,
@@ -85,13 +85,13 @@ pub enum EventKind {
     WarningStarted,
     /// A warning disappeared from the status.
     WarningEnded,
-    /// A kind that this program does not know yet: the store was written by a newer one.
+    /// A kind of a newer version.
     #[serde(other)]
     Unknown,
 }
 
 impl EventKind {
-    /// Whether a person should look at it.
+    /// Whether it requires attention.
     #[must_use]
     pub const fn is_alarming(self) -> bool {
         matches!(
@@ -115,7 +115,7 @@ impl fmt::Display for EventKind {
 }
 
 impl fmt::Display for Event {
-    /// Writes a line for a person: time, kind, subject, reason, figure.
+    /// Writes a line of text: time, kind, subject, reason, duration.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             time,
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_person_reads_one_line() {
+    fn the_text_is_one_line() {
         assert_eq!(
             event().to_string(),
             "2026-11-22T17:28:03.500Z  uplink_changed    eth0: the default route (1.2 ms)"

@@ -1,4 +1,4 @@
-//! Where a monitoring system reads metrics: HTTP on a Unix socket or a loopback address, and no more of HTTP than that.
+//! Serves metrics over a minimal HTTP, on a Unix socket or a loopback address.
 
 use std::fs;
 use std::io;
@@ -13,105 +13,106 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::metrics::{self, Form, Measured};
-use super::peer::{Access, Peer};
-use super::server::{ListenError, open};
+use super::listen_error::ListenError;
+use super::metrics::{self, MetricsFormat, MetricsInput};
+use super::peer::{Access, PeerCredentials};
+use super::server::listen;
 
-/// The socket's file name in the runtime directory.
+/// The file name of the socket in the runtime directory.
 pub const METRICS_SOCKET: &str = "metrics.sock";
 
-/// How long a reader may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The time limit of a connection.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many readers are served at once; more wait in the kernel's backlog.
-const READERS: usize = 4;
+/// Connections at once. More wait in the kernel's backlog.
+const CONNECTIONS: usize = 4;
 
-/// Time between two readings: the thread that carries packets is asked for each.
+/// Time between two scrapes: each costs the packet loop a snapshot.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The largest head of a request in bytes.
-const LARGEST_HEAD: u64 = 8_192;
+/// The largest head of a request, in bytes.
+const MAX_HEAD: u64 = 8_192;
 
-/// Where metrics may be read.
+/// The socket of the exporter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Site {
-    /// [`METRICS_SOCKET`] in the runtime directory, for those who may look.
+pub enum MetricsEndpoint {
+    /// [`METRICS_SOCKET`] in the runtime directory, for clients that may read.
     Unix,
-    /// A loopback address, for everybody on this machine.
+    /// A loopback address, for every user of this machine.
     Loopback(SocketAddr),
 }
 
-/// Listens for readers of metrics. The socket's file goes when it is dropped.
+/// A listening exporter. The file of its socket is removed on drop.
 #[derive(Debug)]
 pub struct Exporter {
-    listener: Listener,
+    listener: MetricsListener,
 }
 
 #[derive(Debug)]
-enum Listener {
+enum MetricsListener {
     Unix(UnixListener, Access, PathBuf),
     Tcp(TcpListener),
 }
 
 impl Exporter {
-    /// Listens there.
+    /// Listens on an endpoint.
     ///
     /// # Errors
     /// [`ListenError::Socket`].
     pub async fn listen(
-        site: Site,
+        endpoint: MetricsEndpoint,
         runtime_dir: &Path,
         access: Access,
     ) -> Result<Self, ListenError> {
-        let listener = match site {
-            Site::Unix => {
+        let listener = match endpoint {
+            MetricsEndpoint::Unix => {
                 let path = runtime_dir.join(METRICS_SOCKET);
-                match open(&path, access) {
-                    Ok(listener) => Listener::Unix(listener, access, path),
+                match listen(&path, access) {
+                    Ok(listener) => MetricsListener::Unix(listener, access, path),
                     Err(source) => return Err(ListenError::Socket { path, source }),
                 }
             }
-            Site::Loopback(address) => {
+            MetricsEndpoint::Loopback(address) => {
                 let listener = TcpListener::bind(address).await;
-                Listener::Tcp(listener.map_err(|source| ListenError::Socket {
+                MetricsListener::Tcp(listener.map_err(|source| ListenError::Socket {
                     path: address.to_string().into(),
                     source,
                 })?)
             }
         };
-        info!(?site, "serving metrics");
+        info!(?endpoint, "serving metrics");
         Ok(Self { listener })
     }
 
-    /// Serves readers until the service is gone.
-    pub async fn serve(self, readers: mpsc::Sender<oneshot::Sender<Measured>>) {
-        let places = Arc::new(Semaphore::new(READERS));
+    /// Serves connections until the service ends.
+    pub async fn serve(self, scrapes: mpsc::Sender<oneshot::Sender<MetricsInput>>) {
+        let slots = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
-            let place = Arc::clone(&places).acquire_owned().await;
-            let place = place.expect("the semaphore is never closed");
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            let slot = slot.expect("the semaphore is never closed");
             let accepted = match &self.listener {
-                Listener::Unix(listener, access, _) => {
+                MetricsListener::Unix(listener, access, _) => {
                     listener.accept().await.and_then(|(stream, _)| {
-                        let may = access.grants(&Peer::of(&stream)?).is_some();
-                        let stream: Box<dyn Stream> = Box::new(stream);
-                        Ok(may.then_some(stream))
+                        let is_permitted = access.grants(&PeerCredentials::of(&stream)?).is_some();
+                        let stream: Box<dyn MetricsStream> = Box::new(stream);
+                        Ok(is_permitted.then_some(stream))
                     })
                 }
-                Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
-                    let stream: Box<dyn Stream> = Box::new(stream);
+                MetricsListener::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
+                    let stream: Box<dyn MetricsStream> = Box::new(stream);
                     Some(stream)
                 }),
             };
             match accepted {
                 Ok(Some(stream)) => {
-                    let readers = readers.clone();
+                    let scrapes = scrapes.clone();
                     tokio::spawn(async move {
-                        match timeout(PATIENCE, converse(stream, readers)).await {
+                        match timeout(CONNECTION_TIMEOUT, serve_connection(stream, scrapes)).await {
                             Ok(Ok(())) => {}
                             Ok(Err(error)) => debug!(%error, "a metrics connection failed"),
                             Err(_) => debug!("a metrics connection timed out"),
                         }
-                        drop(place);
+                        drop(slot);
                     });
                 }
                 Ok(None) => debug!("refused a metrics reader: no permission"),
@@ -124,7 +125,7 @@ impl Exporter {
 
 impl Drop for Exporter {
     fn drop(&mut self) {
-        if let Listener::Unix(_, _, path) = &self.listener
+        if let MetricsListener::Unix(_, _, path) = &self.listener
             && let Err(error) = fs::remove_file(path)
         {
             debug!(%error, path = %path.display(), "could not remove the metrics socket");
@@ -132,25 +133,25 @@ impl Drop for Exporter {
     }
 }
 
-/// Either kind of stream.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+/// A Unix or TCP stream.
+trait MetricsStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> MetricsStream for T {}
 
-async fn converse(
-    stream: Box<dyn Stream>,
-    readers: mpsc::Sender<oneshot::Sender<Measured>>,
+async fn serve_connection(
+    stream: Box<dyn MetricsStream>,
+    scrapes: mpsc::Sender<oneshot::Sender<MetricsInput>>,
 ) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let head = read_head(&mut stream).await?;
-    let (status, form, body) = match reading(&head) {
-        Ok(form) => match measure(&readers).await {
-            Some(measured) => ("200 OK", form, metrics::write(&measured, form)),
-            None => refusal("503 Service Unavailable"),
+    let (status, format, body) = match parse_head(&head) {
+        Ok(format) => match request_metrics(&scrapes).await {
+            Some(input) => ("200 OK", format, metrics::write(&input, format)),
+            None => error_response("503 Service Unavailable"),
         },
-        Err(status) => refusal(status),
+        Err(status) => error_response(status),
     };
-    let (kind, length) = (form.media_type(), body.len());
+    let (kind, length) = (format.media_type(), body.len());
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
     );
@@ -159,20 +160,22 @@ async fn converse(
     stream.get_mut().shutdown().await
 }
 
-fn refusal(status: &'static str) -> (&'static str, Form, String) {
-    (status, Form::Text, format!("{status}\n"))
+fn error_response(status: &'static str) -> (&'static str, MetricsFormat, String) {
+    (status, MetricsFormat::Text, format!("{status}\n"))
 }
 
-/// Asks the service; none when it is stopping.
-async fn measure(readers: &mpsc::Sender<oneshot::Sender<Measured>>) -> Option<Measured> {
-    let (reader, measured) = oneshot::channel();
-    readers.send(reader).await.ok()?;
-    measured.await.ok()
+/// Requests the metrics from the service; none when it is stopping.
+async fn request_metrics(
+    scrapes: &mpsc::Sender<oneshot::Sender<MetricsInput>>,
+) -> Option<MetricsInput> {
+    let (reader, input) = oneshot::channel();
+    scrapes.send(reader).await.ok()?;
+    input.await.ok()
 }
 
-/// Reads up to the empty line.
+/// Reads the head of a request.
 async fn read_head(stream: &mut (impl AsyncBufReadExt + Unpin)) -> io::Result<String> {
-    let mut lines = stream.take(LARGEST_HEAD);
+    let mut lines = stream.take(MAX_HEAD);
     let mut head = String::new();
     loop {
         let read = lines.read_line(&mut head).await?;
@@ -182,11 +185,11 @@ async fn read_head(stream: &mut (impl AsyncBufReadExt + Unpin)) -> io::Result<St
     }
 }
 
-/// The form in which metrics are wanted.
+/// Parses the head and returns the requested format.
 ///
 /// # Errors
-/// HTTP's word for a request that wants something else.
-fn reading(head: &str) -> Result<Form, &'static str> {
+/// The HTTP status of an invalid request.
+fn parse_head(head: &str) -> Result<MetricsFormat, &'static str> {
     let mut lines = head.lines();
     let mut words = lines.next().unwrap_or_default().split(' ');
     let (Some(method), Some(path), Some(version)) = (words.next(), words.next(), words.next())
@@ -207,9 +210,9 @@ fn reading(head: &str) -> Result<Form, &'static str> {
         name.eq_ignore_ascii_case("accept").then_some(value)
     });
     if accepts.any(|value| value.contains("application/openmetrics-text")) {
-        Ok(Form::OpenMetrics)
+        Ok(MetricsFormat::OpenMetrics)
     } else {
-        Ok(Form::Text)
+        Ok(MetricsFormat::Text)
     }
 }
 
@@ -218,11 +221,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reader_gets_what_it_understands_and_nothing_else_is_served() {
+    fn the_format_follows_the_accept_header_and_other_requests_are_rejected() {
         let prometheus = "GET /metrics HTTP/1.1\r\nHost: x\r\naccept: application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1\r\n\r\n";
-        assert_eq!(reading(prometheus), Ok(Form::OpenMetrics));
+        assert_eq!(parse_head(prometheus), Ok(MetricsFormat::OpenMetrics));
         let curl = "GET /metrics?x HTTP/1.1\r\nAccept: */*\r\n\r\n";
-        assert_eq!(reading(curl), Ok(Form::Text));
+        assert_eq!(parse_head(curl), Ok(MetricsFormat::Text));
         for (head, status) in [
             ("", "400"),
             ("GET /metrics HTTP/1.1\r\nHost", "400"),
@@ -230,7 +233,7 @@ mod tests {
             ("POST /metrics HTTP/1.1\r\n\r\n", "405"),
             ("GET /metricss HTTP/1.0\r\n\r\n", "404"),
         ] {
-            let answer = reading(head).expect_err(head);
+            let answer = parse_head(head).expect_err(head);
             assert!(answer.starts_with(status), "{head}: {answer}");
         }
     }

@@ -1,7 +1,7 @@
 //! A status as metrics, in OpenMetrics 1.0 and in the older text format of Prometheus.
 //!
-//! Every label has few values: directions, families, reasons that the program or the kernel has words for. No address
-//! and no mapping is a label: they would make a time series of each call, and a register of who called whom.
+//! Labels have few values: directions, families and reasons. Addresses and mappings are no labels, because each call
+//! would be a time series, and the metrics a record of who called whom.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -18,17 +18,17 @@ use super::reply::{State, Status, TrafficStatus};
 /// A metric's labels: names and values.
 type Labels = Vec<(&'static str, String)>;
 
-/// The form that a reader understands.
+/// The text format of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum MetricsFormat {
     /// OpenMetrics 1.0.
     OpenMetrics,
-    /// The text format of Prometheus, for readers that do not ask for the other.
+    /// The text format of Prometheus, the default.
     Text,
 }
 
-impl Form {
-    /// Its media type.
+impl MetricsFormat {
+    /// The media type.
     #[must_use]
     pub const fn media_type(self) -> &'static str {
         match self {
@@ -38,31 +38,31 @@ impl Form {
     }
 }
 
-/// What metrics tell.
+/// The input of the metrics.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Measured {
-    /// How the service does. Its mappings and connections are not looked at: there need be none.
+pub struct MetricsInput {
+    /// The status. Its lists of mappings and connections are not used and may be empty.
     pub status: Status,
-    /// How many mappings stand.
+    /// The number of mappings.
     pub mappings: usize,
-    /// How many TCP connections stand.
+    /// The number of TCP connections.
     pub connections: usize,
 }
 
-/// Writes metrics.
+/// Writes the metrics in a format.
 #[must_use]
-pub fn write(measured: &Measured, form: Form) -> String {
+pub fn write(input: &MetricsInput, format: MetricsFormat) -> String {
     let mut text = String::new();
-    encode(&mut text, &registry(measured)).expect("a string takes everything");
-    match form {
-        Form::OpenMetrics => text,
-        Form::Text => older(&text),
+    encode(&mut text, &registry(input)).expect("a string takes everything");
+    match format {
+        MetricsFormat::OpenMetrics => text,
+        MetricsFormat::Text => to_prometheus(&text),
     }
 }
 
-fn registry(measured: &Measured) -> Registry {
-    let status = &measured.status;
-    let mut metrics = Metrics(Registry::with_prefix("voicelane"));
+fn registry(input: &MetricsInput) -> Registry {
+    let status = &input.status;
+    let mut metrics = MetricsRegistry(Registry::with_prefix("voicelane"));
     let build = Info::new(vec![("version", status.program_version.clone())]);
     metrics.0.register("build", "The program's version", build);
 
@@ -70,14 +70,14 @@ fn registry(measured: &Measured) -> Registry {
     metrics.gauge(
         "state",
         "1 for the current state of the service",
-        numbered(states),
+        as_numbers(states),
     );
     let families = ["ipv4", "ipv6"];
-    let leaves = families.map(|it| (label("family", it), status.captured.contains(it)));
+    let captured = families.map(|it| (label("family", it), status.captured.contains(it)));
     metrics.gauge(
         "captured",
         "1 if media of the family leaves through the uplink",
-        numbered(leaves),
+        as_numbers(captured),
     );
     let classes = [
         "realtime",
@@ -85,11 +85,11 @@ fn registry(measured: &Measured) -> Registry {
         "not_permitted",
         "switched_off",
     ];
-    let is = classes.map(|class| (label("class", class), status.scheduling.class == class));
+    let current = classes.map(|class| (label("class", class), status.scheduling.class == class));
     metrics.gauge(
         "scheduling",
         "1 for the current scheduling of the packet thread",
-        numbered(is),
+        as_numbers(current),
     );
     let mut level = |name, help, count: usize| {
         let gauge = Gauge::<i64>::default();
@@ -102,12 +102,8 @@ fn registry(measured: &Measured) -> Registry {
         "Current warnings of the service",
         status.warnings.len(),
     );
-    level("mappings", "Current mappings", measured.mappings);
-    level(
-        "connections",
-        "Current TCP connections",
-        measured.connections,
-    );
+    level("mappings", "Current mappings", input.mappings);
+    level("connections", "Current TCP connections", input.connections);
     let uptime = usize::try_from(status.uptime_seconds).unwrap_or(usize::MAX);
     level(
         "uptime_seconds",
@@ -116,17 +112,21 @@ fn registry(measured: &Measured) -> Registry {
     );
 
     let both = |of: fn(&TrafficStatus) -> u64| {
-        let ways = [("out", &status.outbound), ("in", &status.inbound)];
-        ways.map(|(way, traffic)| (label("direction", way), of(traffic)))
+        let directions = [("out", &status.outbound), ("in", &status.inbound)];
+        directions.map(|(direction, traffic)| (label("direction", direction), of(traffic)))
     };
-    metrics.counter("packets", "Forwarded datagrams", both(|way| way.packets));
-    let bytes = both(|way| way.bytes);
+    metrics.counter(
+        "packets",
+        "Forwarded datagrams",
+        both(|traffic| traffic.packets),
+    );
+    let bytes = both(|traffic| traffic.bytes);
     metrics.counter("payload_bytes", "Payload of forwarded datagrams", bytes);
-    let drops = |way: &'static str, traffic: &TrafficStatus| {
+    let drops = |direction: &'static str, traffic: &TrafficStatus| {
         let reasons = traffic.drops.clone().into_iter();
         reasons.map(move |(reason, count)| {
             (
-                vec![("direction", way.to_owned()), ("reason", reason)],
+                vec![("direction", direction.to_owned()), ("reason", reason)],
                 count,
             )
         })
@@ -182,30 +182,30 @@ fn registry(measured: &Measured) -> Registry {
     metrics.counter(
         "failovers",
         "Mappings that failed over to the VPN",
-        named("cause", &fallback.failovers),
+        by_label("cause", &fallback.failovers),
     );
     metrics.counter(
         "failbacks",
         "Mappings that failed back to the direct path",
-        named("cause", &fallback.failbacks),
+        by_label("cause", &fallback.failbacks),
     );
     metrics.counter(
         "kernel_errors",
         "Errors of the kernel when sending or opening sockets",
-        named("reason", &status.kernel_errors),
+        by_label("reason", &status.kernel_errors),
     );
     metrics.counter(
         "tcp",
         "TCP connections by outcome, and their bytes",
-        named("event", &status.tcp),
+        by_label("event", &status.tcp),
     );
     metrics.0
 }
 
-/// A registry that is filled once.
-struct Metrics(Registry);
+/// A registry with helpers to fill it.
+struct MetricsRegistry(Registry);
 
-impl Metrics {
+impl MetricsRegistry {
     fn gauge(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, i64)>) {
         let family = Family::<Labels, Gauge>::default();
         for (labels, value) in values {
@@ -227,20 +227,20 @@ fn label(name: &'static str, value: &str) -> Labels {
     vec![(name, value.to_owned())]
 }
 
-fn numbered<const N: usize>(values: [(Labels, bool); N]) -> [(Labels, i64); N] {
+fn as_numbers<const N: usize>(values: [(Labels, bool); N]) -> [(Labels, i64); N] {
     values.map(|(labels, truth)| (labels, i64::from(truth)))
 }
 
-fn named(label: &'static str, counts: &BTreeMap<String, u64>) -> Vec<(Labels, u64)> {
+fn by_label(label: &'static str, counts: &BTreeMap<String, u64>) -> Vec<(Labels, u64)> {
     let counts = counts.iter();
     counts
         .map(|(name, count)| (vec![(label, name.clone())], *count))
         .collect()
 }
 
-/// Turns OpenMetrics into the older format: there a counter and an info bear their suffix in the head as well, there are
-/// no infos and units, and no end.
-fn older(text: &str) -> String {
+/// Converts OpenMetrics into the older format: counters and infos have their suffix in the head, infos are gauges, and
+/// units and the end mark are left out.
+fn to_prometheus(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let kinds: BTreeMap<&str, &str> = text
         .lines()

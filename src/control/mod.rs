@@ -1,41 +1,42 @@
-//! The control socket: versioned requests and replies over a Unix socket.
+//! The control socket: versioned requests and replies, events, and metrics.
 //!
-//! One connection carries one request and one reply, each a line of JSON. A peer may look or also change, by the
-//! credentials that the kernel has of it: root and the members of one group may change, those of another may look. The
-//! file's mode is the first hurdle, not the last: it alone would trust whoever was handed an open descriptor.
+//! A connection carries one request and one reply, each a line of JSON. The kernel's credentials of the client decide
+//! whether it may read or write. The mode of the file is only the first check, because descriptors can be passed on.
 //!
-//! The server knows nothing of what it reports: it hands each request to the service's driver and waits for the reply.
+//! The server forwards each request to the service and waits for the reply.
 
 mod client;
 mod event;
 mod exporter;
+mod listen_error;
 pub mod metrics;
-mod pace;
 mod peer;
 mod reply;
 mod request;
 mod server;
+mod user_rates;
 
 pub use client::{AskError, ask, status};
 pub use event::{EVENT_VERSION, Event, EventKind};
-pub use exporter::{Exporter, METRICS_SOCKET, Site};
-pub use metrics::Measured;
+pub use exporter::{Exporter, METRICS_SOCKET, MetricsEndpoint};
+pub use listen_error::ListenError;
+pub use metrics::MetricsInput;
 pub use peer::{Access, Privilege};
 pub use reply::{
-    Body, ConnectionStatus, Events, FallbackStatus, MappingStatus, Reply, SchedulingStatus, State,
-    Status, TrafficStatus, UplinkStatus, VpnStatus,
+    Body, ConnectionStatus, EventList, FallbackStatus, MappingStatus, Reply, SchedulingStatus,
+    State, Status, TrafficStatus, UplinkStatus, VpnStatus,
 };
 pub use request::Request;
-pub use server::{ListenError, Pending, Server};
+pub use server::{PendingRequest, Server};
 
-/// The version of requests and replies. A reply says which version it speaks; within one, fields are only added.
+/// The version of requests and replies. Within a version, fields are only added.
 pub const VERSION: u32 = 1;
 
-/// The socket's file name in the runtime directory.
+/// The file name of the socket in the runtime directory.
 pub const SOCKET: &str = "control.sock";
 
-/// The largest request in bytes, the newline included.
+/// The largest request in bytes, with the newline.
 const LARGEST_REQUEST: u64 = 4_096;
 
-/// The largest reply in bytes: room for the status of 32,768 mappings.
+/// The largest reply in bytes, enough for 32,768 mappings.
 const LARGEST_REPLY: u64 = 16 << 20;

@@ -1,4 +1,4 @@
-//! Who is at the other end of a Unix socket, as the kernel noted it when they connected (unix(7)), and what they may do.
+//! The credentials of a client, recorded by the kernel when it connected (unix(7)), and its privileges.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -9,21 +9,21 @@ use nix::libc;
 use nix::unistd::{Gid, Group, Uid};
 use tokio::net::UnixStream;
 
-use super::server::ListenError;
+use super::listen_error::ListenError;
 
-/// Supplementary groups that are asked for at first; the kernel says when there are more.
+/// Supplementary groups in the first request. The kernel reports if there are more.
 const GROUPS: usize = 64;
 
-/// What somebody may do; the later includes the earlier.
+/// A privilege; a later one includes the earlier ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Privilege {
-    /// Look.
+    /// Read the state.
     Read,
-    /// Look, and change.
+    /// Read and change the state.
     Write,
 }
 
-/// Who may do what.
+/// The groups with privileges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
     readers: Option<Gid>,
@@ -31,20 +31,20 @@ pub struct Access {
 }
 
 impl Access {
-    /// Root and the service's own user may change, and the members of `admins`; the members of `readers` may look.
+    /// Root, the service's user and members of `admins` may write; members of `readers` may read.
     ///
     /// # Errors
     /// [`ListenError::NoGroup`].
     pub fn of_groups(readers: Option<&str>, admins: Option<&str>) -> Result<Self, ListenError> {
         Ok(Self {
-            readers: readers.map(named).transpose()?,
-            admins: admins.map(named).transpose()?,
+            readers: readers.map(group_id).transpose()?,
+            admins: admins.map(group_id).transpose()?,
         })
     }
 
-    /// The group and mode of a socket's file. A file has one group: where there are two, everybody may connect, and is
-    /// told apart by their credentials, as everybody is in any case.
-    pub(super) fn of_file(self) -> (Option<Gid>, u32) {
+    /// The group and mode of the socket's file. A file has only one group: with two groups everybody may connect, and
+    /// the credentials decide.
+    pub(super) fn file_permissions(self) -> (Option<Gid>, u32) {
         match (self.readers, self.admins) {
             (None, None) => (None, 0o600),
             (Some(readers), Some(admins)) if readers != admins => (Some(readers), 0o666),
@@ -52,8 +52,8 @@ impl Access {
         }
     }
 
-    /// What a peer may do; nothing for a stranger.
-    pub(super) fn grants(self, peer: &Peer) -> Option<Privilege> {
+    /// The privilege of a client, if any.
+    pub(super) fn grants(self, peer: &PeerCredentials) -> Option<Privilege> {
         let is_in = |group: Option<Gid>| group.is_some_and(|group| peer.groups.contains(&group));
         if peer.uid.is_root() || peer.uid == Uid::effective() || is_in(self.admins) {
             Some(Privilege::Write)
@@ -63,26 +63,26 @@ impl Access {
     }
 }
 
-fn named(name: &str) -> Result<Gid, ListenError> {
+fn group_id(name: &str) -> Result<Gid, ListenError> {
     match Group::from_name(name) {
         Ok(Some(group)) => Ok(group.gid),
         _ => Err(ListenError::NoGroup(name.to_owned())),
     }
 }
 
-/// A peer.
+/// The credentials of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Peer {
+pub(super) struct PeerCredentials {
     pub(super) uid: Uid,
-    /// Every group that its process is in. No directory of users is asked, which may be a slow server.
+    /// All groups of its process. The user database is not read, because it may be a slow server.
     groups: Vec<Gid>,
 }
 
-impl Peer {
-    /// Asks the kernel.
+impl PeerCredentials {
+    /// Reads the credentials from the kernel.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The error of the kernel.
     pub(super) fn of(stream: &UnixStream) -> io::Result<Self> {
         let credentials = stream.peer_cred()?;
         let mut groups = supplementary(stream)?;
@@ -115,7 +115,7 @@ fn supplementary(stream: &UnixStream) -> io::Result<Vec<Gid>> {
             return Ok(groups.into_iter().map(Gid::from_raw).collect());
         }
         let error = io::Error::last_os_error();
-        // Too little room; `length` says how much is needed.
+        // The buffer is too small; `length` is the required size.
         if error.raw_os_error() != Some(libc::ERANGE) || needed <= groups.len() {
             return Err(error);
         }
@@ -127,15 +127,15 @@ fn supplementary(stream: &UnixStream) -> io::Result<Vec<Gid>> {
 mod tests {
     use super::*;
 
-    fn peer(uid: u32, groups: &[u32]) -> Peer {
-        Peer {
+    fn peer(uid: u32, groups: &[u32]) -> PeerCredentials {
+        PeerCredentials {
             uid: Uid::from_raw(uid),
             groups: groups.iter().copied().map(Gid::from_raw).collect(),
         }
     }
 
     #[test]
-    fn readers_look_admins_change_and_strangers_do_nothing() {
+    fn readers_read_admins_write_and_others_have_no_privilege() {
         let gid = |gid| Some(Gid::from_raw(gid));
         let access = Access {
             readers: gid(50),
@@ -155,14 +155,14 @@ mod tests {
     }
 
     #[test]
-    fn the_file_lets_in_no_more_than_it_must() {
+    fn the_file_permits_no_more_than_necessary() {
         let mode = |readers: Option<u32>, admins: Option<u32>| {
             let gid = |gid: Option<u32>| gid.map(Gid::from_raw);
             let access = Access {
                 readers: gid(readers),
                 admins: gid(admins),
             };
-            let (group, mode) = access.of_file();
+            let (group, mode) = access.file_permissions();
             (group.map(Gid::as_raw), mode)
         };
         assert_eq!(mode(None, None), (None, 0o600));
@@ -173,9 +173,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_kernel_says_who_we_are() {
+    async fn credentials_are_those_of_this_process() {
         let (ours, _theirs) = UnixStream::pair().expect("a pair");
-        let peer = Peer::of(&ours).expect("the kernel knows");
+        let peer = PeerCredentials::of(&ours).expect("the kernel knows");
         assert_eq!(peer.uid, Uid::effective());
         let mut groups = nix::unistd::getgroups().expect("ours");
         groups.push(Gid::effective());

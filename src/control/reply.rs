@@ -25,7 +25,7 @@ pub enum Body {
     /// To [`super::Request::Status`].
     Status(Box<Status>),
     /// To [`super::Request::Events`].
-    Events(Events),
+    Events(EventList),
     /// To [`super::Request::Reload`]: the configuration as it stands now is in force.
     Reloaded {},
     /// To [`super::Request::Reload`]: nothing has changed.
@@ -178,7 +178,7 @@ const fn is_zero(count: &u64) -> bool {
 
 /// What happened.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Events {
+pub struct EventList {
     /// The number of the newest event. Less than what was asked for means that the store was lost, and begins anew.
     pub last_sequence: u64,
     /// The events that are still known, the oldest first.

@@ -1,4 +1,4 @@
-//! What can be asked of the service.
+//! The requests of the control socket.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,19 +9,19 @@ use super::peer::Privilege;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    /// The state of the service.
+    /// Requests the state of the service.
     Status,
-    /// What happened.
+    /// Requests events.
     Events {
-        /// Only what has a greater sequence number.
+        /// Only events with a greater sequence number.
         #[serde(default)]
         after: u64,
     },
-    /// To read the configuration anew, and to bring it into force.
+    /// Reloads the configuration.
     Reload,
 }
 
-/// A request as it stands on the wire.
+/// A request on the wire.
 #[derive(Serialize, Deserialize)]
 struct Envelope {
     version: u32,
@@ -30,16 +30,16 @@ struct Envelope {
 }
 
 impl Request {
-    /// What one must be allowed to do to ask this.
+    /// The privilege that the request needs.
     #[must_use]
-    pub const fn needs(self) -> Privilege {
+    pub const fn required_privilege(self) -> Privilege {
         match self {
             Self::Status | Self::Events { .. } => Privilege::Read,
             Self::Reload => Privilege::Write,
         }
     }
 
-    /// The request as a line, without its end.
+    /// The request as a line, without the newline.
     #[must_use]
     pub fn line(self) -> String {
         let envelope = Envelope {
@@ -49,10 +49,10 @@ impl Request {
         serde_json::to_string(&envelope).expect("a request is plain data")
     }
 
-    /// Reads one line.
+    /// Parses a line.
     ///
     /// # Errors
-    /// A sentence for the peer: what is wrong with the line.
+    /// A sentence for the client about the fault of the line.
     pub fn parse(line: &[u8]) -> Result<Self, String> {
         let envelope: Envelope =
             serde_json::from_slice(line).map_err(|error| format!("invalid request: {error}"))?;
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whatever comes, the answer is a request that is written as it was read, or a sentence.
+        /// Every line is a request that can be written and read again, or an error.
         #[test]
         fn any_line_is_a_request_or_is_refused(
             line in prop_oneof![
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_opens() {
+    fn requests_survive_a_round_trip() {
         for (request, wanted) in [
             (Request::Status, r#"{"version":1,"request":"status"}"#),
             (
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn errors_name_the_fault() {
         for (line, said) in [
             (&br#"{"version":2,"request":"status"}"#[..], "version 2"),
             (

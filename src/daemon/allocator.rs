@@ -1,23 +1,22 @@
-//! Has the allocator give back what is large once it is not needed any more.
+//! Makes glibc return large freed allocations to the kernel.
 //!
-//! A status of thousands of mappings takes megabytes for a moment. By itself glibc takes what was given back once for a
-//! sign that as much will be wanted again: it raises the sizes from which memory comes straight from the kernel, and from
-//! which what is free goes back there, up to 32 and 64 MiB. To set one of the two keeps both.
+//! A status with thousands of mappings needs megabytes for a moment. After a large free, glibc raises its thresholds up
+//! to 64 MiB and keeps the memory. Setting one threshold fixes both (mallopt(3)).
 
 #![allow(unsafe_code)]
 
 #[cfg(target_env = "gnu")]
 use nix::libc;
 
-/// The size in bytes from which memory comes from the kernel by itself and goes back at once: glibc's own at the start.
+/// The size of large allocations, in bytes: glibc's initial threshold.
 #[cfg(target_env = "gnu")]
 const LARGE: libc::c_int = 128 << 10;
 
-/// Keeps the allocator from keeping more as time goes by. To be called before other threads are made.
-pub(super) fn give_back() {
+/// Fixes the thresholds. Must be called before other threads start.
+pub(super) fn return_large_allocations() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: it only sets a number of the allocator's, and no other thread allocates.
+    // SAFETY: the call sets a parameter of the allocator, and no other thread allocates.
     let is_set = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
     #[cfg(target_env = "gnu")]
-    debug_assert_eq!(is_set, 1, "far below the limit");
+    debug_assert_eq!(is_set, 1, "the value is valid");
 }

@@ -1,4 +1,4 @@
-//! Letters from the shell to the thread that carries packets, which sleeps in the kernel and is woken by a bell.
+//! A channel to the packet thread, with an eventfd for its `epoll_wait`.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,73 +8,74 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::{SendError, TryRecvError};
 
-/// Makes a mailbox in which `room` letters may wait; senders wait when there are more.
+/// Creates a channel for `capacity` messages. Senders wait while it is full.
 ///
 /// # Errors
-/// When the kernel gives no eventfd.
-pub(super) fn mailbox<T>(room: usize) -> io::Result<(Sender<T>, Mailbox<T>)> {
-    let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-    let bell = Arc::new(bell);
-    let (letters, waiting) = mpsc::channel(room);
-    let mailbox = Mailbox {
-        waiting,
-        bell: Arc::clone(&bell),
+/// When no eventfd can be created.
+pub(super) fn channel<T>(capacity: usize) -> io::Result<(Sender<T>, Receiver<T>)> {
+    let eventfd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+    let eventfd = Arc::new(eventfd);
+    let (sender, messages) = mpsc::channel(capacity);
+    let receiver = Receiver {
+        messages,
+        eventfd: Arc::clone(&eventfd),
     };
-    let bell = Bell(bell);
-    Ok((Sender { letters, bell }, mailbox))
+    let messages = sender;
+    let eventfd = NotifyOnDrop(eventfd);
+    Ok((Sender { messages, eventfd }, receiver))
 }
 
-/// Where letters are put in.
+/// The sending end.
 #[derive(Debug)]
 pub(super) struct Sender<T> {
-    letters: mpsc::Sender<T>,
-    /// Dropped after the channel, so that who is woken finds it closed.
-    bell: Bell,
+    messages: mpsc::Sender<T>,
+    /// Dropped after `messages`, so that the receiver finds the channel closed.
+    eventfd: NotifyOnDrop,
 }
 
-/// Where letters are taken out.
+/// The receiving end.
 #[derive(Debug)]
-pub(super) struct Mailbox<T> {
-    waiting: mpsc::Receiver<T>,
-    bell: Arc<EventFd>,
+pub(super) struct Receiver<T> {
+    messages: mpsc::Receiver<T>,
+    eventfd: Arc<EventFd>,
 }
 
-/// What is in a mailbox.
+/// The result of [`Receiver::try_recv`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Post<T> {
-    /// A letter; there may be more, and the bell goes on ringing.
-    Letter(T),
-    /// Nothing.
-    Nothing,
-    /// Nothing, and nobody is left who could send.
+pub(super) enum TryRecv<T> {
+    /// A message. There may be more: the eventfd stays readable.
+    Message(T),
+    /// No message.
+    Empty,
+    /// No message, and no sender.
     Closed,
 }
 
-/// Rings at its end, too.
+/// An eventfd that is also notified when a sender is dropped.
 #[derive(Clone, Debug)]
-struct Bell(Arc<EventFd>);
+struct NotifyOnDrop(Arc<EventFd>);
 
-impl Bell {
-    fn ring(&self) {
-        // It fails only when it has rung 2^64 times, and then it rings.
+impl NotifyOnDrop {
+    fn notify(&self) {
+        // It fails only after 2^64 notifications, and is readable then.
         let _ = self.0.write(1);
     }
 }
 
-impl Drop for Bell {
+impl Drop for NotifyOnDrop {
     fn drop(&mut self) {
-        self.ring();
+        self.notify();
     }
 }
 
 impl<T> Sender<T> {
-    /// Puts a letter in, once there is room.
+    /// Sends a message, and waits while the channel is full.
     ///
     /// # Errors
-    /// The letter, when nobody is left who could take it out.
-    pub(super) async fn send(&self, letter: T) -> Result<(), SendError<T>> {
-        self.letters.send(letter).await?;
-        self.bell.ring();
+    /// The message, when there is no receiver.
+    pub(super) async fn send(&self, message: T) -> Result<(), SendError<T>> {
+        self.messages.send(message).await?;
+        self.eventfd.notify();
         Ok(())
     }
 }
@@ -82,37 +83,37 @@ impl<T> Sender<T> {
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
         Self {
-            letters: self.letters.clone(),
-            bell: self.bell.clone(),
+            messages: self.messages.clone(),
+            eventfd: self.eventfd.clone(),
         }
     }
 }
 
-impl<T> Mailbox<T> {
-    /// Takes the next letter out, without waiting.
-    pub(super) fn take(&mut self) -> Post<T> {
-        // Silenced first: who sends after the look rings again. It refuses when it is silent already.
-        let _ = self.bell.read();
-        match self.waiting.try_recv() {
-            Ok(letter) => {
-                Bell(Arc::clone(&self.bell)).ring();
-                Post::Letter(letter)
+impl<T> Receiver<T> {
+    /// Receives the next message without waiting.
+    pub(super) fn try_recv(&mut self) -> TryRecv<T> {
+        // Reset before the look, so that a later message notifies again. An error means that it was reset already.
+        let _ = self.eventfd.read();
+        match self.messages.try_recv() {
+            Ok(message) => {
+                NotifyOnDrop(Arc::clone(&self.eventfd)).notify();
+                TryRecv::Message(message)
             }
-            Err(TryRecvError::Empty) => Post::Nothing,
-            Err(TryRecvError::Disconnected) => Post::Closed,
+            Err(TryRecvError::Empty) => TryRecv::Empty,
+            Err(TryRecvError::Disconnected) => TryRecv::Closed,
         }
     }
 
-    /// Throws away whatever comes, until nobody is left who could send.
+    /// Discards all messages until there is no sender.
     pub(super) fn drain(mut self) {
-        while self.waiting.blocking_recv().is_some() {}
+        while self.messages.blocking_recv().is_some() {}
     }
 }
 
-/// Readable while the bell rings.
-impl<T> AsFd for Mailbox<T> {
+/// Readable while there are messages, and after the last sender.
+impl<T> AsFd for Receiver<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+        self.eventfd.as_fd()
     }
 }
 
@@ -122,25 +123,25 @@ mod tests {
 
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-    fn rings(mailbox: &Mailbox<u8>) -> bool {
-        let mut watched = [PollFd::new(mailbox.as_fd(), PollFlags::POLLIN)];
+    fn is_readable(receiver: &Receiver<u8>) -> bool {
+        let mut watched = [PollFd::new(receiver.as_fd(), PollFlags::POLLIN)];
         poll(&mut watched, PollTimeout::ZERO).expect("a descriptor") > 0
     }
 
     #[tokio::test]
-    async fn it_rings_until_the_last_letter_is_out_and_at_the_end() {
-        let (sender, mut mailbox) = mailbox(8).expect("an eventfd");
-        assert!(!rings(&mailbox));
+    async fn the_eventfd_is_readable_until_the_last_message_and_at_the_end() {
+        let (sender, mut receiver) = channel(8).expect("an eventfd");
+        assert!(!is_readable(&receiver));
         sender.send(1).await.expect("a reader");
         sender.clone().send(2).await.expect("a reader");
-        assert!(rings(&mailbox));
-        assert_eq!(mailbox.take(), Post::Letter(1));
-        assert!(rings(&mailbox), "there is another");
-        assert_eq!(mailbox.take(), Post::Letter(2));
-        assert_eq!(mailbox.take(), Post::Nothing);
-        assert!(!rings(&mailbox));
+        assert!(is_readable(&receiver));
+        assert_eq!(receiver.try_recv(), TryRecv::Message(1));
+        assert!(is_readable(&receiver), "there is another");
+        assert_eq!(receiver.try_recv(), TryRecv::Message(2));
+        assert_eq!(receiver.try_recv(), TryRecv::Empty);
+        assert!(!is_readable(&receiver));
         drop(sender);
-        assert!(rings(&mailbox));
-        assert_eq!(mailbox.take(), Post::Closed);
+        assert!(is_readable(&receiver));
+        assert_eq!(receiver.try_recv(), TryRecv::Closed);
     }
 }

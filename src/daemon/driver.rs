@@ -1,16 +1,14 @@
-//! The driver loop: the one owner of engine, device and relay, on a thread that does nothing else.
+//! The packet loop: the only owner of engine, device and relay, on a thread without other work.
 //!
-//! A wake-up goes, in this order: what is due, a batch from the TUN, a batch from the sockets of either kind, the flush,
-//! a letter of the shell. Each source has the same budget, so that neither direction starves the other under load; what
-//! is left over is still ready at the next wake-up. The clock is read once per wake-up.
+//! A wake-up handles timers, a batch from the TUN, a batch from the sockets, the outbox, and one message, in this order.
+//! The TUN and the sockets have the same budget, so that neither direction starves the other. The clock is read once per
+//! wake-up.
 //!
-//! **Media first.** The applications' TCP shares the TUN's queue with their media, and fills it with all that a window
-//! allows: carrying a stream opens its window, and writing a stream's bytes into the TUN has them acknowledged through
-//! the queue. So streams stand in line. Each wake-up carries [`STREAMS`] of them when the TUN's queue was found empty,
-//! and [`STREAMS_UNDER_LOAD`] when it was not: what they bring into the queue is gone before more comes.
+//! **Media first.** The applications' TCP shares the TUN's queue with their media, and fills it as far as its window
+//! allows. So a wake-up pumps only [`STREAMS`] streams, and [`STREAMS_UNDER_LOAD`] if the TUN's queue was not empty. Their
+//! packets leave the queue before more arrive.
 //!
-//! There is no runtime here: one `epoll_wait` per wake-up names everything that is ready. While more sockets are ready
-//! than it names, the TUN is looked at in any case: they cannot crowd it out.
+//! One `epoll_wait` per wake-up returns the ready sockets. If more are ready than it returns, the TUN is read in any case.
 
 use std::io;
 use std::sync::Arc;
@@ -28,70 +26,69 @@ use crate::relay::{
 };
 use crate::tun::PacketDevice;
 
-use super::channel::{Mailbox, Post};
-use super::events::Events;
+use super::channel::{Receiver, TryRecv};
+use super::events::EventLog;
 use super::kernel_errors::KernelErrors;
 use super::realtime::Realtime;
-use super::service_state::{Page, ServiceState, View};
+use super::service_state::{DriverSnapshot, MappingPage, ServiceState};
 use super::systemd;
 use super::uplink_binding::Moves;
 
 /// Packets per source and wake-up.
 const BUDGET: usize = 64;
 
-/// Sockets that a wake-up opens, or few more: each takes the kernel 10 to 40 us. Who needs another one waits in the TUN.
-const SOCKETS: usize = 16;
+/// Sockets that a wake-up opens at most, give or take a few: each takes 10 to 40 us. Further packets wait in the TUN.
+const OPENINGS: usize = 16;
 
-/// Streams that a wake-up carries when the TUN's queue was empty: together they bring at most 300 packets into it, of
-/// the 500 that it holds.
+/// Streams per wake-up while the TUN's queue is empty. They add at most 300 packets to the queue, which holds 500.
 const STREAMS: usize = 4;
 
-/// And when it was not: fewer packets than a wake-up takes out.
+/// Streams per wake-up while the queue is not empty: they add fewer packets than a wake-up reads.
 const STREAMS_UNDER_LOAD: usize = 1;
 
-/// What is waited for besides the sockets of mappings: the TUN, the TCP connections, a letter.
+/// The tokens of the TUN, the TCP connections and the channel. All other tokens are mappings.
 const DEVICE: Token = Token(0);
 const CONNECTIONS: Token = Token(1);
-const MAILBOX: Token = Token(2);
+const CHANNEL: Token = Token(2);
 
-/// The largest IP packet.
+/// The largest IP packet, in bytes.
 const LARGEST: usize = 65_535;
 
-/// What the shell tells the driver.
+/// A message from the second thread to the packet loop.
 #[derive(Debug)]
-pub(super) enum Message {
-    /// Somebody wants to see how things are, but for mappings and connections.
-    Look(oneshot::Sender<View>),
-    /// And those in the slots of a page.
-    Turn(Page, oneshot::Sender<Page>),
-    /// Addresses that replies must not name have changed.
-    Aliases(Vec<ReplySource>),
-    /// Of which families other programs have IPsec policies, which direct sockets must be exempt from.
-    Exempt(PerFamily<bool>),
-    /// Media leaves by other uplinks from now on.
+pub(super) enum DriverMessage {
+    /// Requests a snapshot without mappings and connections.
+    Snapshot(oneshot::Sender<DriverSnapshot>),
+    /// Requests the mappings and connections of a page.
+    Mappings(MappingPage, oneshot::Sender<MappingPage>),
+    /// Replaces the source addresses of replies.
+    ReplySources(Vec<ReplySource>),
+    /// Address families for which direct sockets need an IPsec bypass.
+    IpsecBypass(PerFamily<bool>),
+    /// Replaces the uplinks, and the sockets of the given families.
     Uplinks(SocketFactories, Moves),
-    /// A family's uplink, which was gone, is there again.
-    UplinkIsBack(Family),
-    /// The size of the largest packet that applications get, and a gateway's clients.
+    /// The uplink of a family is available again, unchanged.
+    UplinkRestored(Family),
+    /// The largest packet for applications and a gateway's clients, in bytes.
     Mtu(u16),
-    /// The service manager wants to know that packets are carried.
+    /// Notifies the service manager that the packet loop runs.
     Heartbeat,
-    /// Another policy is in force from now on.
+    /// Replaces the policy.
     Policy(Arc<Policy>),
-    /// What surrounds the data path has changed.
+    /// Replaces the state of everything but the data path.
     ServiceState(Box<ServiceState>),
 }
 
-/// How a shift ended.
+/// The reason for the end of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shift {
-    /// Another thread takes over.
-    Relieved,
-    /// The shell is gone.
-    Last,
+enum RunOutcome {
+    /// The real-time budget is exhausted, or full again: the other thread continues.
+    BudgetExhausted,
+    /// The second thread has ended.
+    ShutDown,
 }
 
-/// Engine, device and relay, and the buffers between them.
+/// Engine, device and relays, and the buffers between them.
 pub(super) struct Driver<D> {
     engine: Engine,
     device: D,
@@ -99,13 +96,13 @@ pub(super) struct Driver<D> {
     connections: TcpRelay,
     outbox: Outbox,
     packet: Box<[u8]>,
-    situation: ServiceState,
-    troubles: KernelErrors,
-    /// Told when a firewall seems to forbid sending.
-    alarm: Arc<Notify>,
-    events: Events,
-    /// Whether nothing was left in the TUN.
-    device_is_empty: bool,
+    service_state: ServiceState,
+    kernel_errors: KernelErrors,
+    /// Notified when sending fails as a firewall makes it fail.
+    firewall_suspected: Arc<Notify>,
+    events: EventLog,
+    /// Whether the last read emptied the TUN's queue.
+    is_device_empty: bool,
 }
 
 impl<D: PacketDevice> Driver<D> {
@@ -113,9 +110,9 @@ impl<D: PacketDevice> Driver<D> {
         engine: Engine,
         device: D,
         (relay, connections): (UdpRelay, TcpRelay),
-        situation: ServiceState,
-        alarm: Arc<Notify>,
-        events: Events,
+        service_state: ServiceState,
+        firewall_suspected: Arc<Notify>,
+        events: EventLog,
     ) -> Self {
         Self {
             engine,
@@ -124,22 +121,21 @@ impl<D: PacketDevice> Driver<D> {
             connections,
             outbox: Outbox::default(),
             packet: vec![0; LARGEST].into_boxed_slice(),
-            situation,
-            troubles: KernelErrors::default(),
-            alarm,
+            service_state,
+            kernel_errors: KernelErrors::default(),
+            firewall_suspected,
             events,
-            device_is_empty: true,
+            is_device_empty: true,
         }
     }
 
-    /// Carries packets until the device is lost or the shell is gone. A shift ends before that when it is another
-    /// thread's turn.
+    /// Forwards packets until the device fails or the second thread ends.
     ///
     /// # Errors
-    /// When the device or an epoll set fails: nothing can be carried any more.
+    /// When the device or an epoll set fails.
     pub(super) fn run(
         &mut self,
-        mailbox: &mut Mailbox<Message>,
+        receiver: &mut Receiver<DriverMessage>,
         mut realtime: Realtime,
     ) -> io::Result<()>
     where
@@ -147,91 +143,91 @@ impl<D: PacketDevice> Driver<D> {
     {
         self.relay.watch(DEVICE, &self.device)?;
         self.relay.watch(CONNECTIONS, &self.connections)?;
-        self.relay.watch(MAILBOX, &*mailbox)?;
+        self.relay.watch(CHANNEL, &*receiver)?;
         loop {
-            let shift = realtime.shift(|realtime| self.shift(mailbox, realtime))?;
-            if shift == Shift::Last {
+            let outcome = realtime.run(|realtime| self.run_until(receiver, realtime))?;
+            if outcome == RunOutcome::ShutDown {
                 return Ok(());
             }
         }
     }
 
-    fn shift(
+    /// Forwards packets until the thread has to change, or the service ends.
+    fn run_until(
         &mut self,
-        mailbox: &mut Mailbox<Message>,
+        receiver: &mut Receiver<DriverMessage>,
         realtime: &mut Realtime,
-    ) -> io::Result<Shift> {
+    ) -> io::Result<RunOutcome> {
         loop {
-            let time = if self.connections.has_ready() || self.is_bypass_pending() {
+            let timeout = if self.connections.has_ready() || self.is_bypass_pending() {
                 Some(Duration::ZERO)
             } else {
                 let due = self.engine.poll_timeout();
                 due.map(|due| due.saturating_duration_since(Instant::now()))
             };
-            let found = self.relay.wait(time)?;
+            let ready = self.relay.wait(timeout)?;
             let now = Instant::now();
-            self.wake(found, now)?;
-            if found.has(MAILBOX) {
-                match mailbox.take() {
-                    Post::Letter(message) => self.obey(message, realtime, now),
-                    Post::Nothing => {}
-                    Post::Closed => return Ok(Shift::Last),
+            self.wake(ready, now)?;
+            if ready.has(CHANNEL) {
+                match receiver.try_recv() {
+                    TryRecv::Message(message) => self.handle_message(message, realtime, now),
+                    TryRecv::Empty => {}
+                    TryRecv::Closed => return Ok(RunOutcome::ShutDown),
                 }
             }
-            if realtime.look(now) {
-                return Ok(Shift::Relieved);
+            if realtime.is_change_due(now) {
+                return Ok(RunOutcome::BudgetExhausted);
             }
         }
     }
 
-    /// Does what one wake-up does with packets.
-    fn wake(&mut self, found: ReadyEvents, now: Instant) -> io::Result<()> {
+    /// Handles the timers and packets of one wake-up.
+    fn wake(&mut self, ready: ReadyEvents, now: Instant) -> io::Result<()> {
         if self.engine.poll_timeout().is_some_and(|due| due <= now) {
             self.engine.handle_timeout(now, &mut self.outbox);
         }
         let mut packets = 0;
-        self.device_is_empty = true;
-        if found.has(DEVICE) || found.is_full() {
-            packets = self.take_from_device(now)?;
+        self.is_device_empty = true;
+        if ready.has(DEVICE) || ready.is_full() {
+            packets = self.read_device(now)?;
         }
-        self.take_from_relay(packets, now)?;
-        if found.has(CONNECTIONS) {
-            self.take_from_connections(now)?;
+        self.read_sockets(packets, now)?;
+        if ready.has(CONNECTIONS) {
+            self.advance_connections(now)?;
         }
         self.flush(now);
         self.relay.bypass_next_batch();
         self.connections.bypass_next_batch();
-        if self.troubles.take_suspicion() {
-            self.alarm.notify_one();
+        if self.kernel_errors.take_firewall_suspicion() {
+            self.firewall_suspected.notify_one();
         }
         Ok(())
     }
 
-    /// Whether sockets are still to be exempted from IPsec policies: some at each wake-up, and nobody sleeps meanwhile.
+    /// Whether sockets still wait for their IPsec bypass. Each wake-up sets some; the loop does not sleep meanwhile.
     fn is_bypass_pending(&self) -> bool {
         self.relay.is_bypass_pending() || self.connections.is_bypass_pending()
     }
 
-    /// Takes what waits in the TUN, at most [`BUDGET`] packets and no more than [`SOCKETS`] allow, and answers how many they
-    /// were.
-    fn take_from_device(&mut self, now: Instant) -> io::Result<usize> {
-        let mut taken = 0;
-        while taken < BUDGET && self.outbox.openings() < SOCKETS {
+    /// Reads at most [`BUDGET`] packets from the TUN, fewer if they open [`OPENINGS`] sockets, and returns their number.
+    fn read_device(&mut self, now: Instant) -> io::Result<usize> {
+        let mut count = 0;
+        while count < BUDGET && self.outbox.openings() < OPENINGS {
             match self.device.try_recv(&mut self.packet) {
                 Ok(length) => self
                     .engine
                     .handle_tun(&self.packet[..length], now, &mut self.outbox),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(taken),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(count),
                 Err(error) => return Err(error),
             }
-            taken += 1;
+            count += 1;
         }
-        self.device_is_empty = false;
-        Ok(taken)
+        self.is_device_empty = false;
+        Ok(count)
     }
 
-    /// Takes what came in for mappings: a datagram of each ready socket, and as much as the TUN had if there is as much.
-    fn take_from_relay(&mut self, share: usize, now: Instant) -> io::Result<()> {
+    /// Reads a datagram from each ready socket, and as many as came from the TUN.
+    fn read_sockets(&mut self, share: usize, now: Instant) -> io::Result<()> {
         let Self {
             engine,
             relay,
@@ -249,7 +245,7 @@ impl<D: PacketDevice> Driver<D> {
         })
     }
 
-    fn take_from_connections(&mut self, now: Instant) -> io::Result<()> {
+    fn advance_connections(&mut self, now: Instant) -> io::Result<()> {
         let Self {
             engine,
             connections,
@@ -270,16 +266,16 @@ impl<D: PacketDevice> Driver<D> {
         if self.outbox.is_empty() && !self.connections.has_ready() {
             return;
         }
-        let mut streams = if self.device_is_empty {
+        let mut streams = if self.is_device_empty {
             STREAMS
         } else {
             STREAMS_UNDER_LOAD
         };
         let (mut command, mut transmit) = (0, 0);
         loop {
-            // Carrying out one command may give others, and so may a datagram that was refused or returned.
-            while let Some(&order) = self.outbox.commands().get(command) {
-                self.execute(order, now);
+            // A command may add commands, and so may a datagram that was refused or returned.
+            while let Some(&next) = self.outbox.commands().get(command) {
+                self.execute(next, now);
                 command += 1;
             }
             if transmit < self.outbox.transmit_count() {
@@ -299,8 +295,8 @@ impl<D: PacketDevice> Driver<D> {
             if self.outbox.commands().len() != command || self.outbox.transmit_count() != transmit {
                 continue;
             }
-            // Streams come last, behind the datagrams of this wake-up.
-            if streams == 0 || !self.carry(now) {
+            // Streams come after the datagrams of this wake-up.
+            if streams == 0 || !self.pump(now) {
                 break;
             }
             streams -= 1;
@@ -355,30 +351,30 @@ impl<D: PacketDevice> Driver<D> {
         self.outbox.clear();
     }
 
-    /// Notes that a socket was opened: one of the tunnel says nothing about the uplink.
+    /// Records that a socket was opened. A tunnel socket says nothing about the uplink.
     fn opened(&mut self, egress: Egress, now: Instant) {
         if egress == Egress::Direct {
-            self.troubles.opened(now);
+            self.kernel_errors.opened(now);
         }
     }
 
-    /// Sends the datagram at a place in the outbox.
+    /// Sends the datagram at an index of the outbox.
     fn send(&mut self, at: usize, now: Instant) {
         let Some((transmit, payload)) = self.outbox.transmit_at(at) else {
             return;
         };
         let egress = transmit.egress;
         let Err(error) = self.relay.send(transmit, payload) else {
-            // What the tunnel takes says nothing about the uplink.
+            // A datagram in the tunnel says nothing about the uplink.
             if egress == Egress::Direct {
-                self.troubles.sent(now);
+                self.kernel_errors.sent(now);
             }
             return;
         };
         let icmp_error = error.to_icmp_error();
-        // Without a socket: it could not be opened, which is counted already.
+        // A missing socket was counted when it could not be opened.
         if let SendError::Refused(error) = error {
-            self.troubles.send_refused(&error, now);
+            self.kernel_errors.send_refused(&error, now);
             self.engine
                 .handle_send_failed(at, icmp_error, now, &mut self.outbox);
         }
@@ -406,7 +402,7 @@ impl<D: PacketDevice> Driver<D> {
                         now,
                         &mut self.outbox,
                     );
-                    self.troubles.open_failed(&error, now);
+                    self.kernel_errors.open_failed(&error, now);
                 }
             },
             SocketCommand::Close { mapping } => self.relay.close(mapping),
@@ -424,7 +420,7 @@ impl<D: PacketDevice> Driver<D> {
                 Err(error) => {
                     debug!(%connection, %error, "could not start to connect");
                     let connect_error = error.to_connect_error();
-                    self.troubles.open_failed(&error, now);
+                    self.kernel_errors.open_failed(&error, now);
                     self.engine
                         .handle_connect_failed(connection, connect_error, &mut self.outbox);
                 }
@@ -437,8 +433,8 @@ impl<D: PacketDevice> Driver<D> {
         }
     }
 
-    /// Carries the stream that has waited for longest. Answers whether there was one.
-    fn carry(&mut self, now: Instant) -> bool {
+    /// Pumps the stream that has waited longest. Returns whether there was one.
+    fn pump(&mut self, now: Instant) -> bool {
         let Self {
             engine,
             connections,
@@ -450,52 +446,53 @@ impl<D: PacketDevice> Driver<D> {
             .is_some()
     }
 
-    /// Has mappings leave by another uplink, as far as they must move: nothing is sent by the former one any more, and each
-    /// mapping gets its other socket when it sends, or part by part. The application notices no more than that its address
-    /// outside has changed, which ICE is made for. TCP connections end: they cannot move.
-    fn follow(&mut self, binders: SocketFactories, moves: Moves, now: Instant) {
+    /// Switches mappings to other uplinks. Nothing is sent through the previous ones any more.
+    ///
+    /// A mapping gets its new socket when it sends, or in batches. The application sees only a new outside address, which
+    /// ICE handles. TCP connections end, because they cannot move.
+    fn switch_uplinks(&mut self, factories: SocketFactories, moves: Moves, now: Instant) {
         let moves = |family| moves[family];
-        self.connections.rebind(binders.clone());
-        self.relay.rebind(binders, moves);
-        self.troubles.forgive();
+        self.connections.rebind(factories.clone());
+        self.relay.rebind(factories, moves);
+        self.kernel_errors.clear_warnings();
         self.engine
             .handle_uplink_changed(moves, now, &mut self.outbox);
         self.flush(now);
     }
 
-    fn obey(&mut self, message: Message, realtime: &Realtime, now: Instant) {
+    fn handle_message(&mut self, message: DriverMessage, realtime: &Realtime, now: Instant) {
         match message {
-            Message::Look(reply) => {
-                let view = View {
-                    situation: self.situation.clone(),
-                    snapshot: self.engine.snapshot(now),
-                    troubles: self.troubles.clone(),
+            DriverMessage::Snapshot(reply) => {
+                let snapshot = DriverSnapshot {
+                    service_state: self.service_state.clone(),
+                    engine: self.engine.snapshot(now),
+                    kernel_errors: self.kernel_errors.clone(),
                     overflowed: self.relay.overflowed(),
                     scheduling: (realtime.class(), realtime.counts()),
                     now,
                 };
-                // Who asked may have gone meanwhile.
-                let _ = reply.send(view);
+                // The client may have closed its connection.
+                let _ = reply.send(snapshot);
             }
-            Message::Turn(mut page, reply) => {
+            DriverMessage::Mappings(mut page, reply) => {
                 page.fill(&self.engine, now);
                 let _ = reply.send(page);
             }
-            Message::Exempt(families) => {
+            DriverMessage::IpsecBypass(families) => {
                 self.relay.set_ipsec_bypass(families);
                 self.connections.set_ipsec_bypass(families);
             }
-            Message::Uplinks(binders, moves) => self.follow(binders, moves, now),
-            Message::UplinkIsBack(family) => {
+            DriverMessage::Uplinks(factories, moves) => self.switch_uplinks(factories, moves, now),
+            DriverMessage::UplinkRestored(family) => {
                 let Self { engine, outbox, .. } = self;
                 engine.handle_uplink_restored(family, now, outbox);
                 self.flush(now);
             }
-            Message::Heartbeat => systemd::alive(),
-            Message::Policy(policy) => self.engine.set_policy(policy),
-            Message::Mtu(mtu) => self.engine.set_mtu(mtu),
-            Message::Aliases(aliases) => self.engine.set_reply_sources(aliases),
-            Message::ServiceState(situation) => self.situation = *situation,
+            DriverMessage::Heartbeat => systemd::notify_alive(),
+            DriverMessage::Policy(policy) => self.engine.set_policy(policy),
+            DriverMessage::Mtu(mtu) => self.engine.set_mtu(mtu),
+            DriverMessage::ReplySources(sources) => self.engine.set_reply_sources(sources),
+            DriverMessage::ServiceState(service_state) => self.service_state = *service_state,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::control::{EventKind, State, Status};
 
-use super::events::Events;
+use super::events::EventLog;
 
 /// The state and the warnings at the last check, the warnings by their text without figures.
 #[derive(Debug, Default)]
@@ -15,7 +15,7 @@ pub(super) struct Health {
 
 impl Health {
     /// Records the differences from the last check.
-    pub(super) fn update(&mut self, status: &Status, events: &Events) {
+    pub(super) fn update(&mut self, status: &Status, events: &EventLog) {
         if status.state != self.state {
             let reason = format!("previously {}", self.state.name());
             events.record(EventKind::StateChanged, status.state.name(), reason);
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn each_change_is_recorded_once() {
         let dir = tempfile::tempdir().expect("the temporary directory is writable");
-        let (events, mut health) = (Events::open(dir.path()), Health::default());
+        let (events, mut health) = (EventLog::open(dir.path()), Health::default());
         let mut update = |state, warnings: &[&str]| {
             let last = events.after(u64::MAX).last_sequence;
             let warnings = warnings.iter().map(|it| (*it).to_owned()).collect();

@@ -1,4 +1,4 @@
-//! What the kernel refused, how often, and what to do about it.
+//! Errors of the kernel when sending or opening sockets: counts, warnings and remedies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,120 +10,118 @@ use nix::errno::Errno;
 
 use crate::relay::SocketOpenError;
 
-/// How long nothing may have been refused before a success ends a warning. Some destinations may be refused while others
-/// are not: shorter, and the warning would come and go.
-const QUIET: Duration = Duration::from_secs(10);
+/// Time without an error after which a success ends a warning. Some destinations may fail while others do not.
+const QUIET_PERIOD: Duration = Duration::from_secs(10);
 
-/// What was refused, and for which reason: the kernel's number. There are no more of these than numbers.
+/// A failed operation with its error number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Trouble {
+enum KernelError {
     Send(i32),
     Open(i32),
     NoUplink,
 }
 
-/// All refusals since the start.
+/// All errors since the start.
 #[derive(Clone, Debug, Default)]
 pub(super) struct KernelErrors {
-    seen: BTreeMap<Trouble, Tally>,
-    /// Whether there is anything to be warned of: the packet path looks at this alone.
-    are_current: bool,
-    /// A firewall is to be asked about.
-    is_suspicious: bool,
+    counts: BTreeMap<KernelError, ErrorCount>,
+    /// Whether there is a warning. The packet path checks only this.
+    has_warnings: bool,
+    /// Whether an error looks like a firewall's.
+    is_firewall_suspected: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Tally {
+struct ErrorCount {
     times: u64,
-    /// When it was last refused, until that is over.
-    current: Option<Instant>,
+    /// The time of the last error, while there is a warning.
+    last: Option<Instant>,
 }
 
 impl KernelErrors {
-    /// The kernel refused to send a datagram.
+    /// Records that sending failed.
     pub(super) fn send_refused(&mut self, error: &io::Error, now: Instant) {
-        self.note(Trouble::Send(number(error)), now);
+        self.record(KernelError::Send(errno(error)), now);
     }
 
-    /// The kernel sent a datagram: what it refused a while ago, it refuses no longer.
+    /// Records that sending succeeded, which ends old warnings about sending.
     pub(super) fn sent(&mut self, now: Instant) {
-        self.end(now, |it| matches!(it, Trouble::Send(_)));
+        self.end_warnings(now, |it| matches!(it, KernelError::Send(_)));
     }
 
-    /// The kernel refused to open a socket.
+    /// Records that opening a socket failed.
     pub(super) fn open_failed(&mut self, error: &SocketOpenError, now: Instant) {
-        let trouble = match error {
-            SocketOpenError::NoUplink => Trouble::NoUplink,
-            SocketOpenError::Setup(error) => Trouble::Open(number(&error.source)),
+        let error = match error {
+            SocketOpenError::NoUplink => KernelError::NoUplink,
+            SocketOpenError::Setup(error) => KernelError::Open(errno(&error.source)),
         };
-        self.note(trouble, now);
+        self.record(error, now);
     }
 
-    /// The kernel opened a socket, likewise.
+    /// Records that a socket was opened, which ends old warnings about opening.
     pub(super) fn opened(&mut self, now: Instant) {
-        self.end(now, |it| !matches!(it, Trouble::Send(_)));
+        self.end_warnings(now, |it| !matches!(it, KernelError::Send(_)));
     }
 
-    /// Whether anything was refused as a firewall refuses it since this was last asked.
-    pub(super) fn take_suspicion(&mut self) -> bool {
-        mem::take(&mut self.is_suspicious)
+    /// Whether an error looked like a firewall's since the last call.
+    pub(super) fn take_firewall_suspicion(&mut self) -> bool {
+        mem::take(&mut self.is_firewall_suspected)
     }
 
-    /// There is another uplink: what the old one refused is no reason for a warning any more.
-    pub(super) fn forgive(&mut self) {
-        for tally in self.seen.values_mut() {
-            tally.current = None;
+    /// Ends all warnings, because the uplink changed.
+    pub(super) fn clear_warnings(&mut self) {
+        for count in self.counts.values_mut() {
+            count.last = None;
         }
-        self.are_current = false;
+        self.has_warnings = false;
     }
 
-    /// How often what was refused, by name.
-    pub(super) fn counts(&self) -> BTreeMap<String, u64> {
-        let seen = self.seen.iter();
-        seen.map(|(it, tally)| (it.label(), tally.times)).collect()
-    }
-
-    /// A sentence for each current trouble, with what to do.
-    pub(super) fn warnings(&self) -> BTreeSet<String> {
-        let current = self
-            .seen
-            .iter()
-            .filter(|(_, tally)| tally.current.is_some());
-        current
-            .map(|(it, tally)| format!("{it}, count {}. {}", tally.times, it.advice()))
+    /// The number of errors by label.
+    pub(super) fn by_label(&self) -> BTreeMap<String, u64> {
+        let counts = self.counts.iter();
+        counts
+            .map(|(it, count)| (it.label(), count.times))
             .collect()
     }
 
-    fn note(&mut self, trouble: Trouble, now: Instant) {
-        let tally = self.seen.entry(trouble).or_default();
-        tally.times += 1;
-        tally.current = Some(now);
-        self.are_current = true;
-        self.is_suspicious |= trouble.is_of_a_firewall();
+    /// A warning with its remedy for each current error.
+    pub(super) fn warnings(&self) -> BTreeSet<String> {
+        let current = self.counts.iter().filter(|(_, count)| count.last.is_some());
+        current
+            .map(|(it, count)| format!("{it}, count {}. {}", count.times, it.advice()))
+            .collect()
     }
 
-    /// Ends what is of a kind and was last refused long enough ago.
-    fn end(&mut self, now: Instant, is_meant: impl Fn(&Trouble) -> bool) {
-        if !self.are_current {
+    fn record(&mut self, error: KernelError, now: Instant) {
+        let count = self.counts.entry(error).or_default();
+        count.times += 1;
+        count.last = Some(now);
+        self.has_warnings = true;
+        self.is_firewall_suspected |= error.is_firewall_like();
+    }
+
+    /// Ends old warnings about errors of a kind.
+    fn end_warnings(&mut self, now: Instant, is_of_kind: impl Fn(&KernelError) -> bool) {
+        if !self.has_warnings {
             return;
         }
-        for (trouble, tally) in &mut self.seen {
-            let is_over = |last: Instant| now.saturating_duration_since(last) >= QUIET;
-            tally
-                .current
-                .take_if(|last| is_meant(trouble) && is_over(*last));
+        for (error, count) in &mut self.counts {
+            let is_over = |last: Instant| now.saturating_duration_since(last) >= QUIET_PERIOD;
+            count
+                .last
+                .take_if(|last| is_of_kind(error) && is_over(*last));
         }
-        self.are_current = self.seen.values().any(|tally| tally.current.is_some());
+        self.has_warnings = self.counts.values().any(|count| count.last.is_some());
     }
 }
 
-fn number(error: &io::Error) -> i32 {
+fn errno(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(0)
 }
 
-impl Trouble {
-    /// Whether this is what a firewall does.
-    fn is_of_a_firewall(self) -> bool {
+impl KernelError {
+    /// Whether a firewall causes this error.
+    fn is_firewall_like(self) -> bool {
         let Self::Send(number) = self else {
             return false;
         };
@@ -179,7 +177,7 @@ impl Trouble {
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for KernelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (operation, number) = match self {
             Self::Send(number) => ("Sending a packet failed", number),
@@ -196,7 +194,7 @@ mod tests {
     use super::*;
     use crate::relay::{SetupStep, SocketSetupError};
 
-    fn refused_socket(errno: Errno) -> SocketOpenError {
+    fn failed_open(errno: Errno) -> SocketOpenError {
         SocketOpenError::Setup(SocketSetupError {
             device: "wlan0".to_owned(),
             step: SetupStep::Create,
@@ -205,8 +203,8 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_is_counted_by_itself_and_says_what_to_do() {
-        let (mut troubles, now) = (KernelErrors::default(), Instant::now());
+    fn each_error_has_a_count_and_a_remedy() {
+        let (mut kernel_errors, now) = (KernelErrors::default(), Instant::now());
         let sends = [
             Errno::EPERM,
             Errno::ENOBUFS,
@@ -215,24 +213,24 @@ mod tests {
             Errno::ENODEV,
         ];
         for errno in sends {
-            troubles.send_refused(&errno.into(), now);
+            kernel_errors.send_refused(&errno.into(), now);
         }
-        troubles.send_refused(&Errno::EPERM.into(), now);
+        kernel_errors.send_refused(&Errno::EPERM.into(), now);
         for errno in [
             Errno::EMFILE,
             Errno::ENFILE,
             Errno::EADDRINUSE,
             Errno::EPERM,
         ] {
-            troubles.open_failed(&refused_socket(errno), now);
+            kernel_errors.open_failed(&failed_open(errno), now);
         }
-        troubles.open_failed(&SocketOpenError::NoUplink, now);
-        let counts = troubles.counts();
+        kernel_errors.open_failed(&SocketOpenError::NoUplink, now);
+        let counts = kernel_errors.by_label();
         assert_eq!((counts["send_eperm"], counts["open_emfile"]), (2, 1));
         assert_eq!(counts["open_no_uplink"], 1);
         assert_eq!(counts.len(), 10);
 
-        let warnings = troubles.warnings();
+        let warnings = kernel_errors.warnings();
         assert_eq!(warnings.len(), 10);
         let says = |what: &str, todo: &str| {
             let mut lines = warnings.iter();
@@ -244,42 +242,42 @@ mod tests {
     }
 
     #[test]
-    fn a_firewall_is_suspected_of_what_firewalls_do() {
-        let (mut troubles, start) = (KernelErrors::default(), Instant::now());
-        troubles.open_failed(&refused_socket(Errno::EPERM), start);
-        troubles.send_refused(&Errno::ENETUNREACH.into(), start);
-        assert!(!troubles.take_suspicion());
-        troubles.send_refused(&Errno::EPERM.into(), start);
-        assert!(troubles.take_suspicion());
-        assert!(!troubles.take_suspicion(), "it was told");
+    fn a_firewall_is_suspected_only_for_its_errors() {
+        let (mut kernel_errors, start) = (KernelErrors::default(), Instant::now());
+        kernel_errors.open_failed(&failed_open(Errno::EPERM), start);
+        kernel_errors.send_refused(&Errno::ENETUNREACH.into(), start);
+        assert!(!kernel_errors.take_firewall_suspicion());
+        kernel_errors.send_refused(&Errno::EPERM.into(), start);
+        assert!(kernel_errors.take_firewall_suspicion());
+        assert!(!kernel_errors.take_firewall_suspicion(), "it was taken");
     }
 
     #[test]
-    fn another_uplink_ends_the_warnings_and_no_count() {
-        let mut troubles = KernelErrors::default();
-        troubles.send_refused(&Errno::ENETDOWN.into(), Instant::now());
-        troubles.forgive();
-        assert!(troubles.warnings().is_empty());
-        assert_eq!(troubles.counts()["send_enetdown"], 1);
+    fn a_new_uplink_ends_the_warnings_and_keeps_the_counts() {
+        let mut kernel_errors = KernelErrors::default();
+        kernel_errors.send_refused(&Errno::ENETDOWN.into(), Instant::now());
+        kernel_errors.clear_warnings();
+        assert!(kernel_errors.warnings().is_empty());
+        assert_eq!(kernel_errors.by_label()["send_enetdown"], 1);
     }
 
     #[test]
-    fn success_ends_the_warnings_of_its_kind_after_a_while() {
-        let (mut troubles, start) = (KernelErrors::default(), Instant::now());
-        let warned = |troubles: &KernelErrors| troubles.warnings().len();
-        troubles.send_refused(&Errno::EPERM.into(), start);
-        troubles.open_failed(&refused_socket(Errno::EMFILE), start);
-        troubles.sent(start + QUIET / 2);
-        assert_eq!(warned(&troubles), 2, "others may still be refused");
-        troubles.send_refused(&Errno::EPERM.into(), start + QUIET / 2);
-        troubles.sent(start + QUIET);
-        assert_eq!(warned(&troubles), 2, "one of them was");
-        troubles.sent(start + QUIET * 3 / 2);
-        assert_eq!(warned(&troubles), 1, "a socket was not opened yet");
-        troubles.opened(start + QUIET * 3 / 2);
-        assert_eq!(warned(&troubles), 0);
-        assert_eq!(troubles.counts()["send_eperm"], 2);
-        troubles.send_refused(&Errno::EPERM.into(), start + QUIET * 2);
-        assert_eq!(warned(&troubles), 1, "it is back");
+    fn success_ends_the_warnings_of_its_kind_after_a_quiet_period() {
+        let (mut kernel_errors, start) = (KernelErrors::default(), Instant::now());
+        let warned = |kernel_errors: &KernelErrors| kernel_errors.warnings().len();
+        kernel_errors.send_refused(&Errno::EPERM.into(), start);
+        kernel_errors.open_failed(&failed_open(Errno::EMFILE), start);
+        kernel_errors.sent(start + QUIET_PERIOD / 2);
+        assert_eq!(warned(&kernel_errors), 2, "others may still be refused");
+        kernel_errors.send_refused(&Errno::EPERM.into(), start + QUIET_PERIOD / 2);
+        kernel_errors.sent(start + QUIET_PERIOD);
+        assert_eq!(warned(&kernel_errors), 2, "one of them was");
+        kernel_errors.sent(start + QUIET_PERIOD * 3 / 2);
+        assert_eq!(warned(&kernel_errors), 1, "a socket was not opened yet");
+        kernel_errors.opened(start + QUIET_PERIOD * 3 / 2);
+        assert_eq!(warned(&kernel_errors), 0);
+        assert_eq!(kernel_errors.by_label()["send_eperm"], 2);
+        kernel_errors.send_refused(&Errno::EPERM.into(), start + QUIET_PERIOD * 2);
+        assert_eq!(warned(&kernel_errors), 1, "it is back");
     }
 }

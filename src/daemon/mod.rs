@@ -1,31 +1,32 @@
-//! The service: lifecycle and the driver loop.
+//! The service: start and end, the packet loop, and reconciliation.
 //!
 //! # Theory of operation
 //!
-//! Two threads. The *driver* owns engine, device and relay and carries packets: on the first thread, which does nothing
-//! else, in real time where that is permitted (`realtime`). The *steward* owns what surrounds them, in the runtime of the
-//! other thread: it watches the kernel and keeps our rules in force and ahead, follows the calendar, and listens to
-//! signals. It talks to the driver through a mailbox and never touches a packet; neither waits for the other.
+//! Two threads. The first one runs the packet loop ([`driver`]), in real time where that is permitted ([`realtime`]). It
+//! owns engine, device and relays. The second thread has the runtime: the [`reconciler`] keeps rules and routes as
+//! desired, the [`request_handler`] serves the control socket. It sends messages to the packet loop and never touches a
+//! packet.
 //!
-//! Things are acquired in the order in which it is safe to lose them, and reverted in reverse: rules come last, because
-//! they are what takes effect. See [`crate::manual::operating`].
+//! Resources are acquired in the order in which they can be lost safely: rules come last, because they take effect. See
+//! [`crate::manual::operating`].
 
 mod allocator;
-mod answers;
+mod blocked_clients;
 mod channel;
-mod clients;
-mod conflict;
+mod component_settings;
+mod conflict_backoff;
 mod driver;
 mod events;
-mod firewall;
+mod firewall_state;
 mod health;
 mod kernel_errors;
 mod lifecycle;
-mod limits;
+mod limit_warnings;
 mod privileges;
 mod realtime;
 mod reconciler;
 mod reload;
+mod request_handler;
 mod schedule;
 mod service_state;
 mod sleep;
@@ -53,68 +54,67 @@ use crate::steering::{self, Leftovers};
 
 use realtime::Realtime;
 
+pub(crate) use component_settings::{routing_ids, uplink_preferences};
 pub use events::read_events;
-pub(crate) use lifecycle::{numbers, preferences};
 
-/// What the command line says beside the configuration.
+/// Options of the command line outside the configuration.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where events are kept; none: in the runtime directory.
+    /// The directory of the event store; none: the runtime directory.
     pub state_dir: Option<PathBuf>,
-    /// Where the control socket and the journal are.
+    /// The directory of the control socket and of the saved sysctls.
     pub runtime_dir: PathBuf,
 }
 
-/// Removes what a killed service left behind: ours, and nothing else.
+/// Removes the rules, routes and settings of a killed service, and nothing else.
 ///
 /// # Errors
-/// What could not be removed; the rest is.
+/// Everything that could not be removed. The rest is removed.
 pub fn cleanup(config: &Config, runtime_dir: &Path) -> anyhow::Result<Leftovers> {
-    let numbers = lifecycle::numbers(config);
-    Ok(runtime()?.block_on(steering::cleanup(runtime_dir, &numbers))?)
+    let ids = routing_ids(config);
+    Ok(runtime()?.block_on(steering::cleanup(runtime_dir, &ids))?)
 }
 
-/// Finds the uplink that the service would choose now for a family; none when there is none, or none can be seen.
+/// Returns the uplink that the service would select now for a family; none if there is none or the kernel cannot be read.
 #[must_use]
 pub fn find_uplink(config: &Config, family: Family) -> Option<String> {
-    let numbers = lifecycle::numbers(config);
+    let ids = routing_ids(config);
     let observed = runtime()
         .ok()?
         .block_on(async { Rtnetlink::open()?.observe().await })
         .ok()?;
-    uplink::choose(&observed, numbers.protocol, &lifecycle::preferences(config)).ok()?[family]
+    uplink::choose(&observed, ids.protocol, &uplink_preferences(config)).ok()?[family]
         .take()
         .map(|uplink| uplink.name)
 }
 
-/// Runs the service until a signal ends it, and reverts everything. A reload reads the configuration from `source`; an
-/// error of it leaves in force what is.
+/// Runs the service until SIGINT or SIGTERM, and removes everything. A reload reads the configuration from `source`.
 ///
 /// # Errors
-/// What could not be acquired, carried on, or reverted.
+/// Errors of the start, of the run and of the end.
 pub fn run(
     config: &Config,
     options: &Options,
     source: impl Fn() -> anyhow::Result<Config> + Send + 'static,
 ) -> anyhow::Result<()> {
-    allocator::give_back();
-    let realtime = Realtime::take(config.relay().realtime);
-    let (carriers, carrier) = sync_channel(1);
+    allocator::return_large_allocations();
+    let realtime = Realtime::enable(config.relay().realtime);
+    let (sender, packet_thread) = sync_channel(1);
     thread::scope(|scope| {
-        let shell = thread::Builder::new().name("shell".to_owned());
-        let shell = shell.spawn_scoped(scope, move || {
-            runtime()?.block_on(lifecycle::live(config, options, Box::new(source), carriers))
+        let second = thread::Builder::new().name("shell".to_owned());
+        let second = second.spawn_scoped(scope, move || {
+            runtime()?.block_on(lifecycle::run(config, options, Box::new(source), sender))
         });
-        let shell = shell.context("could not start a thread")?;
-        // None comes when something could not be acquired.
-        if let Ok(carrier) = carrier.recv() {
-            carrier.carry(realtime);
+        let second = second.context("could not start a thread")?;
+        // There is none when the start failed.
+        if let Ok(packet_thread) = packet_thread.recv() {
+            packet_thread.run(realtime);
         }
-        shell.join().unwrap_or_else(|panic| resume_unwind(panic))
+        second.join().unwrap_or_else(|panic| resume_unwind(panic))
     })
 }
 
-/// Today in UTC, so that a fleet of laptops switches at the same moment.
+/// The date in UTC, so that all laptops switch policies at the same moment.
 #[must_use]
 pub fn today() -> Date {
     Timestamp::now().to_zoned(TimeZone::UTC).date()

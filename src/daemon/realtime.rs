@@ -1,22 +1,17 @@
-//! Real-time scheduling of the thread that carries packets, within a budget.
+//! Real-time scheduling of the packet thread, within a budget.
 //!
 //! # Theory of operation
 //!
-//! What a voice packet waits for on a busy machine is the CPU: without this, its slowest percent come later by the time
-//! slice of whoever computes. So the process's first thread carries packets and does nothing else, under `SCHED_FIFO` at
-//! priority 1, the lowest: before every ordinary program, behind sound servers and the kernel's interrupts. The service
-//! manager gives it that rank (`CPUSchedulingPolicy=`), or it takes it by itself while it has the privilege.
+//! On a busy machine a packet waits for the CPU. So the first thread runs the packet loop under `SCHED_FIFO` at priority
+//! 1, the lowest: before ordinary programs, behind sound servers and kernel interrupts. The service manager sets this
+//! (`CPUSchedulingPolicy=`), or the thread does while it has the privilege. It is reset on fork, so that all other
+//! threads are ordinary.
 //!
-//! The rank is reset on fork: every other thread is an ordinary one, and so is whoever stands in below.
+//! **Budget.** A real-time thread must not freeze a machine with one core. Once per [`WINDOW`] the thread checks its CPU
+//! time. If that exceeds [`SHARE`], an ordinary fallback thread runs the packet loop for [`FALLBACK_TIME`], while the
+//! first thread sleeps. The thread does not change its own class: the unit's filter forbids that system call.
 //!
-//! **Budget.** A thread that outranks all others must not freeze a machine of one core. At a wake-up in each
-//! [`WINDOW`] the thread looks at the CPU time that it has used; if that was more than [`SHARE`] of the window, an
-//! ordinary thread stands in for [`REST`] and competes like any other program, while the first one sleeps. Twice the
-//! load that one core can carry thus takes a twelfth of the time at that rank. Giving the rank up would want a system
-//! call that the unit's filter does not have, and should not. When no thread can be made, the first one goes on, which is
-//! counted: calls that stop would be worse.
-//!
-//! **Last resort.** A fault that never sleeps never gets to the look. `RLIMIT_RTTIME` ends the process then, and media
+//! **Last resort.** A loop that never sleeps never checks its budget. `RLIMIT_RTTIME` then ends the process, and media
 //! is in the VPN.
 
 #![allow(unsafe_code)]
@@ -30,127 +25,135 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::time::{ClockId, clock_gettime};
 use tracing::warn;
 
-/// The lowest of the real-time ranks.
+/// The lowest real-time priority.
 const PRIORITY: libc::c_int = 1;
-/// How long the use of CPU time is added up.
+/// Time between two checks of the CPU time.
 const WINDOW: Duration = Duration::from_millis(100);
-/// The part of a window that may be used, in percent.
+/// The CPU time that a window allows, in percent.
 const SHARE: u32 = 80;
-/// How long an ordinary thread stands in.
-const REST: Duration = Duration::from_secs(1);
-/// CPU time at that rank without a sleep, after which the process ends.
-const ENDLESS: Duration = Duration::from_secs(1);
+/// The time that the fallback thread runs.
+const FALLBACK_TIME: Duration = Duration::from_secs(1);
+/// Real-time CPU time without a sleep after which the kernel ends the process.
+const MAX_CPU_TIME: Duration = Duration::from_secs(1);
 
-/// How packets are carried.
+/// The scheduling of the packet loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
-    /// In real time.
+pub(super) enum SchedulingClass {
+    /// Real time.
     RealTime,
-    /// As any other program, for a moment: the budget was used up.
-    Resting,
-    /// As any other program: the kernel does not permit more.
+    /// Ordinary, for [`FALLBACK_TIME`]: the budget is exhausted.
+    BudgetExhausted,
+    /// Ordinary: the kernel does not permit real time.
     NotPermitted,
-    /// As any other program: the configuration wants it so.
+    /// Ordinary: real time is disabled by the configuration.
     SwitchedOff,
 }
 
-impl Class {
-    /// The stable word.
+impl SchedulingClass {
+    /// The stable name.
     pub(super) const fn label(self) -> &'static str {
         match self {
             Self::RealTime => "realtime",
-            Self::Resting => "budget_exhausted",
+            Self::BudgetExhausted => "budget_exhausted",
             Self::NotPermitted => "not_permitted",
             Self::SwitchedOff => "switched_off",
         }
     }
 }
 
-/// The rank of the thread that took it, and what was used of its budget.
+/// The scheduling class of the packet loop, and its budget.
 #[derive(Debug)]
 pub(super) struct Realtime {
-    class: Class,
-    /// When the present window began, and the CPU time that the thread had used by then.
+    class: SchedulingClass,
+    /// The start of the current window, and the CPU time of the thread at that time.
     window: (Instant, Duration),
-    given_up: u64,
-    unrelieved: u64,
+    budget_exhausted: u64,
+    fallback_thread_failed: u64,
 }
 
 impl Realtime {
-    /// Takes the rank for the calling thread, if it is wanted and permitted; it may have it already. To be called before
-    /// other threads are made and before privileges are dropped.
-    pub(super) fn take(wanted: bool) -> Self {
-        let class = match wanted.then(rise) {
-            None => Class::SwitchedOff,
-            Some(Ok(())) => Class::RealTime,
-            Some(Err(_)) => Class::NotPermitted,
+    /// Enables real time for the calling thread, if wanted and permitted.
+    ///
+    /// Must be called before other threads start and before privileges are dropped.
+    pub(super) fn enable(wanted: bool) -> Self {
+        let class = match wanted.then(set_scheduler) {
+            None => SchedulingClass::SwitchedOff,
+            Some(Ok(())) => SchedulingClass::RealTime,
+            Some(Err(_)) => SchedulingClass::NotPermitted,
         };
         Self {
             class,
-            window: (Instant::now(), used()),
-            given_up: 0,
-            unrelieved: 0,
+            window: (Instant::now(), cpu_time()),
+            budget_exhausted: 0,
+            fallback_thread_failed: 0,
         }
     }
 
-    pub(super) const fn class(&self) -> Class {
+    pub(super) const fn class(&self) -> SchedulingClass {
         self.class
     }
 
-    /// How often the budget was used up, and how often there was no thread then to stand in.
+    /// How often the budget was exhausted, and how often no fallback thread could be started.
     pub(super) const fn counts(&self) -> [u64; 2] {
-        [self.given_up, self.unrelieved]
+        [self.budget_exhausted, self.fallback_thread_failed]
     }
 
-    /// Has `carry` called in the thread that is to carry packets now: the calling one, or an ordinary one.
-    pub(super) fn shift<R: Send>(&mut self, carry: impl FnMut(&mut Self) -> R + Send) -> R {
-        self.shift_of(thread::Builder::new().name("packets".to_owned()), carry)
+    /// Runs the packet loop in the calling thread, or in a fallback thread while the budget is exhausted.
+    pub(super) fn run<R: Send>(&mut self, packet_loop: impl FnMut(&mut Self) -> R + Send) -> R {
+        self.run_or_spawn(
+            thread::Builder::new().name("packets".to_owned()),
+            packet_loop,
+        )
     }
 
-    fn shift_of<R: Send>(
+    fn run_or_spawn<R: Send>(
         &mut self,
-        stand_in: thread::Builder,
-        mut carry: impl FnMut(&mut Self) -> R + Send,
+        fallback: thread::Builder,
+        mut packet_loop: impl FnMut(&mut Self) -> R + Send,
     ) -> R {
         let mut work = |realtime: &mut Self| {
-            realtime.window = (Instant::now(), used());
-            carry(realtime)
+            realtime.window = (Instant::now(), cpu_time());
+            packet_loop(realtime)
         };
-        if matches!(self.class, Class::RealTime | Class::NotPermitted) {
+        if matches!(
+            self.class,
+            SchedulingClass::RealTime | SchedulingClass::NotPermitted
+        ) {
             return work(self);
         }
-        let carried = thread::scope(|scope| {
-            let ended = stand_in.spawn_scoped(scope, || work(self))?.join();
+        let result = thread::scope(|scope| {
+            let ended = fallback.spawn_scoped(scope, || work(self))?.join();
             Ok::<_, io::Error>(ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
-        carried.unwrap_or_else(|error| {
+        result.unwrap_or_else(|error| {
             warn!(%error, "cannot start the fallback thread: the real-time thread keeps forwarding packets");
-            self.unrelieved += 1;
-            if self.class == Class::Resting {
-                self.class = Class::RealTime;
+            self.fallback_thread_failed += 1;
+            if self.class == SchedulingClass::BudgetExhausted {
+                self.class = SchedulingClass::RealTime;
             }
             work(self)
         })
     }
 
-    /// Looks whether the budget is used up, or the rest is over: then it is another thread's turn, and the answer is
-    /// yes. To be called at every wake-up of the thread that carries packets.
-    pub(super) fn look(&mut self, now: Instant) -> bool {
-        let (began, used_then) = self.window;
-        let passed = now.saturating_duration_since(began);
+    /// Whether the thread has to change: the budget is exhausted, or the time of the fallback thread is over.
+    ///
+    /// Must be called at every wake-up of the packet loop.
+    pub(super) fn is_change_due(&mut self, now: Instant) -> bool {
+        let (start, cpu_time_at_start) = self.window;
+        let passed = now.saturating_duration_since(start);
         match self.class {
-            Class::RealTime if passed >= WINDOW => {
-                let used_now = used();
-                self.window = (now, used_now);
-                if used_now.saturating_sub(used_then) * 100 <= passed * SHARE {
+            SchedulingClass::RealTime if passed >= WINDOW => {
+                let cpu_time = cpu_time();
+                self.window = (now, cpu_time);
+                if cpu_time.saturating_sub(cpu_time_at_start) * 100 <= passed * SHARE {
                     return false;
                 }
-                self.given_up += 1;
-                self.class = Class::Resting;
+                self.budget_exhausted += 1;
+                self.class = SchedulingClass::BudgetExhausted;
                 true
             }
-            Class::Resting if passed >= REST => {
-                self.class = Class::RealTime;
+            SchedulingClass::BudgetExhausted if passed >= FALLBACK_TIME => {
+                self.class = SchedulingClass::RealTime;
                 true
             }
             _ => false,
@@ -158,35 +161,35 @@ impl Realtime {
     }
 }
 
-/// Takes the rank, unless the thread has it.
-fn rise() -> io::Result<()> {
-    let endless = u64::try_from(ENDLESS.as_micros()).expect("a second");
-    if getrlimit(Resource::RLIMIT_RTTIME).is_ok_and(|(soft, _)| soft > endless) {
-        // Without it the other guards remain.
-        let _ = setrlimit(Resource::RLIMIT_RTTIME, endless, endless);
+/// Sets `SCHED_FIFO`, unless the thread has it.
+fn set_scheduler() -> io::Result<()> {
+    let limit = u64::try_from(MAX_CPU_TIME.as_micros()).expect("a second");
+    if getrlimit(Resource::RLIMIT_RTTIME).is_ok_and(|(soft, _)| soft > limit) {
+        // On an error the budget still applies.
+        let _ = setrlimit(Resource::RLIMIT_RTTIME, limit, limit);
     }
-    let rank = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
-    if policy() == rank {
+    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
+    if scheduler() == policy {
         return Ok(());
     }
     // SAFETY: the structure is plain numbers, of which only one means something for this policy.
     let mut parameter: libc::sched_param = unsafe { std::mem::zeroed() };
     parameter.sched_priority = PRIORITY;
     // SAFETY: the kernel reads the structure during the call and keeps no pointer; 0 is the calling thread.
-    match unsafe { libc::sched_setscheduler(0, rank, &raw const parameter) } {
+    match unsafe { libc::sched_setscheduler(0, policy, &raw const parameter) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// How the calling thread is scheduled, in the kernel's words.
-fn policy() -> libc::c_int {
+/// The scheduling policy and flags of the calling thread.
+fn scheduler() -> libc::c_int {
     // SAFETY: 0 is the calling thread; nothing else is passed.
     unsafe { libc::sched_getscheduler(0) }
 }
 
-/// The CPU time that the calling thread has used.
-fn used() -> Duration {
+/// The CPU time of the calling thread.
+fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
         .map(Duration::from)
         .expect("every thread has such a clock")
@@ -196,70 +199,73 @@ fn used() -> Duration {
 mod tests {
     use super::*;
 
-    const RANK: libc::c_int = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
+    const POLICY: libc::c_int = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
 
     fn on_a_thread(test: impl FnOnce() + Send + 'static) {
         thread::spawn(test).join().expect("it holds");
     }
 
     fn compute(time: Duration) {
-        let until = used() + time;
-        while used() < until {}
+        let until = cpu_time() + time;
+        while cpu_time() < until {}
     }
 
-    /// With or without the permission: what is said is what the kernel does.
+    /// Holds with and without the permission for real time.
     #[test]
-    fn who_uses_too_much_is_relieved_by_an_ordinary_thread_for_a_while() {
+    fn an_exhausted_budget_starts_the_fallback_thread_for_a_while() {
         on_a_thread(|| {
-            let mut realtime = Realtime::take(true);
-            let (rank, rests) = match realtime.class() {
-                Class::RealTime => (RANK, Class::Resting),
+            let mut realtime = Realtime::enable(true);
+            let (policy, exhausted) = match realtime.class() {
+                SchedulingClass::RealTime => (POLICY, SchedulingClass::BudgetExhausted),
                 class => (libc::SCHED_OTHER, class),
             };
-            let is_relieved = rests == Class::Resting;
-            realtime.shift(|realtime| {
+            let is_exhausted = exhausted == SchedulingClass::BudgetExhausted;
+            realtime.run(|realtime| {
                 let start = Instant::now();
-                assert_eq!(policy(), rank);
-                assert!(!realtime.look(start + WINDOW), "it was idle");
+                assert_eq!(scheduler(), policy);
+                assert!(!realtime.is_change_due(start + WINDOW), "it was idle");
                 compute(WINDOW);
-                assert_eq!(realtime.look(start + WINDOW * 2), is_relieved);
+                assert_eq!(realtime.is_change_due(start + WINDOW * 2), is_exhausted);
             });
-            assert_eq!(realtime.class(), rests);
-            assert_eq!(realtime.counts(), [u64::from(is_relieved), 0]);
-            realtime.shift(|realtime| {
+            assert_eq!(realtime.class(), exhausted);
+            assert_eq!(realtime.counts(), [u64::from(is_exhausted), 0]);
+            realtime.run(|realtime| {
                 let start = Instant::now();
-                assert_eq!(policy(), libc::SCHED_OTHER, "of the thread that stands in");
-                assert!(!realtime.look(start + REST / 2));
-                assert_eq!(realtime.look(start + REST + WINDOW), is_relieved);
+                assert_eq!(scheduler(), libc::SCHED_OTHER, "of the fallback thread");
+                assert!(!realtime.is_change_due(start + FALLBACK_TIME / 2));
+                assert_eq!(
+                    realtime.is_change_due(start + FALLBACK_TIME + WINDOW),
+                    is_exhausted
+                );
             });
-            realtime.shift(|_| assert_eq!(policy(), rank));
+            realtime.run(|_| assert_eq!(scheduler(), policy));
         });
     }
 
     #[test]
-    fn where_no_thread_can_be_made_the_one_that_is_there_goes_on() {
+    fn without_a_fallback_thread_the_real_time_thread_continues() {
         for (class, then) in [
-            (Class::Resting, Class::RealTime),
-            (Class::SwitchedOff, Class::SwitchedOff),
+            (SchedulingClass::BudgetExhausted, SchedulingClass::RealTime),
+            (SchedulingClass::SwitchedOff, SchedulingClass::SwitchedOff),
         ] {
-            let mut realtime = Realtime::take(false);
+            let mut realtime = Realtime::enable(false);
             realtime.class = class;
             let impossible = thread::Builder::new().stack_size(1 << 60);
-            let carrier = realtime.shift_of(impossible, |_| thread::current().id());
-            assert_eq!(carrier, thread::current().id());
+            let id = realtime.run_or_spawn(impossible, |_| thread::current().id());
+            assert_eq!(id, thread::current().id());
             assert_eq!((realtime.class(), realtime.counts()), (then, [0, 1]));
         }
     }
 
     #[test]
-    fn by_configuration_it_stays_ordinary() {
+    fn real_time_can_be_disabled() {
         on_a_thread(|| {
-            let mut realtime = Realtime::take(false);
-            realtime.shift(|realtime| {
-                assert!(!realtime.look(Instant::now() + REST * 2));
-                assert_eq!(policy(), libc::SCHED_OTHER);
+            let mut realtime = Realtime::enable(false);
+            realtime.run(|realtime| {
+                assert!(!realtime.is_change_due(Instant::now() + FALLBACK_TIME * 2));
+                assert_eq!(scheduler(), libc::SCHED_OTHER);
             });
-            assert_eq!(realtime.class(), Class::SwitchedOff);
+            assert_eq!(realtime.class(), SchedulingClass::SwitchedOff);
         });
     }
 }

@@ -1,31 +1,31 @@
-//! Another configuration for a running service: what it may change, and what wants a restart.
+//! Which settings a reload may change, and which need a restart.
 
 use crate::config::Config;
 
-/// Reads the configuration anew.
-pub(super) type Source = Box<dyn Fn() -> anyhow::Result<Config> + Send>;
+/// Reads the configuration.
+pub(super) type ConfigSource = Box<dyn Fn() -> anyhow::Result<Config> + Send>;
 
 /// Changed settings that only a restart applies.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a restart is required to change {}", .0.join(", "))]
-pub(super) struct NeedsRestart(Vec<&'static str>);
+pub(super) struct RestartRequired(Vec<&'static str>);
 
 /// Checks that a reload can apply every changed setting.
 ///
 /// The table of settings marks those. Additionally, a running service cannot become a gateway or stop being one.
 ///
 /// # Errors
-/// [`NeedsRestart`].
-pub(super) fn can_follow(present: &Config, next: &Config) -> Result<(), NeedsRestart> {
-    let mut changed = present.changed_until_restart(next);
+/// [`RestartRequired`].
+pub(super) fn check_reloadable(current: &Config, next: &Config) -> Result<(), RestartRequired> {
+    let mut changed = current.changed_until_restart(next);
     let is_gateway = |config: &Config| !config.gateway().interfaces.is_empty();
-    if is_gateway(present) != is_gateway(next) {
+    if is_gateway(current) != is_gateway(next) {
         changed.push("gateway.interfaces");
     }
     if changed.is_empty() {
         Ok(())
     } else {
-        Err(NeedsRestart(changed))
+        Err(RestartRequired(changed))
     }
 }
 
@@ -38,17 +38,17 @@ mod tests {
     }
 
     #[test]
-    fn services_and_the_uplink_follow() {
+    fn services_and_the_uplink_can_change() {
         let next = config("include = []\n[uplink]\ninterface = 'wlan1'");
-        assert_eq!(can_follow(&config(""), &next), Ok(()));
+        assert_eq!(check_reloadable(&config(""), &next), Ok(()));
     }
 
     #[test]
     fn a_gateway_may_get_other_interfaces_but_not_become_one() {
         let gateway = |rest| config(&format!("[gateway]\n{rest}"));
-        let present = gateway("interfaces = ['lan0']");
+        let current = gateway("interfaces = ['lan0']");
         let next = gateway("interfaces = ['lan0', 'lan1']");
-        assert_eq!(can_follow(&present, &next), Ok(()));
+        assert_eq!(check_reloadable(&current, &next), Ok(()));
         for (next, key) in [
             (gateway("interfaces = []"), "interfaces"),
             (
@@ -57,7 +57,7 @@ mod tests {
             ),
             (gateway("interfaces = ['lan0']\nremark = 'EF'"), "remark"),
         ] {
-            let error = can_follow(&present, &next).expect_err("it is settled at the start");
+            let error = check_reloadable(&current, &next).expect_err("a restart is required");
             assert_eq!(
                 error.to_string(),
                 format!("a restart is required to change gateway.{key}")
@@ -66,12 +66,12 @@ mod tests {
     }
 
     #[test]
-    fn what_wants_a_restart_is_named() {
+    fn tables_that_need_a_restart_are_named() {
         let next = config(
             "[tun]\nname = 'other0'\n[route]\ntable = 9000\n[nat]\ninbound_refresh = true\n\
              [control]\ngroup = 'voicelane'",
         );
-        let error = can_follow(&config(""), &next).expect_err("all four differ");
+        let error = check_reloadable(&config(""), &next).expect_err("four tables differ");
         assert_eq!(
             error.to_string(),
             "a restart is required to change tun.name, route.table, nat.inbound_refresh, control.group"

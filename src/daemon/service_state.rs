@@ -1,7 +1,6 @@
-//! What surrounds the data path, and a view of it all, as status tells it.
+//! The state of everything but the data path, and a snapshot of the whole for the status.
 //!
-//! The thread that carries packets only copies what it knows, the mappings and connections apart, by pages; words are made of it
-//! elsewhere.
+//! The packet loop only copies what it knows. The status is worded on the second thread.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -14,54 +13,54 @@ use crate::engine::{ConnectionReport, Engine, EngineSnapshot, MappingReport, PAG
 use crate::net::{Family, RulePriority};
 use crate::route::vpn::Vpn;
 
-use super::events::Events;
+use super::events::EventLog;
 use super::kernel_errors::KernelErrors;
-use super::limits;
-use super::realtime::Class;
+use super::limit_warnings;
+use super::realtime::SchedulingClass;
 use super::tun_drops;
 
-/// The world as the shell last saw it.
+/// The result of the last reconciliation.
 #[derive(Clone, Debug)]
 pub(super) struct ServiceState {
-    /// When media was steered to an uplink for the first time.
+    /// When the first uplink was selected.
     pub(super) ready_since: Option<Instant>,
     pub(super) tun: String,
     pub(super) uplink: Option<UplinkStatus>,
-    /// IPv6's, where it is another one.
+    /// The uplink of IPv6, if it differs.
     pub(super) uplink_v6: Option<UplinkStatus>,
     pub(super) vpns: Vec<Vpn>,
-    /// The families of which media leaves by the uplink.
+    /// The families whose media leaves through the uplink.
     pub(super) captured: Vec<Family>,
     pub(super) rule_priority: Option<RulePriority>,
-    /// A gateway's clients of which media leaves by the uplink, by family and interface.
+    /// The clients of a gateway whose media leaves through the uplink, by family and interface.
     pub(super) clients: BTreeSet<(Family, String)>,
     pub(super) warnings: Vec<String>,
 }
 
-/// What the thread that carries packets knows at one moment.
+/// The state of the packet loop at one moment.
 #[derive(Debug)]
-pub(super) struct View {
-    pub(super) situation: ServiceState,
-    pub(super) snapshot: EngineSnapshot,
-    pub(super) troubles: KernelErrors,
-    /// Datagrams that found their socket's queue full.
+pub(super) struct DriverSnapshot {
+    pub(super) service_state: ServiceState,
+    pub(super) engine: EngineSnapshot,
+    pub(super) kernel_errors: KernelErrors,
+    /// Datagrams dropped because the queue of their socket was full.
     pub(super) overflowed: u64,
-    /// How the thread is scheduled, how often it used up its budget, and how often nobody could relieve it then.
-    pub(super) scheduling: (Class, [u64; 2]),
+    /// The scheduling class, how often the budget was exhausted, and how often no fallback thread could be started.
+    pub(super) scheduling: (SchedulingClass, [u64; 2]),
     pub(super) now: Instant,
 }
 
-/// Mappings and connections of which the thread that carries packets tells in one go, and the room that they need.
+/// A page of mappings and connections, copied by the packet loop at once.
 #[derive(Debug)]
-pub(super) struct Page {
+pub(super) struct MappingPage {
     /// The first slot.
     pub(super) start: usize,
     mappings: Vec<MappingReport>,
     connections: Vec<ConnectionReport>,
 }
 
-impl Page {
-    /// An empty page. To fill it takes no more memory.
+impl MappingPage {
+    /// Returns an empty page. Filling it allocates nothing.
     pub(super) fn new() -> Self {
         Self {
             start: 0,
@@ -70,7 +69,7 @@ impl Page {
         }
     }
 
-    /// Copies what stands in the slots.
+    /// Copies the mappings and connections in the slots.
     pub(super) fn fill(&mut self, engine: &Engine, now: Instant) {
         let slots = self.start..self.start + PAGE;
         self.mappings
@@ -79,8 +78,8 @@ impl Page {
             .extend(engine.connection_reports(slots, now));
     }
 
-    /// Moves what stands in the slots into a status, in words.
-    pub(super) fn empty_into(&mut self, status: &mut Status) {
+    /// Moves them into a status.
+    pub(super) fn move_into(&mut self, status: &mut Status) {
         status
             .mappings
             .extend(self.mappings.drain(..).map(mapping_status));
@@ -90,18 +89,18 @@ impl Page {
     }
 }
 
-impl View {
-    /// Makes words of it: a status without mappings and connections.
-    pub(super) fn status(&self, events: &Events) -> Status {
+impl DriverSnapshot {
+    /// Returns a status without mappings and connections.
+    pub(super) fn status(&self, events: &EventLog) -> Status {
         let mut status = self
-            .situation
-            .status(&self.snapshot, &self.troubles, self.now);
+            .service_state
+            .status(&self.engine, &self.kernel_errors, self.now);
         let count = |drops: &mut BTreeMap<String, u64>, label: &str, times: u64| {
             if times > 0 {
                 drops.insert(label.to_owned(), times);
             }
         };
-        let full = tun_drops::dropped(&self.situation.tun);
+        let full = tun_drops::dropped(&self.service_state.tun);
         count(&mut status.outbound.drops, "tun_queue_full", full);
         let full = self.overflowed;
         count(&mut status.inbound.drops, "receive_queue_full", full);
@@ -111,13 +110,13 @@ impl View {
             budget_exhausted,
             fallback_thread_failed,
         };
-        status.warnings.extend(events.trouble());
+        status.warnings.extend(events.warning());
         status
     }
 }
 
 impl ServiceState {
-    /// The situation before the shell has looked at anything.
+    /// The state before the first reconciliation.
     pub(super) fn of_tun(tun: &str) -> Self {
         let (ready_since, uplink, rule_priority) = (None, None, None);
         Self {
@@ -133,23 +132,28 @@ impl ServiceState {
         }
     }
 
-    /// The interfaces whose clients' media leaves by the uplink, with the families of which it does.
-    fn clients_served(&self, snapshot: &EngineSnapshot) -> BTreeMap<String, BTreeSet<String>> {
-        let mut served = BTreeMap::<_, BTreeSet<_>>::new();
+    /// The interfaces whose clients' media leaves through the uplink, and the families.
+    fn captured_clients(&self, snapshot: &EngineSnapshot) -> BTreeMap<String, BTreeSet<String>> {
+        let mut captured = BTreeMap::<_, BTreeSet<_>>::new();
         let clients = self.clients.iter();
         for (family, interface) in clients.filter(|it| !snapshot.failed_uplinks.contains(&it.0)) {
-            let families = served.entry(interface.clone()).or_default();
+            let families = captured.entry(interface.clone()).or_default();
             families.insert(family.to_string().to_lowercase());
         }
-        served
+        captured
     }
 
-    /// Joins what the shell, the engine and the relay know.
-    fn status(&self, snapshot: &EngineSnapshot, troubles: &KernelErrors, now: Instant) -> Status {
+    /// Joins the states of reconciler, engine and relay.
+    fn status(
+        &self,
+        snapshot: &EngineSnapshot,
+        kernel_errors: &KernelErrors,
+        now: Instant,
+    ) -> Status {
         let counters = &snapshot.counters;
         let status = Status {
             program_version: env!("CARGO_PKG_VERSION").to_owned(),
-            // Judged at the end, by all the rest.
+            // Derived from the rest at the end.
             state: State::default(),
             uptime_seconds: self
                 .ready_since
@@ -165,14 +169,14 @@ impl ServiceState {
                 .map(|it| it.to_string().to_lowercase())
                 .collect(),
             rule_priority: self.rule_priority.map(|priority| priority.0),
-            clients: self.clients_served(snapshot),
+            clients: self.captured_clients(snapshot),
             warnings: self
                 .warnings
                 .iter()
                 .cloned()
-                .chain(troubles.warnings())
-                .chain(limits::warnings(&snapshot.limits_reached))
-                .chain(snapshot.failed_uplinks.iter().copied().map(fallen))
+                .chain(kernel_errors.warnings())
+                .chain(limit_warnings::warnings(&snapshot.limits_reached))
+                .chain(snapshot.failed_uplinks.iter().copied().map(failed_uplink))
                 .collect(),
             mappings: Vec::new(),
             connections: Vec::new(),
@@ -184,12 +188,12 @@ impl ServiceState {
             outbound: TrafficStatus {
                 packets: counters.packets_out,
                 bytes: counters.bytes_out,
-                drops: owned(&counters.dropped_out),
+                drops: to_owned_map(&counters.dropped_out),
             },
             inbound: TrafficStatus {
                 packets: counters.packets_in,
                 bytes: counters.bytes_in,
-                drops: owned(&counters.dropped_in),
+                drops: to_owned_map(&counters.dropped_in),
             },
             rejected: counters.rejected,
             errors_returned: counters.errors_returned,
@@ -203,13 +207,13 @@ impl ServiceState {
                     .iter()
                     .map(ToString::to_string)
                     .collect(),
-                failovers: owned(&counters.failovers),
-                failbacks: owned(&counters.failbacks),
+                failovers: to_owned_map(&counters.failovers),
+                failbacks: to_owned_map(&counters.failbacks),
                 packets: counters.packets_tunnelled,
                 checks_repeated: counters.checks_repeated,
                 probes: counters.probes,
             },
-            kernel_errors: troubles.counts(),
+            kernel_errors: kernel_errors.by_label(),
             scheduling: SchedulingStatus::default(),
         };
         status.judged()
@@ -249,14 +253,14 @@ fn vpn_status(vpn: &Vpn) -> VpnStatus {
     }
 }
 
-fn fallen(family: Family) -> String {
+fn failed_uplink(family: Family) -> String {
     format!(
         "{family} media is in the VPN: the direct path gets no responses. It fails back automatically. Check that the \
          network of the uplink allows outbound UDP."
     )
 }
 
-fn owned(drops: &BTreeMap<&'static str, u64>) -> BTreeMap<String, u64> {
+fn to_owned_map(drops: &BTreeMap<&'static str, u64>) -> BTreeMap<String, u64> {
     drops
         .iter()
         .map(|(label, count)| ((*label).to_owned(), *count))

@@ -1,8 +1,7 @@
-//! Notice that the machine goes to sleep and that it has slept.
+//! Notices when the machine goes to sleep and when it resumes.
 //!
-//! The clock tells the truth and needs nobody: the kernel cancels a timer that was set for a wall-clock time when that
-//! clock jumps, as it does on waking up, and the time that `CLOCK_BOOTTIME` has gained on `CLOCK_MONOTONIC` is the time
-//! that the machine has slept. logind, where there is one, says it a moment before.
+//! The kernel cancels a wall-clock timer when the clock jumps, as on a resume. The difference of `CLOCK_BOOTTIME` and
+//! `CLOCK_MONOTONIC` grows by the time slept. logind, if present, also reports a sleep in advance.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -16,62 +15,62 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-/// A wall-clock time that no machine of today sees, in seconds: the timer is for its being cancelled.
+/// A time in the far future, in seconds: the timer must not expire.
 const NEVER: i64 = i32::MAX as i64;
 
-/// How much the clocks may drift apart by being read one after the other.
+/// The largest difference that comes from reading the clocks one after the other.
 const TOLERANCE: Duration = Duration::from_millis(500);
 
-/// What was noticed.
+/// A change of the sleep state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Notice {
+pub(super) enum SleepNotice {
     /// The machine is about to sleep.
-    FallsAsleep,
-    /// The machine has woken up. By the clock it has slept for so long; none when the clock says nothing of sleep.
-    WokeUp(Option<Duration>),
+    Sleeping,
+    /// The machine has resumed. The time slept by the clocks, if they show any.
+    Resumed(Option<Duration>),
 }
 
-/// Both watchmen.
+/// The clock and logind.
 pub(super) struct SleepWatch {
-    timer: AsyncFd<Timer>,
-    slept: Slept,
+    timer: AsyncFd<JumpTimer>,
+    slept: SleepClock,
     logind: mpsc::Receiver<bool>,
 }
 
 impl SleepWatch {
-    /// Sets the timer, and looks for logind as a task of the current tokio runtime.
+    /// Starts the timer, and a task that connects to logind.
     ///
     /// # Errors
-    /// When the kernel gives no timer.
+    /// When no timer can be created.
     #[allow(unsafe_code)]
     pub(super) fn open() -> io::Result<Self> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
-        let timer = Timer(TimerFd::new(ClockId::CLOCK_REALTIME, flags)?);
+        let timer = JumpTimer(TimerFd::new(ClockId::CLOCK_REALTIME, flags)?);
         timer.arm()?;
-        // SAFETY: a `Timer` owns one open descriptor and names the same one as long as it lives.
+        // SAFETY: a `JumpTimer` owns one open descriptor and names the same one as long as it lives.
         let timer = unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) }?;
-        let (tell, logind) = mpsc::channel(4);
+        let (sender, logind) = mpsc::channel(4);
         #[cfg(feature = "logind")]
-        tokio::spawn(logind::listen(tell));
+        tokio::spawn(logind::listen(sender));
         #[cfg(not(feature = "logind"))]
-        drop(tell);
+        drop(sender);
         Ok(Self {
             timer,
-            slept: Slept(ahead()?),
+            slept: SleepClock(total_sleep()?),
             logind,
         })
     }
 
-    /// Waits for the machine to fall asleep or to wake up.
+    /// Waits until the machine goes to sleep or resumes.
     ///
     /// # Errors
     /// When the timer fails.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
-    pub(super) async fn next(&mut self) -> io::Result<Notice> {
+    pub(super) async fn next(&mut self) -> io::Result<SleepNotice> {
         loop {
-            let told = tokio::select! {
+            let by_logind = tokio::select! {
                 Some(asleep) = self.logind.recv() => Some(asleep),
                 ready = self.timer.readable() => {
                     let mut ready = ready?;
@@ -82,29 +81,29 @@ impl SleepWatch {
                     None
                 }
             };
-            if told == Some(true) {
-                return Ok(Notice::FallsAsleep);
+            if by_logind == Some(true) {
+                return Ok(SleepNotice::Sleeping);
             }
-            let slept = self.slept.observe(ahead()?);
-            // A clock that somebody set has jumped as well, and nobody slept.
-            if slept.is_some() || told.is_some() {
-                return Ok(Notice::WokeUp(slept));
+            let slept = self.slept.observe(total_sleep()?);
+            // The clock also jumps when a user sets it.
+            if slept.is_some() || by_logind.is_some() {
+                return Ok(SleepNotice::Resumed(slept));
             }
         }
     }
 }
 
-/// A timer that is for being cancelled.
+/// A timer that the kernel cancels when the wall clock jumps.
 #[derive(Debug)]
-struct Timer(TimerFd);
+struct JumpTimer(TimerFd);
 
-impl AsRawFd for Timer {
+impl AsRawFd for JumpTimer {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_fd().as_raw_fd()
     }
 }
 
-impl Timer {
+impl JumpTimer {
     fn arm(&self) -> nix::Result<()> {
         let flags =
             TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
@@ -112,7 +111,7 @@ impl Timer {
         self.0.set(never, flags)
     }
 
-    /// Whether the wall clock has jumped since this was last asked.
+    /// Whether the wall clock has jumped since the last call.
     fn jumped(&self) -> nix::Result<bool> {
         match nix::unistd::read(&self.0, &mut [0; 8]) {
             Err(Errno::EAGAIN) => Ok(false),
@@ -123,22 +122,22 @@ impl Timer {
     }
 }
 
-/// How far `CLOCK_BOOTTIME` is ahead of `CLOCK_MONOTONIC`, which stands still while the machine sleeps.
-fn ahead() -> nix::Result<Duration> {
+/// The total time slept: `CLOCK_BOOTTIME` minus `CLOCK_MONOTONIC`, which stops during sleep.
+fn total_sleep() -> nix::Result<Duration> {
     let monotonic = clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
     let boottime = clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)?;
     Ok(Duration::from(boottime).saturating_sub(Duration::from(monotonic)))
 }
 
-/// How far ahead it was when last looked at.
+/// The total time slept at the last observation.
 #[derive(Debug)]
-struct Slept(Duration);
+struct SleepClock(Duration);
 
-impl Slept {
-    /// The time slept since the last look, if there was any.
-    fn observe(&mut self, ahead: Duration) -> Option<Duration> {
-        let slept = ahead.saturating_sub(self.0);
-        self.0 = ahead;
+impl SleepClock {
+    /// Returns the time slept since the last observation, if any.
+    fn observe(&mut self, total: Duration) -> Option<Duration> {
+        let slept = total.saturating_sub(self.0);
+        self.0 = total;
         (slept > TOLERANCE).then_some(slept)
     }
 }
@@ -152,32 +151,32 @@ mod logind {
     use tracing::debug;
     use zbus::{Connection, MatchRule, MessageStream, message};
 
-    /// How long to wait before a bus that is not there is looked for again.
-    const AGAIN: Duration = Duration::from_mins(1);
+    /// Time between two attempts to connect to the bus.
+    const RECONNECT: Duration = Duration::from_mins(1);
 
-    /// Tells `PrepareForSleep` (org.freedesktop.login1(5)) for as long as somebody listens.
-    pub(super) async fn listen(tell: mpsc::Sender<bool>) {
-        while !tell.is_closed() {
-            if let Err(error) = follow(&tell).await {
+    /// Forwards `PrepareForSleep` (org.freedesktop.login1(5)) until the receiver is dropped.
+    pub(super) async fn listen(sender: mpsc::Sender<bool>) {
+        while !sender.is_closed() {
+            if let Err(error) = forward(&sender).await {
                 debug!(%error, "cannot receive signals from logind");
             }
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(RECONNECT).await;
         }
     }
 
-    async fn follow(tell: &mpsc::Sender<bool>) -> zbus::Result<()> {
+    async fn forward(sender: &mpsc::Sender<bool>) -> zbus::Result<()> {
         let bus = Connection::system().await?;
         let rule = MatchRule::builder()
             .msg_type(message::Type::Signal)
             .sender("org.freedesktop.login1")
-            .interface("org.freedesktop.login1.Manager")
+            .interface("org.freedesktop.login1.ServiceManager")
             .member("PrepareForSleep")
             .build()?;
         let mut signals = MessageStream::for_match_rule(rule, &bus, None).await?;
         debug!("receiving sleep signals from logind");
         while let Some(signal) = signals.next().await {
             let asleep: bool = signal?.body().deserialize()?;
-            if tell.send(asleep).await.is_err() {
+            if sender.send(asleep).await.is_err() {
                 break;
             }
         }
@@ -190,9 +189,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_clock_of_the_machine_gained_was_slept() {
+    fn the_clocks_show_the_time_slept() {
         let second = Duration::from_secs;
-        let mut slept = Slept(second(100));
+        let mut slept = SleepClock(second(100));
         assert_eq!(slept.observe(second(100)), None);
         assert_eq!(slept.observe(second(100) + TOLERANCE), None);
         assert_eq!(
@@ -200,14 +199,14 @@ mod tests {
             Some(Duration::from_millis(34_500))
         );
         assert_eq!(slept.observe(second(135)), None);
-        // Never in a kernel's life, but it is no reason to panic.
+        // The kernel never does this; it must not panic.
         assert_eq!(slept.observe(second(1)), None);
     }
 
     #[tokio::test]
-    async fn a_clock_that_stands_right_tells_of_no_sleep() {
+    async fn a_clock_that_does_not_jump_reports_no_sleep() {
         let watch = SleepWatch::open().expect("the kernel has timers");
         assert_eq!(watch.timer.get_ref().jumped(), Ok(false));
-        assert!(ahead().is_ok());
+        assert!(total_sleep().is_ok());
     }
 }

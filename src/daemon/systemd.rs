@@ -1,6 +1,6 @@
-//! What the service manager is told (sd_notify(3)): readiness, how media goes, reloads, the end, and that we live.
+//! Notifications for the service manager (sd_notify(3)): readiness, uplinks, reloads, the end and the watchdog.
 //!
-//! Without a manager that listens, nothing is told, and nothing is missed.
+//! Without a service manager they do nothing.
 
 use std::time::Duration;
 
@@ -9,52 +9,52 @@ use tracing::debug;
 
 use super::uplink_binding::{UplinkBindings, names};
 
-/// The service manager, if there is one.
+/// The last status that the service manager received.
 #[derive(Debug, Default)]
-pub(super) struct Manager {
-    said: Option<String>,
+pub(super) struct ServiceManager {
+    status: Option<String>,
 }
 
-impl Manager {
-    /// Says that the service is ready, which it also is while it waits for an uplink, and by which way media goes.
-    pub(super) fn tell(&mut self, ways: &UplinkBindings) {
-        let status = names(ways).map_or_else(
+impl ServiceManager {
+    /// Notifies readiness and the uplinks. The service is ready even while it waits for an uplink.
+    pub(super) fn notify_uplinks(&mut self, uplinks: &UplinkBindings) {
+        let status = names(uplinks).map_or_else(
             || "waiting for an uplink; media stays in the VPN".to_owned(),
             |links| format!("media leaves through {links}"),
         );
-        if self.said.as_ref() == Some(&status) {
+        if self.status.as_ref() == Some(&status) {
             return;
         }
         notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
-        self.said = Some(status);
+        self.status = Some(status);
     }
 
-    /// Says that the configuration is being read anew. The next [`Manager::tell`] says that this is over.
-    pub(super) fn reloading(&mut self) {
+    /// Notifies the start of a reload. [`ServiceManager::notify_uplinks`] ends it.
+    pub(super) fn notify_reloading(&mut self) {
         let mut states = vec![NotifyState::Reloading];
-        // The manager wants to know which of two reloads is meant.
+        // systemd tells reloads apart by this time.
         states.extend(NotifyState::monotonic_usec_now());
         notify(&states);
-        self.said = None;
+        self.status = None;
     }
 }
 
-/// Says that the service takes everything back, and then ends.
-pub(super) fn stopping() {
+/// Notifies that the service is stopping.
+pub(super) fn notify_stopping() {
     notify(&[
         NotifyState::Stopping,
         NotifyState::Status("removing rules, routes and settings"),
     ]);
 }
 
-/// Says that packets are being carried.
-pub(super) fn alive() {
+/// Notifies the watchdog.
+pub(super) fn notify_alive() {
     notify(&[NotifyState::Watchdog]);
 }
 
-/// How often the manager wants to hear that we live, if it does: twice in the time after which it would kill us.
+/// The interval of watchdog notifications, half of the manager's time-out; none without a watchdog.
 pub(super) fn heartbeat() -> Option<Duration> {
-    sd_notify::watchdog_enabled().map(|patience| patience / 2)
+    sd_notify::watchdog_enabled().map(|timeout| timeout / 2)
 }
 
 fn notify(states: &[NotifyState<'_>]) {

@@ -1,16 +1,16 @@
-//! What the kernel dropped before we could read it: the TUN's queue was full.
+//! Packets that the kernel dropped because the TUN's queue was full.
 
 use std::fs;
 
-/// Packets that the TUN's queue had no room for, since the device was made. What cannot be read counts for nothing.
+/// Packets dropped since the device was created; 0 if the counter cannot be read.
 pub(super) fn dropped(tun: &str) -> u64 {
-    // Of this thread's network namespace, which `/sys` need not be.
+    // `/proc/thread-self` belongs to this thread's network namespace; `/sys` need not.
     let devices = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
-    of(&devices, tun).unwrap_or(0)
+    parse(&devices, tun).unwrap_or(0)
 }
 
-/// The device's line holds eight columns of what came in and eight of what goes out, of which the fourth is of drops.
-fn of(devices: &str, name: &str) -> Option<u64> {
+/// Reads the drops of a device's transmit side: the fourth of its last eight columns.
+fn parse(devices: &str, name: &str) -> Option<u64> {
     let mut lines = devices.lines().filter_map(|line| line.split_once(':'));
     let (_, columns) = lines.find(|(device, _)| device.trim() == name)?;
     columns.split_whitespace().nth(8 + 3)?.parse().ok()
@@ -28,14 +28,14 @@ Inter-|   Receive                                                |  Transmit
     lo: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16
 voicelane0: 101 102 103 104 105 106 107 108 109 110 111 112 113 114 115 116
 ";
-        assert_eq!(of(devices, "voicelane0"), Some(112));
-        assert_eq!(of(devices, "voicelane"), None);
-        assert_eq!(of("", "lo"), None);
+        assert_eq!(parse(devices, "voicelane0"), Some(112));
+        assert_eq!(parse(devices, "voicelane"), None);
+        assert_eq!(parse("", "lo"), None);
     }
 
     #[test]
     fn the_kernels_own_table_can_be_read() {
         let devices = fs::read_to_string("/proc/thread-self/net/dev").expect("every Linux has it");
-        assert!(of(&devices, "lo").is_some(), "{devices}");
+        assert!(parse(&devices, "lo").is_some(), "{devices}");
     }
 }

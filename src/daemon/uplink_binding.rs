@@ -1,4 +1,4 @@
-//! The way out that media of a family takes now, and what a change of it means for open sockets.
+//! The uplink of a family, and the effect of its change on open sockets.
 
 use std::net::IpAddr;
 
@@ -15,17 +15,17 @@ use crate::route::observed::Observed;
 pub(super) struct UplinkBinding {
     pub(super) family: Family,
     pub(super) uplink: Uplink,
-    pub(super) binder: SocketFactory,
+    pub(super) sockets: SocketFactory,
 }
 
-/// The way of each family that has one.
+/// The uplink of each family that has one.
 pub(super) type UplinkBindings = PerFamily<Option<UplinkBinding>>;
 
-/// Of which families open sockets are replaced when the ways change.
+/// The families whose open sockets must be replaced when the uplinks change.
 pub(super) type Moves = PerFamily<bool>;
 
 impl UplinkBinding {
-    /// `marks` are those of sockets of the direct way and of the tunnel.
+    /// `marks` are the marks of direct sockets and of tunnel sockets.
     pub(super) fn new(
         family: Family,
         uplink: Uplink,
@@ -38,7 +38,7 @@ impl UplinkBinding {
             .filter(|address| address.link == uplink.index)
             .map(|address| address.addr)
             .filter(|addr| Family::of(*addr) == family && !is_link_local(*addr));
-        let binder = SocketFactory {
+        let sockets = SocketFactory {
             device: uplink.name.clone(),
             addresses: addresses.collect(),
             mark: marks.0,
@@ -47,38 +47,39 @@ impl UplinkBinding {
         Self {
             family,
             uplink,
-            binder,
+            sockets,
         }
     }
 
-    /// Whether the step from an earlier way wants other sockets in the place of those that are open.
+    /// Whether open sockets must be replaced after a change from `previous`.
     ///
-    /// They are bound to the link and bear a mark, so another link or mark wants other sockets, and so does a link that
-    /// was made anew under the same name. On the same link an address that has gone takes with it whoever is bound to it, and what the far
-    /// side knows of the others; an address that has come takes nothing.
-    pub(super) fn moves_since(&self, earlier: &Self) -> bool {
-        let key = |way: &Self| {
-            let binder = &way.binder;
-            (way.uplink.index, binder.device.clone(), binder.mark)
+    /// Sockets are bound to a link and have a mark, so a new link or mark needs new sockets. A link that was created
+    /// again under the same name is a new link. A removed address invalidates the sockets that use it; an added address
+    /// changes nothing.
+    pub(super) fn needs_new_sockets_since(&self, previous: &Self) -> bool {
+        let key = |binding: &Self| {
+            let sockets = &binding.sockets;
+            (binding.uplink.index, sockets.device.clone(), sockets.mark)
         };
-        let mut former = earlier.binder.addresses.iter();
-        key(self) != key(earlier) || former.any(|addr| !self.binder.addresses.contains(addr))
+        let mut previous_addresses = previous.sockets.addresses.iter();
+        key(self) != key(previous)
+            || previous_addresses.any(|addr| !self.sockets.addresses.contains(addr))
     }
 
-    /// Opens a socket as the relay does for a mapping. To be done before anything is steered to the uplink: what the kernel
-    /// refuses (a missing capability, most likely) is found out while all is still as it was.
+    /// Opens a socket as the relay does for a mapping. An error, such as a missing capability, is found before any
+    /// traffic is steered to the uplink.
     ///
     /// # Errors
     /// [`SocketSetupError`].
     pub(super) fn open(&self) -> Result<Socket, SocketSetupError> {
         let any = Inside(Endpoint::new(self.family.unspecified(), 0));
         let (socket, _) =
-            self.binder
+            self.sockets
                 .open_udp(net::Egress::Direct, any, Treatment::of(Dscp::EF), true)?;
         Ok(socket)
     }
 
-    /// As the status tells it.
+    /// The uplink in the status.
     fn status(&self) -> UplinkStatus {
         let gateway = |family| (family == self.family).then(|| self.uplink.gateway.to_string());
         UplinkStatus {
@@ -90,9 +91,10 @@ impl UplinkBinding {
     }
 }
 
-/// The ways as the status tells them: IPv6's apart only where it leaves by another link than IPv4.
-pub(super) fn status(ways: &UplinkBindings) -> (Option<UplinkStatus>, Option<UplinkStatus>) {
-    let [v4, v6] = [&ways.v4, &ways.v6].map(|way| way.as_ref().map(UplinkBinding::status));
+/// The uplinks in the status. IPv6 is separate only if it uses another link than IPv4.
+pub(super) fn status(uplinks: &UplinkBindings) -> (Option<UplinkStatus>, Option<UplinkStatus>) {
+    let [v4, v6] =
+        [&uplinks.v4, &uplinks.v6].map(|binding| binding.as_ref().map(UplinkBinding::status));
     match (v4, v6) {
         (Some(v4), Some(v6)) if v4.interface == v6.interface => {
             let gateway_v6 = v6.gateway_v6;
@@ -103,16 +105,17 @@ pub(super) fn status(ways: &UplinkBindings) -> (Option<UplinkStatus>, Option<Upl
     }
 }
 
-/// The links of the ways in words; none without a way.
-pub(super) fn names(ways: &UplinkBindings) -> Option<String> {
-    let [v4, v6] = [&ways.v4, &ways.v6].map(|way| way.as_ref().map(|way| &way.uplink.name));
+/// The names of the links; none without an uplink.
+pub(super) fn names(uplinks: &UplinkBindings) -> Option<String> {
+    let [v4, v6] = [&uplinks.v4, &uplinks.v6]
+        .map(|binding| binding.as_ref().map(|binding| &binding.uplink.name));
     match (v4, v6) {
         (Some(v4), Some(v6)) if v4 != v6 => Some(format!("{v4} (IPv4) and {v6} (IPv6)")),
         (one, other) => one.or(other).cloned(),
     }
 }
 
-/// An address that reaches the link and no further: no source for media.
+/// Whether an address is valid on the link only, so that it cannot be a source of media.
 fn is_link_local(addr: IpAddr) -> bool {
     match addr {
         IpAddr::V4(addr) => addr.is_link_local(),
@@ -127,7 +130,7 @@ mod tests {
     use crate::route::desired::{UplinkEvidence, UplinkGateway};
     use crate::route::observed::InterfaceAddress;
 
-    fn way(family: Family, (index, name): (u32, &str), addresses: &[&str]) -> UplinkBinding {
+    fn binding(family: Family, (index, name): (u32, &str), addresses: &[&str]) -> UplinkBinding {
         let link = IfIndex(index);
         let uplink = Uplink {
             name: name.to_owned(),
@@ -147,53 +150,53 @@ mod tests {
     }
 
     #[test]
-    fn sockets_move_when_what_they_use_has_gone() {
+    fn sockets_are_replaced_when_their_link_or_address_is_gone() {
         let wlan = (2, "wlan0");
         let both = ["192.0.2.5", "2001:db8::5"];
         let moves = |family, link, addresses: &[&str]| {
-            way(family, link, addresses).moves_since(&way(family, wlan, &both))
+            binding(family, link, addresses).needs_new_sockets_since(&binding(family, wlan, &both))
         };
         for family in Family::BOTH {
             assert!(!moves(family, wlan, &both));
-            assert!(moves(family, (3, "wlan0"), &both), "made anew");
+            assert!(moves(family, (3, "wlan0"), &both), "created again");
             assert!(moves(family, (2, "wlan1"), &both));
             assert!(moves(family, wlan, &[]));
         }
         let more = ["192.0.2.5", "2001:db8::5", "2001:db8::6", "fe80::1"];
-        assert!(!moves(Family::V6, wlan, &more), "one has come");
+        assert!(!moves(Family::V6, wlan, &more), "an address was added");
         let renewed = ["192.0.2.6", "2001:db8::5"];
         assert!(moves(Family::V4, wlan, &renewed));
-        assert!(!moves(Family::V6, wlan, &renewed), "it is not IPv6's");
+        assert!(!moves(Family::V6, wlan, &renewed), "the address is IPv4");
     }
 
     #[test]
-    fn the_families_are_told_apart_only_where_they_part() {
-        let some = |family, name| Some(way(family, (2, name), &[]));
-        let told = |v4, v6| {
-            let ways = UplinkBindings { v4, v6 };
-            let (uplink, v6) = status(&ways);
+    fn families_are_shown_separately_only_on_different_links() {
+        let some = |family, name| Some(binding(family, (2, name), &[]));
+        let shown = |v4, v6| {
+            let uplinks = UplinkBindings { v4, v6 };
+            let (uplink, v6) = status(&uplinks);
             let gateways = uplink.map(|it| (it.gateway_v4.is_some(), it.gateway_v6.is_some()));
-            (gateways, v6.map(|it| it.interface), names(&ways))
+            (gateways, v6.map(|it| it.interface), names(&uplinks))
         };
         let [wlan4, eth4] = ["wlan0", "eth0"].map(|name| some(Family::V4, name));
         let wlan6 = some(Family::V6, "wlan0");
         let wlan = Some("wlan0".to_owned());
         assert_eq!(
-            told(wlan4, wlan6.clone()),
+            shown(wlan4, wlan6.clone()),
             (Some((true, true)), None, wlan.clone())
         );
         assert_eq!(
-            told(None, wlan6.clone()),
+            shown(None, wlan6.clone()),
             (Some((false, true)), None, wlan.clone())
         );
         assert_eq!(
-            told(eth4, wlan6),
+            shown(eth4, wlan6),
             (
                 Some((true, false)),
                 wlan,
                 Some("eth0 (IPv4) and wlan0 (IPv6)".to_owned())
             )
         );
-        assert_eq!(told(None, None), (None, None, None));
+        assert_eq!(shown(None, None), (None, None, None));
     }
 }

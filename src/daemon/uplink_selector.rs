@@ -1,7 +1,7 @@
-//! The pilot: by which link each family's media leaves now, and what a change of it means for the driver and for people.
+//! Selects the uplink of each family, and derives events and driver messages from a change.
 //!
-//! Each family goes its own way: it has uplinks of its own, holds on to one by itself ([`crate::route::hysteresis`]), and is lost
-//! by itself. They mostly go together, and then they are spoken of together.
+//! Each family selects for itself and has its own hysteresis ([`crate::route::hysteresis`]). Where both families change
+//! together, one event describes both.
 
 use std::time::Instant;
 
@@ -13,56 +13,56 @@ use crate::route::hysteresis::Hysteresis;
 use crate::route::observed::Observed;
 use crate::route::uplink::UplinkError;
 
-use super::driver::Message;
+use super::driver::DriverMessage;
 use super::uplink_binding::{Moves, UplinkBinding, UplinkBindings, names};
 
-/// The ways, and what is remembered of them.
+/// The uplinks in force, and the state of the selection.
 #[derive(Debug, Default)]
 pub(super) struct UplinkSelector {
-    /// The ways that are in force.
-    ways: UplinkBindings,
-    /// The ways that the driver was told last: it keeps the sockets of a family while there is none.
-    told: UplinkBindings,
-    holds: PerFamily<Hysteresis>,
-    again: Option<Instant>,
+    /// The uplinks in force.
+    uplinks: UplinkBindings,
+    /// The uplinks last sent to the driver, which keeps the sockets of a family without an uplink.
+    announced: UplinkBindings,
+    hysteresis: PerFamily<Hysteresis>,
+    next_candidate_at: Option<Instant>,
     without_uplink: Option<UplinkError>,
-    /// Why there is no uplink has changed.
-    is_news: bool,
+    /// Whether `without_uplink` has changed.
+    is_reason_new: bool,
 }
 
-/// What a step means for others.
+/// The events and messages of a change.
 #[derive(Debug, Default)]
-pub(super) struct News {
-    pub(super) events: Vec<Noted>,
-    pub(super) messages: Vec<Message>,
+pub(super) struct UplinkSwitch {
+    pub(super) events: Vec<PendingEvent>,
+    pub(super) messages: Vec<DriverMessage>,
 }
 
 /// An event to be recorded.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Noted {
+pub(super) struct PendingEvent {
     pub(super) kind: EventKind,
     pub(super) subject: String,
     pub(super) reason: String,
 }
 
 impl UplinkSelector {
-    /// The ways that are in force.
-    pub(super) const fn ways(&self) -> &UplinkBindings {
-        &self.ways
+    /// The uplinks in force.
+    pub(super) const fn uplinks(&self) -> &UplinkBindings {
+        &self.uplinks
     }
 
-    /// When a better uplink will have proven itself.
-    pub(super) const fn again(&self) -> Option<Instant> {
-        self.again
+    /// The time at which a better uplink has been stable for long enough.
+    pub(super) const fn next_candidate_at(&self) -> Option<Instant> {
+        self.next_candidate_at
     }
 
-    /// Why there is no uplink, if there is none.
+    /// The reason if there is no uplink.
     pub(super) const fn without_uplink(&self) -> Option<&UplinkError> {
         self.without_uplink.as_ref()
     }
 
-    /// Picks each family's way among the usable uplinks; `marks` are those of sockets.
-    pub(super) fn pick(
+    /// Selects the uplink of each family. `marks` are the marks of direct sockets and of tunnel sockets.
+    pub(super) fn select(
         &mut self,
         ranked: Result<PerFamily<Vec<Uplink>>, UplinkError>,
         observed: &Observed,
@@ -70,27 +70,34 @@ impl UplinkSelector {
         now: Instant,
     ) -> UplinkBindings {
         let without_uplink = ranked.as_ref().err().cloned();
-        self.is_news = self.without_uplink != without_uplink;
+        self.is_reason_new = self.without_uplink != without_uplink;
         self.without_uplink = without_uplink;
-        self.again = None;
+        self.next_candidate_at = None;
         let mut ranked = ranked.unwrap_or_default();
         PerFamily::new(|family| {
             let ranked = std::mem::take(&mut ranked[family]);
-            let (uplink, again) = self.holds[family].select(ranked, now);
-            self.again = self.again.into_iter().chain(again).min();
+            let (uplink, next_candidate_at) = self.hysteresis[family].select(ranked, now);
+            self.next_candidate_at = self
+                .next_candidate_at
+                .into_iter()
+                .chain(next_candidate_at)
+                .min();
             Some(UplinkBinding::new(family, uplink?, observed, marks))
         })
     }
 
-    /// Takes these ways, once a socket was opened on each that is new.
+    /// Switches to these uplinks, after a test socket was opened on each new one.
     ///
     /// # Errors
-    /// [`SocketSetupError`]; the former ways stay.
-    pub(super) fn follow(&mut self, ways: UplinkBindings) -> Result<News, SocketSetupError> {
-        let mut news = News::default();
-        if let (true, Some(error)) = (self.is_news, &self.without_uplink) {
-            let lost = names(&self.ways);
-            news.events.push(Noted {
+    /// [`SocketSetupError`]; the previous uplinks stay.
+    pub(super) fn switch_to(
+        &mut self,
+        uplinks: UplinkBindings,
+    ) -> Result<UplinkSwitch, SocketSetupError> {
+        let mut switch = UplinkSwitch::default();
+        if let (true, Some(error)) = (self.is_reason_new, &self.without_uplink) {
+            let lost = names(&self.uplinks);
+            switch.events.push(PendingEvent {
                 kind: match lost {
                     Some(_) => EventKind::UplinkLost,
                     None => EventKind::UplinkMissing,
@@ -99,44 +106,48 @@ impl UplinkSelector {
                 reason: format!("media stays in the VPN: {error}"),
             });
         }
-        if ways == self.ways {
-            return Ok(news);
+        if uplinks == self.uplinks {
+            return Ok(switch);
         }
-        let (mut moves, mut told) = (Moves::default(), self.told.clone());
-        for (family, way) in ways.present() {
-            let former = self.told[family].as_ref();
-            if former != Some(way) {
-                way.open()?;
-                moves[family] = former.is_none_or(|former| way.moves_since(former));
-                told[family] = Some(way.clone());
+        let (mut moves, mut announced) = (Moves::default(), self.announced.clone());
+        for (family, binding) in uplinks.present() {
+            let previous = self.announced[family].as_ref();
+            if previous != Some(binding) {
+                binding.open()?;
+                moves[family] =
+                    previous.is_none_or(|previous| binding.needs_new_sockets_since(previous));
+                announced[family] = Some(binding.clone());
             }
         }
-        news.events.extend(self.changes(&ways));
-        if told != self.told {
-            let binders = PerFamily::new(|family| Some(told[family].as_ref()?.binder.clone()));
-            news.messages.push(Message::Uplinks(binders, moves));
-            self.told = told;
+        switch.events.extend(self.changes(&uplinks));
+        if announced != self.announced {
+            let sockets =
+                PerFamily::new(|family| Some(announced[family].as_ref()?.sockets.clone()));
+            switch.messages.push(DriverMessage::Uplinks(sockets, moves));
+            self.announced = announced;
         }
-        let back = ways.present().map(|(family, _)| family);
-        let back = back.filter(|family| self.ways[*family].is_none() && !moves[*family]);
-        news.messages.extend(back.map(Message::UplinkIsBack));
-        self.ways = ways;
-        Ok(news)
+        let restored = uplinks.present().map(|(family, _)| family);
+        let restored = restored.filter(|family| self.uplinks[*family].is_none() && !moves[*family]);
+        switch
+            .messages
+            .extend(restored.map(DriverMessage::UplinkRestored));
+        self.uplinks = uplinks;
+        Ok(switch)
     }
 
-    /// What is to be told of other ways: each link once where the families go together.
-    fn changes(&self, ways: &UplinkBindings) -> Vec<Noted> {
+    /// The events of a change. Families with the same link and reason share an event.
+    fn changes(&self, uplinks: &UplinkBindings) -> Vec<PendingEvent> {
         let mut changes = Vec::<(&str, String, Vec<Family>)>::new();
-        let with_a_way = ways.present().count();
-        for (family, way) in ways.iter() {
-            let (link, reason) = match (way, &self.ways[family]) {
-                (Some(way), _) if self.told[family].as_ref() != Some(way) => {
-                    (&way.uplink.name, self.why(family, way))
+        let with_uplink = uplinks.present().count();
+        for (family, binding) in uplinks.iter() {
+            let (link, reason) = match (binding, &self.uplinks[family]) {
+                (Some(binding), _) if self.announced[family].as_ref() != Some(binding) => {
+                    (&binding.uplink.name, self.reason(family, binding))
                 }
-                // When none is left, that is told as the loss that it is.
-                (None, Some(former)) if with_a_way > 0 => {
+                // The loss of the last uplink has an event of its own.
+                (None, Some(previous)) if with_uplink > 0 => {
                     let reason = "no uplink any more; its media stays in the VPN".to_owned();
-                    (&former.uplink.name, reason)
+                    (&previous.uplink.name, reason)
                 }
                 _ => continue,
             };
@@ -146,26 +157,26 @@ impl UplinkSelector {
                 None => changes.push((link, reason, vec![family])),
             }
         }
-        let noted = |(link, reason, families): (&str, String, Vec<Family>)| Noted {
+        let event = |(link, reason, families): (&str, String, Vec<Family>)| PendingEvent {
             kind: EventKind::UplinkChanged,
             subject: link.to_owned(),
             reason: match families[..] {
-                [family] if with_a_way > 1 || ways[family].is_none() => {
+                [family] if with_uplink > 1 || uplinks[family].is_none() => {
                     format!("{family}: {reason}")
                 }
                 _ => reason,
             },
         };
-        changes.into_iter().map(noted).collect()
+        changes.into_iter().map(event).collect()
     }
 
-    fn why(&self, family: Family, way: &UplinkBinding) -> String {
-        let why = way.uplink.why;
-        match &self.told[family] {
-            Some(former) if former.uplink.name != way.uplink.name => {
-                format!("{why}; previously {}", former.uplink.name)
+    fn reason(&self, family: Family, binding: &UplinkBinding) -> String {
+        let evidence = binding.uplink.why;
+        match &self.announced[family] {
+            Some(previous) if previous.uplink.name != binding.uplink.name => {
+                format!("{evidence}; previously {}", previous.uplink.name)
             }
-            _ => why.to_string(),
+            _ => evidence.to_string(),
         }
     }
 }
@@ -176,8 +187,8 @@ mod tests {
     use crate::net::IfIndex;
     use crate::route::desired::{UplinkEvidence, UplinkGateway};
 
-    fn ways(v4: Option<&str>, v6: Option<&str>) -> UplinkBindings {
-        let way = |family, name: &str| {
+    fn uplinks(v4: Option<&str>, v6: Option<&str>) -> UplinkBindings {
+        let binding = |family, name: &str| {
             let uplink = Uplink {
                 name: name.to_owned(),
                 index: IfIndex(u32::try_from(name.len()).expect("a short name")),
@@ -187,23 +198,24 @@ mod tests {
             UplinkBinding::new(family, uplink, &Observed::default(), (Fwmark(1), Fwmark(2)))
         };
         UplinkBindings {
-            v4: v4.map(|name| way(Family::V4, name)),
-            v6: v6.map(|name| way(Family::V6, name)),
+            v4: v4.map(|name| binding(Family::V4, name)),
+            v6: v6.map(|name| binding(Family::V6, name)),
         }
     }
 
     #[test]
-    fn families_are_told_apart_where_they_part() {
-        let mut pilot = UplinkSelector::default();
+    fn families_on_different_links_have_separate_events() {
+        let mut selector = UplinkSelector::default();
         let mut step = |v4, v6| {
-            let ways = ways(v4, v6);
-            let told = pilot.changes(&ways);
-            for (family, way) in ways.present() {
-                pilot.told[family] = Some(way.clone());
+            let uplinks = uplinks(v4, v6);
+            let announced = selector.changes(&uplinks);
+            for (family, binding) in uplinks.present() {
+                selector.announced[family] = Some(binding.clone());
             }
-            pilot.ways = ways;
-            let told = told.into_iter();
-            told.map(|it| format!("{} {}", it.subject, it.reason))
+            selector.uplinks = uplinks;
+            let announced = announced.into_iter();
+            announced
+                .map(|it| format!("{} {}", it.subject, it.reason))
                 .collect::<Vec<_>>()
         };
         let (eth, wlan) = (Some("eth0"), Some("wlan0"));
@@ -214,8 +226,8 @@ mod tests {
         let moved = "eth0 IPv6: the default route; previously wlan0";
         assert_eq!(step(eth, eth), [moved]);
         let moved = "wlan0 the default route; previously eth0";
-        assert_eq!(step(wlan, wlan), [moved], "they move together");
-        assert_eq!(step(None, None), [""; 0], "it is a loss");
-        assert_eq!(step(wlan, wlan), [""; 0], "it is the same again");
+        assert_eq!(step(wlan, wlan), [moved], "one event for both");
+        assert_eq!(step(None, None), [""; 0], "the loss has another event");
+        assert_eq!(step(wlan, wlan), [""; 0], "the same uplink");
     }
 }

@@ -69,7 +69,7 @@ impl SystemFacts {
     pub fn collect(options: CheckOptions) -> anyhow::Result<Self> {
         let today = daemon::today();
         let policy = Policy::compile(&options.config, today);
-        let numbers = daemon::numbers(&options.config);
+        let numbers = daemon::routing_ids(&options.config);
         let status = control::status(&options.runtime_dir);
         let resolvers = resolvers();
         let (observed, route_lookups, resolvers) = daemon::runtime()?.block_on(async {
@@ -101,7 +101,7 @@ impl SystemFacts {
             }
             anyhow::Ok((observed, route_lookups, decisions))
         })?;
-        let preferences = daemon::preferences(&options.config);
+        let preferences = daemon::uplink_preferences(&options.config);
         let may = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
         Ok(Self {
             uplinks: uplink::choose(&observed, numbers.protocol, &preferences),

@@ -26,7 +26,6 @@
 
 mod failover;
 mod outbox;
-mod pace;
 pub mod reassembly;
 mod stats;
 mod tcp;
@@ -42,17 +41,23 @@ use std::time::{Duration, Instant};
 use foldhash::quality::RandomState;
 
 use self::failover::{MappingPath, MappingPaths};
-use self::pace::Pace;
 use self::reassembly::Reassembly;
 use crate::nat;
 use crate::net::{Dscp, Egress, Endpoint, Family, TrafficClass};
 use crate::policy::Policy;
+use crate::rate::{RateLimit, TokenBucket};
 use crate::wire::{IcmpError, Packet, ParseError, Transport, reply};
 
 pub use failover::{FailbackCause, FailoverCause, FailoverSettings};
 pub use outbox::{EngineEvent, Outbox, SocketCommand, Transmit};
 pub use stats::{Counters, DropReason, EngineSnapshot, MappingReport};
 pub use tcp::{ConnectError, ConnectionReport, ConnectionState, TcpCounters, TcpSettings};
+
+/// The rate of ICMP errors: 50 at once, then 100 per second (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f)).
+const ICMP_ERRORS: RateLimit = RateLimit {
+    burst: 50,
+    interval: Duration::from_millis(10),
+};
 
 /// The bytes needed before a received payload: the headers are written there.
 pub const HEADROOM: usize = crate::wire::HEADROOM;
@@ -144,9 +149,9 @@ pub struct Engine {
     reassembly: Reassembly,
     reply_sources: Vec<ReplySource>,
     /// The rate of the engine's own errors.
-    own_errors: Pace,
+    own_errors: TokenBucket,
     /// The rate of forwarded errors: a flood of one kind does not suppress the other.
-    forwarded_errors: Pace,
+    forwarded_errors: TokenBucket,
     /// The identification of the next packet that is fragmented into the TUN.
     identification: u32,
     /// The largest packet that is written into the TUN, in bytes.
@@ -171,8 +176,8 @@ impl Engine {
             tcp: tcp::TcpProxy::new(TcpSettings::default()),
             reassembly: Reassembly::default(),
             reply_sources: Vec::new(),
-            own_errors: Pace::default(),
-            forwarded_errors: Pace::default(),
+            own_errors: TokenBucket::default(),
+            forwarded_errors: TokenBucket::default(),
             // Unpredictable (RFC 7739): the hasher's seed is random for each process.
             #[expect(clippy::cast_possible_truncation, reason = "any 32 bits serve")]
             identification: RandomState::default().hash_one(0) as u32,
@@ -397,7 +402,7 @@ impl Engine {
         now: Instant,
         outbox: &mut Outbox,
     ) {
-        if !self.own_errors.allows(now) {
+        if !self.own_errors.take(ICMP_ERRORS, now) {
             self.counters.errors_suppressed += 1;
         } else if outbox.icmp(error, from, self.substitute_of(to)).is_ok() {
             self.counters.rejected += 1;

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use super::ICMP_ERRORS;
 use super::failover::{MappingPath, SocketState};
 use super::{
     DropReason, Engine, EngineEvent, FailbackCause, FailoverCause, Outbox, ReceivedDatagram,
@@ -226,7 +227,7 @@ impl Engine {
         now: Instant,
         outbox: &mut Outbox,
     ) {
-        if !self.forwarded_errors.allows(now) {
+        if !self.forwarded_errors.take(ICMP_ERRORS, now) {
             self.counters.errors_suppressed += 1;
             return;
         }
@@ -299,7 +300,7 @@ impl Engine {
         }
         for (to, payload) in recalled {
             self.counters.drop_out(DropReason::OpenFailed);
-            if !self.forwarded_errors.allows(now) {
+            if !self.forwarded_errors.take(ICMP_ERRORS, now) {
                 self.counters.errors_suppressed += 1;
                 continue;
             }

@@ -67,7 +67,7 @@
 //!
 //! The same holds when an uplink is given up or returns, see `engine::failover`. Shown by
 //! `load::a_branch_of_calls_moves_to_another_uplink_in_batches`, `engine::uplink::nothing_leaves_by_a_former_uplink` and
-//! `daemon::driver::tests::a_wake_up_takes_no_more_than_it_may_open_sockets_for`. TCP connections cannot move and end at
+//! `daemon::driver::tests::a_wake_up_reads_no_more_packets_than_it_may_open_sockets_for`. TCP connections cannot move and end at
 //! once; their limit is 4,096.
 //!
 //! # Long runs

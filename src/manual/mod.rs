@@ -8,7 +8,7 @@
 //!         pure: no clock, no socket, no async            |   shell: tokio, syscalls, netlink
 //!                                                        |
 //!  L0   net                                              |
-//!  L1   wire        lpm        timer                     |                     steering
+//!  L1   wire        lpm        timer       rate          |                     steering
 //!  L2   call        policy     nat        config         |                    /    |    \
 //!         \___________|________/   (config -> policy)    |          nftables   ipsec   |
 //!  L3              engine  -------- Outbox --------------+->  L4  tun  relay  \__route__/ sysctl  control

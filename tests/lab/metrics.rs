@@ -13,17 +13,17 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use tokio::sync::mpsc;
-use voicelane::control::metrics::{Form, write};
+use voicelane::control::metrics::{MetricsFormat, write};
 use voicelane::control::{
-    Access, ConnectionStatus, Exporter, FallbackStatus, METRICS_SOCKET, Measured, Site, Status,
-    TrafficStatus, UplinkStatus, VpnStatus,
+    Access, ConnectionStatus, Exporter, FallbackStatus, METRICS_SOCKET, MetricsEndpoint,
+    MetricsInput, Status, TrafficStatus, UplinkStatus, VpnStatus,
 };
 
 const RULES: &str = include_str!("../../config/voicelane.rules.yml");
 const DASHBOARD: &str = include_str!("../../config/grafana.json");
 
 /// Metrics of which none is empty.
-fn measured() -> Measured {
+fn measured() -> MetricsInput {
     let counts = |names: &[&str]| -> BTreeMap<String, u64> {
         names.iter().map(|name| ((*name).to_owned(), 7)).collect()
     };
@@ -64,7 +64,7 @@ fn measured() -> Measured {
         kernel_errors: counts(&["send_eperm"]),
         ..Status::default()
     };
-    Measured {
+    MetricsInput {
         status: status.judged(),
         mappings: 7_900,
         connections: 1,
@@ -94,8 +94,8 @@ fn judge(program: &str, args: &[&str], text: &str) -> String {
 
 #[test]
 fn prometheus_lint_reports_nothing() {
-    for measured in [measured(), Measured::default()] {
-        let text = write(&measured, Form::Text);
+    for measured in [measured(), MetricsInput::default()] {
+        let text = write(&measured, MetricsFormat::Text);
         assert_eq!(judge("promtool", &["check", "metrics"], &text), "");
     }
 }
@@ -108,15 +108,15 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 families = list(text_string_to_metric_families(sys.stdin.read()))
 assert len(families) > 12, families
 ";
-    for measured in [measured(), Measured::default()] {
-        let text = write(&measured, Form::OpenMetrics);
+    for measured in [measured(), MetricsInput::default()] {
+        let text = write(&measured, MetricsFormat::OpenMetrics);
         assert_eq!(judge("/usr/bin/python3", &["-c", READ], &text), "");
     }
 }
 
 #[test]
 fn no_address_is_a_label() {
-    let text = write(&measured(), Form::OpenMetrics);
+    let text = write(&measured(), MetricsFormat::OpenMetrics);
     for private in ["10.8.0.2", "192.168.1.1", "wlan0"] {
         assert!(!text.contains(private), "{text}");
     }
@@ -157,7 +157,7 @@ fn mentions(text: &str) -> Vec<(String, Vec<String>)> {
 
 #[test]
 fn every_metric_of_dashboard_and_alerts_exists() {
-    let metrics = write(&measured(), Form::Text);
+    let metrics = write(&measured(), MetricsFormat::Text);
     let samples: Vec<_> = metrics
         .lines()
         .filter(|line| !line.starts_with('#'))
@@ -215,7 +215,7 @@ fn prometheus_accepts_the_queries_of_the_dashboard() {
 }
 
 /// Serves metrics there until the test ends.
-fn export(site: Site, dir: &Path, access: Access) {
+fn export(site: MetricsEndpoint, dir: &Path, access: Access) {
     let dir = dir.to_owned();
     let (listening, listens) = std::sync::mpsc::channel();
     thread::spawn(move || {
@@ -257,7 +257,7 @@ fn metrics_are_read_on_loopback() {
     let address: SocketAddr = free.expect("loopback has IPv6");
     let dir = tempfile::TempDir::new().expect("the temporary directory is writable");
     let access = Access::of_groups(None, None).expect("no groups");
-    export(Site::Loopback(address), dir.path(), access);
+    export(MetricsEndpoint::Loopback(address), dir.path(), access);
     let connect = || TcpStream::connect(address).expect("it listens");
     let text = read(connect(), "*/*");
     assert!(
@@ -265,7 +265,10 @@ fn metrics_are_read_on_loopback() {
         "{text}"
     );
     let (_, body) = text.split_once("\r\n\r\n").expect("head and body");
-    assert_eq!(sorted(body), sorted(&write(&measured(), Form::Text)));
+    assert_eq!(
+        sorted(body),
+        sorted(&write(&measured(), MetricsFormat::Text))
+    );
     let open = read(connect(), "application/openmetrics-text; version=1.0.0");
     assert!(
         open.contains("\r\nContent-Type: application/openmetrics-text"),
@@ -279,7 +282,7 @@ fn metrics_on_a_unix_socket_require_read_access() {
     let dir = tempfile::TempDir::new().expect("the temporary directory is writable");
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("it is ours");
     let access = Access::of_groups(Some("daemon"), Some("adm")).expect("Debian's groups");
-    export(Site::Unix, dir.path(), access);
+    export(MetricsEndpoint::Unix, dir.path(), access);
     let socket = dir.path().join(METRICS_SOCKET);
     let root = UnixStream::connect(&socket).expect("it listens");
     assert!(read(root, "*/*").contains("\nvoicelane_state{state=\"working\"} 1\n"));

@@ -1,4 +1,4 @@
-//! What a wake-up takes in.
+//! The packets that a wake-up reads.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,16 +14,16 @@ const POLICY: &str = "version = 1\ninclude = []\n[[service]]\nname = 'media'\nde
                       protocol = 'udp'\nprefixes = ['198.18.0.0/24', '2001:db8:18::/64']\nports = [3478]\n\
                       allow_special_purpose = true\nsource = 'made up'\n";
 
-/// A device in which packets wait.
-struct Waiting(Vec<Vec<u8>>, UnixDatagram);
+/// A device with queued packets.
+struct QueuedDevice(Vec<Vec<u8>>, UnixDatagram);
 
-impl AsFd for Waiting {
+impl AsFd for QueuedDevice {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.1.as_fd()
     }
 }
 
-impl PacketDevice for Waiting {
+impl PacketDevice for QueuedDevice {
     fn try_recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let packet = self.0.pop().ok_or(io::ErrorKind::WouldBlock)?;
         buffer[..packet.len()].copy_from_slice(&packet);
@@ -58,31 +58,31 @@ fn packets(calls: u16) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_wake_up_takes_no_more_than_it_may_open_sockets_for() {
+fn a_wake_up_reads_no_more_packets_than_it_may_open_sockets_for() {
     let config = Config::parse("policy", POLICY).expect("a valid policy");
     let policy = Policy::compile(&config, "2026-01-01".parse().expect("a date"));
     let (end, _other) = UnixDatagram::pair().expect("a pair");
     let state = tempfile::tempdir().expect("a directory");
     let mut driver = Driver::new(
         Engine::new(Arc::new(policy), nat::NatSettings::default()),
-        Waiting(packets(3 * 16), end),
+        QueuedDevice(packets(3 * 16), end),
         (
             UdpRelay::new().expect("an epoll set"),
             TcpRelay::new().expect("another"),
         ),
         ServiceState::of_tun("voicelane0"),
         Arc::new(Notify::new()),
-        Events::open(state.path()),
+        EventLog::open(state.path()),
     );
     let now = Instant::now();
-    let mut taken = Vec::new();
+    let mut counts = Vec::new();
     for _ in 0..4 {
-        taken.push(driver.take_from_device(now).expect("packets"));
+        counts.push(driver.read_device(now).expect("packets"));
         driver.outbox.clear();
     }
-    assert_eq!(taken, [SOCKETS, SOCKETS, SOCKETS, 0]);
+    assert_eq!(counts, [OPENINGS, OPENINGS, OPENINGS, 0]);
 
     driver.device.0 = packets(3 * 16);
-    let taken = driver.take_from_device(now).expect("packets");
-    assert_eq!(taken, 3 * 16, "they have theirs");
+    let taken = driver.read_device(now).expect("packets");
+    assert_eq!(taken, 3 * 16, "all sockets are open");
 }

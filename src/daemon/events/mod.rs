@@ -1,7 +1,7 @@
-//! What happened and why: recorded once, logged, kept in memory for those who ask, and on the disk across a restart.
+//! The event log: each event is logged, kept in memory for clients, and stored on the disk across a restart.
 //!
-//! Whoever records neither waits nor fails. The disk has a thread of its own, for it may stall and media may not; when
-//! it refuses, or falls behind, that is said in the status, and the events in memory are there all the same.
+//! Recording neither waits nor fails. A separate thread writes to the disk, which may stall. A failing or slow disk is a
+//! warning in the status.
 
 mod store;
 
@@ -17,72 +17,72 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use crate::control::{EVENT_VERSION, Event, EventKind, Events as Reply};
-use store::Store;
+use crate::control::{EVENT_VERSION, Event, EventKind, EventList};
+use store::EventStore;
 
-/// How many events are kept in memory: what a client is told at most.
+/// The events in memory, and thus in a reply, at most.
 const KEPT: usize = 1_024;
 
-/// How many events may wait for the disk.
+/// The events that may wait for the disk.
 const WAITING: usize = 256;
 
-/// The recorder. Clones record into the same place.
+/// A handle to the event log. Clones share the log.
 #[derive(Clone, Debug)]
-pub(super) struct Events(Arc<Inner>);
+pub(super) struct EventLog(Arc<EventLogState>);
 
 #[derive(Debug)]
-struct Inner {
-    memory: Mutex<Memory>,
-    trouble: Arc<Mutex<Option<String>>>,
+struct EventLogState {
+    recent: Mutex<RecentEvents>,
+    warning: Arc<Mutex<Option<String>>>,
     disk: Option<SyncSender<Event>>,
     writer: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
-struct Memory {
+struct RecentEvents {
     last_sequence: u64,
     events: VecDeque<Event>,
 }
 
-impl Events {
-    /// Takes up where the store of a directory ended. A store that cannot be read or written is said, and is no error.
+impl EventLog {
+    /// Opens the log and continues the numbers of the store in `dir`. A failing store becomes a warning.
     pub(super) fn open(dir: &Path) -> Self {
-        let trouble = Arc::new(Mutex::new(None));
-        let complain = |error: &io::Error| {
+        let warning = Arc::new(Mutex::new(None));
+        let warn_of = |error: &io::Error| {
             let dir = dir.display();
-            let sentence = format!("Events are not saved across a restart: {dir}: {error}");
-            warn!("{sentence}");
-            *lock(&trouble) = Some(sentence);
+            let text = format!("Events are not saved across a restart: {dir}: {error}");
+            warn!("{text}");
+            *lock(&warning) = Some(text);
         };
         let events = store::read(dir).unwrap_or_else(|error| {
-            complain(&error);
+            warn_of(&error);
             Vec::new()
         });
-        let memory = Memory {
+        let recent = RecentEvents {
             last_sequence: events.last().map_or(0, |event| event.sequence),
             events: events.into_iter().rev().take(KEPT).rev().collect(),
         };
         let (disk, waiting) = sync_channel(WAITING);
-        let told = Arc::clone(&trouble);
-        let writer = Store::open(dir).and_then(|store| {
+        let writer_warning = Arc::clone(&warning);
+        let writer = EventStore::open(dir).and_then(|store| {
             let thread = thread::Builder::new().name("events".to_owned());
-            thread.spawn(move || write(store, &waiting, &told))
+            thread.spawn(move || write(store, &waiting, &writer_warning))
         });
-        let writer = writer.map_err(|error| complain(&error)).ok();
-        Self(Arc::new(Inner {
-            memory: Mutex::new(memory),
-            trouble,
+        let writer = writer.map_err(|error| warn_of(&error)).ok();
+        Self(Arc::new(EventLogState {
+            recent: Mutex::new(recent),
+            warning,
             disk: writer.as_ref().map(|_| disk),
             writer,
         }))
     }
 
-    /// Notes that something happened to `subject`, and why.
+    /// Records an event about `subject`, with its reason.
     pub(super) fn record(&self, kind: EventKind, subject: impl Display, reason: impl Display) {
-        self.note(kind, subject.to_string(), reason.to_string(), None);
+        self.append(kind, subject.to_string(), reason.to_string(), None);
     }
 
-    /// Notes that something happened, and how long it took to deal with it.
+    /// Records an event and the time from its notification to the end of its handling.
     pub(super) fn record_timed(
         &self,
         kind: EventKind,
@@ -90,84 +90,84 @@ impl Events {
         reason: impl Display,
         took: Duration,
     ) {
-        self.note(kind, subject.to_string(), reason.to_string(), Some(took));
+        self.append(kind, subject.to_string(), reason.to_string(), Some(took));
     }
 
-    /// What happened after the event with this number.
-    pub(super) fn after(&self, sequence: u64) -> Reply {
-        let memory = lock(&self.0.memory);
-        let later = memory.events.iter().filter(|it| it.sequence > sequence);
-        Reply {
-            last_sequence: memory.last_sequence,
+    /// Returns the events after the event with this number.
+    pub(super) fn after(&self, sequence: u64) -> EventList {
+        let recent = lock(&self.0.recent);
+        let later = recent.events.iter().filter(|it| it.sequence > sequence);
+        EventList {
+            last_sequence: recent.last_sequence,
             events: later.cloned().collect(),
         }
     }
 
-    /// Why events do not reach the disk, if they do not.
-    pub(super) fn trouble(&self) -> Option<String> {
-        lock(&self.0.trouble).clone()
+    /// The warning if events do not reach the disk.
+    pub(super) fn warning(&self) -> Option<String> {
+        lock(&self.0.warning).clone()
     }
 
-    fn note(&self, kind: EventKind, subject: String, reason: String, took: Option<Duration>) {
+    fn append(&self, kind: EventKind, subject: String, reason: String, took: Option<Duration>) {
         if kind.is_alarming() {
             warn!("{kind}: {subject}: {reason}");
         } else {
             info!("{kind}: {subject}: {reason}");
         }
-        let mut memory = lock(&self.0.memory);
-        memory.last_sequence += 1;
+        let mut recent = lock(&self.0.recent);
+        recent.last_sequence += 1;
         let event = Event {
             version: EVENT_VERSION,
-            sequence: memory.last_sequence,
+            sequence: recent.last_sequence,
             time: Timestamp::now(),
             kind,
             subject,
             reason,
             duration_us: took.map(|took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
         };
-        if memory.events.len() == KEPT {
-            memory.events.pop_front();
+        if recent.events.len() == KEPT {
+            recent.events.pop_front();
         }
-        memory.events.push_back(event.clone());
-        // Sent under the lock, so that the disk has them in order.
+        recent.events.push_back(event.clone());
+        // Sent under the lock, so that the store has the same order.
         if let Some(disk) = &self.0.disk
             && let Err(TrySendError::Full(_)) = disk.try_send(event)
         {
-            let sentence = "The disk is too slow: some events were not saved.";
-            *lock(&self.0.trouble) = Some(sentence.to_owned());
+            let text = "The disk is too slow: some events were not saved.";
+            *lock(&self.0.warning) = Some(text.to_owned());
         }
     }
 }
 
-/// Reads what a service that does not run left behind.
+/// Reads the stored events of a directory, for the time when no service runs.
 ///
 /// # Errors
-/// When the store is there and cannot be read.
+/// When the store exists and cannot be read.
 pub fn read_events(dir: &Path) -> io::Result<Vec<Event>> {
     store::read(dir)
 }
 
-impl Drop for Inner {
-    /// Lets the disk catch up.
+impl Drop for EventLogState {
+    /// Waits until all events are written.
     fn drop(&mut self) {
         self.disk = None;
         if let Some(writer) = self.writer.take() {
-            // It panics only with the process.
+            // A panic of the writer has ended the process.
             let _ = writer.join();
         }
     }
 }
 
-fn write(mut store: Store, waiting: &Receiver<Event>, trouble: &Mutex<Option<String>>) {
+fn write(mut store: EventStore, waiting: &Receiver<Event>, warning: &Mutex<Option<String>>) {
     while let Ok(event) = waiting.recv() {
         let written = store.append(&event);
-        *lock(trouble) = written
+        *lock(warning) = written
             .err()
             .map(|error| format!("Events are not saved across a restart: {error}"));
     }
 }
 
-/// What is behind these locks is whole after every statement.
+/// The data behind these locks is consistent after every statement, so a poisoned lock is no error.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -181,49 +181,49 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_go_on_after_a_restart() {
+    fn numbers_continue_after_a_restart() {
         let dir = TempDir::new().expect("the temporary directory is writable");
-        let events = Events::open(dir.path());
+        let events = EventLog::open(dir.path());
         events.record(EventKind::Started, "voicelane", "a test");
         events.record(EventKind::Stopped, "voicelane", "a test");
         drop(events);
-        let events = Events::open(dir.path());
+        let events = EventLog::open(dir.path());
         events.record(EventKind::Started, "voicelane", "again");
-        let told = events.after(1);
-        let sequences: Vec<_> = told.events.iter().map(|event| event.sequence).collect();
-        assert_eq!((told.last_sequence, sequences), (3, vec![2, 3]));
-        assert_eq!(events.trouble(), None);
+        let list = events.after(1);
+        let sequences: Vec<_> = list.events.iter().map(|event| event.sequence).collect();
+        assert_eq!((list.last_sequence, sequences), (3, vec![2, 3]));
+        assert_eq!(events.warning(), None);
         drop(events);
         assert_eq!(read_events(dir.path()).expect("readable").len(), 3);
     }
 
     #[test]
-    fn without_a_disk_events_are_known_and_the_trouble_is_said() {
+    fn without_a_disk_events_are_kept_in_memory_with_a_warning() {
         let dir = TempDir::new().expect("the temporary directory is writable");
         let file = dir.path().join("not-a-directory");
         fs::write(&file, "").expect("writable");
-        let events = Events::open(&file);
+        let events = EventLog::open(&file);
         events.record_timed(
             EventKind::RulesRestored,
             "rules",
             "a test",
             Duration::from_micros(3),
         );
-        let told = events.after(0).events;
-        assert_eq!((told.len(), told[0].duration_us), (1, Some(3)));
-        let trouble = events.trouble().expect("said");
-        assert!(trouble.contains("not-a-directory"), "{trouble}");
+        let list = events.after(0).events;
+        assert_eq!((list.len(), list[0].duration_us), (1, Some(3)));
+        let warning = events.warning().expect("a warning");
+        assert!(warning.contains("not-a-directory"), "{warning}");
     }
 
     #[test]
     fn memory_is_bounded() {
         let dir = TempDir::new().expect("the temporary directory is writable");
-        let events = Events::open(dir.path());
+        let events = EventLog::open(dir.path());
         for _ in 0..KEPT + 10 {
             events.record(EventKind::Ready, "wlan0", "a test");
         }
-        let told = events.after(0);
-        assert_eq!(told.events.len(), KEPT);
-        assert_eq!(told.events[0].sequence, 11);
+        let list = events.after(0);
+        assert_eq!(list.events.len(), KEPT);
+        assert_eq!(list.events[0].sequence, 11);
     }
 }

@@ -1,7 +1,6 @@
-//! Two files of events, one line of JSON each: the younger grows until it takes the elder's place.
+//! The event store: two files with a line of JSON per event. The new file replaces the old one when it is full.
 //!
-//! A line is written at once or, when the machine fails in the middle of it, torn; a torn line is passed over. So at most
-//! twice [`LARGEST`] bytes lie on the disk, and the last [`LARGEST`] bytes of events are always there.
+//! A line that is cut off by a crash is skipped. At most twice [`MAX_SIZE`] bytes are on the disk.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -10,33 +9,33 @@ use std::path::{Path, PathBuf};
 
 use crate::control::Event;
 
-/// The younger file's name.
-const FILE: &str = "events.jsonl";
+/// The name of the new file.
+const NEW: &str = "events.jsonl";
 
-/// The elder file's name.
-const ELDER: &str = "events.1.jsonl";
+/// The name of the old file.
+const OLD: &str = "events.1.jsonl";
 
-/// The largest size of one file, in bytes: about a thousand events.
-const LARGEST: u64 = 256 << 10;
+/// The max_size size of a file, in bytes: about a thousand events.
+const MAX_SIZE: u64 = 256 << 10;
 
-/// The events on the disk.
+/// The open store.
 #[derive(Debug)]
-pub(super) struct Store {
+pub(super) struct EventStore {
     path: PathBuf,
-    elder: PathBuf,
+    old_path: PathBuf,
     file: File,
     size: u64,
-    largest: u64,
+    max_size: u64,
 }
 
-impl Store {
-    /// Opens the store of a directory, which is made if it is not there.
+impl EventStore {
+    /// Opens the store of a directory, which is created if it is missing.
     ///
     /// # Errors
     /// When the directory cannot be written to.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
-        let path = dir.join(FILE);
+        let path = dir.join(NEW);
         let mut file = open(&path)?;
         let mut size = file.seek(SeekFrom::End(0))?;
         if size > 0 {
@@ -50,23 +49,23 @@ impl Store {
         }
         Ok(Self {
             path,
-            elder: dir.join(ELDER),
+            old_path: dir.join(OLD),
             file,
             size,
-            largest: LARGEST,
+            max_size: MAX_SIZE,
         })
     }
 
-    /// Puts an event behind the others.
+    /// Appends an event.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// When it cannot be written.
     pub(super) fn append(&mut self, event: &Event) -> io::Result<()> {
         let mut line = serde_json::to_vec(event)?;
         line.push(b'\n');
         let length = line.len() as u64;
-        if self.size + length > self.largest {
-            fs::rename(&self.path, &self.elder)?;
+        if self.size + length > self.max_size {
+            fs::rename(&self.path, &self.old_path)?;
             self.file = open(&self.path)?;
             self.size = 0;
         }
@@ -85,13 +84,13 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Reads the events of a directory, the oldest first; what is torn or foreign is passed over.
+/// Reads the events of a directory, the oldest first, and skips invalid lines.
 ///
 /// # Errors
-/// When a file is there and cannot be read.
+/// When a file exists and cannot be read.
 pub(super) fn read(dir: &Path) -> io::Result<Vec<Event>> {
     let mut events = Vec::new();
-    for name in [ELDER, FILE] {
+    for name in [OLD, NEW] {
         let text = match fs::read(dir.join(name)) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -131,16 +130,16 @@ mod tests {
     #[test]
     fn a_torn_last_line_costs_one_event() {
         let dir = TempDir::new().expect("the temporary directory is writable");
-        let mut store = Store::open(dir.path()).expect("writable");
+        let mut store = EventStore::open(dir.path()).expect("writable");
         for sequence in 1..=3 {
             store.append(&event(sequence)).expect("there is room");
         }
         drop(store);
-        let path = dir.path().join(FILE);
+        let path = dir.path().join(NEW);
         let whole = fs::read(&path).expect("it is there");
         for cut in 1..whole.len() {
             fs::write(&path, &whole[..cut]).expect("writable");
-            let mut store = Store::open(dir.path()).expect("writable");
+            let mut store = EventStore::open(dir.path()).expect("writable");
             store.append(&event(9)).expect("there is room");
             let lines = whole[..cut].split(|byte| *byte == b'\n');
             let complete = lines.filter(|line| line.ends_with(b"}")).count() as u64;
@@ -152,11 +151,11 @@ mod tests {
     #[test]
     fn it_keeps_the_newest_within_its_bound() {
         let dir = TempDir::new().expect("the temporary directory is writable");
-        let mut store = Store::open(dir.path()).expect("writable");
-        store.largest = 1_000;
+        let mut store = EventStore::open(dir.path()).expect("writable");
+        store.max_size = 1_000;
         for sequence in 1..=100 {
             store.append(&event(sequence)).expect("there is room");
-            let sizes = [FILE, ELDER].map(|name| {
+            let sizes = [NEW, OLD].map(|name| {
                 fs::metadata(dir.path().join(name)).map_or(0, |metadata| metadata.len())
             });
             assert!(sizes.iter().all(|size| *size <= 1_000), "{sizes:?}");

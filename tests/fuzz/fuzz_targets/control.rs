@@ -9,7 +9,7 @@ fuzz_target!(|line: &[u8]| {
     match Request::parse(line) {
         Ok(request) => {
             assert_eq!(Request::parse(request.line().as_bytes()), Ok(request));
-            assert!(request.needs() >= Privilege::Read);
+            assert!(request.required_privilege() >= Privilege::Read);
         }
         Err(sentence) => assert!(!sentence.is_empty()),
     }

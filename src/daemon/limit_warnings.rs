@@ -1,15 +1,15 @@
-//! Which of our own limits was reached, and what to do about it.
+//! Warnings about limits of voicelane that were reached, with remedies.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How long a limit that was reached is worth a warning.
-const FRESH: Duration = Duration::from_mins(1);
+/// The time that a warning about a limit lasts.
+const DURATION: Duration = Duration::from_mins(1);
 
-/// A sentence for each limit that refused something a moment ago, with what to do.
+/// A warning for each limit that was reached recently.
 pub(super) fn warnings(reached: &BTreeMap<&'static str, Duration>) -> Vec<String> {
-    let fresh = reached.iter().filter(|(_, ago)| **ago < FRESH);
-    fresh
+    let recent = reached.iter().filter(|(_, ago)| **ago < DURATION);
+    recent
         .map(|(label, _)| format!("Limit reached: {label}. {}", advice(label)))
         .collect()
 }
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_is_named_while_it_is_fresh() {
+    fn a_warning_lasts_for_a_minute() {
         let ago = |seconds| Duration::from_secs(seconds);
         let reached = BTreeMap::from([
             ("too_many_connections", ago(59)),

@@ -1,0 +1,102 @@
+//! The result of reconciliations in words: for the status, and for the service manager.
+
+use std::time::Instant;
+
+use crate::control::EventKind;
+use crate::net::Family;
+use crate::route::desired::Desired;
+
+use super::super::service_state::ServiceState;
+use super::super::systemd::ServiceManager;
+use super::super::uplink_binding;
+use super::{Reconciler, SUBJECT};
+
+/// What the status says beyond the state of the reconciler.
+#[derive(Debug, Default)]
+pub(super) struct StatusReporter {
+    ready_since: Option<Instant>,
+    is_ready: bool,
+    /// The error of the last reconciliation.
+    pub(super) reconcile_error: Option<String>,
+    /// The error of the last reload.
+    pub(super) reload_error: Option<String>,
+    pub(super) manager: ServiceManager,
+}
+
+impl StatusReporter {
+    /// Records that a reconciliation failed; the same error is one event.
+    pub(super) fn on_reconcile_error(&mut self, error: String, reconciler: &Reconciler) {
+        if self.reconcile_error.as_ref() != Some(&error) {
+            let events = &reconciler.events;
+            events.record(EventKind::ReconcileFailed, SUBJECT, &error);
+        }
+        self.reconcile_error = Some(error);
+    }
+
+    /// Notifies the service manager, records readiness, and returns the state for the status.
+    pub(super) fn report(&mut self, reconciler: &Reconciler) -> ServiceState {
+        let (uplinks, report) = (reconciler.selector.uplinks(), &reconciler.applied.report);
+        self.record_ready(reconciler);
+        self.manager.notify_uplinks(uplinks);
+        let blocked = reconciler.firewall.blocked();
+        let is_captured = |family: &Family| {
+            uplinks[*family].is_some() && report.priority.is_some() && !blocked.contains(family)
+        };
+        let (uplink, uplink_v6) = uplink_binding::status(uplinks);
+        let clients = reconciler.applied.desired.as_ref();
+        ServiceState {
+            ready_since: self.ready_since,
+            tun: reconciler.settings.tun.clone(),
+            uplink,
+            uplink_v6,
+            vpns: report.vpns.clone(),
+            captured: Family::BOTH.into_iter().filter(is_captured).collect(),
+            rule_priority: report.priority,
+            clients: clients.map(Desired::captured_clients).unwrap_or_default(),
+            warnings: self.warnings(reconciler),
+        }
+    }
+
+    fn record_ready(&mut self, reconciler: &Reconciler) {
+        let links = uplink_binding::names(reconciler.selector.uplinks());
+        let was_ready = std::mem::replace(&mut self.is_ready, links.is_some());
+        if let Some(links) = links.filter(|_| !was_ready) {
+            let reason = if reconciler.firewall.blocked().is_empty() {
+                format!("media leaves through {links}")
+            } else {
+                "media stays in the VPN: a firewall blocks the direct path".to_owned()
+            };
+            let tun = &reconciler.settings.tun;
+            reconciler.events.record(EventKind::Ready, tun, reason);
+            self.ready_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    fn warnings(&self, reconciler: &Reconciler) -> Vec<String> {
+        let report = &reconciler.applied.report;
+        let reply_source = reconciler.steering.reply_source_error().map(|error| {
+            format!("The VPN's firewall may drop replies to the VPN's own address: nftables is not available ({error})")
+        });
+        let no_uplink = reconciler.selector.without_uplink();
+        let no_uplink = no_uplink.map(|error| format!("{error}; media stays in the VPN"));
+        let reconcile_error = self.reconcile_error.as_ref().map(|error| {
+            format!("Rules and routes could not be updated; retrying. Error: {error}")
+        });
+        let reload_error = self.reload_error.as_ref().map(|error| {
+            format!(
+                "The configuration was not reloaded. The previous one stays active. Error: {error}"
+            )
+        });
+        let warnings = report.warnings.iter().map(ToString::to_string);
+        warnings
+            .chain(reconciler.firewall.warnings())
+            .chain(reconciler.clients.warnings())
+            .chain(report.unmet_prerequisites.iter().cloned())
+            .chain(reply_source)
+            .chain(no_uplink)
+            .chain(reconcile_error)
+            .chain(reload_error)
+            .chain(reconciler.attribution.warning())
+            .collect()
+    }
+}

@@ -1,0 +1,111 @@
+//! Handles the requests of the control socket and of metrics readers.
+//!
+//! The packet loop copies little at a time: first everything but mappings and connections, then these in pages. It
+//! forwards packets in between. A mapping keeps its slot, so a mapping that exists throughout is in exactly one page.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::control::{Body, MetricsInput, PendingRequest, Request, Status};
+use crate::engine::PAGE;
+
+use super::channel;
+use super::driver::DriverMessage;
+use super::events::EventLog;
+use super::health::Health;
+use super::service_state::{DriverSnapshot, MappingPage};
+
+/// Time between two checks of the state and of the warnings.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The senders to the threads that know the answers.
+pub(super) struct RequestHandler {
+    pub(super) driver: channel::Sender<DriverMessage>,
+    pub(super) reconciler: mpsc::Sender<oneshot::Sender<Body>>,
+    pub(super) events: EventLog,
+}
+
+impl RequestHandler {
+    /// Handles requests until the service stops.
+    pub(super) async fn run(
+        self,
+        mut pending: mpsc::Receiver<PendingRequest>,
+        mut scrapes: mpsc::Receiver<oneshot::Sender<MetricsInput>>,
+    ) {
+        let mut health = Health::default();
+        let mut checks = tokio::time::interval(HEALTH_INTERVAL);
+        loop {
+            let handled = tokio::select! {
+                _ = checks.tick() => self.check_health(&mut health).await,
+                Some(request) = pending.recv() => self.handle(request).await,
+                Some(reply) = scrapes.recv() => self.scrape(reply).await,
+                else => None,
+            };
+            if handled.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Handles a request of the control socket. Returns none when the service is stopping.
+    async fn handle(&self, PendingRequest { request, reply }: PendingRequest) -> Option<()> {
+        match request {
+            Request::Reload => self.reconciler.send(reply).await.ok()?,
+            Request::Events { after } => {
+                let _ = reply.send(Body::Events(self.events.after(after)));
+            }
+            Request::Status => {
+                let snapshot = self.snapshot().await?;
+                let mut status = snapshot.status(&self.events);
+                self.add_mappings(snapshot.engine.slots, &mut status)
+                    .await?;
+                let _ = reply.send(Body::Status(Box::new(status)));
+            }
+        }
+        Some(())
+    }
+
+    /// Handles a metrics reader. Metrics need the numbers of mappings and connections only, so no pages are copied.
+    async fn scrape(&self, reply: oneshot::Sender<MetricsInput>) -> Option<()> {
+        let snapshot = self.snapshot().await?;
+        let _ = reply.send(MetricsInput {
+            mappings: snapshot.engine.mappings,
+            connections: snapshot.engine.connections,
+            status: snapshot.status(&self.events),
+        });
+        Some(())
+    }
+
+    /// Records changes of the state and of the warnings as events.
+    async fn check_health(&self, health: &mut Health) -> Option<()> {
+        let status = self.snapshot().await?.status(&self.events);
+        health.update(&status, &self.events);
+        Some(())
+    }
+
+    async fn snapshot(&self) -> Option<DriverSnapshot> {
+        let (reply, snapshot) = oneshot::channel();
+        self.driver
+            .send(DriverMessage::Snapshot(reply))
+            .await
+            .ok()?;
+        snapshot.await.ok()
+    }
+
+    /// Adds the mappings and connections in so many slots.
+    async fn add_mappings(&self, slots: usize, status: &mut Status) -> Option<()> {
+        let mut page = MappingPage::new();
+        while page.start < slots {
+            let (reply, filled) = oneshot::channel();
+            self.driver
+                .send(DriverMessage::Mappings(page, reply))
+                .await
+                .ok()?;
+            page = filled.await.ok()?;
+            page.move_into(status);
+            page.start += PAGE;
+        }
+        Some(())
+    }
+}
