@@ -20,7 +20,9 @@ pub(super) fn run(args: &ReloadArgs) -> anyhow::Result<ExitCode> {
         Ok(reply) => match reply.body {
             Body::Reloaded {} => Ok(ExitCode::SUCCESS),
             Body::NotReloaded { error } => {
-                eprintln!("voicelane: not reloaded, what was in force stays: {error}");
+                eprintln!(
+                    "voicelane: Not reloaded. The previous configuration stays active. Error: {error}"
+                );
                 Ok(ExitCode::from(exit::INVALID))
             }
             _ => bail!("the service sent an unexpected reply"),

@@ -14,7 +14,7 @@ use crate::policy::export::{ExportFormat, FORMATS, Selection};
 /// The arguments of `voicelane policy export`.
 #[derive(Clone, Debug, clap::Args)]
 pub(in crate::cli) struct ExportArgs {
-    /// Format
+    /// Format of the export
     #[arg(value_parser = formats())]
     pub format: &'static ExportFormat,
     /// Only this service, even if it is switched off (repeatable); default: every active service
