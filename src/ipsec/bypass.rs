@@ -1,4 +1,4 @@
-//! Bypass policies: which ones the captures need, and how the kernel's policies are told apart.
+//! Bypass policies: which ones the captures need, and which of the kernel's policies are voicelane's.
 
 use std::fmt;
 
@@ -149,7 +149,7 @@ impl BypassPolicy {
 }
 
 /// Whether a policy belongs to voicelane.
-pub(super) fn is_ours(policy: &ModifyMessage) -> bool {
+pub(super) fn is_own(policy: &ModifyMessage) -> bool {
     let info = &policy.user_policy_info;
     info.index & TAG_MASK == TAG
         && (info.action, info.priority) == (ALLOW, 0)
@@ -173,7 +173,7 @@ pub(super) fn foreign_family(policy: &ModifyMessage) -> Option<Family> {
         AF_INET6 => Family::V6,
         _ => Family::V4,
     };
-    (!is_ours(policy) && info.direction <= 2).then_some(family)
+    (!is_own(policy) && info.direction <= 2).then_some(family)
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ use rtnetlink::sys::SocketAddr;
 
 use crate::net::PerFamily;
 use crate::route::connection::NetlinkConnection;
-use bypass::{RENEW_SECONDS, TAG, foreign_family, is_ours, mark_of};
+use bypass::{RENEW_SECONDS, TAG, foreign_family, is_own, mark_of};
 
 pub use bypass::{BypassPolicy, bypass_policies};
 
@@ -113,8 +113,8 @@ impl Ipsec {
         now: SystemTime,
     ) -> Result<usize, XfrmError> {
         let present = self.dump().await.map_err(XfrmError::Dump)?;
-        let mut ours: Vec<_> = present.iter().filter(|policy| is_ours(policy)).collect();
-        let used: Vec<_> = ours
+        let mut own: Vec<_> = present.iter().filter(|policy| is_own(policy)).collect();
+        let used: Vec<_> = own
             .iter()
             .map(|policy| policy.user_policy_info.index)
             .collect();
@@ -138,13 +138,13 @@ impl Ipsec {
         };
         for bypass in desired {
             let (selector, direction) = (bypass.selector(), bypass.direction as u8);
-            let there = ours.iter().position(|policy| {
+            let position = own.iter().position(|policy| {
                 let info = &policy.user_policy_info;
                 (info.selector, info.direction) == (selector, direction)
                     && mark_of(policy) == bypass.mark().as_ref()
             });
-            if let Some(at) = there {
-                let info = &ours.swap_remove(at).user_policy_info;
+            if let Some(at) = position {
+                let info = &own.swap_remove(at).user_policy_info;
                 if now.saturating_sub(info.lifetime_cur.add_time) >= RENEW_SECONDS {
                     let renewed = XfrmMessage::UpdatePolicy(bypass.policy(info.index));
                     record("renew", *bypass, self.request(renewed).await);
@@ -155,7 +155,7 @@ impl Ipsec {
                 record("add", *bypass, self.request(added).await);
             }
         }
-        for policy in ours {
+        for policy in own {
             match self.delete(policy).await {
                 Ok(()) => changed += 1,
                 Err(error) => {

@@ -112,17 +112,17 @@
 //! |---|---|
 //! | `ip rule flush`, flushed routes, networkd deletes rules, a foreign rule ahead: restored at once, the program is named | `laptop::removed_rules_are_restored_at_once_and_the_remover_is_named` |
 //! | two programs in conflict: corrections back off, the other program is named | `laptop::a_conflict_slows_down_and_the_other_program_is_named`, `daemon::conflict_backoff::twenty_corrections_at_once_and_two_per_second_are_no_conflict` |
-//! | lost notifications, failed netlink sockets | `laptop::lost_notifications_lead_to_a_full_resync`, `kernel_faults::what_cuts_the_steward_off_from_the_kernel_is_made_up_for` |
-//! | a busy machine | `kernel_faults::a_look_that_had_to_wait_holds_up_no_other`, `daemon::schedule::a_pause_grows_with_the_cpu_time_and_is_bounded` |
+//! | lost notifications, failed netlink sockets | `laptop::lost_notifications_lead_to_a_full_resync`, `kernel_faults::the_reconciler_recovers_from_a_closed_kernel_connection` |
+//! | a busy machine | `kernel_faults::a_delayed_reconciliation_does_not_delay_the_next`, `daemon::schedule::a_pause_grows_with_the_cpu_time_and_is_bounded` |
 //! | a VPN starts, stops, restarts, replaces the default route | `vpn::voicelane_then_openvpn_replacing_the_default_route`, `coexistence::openconnect_with_vpnc_script`, and every row of [`super::vpns`] |
 //! | a lease is renewed, with the same or another address | `laptop::a_renewed_lease_moves_no_call_and_a_new_address_ends_none` |
-//! | an address is removed and returns | `kernel_faults::an_address_that_goes_and_comes_back_takes_the_calls_along` |
+//! | an address is removed and returns | `kernel_faults::calls_follow_an_address_that_goes_and_returns` |
 //! | cable to Wi-Fi and back, by carrier, metric and link: gap below 1 s, same inside endpoint, new sockets | `laptop::a_call_moves_from_cable_to_wifi_and_back`, `daemon::uplink_binding::sockets_are_replaced_when_their_link_or_address_is_gone` |
 //! | a flapping link | `laptop::a_flapping_link_is_not_followed`, `route::hysteresis::a_lost_uplink_must_be_stable_for_longer` |
 //! | no network at the start, IPv6 later | `laptop::the_service_starts_without_a_network_and_recovers` |
 //! | IPv4 and IPv6 by different links, later by the same | `laptop::each_family_uses_its_own_link_and_moves_alone`, `route::uplink::each_family_leaves_by_its_own_best_link` |
 //! | suspend, and resume in another network | `sleep::a_call_survives_a_sleep_and_a_new_address`, `daemon::sleep::the_clocks_show_the_time_slept` |
-//! | prefer, pin, exclude | `laptop::configuration_prefers_and_excludes_links_and_ignores_tunnels`, `route::uplink::the_user_prefers_and_excludes` |
+//! | prefer, pin, exclude | `laptop::configuration_prefers_and_excludes_links_and_ignores_tunnels`, `route::uplink::links_are_preferred_and_excluded_by_configuration` |
 //! | a captive portal or firewall on the path drops media: failover below 3 s, failback when the path works | `fallback::a_dead_path_costs_less_than_three_seconds_with_wg_quick`, `fallback::a_dead_path_costs_less_than_three_seconds_with_openvpn`, `engine::fallback::a_dead_way_costs_a_call_less_than_three_seconds` |
 //! | a router rejects; a firewall of this machine rejects | `fallback::a_router_that_rejects_causes_a_failover`, `fallback::a_local_firewall_causes_an_immediate_failover` |
 //! | failover of a mapping, then of the uplink; hysteresis; probes; failback | `engine::fallback::two_calls_to_two_regions_take_the_uplink_with_them_and_only_their_family`, `engine::fallback::a_healed_way_is_taken_again_and_a_fickle_one_later_each_time`, `engine::fallback::trials_on_a_dead_way_bring_nobody_back`, `engine::fallback::an_uplink_that_is_back_is_taken_again_at_once`, `laptop::a_call_fails_back_when_its_link_returns` |

@@ -10,8 +10,8 @@
 //! | requirement | what we do | shown by |
 //! |---|---|---|
 //! | REQ-1 endpoint-independent mapping | one unconnected socket per inside endpoint, for all remotes | `model::the_engine_does_what_the_model_does`, `engine::one_mapping_serves_every_remote`, `judges::coturn_finds_address_dependent_filtering` |
-//! | REQ-2 address pooling paired | all sockets send from the uplink's address; after a change of uplink no mapping sends by the former one | `engine::uplink::nothing_leaves_by_a_former_uplink`, `kernel_faults::an_address_that_goes_and_comes_back_takes_the_calls_along` |
-//! | REQ-3 no port overloading | the kernel's port table: two sockets never share a port | `mapping::a_free_source_port_is_kept_and_a_taken_one_is_not_shared`, `kernel_faults::ports_that_are_spent_are_refused_and_never_shared` |
+//! | REQ-2 address pooling paired | all sockets send from the uplink's address; after a change of uplink no mapping sends by the former one | `engine::uplink::nothing_leaves_by_a_former_uplink`, `kernel_faults::calls_follow_an_address_that_goes_and_returns` |
+//! | REQ-3 no port overloading | the kernel's port table: two sockets never share a port | `mapping::a_free_source_port_is_kept_and_a_taken_one_is_not_shared`, `kernel_faults::exhausted_ports_are_refused_and_never_shared` |
 //! | REQ-3a port ranges | the preserved port, or one of the kernel's range, 1024 or above | `mapping::a_free_source_port_is_kept_and_a_taken_one_is_not_shared` |
 //! | REQ-4 port parity | withdrawn by RFC 7857 section 8: kept only if the port is preserved | none is due |
 //! | REQ-5 mapping timer at least 2 minutes | 300 s; configurations below 120 s are refused | `engine::a_mapping_lives_by_outbound_packets_alone`, `config::tests::settings::invalid_settings_are_rejected` |
@@ -92,10 +92,10 @@
 //!
 //! Each refusal is counted by reason and explained in the status. The warning ends ten seconds after
 //! the last refusal, with the next datagram that is sent or socket that is opened. Shown by
-//! `kernel_faults::without_descriptors_the_service_lives_and_says_so`,
-//! `kernel_faults::ports_that_are_spent_are_refused_and_never_shared`, `kernel_faults::a_firewall_that_forbids_sending_is_named`,
-//! `kernel_faults::a_way_that_is_gone_is_told_to_the_application_and_no_call_ends`,
-//! `kernel_faults::a_full_queue_of_the_uplink_loses_datagrams_and_no_call`.
+//! `kernel_faults::without_descriptors_the_service_lives_and_reports_it`,
+//! `kernel_faults::exhausted_ports_are_refused_and_never_shared`, `kernel_faults::a_firewall_that_blocks_sends_is_named`,
+//! `kernel_faults::a_lost_path_is_reported_to_the_application_and_no_call_ends`,
+//! `kernel_faults::a_full_uplink_queue_loses_datagrams_but_no_call`.
 //!
 //! # TCP (RFC 5382)
 //!
@@ -108,7 +108,7 @@
 //! | REQ-3 filtering | address-and-port-dependent: a connected socket | by construction (`relay::tcp`) |
 //! | REQ-5 idle time-outs | 2 h 4 min established or half closed, 4 min opening or closing | `tcp::an_idle_connection_ends_after_two_hours_and_four_minutes`, `tcp::a_closing_connection_ends_after_four_minutes`, `tcp::a_connection_that_is_given_up_before_the_answer_is_given_up` |
 //! | REQ-6 no application-level gateways | none; bytes are relayed, never read | `tcp::ten_megabytes_arrive_intact_each_way_over_a_bad_link` |
-//! | REQ-7 no port overloading | the port is bound before `connect`, because `connect` may select a port that another connection uses | `tcp_proxy::an_inside_endpoint_has_one_outside_port_of_its_own`, `kernel_faults::ports_that_are_spent_are_refused_and_never_shared` |
+//! | REQ-7 no port overloading | the port is bound before `connect`, because `connect` may select a port that another connection uses | `tcp_proxy::an_inside_endpoint_has_one_outside_port_of_its_own`, `kernel_faults::exhausted_ports_are_refused_and_never_shared` |
 //! | REQ-9 ICMP destination unreachable | during connect, the same error is sent about the application's SYN | `tcp::an_unreachable_far_side_is_an_icmp_error_about_the_syn`, `tcp_proxy::an_unreachable_host_is_reported_by_icmp` |
 //! | REQ-10 ICMP ends no connection | soft errors of established connections (RFC 5461); an error ends an attempt, as on any host | by construction: the sockets have no `IP_RECVERR` |
 //!

@@ -9,6 +9,9 @@ use super::expression::{link_is, meta_is};
 use super::table::{Chain, NftError, NftTable};
 
 /// Masquerades IPv4 packets that leave by `oif`, as home routers do. Dropping the table ends it.
+///
+/// # Errors
+/// [`NftError`].
 pub fn masquerade(oif: &str) -> Result<NftTable, NftError> {
     const CHAIN: &str = "voicelane";
     const SOURCE_NAT: i32 = 100;

@@ -2,8 +2,8 @@
 //!
 //! A browser binds its ICE sockets to the VPN's address. wg-quick drops packets to this address by another link (its
 //! anti-spoofing rule, prerouting, priority -300), and voicelane's replies come by its TUN. So the engine sends them to
-//! an *substitute address*, an address that nobody routes. [`ReplySourceTable`] replaces the substitute by the real address, after that
-//! rule and before connection tracking.
+//! a *substitute address* that is never routed. [`ReplySourceTable`] replaces it by the real address, after that rule
+//! and before connection tracking.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -21,9 +21,9 @@ pub struct Vpn {
 /// A VPN takes all traffic of a family by a default route in any table, or by two halves of it (OpenVPN's `def1`).
 /// IPsec without an interface is not found here.
 #[must_use]
-pub fn find(observed: &Observed, ours: IfIndex) -> Vec<Vpn> {
+pub fn find(observed: &Observed, tun: IfIndex) -> Vec<Vpn> {
     let tunnels = observed.links.iter();
-    let tunnels = tunnels.filter(|link| link.up && link.index != ours && link.is_tunnel());
+    let tunnels = tunnels.filter(|link| link.up && link.index != tun && link.is_tunnel());
     let found = tunnels.filter_map(|link| {
         let routes = || {
             let routes = observed.routes.iter().filter(|route| route.unicast);

@@ -1,5 +1,7 @@
-//! What the kernel may refuse while calls are on: descriptors, sends, addresses. Each refusal is counted, status says
-//! what to do about it, the service lives, and once the cause has gone the same sockets of the application work again.
+//! Refusals of the kernel during calls: descriptors, sends, addresses.
+//!
+//! Each refusal is counted, status names the remedy, the service lives. When the cause is gone, the application's
+//! sockets work again.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,7 +23,7 @@ use tempfile::NamedTempFile;
 use voicelane::control::EventKind;
 use voicelane::lab::{Frame, FrameDirection, FrameTransport};
 
-/// How long a call may be gone at most, whatever happens.
+/// Maximum gap of a call.
 const LONGEST_LOSS: Duration = Duration::from_secs(3);
 
 fn start(lab: &Lab) -> Voicelane {
@@ -37,7 +39,7 @@ fn media(family: Family) -> SocketAddr {
     at::MEDIA.at(family, MEDIA_PORT)
 }
 
-/// Asks until an answer comes: what went wrong may take a moment to be mended.
+/// Sends until a reply comes: a recovery takes a moment.
 fn assert_recovers(socket: &UdpSocket, to: SocketAddr) {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -51,7 +53,7 @@ fn assert_recovers(socket: &UdpSocket, to: SocketAddr) {
     }
 }
 
-/// Sets how many descriptors the service may have; only as a soft limit, which may be raised again.
+/// Limits the descriptors of the service (soft limit, which may be raised again).
 fn limit_descriptors(voicelane: &Voicelane, limit: usize) {
     let arguments = [
         format!("--pid={}", voicelane.pid()),
@@ -61,7 +63,7 @@ fn limit_descriptors(voicelane: &Voicelane, limit: usize) {
 }
 
 #[test]
-fn without_descriptors_the_service_lives_and_says_so() {
+fn without_descriptors_the_service_lives_and_reports_it() {
     require(&[("prlimit", "util-linux")]);
     let lab = Lab::new();
     let voicelane = start(&lab);
@@ -73,12 +75,12 @@ fn without_descriptors_the_service_lives_and_says_so() {
             let family = Family::BOTH[number % 2];
             let socket = unbound(&lab, family);
             let payload = probe();
-            // Some are refused, and learn it.
+            // Some datagrams are rejected, and the application gets an error.
             let _ = socket.send_to(payload.as_bytes(), media(family));
             (family, socket)
         })
         .collect();
-    // A TCP connection is refused at once instead of left waiting.
+    // A TCP connection is rejected at once.
     for family in Family::BOTH {
         let connected = lab
             .laptop
@@ -86,7 +88,7 @@ fn without_descriptors_the_service_lives_and_says_so() {
         let error = connected.expect_err("there is no descriptor for it");
         assert_ne!(error.kind(), std::io::ErrorKind::TimedOut, "{family:?}");
     }
-    // The connections came behind all datagrams: these are counted now.
+    // The connections follow all datagrams, so these are counted now.
     let failed = voicelane.drops("outbound", "open_failed");
     assert!(failed > 0, "{}", voicelane.status());
     let warnings = voicelane.warnings();
@@ -99,9 +101,9 @@ fn without_descriptors_the_service_lives_and_says_so() {
     voicelane.stop();
 }
 
-/// Probes are empty and see no rule that spares what is short: only the kernel's refusals tell of it.
+/// Probes are empty, so they pass a rule that accepts short packets. Only refused sends show it.
 #[test]
-fn a_firewall_that_forbids_sending_is_named() {
+fn a_firewall_that_blocks_sends_is_named() {
     for verdict in ["drop", "reject"] {
         let lab = Lab::new();
         let voicelane = start(&lab);
@@ -139,7 +141,7 @@ fn a_firewall_that_forbids_sending_is_named() {
     }
 }
 
-/// Talks on until status warns of nothing any more.
+/// Sends media until status has no warning.
 fn await_the_end_of_warnings(voicelane: &Voicelane, sockets: &[(Family, UdpSocket)]) {
     let deadline = Instant::now() + 2 * PATIENCE;
     while voicelane.warnings().contains("firewall") {
@@ -153,15 +155,15 @@ fn await_the_end_of_warnings(voicelane: &Voicelane, sockets: &[(Family, UdpSocke
     assert!(failed > 0, "the count stays: {}", voicelane.status());
 }
 
-/// Has the kernel refuse the service's sends, until strace ends; those to the kernel itself too, so nothing else may be
-/// going on.
+/// Makes the kernel refuse the service's sends until strace ends, those over netlink too. Nothing else may happen
+/// meanwhile.
 fn fail_sends(lab: &Lab, voicelane: &Voicelane, errno: &str) -> Program {
     let deadline = Instant::now() + PATIENCE;
     while !lab.laptop.run("ip -6 addr show tentative").is_empty() {
         assert!(Instant::now() < deadline, "addresses stay tentative");
         thread::sleep(Duration::from_millis(20));
     }
-    // What the last of them made the service do.
+    // Reaction of the service to the last refusal.
     thread::sleep(Duration::from_secs(1));
     let mut command = Command::new("strace");
     command.arg("--follow-forks");
@@ -173,7 +175,7 @@ fn fail_sends(lab: &Lab, voicelane: &Voicelane, errno: &str) -> Program {
 }
 
 #[test]
-fn a_way_that_is_gone_is_told_to_the_application_and_no_call_ends() {
+fn a_lost_path_is_reported_to_the_application_and_no_call_ends() {
     require(&[("strace", "strace")]);
     let lab = Lab::new();
     let config = config_with_tcp(&MEDIA_PORT.to_string());
@@ -227,9 +229,9 @@ fn a_way_that_is_gone_is_told_to_the_application_and_no_call_ends() {
     voicelane.stop();
 }
 
-/// A netlink send that fails once ends the library's connection, and a read that fails ends a subscription.
+/// One failed netlink send closes the connection, and one failed read ends a subscription.
 #[test]
-fn what_cuts_the_steward_off_from_the_kernel_is_made_up_for() {
+fn the_reconciler_recovers_from_a_closed_kernel_connection() {
     require(&[("strace", "strace")]);
     let lab = Lab::new();
     let voicelane = start(&lab);
@@ -243,7 +245,7 @@ fn what_cuts_the_steward_off_from_the_kernel_is_made_up_for() {
         let mut strace = Program::start("strace", &mut command);
         strace.wait_for("attached");
         lab.laptop.run("ip rule flush protocol 118");
-        // It is cut off, and tries again in vain.
+        // The connection is closed, and attempts to replace it fail.
         thread::sleep(Duration::from_secs(1));
         assert!(!routes().contains("proto 118"), "{inject}: {}", routes());
         strace.end(Signal::SIGINT);
@@ -260,7 +262,7 @@ fn what_cuts_the_steward_off_from_the_kernel_is_made_up_for() {
         for family in Family::BOTH {
             lab.exchange(&unbound(&lab, family), media(family));
         }
-        // And what comes later is noticed as before.
+        // Later changes are noticed as before.
         let last = voicelane.last_event();
         lab.laptop.run("ip rule flush protocol 118");
         let event = voicelane.event_after(last, EventKind::RulesRestored);
@@ -272,10 +274,10 @@ fn what_cuts_the_steward_off_from_the_kernel_is_made_up_for() {
     voicelane.stop();
 }
 
-/// Whatever fails in a look at the kernel, a request or the answer to one that was carried out: the next look is whole.
+/// Whether a request or the answer to an applied one fails: the next reconciliation is complete.
 #[test]
-fn whichever_exchange_with_the_kernel_fails_the_next_look_is_whole() {
-    /// More calls of a kind than a look makes.
+fn after_any_failed_exchange_the_next_reconciliation_is_complete() {
+    /// More system calls of one kind than a reconciliation makes.
     const CALLS: usize = 300;
     require(&[("strace", "strace")]);
     let lab = Lab::new();
@@ -291,7 +293,7 @@ fn whichever_exchange_with_the_kernel_fails_the_next_look_is_whole() {
             command.arg(format!("--attach={}", voicelane.pid()));
             let mut strace = Program::start("strace", &mut command);
             strace.wait_for("attached");
-            // It answers when it has looked.
+            // The service replies after the reconciliation.
             refused += usize::from(!voicelane.reload().status.success());
             strace.end(Signal::SIGINT);
             let next = voicelane.reload();
@@ -312,9 +314,9 @@ fn whichever_exchange_with_the_kernel_fails_the_next_look_is_whole() {
     voicelane.stop();
 }
 
-/// On a machine that is busy with other things a look takes long, and costs nothing.
+/// On a busy machine a reconciliation takes long but costs little CPU time.
 #[test]
-fn a_look_that_had_to_wait_holds_up_no_other() {
+fn a_delayed_reconciliation_does_not_delay_the_next() {
     require(&[("strace", "strace")]);
     let lab = Lab::new();
     let voicelane = start(&lab);
@@ -338,9 +340,9 @@ fn a_look_that_had_to_wait_holds_up_no_other() {
     voicelane.stop();
 }
 
-/// RFC 4787 REQ-3, RFC 5382 REQ-7: when every port is taken, the next one is refused; none is shared.
+/// RFC 4787 REQ-3, RFC 5382 REQ-7: with all ports in use, the next mapping is refused; no port is shared.
 #[test]
-fn ports_that_are_spent_are_refused_and_never_shared() {
+fn exhausted_ports_are_refused_and_never_shared() {
     const PORTS: u16 = 8;
     let lab = Lab::new();
     for number in 1..=PORTS + 3 {
@@ -349,7 +351,7 @@ fn ports_that_are_spent_are_refused_and_never_shared() {
         ));
     }
     let voicelane = start(&lab);
-    // Its looks after the start open sockets of their own.
+    // Reconciliations after the start open sockets too.
     voicelane.last_event_at_rest();
     lab.laptop.set(
         "ipv4/ip_local_port_range",
@@ -362,7 +364,7 @@ fn ports_that_are_spent_are_refused_and_never_shared() {
     };
     for family in Family::BOTH {
         let before = refused();
-        // All of one port, which the first one keeps; the others need one of the kernel's.
+        // All from one port, which the first one keeps; the others need another one.
         let sockets: Vec<_> = (1..=PORTS + 3)
             .map(|number| {
                 let text = format!("{}{number}", family.pick("10.99.0.", "fd99::"));
@@ -419,7 +421,7 @@ fn ports_that_are_spent_are_refused_and_never_shared() {
 }
 
 #[test]
-fn a_full_queue_of_the_uplink_loses_datagrams_and_no_call() {
+fn a_full_uplink_queue_loses_datagrams_but_no_call() {
     let lab = Lab::new();
     let voicelane = start(&lab);
     let sockets = Family::BOTH.map(|family| {
@@ -427,7 +429,7 @@ fn a_full_queue_of_the_uplink_loses_datagrams_and_no_call() {
         lab.exchange(&socket, media(family));
         (family, socket)
     });
-    // A queue that has no room for anything as large as media, but for the neighbours' questions.
+    // A queue that is too small for media, but large enough for neighbour discovery.
     lab.laptop.run(&format!(
         "tc qdisc add dev {UPLINK} root tbf rate 1mbit burst 150 limit 10000"
     ));
@@ -436,7 +438,7 @@ fn a_full_queue_of_the_uplink_loses_datagrams_and_no_call() {
         socket
             .send_to(payload.as_bytes(), media(*family))
             .expect("the TUN takes it");
-        // A router whose queue is full is silent too.
+        // A router with a full queue is silent too.
         let heard = answer(socket, &payload);
         assert!(matches!(heard, Ok(None)), "{family:?}: {heard:?}");
     }
@@ -451,7 +453,7 @@ fn a_full_queue_of_the_uplink_loses_datagrams_and_no_call() {
     voicelane.stop();
 }
 
-/// Asks until the datagram leaves as media should: before, it leaves as anything else does.
+/// Sends until the datagram leaves with the marking of media. Before, it leaves as any other.
 fn ask_until_captured(lab: &Lab, socket: &UdpSocket, to: SocketAddr) -> (String, Vec<Frame>) {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -468,7 +470,7 @@ fn ask_until_captured(lab: &Lab, socket: &UdpSocket, to: SocketAddr) -> (String,
     }
 }
 
-/// The next hops of the two families, as far as they are captured.
+/// Returns the next hops of captured families.
 fn gateways(voicelane: &Voicelane) -> [Value; 2] {
     let status = voicelane.status();
     let uplink = &status["status"]["uplink"];
@@ -477,7 +479,7 @@ fn gateways(voicelane: &Voicelane) -> [Value; 2] {
 
 /// RFC 4787 REQ-2: all mappings move together.
 #[test]
-fn an_address_that_goes_and_comes_back_takes_the_calls_along() {
+fn calls_follow_an_address_that_goes_and_returns() {
     let lab = Lab::new();
     let voicelane = start(&lab);
     let sockets = Family::BOTH.map(|family| {
@@ -488,12 +490,12 @@ fn an_address_that_goes_and_comes_back_takes_the_calls_along() {
     let at::DualAddress { v4, v6 } = at::LAPTOP;
     let (home4, home6) = (at::HOME.v4, at::HOME.v6);
     let renewed = ["192.168.7.11", "2001:db8:7::11"];
-    // The same address again, then another one, as a new lease may have it.
+    // The same address returns, then another one, as after a new lease.
     for [next4, next6] in [[v4.to_string(), v6.to_string()], renewed.map(str::to_owned)] {
         lab.laptop
             .ip(&format!("addr flush dev {UPLINK} scope global"));
         let deadline = Instant::now() + PATIENCE;
-        // Nothing is captured any more, of neither family.
+        // No family is captured any more.
         while !gateways(&voicelane).iter().all(Value::is_null) {
             assert!(Instant::now() < deadline, "{}", voicelane.status());
             thread::sleep(Duration::from_millis(20));

@@ -1,4 +1,4 @@
-//! The plan against a model of the kernel, from random starts.
+//! The plan against a model of the kernel, from random states.
 
 use super::super::desired::{FirewallMarks, Uplink, UplinkEvidence, Uplinks};
 use super::super::observed::Link;
@@ -17,7 +17,7 @@ fn uplink(index: u32, via: &str) -> Uplink {
     }
 }
 
-/// The links of the two families, as far as they have one.
+/// Uplinks with these interface indexes.
 fn uplinks(v4: Option<u32>, v6: Option<u32>) -> Uplinks {
     Uplinks {
         v4: v4.map(|index| uplink(index, "192.0.2.1")),
@@ -58,7 +58,7 @@ fn foreign_rule(priority: u32, table: u32) -> RoutingRule {
     }
 }
 
-/// Does what the kernel does with a change, and objects to what the kernel would object to.
+/// Applies a change as the kernel does, and fails where the kernel would.
 fn apply(state: &mut Observed, change: &RoutingChange) -> Result<(), TestCaseError> {
     let at = |state: &Observed, route: &Route| {
         state
@@ -97,7 +97,7 @@ fn apply(state: &mut Observed, change: &RoutingChange) -> Result<(), TestCaseErr
 
 type Captured = BTreeSet<(Protocol, PortRange, Prefix)>;
 
-/// What our rules lead into the TUN, from whatever socket.
+/// Returns the destinations that voicelane's rules lead into the TUN, from any socket.
 fn captured(state: &Observed, tun: IfIndex) -> Captured {
     let rules = state.rules.iter().filter(|rule| rule.is_owned_by(&IDS()));
     rules
@@ -117,7 +117,7 @@ fn captured(state: &Observed, tun: IfIndex) -> Captured {
         .collect()
 }
 
-fn named(desired: &Desired) -> Captured {
+fn desired_captures(desired: &Desired) -> Captured {
     let pairs = desired.captures.iter().flat_map(|capture| {
         let prefixes = capture.prefixes.iter();
         prefixes.map(move |prefix| (capture.protocol, capture.ports, *prefix))
@@ -147,7 +147,7 @@ fn protocols() -> impl Strategy<Value = Protocol> {
     prop::sample::select(vec![Protocol::Udp, Protocol::Tcp])
 }
 
-fn makers() -> impl Strategy<Value = RouteProtocol> {
+fn protocol_numbers() -> impl Strategy<Value = RouteProtocol> {
     prop::sample::select(vec![
         RouteProtocol(118),
         RouteProtocol(118),
@@ -165,8 +165,14 @@ fn routes() -> impl Strategy<Value = Route> {
         all_destinations(Family::V6),
     ]);
     let prefixes = prop_oneof![2 => prefixes(), 1 => defaults];
-    (table_numbers(), prefixes, 0u32..3, makers(), 2u32..10).prop_map(
-        |(table, prefix, metric, protocol, link)| Route {
+    (
+        table_numbers(),
+        prefixes,
+        0u32..3,
+        protocol_numbers(),
+        2u32..10,
+    )
+        .prop_map(|(table, prefix, metric, protocol, link)| Route {
             table,
             prefix,
             metric,
@@ -176,8 +182,7 @@ fn routes() -> impl Strategy<Value = Route> {
                 link: Some(IfIndex(link)),
                 via: None,
             }],
-        },
-    )
+        })
 }
 
 fn rules() -> impl Strategy<Value = RoutingRule> {
@@ -186,7 +191,7 @@ fn rules() -> impl Strategy<Value = RoutingRule> {
     (
         any::<bool>(),
         priorities,
-        makers(),
+        protocol_numbers(),
         table_numbers(),
         group,
         any::<bool>(),
@@ -236,7 +241,7 @@ fn tun(index: u32) -> Link {
     }
 }
 
-fn desires() -> impl Strategy<Value = Desired> {
+fn desired_states() -> impl Strategy<Value = Desired> {
     let capture = (
         protocols(),
         port_ranges(),
@@ -274,7 +279,7 @@ fn desires() -> impl Strategy<Value = Desired> {
 
 proptest! {
     #[test]
-    fn every_way_there_is_safe_and_ends(mut state in states(), desires in prop::collection::vec(desires(), 1..4)) {
+    fn applying_a_plan_is_safe_and_converges(mut state in states(), desires in prop::collection::vec(desired_states(), 1..4)) {
         let foreign = |state: &Observed| {
             let routes = state.routes.iter().filter(|route| !route.is_owned_by(&IDS()));
             let rules = state.rules.iter().filter(|rule| !rule.is_owned_by(&IDS()));
@@ -282,7 +287,7 @@ proptest! {
         };
         let others = foreign(&state);
         for desired in desires {
-            let (before, wanted) = (captured(&state, desired.tun), named(&desired));
+            let (before, wanted) = (captured(&state, desired.tun), desired_captures(&desired));
             let steps = plan(&desired, &IDS(), &state).expect("few port ranges");
             for change in &steps.changes {
                 apply(&mut state, change)?;
@@ -342,7 +347,7 @@ fn our_rules_stay_ahead_of_the_first_foreign_one() {
 }
 
 #[test]
-fn a_foreign_rule_at_the_very_top_is_told() {
+fn a_foreign_rule_at_priority_zero_is_a_warning() {
     let top = foreign_rule(0, 52);
     let state = Observed {
         rules: vec![foreign_rule(0, LOCAL.0), top.clone()],
@@ -360,7 +365,7 @@ fn a_foreign_rule_at_the_very_top_is_told() {
 }
 
 #[test]
-fn routes_precede_the_rules_that_ask_them() {
+fn routes_precede_the_rules_that_look_them_up() {
     let both = desired(&[capture("3478", &["10.0.0.0/8", "2001:db8::/32"])]);
     let plan = plan(&both, &IDS(), &Observed::default()).expect("one port range");
     let shown: Vec<_> = plan.changes.iter().map(ToString::to_string).collect();
@@ -380,7 +385,7 @@ fn routes_precede_the_rules_that_ask_them() {
 }
 
 #[test]
-fn a_barred_family_is_for_probes_alone_and_a_permit_has_the_vpns_mark() {
+fn a_blocked_family_is_for_probes_only_and_firewall_marks_replace_ours() {
     let mut both = desired(&[capture("3478", &["10.0.0.0/8", "2001:db8::/32"])]);
     both.blocked = vec![Family::V6];
     both.marks.mark = Some(Fwmark(0xca6c));
@@ -402,7 +407,7 @@ fn a_barred_family_is_for_probes_alone_and_a_permit_has_the_vpns_mark() {
 }
 
 #[test]
-fn port_ranges_beyond_the_tables_are_refused() {
+fn more_port_ranges_than_tables_are_an_error() {
     let captures: Vec<_> = (1..=TABLES)
         .map(|port| capture(&port.to_string(), &["10.0.0.0/8"]))
         .collect();
@@ -411,7 +416,7 @@ fn port_ranges_beyond_the_tables_are_refused() {
 }
 
 #[test]
-fn the_mark_into_the_vpn_is_ours_and_another_one() {
+fn the_tunnel_mark_is_within_the_mask_and_differs() {
     for mark in [0x7600_0000, 0x0100_0000, 0xff00_0000, 0x8000_0000] {
         let ids = RoutingIds {
             mark: Fwmark(mark),
@@ -425,12 +430,12 @@ fn the_mark_into_the_vpn_is_ours_and_another_one() {
 }
 
 #[test]
-fn clients_are_asked_of_by_their_mark_where_their_family_has_a_way() {
+fn clients_rules_match_their_mark_if_the_family_has_an_uplink() {
     let mut desired = desired(&[capture("3478", &["10.0.0.0/8", "2001:db8::/32"])]);
-    let who = |family| (family, "lan0".to_owned());
-    desired.clients = [who(Family::V4), who(Family::V6)].into();
+    let client = |family| (family, "lan0".to_owned());
+    desired.clients = [client(Family::V4), client(Family::V6)].into();
     desired.blocked = vec![Family::V6];
-    assert_eq!(desired.captured_clients(), [who(Family::V4)].into());
+    assert_eq!(desired.captured_clients(), [client(Family::V4)].into());
     let steps = plan(&desired, &IDS(), &Observed::default()).expect("few port ranges");
     let of_clients = steps.changes.iter().filter_map(|change| match change {
         RoutingChange::AddRule(rule) if rule.selector.iif.as_deref() == Some("lan0") => Some(rule),

@@ -1,4 +1,4 @@
-//! The choice of the uplink, case by case.
+//! Selection of the uplink.
 
 use super::*;
 use crate::net::{Prefix, RouteTable};
@@ -53,7 +53,7 @@ fn laptop(routes: &[Route]) -> Observed {
     }
 }
 
-/// What is chosen for IPv4 and for IPv6 when the user wants nothing.
+/// Returns the uplinks without preferences.
 #[track_caller]
 fn chosen(observed: &Observed) -> [Option<(&str, UplinkEvidence, UplinkGateway)>; 2] {
     let uplinks = choose(observed, OWN, &UplinkPreferences::default()).expect("an uplink");
@@ -83,7 +83,7 @@ fn the_lowest_metric_wins_and_a_link_without_carrier_does_not() {
 }
 
 #[test]
-fn the_user_prefers_and_excludes() {
+fn links_are_preferred_and_excluded_by_configuration() {
     let observed = laptop(&[
         route(MAIN, "0.0.0.0/0", 100, 2, Some("198.51.100.1")),
         route(MAIN, "0.0.0.0/0", 600, 3, Some("192.0.2.1")),
@@ -128,13 +128,13 @@ fn the_host_route_to_the_server_names_the_gateway_that_the_vpn_replaced() {
 }
 
 #[test]
-fn another_table_serves_when_main_has_no_way_out() {
+fn another_table_is_used_without_a_default_route_in_main() {
     let table = RouteTable(100);
-    let ours = Route {
+    let own = Route {
         protocol: OWN,
         ..route(RouteTable(30316), "0.0.0.0/0", 0, 2, Some("198.51.100.1"))
     };
-    let observed = laptop(&[ours, route(table, "::/0", 0, 3, Some("fe80::1"))]);
+    let observed = laptop(&[own, route(table, "::/0", 0, 3, Some("fe80::1"))]);
     let wlan0 = ("wlan0", UplinkEvidence::OtherTable(table), via("fe80::1"));
     assert_eq!(chosen(&observed), [None, Some(wlan0)]);
 }
@@ -150,7 +150,7 @@ fn each_family_leaves_by_its_own_best_link() {
     let wlan0 = Some(("wlan0", UplinkEvidence::DefaultRoute, via("fe80::1")));
     assert_eq!(chosen(&observed), [eth0, wlan0]);
 
-    // What the user wants holds for both.
+    // A pinned interface serves both families.
     let by = |text: &str| UplinkPreferences {
         prefer: vec![text.parse().expect("a pattern")],
         ..UplinkPreferences::default()
@@ -168,17 +168,17 @@ fn each_family_leaves_by_its_own_best_link() {
         ..UplinkPreferences::default()
     };
     let uplinks = choose(&observed, OWN, &pinned).expect("an uplink");
-    assert_eq!(uplinks.v4, None, "the one link has no way out for it");
+    assert_eq!(uplinks.v4, None, "the pinned link has no IPv4");
     assert_eq!(uplinks.v6.map(|it| it.name).as_deref(), Some("wlan0"));
 
-    // Each family's loss is its own.
+    // Each family loses its uplink alone.
     observed.links[1].carrier = false;
     let eth0_v6 = Some(("eth0", UplinkEvidence::DefaultRoute, via("fe80::2")));
     assert_eq!(chosen(&observed), [eth0, eth0_v6]);
 }
 
 #[test]
-fn a_route_without_an_address_of_its_family_is_no_way_out() {
+fn a_route_without_an_address_of_its_family_is_no_uplink() {
     let mut observed = laptop(&[
         route(MAIN, "0.0.0.0/0", 0, 2, Some("198.51.100.1")),
         route(MAIN, "::/0", 0, 2, Some("fe80::1")),
@@ -193,7 +193,7 @@ fn a_route_without_an_address_of_its_family_is_no_way_out() {
 }
 
 #[test]
-fn the_error_says_what_was_rejected_and_what_to_do() {
+fn the_error_names_rejected_links_and_the_remedy() {
     let mut observed = laptop(&[
         route(MAIN, "0.0.0.0/0", 0, 4, None),
         route(MAIN, "0.0.0.0/0", 5, 2, Some("198.51.100.1")),
@@ -208,7 +208,7 @@ fn the_error_says_what_was_rejected_and_what_to_do() {
 }
 
 #[test]
-fn the_user_may_name_what_would_not_be_chosen() {
+fn a_pinned_link_may_be_one_that_is_never_selected() {
     let mut observed = laptop(&[
         route(MAIN, "0.0.0.0/0", 0, 2, Some("198.51.100.1")),
         route(MAIN, "0.0.0.0/0", 9, 4, None),
@@ -222,8 +222,8 @@ fn the_user_may_name_what_would_not_be_chosen() {
         choose(observed, OWN, &preferences)
     };
     let gateways = |uplinks: Uplinks| {
-        let ways = [uplinks.v4, uplinks.v6];
-        ways.map(|way| way.map(|way| (way.why, way.gateway)))
+        let uplinks = [uplinks.v4, uplinks.v6];
+        uplinks.map(|uplink| uplink.map(|it| (it.why, it.gateway)))
     };
     let on_link = Some((UplinkEvidence::Pinned, UplinkGateway::OnLink));
     let tunnel = pinned(&observed, "tun0").expect("an uplink");

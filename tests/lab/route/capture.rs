@@ -1,4 +1,4 @@
-//! Capture: exact, ahead of VPNs, put back when flushed, and gone without a trace.
+//! Capture in a real kernel: exact, ahead of VPNs, restored after a flush, and removed completely.
 
 use voicelane::route::desired::{RoutingIds, Uplinks};
 use voicelane::route::plan::{RoutingChange, Warning};
@@ -12,12 +12,12 @@ use super::world::{
 use crate::support::netns::{in_namespace, run};
 
 #[test]
-fn what_was_acquired_is_reverted_to_the_byte() {
+fn revert_restores_the_kernels_state_exactly() {
     in_namespace(|| async {
         run(LINK);
         run(DEFAULTS);
         run("sysctl -qw net.ipv4.conf.eth0.rp_filter=1");
-        // Objects that look like ours, each in one respect.
+        // Foreign objects that differ from voicelane's in one attribute each.
         run(
             "ip rule add pref 120 iif lo ipproto udp dport 3478 lookup 30317 protocol static
              ip rule add pref 121 lookup 4242 protocol 118
@@ -45,7 +45,7 @@ fn what_was_acquired_is_reverted_to_the_byte() {
 }
 
 #[test]
-fn after_a_kill_media_is_back_in_the_vpn_and_cleanup_takes_the_rest() {
+fn after_a_kill_media_is_in_the_vpn_and_cleanup_removes_the_rest() {
     in_namespace(|| async {
         run(LINK);
         run(DEFAULTS);
@@ -93,7 +93,7 @@ fn after_a_kill_media_is_back_in_the_vpn_and_cleanup_takes_the_rest() {
 }
 
 #[test]
-fn a_start_after_a_kill_takes_the_leftovers_over() {
+fn a_start_after_a_kill_adopts_the_leftovers() {
     in_namespace(|| async {
         run(LINK);
         run(DEFAULTS);
@@ -158,7 +158,7 @@ fn capture_wins_again_when_the_vpn_starts_later() {
 }
 
 #[test]
-fn what_another_program_flushes_is_put_back_and_what_it_made_stays() {
+fn flushed_rules_are_restored_and_foreign_objects_stay() {
     in_namespace(|| async {
         run(LINK);
         run(DEFAULTS);
@@ -170,7 +170,7 @@ fn what_another_program_flushes_is_put_back_and_what_it_made_stays() {
              ip rule add pref 30 from 10.99.0.0/16 lookup 99; ip rule add pref 0 to 10.98.0.0/16 lookup 99");
         let change = watch.next_change().await.expect("a notice");
         assert!(change.noticed.is_some() && !change.overrun);
-        // Of a program that has ended the number is left, or not even that.
+        // A program that has ended has a process id or not even that.
         let named = change.offenders.iter().any(|who| who.contains("(process "));
         assert!(named, "{:?}", change.offenders);
         let report = world.acquire().await;
@@ -207,7 +207,7 @@ fn a_new_policy_and_a_lost_uplink_change_what_is_captured() {
         );
         assert_eq!(device_of("10.77.0.1 ipproto udp dport 20000"), "voicelane0");
 
-        // A gateway that no route leads to, as cloud providers have it.
+        // A gateway without a route to it, as cloud providers use.
         run("ip route replace default via 203.0.113.1 dev eth0 onlink");
         world.desired.uplinks = world.uplinks().await.expect("an IPv4 uplink");
         world.acquire().await;
@@ -220,7 +220,7 @@ fn a_new_policy_and_a_lost_uplink_change_what_is_captured() {
 }
 
 #[test]
-fn a_watch_that_lost_notices_still_tells_that_something_changed() {
+fn a_watch_that_lost_notifications_still_reports_a_change() {
     in_namespace(|| async {
         run(LINK);
         let mut watch = Watch::open(RoutingIds::default(), 0).expect("a watch");

@@ -1,4 +1,4 @@
-//! Capture and uplink against a real kernel: real links, rules and packets in namespaces, `ip route get` as the judge.
+//! Capture and uplink selection in a real kernel: links, rules and packets in namespaces, checked by `ip route get`.
 
 mod capture;
 mod obstacles;

@@ -1,4 +1,4 @@
-//! What stands in a reply's way and how it passes: reverse-path filters, IPsec, a VPN's firewall.
+//! What drops replies, and the remedies: reverse-path filters, IPsec, a VPN's firewall.
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
@@ -18,7 +18,7 @@ use super::world::{
 use crate::support::netns::{in_namespace, run};
 
 #[test]
-fn the_tun_carries_both_families_and_lends_no_address() {
+fn the_tun_carries_both_families_and_gives_no_source_address() {
     in_namespace(|| async {
         run(LINK);
         run(DEFAULTS);
@@ -40,7 +40,7 @@ fn the_tun_carries_both_families_and_lends_no_address() {
 }
 
 #[test]
-fn an_ipsec_policy_for_everything_leaves_media_alone_and_keeps_the_rest() {
+fn media_bypasses_an_ipsec_policy_for_all_traffic() {
     in_namespace(|| async {
         run(LINK);
         run(DEFAULTS);
@@ -55,7 +55,7 @@ fn an_ipsec_policy_for_everything_leaves_media_alone_and_keeps_the_rest() {
         world.acquire().await;
         let mut watch = Watch::open(RoutingIds::default(), 0).expect("a watch");
         run(IPSEC);
-        // Every port goes to the TUN now, so that IPsec alone tells them apart.
+        // All ports are captured now, so that only IPsec policies differ.
         let everything = "for f in -4 -6; do ip $f rule add pref 1 iif lo ipproto udp lookup 7; ip $f route add default dev voicelane0 table 7; done";
         run(everything);
         assert_eq!(
@@ -99,7 +99,7 @@ fn an_ipsec_policy_for_everything_leaves_media_alone_and_keeps_the_rest() {
 }
 
 #[test]
-fn exemptions_are_leases_that_are_renewed_when_they_grow_old() {
+fn bypass_policies_expire_unless_they_are_renewed() {
     in_namespace(|| async {
         run(IPSEC);
         let ipsec = Ipsec::open()
@@ -121,7 +121,7 @@ fn exemptions_are_leases_that_are_renewed_when_they_grow_old() {
         assert_eq!(reconcile(&wanted, 30).await, wanted.len());
         let sorted = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
         assert_eq!(sorted(&indexes()), sorted(&first));
-        // The same packets as one of ours, but somebody else's policy.
+        // A foreign policy with the selector of one of voicelane's.
         run(
             "ip xfrm policy add src ::/0 dst 2001:db8:86::/48 proto udp dport 3478 dir out priority 7 if_id 5",
         );
@@ -218,7 +218,7 @@ fn masquerading_gives_ipv4_the_address_of_its_link_and_leaves_ipv6_alone() {
                  ip saddr 192.0.2.2 udp dport 9 counter; ip6 saddr 2001:db8:1::2 udp dport 9 counter
              }; }'",
         );
-        // What the far end of the link sees: the inside address (IPv4, IPv6), the link's (IPv4, IPv6).
+        // Source addresses at the far end: the inside address (IPv4, IPv6), the link's (IPv4, IPv6).
         let await_counts = |counts: [u32; 4]| {
             let expected = counts.map(|count| format!("{count}\n")).concat();
             let count =

@@ -1,4 +1,4 @@
-//! Which way out is found, whatever a VPN did to the routes.
+//! Uplink selection with the routes of several VPNs.
 
 use voicelane::net::{Family, RouteTable};
 use voicelane::route::desired::RoutingIds;
@@ -9,7 +9,7 @@ use voicelane::route::uplink::{UplinkError, UplinkPreferences, choose};
 use super::world::ip;
 use crate::support::netns::{in_namespace, run};
 
-/// The uplinks of a namespace that `setup` made, without a TUN of ours.
+/// Returns the uplinks of a namespace after `setup`, without a TUN.
 fn uplinks_of(setup: &'static str) -> Result<Uplinks, UplinkError> {
     in_namespace(move || async move {
         run(setup);
@@ -33,7 +33,7 @@ const TWO_LINKS: &str = "
     ip link add br0 type bridge; ip link set br0 up";
 
 #[test]
-fn the_uplink_is_the_physical_way_out_whatever_a_vpn_did_to_the_routes() {
+fn the_uplink_is_the_physical_interface_whatever_routes_a_vpn_adds() {
     let v4 = Some(UplinkGateway::Via(ip("192.0.0.1")));
     let v6 = Some(UplinkGateway::Via(ip("fe80::1")));
     let cases: [(&str, &str, UplinkEvidence, [Option<UplinkGateway>; 2]); 8] = [
@@ -104,7 +104,7 @@ fn the_uplink_is_the_physical_way_out_whatever_a_vpn_did_to_the_routes() {
 }
 
 #[test]
-fn without_a_physical_way_out_the_error_names_what_there_is() {
+fn without_a_physical_interface_the_error_names_all_candidates() {
     let setup = format!(
         "{TWO_LINKS}\nip route add default dev tun0; ip route add default via 192.0.0.1 metric 9\nip link set far0 down"
     );

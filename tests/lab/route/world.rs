@@ -1,4 +1,4 @@
-//! What the tests stand on: links, VPNs, our TUN with the test behind it, and the judges.
+//! The world of the tests: links, VPNs, a TUN that the test reads and writes, and assertions.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -17,7 +17,7 @@ use voicelane::steering::{SteeringReport, TrafficSteering, TunInterface};
 
 use crate::support::netns::run;
 
-/// A media server of each family, inside what is captured.
+/// A media server of each family, within the captured prefixes.
 pub(crate) const MEDIA: [&str; 2] = ["168.86.128.1", "2001:db8:86::1"];
 
 /// A link with addresses of both families; its far end stays in the namespace.
@@ -56,13 +56,13 @@ pub(crate) const WG_FIREWALL: &str = r#"
         echo "add rule $1 wg-quick-wg0 postmangle meta l4proto udp mark 51820 ct mark set mark"
         echo "add rule $1 wg-quick-wg0 premangle meta l4proto udp meta mark set ct mark"
     done; } | nft -f -"#;
-/// A firewall that lets in what answers, as desktops have it.
+/// A firewall that accepts replies, as desktops have it.
 pub(crate) const STATEFUL: &str = r#"nft 'table inet host { chain input {
         type filter hook input priority 0;
         iifname "voicelane0" ct state established,related accept
         iifname "voicelane0" drop
     }; }'"#;
-/// An IPsec VPN that takes everything and has no association yet.
+/// An IPsec VPN that takes all traffic and has no association yet.
 pub(crate) const IPSEC: &str = "
     for any in 0.0.0.0/0 ::/0; do
         ip xfrm policy add src $any dst $any dir out priority 100 tmpl proto esp mode transport
@@ -77,7 +77,7 @@ pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-/// Our TUN, whose other side the test plays instead of the engine.
+/// The TUN. The test reads and writes its packets instead of the engine.
 pub(crate) struct Device(Iface);
 
 impl Device {
@@ -88,8 +88,7 @@ impl Device {
         Self(device)
     }
 
-    /// Closes the TUN and waits until it is gone: a program that another test is just starting may hold it a moment
-    /// longer.
+    /// Closes the TUN and waits until it is gone: a program that another test starts may hold it a moment longer.
     fn close(self) {
         drop(self);
         let gone = (0..400).any(|_| {
@@ -99,7 +98,7 @@ impl Device {
         assert!(gone, "a closed TUN goes");
     }
 
-    /// The next UDP packet to a port, if one comes.
+    /// Returns the next UDP packet to a port, if one comes.
     pub(crate) fn packet_to(&self, port: u16) -> Option<Vec<u8>> {
         let mut buffer = [0; 2000];
         for _ in 0..40 {
@@ -122,7 +121,7 @@ impl Device {
         None
     }
 
-    /// Answers a socket from `from`, at `to`.
+    /// Sends a reply to a socket from `from`, at `to`.
     pub(crate) fn answer(&self, from: SocketAddr, to: SocketAddr) {
         let mut packet = Vec::new();
         let builder = match (from.ip(), to.ip()) {
@@ -141,7 +140,7 @@ impl Device {
         self.0.send(&packet).expect("the TUN takes a packet");
     }
 
-    /// Tells the sender of `packet`, at `to`, that the port is closed.
+    /// Sends "port unreachable" to the sender of `packet`, at `to`.
     pub(crate) fn refuse(&self, packet: &[u8], to: IpAddr) {
         let mut error = Vec::new();
         match to {
@@ -168,7 +167,7 @@ pub(crate) fn ip6(text: &str) -> [u8; 16] {
     }
 }
 
-/// A socket that waits a moment for answers.
+/// Returns a socket that waits for replies for a short time.
 pub(crate) fn socket(local: &str, port: u16) -> UdpSocket {
     let socket = UdpSocket::bind((ip(local), port)).expect("the address is ours");
     socket
@@ -204,7 +203,7 @@ pub(crate) fn captures() -> Vec<Capture> {
     ]
 }
 
-/// A steering with its TUN and runtime directory, on an uplink chosen from what is there.
+/// Traffic steering with its TUN and runtime directory, and an uplink selected from the observed state.
 pub(crate) struct World {
     pub(crate) steering: TrafficSteering,
     pub(crate) device: Device,
@@ -217,7 +216,7 @@ impl World {
         Self::after(TempDir::new().expect("a directory")).await
     }
 
-    /// A world whose runtime directory was another's.
+    /// Returns a world with the runtime directory of a former one.
     pub(crate) async fn after(runtime: TempDir) -> Self {
         let device = Device::new();
         let tun = TunInterface {
@@ -261,14 +260,14 @@ impl World {
             .unwrap_or_else(|errors| panic!("{errors}"))
     }
 
-    /// Brings the capture into force and sees that nothing is left to do.
+    /// Applies the capture and asserts that the next plan is empty.
     pub(crate) async fn acquire(&mut self) -> SteeringReport {
         let report = self.reconcile().await;
         assert_eq!(self.reconcile().await.changes, [], "a second plan is empty");
         report
     }
 
-    /// Ends as asked to; gives the runtime directory back.
+    /// Reverts; returns the runtime directory.
     pub(crate) async fn revert(self) -> TempDir {
         let reverted = self.steering.revert().await;
         reverted.unwrap_or_else(|errors| panic!("{errors}"));
@@ -276,7 +275,7 @@ impl World {
         self.runtime
     }
 
-    /// Ends without running any more code of ours: the descriptors close.
+    /// Ends as after a kill: the descriptors close, and nothing is reverted.
     pub(crate) fn kill(self) -> TempDir {
         drop(self.steering);
         self.device.close();
@@ -284,7 +283,7 @@ impl World {
     }
 }
 
-/// The device that the kernel would send by.
+/// Returns the interface of the kernel's routing decision.
 pub(crate) fn device_of(query: &str) -> String {
     let answer = run(&format!("ip route get {query}"));
     let mut words = answer.split_whitespace().skip_while(|word| *word != "dev");
@@ -294,7 +293,7 @@ pub(crate) fn device_of(query: &str) -> String {
         .to_owned()
 }
 
-/// Media, and nothing else, goes to our TUN; the LAN stays the LAN's; the rest goes to `rest`.
+/// Asserts that only media enters the TUN, that the LAN is reachable, and that all other traffic leaves by `rest`.
 pub(crate) fn assert_capture(rest: &str) {
     for media in MEDIA {
         for port in [3478, 10_000, 34_567, 60_000] {
@@ -317,7 +316,7 @@ pub(crate) fn assert_capture(rest: &str) {
                 "{media} {other}"
             );
         }
-        // Our own sockets, as the relay makes them.
+        // Sockets of the relay.
         let direct = format!("{media} oif eth0 mark 0x76000000 ipproto udp dport 20000");
         assert_eq!(device_of(&direct), "eth0");
     }
@@ -347,7 +346,7 @@ pub(crate) fn assert_capture(rest: &str) {
     }
 }
 
-/// Everything that we may have touched, as other programs see it, without what passes by itself.
+/// Returns all state that voicelane may change, without values that change by themselves.
 pub(crate) fn state() -> Vec<String> {
     let state = run("
         ip rule; ip -6 rule
@@ -359,7 +358,7 @@ pub(crate) fn state() -> Vec<String> {
     state.lines().map(str::to_owned).collect()
 }
 
-/// The lines of two states that are only in one of them.
+/// Returns the lines that only one of two states has.
 pub(crate) fn differences(before: &[String], after: &[String]) -> Vec<String> {
     let only = |here: &[String], there: &[String], sign| {
         let lines = here.iter().filter(|line| !there.contains(line));
