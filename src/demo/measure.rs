@@ -112,7 +112,7 @@ impl CallMeasurement {
             .collect();
         let from_laptop: BTreeSet<Dscp> = if in_clear.up > 0 {
             let media = seen.iter().filter(on_home_link).filter(carries(ssrcs.up));
-            media.map(|s| s.dscp()).collect()
+            media.map(Sighting::dscp).collect()
         } else {
             let up = wireguard.iter().filter(|s| !s.is_outgoing());
             up.map(|s| s.dscp()).collect()

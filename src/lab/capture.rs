@@ -106,6 +106,7 @@ impl FrameCapture {
     }
 
     /// Returns all packets up to now that carry the probe in clear, except on loopback.
+    #[must_use]
     pub fn carrying(&self, payload: &str) -> Vec<Frame> {
         self.frames(|frame| frame.interface != "lo" && frame.carries(payload))
     }

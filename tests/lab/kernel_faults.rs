@@ -190,7 +190,7 @@ fn a_lost_path_is_reported_to_the_application_and_no_call_ends() {
     let mut failed = 0;
     for (errno, advice) in [
         ("ENETUNREACH", "has no route"),
-        ("EADDRNOTAVAIL", "address has gone"),
+        ("EADDRNOTAVAIL", "address is gone"),
     ] {
         let strace = fail_sends(&lab, &voicelane, errno);
         for (family, socket, _) in &sockets {

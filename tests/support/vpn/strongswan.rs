@@ -65,7 +65,7 @@ pub fn start(files: TempDir, laptop: &Namespace, gateway: &Namespace) -> Vpn {
             &files,
             &format!("{role}.strongswan"),
             &format!(
-                "charon {{ load = random nonce aes sha1 sha2 hmac kdf curve25519 kernel-libipsec kernel-netlink socket-default vici
+                "charon {{ load = random nonce aes sha1 sha2 hmac kdf curve25519 gmp kernel-libipsec kernel-netlink socket-default vici
                      filelog {{ stderr {{ default = 1 }} }}
                      plugins {{ vici {{ socket = {socket} }}
                          kernel-netlink {{ fwmark = !{MARK:#x} }}
