@@ -71,7 +71,7 @@ fn a_call_survives_a_sleep_and_a_new_address() {
     ];
     let mut voicelane = Home::new(&lab.laptop, CONFIG).launch(&environment);
     voicelane.wait_for("ready");
-    voicelane.wait_for("logind is listened to");
+    voicelane.wait_for("receiving sleep signals from logind");
     let call = Call::start(&lab, SocketAddr::new(Family::V4.unspecified(), 0));
     call.resumes_after(Instant::now(), PATIENCE, "the start");
 
