@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use voicelane::config::Config;
+use voicelane::engine::NatSettings;
 use voicelane::engine::{
     Engine, FailoverSettings, HEADROOM, Outbox, ReceivedDatagram, SocketCommand, TUN_MTU,
 };
-use voicelane::nat::NatSettings;
 use voicelane::net::{Egress, Endpoint, MappingId, Outside, Protocol, TrafficClass};
 use voicelane::policy::Policy;
 use voicelane::wire::udp;

@@ -18,10 +18,13 @@ mod user_rates;
 
 pub use client::{AskError, ask, status};
 pub use event::{EVENT_VERSION, Event, EventKind};
-pub use exporter::{Exporter, METRICS_SOCKET, MetricsEndpoint};
-pub use listen_error::ListenError;
+#[cfg(feature = "lab")]
+pub use exporter::METRICS_SOCKET;
+pub use exporter::{Exporter, MetricsEndpoint};
 pub use metrics::MetricsInput;
-pub use peer::{Access, Privilege};
+pub use peer::Access;
+#[cfg(feature = "lab")]
+pub use peer::Privilege;
 pub use reply::{
     Body, ConnectionStatus, EventList, FallbackStatus, MappingStatus, Reply, SchedulingStatus,
     State, Status, TrafficStatus, UplinkStatus, VpnStatus,

@@ -9,5 +9,5 @@ mod pcap;
 mod redact;
 
 pub use archive::{Archive, ArchiveFile};
-pub use capture::{CaptureLimits, CaptureSummary, StopReason, capture};
+pub use capture::{CaptureLimits, StopReason, capture};
 pub use redact::{IdentifyingNames, Redactor};

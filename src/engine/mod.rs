@@ -48,6 +48,7 @@ use crate::policy::Policy;
 use crate::rate::{RateLimit, TokenBucket};
 use crate::wire::{IcmpError, Packet, ParseError, Transport, reply};
 
+pub use crate::nat::{NatLimits, NatSettings};
 pub use failover::{FailbackCause, FailoverCause, FailoverSettings};
 pub use outbox::{EngineEvent, Outbox, SocketCommand, Transmit};
 pub use stats::{Counters, DropReason, EngineSnapshot, MappingReport};

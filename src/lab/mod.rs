@@ -14,7 +14,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use ipnet::IpNet;
 
 pub use capture::FrameCapture;
-pub use frame::{Frame, FrameDirection, FrameHeaders, FrameTransport, probe};
+pub use frame::{Frame, FrameDirection, FrameTransport};
+#[cfg(feature = "lab")]
+pub use frame::{FrameHeaders, probe};
 pub use namespace::Namespace;
 
 use crate::net::Family;

@@ -50,14 +50,8 @@ impl PermittedRemotes {
 
     /// Returns the number of remotes, as far as the filtering distinguishes them.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.sorted.len()
-    }
-
-    /// Whether no remote is permitted.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.sorted.is_empty()
     }
 }
 

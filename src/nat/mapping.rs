@@ -382,14 +382,8 @@ impl MappingTable {
 
     /// Returns the number of mappings.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.by_inside.len()
-    }
-
-    /// Whether there is no mapping.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.by_inside.is_empty()
     }
 
     fn occupy(&mut self, mapping: Mapping) -> MappingId {

@@ -23,4 +23,4 @@ mod filter;
 mod mapping;
 
 pub use filter::PermittedRemotes;
-pub use mapping::{AdmitError, MapError, Mapped, Mapping, MappingTable, NatLimits, NatSettings};
+pub use mapping::{AdmitError, MapError, Mapped, MappingTable, NatLimits, NatSettings};

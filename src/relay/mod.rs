@@ -24,8 +24,12 @@ mod udp;
 mod udp_socket;
 
 pub use epoll_set::{ReadyEvents, Token};
-pub use error::{NoSocket, SendError, SocketOpenError};
-pub use socket_factory::{SetupStep, SocketFactories, SocketFactory, SocketSetupError};
-pub use tcp::{ConnectionStream, Progress, TcpRelay};
+#[cfg(feature = "lab")]
+pub use error::NoSocket;
+pub use error::{SendError, SocketOpenError};
+#[cfg(test)]
+pub use socket_factory::SetupStep;
+pub use socket_factory::{SocketFactories, SocketFactory, SocketSetupError};
+pub use tcp::{Progress, TcpRelay};
 pub use udp::UdpRelay;
 pub use udp_socket::Received;

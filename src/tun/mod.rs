@@ -4,13 +4,11 @@
 //! the VPN.
 
 mod device;
-mod memory_device;
 
 use std::io;
 use std::os::fd::AsFd;
 
-pub use device::{TunDevice, TunOpenError};
-pub use memory_device::MemoryDevice;
+pub use device::TunDevice;
 
 /// A source and sink of IP packets without packet information. The descriptor is readable while a packet waits, and when
 /// the device is lost.

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use voicelane::call::stun::{TransactionId, binding_request, binding_success};
 use voicelane::config::Config;
+use voicelane::engine::NatSettings;
 use voicelane::engine::{
     Engine, FailoverSettings, HEADROOM, Outbox, ReceivedDatagram, SocketCommand,
 };
-use voicelane::nat::NatSettings;
 use voicelane::net::{Egress, Endpoint, MappingId, Outside, TrafficClass};
 use voicelane::policy::Policy;
 use voicelane::wire::udp;

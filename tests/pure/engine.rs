@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use voicelane::engine::{Engine, EngineEvent, Outbox, ReplySource, ReturnedError, SocketCommand};
-use voicelane::nat::{NatLimits, NatSettings};
+use voicelane::engine::{NatLimits, NatSettings};
 use voicelane::net::{Dscp, Ecn, Egress, Endpoint, Filtering, Protocol, TrafficClass};
 use voicelane::policy::Action;
 use voicelane::wire::{IcmpError, Packet, Transport, udp};

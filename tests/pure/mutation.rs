@@ -19,7 +19,7 @@ use voicelane::engine::{
     ConnectError, Engine, FailoverSettings, HEADROOM, Outbox, ReceivedDatagram, ReturnedError,
     SocketCommand, TcpSettings,
 };
-use voicelane::nat;
+use voicelane::engine::{NatLimits, NatSettings};
 use voicelane::net::{Egress, Endpoint, MappingId, Outside, Protocol, TrafficClass};
 use voicelane::policy::{Action, Policy};
 use voicelane::wire::{IcmpError, Packet, Transport, fragment, tcp};
@@ -201,13 +201,13 @@ impl World {
         let day = "2026-01-01".parse().expect("a date");
         let policy = Arc::new(Policy::compile(&config, day));
         // Small tables, so that all limits are met.
-        let settings = nat::NatSettings {
-            limits: nat::NatLimits {
+        let settings = NatSettings {
+            limits: NatLimits {
                 mappings: 64,
                 mappings_of_address: 32,
                 permitted_remotes: 16,
             },
-            ..nat::NatSettings::default()
+            ..NatSettings::default()
         };
         let tcp = TcpSettings {
             connections: 16,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use libfuzzer_sys::fuzz_target;
 use voicelane::config::Config;
 use voicelane::engine::{SocketCommand, Engine, Outbox, ReturnedError};
-use voicelane::nat::NatSettings;
+use voicelane::engine::NatSettings;
 use voicelane::net::{Endpoint, Family, Outside, TrafficClass, Egress};
 use voicelane::policy::Policy;
 use voicelane::wire::{Packet, Transport, IcmpError, udp};

@@ -241,7 +241,7 @@ fuzz_target!(|input: &[u8]| {
     };
     let engine = Engine::new(
         Arc::clone(&POLICIES[0]),
-        voicelane::nat::NatSettings::default(),
+        voicelane::engine::NatSettings::default(),
     );
     let mut world = World {
         engine: engine.with_tcp(settings),

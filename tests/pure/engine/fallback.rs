@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use voicelane::call::stun::{TransactionId, binding_request, binding_success};
+use voicelane::engine::NatSettings;
 use voicelane::engine::{EngineEvent, FailbackCause, FailoverCause, ReturnedError, SocketCommand};
-use voicelane::nat::NatSettings;
 use voicelane::net::{Egress, Endpoint, Family, TrafficClass};
 use voicelane::wire::IcmpError;
 

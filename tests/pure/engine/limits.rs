@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use voicelane::engine::{EngineEvent, ReturnedError, SocketCommand};
-use voicelane::nat::{NatLimits, NatSettings};
+use voicelane::engine::{NatLimits, NatSettings};
 use voicelane::net::{Egress, Endpoint, Filtering, Outside, TrafficClass};
 use voicelane::wire::{IcmpError, Packet, Transport, fragment, reply};
 

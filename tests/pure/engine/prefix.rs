@@ -7,10 +7,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 use voicelane::call::stun::{TransactionId, binding_request, binding_success};
 use voicelane::config::Config;
+use voicelane::engine::NatSettings;
 use voicelane::engine::{
     ConnectError, Engine, EngineEvent, FailoverSettings, Outbox, ReturnedError, SocketCommand,
 };
-use voicelane::nat::NatSettings;
 use voicelane::net::{
     Dscp, Ecn, Egress, Endpoint, Family, MappingId, PortRange, Protocol, TrafficClass,
 };

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use voicelane::engine::NatSettings;
 use voicelane::engine::SocketCommand;
-use voicelane::nat::NatSettings;
 use voicelane::net::TrafficClass;
 use voicelane::wire::{IcmpError, Packet, Transport, fragment};
 

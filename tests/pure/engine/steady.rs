@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use voicelane::engine::NatSettings;
 use voicelane::engine::SocketCommand;
-use voicelane::nat::NatSettings;
 use voicelane::net::{Egress, Endpoint, Outside, TrafficClass};
 use voicelane::wire::{Packet, Transport};
 

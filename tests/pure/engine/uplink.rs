@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use voicelane::call::stun::{TransactionId, binding_request, binding_success};
+use voicelane::engine::NatSettings;
 use voicelane::engine::{FailoverCause, ReturnedError, SocketCommand};
-use voicelane::nat::NatSettings;
 use voicelane::net::{Egress, Endpoint, Family, MappingId, Outside, PerFamily, TrafficClass};
 use voicelane::wire::IcmpError;
 

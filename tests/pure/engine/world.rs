@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use voicelane::config::Config;
+use voicelane::engine::NatSettings;
 use voicelane::engine::{
     Engine, FailoverSettings, HEADROOM, Outbox, ReceivedDatagram, SocketCommand,
 };
-use voicelane::nat::NatSettings;
 use voicelane::net::{Egress, Endpoint, MappingId, Outside, TrafficClass};
 use voicelane::policy::Policy;
 use voicelane::wire::{IcmpError, Packet, Transport, udp};

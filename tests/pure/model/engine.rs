@@ -15,7 +15,7 @@ use voicelane::config::Config;
 use voicelane::engine::{
     Engine, EngineEvent, HEADROOM, Outbox, ReceivedDatagram, ReturnedError, SocketCommand,
 };
-use voicelane::nat::{NatLimits, NatSettings};
+use voicelane::engine::{NatLimits, NatSettings};
 use voicelane::net::{Egress, Endpoint, Filtering, Inside, MappingId, Outside, TrafficClass};
 use voicelane::policy::Policy;
 use voicelane::wire::{IcmpError, Packet, Transport, fragment, udp};

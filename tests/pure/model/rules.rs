@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use voicelane::nat::NatSettings;
+use voicelane::engine::NatSettings;
 use voicelane::net::{Endpoint, Family, Filtering, MappingId};
 use voicelane::wire::IcmpError;
 

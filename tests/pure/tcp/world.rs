@@ -246,7 +246,7 @@ impl World {
         });
         let now = Instant::now();
         Self {
-            engine: Engine::new(policy(POLICY), voicelane::nat::NatSettings::default())
+            engine: Engine::new(policy(POLICY), voicelane::engine::NatSettings::default())
                 .with_tcp(settings),
             outbox: Outbox::default(),
             start: now,
