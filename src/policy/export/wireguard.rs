@@ -19,7 +19,7 @@ fn write(selection: &Selection<'_>, out: &mut ExportWriter) {
         .collect();
     for line in [
         "wg-quick on Linux keeps its own packets out of the tunnel only if AllowedIPs has a /0. With the list below, \
-         the [Interface] lines do that. If rp_filter is 1, set it to 2.",
+         the first section below does that. If rp_filter is 1, set it to 2.",
         "On other systems use AllowedIPs alone.",
     ] {
         out.comment(line);
