@@ -35,23 +35,23 @@ const MAX_LEVELS: u32 = 3;
 /// Selectors level by level, and the lines that the last level chooses from.
 #[derive(Clone, Debug)]
 pub(super) struct BitSelectTree {
-    root: Selector,
+    root: BitSelector,
     /// The number of levels of selectors, from 1.
     levels: u32,
-    selectors: Box<[Selector]>,
+    selectors: Box<[BitSelector]>,
     lines: Box<[IntervalLine]>,
 }
 
 /// A bit field and the first entry that it chooses from.
 #[derive(Clone, Copy, Debug)]
-struct Selector {
+struct BitSelector {
     first: u32,
     /// As many ones as the field has bits.
     mask: u16,
     shift: u8,
 }
 
-impl Selector {
+impl BitSelector {
     fn new(first: usize, field: BitField) -> Self {
         Self {
             first: u32::try_from(first).expect("fewer entries than 2^32"),
@@ -167,7 +167,7 @@ impl Plan {
 /// The selectors and lines of a plan, in the order of their places.
 struct Layout {
     /// The selectors of each level.
-    levels: Vec<Vec<Selector>>,
+    levels: Vec<Vec<BitSelector>>,
     lines: Vec<IntervalLine>,
     /// The places of lines that any number of selectors share.
     shared: HashMap<IntervalLine, usize, FixedState>,
@@ -244,11 +244,14 @@ impl Layout {
     /// Adds the selectors of `plans` at `level`, with all that lies below; returns the first one's place in the level.
     fn add(&mut self, plans: Vec<Plan>, level: usize) -> usize {
         let first = self.levels[level].len();
-        self.levels[level].resize(first + plans.len(), Selector::new(0, BitField::default()));
+        self.levels[level].resize(
+            first + plans.len(),
+            BitSelector::new(0, BitField::default()),
+        );
         for (place, plan) in (first..).zip(plans) {
             self.levels[level][place] = match plan {
-                Plan::Below(field, plans) => Selector::new(self.add(plans, level + 1), field),
-                Plan::Lines(field, lines) => Selector::new(self.add_lines(lines), field),
+                Plan::Below(field, plans) => BitSelector::new(self.add(plans, level + 1), field),
+                Plan::Lines(field, lines) => BitSelector::new(self.add_lines(lines), field),
             };
         }
         first
@@ -270,7 +273,7 @@ impl Layout {
 
     /// Joins the levels, each behind the one above.
     fn finish(self, field: BitField, levels: u32) -> BitSelectTree {
-        let mut selectors: Vec<Selector> = Vec::new();
+        let mut selectors: Vec<BitSelector> = Vec::new();
         let count = self.levels.len();
         for (level, mut of_level) in self.levels.into_iter().enumerate() {
             if level + 1 < count {
@@ -283,7 +286,7 @@ impl Layout {
             selectors.append(&mut of_level);
         }
         BitSelectTree {
-            root: Selector::new(0, field),
+            root: BitSelector::new(0, field),
             levels,
             selectors: selectors.into(),
             lines: self.lines.into(),
