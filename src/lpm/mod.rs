@@ -91,7 +91,7 @@
 //! A compiled table is a value behind shared references. To change it, compile the new one aside, put it in an
 //! [`Arc`](std::sync::Arc) and hand that to whoever looks up, to be taken between two packets: no lookup takes a
 //! lock, counts a reference or sees half of a change, and the old table goes with its last reader. That is how
-//! [`Engine::handle_policy`](crate::engine::Engine::handle_policy) works.
+//! [`Engine::set_policy`](crate::engine::Engine::set_policy) works.
 
 mod address;
 mod bit_select;
