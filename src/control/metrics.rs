@@ -178,6 +178,11 @@ fn registry(input: &MetricsInput) -> Registry {
         "Datagrams hairpinned to another application",
         status.hairpinned,
     );
+    total(
+        "evicted",
+        "Mappings without an answer that ended because a limit was reached",
+        status.evicted,
+    );
     let fallback = &status.fallback;
     metrics.counter(
         "failovers",

@@ -144,6 +144,9 @@ pub struct Status {
     /// Datagrams from one application to another by its outside endpoint.
     #[serde(default)]
     pub hairpinned: u64,
+    /// Mappings without an answer that ended because a limit was reached.
+    #[serde(default)]
+    pub evicted: u64,
     /// How much is captured: "exact" or "prefix".
     #[serde(default)]
     pub capture_mode: String,

@@ -200,6 +200,7 @@ impl ServiceState {
             errors_suppressed: counters.errors_suppressed,
             reassembled: counters.reassembled,
             hairpinned: counters.hairpinned,
+            evicted: counters.evicted,
             capture_mode: snapshot.capture.name().to_owned(),
             fallback: FallbackStatus {
                 failed_uplinks: snapshot

@@ -43,12 +43,12 @@ use foldhash::quality::RandomState;
 use self::failover::{MappingPath, MappingPaths};
 use self::reassembly::Reassembly;
 use crate::nat;
-use crate::net::{Dscp, Egress, Endpoint, Family, TrafficClass};
+use crate::net::{Dscp, Egress, Endpoint, Family, Inside, MappingId, TrafficClass};
 use crate::policy::Policy;
 use crate::rate::{RateLimit, TokenBucket};
 use crate::wire::{IcmpError, Packet, ParseError, Transport, reply};
 
-pub use crate::nat::{NatLimits, NatSettings};
+pub use crate::nat::{NatLimits, NatSettings, UNANSWERED_LIFETIME};
 pub use failover::{FailbackCause, FailoverCause, FailoverSettings};
 pub use outbox::{EngineEvent, Outbox, SocketCommand, Transmit};
 pub use stats::{Counters, DropReason, EngineSnapshot, MappingReport};
@@ -305,14 +305,16 @@ impl Engine {
                 self.expiry_paused_until = None;
                 return;
             };
-            self.paths.remove(mapping);
-            outbox.command(SocketCommand::Close { mapping });
-            outbox.event(EngineEvent::Ended {
-                mapping,
-                inside: entry.inside,
-            });
+            self.end_mapping(mapping, entry.inside, outbox);
         }
         self.expiry_paused_until = Some(now + BATCH_INTERVAL);
+    }
+
+    /// Closes the sockets of a mapping that has left the table.
+    fn end_mapping(&mut self, mapping: MappingId, inside: Inside<Endpoint>, outbox: &mut Outbox) {
+        self.paths.remove(mapping);
+        outbox.command(SocketCommand::Close { mapping });
+        outbox.event(EngineEvent::Ended { mapping, inside });
     }
 
     /// Returns the number of mappings.

@@ -130,6 +130,8 @@ pub struct Counters {
     pub failovers: BTreeMap<&'static str, u64>,
     /// Mappings that failed back to the direct path, by cause.
     pub failbacks: BTreeMap<&'static str, u64>,
+    /// Mappings without an answer that ended because a limit was reached.
+    pub evicted: u64,
     /// Checks of applications that were repeated, to test a path or to announce one.
     pub checks_repeated: u64,
     /// Checks of mappings in the VPN that were also sent on the direct path.

@@ -56,7 +56,18 @@ impl Engine {
             let expired = IcmpError::HopLimitExceeded;
             return self.reject(packet, DropReason::HopLimitExceeded, expired, now, outbox);
         }
-        let mapping = match self.nat.map(inside, remote, now) {
+        let mut mapped = self.nat.map(inside, remote, now);
+        if let Err(MapError::Mappings | MapError::MappingsOfAddress) = mapped
+            && let Some((evicted, entry)) = self.nat.evict(inside.0.addr)
+        {
+            for egress in Egress::BOTH {
+                outbox.recall(evicted, egress);
+            }
+            self.end_mapping(evicted, entry.inside, outbox);
+            self.counters.evicted += 1;
+            mapped = self.nat.map(inside, remote, now);
+        }
+        let mapping = match mapped {
             Ok(Mapped::Known(mapping)) => {
                 if self.paths.resync.is_some() {
                     self.resync(mapping, now, outbox);

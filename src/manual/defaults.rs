@@ -17,6 +17,7 @@
 //! | TUN MTU | 1500 | applications expect it of a path; the socket error queue reports the uplink's own MTU |
 //! | protocol number | 118 ("v") | identifies voicelane's rules and routes in `ip rule` and `ip route`; not assigned in rt_protos |
 //! | mappings of an inside address | at most 8,192 | a program that opens too many sockets leaves mappings for other addresses |
+//! | mapping without an answer | 30 s; at a limit the oldest of the inside address is evicted | it carries no call |
 //! | fragments before reassembly | 4 MiB, 1 MiB of one source, 15 s | the kernel's `ipfrag_high_thresh`; a local sender sends fragments in a row |
 //! | ICMP errors | burst 50, 100 per second, for voicelane's own and for forwarded errors each | RFC 4443 section 2.4 (f); one call to a closed port causes 50 per second |
 //! | permitted remotes of a mapping | at most 1,024 | an ICE agent checks a few dozen candidates |

@@ -14,7 +14,7 @@
 //! | REQ-3 no port overloading | the kernel's port table: two sockets never share a port | `mapping::a_free_source_port_is_kept_and_a_taken_one_is_not_shared`, `kernel_faults::exhausted_ports_are_refused_and_never_shared` |
 //! | REQ-3a port ranges | the preserved port, or one of the kernel's range, 1024 or above | `mapping::a_free_source_port_is_kept_and_a_taken_one_is_not_shared` |
 //! | REQ-4 port parity | withdrawn by RFC 7857 section 8: kept only if the port is preserved | none is due |
-//! | REQ-5 mapping timer at least 2 minutes | 300 s; configurations below 120 s are refused | `engine::a_mapping_lives_by_outbound_packets_alone`, `config::tests::settings::invalid_settings_are_rejected` |
+//! | REQ-5 mapping timer at least 2 minutes | 300 s; configurations below 120 s are refused. 30 s before the first answer: see below | `engine::a_mapping_lives_by_outbound_packets_alone`, `engine::a_mapping_that_nobody_answers_lives_for_thirty_seconds`, `config::tests::settings::invalid_settings_are_rejected` |
 //! | REQ-6 outbound refresh; inbound may | outbound always; inbound from contacts alone, and only with `inbound_refresh = true` | `engine::a_mapping_lives_by_outbound_packets_alone`, `model::the_engine_does_what_the_model_does`, `engine::limits::by_configuration_known_peers_refresh_a_mapping_and_strangers_never` |
 //! | REQ-7 inside and outside address ranges that collide | both sides are this machine's own addresses and sockets, so ranges decide nothing. The TUN's address is assigned to nobody (RFC 7600) | `engine::steady::addresses_that_are_the_same_on_both_sides_are_no_conflict` |
 //! | REQ-8 filtering | address-dependent; the other two by configuration | `engine::only_whom_the_application_asked_may_answer`, `model::the_engine_does_what_the_model_does`, `mapping::unsolicited_packets_are_dropped`, `judges::no_unsolicited_packet_of_a_hundred_thousand_passes`, `judges::strict_and_lax_filtering_behave_as_documented`, `judges::coturn_finds_address_and_port_dependent_filtering`, `judges::coturn_finds_endpoint_independent_filtering` |
@@ -153,6 +153,9 @@
 //!
 //! # Not met
 //!
+//! - RFC 4787 REQ-5 for mappings that nobody has answered: they end after 30 s without an outbound packet. At a limit, the
+//!   oldest of them of the same inside address gives its place to the next (`engine::a_flood_of_mappings_without_an_answer_gives_way_to_calls`).
+//!   Otherwise thousands of sockets of one program could keep calls from starting for five minutes.
 //! - RFC 5382 REQ-2, simultaneous open by the application: its SYN receives a SYN-ACK, never a SYN. The connection is still
 //!   established. A connection that only the far side opens has no destination, because applications listen on this
 //!   machine's own addresses.

@@ -1,6 +1,6 @@
 //! The table of mappings.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -59,6 +59,10 @@ impl Default for NatLimits {
     }
 }
 
+/// How long a mapping stands without an outbound packet before its first answer. Shorter than RFC 4787 REQ-5 asks for:
+/// a mapping that nobody answers carries no session yet, and costs a socket.
+pub const UNANSWERED_LIFETIME: Duration = Duration::from_secs(30);
+
 /// A mapping of an inside endpoint to an outside endpoint.
 #[derive(Clone, Debug)]
 pub struct Mapping {
@@ -70,6 +74,8 @@ pub struct Mapping {
     pub created: Instant,
     /// The time of the last outbound packet.
     pub refreshed: Instant,
+    /// Whether a permitted remote has ever answered.
+    pub is_answered: bool,
     permitted_remotes: PermittedRemotes,
 }
 
@@ -79,6 +85,24 @@ impl Mapping {
     pub fn permitted_remotes(&self) -> usize {
         self.permitted_remotes.len()
     }
+
+    /// Returns when the mapping ends, unless it is refreshed. An answer only ever moves that back.
+    fn deadline(&self, settings: &NatSettings) -> Instant {
+        self.refreshed
+            + if self.is_answered {
+                settings.lifetime
+            } else {
+                settings.lifetime.min(UNANSWERED_LIFETIME)
+            }
+    }
+}
+
+/// The mappings of one inside address.
+#[derive(Debug, Default)]
+struct AddressMappings {
+    count: usize,
+    /// Mappings without an answer, the oldest first; some have been answered or have ended since.
+    unanswered: VecDeque<MappingId>,
 }
 
 /// The mapping of an outbound packet.
@@ -145,8 +169,7 @@ pub struct MappingTable {
     /// Slots by inside endpoint. An index without keys stays in the cache.
     by_inside: HashTable<u32>,
     by_outside: HashMap<Outside<Endpoint>, MappingId, RandomState>,
-    /// The number of mappings of each inside address.
-    per_address: HashMap<IpAddr, usize, RandomState>,
+    per_address: HashMap<IpAddr, AddressMappings, RandomState>,
     slots: Vec<MappingSlot>,
     free: Vec<u32>,
     timers: Timers<MappingId>,
@@ -199,8 +222,8 @@ impl MappingTable {
         if self.by_inside.len() >= limits.mappings {
             return Err(MapError::Mappings);
         }
-        let of_address = self.per_address.get(&inside.0.addr).copied().unwrap_or(0);
-        if of_address >= limits.mappings_of_address {
+        let of_address = self.per_address.get(&inside.0.addr);
+        if of_address.map_or(0, |it| it.count) >= limits.mappings_of_address {
             return Err(MapError::MappingsOfAddress);
         }
         let mut permitted_remotes = PermittedRemotes::default();
@@ -212,6 +235,7 @@ impl MappingTable {
             outside: None,
             created: now,
             refreshed: now,
+            is_answered: false,
             permitted_remotes,
         });
         let Self {
@@ -221,8 +245,29 @@ impl MappingTable {
             ..
         } = self;
         by_inside.insert_unique(hash, id.slot, |slot| slots[*slot as usize].hash(hasher));
-        *self.per_address.entry(inside.0.addr).or_default() += 1;
+        let of_address = self.per_address.entry(inside.0.addr).or_default();
+        of_address.count += 1;
+        of_address.unanswered.push_back(id);
+        if of_address.unanswered.len() > 2 * of_address.count {
+            // Half of them or more have been answered or have ended.
+            let slots = &self.slots;
+            let is_unanswered = |id: &MappingId| unanswered(slots, *id).is_some();
+            of_address.unanswered.retain(is_unanswered);
+        }
         Ok(Mapped::New(id))
+    }
+
+    /// Removes the oldest mapping of an inside address that was never answered, if there is one: a new mapping may have its
+    /// place where a limit is reached.
+    pub fn evict(&mut self, address: IpAddr) -> Option<(MappingId, Mapping)> {
+        let queue = &mut self.per_address.get_mut(&address)?.unanswered;
+        let id = loop {
+            let id = queue.pop_front()?;
+            if unanswered(&self.slots, id).is_some() {
+                break id;
+            }
+        };
+        self.remove(id).map(|mapping| (id, mapping))
     }
 
     /// Filters an inbound datagram from `from`. Returns its inside endpoint.
@@ -244,6 +289,7 @@ impl MappingTable {
         if !mapping.permitted_remotes.admits(filtering, from) {
             return Err(AdmitError::Unsolicited);
         }
+        mapping.is_answered = true;
         if inbound_refresh && mapping.permitted_remotes.contains(filtering, from) {
             mapping.refreshed = now;
         }
@@ -275,11 +321,11 @@ impl MappingTable {
 
     /// Records the outside endpoint of a mapping's socket, and starts its lifetime. Does nothing if the mapping has ended.
     pub fn opened(&mut self, id: MappingId, outside: Outside<Endpoint>) {
-        let lifetime = self.settings.lifetime;
+        let settings = self.settings;
         let Some(mapping) = self.get_mut(id) else {
             return;
         };
-        let deadline = mapping.refreshed + lifetime;
+        let deadline = mapping.deadline(&settings);
         match mapping.outside.replace(outside) {
             None => self.timers.schedule(id, deadline),
             Some(before) => self.unindex_outside(id, before),
@@ -303,8 +349,8 @@ impl MappingTable {
             indexed.remove();
         }
         if let Some(of_address) = self.per_address.get_mut(&mapping.inside.0.addr) {
-            *of_address -= 1;
-            if *of_address == 0 {
+            of_address.count -= 1;
+            if of_address.count == 0 {
                 self.per_address.remove(&mapping.inside.0.addr);
             }
         }
@@ -342,7 +388,7 @@ impl MappingTable {
                 .filter(|slot| slot.generation == id.generation)?;
             slot.mapping
                 .as_ref()
-                .map(|mapping| mapping.refreshed + settings.lifetime)
+                .map(|mapping| mapping.deadline(settings))
         })?;
         self.remove(id).map(|mapping| (id, mapping))
     }
@@ -400,6 +446,13 @@ impl MappingTable {
     }
 }
 
+/// Returns the mapping of an id, if it stands and was never answered.
+fn unanswered(slots: &[MappingSlot], id: MappingId) -> Option<&Mapping> {
+    let slot = slots.get(id.slot as usize)?;
+    let mapping = slot.mapping.as_ref();
+    mapping.filter(|mapping| slot.generation == id.generation && !mapping.is_answered)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
@@ -412,6 +465,7 @@ mod tests {
     #[derive(Default)]
     struct Model {
         mappings: BTreeMap<Inside<Endpoint>, (MappingId, Instant, BTreeSet<Endpoint>)>,
+        answered: BTreeSet<MappingId>,
     }
 
     impl Model {
@@ -510,6 +564,9 @@ mod tests {
                         let Some(&id) = ids.get(which % ids.len().max(1)) else { continue };
                         let admitted = table.admit(id, from, now).ok();
                         prop_assert_eq!(admitted, model.admits(filtering, id, from));
+                        if admitted.is_some() {
+                            model.answered.insert(id);
+                        }
                     }
                     Operation::Wait { seconds } => {
                         now += Duration::from_secs(seconds);
@@ -521,7 +578,8 @@ mod tests {
                         }
                         let mut expected = BTreeSet::new();
                         model.mappings.retain(|inside, (id, refreshed, _)| {
-                            let over = *refreshed + settings.lifetime <= now;
+                            let lifetime = if model.answered.contains(id) { settings.lifetime } else { UNANSWERED_LIFETIME };
+                            let over = *refreshed + lifetime <= now;
                             if over {
                                 expected.insert((*id, *inside));
                             }
@@ -545,6 +603,41 @@ mod tests {
                 prop_assert_eq!(listed, expected);
             }
         }
+    }
+
+    #[test]
+    fn the_oldest_mapping_that_was_never_answered_is_evicted_and_no_other() {
+        let mut table = MappingTable::new(NatSettings::default());
+        let (now, remote) = (Instant::now(), endpoint_at("192.0.2.9", 1));
+        let create = |table: &mut MappingTable, inside: Endpoint| {
+            let mapped = table.map(Inside(inside), remote, now);
+            let Ok(Mapped::New(id)) = mapped else {
+                panic!("{mapped:?}")
+            };
+            table.opened(id, Outside(inside));
+            id
+        };
+        let [first, second, third] =
+            [1, 2, 3].map(|port| create(&mut table, endpoint_at("10.8.0.2", port)));
+        let other = create(&mut table, endpoint_at("10.8.0.3", 1));
+        table.admit(first, remote, now).expect("it has sent there");
+        let address = "10.8.0.2".parse().expect("an address");
+        let evicted = |table: &mut MappingTable| table.evict(address).map(|(id, _)| id);
+        assert_eq!(evicted(&mut table), Some(second));
+        assert_eq!(evicted(&mut table), Some(third));
+        assert_eq!(evicted(&mut table), None);
+        assert!(table.get(first).is_some() && table.get(other).is_some());
+        // What was answered or has ended does not pile up.
+        for port in 10..10_000 {
+            let id = create(&mut table, endpoint_at("10.8.0.2", port));
+            table.admit(id, remote, now).expect("it has sent there");
+            table.remove(id);
+        }
+        assert!(table.per_address[&address].unanswered.len() <= 4);
+    }
+
+    fn endpoint_at(address: &str, port: u16) -> Endpoint {
+        Endpoint::new(address.parse().expect("an address"), port)
     }
 
     #[test]

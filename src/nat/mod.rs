@@ -23,4 +23,6 @@ mod filter;
 mod mapping;
 
 pub use filter::PermittedRemotes;
-pub use mapping::{AdmitError, MapError, Mapped, MappingTable, NatLimits, NatSettings};
+pub use mapping::{
+    AdmitError, MapError, Mapped, MappingTable, NatLimits, NatSettings, UNANSWERED_LIFETIME,
+};

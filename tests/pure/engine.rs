@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use voicelane::engine::{Engine, EngineEvent, Outbox, ReplySource, ReturnedError, SocketCommand};
-use voicelane::engine::{NatLimits, NatSettings};
+use voicelane::engine::{NatLimits, NatSettings, UNANSWERED_LIFETIME};
 use voicelane::net::{Dscp, Ecn, Egress, Endpoint, Filtering, Protocol, TrafficClass};
 use voicelane::policy::Action;
 use voicelane::wire::{IcmpError, Packet, Transport, udp};
@@ -157,6 +157,7 @@ fn a_mapping_lives_by_outbound_packets_alone() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
         let mut world = World::new(NatSettings::default());
         let mapping = world.send(inside, server, b"1").expect("relayed");
+        world.arrive(mapping, server, TrafficClass::default(), b"answer");
         world.wait(ALMOST);
         assert!(world.outbox.commands().is_empty());
         assert_eq!(
@@ -332,6 +333,47 @@ fn a_socket_that_cannot_be_opened_is_tried_again() {
     }
 }
 
+/// Shorter than RFC 4787 REQ-5 asks for: nobody uses such a mapping.
+#[test]
+fn a_mapping_that_nobody_answers_lives_for_thirty_seconds() {
+    for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
+        let mut world = World::new(NatSettings::default());
+        let mapping = world.send(inside, server, b"1").expect("relayed");
+        world.wait(UNANSWERED_LIFETIME.saturating_sub(Duration::from_secs(1)));
+        assert!(world.outbox.commands().is_empty());
+        world.wait(Duration::from_secs(1));
+        assert_eq!(world.outbox.commands(), [SocketCommand::Close { mapping }]);
+    }
+}
+
+/// Thousands of sockets of one program to addresses that do not answer take no call's place.
+#[test]
+fn a_flood_of_mappings_without_an_answer_gives_way_to_calls() {
+    let limits = NatLimits {
+        mappings_of_address: 100,
+        ..NatLimits::default()
+    };
+    for [inside, server, _, stranger, _] in FAMILIES.map(|family| family.map(endpoint)) {
+        let mut world = World::new(NatSettings {
+            limits,
+            ..NatSettings::default()
+        });
+        let at = |port| Endpoint::new(inside.addr, port);
+        let call = world.send(at(1), server, b"media").expect("relayed");
+        world.arrive(call, server, TrafficClass::default(), b"answer");
+        for port in 100..8_400 {
+            assert!(world.send(at(port), stranger, b"?").is_some());
+            assert_eq!(world.outbox.transmits().count(), 1);
+        }
+        assert_eq!(world.send(at(1), server, b"media"), Some(call));
+        let next = world.send(at(2), server, b"media").expect("a second call");
+        let delivered = world.arrive(next, server, TrafficClass::default(), b"answer");
+        assert_eq!(delivered.len(), 1);
+        let snapshot = world.engine.snapshot(world.now);
+        assert_eq!((snapshot.mappings, snapshot.counters.evicted), (100, 8_202));
+    }
+}
+
 /// RFC 5508 REQ-8.
 #[test]
 fn a_full_table_rejects_and_says_so() {
@@ -344,7 +386,8 @@ fn a_full_table_rejects_and_says_so() {
         limits,
         ..NatSettings::default()
     });
-    assert!(world.send(inside, server, b"first").is_some());
+    let first = world.send(inside, server, b"first").expect("relayed");
+    world.arrive(first, server, TrafficClass::default(), b"answer");
     let second = Endpoint::new(inside.addr, inside.port + 1);
     assert!(world.send(second, server, b"second").is_none());
     assert_eq!(

@@ -27,7 +27,13 @@ fn one_inside_address_leaves_room_for_others() {
             ..NatLimits::default()
         });
         let greedy = [0, 1, 2].map(|at| Endpoint::new(inside.addr, inside.port + at));
-        let relayed = greedy.map(|from| world.send(from, server, b"?").is_some());
+        let relayed = greedy.map(|from| {
+            let mapping = world.send(from, server, b"?");
+            if let Some(mapping) = mapping {
+                world.arrive(mapping, server, TrafficClass::default(), b"!");
+            }
+            mapping.is_some()
+        });
         assert_eq!(relayed, [true, true, false]);
         let told: Vec<_> = world.outbox.packets().collect();
         quoted_in(told[0], IcmpError::AdminProhibited, inside.addr);
@@ -159,6 +165,7 @@ fn an_error_refreshes_nothing() {
         ..NatSettings::default()
     });
     let mapping = world.send(inside, server, b"hello").expect("relayed");
+    world.arrive(mapping, server, TrafficClass::default(), b"answer");
     world.wait(ALMOST);
     let returned = ReturnedError {
         to: server,
@@ -188,6 +195,7 @@ fn by_configuration_known_peers_refresh_a_mapping_and_strangers_never() {
         });
         let mapping = world.send(inside, server, b"hello").expect("relayed");
         let class = TrafficClass::default();
+        assert_eq!(world.arrive(mapping, server, class, b"known").len(), 1);
         world.wait(ALMOST);
         assert_eq!(world.arrive(mapping, server, class, b"known").len(), 1);
         world.wait(ALMOST);

@@ -113,6 +113,7 @@ pub(crate) fn play(course: &[u8]) {
             settings,
             policy: 0,
             mappings: BTreeMap::new(),
+            created: 0,
             rejections: full,
             returns: full,
         },

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use voicelane::engine::NatSettings;
+use voicelane::engine::{NatSettings, UNANSWERED_LIFETIME};
 use voicelane::net::{Endpoint, Family, Filtering, MappingId};
 use voicelane::wire::IcmpError;
 
@@ -59,6 +59,9 @@ pub(crate) struct Mapping {
     pub(crate) id: MappingId,
     pub(crate) outside: Endpoint,
     pub(crate) refreshed: Instant,
+    /// The order in which mappings are created.
+    pub(crate) number: u64,
+    pub(crate) is_answered: bool,
     pub(crate) permitted_remotes: BTreeSet<(IpAddr, u16)>,
 }
 
@@ -84,6 +87,8 @@ pub(crate) struct Model {
     pub(crate) settings: NatSettings,
     pub(crate) policy: usize,
     pub(crate) mappings: BTreeMap<Endpoint, Mapping>,
+    /// Mappings so far.
+    pub(crate) created: u64,
     pub(crate) rejections: Bucket,
     pub(crate) returns: Bucket,
 }
@@ -136,7 +141,8 @@ impl Model {
             return self.reject(sending, IcmpError::HopLimitExceeded, now);
         }
         let (remote_key, limits) = (self.remote_key(to), self.settings.limits);
-        let of_address = self.mappings.keys().filter(|it| it.addr == from.addr);
+        let of_address = self.mappings.iter().filter(|(it, _)| it.addr == from.addr);
+        let mut effects = Vec::new();
         let is_full = match self.mappings.get(&from) {
             Some(mapping) => {
                 mapping.permitted_remotes.len() >= limits.permitted_remotes
@@ -144,13 +150,20 @@ impl Model {
             }
             None => {
                 self.mappings.len() >= limits.mappings
-                    || of_address.count() >= limits.mappings_of_address
+                    || of_address.clone().count() >= limits.mappings_of_address
             }
         };
         if is_full {
-            return self.reject(sending, IcmpError::AdminProhibited, now);
+            // The oldest that nobody answered gives its place.
+            let unanswered = of_address.filter(|(_, it)| !it.is_answered);
+            let oldest = unanswered.min_by_key(|(_, it)| it.number);
+            let oldest = oldest.filter(|_| !self.mappings.contains_key(&from));
+            let Some((inside, id)) = oldest.map(|(inside, it)| (*inside, it.id)) else {
+                return self.reject(sending, IcmpError::AdminProhibited, now);
+            };
+            self.mappings.remove(&inside);
+            effects.extend([Effect::Closed(id), Effect::Ended(inside)]);
         }
-        let mut effects = Vec::new();
         let source = self.mappings.get(&from).map(|mapping| mapping.outside);
         match (self.mappings.get_mut(&from), sending.outside) {
             (Some(mapping), _) => {
@@ -163,8 +176,11 @@ impl Model {
                     id: MappingId::from_token(0),
                     outside,
                     refreshed: now,
+                    number: self.created,
+                    is_answered: false,
                     permitted_remotes: BTreeSet::from([remote_key]),
                 };
+                self.created += 1;
                 self.mappings.insert(from, mapping);
             }
             (None, None) => {
@@ -207,6 +223,7 @@ impl Model {
             mapping.refreshed = now;
         }
         let admits = is_known || self.settings.filtering == Filtering::EndpointIndependent;
+        mapping.is_answered |= admits;
         admits.then(|| Effect::Delivered {
             from,
             to: inside,
@@ -228,11 +245,16 @@ impl Model {
     }
 
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<Effect> {
-        let lifetime = self.settings.lifetime;
+        let lifetime = |mapping: &Mapping| match mapping.is_answered {
+            true => self.settings.lifetime,
+            false => UNANSWERED_LIFETIME,
+        };
         let mappings = self.mappings.clone();
         let over = mappings
             .iter()
-            .filter(|(_, mapping)| mapping.refreshed + lifetime <= now);
+            .filter(|(_, mapping)| mapping.refreshed + lifetime(mapping) <= now)
+            .collect::<Vec<_>>()
+            .into_iter();
         over.flat_map(|(inside, mapping)| {
             self.mappings.remove(inside);
             [Effect::Closed(mapping.id), Effect::Ended(*inside)]
