@@ -127,19 +127,42 @@ pub(super) fn shortest<C: Copy + Eq>(
     if pieces.len() <= most as usize {
         return Some(BitField::default());
     }
-    // Groups rarely share more than the gaps between their pieces, which join.
-    let least = (pieces.len() / (2 * most as usize)).max(2).ilog2();
-    (least..=bits).find_map(|bits| {
+    let fitting = |bits| {
         let fitting = fields(pieces, width, bits).filter_map(|field| {
             let counts = count(pieces, field, most)?;
             Some((counts.iter().filter(|count| **count > 1).count(), field))
         });
         let best = fitting.min_by_key(|(several, _)| *several);
         best.map(|(_, field)| field)
-    })
+    };
+    // Groups rarely share more than the gaps between their pieces, which join.
+    let least = (pieces.len() / (2 * most as usize)).max(2).ilog2();
+    (least..=bits).find_map(fitting)
 }
 
-/// The fields of `bits` bits, from the one that leaves the fewest pairs of pieces in one group upwards.
+/// Whether any field of `bits` bits leaves at most `most` pieces in each group.
+///
+/// A longer field separates all that a shorter one within it does: where the longest fails, all do.
+pub(super) fn is_separable<C: Copy + Eq>(
+    pieces: &[Piece<C>],
+    width: u32,
+    bits: u32,
+    most: u32,
+) -> bool {
+    pieces.len() <= most as usize
+        || fields(pieces, width, bits).any(|field| count(pieces, field, most).is_some())
+}
+
+/// What a field is chosen for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Aim {
+    /// Few pairs of pieces in one group: it separates most.
+    Pairs,
+    /// A small largest group: it separates where that is hardest.
+    Largest,
+}
+
+/// The fields of `bits` bits, the best ones by `aim` first.
 ///
 /// The fields lie in the low `width` bits. Only the `exact` best ones by an estimate are compared.
 pub(super) fn most_separating<C: Copy + Eq>(
@@ -147,6 +170,7 @@ pub(super) fn most_separating<C: Copy + Eq>(
     width: u32,
     bits: u32,
     exact: usize,
+    aim: Aim,
 ) -> Vec<BitField> {
     let mut fields: Vec<_> = fields(pieces, width, bits).collect();
     if fields.len() > exact {
@@ -155,10 +179,9 @@ pub(super) fn most_separating<C: Copy + Eq>(
     }
     fields.sort_by_cached_key(|field| {
         let counts = count(pieces, *field, u32::MAX).expect("no limit");
-        counts
-            .iter()
-            .map(|count| u64::from(*count).pow(2))
-            .sum::<u64>()
+        let pairs: u64 = counts.iter().map(|count| u64::from(*count).pow(2)).sum();
+        let largest = counts.iter().max().filter(|_| aim == Aim::Largest);
+        (largest.copied(), pairs)
     });
     fields
 }

@@ -15,7 +15,9 @@ use std::collections::HashMap;
 use foldhash::fast::FixedState;
 
 use super::wrapped_intervals::ClassOrBlock;
-use crate::lpm::bit_select::{BitField, Piece, most_separating, shortest, split};
+use crate::lpm::bit_select::{
+    Aim, BitField, Piece, is_separable, most_separating, shortest, split,
+};
 
 /// The intervals that fit a line.
 const LINE: usize = 7;
@@ -30,7 +32,7 @@ const LINE_BITS: u32 = 7;
 const FLAT: usize = 512;
 
 /// The most levels of selectors.
-const MAX_LEVELS: u32 = 3;
+const MAX_LEVELS: u32 = 6;
 
 /// Selectors level by level, and the lines that the last level chooses from.
 #[derive(Clone, Debug)]
@@ -126,8 +128,11 @@ enum Plan {
 
 impl Plan {
     /// Plans `levels` levels of selectors below the one of `group`; `None` if they do not suffice.
-    fn new(group: &[Piece<i16>], levels: u32) -> Option<Self> {
+    fn new(group: &[Piece<i16>], levels: u32, aim: Aim) -> Option<Self> {
         if levels == 0 {
+            if !is_separable(group, u64::BITS, LINE_BITS, LINE as u32) {
+                return None;
+            }
             let field = shortest(group, u64::BITS, LINE_BITS, LINE as u32)?;
             let lines = split(group, field)
                 .iter()
@@ -135,24 +140,33 @@ impl Plan {
                 .collect();
             return Some(Self::Lines(field, lines));
         }
+        if group.len() <= LINE {
+            let below = Self::new(group, levels - 1, aim)?;
+            return Some(Self::Below(BitField::default(), vec![below]));
+        }
         let below = |field| {
             let groups = split(group, field);
-            // Where the largest group fails, the others need no plan.
-            let largest = groups.iter().max_by_key(|group| group.len())?;
-            if largest.len() > LINE {
-                Self::new(largest, levels - 1)?;
-            }
-            let plans = groups.iter().map(|group| Self::new(group, levels - 1));
+            // The largest group first: where it fails, the others need no plan.
+            let (largest, _) = groups
+                .iter()
+                .enumerate()
+                .max_by_key(|(_, group)| group.len())?;
+            let mut first = Some(Self::new(&groups[largest], levels - 1, aim)?);
+            let plans = groups.iter().enumerate().map(|(number, group)| {
+                let first = (number == largest).then(|| first.take()).flatten();
+                first.or_else(|| Self::new(group, levels - 1, aim))
+            });
             Some(Self::Below(field, plans.collect::<Option<_>>()?))
         };
-        if group.len() <= LINE {
-            return below(BitField::default());
-        }
         let least = (group.len() / 3).ilog2().max(1);
-        (least..=least + 4).find_map(|bits| {
-            let fields = most_separating(group, u64::BITS, bits, 16);
-            fields.into_iter().take(8).find_map(below)
-        })
+        // Only above the last level does a failure lie in the choice of the field.
+        let (lengths, fields) = if levels == 1 { (4, 4) } else { (1, 1) };
+        (least + 1 - lengths / 4..)
+            .take(lengths as usize)
+            .find_map(|bits| {
+                let best = most_separating(group, u64::BITS, bits.max(1), 12, aim);
+                best.into_iter().take(fields).find_map(below)
+            })
     }
 
     /// The bytes of the lines.
@@ -189,15 +203,17 @@ impl BitSelectTree {
         };
         let pieces: Option<Vec<_>> = arcs.iter().enumerate().map(piece).collect();
         let pieces = pieces?;
-        // A root of half as many entries as intervals leaves few of them crowded.
-        let bits = (pieces.len() / 2).max(16).ilog2().min(ROOT_BITS);
-        let field = most_separating(&pieces, u64::BITS, bits, 4)[0];
+        // A root of as many entries as intervals leaves few of them crowded.
+        let bits = pieces.len().max(16).ilog2().min(ROOT_BITS);
+        let field = most_separating(&pieces, u64::BITS, bits, 4, Aim::Pairs)[0];
         let groups = split(&pieces, field);
         let least = if pieces.len() <= FLAT { 1 } else { 2 };
-        (least..=MAX_LEVELS).find_map(|levels| {
+        let tries =
+            (least..=MAX_LEVELS).flat_map(|levels| [(levels, Aim::Pairs), (levels, Aim::Largest)]);
+        tries.into_iter().find_map(|(levels, aim)| {
             let plans: Option<Vec<_>> = groups
                 .iter()
-                .map(|group| Plan::new(group, levels - 1))
+                .map(|group| Plan::new(group, levels - 1, aim))
                 .collect();
             let plans = plans?;
             if plans.iter().map(Plan::lines).sum::<usize>() > memory {
