@@ -16,6 +16,17 @@ use std::thread;
 use voicelane::lpm::{Level, LookupTable, PrefixTable};
 use voicelane::net::{Family, Prefix, PrefixError};
 
+#[path = "../../benches/lpm/src/crowded.rs"]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "the benchmark's file, under the benchmark's lints"
+)]
+mod crowded;
+
+use crowded::Crowd;
+
 /// SplitMix64: the same numbers every time.
 struct Random(u64);
 
@@ -139,6 +150,15 @@ fn nested(addr: IpAddr) -> Vec<(Prefix, u16)> {
         .collect()
 }
 
+/// As many prefixes of each family, crowded as cloud providers publish their ranges, in 250 classes.
+fn crowded(crowd: Crowd) -> Vec<(Prefix, u16)> {
+    let v4 = crowded::v4(crowd).into_iter();
+    let v4 = v4.map(|(first, len)| prefix(Ipv4Addr::from_bits(first).into(), len));
+    let v6 = crowded::v6(crowd).into_iter();
+    let v6 = v6.map(|(first, len)| prefix(Ipv6Addr::from_bits(first).into(), len));
+    v4.chain(v6).zip((0..250).cycle()).collect()
+}
+
 fn bgp(folder: &str, file: &str) -> Vec<(Prefix, u16)> {
     let path = format!("{folder}/{file}");
     let gzip = Command::new("gzip")
@@ -189,6 +209,21 @@ fn tables() -> Vec<(String, Vec<(Prefix, u16)>)> {
             format!("{count} prefixes, {values} values"),
             realistic(random, count, values),
         ));
+    }
+    for (seed, count, crowding) in [
+        (1, 16, 1.0),
+        (2, 300, 2.0),
+        (3, 1_000, 1.0),
+        (4, 3_000, 0.3),
+        (5, 3_000, 1.0),
+        (6, 8_000, 1.5),
+    ] {
+        let crowd = Crowd {
+            seed,
+            count,
+            crowding,
+        };
+        tables.push((format!("{crowd:?}"), crowded(crowd)));
     }
     if let Ok(folder) = env::var("VOICELANE_BGP") {
         for file in ["bgp_v4.txt.gz", "bgp_v6.txt.gz"] {

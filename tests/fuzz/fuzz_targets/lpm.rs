@@ -1,4 +1,4 @@
-//! Any prefixes and any addresses: every engine at every level finds what a search through the list finds.
+//! Any prefixes and any addresses: the table finds at every level what a search through the list finds.
 #![no_main]
 
 use std::net::IpAddr;
@@ -14,17 +14,19 @@ struct Input {
     entries: Vec<(IpAddr, u8, u16)>,
     /// Addresses to ask for beside the ends of the prefixes.
     probes: Vec<IpAddr>,
-    /// How many times the entries are repeated a little further up, so that tables of every size come about.
+    /// How many times the entries are repeated further up, so that tables of every size come about.
     copies: u8,
+    /// How far, as a power of two: small ones crowd the copies into one block, in bunches.
+    apart: u8,
 }
 
 fuzz_target!(|input: Input| {
     let shifted = (0..=u32::from(input.copies)).flat_map(|copy| {
         input.entries.iter().map(move |(addr, len, value)| {
             let addr = match *addr {
-                IpAddr::V4(addr) => IpAddr::V4((addr.to_bits().wrapping_add(copy << 11)).into()),
+                IpAddr::V4(addr) => IpAddr::V4((addr.to_bits().wrapping_add(copy << (input.apart % 16))).into()),
                 IpAddr::V6(addr) => {
-                    IpAddr::V6((addr.to_bits().wrapping_add(u128::from(copy) << 77)).into())
+                    IpAddr::V6((addr.to_bits().wrapping_add(u128::from(copy) << (60 + input.apart % 32))).into())
                 }
             };
             match Prefix::new(addr, len % (Family::of(addr).bits() + 1)) {
