@@ -13,7 +13,7 @@ use netlink_packet_route::rule::{
     RuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange,
 };
 
-use super::observed::{InterfaceAddress, LOCAL, Link, Nexthop, Route, RoutingRule, Selector};
+use super::observed::{InterfaceAddress, LOCAL, Link, Nexthop, Route, RoutingRule, RuleSelector};
 use crate::net::{
     Family, Fwmark, IfIndex, PortRange, Prefix, Protocol, RouteProtocol, RouteTable, RulePriority,
 };
@@ -201,7 +201,7 @@ pub(crate) fn rule(message: &RuleMessage) -> Option<RoutingRule> {
         priority: RulePriority(0),
         protocol: RouteProtocol(0),
         table: RouteTable(header.table.into()),
-        selector: Selector::default(),
+        selector: RuleSelector::default(),
         opaque: header.action != RuleAction::ToTable
             || !known_flags.contains(header.flags)
             || (header.src_len, header.dst_len, header.tos) != (0, 0, 0),
@@ -258,7 +258,7 @@ pub(super) fn inverted_mark(message: &RuleMessage) -> Option<Fwmark> {
 
 /// Builds the message of a rule with all its selectors: a deletion with fewer would delete the first rule that matches.
 pub(super) fn rule_message(rule: &RoutingRule) -> RuleMessage {
-    let Selector {
+    let RuleSelector {
         iif,
         oif,
         mark,
@@ -316,16 +316,16 @@ mod tests {
             assert_eq!(route(&route_message(&built)), Some(built));
         }
         let selectors = [
-            Selector {
+            RuleSelector {
                 oif: Some("eth0".to_owned()),
                 mark: Some((Fwmark(0x7600_0000), Fwmark(0xff00_0000))),
-                ..Selector::default()
+                ..RuleSelector::default()
             },
-            Selector {
+            RuleSelector {
                 iif: Some("lo".to_owned()),
                 protocol: Some(Protocol::Udp),
                 ports: Some("10000-60000".parse().expect("ports")),
-                ..Selector::default()
+                ..RuleSelector::default()
             },
         ];
         for (family, selector) in [Family::V4, Family::V6].into_iter().zip(selectors) {

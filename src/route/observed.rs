@@ -158,7 +158,7 @@ impl fmt::Display for Route {
 
 /// Selectors of a rule. None matches every packet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Selector {
+pub struct RuleSelector {
     /// Incoming interface; "lo" for packets of this machine.
     pub iif: Option<String>,
     /// Outgoing interface: the interface to which the socket is bound.
@@ -183,7 +183,7 @@ pub struct RoutingRule {
     /// Table to look up.
     pub table: RouteTable,
     /// Selectors.
-    pub selector: Selector,
+    pub selector: RuleSelector,
     /// Whether it has attributes that the other fields cannot hold. Such a rule is never voicelane's.
     pub opaque: bool,
 }
@@ -201,7 +201,7 @@ impl RoutingRule {
 impl fmt::Display for RoutingRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} rule {}:", self.family, self.priority)?;
-        let Selector {
+        let RuleSelector {
             iif,
             oif,
             mark,

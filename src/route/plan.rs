@@ -23,7 +23,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::desired::{Desired, RoutingIds, TABLES, UplinkGateway};
-use super::observed::{LOCAL, Nexthop, Observed, Route, RoutingRule, Selector};
+use super::observed::{LOCAL, Nexthop, Observed, Route, RoutingRule, RuleSelector};
 use crate::net::{Family, Fwmark, PortRange, Prefix, Protocol, RouteTable, RulePriority};
 
 /// Metric of voicelane's routes. Each table is voicelane's alone, so any constant does.
@@ -84,7 +84,7 @@ impl fmt::Display for Warning {
 
 /// Changes in order, and warnings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
+pub struct RoutingPlan {
     /// Changes in the order of application.
     pub changes: Vec<RoutingChange>,
     /// Parts of the desired state that cannot be reached.
@@ -112,7 +112,7 @@ pub fn plan(
     desired: &Desired,
     ids: &RoutingIds,
     observed: &Observed,
-) -> Result<Plan, TooManyPortRanges> {
+) -> Result<RoutingPlan, TooManyPortRanges> {
     let (mut routes, mut rules) = desired_of(Family::V4, desired, ids, observed)?;
     let v6 = desired_of(Family::V6, desired, ids, observed)?;
     routes.extend(v6.0);
@@ -129,7 +129,7 @@ pub fn plan(
         .filter(|rule| rule.is_owned_by(ids))
         .collect();
 
-    let mut plan = Plan {
+    let mut plan = RoutingPlan {
         changes: Vec::new(),
         warnings: if rules.is_empty() {
             Vec::new()
@@ -250,7 +250,7 @@ fn desired_of(
         uplink.index,
         via,
     ));
-    let direct = Selector {
+    let direct = RuleSelector {
         oif: Some(uplink.name.clone()),
         mark: Some(
             desired
@@ -258,7 +258,7 @@ fn desired_of(
                 .mark
                 .map_or((ids.mark, ids.mask), |mark| (mark, EVERY_BIT)),
         ),
-        ..Selector::default()
+        ..RuleSelector::default()
     };
     rules.push(rule(ids.table, direct));
     let tables = tables(family, &prefixes_of, ids, observed)?;
@@ -268,7 +268,7 @@ fn desired_of(
         .then(|| observed.link(desired.tun).map(|tun| tun.name.clone()));
     for (transport, prefixes) in prefixes_of {
         let table = tables[&transport];
-        let capture = Selector {
+        let capture = RuleSelector {
             iif: Some("lo".to_owned()),
             oif: probe_interface.clone().flatten(),
             // A packet with one of voicelane's marks is the relay's own.
@@ -280,7 +280,7 @@ fn desired_of(
         let clients = desired.captured_clients();
         let clients = clients.iter().filter(|it| it.0 == family);
         rules.extend(clients.map(|(_, interface)| {
-            let of_client = Selector {
+            let of_client = RuleSelector {
                 iif: Some(interface.clone()),
                 oif: None,
                 mark: Some((ids.client_mark(), ids.mask)),
@@ -314,7 +314,7 @@ fn tables(
     let mut users = BTreeMap::from([(ids.table, None)]);
     for rule in observed.rules.iter().filter(|rule| rule.family == family) {
         let transport = match rule.selector {
-            Selector {
+            RuleSelector {
                 protocol: Some(protocol),
                 ports,
                 ..

@@ -64,7 +64,7 @@ fn owner(protocol: RouteProtocol) -> Option<&'static str> {
 mod tests {
     use super::*;
     use crate::net::{Family, RouteTable, RulePriority};
-    use crate::route::observed::Selector;
+    use crate::route::observed::RuleSelector;
 
     #[test]
     fn a_rule_names_its_owner() {
@@ -73,7 +73,7 @@ mod tests {
             priority: RulePriority(97),
             protocol: RouteProtocol(protocol),
             table: RouteTable(51_820),
-            selector: Selector::default(),
+            selector: RuleSelector::default(),
             opaque: true,
         };
         assert_eq!(

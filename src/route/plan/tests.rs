@@ -53,7 +53,7 @@ fn foreign_rule(priority: u32, table: u32) -> RoutingRule {
         priority: RulePriority(priority),
         protocol: RouteProtocol(0),
         table: RouteTable(table),
-        selector: Selector::default(),
+        selector: RuleSelector::default(),
         opaque: false,
     }
 }
@@ -202,11 +202,11 @@ fn rules() -> impl Strategy<Value = RoutingRule> {
                 priority: RulePriority(priority),
                 protocol,
                 table,
-                selector: Selector {
+                selector: RuleSelector {
                     iif: Some("lo".to_owned()),
                     protocol: group.map(|(protocol, _)| protocol),
                     ports: group.map(|(_, ports)| ports),
-                    ..Selector::default()
+                    ..RuleSelector::default()
                 },
                 opaque,
             },
