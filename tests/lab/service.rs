@@ -291,7 +291,11 @@ fn a_bad_file_changes_nothing_and_is_said() {
     let restart = format!("{CONFIG}\n[tun]\nname = \"other0\"\n");
     // Its looks after the start put chains into nftables for a moment.
     voicelane.last_event_at_rest();
-    for (config, named) in [(bad.as_str(), "EE"), (&restart, "[tun]"), ("versoin", "1:")] {
+    for (config, named) in [
+        (bad.as_str(), "EE"),
+        (&restart, "tun.name"),
+        ("versoin", "1:"),
+    ] {
         voicelane.configure(config);
         let before = lab.laptop.dump();
         let last = voicelane.last_event();

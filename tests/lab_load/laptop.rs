@@ -60,7 +60,7 @@ fn removed_rules_are_restored_at_once_and_the_remover_is_named() {
         (
             "somebody gets ahead",
             "rule add to 198.18.0.0/15 lookup 77 protocol 16".to_owned(),
-            "priority 99 that asks table 77, of protocol 16 (dhcp) was added",
+            "priority 99 with lookup of table 77, protocol 16 (dhcp) was added",
         ),
     ] {
         let last = voicelane.last_event_at_rest();
@@ -155,7 +155,7 @@ fn the_service_starts_without_a_network_and_recovers() {
     let path = socket.display().to_string();
     let home = Home::new(&lab.laptop, CONFIG);
     let mut voicelane = home.launch(&[("NOTIFY_SOCKET", &path)]);
-    voicelane.wait_for("waiting for an uplink");
+    voicelane.wait_for("uplink_missing");
     let told = heard();
     assert!(
         told.contains("READY=1") && told.contains("STATUS=waiting for an uplink"),
