@@ -169,7 +169,7 @@ mod logind {
         let rule = MatchRule::builder()
             .msg_type(message::Type::Signal)
             .sender("org.freedesktop.login1")
-            .interface("org.freedesktop.login1.ServiceManager")
+            .interface("org.freedesktop.login1.Manager")
             .member("PrepareForSleep")
             .build()?;
         let mut signals = MessageStream::for_match_rule(rule, &bus, None).await?;
