@@ -1,9 +1,9 @@
-//! What the processor can do, asked once.
+//! The instruction sets of the processor, detected once for each table.
 
 /// An instruction set that an engine may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// What every processor of the target has.
+    /// The instructions that every processor of the target has.
     Portable,
     /// AVX2, with POPCNT, BMI1 and BMI2.
     Avx2,
@@ -12,7 +12,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// The highest level that this processor offers.
+    /// Returns the highest level that this processor offers.
     #[must_use]
     pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]

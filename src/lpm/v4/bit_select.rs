@@ -194,7 +194,7 @@ use super::sse2::count16;
 #[cfg(not(target_arch = "x86_64"))]
 use portable::count16;
 
-/// The comparison as any compiler understands it.
+/// The comparison without vector instructions.
 #[cfg(any(test, not(target_arch = "x86_64")))]
 mod portable {
     /// The number of ends below `key`.

@@ -1,10 +1,10 @@
-//! A few intervals in one cache line, told apart by one or two vector compares.
+//! A few intervals in one cache line, compared by one or two vector instructions.
 //!
-//! A block holds the last address of each of its intervals but the final one: an address is in the interval after all
-//! those that end below it. Unused ends are the highest address, and nothing lies above that, so that they never
-//! count. (Had a block the first addresses, an unused one would count for the highest address.)
+//! A block holds the last address of each of its intervals but the final one. The number of lower ends is the number
+//! of the interval that holds an address. Unused ends are the highest address, above which no address lies. (First
+//! addresses would not do: an unused one would count for the highest address.)
 //!
-//! The compares are of signed numbers, so ends and keys have the top bit flipped.
+//! The comparisons are of signed numbers, so ends and keys have the top bit flipped.
 
 use std::array;
 
@@ -113,7 +113,7 @@ use super::sse2::{count8, mask4};
 #[cfg(not(target_arch = "x86_64"))]
 use portable::{count8, mask4};
 
-/// The compares as any compiler understands them.
+/// The comparisons without vector instructions.
 #[cfg(any(test, not(target_arch = "x86_64")))]
 mod portable {
     /// A bit for each end below `key`.
@@ -152,7 +152,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn vectors_count_like_people(mut ends: [i32; 8], key: i32, which in 0..8usize) {
+        fn vectors_count_as_numbers_do(mut ends: [i32; 8], key: i32, which in 0..8usize) {
             ends.sort_unstable();
             ends[7] = i32::MAX;
             let halves = array::from_fn(|half| array::from_fn(|at| ends[4 * half + at]));

@@ -1,4 +1,4 @@
-//! A B-tree of cache lines, for the few places where boundaries crowd.
+//! A B-tree of cache lines for the boundaries within one /24.
 
 use super::block::{Block8, IntervalBlock};
 

@@ -1,4 +1,4 @@
-//! Lookups of many addresses at once, in wider vectors than every x86-64 processor has.
+//! Lookups of many addresses at once, with instructions that not every x86-64 processor has.
 #![allow(unsafe_code)]
 #![allow(
     clippy::wildcard_imports,

@@ -1,15 +1,15 @@
-//! Up to some thousand intervals: the address's high bits choose a block, one compare finishes.
+//! Up to some thousand intervals that do not crowd: the high bits choose a block, one comparison finishes.
 //!
 //! ```text
 //!   address   168.86.133.20
 //!             |___ high bits: cell   |
 //!   cells     | 3 | 3 | 4 | 4 | 5 |  v ...
-//!   blocks    ends  .128.0-1  .192.0-1   -   -       <- compared with the whole address, all at once
+//!   blocks    ends  .128.0-1  .192.0-1   -   -       <- compared with the whole address at once
 //!             class    0         7       0
 //! ```
 //!
-//! A boundary may lie at any bit, so that a /32 costs what a /8 costs: a policy is full of hosts and small ranges. No
-//! branch depends on the address. Where more boundaries meet in a cell than a block holds, there is no directory.
+//! A boundary may lie at any bit: a /32 costs as much as a /8. No branch depends on the address. Where a cell has more
+//! boundaries than a block holds, the intervals crowd, and [`bit_select`](super::bit_select) serves them.
 
 use std::collections::HashMap;
 

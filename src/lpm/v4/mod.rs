@@ -1,4 +1,4 @@
-//! The engines for IPv4: which one serves a table is seen when it is compiled.
+//! The engines for IPv4 addresses. The number and spread of the intervals choose one when a table is compiled.
 
 mod bit_select;
 mod block;

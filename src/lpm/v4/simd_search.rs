@@ -1,14 +1,14 @@
-//! Up to 128 intervals, all of them in vector registers: many addresses at once, and no load but theirs.
+//! Up to 128 intervals in vector registers: a bulk lookup that loads nothing but its addresses.
 //!
 //! ```text
-//!            4              ends of the intervals as a binary tree in breadth-first order,
-//!        2       6          node n above nodes 2n and 2n + 1:  level by level in simd
+//!            4              the intervals' last addresses in breadth-first (Eytzinger) order,
+//!        2       6          node n above nodes 2n and 2n + 1, level by level in registers
 //!      1   3   5   7
 //! ```
 //!
-//! Every lane walks down from node 1: a permutation fetches the lane's node, a compare says whether its end is below
-//! the lane's address, and `n = 2n + (0 or 1)`. Below the last level, n is the interval's number, whose class another
-//! permutation fetches. Unused nodes are the highest address, below which none lies; see [`block`](super::block).
+//! Each lane begins at node 1. A permutation fetches the lane's node, a comparison tells whether its end is below the
+//! lane's address, and the next node is `2n + (0 or 1)`. Below the last level, n is the interval's number, and another
+//! permutation fetches its class. Unused nodes are the highest address; see [`block`](super::block).
 #![allow(unsafe_code)]
 
 use crate::lpm::Level;
@@ -19,7 +19,7 @@ const MAX: usize = 128;
 /// What makes signed order that of unsigned numbers.
 const FLIP: u32 = 1 << 31;
 
-/// A search tree that is loaded into simd once for each batch.
+/// A search tree that is loaded into registers once for each batch.
 #[derive(Clone)]
 pub(super) struct SimdSearch {
     tree: Box<SearchTree>,
@@ -39,16 +39,16 @@ struct SearchTree {
 /// Which code walks the tree. To hold one proves that the processor can run it.
 #[derive(Clone, Copy)]
 enum SimdVariant {
-    /// 32 intervals in 8 simd of 8.
+    /// 32 intervals in 8 registers of 8.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// `2^levels` intervals, 5 to 7 levels, in 4 to 16 simd of 16.
+    /// `2^levels` intervals, 5 to 7 levels, in 4 to 16 registers of 16.
     #[cfg(target_arch = "x86_64")]
     Avx512 { levels: u8 },
 }
 
 impl SimdSearch {
-    /// Compiles intervals; `None` if they are too many for the processor's simd.
+    /// Compiles intervals; `None` if they are too many for the processor's registers.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn new(intervals: &[(u32, u32)], level: Level) -> Option<Self> {
         let (variant, levels) = match (level.min(Level::detect()), intervals.len()) {
@@ -74,7 +74,7 @@ impl SimdSearch {
         Some(Self { tree, variant })
     }
 
-    /// No other processor's simd are used.
+    /// No other processor's registers are used.
     #[cfg(not(target_arch = "x86_64"))]
     pub(super) fn new(_: &[(u32, u32)], _: Level) -> Option<Self> {
         None

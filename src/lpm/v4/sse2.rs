@@ -1,7 +1,6 @@
-//! The compares of [`block`](super::block) in the vectors that every x86-64 processor has.
+//! The comparisons of blocks and lines in the vectors that every x86-64 processor has.
 //!
-//! They are inlined into any caller, and nothing has to be asked at run time: that is why the narrow vectors win over
-//! wider ones, which would have to be called.
+//! They are inlined into any caller. Wider vectors would need a function call, which costs more than they save.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{

@@ -1,15 +1,15 @@
-//! Any number of intervals: two loads, and no branch that depends on the address.
+//! Any number of intervals: two loads, and no branch that depends on the address but for split /24s.
 //!
 //! ```text
 //!   address   | 18 bits: place in the root | 6 bits: cell | 8 bits |
-//!   root      |  0 | 64 | 64 | 128 | 0 | ...        where the page begins, 1 MiB
+//!   root      |  0 | 64 | 64 | 128 | 0 | ...        the first cell of each page, 1 MiB
 //!   cells     | page of 64 classes | page of 64 classes | ...
 //!                                          ^ the class of a /24, or SPLIT
 //! ```
 //!
-//! A cell is as narrow as the classes allow: a byte up to 255 of them. Equal pages are stored once, which makes a full
-//! BGP table 5 MiB where one flat array would be 16: it stays near, and that is worth more than the load it costs. Where a boundary lies within a /24, the cell is `SPLIT`, and a hash table names
-//! the [`BlockTree`] of that /24.
+//! A cell has 8, 16 or 32 bits, as the number of classes allows. Equal pages are stored once: a full BGP table takes
+//! 5 MiB, a flat array 16 MiB. Where a boundary lies within a /24, the cell is `SPLIT`, and a hash table names the
+//! [`BlockTree`] of that /24.
 
 use std::collections::HashMap;
 

@@ -188,20 +188,24 @@ struct Layout {
 }
 
 impl BitSelectTree {
-    /// Builds the tree of arcs, the lowest of the possible ones; `None` if it needs more than `memory` bytes or outcomes
+    /// Builds the tree of intervals, the lowest of the possible ones; `None` if it needs more than `memory` bytes or outcomes
     /// above 16 bits.
-    pub(super) fn new(arcs: &[(u64, ClassOrBlock)], memory: usize) -> Option<Self> {
-        let last = |arc: usize| arcs.get(arc + 1).map_or(u64::MAX, |(start, _)| start - 1);
-        let piece = |(arc, (start, outcome)): (usize, &(u64, ClassOrBlock))| {
+    pub(super) fn new(intervals: &[(u64, ClassOrBlock)], memory: usize) -> Option<Self> {
+        let last = |interval: usize| {
+            intervals
+                .get(interval + 1)
+                .map_or(u64::MAX, |(start, _)| start - 1)
+        };
+        let piece = |(interval, (start, outcome)): (usize, &(u64, ClassOrBlock))| {
             let class = i16::try_from(*outcome).ok()?;
-            let last = last(arc);
+            let last = last(interval);
             Some(Piece {
                 first: *start,
                 last,
                 class,
             })
         };
-        let pieces: Option<Vec<_>> = arcs.iter().enumerate().map(piece).collect();
+        let pieces: Option<Vec<_>> = intervals.iter().enumerate().map(piece).collect();
         let pieces = pieces?;
         // A root of as many entries as intervals leaves few of them crowded.
         let bits = pieces.len().max(16).ilog2().min(ROOT_BITS);
@@ -229,7 +233,7 @@ impl BitSelectTree {
         })
     }
 
-    /// The outcome of the arc that holds `at`.
+    /// The outcome of the interval that holds `at`.
     #[inline]
     pub(super) fn lookup(&self, at: u64) -> ClassOrBlock {
         self.lookup_by(at, |line| line.passed(at))

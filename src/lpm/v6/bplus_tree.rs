@@ -1,18 +1,18 @@
-//! Any number of arcs: a directory of slots, and below each slot a B+-tree whose nodes are two cache lines.
+//! Any number of intervals: a directory of slots, and below each slot a B+-tree with nodes of two cache lines.
 //!
 //! ```text
 //!   key - base   |<--- slot --->|<--- 32 bits --->|<--- below the cut --->|
 //!                       |                |
 //!    root  [ . . . . . . . . . . ]       |
 //!                  v                     v
-//!    inner     [ 31 ends, child ]   passed: how many ends are less; go to child + passed
+//!    inner     [ 31 ends, child ]   passed: the number of lower ends; the next node is child + passed
 //!                  v
 //!    leaf      [ 21 ends, 22 outcomes of 16 bits ]  or  [ 15 ends, 16 outcomes of 32 bits ]
 //! ```
 //!
-//! Every path has the same length, short ones being stretched by nodes with one child: a search then has no branch
-//! that depends on the key, searches overlap in the processor, and a batch goes down level by level. The ends are
-//! *last* addresses of arcs: a key is past an end if it is greater, so that the padding, the highest, is never passed.
+//! All paths are equally long; nodes with one child lengthen short ones. So no branch depends on the key, searches
+//! overlap in the processor, and a batch proceeds level by level. The ends are *last* addresses of intervals, and unused
+//! ends are the highest address, which no key is past.
 
 use std::collections::HashMap;
 
@@ -65,10 +65,10 @@ impl BPlusNode for InnerNode {
 
 /// A node that holds outcomes.
 pub(super) trait LeafNode: BPlusNode + Sized {
-    /// Packs at most `ENDS + 1` arcs, if their outcomes can be told by the bits that there are for them.
-    fn new(arcs: &[(u32, ClassOrBlock)]) -> Self;
+    /// Packs at most `ENDS + 1` intervals, if their outcomes can be told by the bits that there are for them.
+    fn new(intervals: &[(u32, ClassOrBlock)]) -> Self;
 
-    /// The outcome of the arc behind `passed` ends.
+    /// The outcome of the interval behind `passed` ends.
     fn outcome(&self, passed: usize) -> ClassOrBlock;
 }
 
@@ -109,12 +109,13 @@ impl BPlusNode for WideLeaf {
 }
 
 impl LeafNode for NarrowLeaf {
-    fn new(arcs: &[(u32, ClassOrBlock)]) -> Self {
-        let outcome = |arc: usize| {
-            i16::try_from(arcs[arc.min(arcs.len() - 1)].1).expect("narrow was chosen for 16 bits")
+    fn new(intervals: &[(u32, ClassOrBlock)]) -> Self {
+        let outcome = |interval: usize| {
+            i16::try_from(intervals[interval.min(intervals.len() - 1)].1)
+                .expect("narrow was chosen for 16 bits")
         };
         Self {
-            ends: ends(arcs),
+            ends: ends(intervals),
             outcomes: std::array::from_fn(outcome),
         }
     }
@@ -126,10 +127,12 @@ impl LeafNode for NarrowLeaf {
 }
 
 impl LeafNode for WideLeaf {
-    fn new(arcs: &[(u32, ClassOrBlock)]) -> Self {
+    fn new(intervals: &[(u32, ClassOrBlock)]) -> Self {
         Self {
-            ends: ends(arcs),
-            outcomes: std::array::from_fn(|arc| arcs[arc.min(arcs.len() - 1)].1),
+            ends: ends(intervals),
+            outcomes: std::array::from_fn(|interval| {
+                intervals[interval.min(intervals.len() - 1)].1
+            }),
             spare: 0,
         }
     }
@@ -168,10 +171,10 @@ pub(super) struct BPlusTree<L> {
 }
 
 impl<L: LeafNode> BPlusTree<L> {
-    /// Builds the tree of arcs that start at `start << shift`.
-    pub(super) fn new(arcs: &[(u64, ClassOrBlock)], shift: u32) -> Self {
-        let slot_of = |arc: &(u64, ClassOrBlock)| arc.0 >> LOW_BITS;
-        let largest = arcs
+    /// Builds the tree of intervals that start at `start << shift`.
+    pub(super) fn new(intervals: &[(u64, ClassOrBlock)], shift: u32) -> Self {
+        let slot_of = |interval: &(u64, ClassOrBlock)| interval.0 >> LOW_BITS;
+        let largest = intervals
             .chunk_by(|a, b| slot_of(a) == slot_of(b))
             .map(<[_]>::len)
             .max();
@@ -180,15 +183,16 @@ impl<L: LeafNode> BPlusTree<L> {
             inner: Vec::new(),
             leaves: Vec::new(),
             shift,
-            // One more: the arc that reaches into the slot.
+            // One more: the interval that reaches into the slot.
             height: height::<L>(largest.unwrap_or(0) + 1),
         };
         let mut even = HashMap::new();
         let mut before = 0;
-        let mut rest = arcs;
+        let mut rest = intervals;
         // The last slot holds all that is behind the last boundary.
-        for slot in 0..=slot_of(&arcs[arcs.len() - 1]) + 1 {
-            let (here, after) = rest.split_at(rest.partition_point(|arc| slot_of(arc) <= slot));
+        for slot in 0..=slot_of(&intervals[intervals.len() - 1]) + 1 {
+            let (here, after) =
+                rest.split_at(rest.partition_point(|interval| slot_of(interval) <= slot));
             rest = after;
             let node = if here.is_empty() {
                 *even
@@ -244,7 +248,7 @@ impl<L: LeafNode> BPlusTree<L> {
         (slot.min(self.root.len() - 1), signed(at as u32))
     }
 
-    /// The outcome of the arc that holds `at`.
+    /// The outcome of the interval that holds `at`.
     #[inline(always)]
     pub(super) fn lookup<K: NodeCompare>(&self, at: u64) -> ClassOrBlock {
         let (slot, low) = self.place(at);
@@ -257,7 +261,7 @@ impl<L: LeafNode> BPlusTree<L> {
         leaf.outcome(K::passed(leaf, low))
     }
 
-    /// The outcome of the arc that holds each of `keys`, its bits as `out`.
+    /// The outcome of the interval that holds each of `keys`, its bits as `out`.
     #[inline(always)]
     pub(super) fn lookup_batch<K: NodeCompare>(&self, base: u64, keys: &[u128], out: &mut [u32]) {
         let (abreast, rest) = keys.as_chunks::<ABREAST>();
@@ -305,9 +309,9 @@ impl<L: LeafNode> BPlusTree<L> {
     }
 }
 
-/// The inner levels that a slot of so many arcs needs.
-pub(super) fn height<L: LeafNode>(arcs: usize) -> u32 {
-    let mut nodes = arcs.div_ceil(L::ENDS + 1);
+/// The inner levels that a slot of so many intervals needs.
+pub(super) fn height<L: LeafNode>(intervals: usize) -> u32 {
+    let mut nodes = intervals.div_ceil(L::ENDS + 1);
     let mut height = 0;
     while nodes > 1 {
         nodes = nodes.div_ceil(FAN);

@@ -1,22 +1,21 @@
-//! Up to some thousand arcs: one comparison for each level of a binary tree.
+//! Few intervals: a binary search whose nodes are in breadth-first (Eytzinger) order.
 //!
 //! ```text
-//!            4              the arcs' last addresses in breadth-first order,
+//!            4              the intervals' last addresses in breadth-first order,
 //!        2       6          node n above nodes 2n and 2n + 1
 //!      1   3   5   7
 //! ```
 //!
-//! A key walks down from node 1: if it is past the node's address, then `n = 2n + 1`, else `n = 2n`. Below the last
-//! level, n names the arc. All 64 bits are compared, however crowded prefixes are, and every key takes every level:
-//! no branch depends on the key, walks overlap in the processor, and in a batch each lane of a vector makes the same
-//! steps. What pads the tree is the highest address, which no key is past.
+//! A search begins at node 1 and goes on with `n = 2n + 1` if the key is past the node's address, else with `n = 2n`.
+//! Below the last level, n is the number of the interval. Every key takes every level, so no branch depends on the
+//! key, and searches overlap in the processor. Unused nodes are the highest address, which no key is past.
 
 use super::wrapped_intervals::ClassOrBlock;
 
 /// The levels of the smallest tree. With AVX-512 they are in registers; 16 prefixes never need more.
 pub(super) const SHALLOW: u32 = 5;
 
-/// The levels of the largest tree: 8,192 arcs, in 96 KiB. Above, the tree of wide nodes touches fewer cache lines.
+/// The levels of the largest tree: 8,192 intervals, in 96 KiB. Above, the tree of wide nodes touches fewer cache lines.
 const DEEPEST: u32 = 13;
 
 /// The tree, and what it leads to.
@@ -28,20 +27,24 @@ pub(super) struct EytzingerSearch {
     upper: Box<[u64; 1 << SHALLOW]>,
     /// `2^levels` addresses in breadth-first order from 1; place 0 is unused.
     pub(super) nodes: Box<[u64]>,
-    /// `2^levels` outcomes, in the order of the arcs.
+    /// `2^levels` outcomes, in the order of the intervals.
     pub(super) outcomes: Box<[ClassOrBlock]>,
 }
 
 impl EytzingerSearch {
-    /// Makes the tree, if the arcs are few enough.
-    pub(super) fn new(arcs: &[(u64, ClassOrBlock)]) -> Option<Self> {
-        let levels = SHALLOW.max(arcs.len().next_power_of_two().ilog2());
+    /// Makes the tree, if the intervals are few enough.
+    pub(super) fn new(intervals: &[(u64, ClassOrBlock)]) -> Option<Self> {
+        let levels = SHALLOW.max(intervals.len().next_power_of_two().ilog2());
         if levels > DEEPEST {
             return None;
         }
         let size = 1 << levels;
-        let last = |arc: usize| arcs.get(arc + 1).map_or(u64::MAX, |(start, _)| start - 1);
-        // A node's path from the root, a 1, and zeros to the last level: so many arcs lie before its address.
+        let last = |interval: usize| {
+            intervals
+                .get(interval + 1)
+                .map_or(u64::MAX, |(start, _)| start - 1)
+        };
+        // A node's path from the root, a 1, and zeros to the last level: so many intervals lie before its address.
         let node = |node: usize| {
             let level = node.checked_ilog2()?;
             Some(last((((2 * node + 1) << (levels - 1 - level)) % size) - 1))
@@ -52,12 +55,12 @@ impl EytzingerSearch {
             upper: Box::new(*nodes.first_chunk().expect("five levels at least")),
             nodes,
             outcomes: (0..size)
-                .map(|arc| arcs[arc.min(arcs.len() - 1)].1)
+                .map(|interval| intervals[interval.min(intervals.len() - 1)].1)
                 .collect(),
         })
     }
 
-    /// The outcome of the arc that holds `at`.
+    /// The outcome of the interval that holds `at`.
     ///
     /// This has no vector form: it is inlined where a function of another instruction set must be called, which costs
     /// more than vectors save.

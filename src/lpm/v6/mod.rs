@@ -1,24 +1,22 @@
-//! The engines for IPv6: 128-bit keys.
+//! The engines for IPv6 addresses.
 //!
-//! Nearly all prefixes end at /64 or above, so nearly all questions are answered by a key's high half. All engines
-//! search intervals there, on a wrapped that begins at the first boundary (see `wrapped`); where a longer prefix lies,
-//! they hand the key on to an exact search of the few boundaries in its block.
+//! Most prefixes end at /64 or above. Each engine therefore searches the high half of an address, in intervals that
+//! begin at the first boundary; see [`wrapped_intervals`]. Boundaries of longer prefixes are searched in full length.
 //!
-//! | engine | for | a lookup | memory |
+//! | engine | number of intervals | one lookup | memory |
 //! |---|---|---|---|
-//! | eytzinger | up to 8,192 intervals | a comparison for each doubling of their number; a batch in registers and by gathers | 12 B an interval, up to twice that |
-//! | tree | any number | a slot of the directory, then 1 to 3 nodes of 128 bytes | below |
+//! | Eytzinger search | up to 32; up to 8,192 where the bit-select tree is too large | one comparison for each doubling; in bulk with AVX-512 in registers, then by gathers | 12 B an interval, up to twice that |
+//! | bit-select tree | 33 to 16,384 | two to four loads and a comparison of one line; more loads only for extreme crowding | 25 to 60 B an interval |
+//! | B+-tree | more | one load of the directory, then one to three nodes of 128 B | 4 B a slot, 6 or 8 B an interval |
 //!
-//! # The tree's measures
+//! # The B+-tree
 //!
-//! The directory spends one word on each block of addresses from the first boundary to the last, and the nodes
-//! below compare the 32 bits that follow. How long a block's prefix is follows from the table: as short as the
-//! tree's height allows, as long as the prefixes need to end within those 32 bits. For the routed Internet, it is
-//! /20, so that what is searched quickly ends at /52.
+//! The directory has one word for each block of addresses from the first boundary to the last. The nodes below compare
+//! the next 32 bits. The blocks' length depends on the table: as short as the height allows, as long as prefixes need
+//! to end within those 32 bits. For the routed Internet, blocks are /20s, and the fast search ends at /52.
 //!
-//! A leaf holds 22 arcs (16 if there are more than 2^15 classes) in 128 bytes, an inner node 32 children: 6 (or 8)
-//! bytes an arc when full, a thirtieth more for the inner nodes, and 4 bytes a slot. Height 2 reaches 22 528 arcs in
-//! one slot.
+//! A leaf holds 22 intervals (16 above 2^15 classes) in 128 B, an inner node 32 children. Height 2 holds 22,528
+//! intervals in one slot.
 
 #![allow(
     clippy::inline_always,
@@ -60,10 +58,10 @@ enum Ipv6Search {
     WideLeaf(BPlusTree<WideLeaf>),
 }
 
-/// Up to so many arcs are searched in registers.
+/// Up to so many wrapped are searched in registers.
 const REGISTERS: usize = 1 << eytzinger::SHALLOW;
 
-/// The most arcs of a bit-select tree.
+/// The most wrapped of a bit-select tree.
 const BIT_SELECT_MAX: usize = 1 << 14;
 
 /// The most bytes of a bit-select tree's lines.
@@ -82,13 +80,13 @@ impl Ipv6Engine {
     pub(super) fn new(intervals: &[(u128, u32)], level: Level) -> Self {
         let level = level.min(Level::detect());
         let wrapped = WrappedIntervals::new(intervals, u64::BITS);
-        let (arcs, long) = wrapped.cut(u64::BITS);
+        let (starts, long) = wrapped.cut(u64::BITS);
         let bit_select = || {
-            let crowded = (REGISTERS + 1..=BIT_SELECT_MAX).contains(&arcs.len());
-            let tree = crowded.then(|| BitSelectTree::new(&arcs, BIT_SELECT_MEMORY));
+            let crowded = (REGISTERS + 1..=BIT_SELECT_MAX).contains(&starts.len());
+            let tree = crowded.then(|| BitSelectTree::new(&starts, BIT_SELECT_MEMORY));
             tree.flatten().map(Ipv6Search::BitSelect)
         };
-        let eytzinger = || EytzingerSearch::new(&arcs).map(Ipv6Search::EytzingerSearch);
+        let eytzinger = || EytzingerSearch::new(&starts).map(Ipv6Search::EytzingerSearch);
         if let Some(search) = bit_select().or_else(eytzinger) {
             return Self {
                 level,
@@ -99,12 +97,12 @@ impl Ipv6Engine {
         }
         let shift = shift(intervals);
         let wrapped = WrappedIntervals::new(intervals, u64::BITS + LOW_BITS + shift);
-        let (arcs, long) = wrapped.cut(u64::BITS + shift);
+        let (starts, long) = wrapped.cut(u64::BITS + shift);
         let narrow = |&(_, outcome): &(u64, ClassOrBlock)| i16::try_from(outcome).is_ok();
-        let search = if arcs.iter().all(narrow) {
-            Ipv6Search::NarrowLeaf(BPlusTree::new(&arcs, shift))
+        let search = if starts.iter().all(narrow) {
+            Ipv6Search::NarrowLeaf(BPlusTree::new(&starts, shift))
         } else {
-            Ipv6Search::WideLeaf(BPlusTree::new(&arcs, shift))
+            Ipv6Search::WideLeaf(BPlusTree::new(&starts, shift))
         };
         Self {
             level,
@@ -187,7 +185,7 @@ impl Ipv6Engine {
 fn shift(intervals: &[(u128, u32)]) -> u32 {
     let boundaries = &intervals[1..];
     let (first, last) = (boundaries[0].0, boundaries[boundaries.len() - 1]);
-    // Unless the arc behind the last boundary reaches around, the end of the space is a boundary too.
+    // Unless the interval behind the last boundary reaches around, the end of the space is a boundary too.
     let last = if last.1 == intervals[0].1 {
         last.0
     } else {
@@ -258,17 +256,17 @@ mod tests {
         (intervals, starts)
     }
 
-    /// The engine that is chosen, and another one that serves as many arcs.
+    /// The engine that is chosen, and another one that serves as many wrapped.
     fn engines(intervals: &[(u128, u32)], level: Level) -> Vec<Ipv6Engine> {
         let chosen = Ipv6Engine::new(intervals, level);
         let mut other = chosen.clone();
-        let (arcs, _) = WrappedIntervals::new(intervals, u64::BITS).cut(u64::BITS);
+        let (wrapped, _) = WrappedIntervals::new(intervals, u64::BITS).cut(u64::BITS);
         let search = match chosen.search {
             Ipv6Search::BitSelect(_) => {
-                EytzingerSearch::new(&arcs).map(Ipv6Search::EytzingerSearch)
+                EytzingerSearch::new(&wrapped).map(Ipv6Search::EytzingerSearch)
             }
             Ipv6Search::EytzingerSearch(_) => {
-                BitSelectTree::new(&arcs, BIT_SELECT_MEMORY).map(Ipv6Search::BitSelect)
+                BitSelectTree::new(&wrapped, BIT_SELECT_MEMORY).map(Ipv6Search::BitSelect)
             }
             Ipv6Search::NarrowLeaf(_) | Ipv6Search::WideLeaf(_) => None,
         };

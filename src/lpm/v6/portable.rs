@@ -1,4 +1,4 @@
-//! The searches for any processor: binary, in a table that is small or a node that is in the cache.
+//! The searches without vector instructions.
 
 use super::Level;
 use super::bit_select::BitSelectTree;
@@ -19,12 +19,12 @@ impl NodeCompare for Portable {
     fn prefetch<T>(_: &[T], _: usize) {}
 }
 
-/// The outcome of the arc that holds `at`.
+/// The outcome of the interval that holds `at`.
 pub(super) fn tree_lookup<L: LeafNode>(_: Level, tree: &BPlusTree<L>, at: u64) -> ClassOrBlock {
     tree.lookup::<Portable>(at)
 }
 
-/// The outcomes of the arcs that hold `keys`, as bits.
+/// The outcomes of the intervals that hold `keys`, as bits.
 pub(super) fn tree_batch<L: LeafNode>(
     _: Level,
     tree: &BPlusTree<L>,
@@ -35,7 +35,7 @@ pub(super) fn tree_batch<L: LeafNode>(
     tree.lookup_batch::<Portable>(base, keys, out);
 }
 
-/// The outcomes of the arcs that hold `keys`, as bits.
+/// The outcomes of the intervals that hold `keys`, as bits.
 pub(super) fn eytzinger_batch(
     _: Level,
     eytzinger: &EytzingerSearch,
@@ -50,7 +50,7 @@ pub(super) fn eytzinger_batch(
     }
 }
 
-/// The outcomes of the arcs that hold `keys`, as bits.
+/// The outcomes of the intervals that hold `keys`, as bits.
 pub(super) fn bit_select_batch(
     _: Level,
     tree: &BitSelectTree,

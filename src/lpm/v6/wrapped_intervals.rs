@@ -1,18 +1,17 @@
-//! The intervals as arcs of a wrapped, and the few boundaries that lie too long for the fast engines.
+//! Intervals that begin at the first boundary, and the boundaries of long prefixes.
 //!
 //! ```text
-//!   key - base   |<------- searched fast ------->|<------- below the cut ------->|
+//!   key - base   |<------- fast search ------->|<------- below the cut ------->|
 //! ```
 //!
-//! **Turned.** A lookup begins with `key - base`, wrapping, where base is (about) the first boundary. The address
-//! space becomes a wrapped, and the interval before the first prefix and the one after the last become one arc. So
-//! `n` prefixes, having `2n` ends, make at most `2n` arcs; and the arcs' starts come to lie as close to 0 as they
-//! can, which a directory over the high bits is grateful for: the routed Internet is a twentieth of the space.
+//! **Wrapped.** A lookup begins with `key - base`, wrapping, where base is near the first boundary. The interval before
+//! the first prefix and the one after the last then become one. `n` prefixes have `2n` ends and at most `2n`
+//! wrapped intervals. Their starts are as small as possible, which keeps a directory over the high bits small.
 //!
-//! **Cut.** The engines compare the bits above a cut. Where prefixes are longer, the block of keys that share those
-//! bits is an arc of its own, whose outcome names an entry of [`LongPrefixes`]: the block's boundaries in full.
+//! **Cut.** The engines compare the bits above a cut. Where prefixes are longer, all keys that share those bits are one
+//! interval. Its outcome names an entry of [`LongPrefixes`], which has the boundaries in full length.
 
-/// What an arc says: its class, or, if negative, `!block` of [`LongPrefixes`].
+/// The outcome of an interval: its class, or, if negative, `!block` of [`LongPrefixes`].
 pub(super) type ClassOrBlock = i32;
 
 /// The high half of a key or a boundary.
@@ -21,41 +20,41 @@ pub(super) const fn high(bits: u128) -> u64 {
     (bits >> 64) as u64
 }
 
-/// The arcs in full length.
+/// The wrapped in full length.
 pub(super) struct WrappedIntervals {
     base: u128,
     /// Starts and outcomes, ascending from 0; none is long yet.
-    arcs: Vec<(u128, ClassOrBlock)>,
+    wrapped: Vec<(u128, ClassOrBlock)>,
 }
 
 impl WrappedIntervals {
-    /// Turns `intervals` so that the block of 2^`align` keys with the first boundary begins the wrapped.
+    /// Turns `intervals` so that the block of 2^`align` keys with the first boundary comes first.
     ///
     /// # Panics
     /// If the intervals do not begin at 0, or at a class from 2^31.
     pub(super) fn new(intervals: &[(u128, u32)], align: u32) -> Self {
-        let arc = |&(start, class): &(u128, u32)| {
+        let interval = |&(start, class): &(u128, u32)| {
             let outcome = ClassOrBlock::try_from(class).expect("fewer than 2^31 classes");
             (start, outcome)
         };
         let (first, boundaries) = intervals.split_first().expect("an interval for key 0");
         assert_eq!(first.0, 0, "the first interval begins at key 0");
-        let (_, first) = arc(first);
+        let (_, first) = interval(first);
         let base = boundaries
             .first()
             .map_or(0, |(start, _)| *start >> align << align);
-        let mut arcs: Vec<_> = boundaries
+        let mut wrapped: Vec<_> = boundaries
             .iter()
-            .map(arc)
+            .map(interval)
             .map(|(start, outcome)| (start - base, outcome))
             .collect();
-        if arcs.first().is_none_or(|(start, _)| *start != 0) {
-            arcs.insert(0, (0, first));
+        if wrapped.first().is_none_or(|(start, _)| *start != 0) {
+            wrapped.insert(0, (0, first));
         }
-        if base != 0 && arcs[arcs.len() - 1].1 != first {
-            arcs.push((base.wrapping_neg(), first));
+        if base != 0 && wrapped[wrapped.len() - 1].1 != first {
+            wrapped.push((base.wrapping_neg(), first));
         }
-        Self { base, arcs }
+        Self { base, wrapped }
     }
 
     /// What is subtracted from a key's high half.
@@ -63,16 +62,16 @@ impl WrappedIntervals {
         high(self.base)
     }
 
-    /// The arcs' starts without their lowest `below` bits, 64 or more, with outcomes; and what is below the cut.
+    /// The wrapped' starts without their lowest `below` bits, 64 or more, with outcomes; and what is below the cut.
     pub(super) fn cut(&self, below: u32) -> (Vec<(u64, ClassOrBlock)>, LongPrefixes) {
         let mut long = LongPrefixes::new(self.base);
-        let mut cut = Vec::with_capacity(self.arcs.len());
+        let mut cut = Vec::with_capacity(self.wrapped.len());
         let mut push = |at: u64, outcome| {
             cut.pop_if(|(last, _)| *last == at);
             cut.push((at, outcome));
         };
         let mut before = 0;
-        for block in self.arcs.chunk_by(|a, b| a.0 >> below == b.0 >> below) {
+        for block in self.wrapped.chunk_by(|a, b| a.0 >> below == b.0 >> below) {
             let at = u64::try_from(block[0].0 >> below).expect("64 bits or more are cut off");
             let start = u128::from(at) << below;
             let (_, after) = block[block.len() - 1];
@@ -95,9 +94,9 @@ impl WrappedIntervals {
 #[derive(Clone, Debug)]
 pub(super) struct LongPrefixes {
     base: u128,
-    /// Starts and classes of the arcs, block after block; each block's first arc begins where the block does.
-    arcs: Vec<(u128, ClassOrBlock)>,
-    /// Where in `arcs` each block begins.
+    /// Starts and classes of the wrapped, block after block; each block's first interval begins where the block does.
+    wrapped: Vec<(u128, ClassOrBlock)>,
+    /// Where in `wrapped` each block begins.
     blocks: Vec<usize>,
 }
 
@@ -105,19 +104,23 @@ impl LongPrefixes {
     const fn new(base: u128) -> Self {
         Self {
             base,
-            arcs: Vec::new(),
+            wrapped: Vec::new(),
             blocks: Vec::new(),
         }
     }
 
-    /// Adds a block that begins with `first` and goes on with `arcs`.
-    fn push(&mut self, first: (u128, ClassOrBlock), arcs: &[(u128, ClassOrBlock)]) -> ClassOrBlock {
+    /// Adds a block that begins with `first` and goes on with `wrapped`.
+    fn push(
+        &mut self,
+        first: (u128, ClassOrBlock),
+        wrapped: &[(u128, ClassOrBlock)],
+    ) -> ClassOrBlock {
         let block = ClassOrBlock::try_from(self.blocks.len()).expect("fewer than 2^31 blocks");
-        self.blocks.push(self.arcs.len());
-        if arcs[0].0 != first.0 {
-            self.arcs.push(first);
+        self.blocks.push(self.wrapped.len());
+        if wrapped[0].0 != first.0 {
+            self.wrapped.push(first);
         }
-        self.arcs.extend(arcs);
+        self.wrapped.extend(wrapped);
         !block
     }
 
@@ -126,7 +129,7 @@ impl LongPrefixes {
         self.blocks.is_empty()
     }
 
-    /// The class of `key`, whose arc above the cut says `outcome`.
+    /// The class of `key`, whose interval above the cut says `outcome`.
     #[inline]
     pub(super) fn resolve(&self, outcome: ClassOrBlock, key: u128) -> u32 {
         u32::try_from(outcome).unwrap_or_else(|_| self.search(!outcome, key))
@@ -136,14 +139,14 @@ impl LongPrefixes {
     fn search(&self, block: ClassOrBlock, key: u128) -> u32 {
         let block = block.unsigned_abs() as usize;
         let end = self.blocks.get(block + 1).copied();
-        let arcs = &self.arcs[self.blocks[block]..end.unwrap_or(self.arcs.len())];
+        let wrapped = &self.wrapped[self.blocks[block]..end.unwrap_or(self.wrapped.len())];
         let key = key.wrapping_sub(self.base);
-        let after = arcs.partition_point(|(start, _)| *start <= key);
-        arcs[after - 1].1.unsigned_abs()
+        let after = wrapped.partition_point(|(start, _)| *start <= key);
+        wrapped[after - 1].1.unsigned_abs()
     }
 
     /// The bytes on the heap.
     pub(super) fn memory(&self) -> usize {
-        size_of_val(&*self.arcs) + size_of_val(&*self.blocks)
+        size_of_val(&*self.wrapped) + size_of_val(&*self.blocks)
     }
 }

@@ -95,7 +95,7 @@ fn prefetch<T>(slice: &[T], index: usize) {
     }
 }
 
-/// The outcome of the arc that holds `at`; `level` is at most the processor's.
+/// The outcome of the interval that holds `at`; `level` is at most the processor's.
 #[inline]
 pub(super) fn tree_lookup<L: LeafNode>(level: Level, tree: &BPlusTree<L>, at: u64) -> ClassOrBlock {
     match level {
@@ -107,7 +107,7 @@ pub(super) fn tree_lookup<L: LeafNode>(level: Level, tree: &BPlusTree<L>, at: u6
     }
 }
 
-/// The outcomes of the arcs that hold `keys`, as bits; `level` is at most the processor's.
+/// The outcomes of the intervals that hold `keys`, as bits; `level` is at most the processor's.
 pub(super) fn tree_batch<L: LeafNode>(
     level: Level,
     tree: &BPlusTree<L>,
@@ -124,7 +124,7 @@ pub(super) fn tree_batch<L: LeafNode>(
     }
 }
 
-/// The outcomes of the arcs that hold `keys`, as bits; `level` is at most the processor's.
+/// The outcomes of the intervals that hold `keys`, as bits; `level` is at most the processor's.
 pub(super) fn eytzinger_batch(
     level: Level,
     eytzinger: &EytzingerSearch,
@@ -146,7 +146,7 @@ pub(super) fn eytzinger_batch(
     }
 }
 
-/// The outcomes of the arcs that hold `keys`, as bits; `level` is at most the processor's.
+/// The outcomes of the intervals that hold `keys`, as bits; `level` is at most the processor's.
 pub(super) fn bit_select_batch(
     level: Level,
     tree: &BitSelectTree,
@@ -262,7 +262,7 @@ fn eytzinger_batch_avx512<const LONG: bool>(
         }
         _mm512_or_si512(paths[0], _mm512_slli_epi64::<32>(paths[1]))
     };
-    let arcs = _mm512_set1_epi32((1 << eytzinger.levels) - 1);
+    let intervals = _mm512_set1_epi32((1 << eytzinger.levels) - 1);
     // Where the interleaving below leaves the outcomes of keys 0 to 15.
     let order = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 1, 5, 9, 13, 3, 7, 11, 15);
     let (sixteens, rest) = keys.as_chunks::<16>();
@@ -276,9 +276,9 @@ fn eytzinger_batch_avx512<const LONG: bool>(
             _mm512_unpackhi_epi64(key(2), key(3)),
         ]);
         let found = if LONG {
-            let arc = _mm512_and_si512(paths, arcs);
-            // SAFETY: below the last level, a path's low bits are an arc's place.
-            unsafe { _mm512_i32gather_epi32::<4>(arc, eytzinger.outcomes.as_ptr().cast()) }
+            let interval = _mm512_and_si512(paths, intervals);
+            // SAFETY: below the last level, a path's low bits are an interval's place.
+            unsafe { _mm512_i32gather_epi32::<4>(interval, eytzinger.outcomes.as_ptr().cast()) }
         } else {
             _mm512_permutex2var_epi32(outcomes[0], paths, outcomes[1])
         };
