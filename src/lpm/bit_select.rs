@@ -65,7 +65,7 @@ impl<C: Copy + Eq> Tally<C> {
 }
 
 /// The number of pieces in each group, neighbours of one class counted once; `None` if one exceeds `most`.
-fn count<C: Copy + Eq>(pieces: &[Piece<C>], field: BitField, most: u32) -> Option<Vec<u32>> {
+fn count<C: Copy + Eq>(pieces: &[Piece<C>], field: BitField, most: usize) -> Option<Vec<u32>> {
     let tally = Tally {
         last: None,
         common: 0,
@@ -87,14 +87,14 @@ fn count<C: Copy + Eq>(pieces: &[Piece<C>], field: BitField, most: u32) -> Optio
             tally.include(&common, number);
             tally.count += u32::from(tally.last != Some(piece.class));
             tally.last = Some(piece.class);
-            if tally.count > most {
+            if tally.count as usize > most {
                 return None;
             }
         }
     }
     let counts = tallies.into_iter().map(|mut tally| {
         tally.include(&common, number);
-        (tally.count <= most).then_some(tally.count)
+        (tally.count as usize <= most).then_some(tally.count)
     });
     counts.collect()
 }
@@ -122,9 +122,9 @@ pub(super) fn shortest<C: Copy + Eq>(
     pieces: &[Piece<C>],
     width: u32,
     bits: u32,
-    most: u32,
+    most: usize,
 ) -> Option<BitField> {
-    if pieces.len() <= most as usize {
+    if pieces.len() <= most {
         return Some(BitField::default());
     }
     let fitting = |bits| {
@@ -136,7 +136,7 @@ pub(super) fn shortest<C: Copy + Eq>(
         best.map(|(_, field)| field)
     };
     // Groups rarely share more than the gaps between their pieces, which join.
-    let least = (pieces.len() / (2 * most as usize)).max(2).ilog2();
+    let least = (pieces.len() / (2 * most)).max(2).ilog2();
     (least..=bits).find_map(fitting)
 }
 
@@ -147,9 +147,9 @@ pub(super) fn is_separable<C: Copy + Eq>(
     pieces: &[Piece<C>],
     width: u32,
     bits: u32,
-    most: u32,
+    most: usize,
 ) -> bool {
-    pieces.len() <= most as usize
+    pieces.len() <= most
         || fields(pieces, width, bits).any(|field| count(pieces, field, most).is_some())
 }
 
@@ -178,7 +178,7 @@ pub(super) fn most_separating<C: Copy + Eq>(
         fields.truncate(exact);
     }
     fields.sort_by_cached_key(|field| {
-        let counts = count(pieces, *field, u32::MAX).expect("no limit");
+        let counts = count(pieces, *field, usize::MAX).expect("no limit");
         let pairs: u64 = counts.iter().map(|count| u64::from(*count).pow(2)).sum();
         let largest = counts.iter().max().filter(|_| aim == Aim::Largest);
         (largest.copied(), pairs)
@@ -256,9 +256,9 @@ mod tests {
         ) {
             let (pieces, field) = (pieces(starts), BitField { shift, bits });
             let groups = split(&pieces, field);
-            let counts = count(&pieces, field, u32::MAX).expect("no limit");
+            let counts = count(&pieces, field, usize::MAX).expect("no limit");
             prop_assert!(counts.iter().map(|count| *count as usize).eq(groups.iter().map(Vec::len)));
-            let most = counts.iter().max().copied().expect("one group at least");
+            let most = counts.iter().max().map(|count| *count as usize).expect("one group at least");
             prop_assert!(count(&pieces, field, most).is_some());
             prop_assert!(count(&pieces, field, most - 1).is_none());
             for addr in (0..=u64::from(u16::MAX)).step_by(7) {

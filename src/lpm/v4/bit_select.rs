@@ -121,7 +121,7 @@ impl BitSelectDirectory {
                 }
                 rest = &rest[1..];
             }
-            let field = shortest(&pieces, 16, FIELD_BITS, LINE as u32)?;
+            let field = shortest(&pieces, 16, FIELD_BITS, LINE)?;
             let number = u32::try_from(lines.len()).ok()?;
             let number = if field.bits == 0 {
                 let line = IntervalLine::new(&pieces);
@@ -159,11 +159,12 @@ impl BitSelectDirectory {
 
     /// The number of the line that holds `key`.
     #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "a field has few bits")]
     fn line(&self, key: u32) -> usize {
         let selector = self.selectors[(key >> 16) as usize];
-        // The shifts look at 5 and 6 bits of their distances.
+        // The shifts use 5 and 6 bits of their distances.
         let group = u64::from(key.wrapping_shl(selector)).wrapping_shr(selector >> 5);
-        (selector >> 11) as usize + group as usize
+        ((selector >> 11) + group as u32) as usize
     }
 
     /// The class of the interval that holds `key`.

@@ -92,7 +92,7 @@ pub(super) fn bit_select_avx2(directory: &BitSelectDirectory, keys: &[u32], clas
             let below = _mm256_cmpgt_epi16(_mm256_set1_epi16(low(*key)), ends);
             // Two bits for each end.
             let bits = _mm256_movemask_epi8(below).count_ones() as usize;
-            line.classes[bits / 2 & (LINE - 1)].into()
+            line.classes[(bits / 2) & (LINE - 1)].into()
         });
     }
 }

@@ -83,7 +83,7 @@ impl Ipv4Engine {
         }
         match &self.search {
             Ipv4Search::SmallDirectory(directory) => {
-                one_by_one(keys, classes, |key| directory.lookup(key))
+                one_by_one(keys, classes, |key| directory.lookup(key));
             }
             #[cfg(target_arch = "x86_64")]
             #[allow(unsafe_code)]
@@ -92,7 +92,7 @@ impl Ipv4Engine {
                 unsafe { bulk::directory(directory, keys, classes) }
             }
             Ipv4Search::LargeDirectory(directory) => {
-                one_by_one(keys, classes, |key| directory.lookup(key))
+                one_by_one(keys, classes, |key| directory.lookup(key));
             }
             #[cfg(target_arch = "x86_64")]
             #[allow(unsafe_code)]

@@ -65,7 +65,7 @@ impl BitSelector {
     /// The place of the entry for `at`.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "the mask has 16 bits")]
-    fn entry(&self, at: u64) -> usize {
+    fn entry(self, at: u64) -> usize {
         let group = at.wrapping_shr(self.shift.into()) as u32 & u32::from(self.mask);
         (self.first + group) as usize
     }
@@ -105,10 +105,8 @@ impl IntervalLine {
     /// The number of ends below `at`.
     #[inline(always)]
     fn passed(&self, at: u64) -> usize {
-        let [a, b, c, d, e, f] = self.ends;
         // Each step is a comparison and an addition of its carry.
-        let passed = usize::from(a < at) + usize::from(b < at) + usize::from(c < at);
-        passed + usize::from(d < at) + usize::from(e < at) + usize::from(f < at)
+        self.ends.iter().map(|end| usize::from(*end < at)).sum()
     }
 
     /// The outcome behind `passed` ends.
@@ -130,10 +128,10 @@ impl Plan {
     /// Plans `levels` levels of selectors below the one of `group`; `None` if they do not suffice.
     fn new(group: &[Piece<i16>], levels: u32, aim: Aim) -> Option<Self> {
         if levels == 0 {
-            if !is_separable(group, u64::BITS, LINE_BITS, LINE as u32) {
+            if !is_separable(group, u64::BITS, LINE_BITS, LINE) {
                 return None;
             }
-            let field = shortest(group, u64::BITS, LINE_BITS, LINE as u32)?;
+            let field = shortest(group, u64::BITS, LINE_BITS, LINE)?;
             let lines = split(group, field)
                 .iter()
                 .map(|group| IntervalLine::new(group))
@@ -246,9 +244,9 @@ impl BitSelectTree {
         at: u64,
         search: impl FnOnce(&IntervalLine) -> usize,
     ) -> ClassOrBlock {
-        let mut selector = &self.root;
+        let mut selector = self.root;
         for _ in 0..self.levels {
-            selector = &self.selectors[selector.entry(at)];
+            selector = self.selectors[selector.entry(at)];
         }
         let line = &self.lines[selector.entry(at)];
         line.outcome(search(line))
@@ -299,9 +297,9 @@ impl Layout {
             if level + 1 < count {
                 let behind = selectors.len() + of_level.len();
                 let behind = u32::try_from(behind).expect("fewer selectors than 2^32");
-                of_level
-                    .iter_mut()
-                    .for_each(|selector| selector.first += behind);
+                for selector in &mut of_level {
+                    selector.first += behind;
+                }
             }
             selectors.append(&mut of_level);
         }

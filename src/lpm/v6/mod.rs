@@ -137,13 +137,13 @@ impl Ipv6Engine {
                     bit_select_batch(self.level, tree, self.base, keys, classes);
                 }
                 Ipv6Search::EytzingerSearch(eytzinger) => {
-                    eytzinger_batch(self.level, eytzinger, self.base, keys, classes)
+                    eytzinger_batch(self.level, eytzinger, self.base, keys, classes);
                 }
                 Ipv6Search::NarrowLeaf(tree) => {
-                    tree_batch(self.level, tree, self.base, keys, classes)
+                    tree_batch(self.level, tree, self.base, keys, classes);
                 }
                 Ipv6Search::WideLeaf(tree) => {
-                    tree_batch(self.level, tree, self.base, keys, classes)
+                    tree_batch(self.level, tree, self.base, keys, classes);
                 }
             }
             if !self.long.is_empty() {

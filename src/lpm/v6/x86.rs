@@ -141,7 +141,7 @@ pub(super) fn eytzinger_batch(
         Level::Avx512 => unsafe { eytzinger_batch_avx512::<true>(eytzinger, base, keys, out) },
         // Without a permute of 16 lanes, vectors gain nothing.
         Level::Avx2 | Level::Portable => {
-            portable::eytzinger_batch(level, eytzinger, base, keys, out)
+            portable::eytzinger_batch(level, eytzinger, base, keys, out);
         }
     }
 }
