@@ -68,7 +68,7 @@ mod tests {
     };
 
     #[test]
-    fn the_wire_format_is_the_standards() {
+    fn headers_match_rfc_3550() {
         let bytes = [
             0x80, 0xef, 0xff, 0xfe, 1, 2, 3, 4, 0xde, 0xad, 0xbe, 0xef, 0x55,
         ];
@@ -91,7 +91,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_safe_and_only_version_2_passes(bytes: Vec<u8>) {
+        fn random_bytes_cause_no_panic_and_only_version_2_parses(bytes: Vec<u8>) {
             if RtpHeader::parse(&bytes).is_some() {
                 prop_assert_eq!(bytes[0] >> 6, 2);
             }

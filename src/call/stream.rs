@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sequence_number_counts_on_over_its_wrap() {
+    fn the_extended_sequence_number_survives_a_wrap() {
         let stream = stream_of(&[65_534, 65_535, 0, 1]);
         assert_eq!(stream.extended_highest(), 0x1_0001);
         assert_eq!((stream.expected(), stream.received()), (4, 4));
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_loss_and_a_late_packet_makes_it_good() {
+    fn a_gap_is_loss_until_the_late_packet_arrives() {
         let mut stream = stream_of(&[10, 11, 14]);
         assert_eq!(stream.cumulative_lost(), 2);
         stream.observe(&header(12), Instant::now());
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn one_stray_number_is_passed_over_and_two_are_a_restart() {
+    fn one_stray_number_is_ignored_and_two_are_a_restart() {
         let mut stream = stream_of(&[100, 101, 40_000, 102]);
         assert_eq!((stream.expected(), stream.received()), (3, 3));
         stream.observe(&header(40_000), Instant::now());
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timestamp_that_wraps_leaves_no_trace_in_the_jitter() {
+    fn a_wrapped_timestamp_does_not_affect_the_jitter() {
         let start = Instant::now();
         let at = |sequence: u16| RtpHeader {
             timestamp: (u32::MAX - 1000).wrapping_add(u32::from(sequence) * 960),
@@ -233,7 +233,7 @@ mod tests {
         }
 
         #[test]
-        fn no_order_of_numbers_breaks_it(sequences in proptest::collection::vec(any::<u16>(), 1..200)) {
+        fn any_order_of_numbers_is_counted(sequences in proptest::collection::vec(any::<u16>(), 1..200)) {
             let stream = stream_of(&sequences);
             prop_assert!(stream.expected() >= 1);
             prop_assert!(stream.jitter() >= Duration::ZERO);

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sample_request_reads() {
+    fn the_sample_request_parses() {
         let bytes = bytes(REQUEST);
         let message = StunMessage::parse(&bytes).expect("a request");
         assert_eq!(message.class, StunClass::Request);
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_header_is_no_message() {
+    fn a_wrong_header_is_rejected() {
         let good = bytes(REQUEST);
         let mut longer = good.clone();
         longer.extend([0; 4]);
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn unanswered_requests_never_pile_up() {
+    fn unanswered_requests_are_bounded() {
         let start = Instant::now();
         let mut transactions = Transactions::default();
         for n in 0..=u8::MAX {
@@ -304,7 +304,7 @@ mod tests {
         }
 
         #[test]
-        fn any_attributes_are_safe(attributes in proptest::collection::vec(any::<[u8; 4]>(), 0..20)) {
+        fn random_attributes_cause_no_panic(attributes in proptest::collection::vec(any::<[u8; 4]>(), 0..20)) {
             let bytes = message(BINDING, ID, attributes.as_flattened());
             let message = StunMessage::parse(&bytes).expect("a sound header");
             let _ = message.mapped_endpoint();

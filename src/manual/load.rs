@@ -94,7 +94,7 @@
 //! policy appears, open sockets receive their bypass in batches of 64, before anything else is reconciled.
 //!
 //! `scripts/bench engine` measures the engine alone. An established call allocates no memory
-//! (`allocations::a_call_that_stands_allocates_nothing`).
+//! (`allocations::an_established_call_allocates_nothing`).
 //!
 //! # Alternatives that lost
 //!

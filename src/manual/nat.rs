@@ -14,45 +14,45 @@
 //! | REQ-3 no port overloading | the kernel's port table: two sockets never share a port | `mapping::a_free_source_port_is_kept_and_a_taken_one_is_not_shared`, `kernel_faults::exhausted_ports_are_refused_and_never_shared` |
 //! | REQ-3a port ranges | the preserved port, or one of the kernel's range, 1024 or above | `mapping::a_free_source_port_is_kept_and_a_taken_one_is_not_shared` |
 //! | REQ-4 port parity | withdrawn by RFC 7857 section 8: kept only if the port is preserved | none is due |
-//! | REQ-5 mapping timer at least 2 minutes | 300 s; configurations below 120 s are refused. 30 s before the first answer: see below | `engine::a_mapping_lives_by_outbound_packets_alone`, `engine::a_mapping_that_nobody_answers_lives_for_thirty_seconds`, `config::tests::settings::invalid_settings_are_rejected` |
-//! | REQ-6 outbound refresh; inbound may | outbound always; inbound from contacts alone, and only with `inbound_refresh = true` | `engine::a_mapping_lives_by_outbound_packets_alone`, `model::the_engine_does_what_the_model_does`, `engine::limits::by_configuration_known_peers_refresh_a_mapping_and_strangers_never` |
-//! | REQ-7 inside and outside address ranges that collide | both sides are this machine's own addresses and sockets, so ranges decide nothing. The TUN's address is assigned to nobody (RFC 7600) | `engine::steady::addresses_that_are_the_same_on_both_sides_are_no_conflict` |
-//! | REQ-8 filtering | address-dependent; the other two by configuration | `engine::only_whom_the_application_asked_may_answer`, `model::the_engine_does_what_the_model_does`, `mapping::unsolicited_packets_are_dropped`, `judges::no_unsolicited_packet_of_a_hundred_thousand_passes`, `judges::strict_and_lax_filtering_behave_as_documented`, `judges::coturn_finds_address_and_port_dependent_filtering`, `judges::coturn_finds_endpoint_independent_filtering` |
+//! | REQ-5 mapping timer at least 2 minutes | 300 s; configurations below 120 s are refused. 30 s before the first answer: see below | `engine::only_outbound_packets_refresh_a_mapping`, `engine::an_unanswered_mapping_expires_after_thirty_seconds`, `config::tests::settings::invalid_settings_are_rejected` |
+//! | REQ-6 outbound refresh; inbound may | outbound always; inbound from contacts alone, and only with `inbound_refresh = true` | `engine::only_outbound_packets_refresh_a_mapping`, `model::the_engine_does_what_the_model_does`, `engine::limits::inbound_refresh_is_configurable_and_excludes_strangers` |
+//! | REQ-7 inside and outside address ranges that collide | both sides are this machine's own addresses and sockets, so ranges decide nothing. The TUN's address is assigned to nobody (RFC 7600) | `engine::steady::equal_inside_and_outside_addresses_do_not_conflict` |
+//! | REQ-8 filtering | address-dependent; the other two by configuration | `engine::inbound_datagrams_pass_the_configured_filtering`, `model::the_engine_does_what_the_model_does`, `mapping::unsolicited_packets_are_dropped`, `judges::no_unsolicited_packet_of_a_hundred_thousand_passes`, `judges::strict_and_lax_filtering_behave_as_documented`, `judges::coturn_finds_address_and_port_dependent_filtering`, `judges::coturn_finds_endpoint_independent_filtering` |
 //! | REQ-9 hairpinning, 9a external source | a datagram in the TUN to a mapping's outside endpoint is turned back, from the sender's outside endpoint, through the receiver's filter; see "Not met" for limits | `engine::limits::neighbours_reach_each_other_by_their_outside_endpoints`, `model::the_engine_does_what_the_model_does` |
-//! | REQ-10 application-level gateways off | none; payload is never changed | `engine::steady::no_payload_is_looked_into` |
-//! | REQ-11 deterministic | a mapping's behaviour does not depend on load, history, or whether its port was free | `engine::steady::a_crowd_changes_nothing_for_a_mapping`, `model::the_engine_does_what_the_model_does`, `mapping::a_free_source_port_is_kept_and_a_taken_one_is_not_shared` |
-//! | REQ-12 ICMP does not end a mapping | errors of any reporter are passed on (12a); they neither end nor refresh a mapping | `engine::an_error_of_the_path_reaches_the_application`, `engine::limits::an_error_refreshes_nothing`, `mapping::an_unreachable_port_is_reported_to_the_application` |
-//! | REQ-13, 13a DF and too big | DF sets the socket's path-MTU mode. A datagram that does not fit causes "fragmentation needed" or "packet too big" with the MTU. Without DF the kernel fragments | `engine::sizes::the_wish_not_to_be_fragmented_goes_along`, `path_mtu::a_datagram_too_big_for_the_uplink_returns_its_mtu`, `path_mtu::a_datagram_too_big_for_a_router_returns_its_mtu`, `path_mtu::fragmented_datagrams_stay_fragmented_both_ways` |
+//! | REQ-10 application-level gateways off | none; payload is never changed | `engine::steady::payloads_are_relayed_unchanged` |
+//! | REQ-11 deterministic | a mapping's behaviour does not depend on load, history, or whether its port was free | `engine::steady::other_mappings_do_not_affect_a_mapping`, `model::the_engine_does_what_the_model_does`, `mapping::a_free_source_port_is_kept_and_a_taken_one_is_not_shared` |
+//! | REQ-12 ICMP does not end a mapping | errors of any reporter are passed on (12a); they neither end nor refresh a mapping | `engine::an_icmp_error_of_the_path_reaches_the_application`, `engine::limits::an_error_refreshes_no_mapping`, `mapping::an_unreachable_port_is_reported_to_the_application` |
+//! | REQ-13, 13a DF and too big | DF sets the socket's path-MTU mode. A datagram that does not fit causes "fragmentation needed" or "packet too big" with the MTU. Without DF the kernel fragments | `engine::sizes::dont_fragment_is_preserved`, `path_mtu::a_datagram_too_big_for_the_uplink_returns_its_mtu`, `path_mtu::a_datagram_too_big_for_a_router_returns_its_mtu`, `path_mtu::fragmented_datagrams_stay_fragmented_both_ways` |
 //! | REQ-14, 14a fragments, in and out of order, under attack | from the TUN: reassembled within bounds of memory and time (`engine::reassembly`); from the uplink: reassembled by the kernel | `engine::sizes::fragments_in_any_order_become_one_datagram`, `engine::limits::a_flood_of_fragments_of_one_source_leaves_room_for_others`, `model::reassembly_does_what_the_model_does`, `path_mtu::fragmented_datagrams_stay_fragmented_both_ways` |
 //!
 //! The source port is preserved where it is free (section 4.2.1). A local application that is bound to no address holds its
 //! port on every address, also the uplink's. The kernel then selects another port.
 //!
 //! Sizes: a datagram may have 0 to 65,507 bytes over IPv4 and 65,527 over IPv6
-//! (`engine::sizes::datagrams_of_every_size_come_back`). Replies larger than the TUN's MTU are fragmented. A checksum may be
+//! (`engine::sizes::datagrams_of_every_size_are_returned`). Replies larger than the TUN's MTU are fragmented. A checksum may be
 //! missing over IPv4 only; voicelane always writes one. IPv4 options are skipped and not relayed
-//! (`engine::sizes::a_missing_checksum_and_options_are_no_fault_over_ipv4`). Overlapping fragments invalidate their datagram
-//! (RFC 5722, RFC 1858: `engine::sizes::overlapping_fragments_spoil_their_datagram`). The policy evaluates whole datagrams
-//! (`engine::sizes::what_is_judged_is_the_whole_datagram`).
+//! (`engine::sizes::a_missing_checksum_and_options_are_valid_over_ipv4`). Overlapping fragments invalidate their datagram
+//! (RFC 5722, RFC 1858: `engine::sizes::overlapping_fragments_discard_their_datagram`). The policy evaluates whole datagrams
+//! (`engine::sizes::the_policy_is_applied_to_the_whole_datagram`).
 //!
 //! # ICMP (RFC 5508)
 //!
 //! | requirement | what we do | shown by |
 //! |---|---|---|
-//! | REQ-1 queries | overridden by local policy, as the RFC permits: rules name UDP and TCP, so an echo to a captured prefix takes the VPN. An echo that enters the TUN is rejected as "administratively prohibited", because a reply by voicelane would claim that the host answered | `engine::limits::an_echo_that_is_forced_in_is_prohibited_at_once`, `vpn::wg_quick_then_voicelane` |
-//! | REQ-3 validate errors | the kernel verifies the checksum and finds the socket by the embedded packet. The error must then name a permitted remote of the same family, under any filtering | `engine::limits::no_stranger_is_believed_an_error_under_any_filtering`, `engine::a_forged_error_changes_nothing`, `judges::forged_and_truncated_errors_change_nothing` |
-//! | REQ-4 errors from outside to inside | translated to the application's datagram, type and code unchanged, from the reporter's address | `engine::an_error_of_the_path_reaches_the_application`, `mapping::an_unreachable_port_is_reported_to_the_application` |
-//! | REQ-5 errors from inside to outside | an application's "port unreachable" for a late datagram is not captured and takes the VPN. In the TUN it is dropped, because no error answers an error | `engine::limits::an_error_of_the_application_goes_nowhere` |
-//! | REQ-6 an error neither ends nor refreshes a mapping | as REQ-12 above | `engine::limits::an_error_refreshes_nothing` |
-//! | REQ-8 "administratively prohibited" when resources are spent | limits of mappings, of an address, of remotes, of connections; no descriptor; no port | `engine::a_full_table_rejects_and_says_so`, `engine::limits::one_inside_address_leaves_room_for_others`, `engine::limits::what_waits_for_a_socket_that_cannot_be_opened_is_answered`, `tcp::a_full_table_says_so` |
-//! | REQ-10 errors of our own: unreachable, time exceeded | "prohibited" of policy and limits; time exceeded at the last hop and for incomplete fragments | `engine::a_last_hop_ends_here`, `engine::sizes::a_part_that_never_comes_is_waited_for_15_seconds` |
-//! | RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f) rate | burst 50, 100 per second; separate buckets for own and relayed errors | `engine::limits::errors_keep_to_a_pace_and_one_kind_does_not_silence_the_other` |
+//! | REQ-1 queries | overridden by local policy, as the RFC permits: rules name UDP and TCP, so an echo to a captured prefix takes the VPN. An echo that enters the TUN is rejected as "administratively prohibited", because a reply by voicelane would claim that the host answered | `engine::limits::a_captured_echo_request_is_prohibited`, `vpn::wg_quick_then_voicelane` |
+//! | REQ-3 validate errors | the kernel verifies the checksum and finds the socket by the embedded packet. The error must then name a permitted remote of the same family, under any filtering | `engine::limits::an_error_about_a_stranger_is_dropped_under_any_filtering`, `engine::a_forged_error_changes_nothing`, `judges::forged_and_truncated_errors_change_nothing` |
+//! | REQ-4 errors from outside to inside | translated to the application's datagram, type and code unchanged, from the reporter's address | `engine::an_icmp_error_of_the_path_reaches_the_application`, `mapping::an_unreachable_port_is_reported_to_the_application` |
+//! | REQ-5 errors from inside to outside | an application's "port unreachable" for a late datagram is not captured and takes the VPN. In the TUN it is dropped, because no error answers an error | `engine::limits::an_icmp_error_from_the_application_is_dropped` |
+//! | REQ-6 an error neither ends nor refreshes a mapping | as REQ-12 above | `engine::limits::an_error_refreshes_no_mapping` |
+//! | REQ-8 "administratively prohibited" when resources are spent | limits of mappings, of an address, of remotes, of connections; no descriptor; no port | `engine::a_full_mapping_table_rejects_with_an_icmp_error`, `engine::limits::one_inside_address_leaves_room_for_others`, `engine::limits::datagrams_queued_for_a_failed_socket_are_rejected`, `tcp::a_full_connection_table_rejects_with_an_icmp_error` |
+//! | REQ-10 errors of our own: unreachable, time exceeded | "prohibited" of policy and limits; time exceeded at the last hop and for incomplete fragments | `engine::a_packet_at_its_last_hop_gets_time_exceeded`, `engine::sizes::a_missing_fragment_times_out_after_15_seconds` |
+//! | RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f) rate | burst 50, 100 per second; separate buckets for own and relayed errors | `engine::limits::icmp_errors_are_rate_limited_per_kind` |
 //!
 //! # Updates (RFC 7857) and requirements of carrier-grade NAT (RFC 6888)
 //!
 //! | requirement | what we do | shown by |
 //! |---|---|---|
-//! | RFC 7857 section 7 inbound refresh off where filtering is endpoint-independent | off by default; if on, only permitted remotes refresh | `engine::limits::by_configuration_known_peers_refresh_a_mapping_and_strangers_never` |
+//! | RFC 7857 section 7 inbound refresh off where filtering is endpoint-independent | off by default; if on, only permitted remotes refresh | `engine::limits::inbound_refresh_is_configurable_and_excludes_strangers` |
 //! | RFC 7857 section 8 port parity off | see REQ-4 above | none is due |
 //! | RFC 7857 section 10, RFC 6864 IPv4 identification | the kernel's on the uplink; in the TUN a counter with a random start | by construction |
 //! | RFC 6888 REQ-4, 5 limits for each subscriber, of ports and of memory | per inside address 8,192 of 32,768 mappings and 2,048 of 4,096 TCP connections; on a gateway 256 of each ([`super::gateway`]), configurable; per source 1 of 4 MiB of fragments | `engine::limits::one_inside_address_leaves_room_for_others`, `tcp::one_inside_address_leaves_connections_for_others`, `gateway::a_client_has_a_limit_and_answers_are_remarked`, `engine::limits::a_flood_of_fragments_of_one_source_leaves_room_for_others` |
@@ -72,11 +72,11 @@
 //! | counters by reason | the number of reasons, and of kernel error codes |
 //!
 //! Hash tables use a random key per process, so remote parties cannot cause collisions
-//! (`nat::mapping::tests::the_hash_is_keyed_anew_for_each_table`). `voicelane status` warns for one minute of a limit that
+//! (`nat::mapping::tests::each_table_has_its_own_hash_key`). `voicelane status` warns for one minute of a limit that
 //! was reached, and says what to do.
 //!
 //! Ten million mutated packets cause no panic, and no packet leaves that the policy does not relay
-//! (`mutation::mutated_packets_at_length_cause_no_panic_and_get_nothing_out`). The full measure is
+//! (`mutation::mutated_packets_cause_no_panic_and_leak_nothing`). The full measure is
 //! `VOICELANE_MUTATED_PACKETS=10000000 cargo test --test pure mutation:: -- --nocapture`, which `scripts/check` runs. Malformed packets
 //! of scapy enter the TUN of a running service (`judges::malformed_packets_do_no_harm`).
 //!
@@ -104,16 +104,16 @@
 //! | requirement | what we do | shown by |
 //! |---|---|---|
 //! | REQ-1 endpoint-independent mapping | connections of one inside endpoint share an outside port while any of them is open, for all remotes | `tcp_proxy::an_inside_endpoint_has_one_outside_port_of_its_own` |
-//! | REQ-2, 2a all valid sequences, simultaneous open | two complete stacks: smoltcp towards the application, the kernel's towards the far side, which may open simultaneously. Half-close and reset pass in both directions. The application's connection is accepted after the far side accepted | `tcp::nothing_is_accepted_before_the_far_side_has_accepted`, `tcp_proxy::a_simultaneous_open_is_one_connection`, `tcp::the_application_may_end_first`, `tcp::the_far_side_may_end_first`, `tcp::a_reset_of_the_application_reaches_the_far_side`, `tcp::a_reset_of_the_far_side_reaches_the_application_after_what_came_before`, `tcp_proxy::a_reset_arrives_after_the_data_before_it`, `tcp_proxy::a_refused_connection_is_refused_to_the_client` |
+//! | REQ-2, 2a all valid sequences, simultaneous open | two complete stacks: smoltcp towards the application, the kernel's towards the far side, which may open simultaneously. Half-close and reset pass in both directions. The application's connection is accepted after the far side accepted | `tcp::the_engine_accepts_only_after_the_remote`, `tcp_proxy::a_simultaneous_open_is_one_connection`, `tcp::the_application_may_close_first`, `tcp::the_remote_may_close_first`, `tcp::a_reset_of_the_application_reaches_the_remote`, `tcp::a_reset_of_the_remote_follows_its_data`, `tcp_proxy::a_reset_arrives_after_the_data_before_it`, `tcp_proxy::a_refused_connection_is_refused_to_the_client` |
 //! | REQ-3 filtering | address-and-port-dependent: a connected socket | by construction (`relay::tcp`) |
-//! | REQ-5 idle time-outs | 2 h 4 min established or half closed, 4 min opening or closing | `tcp::an_idle_connection_ends_after_two_hours_and_four_minutes`, `tcp::a_closing_connection_ends_after_four_minutes`, `tcp::a_connection_that_is_given_up_before_the_answer_is_given_up` |
-//! | REQ-6 no application-level gateways | none; bytes are relayed, never read | `tcp::ten_megabytes_arrive_intact_each_way_over_a_bad_link` |
+//! | REQ-5 idle time-outs | 2 h 4 min established or half closed, 4 min opening or closing | `tcp::an_idle_connection_ends_after_two_hours_and_four_minutes`, `tcp::a_closing_connection_ends_after_four_minutes`, `tcp::an_unanswered_connection_ends_after_four_minutes` |
+//! | REQ-6 no application-level gateways | none; bytes are relayed, never read | `tcp::ten_megabytes_arrive_intact_in_each_direction_over_a_lossy_link` |
 //! | REQ-7 no port overloading | the port is bound before `connect`, because `connect` may select a port that another connection uses | `tcp_proxy::an_inside_endpoint_has_one_outside_port_of_its_own`, `kernel_faults::exhausted_ports_are_refused_and_never_shared` |
-//! | REQ-9 ICMP destination unreachable | during connect, the same error is sent about the application's SYN | `tcp::an_unreachable_far_side_is_an_icmp_error_about_the_syn`, `tcp_proxy::an_unreachable_host_is_reported_by_icmp` |
+//! | REQ-9 ICMP destination unreachable | during connect, the same error is sent about the application's SYN | `tcp::an_unreachable_remote_returns_an_icmp_error_about_the_syn`, `tcp_proxy::an_unreachable_host_is_reported_by_icmp` |
 //! | REQ-10 ICMP ends no connection | soft errors of established connections (RFC 5461); an error ends an attempt, as on any host | by construction: the sockets have no `IP_RECVERR` |
 //!
-//! Connections beyond the limits are rejected as "prohibited" and counted (`tcp::a_full_table_says_so`). A connection holds at
-//! most its two windows of 64 KiB (`tcp::a_slow_reader_slows_the_writer_and_nothing_grows`,
+//! Connections beyond the limits are rejected as "prohibited" and counted (`tcp::a_full_connection_table_rejects_with_an_icmp_error`). A connection holds at
+//! most its two windows of 64 KiB (`tcp::a_slow_reader_slows_the_writer_within_bounded_memory`,
 //! `tcp_load::slow_readers_do_not_grow_memory`). Long transfers over a lossy path arrive intact
 //! (`tcp_load::a_long_transfer_over_a_path_with_loss_arrives_intact`, with `VOICELANE_TRANSFER_BYTES=1000000000` in full), and so
 //! do a thousand connections at once (`tcp_load::a_thousand_connections_at_once`). A connection is reset on both sides when
@@ -148,13 +148,13 @@
 //! - **TCP** cannot move. A connection attempt that is refused, or unanswered for the same time, is made through the VPN.
 //!
 //! The policy decides about every datagram on the direct path, also about repeated checks
-//! (`engine::prefix::nothing_but_what_the_policy_relays_ever_goes_directly`). The tests are in `engine::fallback`, `fallback` and
+//! (`engine::prefix::only_traffic_in_the_policy_goes_direct`). The tests are in `engine::fallback`, `fallback` and
 //! `prefix`.
 //!
 //! # Not met
 //!
 //! - RFC 4787 REQ-5 for mappings that nobody has answered: they end after 30 s without an outbound packet. At a limit, the
-//!   oldest of them of the same inside address gives its place to the next (`engine::a_flood_of_mappings_without_an_answer_gives_way_to_calls`).
+//!   oldest of them of the same inside address gives its place to the next (`engine::calls_replace_unanswered_mappings`).
 //!   Otherwise thousands of sockets of one program could keep calls from starting for five minutes.
 //! - RFC 5382 REQ-2, simultaneous open by the application: its SYN receives a SYN-ACK, never a SYN. The connection is still
 //!   established. A connection that only the far side opens has no destination, because applications listen on this

@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn each_filtering_admits_its_own() {
+    fn each_filtering_admits_its_remotes() {
         let (sent, same_address, stranger) = (
             endpoint("168.86.128.1:3478"),
             endpoint("168.86.128.1:9"),
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_list_permits_no_more_and_keeps_all() {
+    fn a_full_list_keeps_its_remotes_and_adds_none() {
         let mut remotes = PermittedRemotes::default();
         let remote = |n: u16| Endpoint::new("2001:db8::1".parse().expect("an address"), n);
         let filtering = Filtering::AddressAndPortDependent;

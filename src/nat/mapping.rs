@@ -496,7 +496,7 @@ mod tests {
 
     /// Endpoints cannot be chosen to collide: each table has a secret of its own.
     #[test]
-    fn the_hash_is_keyed_anew_for_each_table() {
+    fn each_table_has_its_own_hash_key() {
         let [one, other] = [(); 2].map(|()| MappingTable::new(NatSettings::default()));
         let key = Inside(Endpoint::new([10, 8, 0, 2].into(), 50_000));
         let hash = |table: &MappingTable| table.hasher.hash_one(key);
@@ -606,7 +606,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_mapping_that_was_never_answered_is_evicted_and_no_other() {
+    fn only_the_oldest_unanswered_mapping_is_evicted() {
         let mut table = MappingTable::new(NatSettings::default());
         let (now, remote) = (Instant::now(), endpoint_at("192.0.2.9", 1));
         let create = |table: &mut MappingTable, inside: Endpoint| {
@@ -641,7 +641,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_refuses_and_changes_nothing() {
+    fn a_full_table_rejects_without_a_change() {
         let limits = NatLimits {
             mappings: 1,
             permitted_remotes: 1,

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_is_any_text() {
+    fn a_star_matches_any_text() {
         let matches = |pattern: &str, name| {
             let pattern: InterfacePattern = pattern.parse().expect("a pattern");
             pattern.matches(name)

@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_told_apart() {
+    fn errors_are_distinguished() {
         assert_eq!("0".parse::<PortRange>(), Err(PortRangeError::Zero));
         assert_eq!(
             "9-8".parse::<PortRange>(),
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_belong_to_the_range() {
+    fn the_range_includes_its_bounds() {
         let media = PortRange::new(10_000, 60_000).expect("a range");
         assert!(media.contains(10_000) && media.contains(60_000));
         assert!(!media.contains(9_999) && !media.contains(60_001));

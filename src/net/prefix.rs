@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_told_apart() {
+    fn errors_are_distinguished() {
         assert_eq!(
             "168.86.129.0/18".parse::<Prefix>(),
             Err(PrefixError::HostBits {
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_join_and_part() {
+    fn adjacent_prefixes_join_and_split() {
         let wide = prefix("198.18.0.0/15");
         let halves = wide.halves().expect("more than an address");
         assert_eq!(halves, [prefix("198.18.0.0/16"), prefix("198.19.0.0/16")]);

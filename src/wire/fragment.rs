@@ -186,7 +186,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_cut_is_joined_again(
+        fn fragments_join_into_the_original(
             sample in sample::sample(),
             mtu in 68usize..1500,
             identification: u32,
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_after_the_header_of_a_later_fragment_are_no_headers() {
+    fn a_later_fragment_has_no_transport_header() {
         // The fragment header names destination options; their length would lead beyond the packet.
         let mut packet = vec![0x60, 0, 0, 0, 0, 24, 44, 64];
         packet.extend_from_slice(&[0x20; 32]);

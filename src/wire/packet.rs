@@ -250,7 +250,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_datagram_reads_as_it_was_built(
+        fn a_parsed_datagram_equals_the_built_one(
             sample in sample::sample(),
             after in prop::collection::vec(any::<u8>(), 0..20),
         ) {
@@ -273,7 +273,7 @@ mod tests {
         }
 
         #[test]
-        fn a_cut_packet_is_refused(sample in sample::sample(), cut: prop::sample::Index) {
+        fn a_truncated_packet_is_rejected(sample in sample::sample(), cut: prop::sample::Index) {
             for built in [sample.udp(), sample.tcp(|_| ()), sample.icmp(8, 0, [0; 4])] {
                 prop_assert_eq!(fault(&built[..cut.index(built.len())]), Some(ParseError::Truncated));
             }
@@ -281,7 +281,7 @@ mod tests {
 
         /// A flipped bit always changes a ones' complement sum.
         #[test]
-        fn a_flipped_bit_is_seen(sample in sample::sample(), at: prop::sample::Index, bit in 0..8u8) {
+        fn a_flipped_bit_is_detected(sample in sample::sample(), at: prop::sample::Index, bit in 0..8u8) {
             for (mut built, expected) in [
                 (sample.udp(), ParseError::UdpChecksum),
                 (sample.tcp(|_| ()), ParseError::TcpChecksum),
@@ -305,7 +305,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_is_read_nothing_panics(
+        fn random_bytes_cause_no_panic(
             mut bytes in prop::collection::vec(any::<u8>(), 0..200),
             version in prop_oneof![Just(None), Just(Some(0x45)), Just(Some(0x60))],
         ) {
@@ -319,7 +319,7 @@ mod tests {
 
         /// The IPv4 header is made right again after the change, so that what comes after it is looked at.
         #[test]
-        fn whatever_is_changed_nothing_panics(
+        fn a_changed_header_causes_no_panic(
             sample in sample::sample(),
             changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         ) {
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_told_apart() {
+    fn errors_are_distinguished() {
         assert_eq!(fault(&[]), Some(ParseError::Truncated));
         for version in [0, 1, 5, 7, 15] {
             assert_eq!(fault(&[version << 4; 40]), Some(ParseError::NotIp));
@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_length_of_zero_is_not_the_rest_of_the_buffer() {
+    fn a_payload_length_of_zero_means_no_payload() {
         let [_, v6] = of_both_families(|_| ());
         let mut built = v6.udp();
         built[4..6].fill(0);

@@ -174,7 +174,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn errors_quote_what_fits(sample in sample::sample(), error in errors()) {
+        fn errors_quote_as_much_as_fits(sample in sample::sample(), error in errors()) {
             let quoted = sample.udp();
             let mut out = vec![0xa5];
             write_icmp_error(&mut out, error, sample.destination(), sample.source(), &quoted)
@@ -203,7 +203,7 @@ mod tests {
         }
 
         #[test]
-        fn messages_are_told_apart(sample in sample::sample(), kind: u8, code: u8, word: [u8; 4]) {
+        fn messages_are_distinguished(sample in sample::sample(), kind: u8, code: u8, word: [u8; 4]) {
             let bytes = sample.icmp(kind, code, word);
             let packet = Packet::parse(&bytes).expect("a packet");
             let [id0, id1, seq0, seq1] = word;
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn of_fragments_only_the_first_gets_an_answer() {
+    fn only_the_first_fragment_gets_an_answer() {
         for (source, destination) in [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")] {
             let addr = |text: &str| text.parse().expect("an address");
             let addresses = Addresses::new(addr(source), addr(destination)).expect("one family");
@@ -328,7 +328,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_refused_segment_gets_the_reset_that_its_sender_accepts(
+        fn a_rejected_segment_gets_a_valid_reset(
             sample in sample::sample(),
             sequence: u32,
             acknowledged: Option<u32>,
@@ -382,7 +382,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_but_tcp_is_reset(sample in sample::sample()) {
+        fn only_tcp_is_reset(sample in sample::sample()) {
             let (datagram, mut out) = (sample.udp(), Vec::new());
             let packet = Packet::parse(&datagram).expect("a packet");
             prop_assert!(!write_tcp_reset(&mut out, &packet) && out.is_empty());

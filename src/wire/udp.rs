@@ -205,7 +205,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_reads_the_same(
+        fn written_packets_parse_to_the_same_values(
             headers in headers(),
             payload in sample::payload(),
             tail in 0..10usize,
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_and_leaves_no_trace() {
+    fn a_failed_write_changes_no_buffer() {
         for ((source, destination), most) in PAIRS.into_iter().zip([65_507, 65_527]) {
             let headers = headers_between(source, destination);
             let mut out = vec![9];

@@ -1,6 +1,6 @@
-//! What carries a call asks the allocator for nothing once the call stands.
+//! An established call allocates no memory.
 //!
-//! This binary counts every allocation of the thread that asks.
+//! The allocator of this binary counts the allocations of each thread.
 
 #![allow(unsafe_code)]
 
@@ -23,10 +23,10 @@ thread_local! {
     static ASKED: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The system's allocator, with a count.
+/// The system's allocator with a counter.
 struct Counting;
 
-// SAFETY: every call is handed to the system's allocator as it came.
+// SAFETY: every call is passed unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ASKED.set(ASKED.get() + 1);
@@ -80,7 +80,7 @@ fn endpoint(text: &str) -> Endpoint {
     addr.into()
 }
 
-/// One call in each family, with what the shell would keep.
+/// One call in each family, with the buffers of a driver.
 struct World {
     engine: Engine,
     outbox: Outbox,
@@ -98,12 +98,12 @@ struct Call {
 }
 
 impl World {
-    fn new(is_fallback: bool) -> Self {
+    fn new(has_failover: bool) -> Self {
         let config = Config::parse("policy", POLICY).expect("a valid policy");
         let today = "2026-01-01".parse().expect("a date");
         let policy = Arc::new(Policy::compile(&config, today));
         let mut engine = Engine::new(policy, NatSettings::default());
-        if is_fallback {
+        if has_failover {
             engine = engine.with_failover(FailoverSettings::default());
         }
         let mut world = Self {
@@ -136,7 +136,7 @@ impl World {
         world
     }
 
-    /// A wake-up: each call sends four datagrams and a check, and receives four of either kind.
+    /// Simulates a wake-up. Each call sends four datagrams and a check, and receives four of either kind.
     fn wake(&mut self) {
         let Self {
             engine,
@@ -186,24 +186,24 @@ fn datagram(source: Endpoint, destination: Endpoint, payload: &[u8]) -> Vec<u8> 
     packet
 }
 
-fn allocations(what: impl FnOnce()) -> u64 {
+fn allocations(run: impl FnOnce()) -> u64 {
     let before = ASKED.get();
-    what();
+    run();
     ASKED.get() - before
 }
 
 #[test]
-fn the_count_sees_an_allocation() {
+fn the_counter_detects_an_allocation() {
     assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(7)))), 1);
 }
 
-/// Longer than a mapping's lifetime and every silence, so that each deadline comes up once.
+/// Runs longer than every timeout, so that each deadline is reached once.
 #[test]
-fn a_call_that_stands_allocates_nothing() {
-    for is_fallback in [false, true] {
-        let mut world = World::new(is_fallback);
+fn an_established_call_allocates_nothing() {
+    for has_failover in [false, true] {
+        let mut world = World::new(has_failover);
         (0..10).for_each(|_| world.wake());
-        let asked = allocations(|| (0..2_000).for_each(|_| world.wake()));
-        assert_eq!(asked, 0, "with fallback: {is_fallback}");
+        let count = allocations(|| (0..2_000).for_each(|_| world.wake()));
+        assert_eq!(count, 0, "with failover: {has_failover}");
     }
 }

@@ -1,7 +1,7 @@
 //! The engine in simulated time: packets and instants in, outbox out. No socket, no clock, both address families.
 
 mod call;
-mod fallback;
+mod failover;
 mod limits;
 mod prefix;
 mod sizes;
@@ -73,7 +73,7 @@ fn one_mapping_serves_every_remote() {
 }
 
 #[test]
-fn an_answer_comes_back_from_the_server_with_its_marks() {
+fn a_response_reaches_the_application_with_its_marks() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
         let mut world = World::new(NatSettings::default());
         let mapping = world.send(inside, server, b"question").expect("relayed");
@@ -102,7 +102,7 @@ fn an_answer_comes_back_from_the_server_with_its_marks() {
 
 /// RFC 4787 REQ-8.
 #[test]
-fn only_whom_the_application_asked_may_answer() {
+fn inbound_datagrams_pass_the_configured_filtering() {
     let cases = [
         (Filtering::AddressDependent, [true, true, false]),
         (Filtering::AddressAndPortDependent, [true, false, false]),
@@ -128,7 +128,7 @@ fn only_whom_the_application_asked_may_answer() {
 }
 
 #[test]
-fn what_the_policy_does_not_relay_is_rejected_and_counted() {
+fn datagrams_outside_the_policy_are_rejected_and_counted() {
     for [inside, server, .., other] in FAMILIES.map(|family| family.map(endpoint)) {
         let mut world = World::new(NatSettings::default());
         for to in [
@@ -138,7 +138,7 @@ fn what_the_policy_does_not_relay_is_rejected_and_counted() {
         ] {
             let sent = datagram(inside, to, b"not for here");
             world.send_bytes(&sent);
-            assert_eq!(world.outbox.transmits().count(), 0, "never forwarded");
+            assert_eq!(world.outbox.transmits().count(), 0, "not forwarded");
             let packets: Vec<_> = world.outbox.packets().collect();
             assert_eq!(packets.len(), 1);
             assert_eq!(
@@ -153,7 +153,7 @@ fn what_the_policy_does_not_relay_is_rejected_and_counted() {
 
 /// RFC 4787 REQ-5 and REQ-6.
 #[test]
-fn a_mapping_lives_by_outbound_packets_alone() {
+fn only_outbound_packets_refresh_a_mapping() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
         let mut world = World::new(NatSettings::default());
         let mapping = world.send(inside, server, b"1").expect("relayed");
@@ -168,7 +168,7 @@ fn a_mapping_lives_by_outbound_packets_alone() {
         world.wait(ALMOST);
         assert!(
             world.outbox.commands().is_empty(),
-            "the refreshed mapping stands"
+            "the refreshed mapping exists"
         );
         assert_eq!(
             world
@@ -186,7 +186,7 @@ fn a_mapping_lives_by_outbound_packets_alone() {
         assert_eq!(
             world.outbox.commands(),
             [SocketCommand::Close { mapping }],
-            "an inbound packet refreshed nothing"
+            "an inbound packet does not refresh"
         );
         assert!(
             world
@@ -199,16 +199,13 @@ fn a_mapping_lives_by_outbound_packets_alone() {
         let next = world
             .send(inside, server, b"5")
             .expect("relayed by a new mapping");
-        assert_ne!(
-            next, mapping,
-            "an id that outlived its mapping names nothing"
-        );
+        assert_ne!(next, mapping, "the id of a closed mapping is unknown");
     }
 }
 
 /// RFC 4787 REQ-12, RFC 5508 REQ-4.
 #[test]
-fn an_error_of_the_path_reaches_the_application() {
+fn an_icmp_error_of_the_path_reaches_the_application() {
     for [inside, server, _, _, router] in FAMILIES.map(|family| family.map(endpoint)) {
         let mut world = World::new(NatSettings::default());
         let mapping = world.send(inside, server, b"anyone?").expect("relayed");
@@ -277,10 +274,10 @@ fn a_forged_error_changes_nothing() {
 }
 
 #[test]
-fn replies_name_the_alias_and_quotes_the_address_itself() {
+fn replies_come_from_the_substitute_and_quotes_keep_the_real_address() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
         let mut world = World::new(NatSettings::default());
-        let alias: IpAddr = if inside.addr.is_ipv4() {
+        let substitute: IpAddr = if inside.addr.is_ipv4() {
             "240.0.0.1"
         } else {
             "100::1"
@@ -289,27 +286,27 @@ fn replies_name_the_alias_and_quotes_the_address_itself() {
         .expect("an address");
         world.engine.set_reply_sources(vec![ReplySource {
             real: inside.addr,
-            substitute: alias,
+            substitute,
         }]);
         let mapping = world.send(inside, server, b"question").expect("relayed");
         let packets = world.arrive(mapping, server, TrafficClass::default(), b"answer");
         assert_eq!(
             Packet::parse(&packets[0]).expect("valid").destination(),
-            alias
+            substitute
         );
 
         let sent = datagram(inside, Endpoint::new(server.addr, 53), b"no");
         world.send_bytes(&sent);
         let packets: Vec<_> = world.outbox.packets().collect();
         assert_eq!(
-            quoted_in(packets[0], IcmpError::AdminProhibited, alias),
+            quoted_in(packets[0], IcmpError::AdminProhibited, substitute),
             sent
         );
     }
 }
 
 #[test]
-fn a_socket_that_cannot_be_opened_is_tried_again() {
+fn a_failed_socket_open_is_retried() {
     let [inside, server, ..] = FAMILIES[0].map(endpoint);
     let mut engine = Engine::new(policy(), NatSettings::default());
     let (mut outbox, now) = (Outbox::default(), Instant::now());
@@ -329,13 +326,13 @@ fn a_socket_that_cannot_be_opened_is_tried_again() {
         let snapshot = engine.snapshot(now);
         assert_eq!(snapshot.counters.dropped_out["open_failed"], attempt);
         assert_eq!(snapshot.mappings, 0);
-        assert_eq!(engine.poll_timeout(), None, "nothing is left to expire");
+        assert_eq!(engine.poll_timeout(), None, "nothing expires later");
     }
 }
 
-/// Shorter than RFC 4787 REQ-5 asks for: nobody uses such a mapping.
+/// Shorter than RFC 4787 REQ-5 requires: no session uses such a mapping.
 #[test]
-fn a_mapping_that_nobody_answers_lives_for_thirty_seconds() {
+fn an_unanswered_mapping_expires_after_thirty_seconds() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
         let mut world = World::new(NatSettings::default());
         let mapping = world.send(inside, server, b"1").expect("relayed");
@@ -346,9 +343,9 @@ fn a_mapping_that_nobody_answers_lives_for_thirty_seconds() {
     }
 }
 
-/// Thousands of sockets of one program to addresses that do not answer take no call's place.
+/// Thousands of sockets to addresses that do not answer do not displace a call.
 #[test]
-fn a_flood_of_mappings_without_an_answer_gives_way_to_calls() {
+fn calls_replace_unanswered_mappings() {
     let limits = NatLimits {
         mappings_of_address: 100,
         ..NatLimits::default()
@@ -376,7 +373,7 @@ fn a_flood_of_mappings_without_an_answer_gives_way_to_calls() {
 
 /// RFC 5508 REQ-8.
 #[test]
-fn a_full_table_rejects_and_says_so() {
+fn a_full_mapping_table_rejects_with_an_icmp_error() {
     let [inside, server, ..] = FAMILIES[0].map(endpoint);
     let limits = NatLimits {
         mappings: 1,
@@ -393,19 +390,19 @@ fn a_full_table_rejects_and_says_so() {
     assert_eq!(
         world.outbox.packets().count(),
         1,
-        "ICMP tells the application (RFC 5508 REQ-8)"
+        "an ICMP error to the application (RFC 5508 REQ-8)"
     );
     assert_eq!(world.dropped("too_many_mappings"), 1);
     assert!(world.reached("too_many_mappings"));
     assert!(
         world.send(inside, server, b"first again").is_some(),
-        "who is in stays in"
+        "existing mappings stay"
     );
 }
 
 /// RFC 5508 REQ-10.
 #[test]
-fn a_last_hop_ends_here() {
+fn a_packet_at_its_last_hop_gets_time_exceeded() {
     let [inside, server, ..] = FAMILIES[0].map(endpoint);
     let headers = udp::UdpHeaders {
         source: inside,
@@ -427,7 +424,7 @@ fn a_last_hop_ends_here() {
 
 fn address() -> impl Strategy<Value = IpAddr> {
     prop_oneof![
-        // The edges of the prefixes, both sides.
+        // The bounds of the prefixes and their outside neighbours.
         prop::sample::select(vec![
             "168.86.127.255",
             "168.86.128.0",
@@ -453,7 +450,7 @@ fn port() -> impl Strategy<Value = u16> {
 
 proptest! {
     #[test]
-    fn nothing_goes_out_but_what_the_policy_relays(addr in address(), port in port(), payload: Vec<u8>) {
+    fn only_datagrams_in_the_policy_leave(addr in address(), port in port(), payload: Vec<u8>) {
         let inside = endpoint(FAMILIES[usize::from(addr.is_ipv6())][0]);
         let to = Endpoint::new(addr, port);
         let mut world = World::new(NatSettings::default());
@@ -465,14 +462,14 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_it_panic_or_forward(bytes: Vec<u8>) {
+    fn random_bytes_cause_no_panic_and_no_transmit(bytes: Vec<u8>) {
         let mut world = World::new(NatSettings::default());
         world.send_bytes(&bytes);
-        prop_assert_eq!(world.outbox.transmits().count(), 0, "random bytes are no media");
+        prop_assert_eq!(world.outbox.transmits().count(), 0, "random bytes are not media");
     }
 
     #[test]
-    fn no_mutation_makes_it_panic(at in 0usize..60, value: u8, v6: bool, cut in 0usize..60) {
+    fn a_changed_packet_causes_no_panic(at in 0usize..60, value: u8, v6: bool, cut in 0usize..60) {
         let [inside, server, ..] = FAMILIES[usize::from(v6)].map(endpoint);
         let mut packet = datagram(inside, server, b"some payload");
         let length = packet.len();

@@ -464,7 +464,7 @@ fn planted(path: &str, module: &str, code: &str) -> Source {
 }
 
 #[test]
-fn a_planted_circle_is_found_and_a_parent_with_its_child_is_none() {
+fn a_planted_cycle_is_found_and_a_parent_with_its_child_is_none() {
     let found = |files: &[(&str, &str)]| {
         let files = files.iter().map(|(path, code)| planted(path, "a", code));
         let found = circles(&files.collect::<Vec<_>>());
@@ -526,7 +526,7 @@ fn a_planted_duplicate_is_found_and_an_associated_type_is_none() {
 }
 
 #[test]
-fn the_rule_sees_what_it_forbids() {
+fn every_planted_violation_is_found() {
     let bad = [
         planted("src/nat/x.rs", "nat", "use crate::policy::Verdict;"),
         planted(

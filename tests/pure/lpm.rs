@@ -257,7 +257,7 @@ fn probe(random: &mut Random, entries: &[(Prefix, u16)]) -> IpAddr {
 }
 
 #[test]
-fn the_long_run_agrees_with_the_model() {
+fn lookups_agree_with_the_model() {
     let probes = env::var("VOICELANE_LPM_PROBES").map_or(20_000, |count| {
         count.parse().expect("VOICELANE_LPM_PROBES is a number")
     });
@@ -334,7 +334,7 @@ fn check(table: &LookupTable<u16>, addrs: &[IpAddr], expected: &[Option<u16>], w
 }
 
 #[test]
-fn a_small_table_fits_the_first_cache() {
+fn a_small_table_fits_the_l1_cache() {
     let entries = realistic(&mut Random(3), 16, 16);
     let table = LookupTable::new(&entries.into_iter().collect());
     assert!(table.memory() <= 48 * 1024, "{table:?}");

@@ -14,7 +14,7 @@ mod mutation;
 mod policy;
 mod tcp;
 
-/// Appears in the output of `cargo test`, for a reader who wonders what these tests leave out.
+/// Names the missing tests in the output of `cargo test`.
 #[cfg(not(feature = "lab"))]
 #[test]
 #[ignore = "needs root and network namespaces: run `scripts/check lab`"]

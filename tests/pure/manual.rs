@@ -203,7 +203,7 @@ fn the_configuration_of_the_readme_is_valid() {
 }
 
 #[test]
-fn every_requirement_names_tests_that_are_there_and_name_it() {
+fn every_requirement_and_its_tests_name_each_other() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let found = all_functions(root);
     let look_up = |path: &str| look_up(&found, path);

@@ -1,11 +1,11 @@
-//! Engine and reassembly against reference models. The fuzz targets of the same names play the same courses.
+//! Engine and reassembly against reference models. The fuzz targets of the same names run the same steps.
 
 mod engine;
 mod reassembly;
 
 use proptest::prelude::*;
 
-/// Steps whose first byte chooses evenly what happens.
+/// Random steps. The first byte of each chooses the action evenly.
 fn course(step: usize, steps: usize) -> impl Strategy<Value = Vec<u8>> {
     (
         any::<u8>(),

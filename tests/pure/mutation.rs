@@ -1,9 +1,9 @@
 //! The engine under packets that are nearly right: real ones of every kind, with bytes changed, cut, doubled and spliced,
-//! most of them with their checksums mended so that they get past the parser.
+//! most of them with their checksums fixed so that they get past the parser.
 //!
 //! `VOICELANE_MUTATED_PACKETS` sets how many (50,000 unless set; `scripts/check` sends ten million).
 
-mod mend;
+mod checksums;
 
 use std::env;
 use std::fs;
@@ -94,7 +94,7 @@ fn seeds() -> Vec<Vec<u8>> {
         let (at, stated) = if header == 20 { (2, 1_200) } else { (4, 1_160) };
         large[at..at + 2].copy_from_slice(&length(stated));
         large[header + 4..header + 6].copy_from_slice(&length(1_200 - header));
-        mend::mend(&mut large);
+        checksums::fix_checksums(&mut large);
         let mut out = Vec::new();
         let mut keep = Vec::new();
         fragment::split(&mut out, &large, 512, 7, |range| keep.push(range));
@@ -348,7 +348,7 @@ impl World {
 }
 
 #[test]
-fn mutated_packets_at_length_cause_no_panic_and_get_nothing_out() {
+fn mutated_packets_cause_no_panic_and_leak_nothing() {
     const VARIABLE: &str = "VOICELANE_MUTATED_PACKETS";
     let count: u64 = env::var(VARIABLE).map_or(50_000, |count| {
         count
@@ -367,7 +367,7 @@ fn mutated_packets_at_length_cause_no_panic_and_get_nothing_out() {
             mutate(&mut packet, &seeds, &mut world.dice);
         }
         if !world.dice.one_of(4) {
-            mend::mend(&mut packet);
+            checksums::fix_checksums(&mut packet);
         }
         if let Ok(parsed) = Packet::parse(&packet) {
             accepted += 1;

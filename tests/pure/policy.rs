@@ -253,7 +253,7 @@ fn the_catalogue_agrees_on_every_side_of_its_dates() {
 }
 
 #[test]
-fn talkdesk_media_leave_and_the_rest_stays() {
+fn talkdesk_media_leave_and_other_traffic_stays() {
     let policy = talkdesk("", TODAY);
     for (destination, rule) in [
         ("168.86.128.0:10000", Some("talkdesk-media")),
@@ -329,7 +329,7 @@ fn every_entry_gives_its_source_and_description() {
 }
 
 #[test]
-fn retired_ranges_end_where_their_turn_ranges_live_on() {
+fn retired_media_ranges_keep_their_turn_rules() {
     let before = talkdesk("", date(2024, 1, 22));
     let after = talkdesk("", date(2024, 1, 23));
     // Retired and nothing else.
@@ -397,7 +397,7 @@ fn the_next_change_is_the_next_date_of_a_rule_that_is_on() {
 }
 
 #[test]
-fn the_nearest_rule_says_why_not() {
+fn the_nearest_rule_explains_a_miss() {
     let near = |today, protocol, destination| {
         let policy = talkdesk("", today);
         let miss = policy.near_miss(protocol, at(destination))?;

@@ -1,4 +1,4 @@
-//! The TCP proxy in simulated time: a second stack is the application, the far sides lie in memory. Both families.
+//! The TCP proxy in simulated time: a second stack is the application, the remotes lie in memory. Both families.
 
 mod world;
 
@@ -11,7 +11,7 @@ use voicelane::engine::{ConnectError, ConnectionState, ReplySource, TcpSettings}
 use voicelane::net::{Dscp, Family};
 use voicelane::wire::{IcmpError, Packet, Transport};
 
-use world::{Answer, FAMILIES, Far, POLICY, Program, Weather, World, policy};
+use world::{Answer, FAMILIES, LinkQuality, POLICY, Program, Remote, World, policy};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -75,7 +75,7 @@ fn reply(to: &[u8], taken: u32, window: u16, data: &[u8]) -> Vec<u8> {
 
 /// RFC 5382 REQ-2.
 #[test]
-fn nothing_is_accepted_before_the_far_side_has_accepted() {
+fn the_engine_accepts_only_after_the_remote() {
     for (address, server) in FAMILIES {
         let mut world = World::new(address);
         world.answer = Answer::Nothing;
@@ -89,16 +89,16 @@ fn nothing_is_accepted_before_the_far_side_has_accepted() {
             Vec::<Vec<u8>>::new(),
             "not a word to the application"
         );
-        let far = world.only();
-        assert_eq!(far.to, Some(world::endpoint(server)));
+        let remote = world.only();
+        assert_eq!(remote.to, Some(world::endpoint(server)));
         assert_eq!(
-            far.treatment.map(|it| it.dscp),
+            remote.treatment.map(|it| it.dscp),
             Some(Dscp::CS5),
             "marked as the rule says"
         );
         assert_eq!(world.report().state, ConnectionState::Connecting);
 
-        let id = *world.fars.keys().next().expect("one");
+        let id = *world.remotes.keys().next().expect("one");
         world
             .engine
             .handle_connected(id, world.now, &mut world.outbox);
@@ -109,7 +109,7 @@ fn nothing_is_accepted_before_the_far_side_has_accepted() {
 }
 
 #[test]
-fn a_refused_connection_is_refused_to_the_application() {
+fn a_refused_connection_is_reset_to_the_application() {
     for (address, server) in FAMILIES {
         let mut world = World::new(address);
         world.answer = Answer::Fail(ConnectError::Refused);
@@ -128,7 +128,7 @@ fn a_refused_connection_is_refused_to_the_application() {
 
 /// RFC 5382 REQ-9.
 #[test]
-fn an_unreachable_far_side_is_an_icmp_error_about_the_syn() {
+fn an_unreachable_remote_returns_an_icmp_error_about_the_syn() {
     for (address, server) in FAMILIES {
         for error in [
             IcmpError::NetUnreachable,
@@ -159,7 +159,7 @@ fn an_unreachable_far_side_is_an_icmp_error_about_the_syn() {
 }
 
 #[test]
-fn silence_of_the_far_side_is_silence() {
+fn a_remote_without_response_gets_the_application_none() {
     for (address, server) in FAMILIES {
         let mut world = World::new(address);
         world.answer = Answer::Fail(ConnectError::TimedOut);
@@ -176,7 +176,7 @@ fn silence_of_the_far_side_is_silence() {
 
 /// RFC 5382 REQ-5.
 #[test]
-fn a_connection_that_is_given_up_before_the_answer_is_given_up() {
+fn an_unanswered_connection_ends_after_four_minutes() {
     for (address, server) in FAMILIES {
         let mut world = World::new(address);
         world.answer = Answer::Nothing;
@@ -191,7 +191,7 @@ fn a_connection_that_is_given_up_before_the_answer_is_given_up() {
 
 /// RFC 5382 REQ-2.
 #[test]
-fn the_application_may_end_first() {
+fn the_application_may_close_first() {
     for (address, server) in FAMILIES {
         let (mut world, handle) = established(
             address,
@@ -207,7 +207,7 @@ fn the_application_may_end_first() {
             100_000,
             "all was written before the end"
         );
-        assert_eq!(world.only().closed, None, "the far side may still send");
+        assert_eq!(world.only().closed, None, "the remote may still send");
         let report = world.report();
         assert_eq!(
             (report.state, report.bytes_out),
@@ -231,7 +231,7 @@ fn the_application_may_end_first() {
 
 /// RFC 5382 REQ-2.
 #[test]
-fn the_far_side_may_end_first() {
+fn the_remote_may_close_first() {
     for (address, server) in FAMILIES {
         let (mut world, handle) = established(address, server, program(0));
         world.only().sends = 100_000;
@@ -256,14 +256,14 @@ fn the_far_side_may_end_first() {
 }
 
 #[test]
-fn what_the_far_side_does_not_take_is_kept_after_both_ends() {
+fn unsent_bytes_are_kept_after_both_sides_close() {
     for (address, server) in FAMILIES {
         let (mut world, handle) = established(address, server, program(0));
         (world.only().takes, world.only().ends) = (1_000, true);
         world.only_ready();
         let program = world.programs.get_mut(&handle).expect("one");
         (program.sends, program.ends) = (50_000, true);
-        // Far longer than TIME-WAIT lasts.
+        // Remote longer than TIME-WAIT lasts.
         world.wait(2 * MINUTE);
         assert_eq!((world.only().received, world.only().shut), (1_000, false));
         world.only().takes = u64::MAX;
@@ -275,7 +275,7 @@ fn what_the_far_side_does_not_take_is_kept_after_both_ends() {
 
 /// RFC 5382 REQ-2.
 #[test]
-fn a_reset_of_the_application_reaches_the_far_side() {
+fn a_reset_of_the_application_reaches_the_remote() {
     for (address, server) in FAMILIES {
         let (mut world, handle) = established(address, server, program(0));
         world.socket(handle).abort();
@@ -295,7 +295,7 @@ fn a_reset_of_the_application_reaches_the_far_side() {
 
 /// RFC 5382 REQ-2.
 #[test]
-fn a_reset_of_the_far_side_reaches_the_application_after_what_came_before() {
+fn a_reset_of_the_remote_follows_its_data() {
     for (address, server) in FAMILIES {
         let (mut world, handle) = established(address, server, program(0));
         world.only().sends = 300_000;
@@ -319,7 +319,7 @@ fn a_reset_of_the_far_side_reaches_the_application_after_what_came_before() {
 }
 
 #[test]
-fn a_reset_after_the_end_of_the_far_side_reaches_the_application() {
+fn a_reset_after_the_fin_of_the_remote_reaches_the_application() {
     for (address, server) in FAMILIES {
         let (mut world, handle) = established(address, server, program(0));
         world.only().ends = true;
@@ -332,7 +332,7 @@ fn a_reset_after_the_end_of_the_far_side_reaches_the_application() {
 }
 
 #[test]
-fn a_failed_write_is_a_reset() {
+fn a_failed_write_resets_the_connection() {
     for (address, server) in FAMILIES {
         let (mut world, handle) = established(address, server, program(0));
         world.only().breaks = true;
@@ -347,18 +347,23 @@ fn a_failed_write_is_a_reset() {
 /// One direction after the other: when two smoltcp stacks retransmit at once, each rejects the other's acknowledgments
 /// for their rewound sequence numbers, for ever. No other stack rewinds those.
 #[test]
-fn ten_megabytes_arrive_intact_each_way_over_a_bad_link() {
+fn ten_megabytes_arrive_intact_in_each_direction_over_a_lossy_link() {
     const AMOUNT: u64 = 10_000_000;
     for (address, server) in FAMILIES {
         let mut world = World::new(address);
         world.keeps = false;
-        world.weather = Weather {
+        world.link_quality = LinkQuality {
             loss: 2,
             jitter: Duration::from_micros(400),
         };
         let handle = world.connect(server, 50_000, program(AMOUNT));
         // Every byte is compared where it arrives.
-        let arrived = |world: &mut World| world.fars.values().any(|far| far.received == AMOUNT);
+        let arrived = |world: &mut World| {
+            world
+                .remotes
+                .values()
+                .any(|remote| remote.received == AMOUNT)
+        };
         assert!(world.run(60 * MINUTE, arrived));
         world.only().sends = AMOUNT;
         world.only().ends = true;
@@ -374,7 +379,7 @@ fn ten_megabytes_arrive_intact_each_way_over_a_bad_link() {
 }
 
 #[test]
-fn a_slow_reader_slows_the_writer_and_nothing_grows() {
+fn a_slow_reader_slows_the_writer_within_bounded_memory() {
     // What may wait: in our buffer, and in the application's of the same size.
     const WINDOWS: u64 = 2 * 65_536;
     for (address, server) in FAMILIES {
@@ -469,7 +474,7 @@ fn a_closing_connection_ends_after_four_minutes() {
 
 /// RFC 5508 REQ-8.
 #[test]
-fn a_full_table_says_so() {
+fn a_full_connection_table_rejects_with_an_icmp_error() {
     for (address, server) in FAMILIES {
         let mut world = World::with(
             address,
@@ -542,7 +547,7 @@ fn one_inside_address_leaves_connections_for_others() {
 }
 
 #[test]
-fn a_segment_of_no_connection_is_reset() {
+fn a_segment_without_a_connection_is_reset() {
     for (address, server) in FAMILIES {
         let (world, _) = established(address, server, program(0));
         let syn_ack = world.written[0].clone();
@@ -566,7 +571,7 @@ fn a_segment_of_no_connection_is_reset() {
 }
 
 #[test]
-fn what_is_written_names_the_alias() {
+fn tcp_replies_come_from_the_substitute() {
     for ((address, server), alias) in FAMILIES.into_iter().zip(["250.8.0.2", "100::2"]) {
         let alias = alias.parse().expect("an address");
         let real = address.parse().expect("an address");
@@ -611,11 +616,11 @@ fn a_thousand_connections_at_once() {
     for (address, server) in FAMILIES {
         let mut world = World::new(address);
         world.keeps = false;
-        world.far = || Far {
+        world.remote = || Remote {
             takes: u64::MAX,
             sends: 10_000,
             ends: true,
-            ..Far::default()
+            ..Remote::default()
         };
         for port in 0..1_000 {
             world.connect(
@@ -628,13 +633,14 @@ fn a_thousand_connections_at_once() {
             );
         }
         assert!(world.run(MINUTE, |world| {
-            world.fars.len() == 1_000 && world.fars.values().all(|far| far.closed.is_some())
+            world.remotes.len() == 1_000
+                && world.remotes.values().all(|remote| remote.closed.is_some())
         }));
         assert!(
             world
-                .fars
+                .remotes
                 .values()
-                .all(|far| far.received == 10_000 && far.closed == Some(false))
+                .all(|remote| remote.received == 10_000 && remote.closed == Some(false))
         );
         assert!(
             world

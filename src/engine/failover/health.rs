@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn two_calls_to_two_regions_condemn_the_uplink() {
+    fn two_calls_to_two_regions_fail_the_uplink() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         for (remote, inside, later, expected) in [
             ("192.0.2.1", "10.0.0.1", 10, false),
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recent_response_vetoes_and_clears() {
+    fn a_recent_response_keeps_the_uplink_and_clears_the_evidence() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let mut health = UplinkHealth::default();
         let first = witness("192.0.2.1", "10.0.0.1", start, start + 10 * second);
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_witness_is_forgotten() {
+    fn old_evidence_expires() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let mut health = UplinkHealth::default();
         let first = witness("192.0.2.1", "10.0.0.1", start, start);

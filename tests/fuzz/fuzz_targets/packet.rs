@@ -1,11 +1,11 @@
 //! Feeds arbitrary bytes to the packet parser, and every answer to what it accepts back to the parser.
 //!
-//! Few random bytes have right checksums, so each input is parsed as it is and once more with its checksums mended.
+//! Few random bytes have right checksums, so each input is parsed as it is and once more with its checksums fixed.
 
 #![no_main]
 
-#[path = "../../pure/mutation/mend.rs"]
-mod mend;
+#[path = "../../pure/mutation/checksums.rs"]
+mod checksums;
 
 use libfuzzer_sys::fuzz_target;
 use voicelane::net::Endpoint;
@@ -13,9 +13,9 @@ use voicelane::wire::{HEADROOM, IcmpError, Packet, Transport, reply, udp};
 
 fuzz_target!(|bytes: &[u8]| {
     exercise(bytes);
-    let mut mended = bytes.to_vec();
-    mend::mend(&mut mended);
-    exercise(&mended);
+    let mut fixed = bytes.to_vec();
+    checksums::fix_checksums(&mut fixed);
+    exercise(&fixed);
 });
 
 fn exercise(bytes: &[u8]) {

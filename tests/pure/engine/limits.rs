@@ -1,4 +1,4 @@
-//! What is bounded, what is believed, and what inside endpoints are to each other.
+//! Limits, forged errors, hairpinning and invalid sources.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -46,13 +46,13 @@ fn one_inside_address_leaves_room_for_others() {
         world.wait(Duration::from_mins(5));
         assert!(
             world.send(greedy[2], server, b"?").is_some(),
-            "what has ended counts no more"
+            "a closed mapping is not counted"
         );
     }
 }
 
 #[test]
-fn a_mapping_takes_so_many_contacts_and_no_more() {
+fn a_mapping_limits_its_permitted_remotes() {
     let limits = NatLimits {
         permitted_remotes: 1,
         ..NatLimits::default()
@@ -75,7 +75,7 @@ fn a_mapping_takes_so_many_contacts_and_no_more() {
 
 /// RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f).
 #[test]
-fn errors_keep_to_a_pace_and_one_kind_does_not_silence_the_other() {
+fn icmp_errors_are_rate_limited_per_kind() {
     for [inside, server, .., other] in FAMILIES.map(|family| family.map(endpoint)) {
         let mut world = World::new(NatSettings::default());
         let mapping = world.send(inside, server, b"hello").expect("relayed");
@@ -116,7 +116,7 @@ fn errors_keep_to_a_pace_and_one_kind_does_not_silence_the_other() {
 
 /// RFC 5508 REQ-3.
 #[test]
-fn no_stranger_is_believed_an_error_under_any_filtering() {
+fn an_error_about_a_stranger_is_dropped_under_any_filtering() {
     for filtering in [
         Filtering::EndpointIndependent,
         Filtering::AddressDependent,
@@ -158,7 +158,7 @@ fn no_stranger_is_believed_an_error_under_any_filtering() {
 
 /// RFC 4787 REQ-12, RFC 5508 REQ-6: an error neither ends a mapping nor keeps it alive.
 #[test]
-fn an_error_refreshes_nothing() {
+fn an_error_refreshes_no_mapping() {
     let [inside, server, ..] = FAMILIES[0].map(endpoint);
     let mut world = World::new(NatSettings {
         inbound_refresh: true,
@@ -186,7 +186,7 @@ fn an_error_refreshes_nothing() {
 
 /// RFC 4787 REQ-6 and RFC 7857 section 7.
 #[test]
-fn by_configuration_known_peers_refresh_a_mapping_and_strangers_never() {
+fn inbound_refresh_is_configurable_and_excludes_strangers() {
     for [inside, server, _, stranger, _] in FAMILIES.map(|family| family.map(endpoint)) {
         let mut world = World::new(NatSettings {
             filtering: Filtering::EndpointIndependent,
@@ -208,7 +208,7 @@ fn by_configuration_known_peers_refresh_a_mapping_and_strangers_never() {
 
 /// RFC 5508 REQ-8.
 #[test]
-fn what_waits_for_a_socket_that_cannot_be_opened_is_answered() {
+fn datagrams_queued_for_a_failed_socket_are_rejected() {
     for [inside, server, other_port, ..] in FAMILIES.map(|family| family.map(endpoint)) {
         let mut world = World::new(NatSettings::default());
         let sent = [server, other_port].map(|to| datagram(inside, to, b"hello"));
@@ -280,7 +280,11 @@ fn a_flood_of_fragments_of_one_source_leaves_room_for_others() {
         for part in first(inside, 7) {
             world.send_bytes(&part);
         }
-        assert_eq!(world.outbox.transmits().count(), 1, "the flood has run dry");
+        assert_eq!(
+            world.outbox.transmits().count(),
+            1,
+            "the fragments of the flood have expired"
+        );
     }
 }
 
@@ -289,7 +293,7 @@ fn a_flood_of_fragments_of_one_source_leaves_room_for_others() {
 fn neighbours_reach_each_other_by_their_outside_endpoints() {
     for [inside, server, _, other_host, _] in FAMILIES.map(|family| family.map(endpoint)) {
         let mut world = World::new(NatSettings::default());
-        // The relay of this world gives each the same endpoint outside as inside: two of other addresses are needed.
+        // This relay uses equal inside and outside endpoints, so the test needs two other addresses.
         let outside = [40_001, 40_002].map(|port| Endpoint::new(uplink(inside), port));
         for (from, outside) in [inside, other_host].into_iter().zip(outside) {
             let mapping = world.send(from, server, b"hello").expect("relayed");
@@ -308,7 +312,11 @@ fn neighbours_reach_each_other_by_their_outside_endpoints() {
         assert_eq!(world.dropped("unsolicited"), 1);
 
         world.send_bytes(&datagram(other_host, outside[0], b"hello"));
-        assert_eq!(world.outbox.transmits().count(), 0, "it does not leave");
+        assert_eq!(
+            world.outbox.transmits().count(),
+            0,
+            "hairpinned datagrams do not leave"
+        );
         let packets: Vec<_> = world.outbox.packets().collect();
         let packet = Packet::parse(packets[0]).expect("valid");
         let Transport::Udp(datagram) = packet.transport() else {
@@ -324,7 +332,7 @@ fn neighbours_reach_each_other_by_their_outside_endpoints() {
         assert_eq!(
             world.dropped("not_in_policy"),
             1,
-            "nobody's endpoint is no neighbour"
+            "an unused endpoint is no neighbour"
         );
     }
 }
@@ -338,9 +346,9 @@ fn uplink(family_of: Endpoint) -> IpAddr {
     text.parse().expect("an address")
 }
 
-/// RFC 5508 REQ-1: an echo stays in the VPN, for rules capture UDP and TCP. Forced in, it gets an answer that is no lie.
+/// RFC 5508 REQ-1: rules capture only UDP and TCP, so an echo request stays in the VPN. A captured one is prohibited.
 #[test]
-fn an_echo_that_is_forced_in_is_prohibited_at_once() {
+fn a_captured_echo_request_is_prohibited() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
         let mut packet = Vec::new();
         match (inside.addr, server.addr) {
@@ -368,9 +376,9 @@ fn an_echo_that_is_forced_in_is_prohibited_at_once() {
     }
 }
 
-/// RFC 5508 REQ-5: an error of the application's own is neither carried on nor answered.
+/// RFC 5508 REQ-5: an ICMP error of the application is neither forwarded nor answered.
 #[test]
-fn an_error_of_the_application_goes_nowhere() {
+fn an_icmp_error_from_the_application_is_dropped() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
         let mut world = World::new(NatSettings::default());
         let mapping = world.send(inside, server, b"?").expect("relayed");

@@ -1,4 +1,4 @@
-//! Whole prefixes in the TUN, and two ways out: nothing but what the policy relays ever goes directly.
+//! Whole prefixes in the TUN with two egresses: only traffic in the policy uses the direct path.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
@@ -71,7 +71,7 @@ fn world(policy: usize) -> World {
 }
 
 #[test]
-fn whole_prefixes_are_captured_for_both_protocols_and_no_more() {
+fn only_whole_prefixes_are_captured_for_both_protocols() {
     let [prefix, exact, _] = &*POLICIES;
     let captures = prefix.captures();
     let protocols: Vec<_> = captures.iter().map(|it| it.protocol).collect();
@@ -99,7 +99,7 @@ fn whole_prefixes_are_captured_for_both_protocols_and_no_more() {
 }
 
 #[test]
-fn the_rest_of_a_prefix_goes_back_into_the_vpn_with_its_own_marks() {
+fn other_traffic_of_a_prefix_enters_the_vpn_with_its_own_marks() {
     for [inside, server, .., other] in FAMILIES.map(|family| family.map(endpoint)) {
         let mut world = world(0);
         let dns = Endpoint::new(server.addr, 53);
@@ -133,7 +133,7 @@ fn the_rest_of_a_prefix_goes_back_into_the_vpn_with_its_own_marks() {
             }]
         ));
 
-        // Media of the same socket has the same mapping and the direct way.
+        // Media of the same socket has the same mapping and the direct path.
         assert_eq!(world.send(inside, server, b"media"), Some(mapping));
         let (transmit, _) = world.outbox.transmits().next().expect("media");
         assert_eq!(
@@ -143,14 +143,14 @@ fn the_rest_of_a_prefix_goes_back_into_the_vpn_with_its_own_marks() {
         let counters = world.engine.snapshot(world.now).counters;
         assert_eq!((counters.packets_out, counters.packets_tunnelled), (2, 1));
 
-        // What is in no prefix is rejected as ever.
+        // Datagrams outside all prefixes are rejected.
         let sent = datagram(inside, other, b"not for here");
         world.send_bytes(&sent);
         assert_eq!(world.outbox.transmits().count(), 0);
         let packets: Vec<_> = world.outbox.packets().collect();
         quoted_in(packets[0], IcmpError::AdminProhibited, inside.addr);
 
-        // Both sockets are closed with the mapping.
+        // Both sockets close with the mapping.
         world.wait(Duration::from_mins(5));
         assert_eq!(world.outbox.commands(), [SocketCommand::Close { mapping }]);
     }
@@ -170,11 +170,11 @@ fn syn(from: Endpoint, to: Endpoint) -> Vec<u8> {
         _ => panic!("mixed families"),
     };
     let segment = builder.tcp(from.port, to.port, 1_000, 64_000).syn();
-    segment.write(&mut packet, &[]).expect("memory is there");
+    segment.write(&mut packet, &[]).expect("a vector grows");
     packet
 }
 
-/// The ways of the connections that are to be made.
+/// Returns the egress of each requested connection.
 fn connects(outbox: &Outbox) -> Vec<Egress> {
     let commands = outbox.commands().iter();
     let ways = commands.filter_map(|command| match command {
@@ -185,14 +185,14 @@ fn connects(outbox: &Outbox) -> Vec<Egress> {
 }
 
 #[test]
-fn tcp_of_a_rule_goes_directly_and_the_rest_of_the_prefix_into_the_vpn() {
+fn tcp_in_a_rule_goes_direct_and_other_tcp_enters_the_vpn() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
         let mut world = world(0);
         for (port, egress) in [(443, Egress::Direct), (22, Egress::Tunnel)] {
             world.send_bytes(&syn(inside, Endpoint::new(server.addr, port)));
             assert_eq!(connects(&world.outbox), [egress]);
         }
-        // A connection whose way the policy changes is ended, never moved.
+        // A connection whose egress the policy changes ends; it does not move.
         world
             .engine
             .set_policy(compiled("prefix", "\"signalling\""));
@@ -200,7 +200,7 @@ fn tcp_of_a_rule_goes_directly_and_the_rest_of_the_prefix_into_the_vpn() {
         let ended = |it: &&SocketCommand| matches!(it, SocketCommand::Disconnect { .. });
         assert_eq!(world.outbox.commands().iter().filter(ended).count(), 1);
         assert_eq!(world.engine.snapshot(world.now).connections, 1);
-        // And another uplink ends what leaves by it.
+        // A new uplink ends the direct connections.
         world.send_bytes(&syn(inside, Endpoint::new(server.addr, 443)));
         assert_eq!(connects(&world.outbox), [Egress::Tunnel]);
         world
@@ -211,7 +211,7 @@ fn tcp_of_a_rule_goes_directly_and_the_rest_of_the_prefix_into_the_vpn() {
 }
 
 #[test]
-fn tcp_that_cannot_go_directly_goes_into_the_vpn() {
+fn tcp_without_a_direct_path_enters_the_vpn() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
         let to = Endpoint::new(server.addr, 443);
         let unreachable = ConnectError::Unreachable(IcmpError::NetUnreachable);
@@ -242,14 +242,14 @@ fn tcp_that_cannot_go_directly_goes_into_the_vpn() {
             world
                 .engine
                 .handle_connect_failed(connection, unreachable, &mut world.outbox);
-            assert_eq!(connects(&world.outbox), [], "there is no third way");
+            assert_eq!(connects(&world.outbox), [], "there is no third egress");
             let packets: Vec<_> = world.outbox.packets().collect();
             quoted_in(packets[0], IcmpError::NetUnreachable, inside.addr);
         }
     }
 }
 
-/// One step of a random course.
+/// One step of a random sequence.
 #[derive(Clone, Debug)]
 enum Step {
     Send {
@@ -296,15 +296,15 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What must hold whatever happens.
+/// Invariants of every sequence.
 #[derive(Default)]
 struct Watch {
     policy: usize,
-    /// Sockets that were asked for.
+    /// Requested sockets.
     sockets: BTreeSet<(MappingId, Egress)>,
-    failover_cause: BTreeSet<MappingId>,
+    failed_over: BTreeSet<MappingId>,
     known: BTreeSet<MappingId>,
-    /// Commands, datagrams and events of this outbox that were looked at.
+    /// Checked commands, datagrams and events of this outbox.
     seen: (usize, usize, usize),
 }
 
@@ -320,9 +320,9 @@ impl Watch {
                 }
                 SocketCommand::Close { mapping } => {
                     self.sockets.retain(|(id, _)| *id != mapping);
-                    self.failover_cause.remove(&mapping);
+                    self.failed_over.remove(&mapping);
                 }
-                _ => panic!("{command:?} is none of UDP's"),
+                _ => panic!("{command:?} is not for UDP"),
             }
         }
         for (transmit, _) in world.outbox.transmits().skip(self.seen.1) {
@@ -337,10 +337,10 @@ impl Watch {
         for event in &world.outbox.events()[self.seen.2..] {
             match event {
                 EngineEvent::FailedOver { mapping, .. } => {
-                    assert!(self.failover_cause.insert(*mapping))
+                    assert!(self.failed_over.insert(*mapping))
                 }
                 EngineEvent::FailedBack { mapping, .. } => {
-                    assert!(self.failover_cause.remove(mapping))
+                    assert!(self.failed_over.remove(mapping))
                 }
                 _ => {}
             }
@@ -354,16 +354,16 @@ impl Watch {
             .engine
             .mapping_reports(0..world.engine.slots(), world.now)
         {
-            let is_fallen = self.failover_cause.contains(&mapping.id);
-            assert_eq!(mapping.egress == Egress::Tunnel, is_fallen);
-            assert_eq!(mapping.failover_cause.is_some(), is_fallen);
+            let has_failed_over = self.failed_over.contains(&mapping.id);
+            assert_eq!(mapping.egress == Egress::Tunnel, has_failed_over);
+            assert_eq!(mapping.failover_cause.is_some(), has_failed_over);
         }
     }
 }
 
 proptest! {
     #[test]
-    fn nothing_but_what_the_policy_relays_ever_goes_directly(
+    fn only_traffic_in_the_policy_goes_direct(
         family in any::<bool>(),
         steps in prop::collection::vec(step(), 1..120),
     ) {
@@ -400,7 +400,7 @@ proptest! {
                             world.open_all();
                         }
                         at += 1;
-                        prop_assert!(at < 20, "no datagram goes in circles");
+                        prop_assert!(at < 20, "no datagram loops");
                     }
                 }
                 Step::Arrive { which, by, check } => {
@@ -426,7 +426,7 @@ proptest! {
                     let end = world.now + Duration::from_millis(millis);
                     let mut turns = 0;
                     while let Some(due) = world.engine.poll_timeout().filter(|due| *due <= end) {
-                        prop_assert!(turns < 10_000, "it must not spin");
+                        prop_assert!(turns < 10_000, "timeouts must advance");
                         turns += 1;
                         world.now = world.now.max(due);
                         world.outbox.clear();

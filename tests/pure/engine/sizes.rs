@@ -8,9 +8,9 @@ use voicelane::engine::SocketCommand;
 use voicelane::net::TrafficClass;
 use voicelane::wire::{IcmpError, Packet, Transport, fragment};
 
-use super::world::{FAMILIES, World, datagram, endpoint, mend, quoted_in};
+use super::world::{FAMILIES, World, datagram, endpoint, fix_ip_checksum, quoted_in};
 
-/// The fragments of a packet, in order.
+/// Returns the fragments of a packet, in order.
 fn cut(packet: &[u8], mtu: usize, identification: u32) -> Vec<Vec<u8>> {
     let (mut out, mut ranges) = (Vec::new(), Vec::new());
     fragment::split(&mut out, packet, mtu, identification, |range| {
@@ -20,7 +20,7 @@ fn cut(packet: &[u8], mtu: usize, identification: u32) -> Vec<Vec<u8>> {
     fragments.collect()
 }
 
-/// The UDP payload that the packets for the TUN are, in one or in fragments.
+/// Returns the UDP payload of the packets for the TUN, which may be fragments.
 fn joined(packets: &[Vec<u8>]) -> Vec<u8> {
     let mut segment = Vec::new();
     for bytes in packets {
@@ -58,21 +58,21 @@ proptest! {
             })
         });
         let mut world = World::new(NatSettings::default());
-        let last = parts.pop().expect("there are some");
+        let last = parts.pop().expect("at least one fragment");
         for part in parts {
             world.send_bytes(&part);
-            prop_assert!(world.outbox.is_empty(), "nothing goes out before all is there");
+            prop_assert!(world.outbox.is_empty(), "nothing leaves before the last fragment");
         }
         world.send_bytes(&last);
         let sent: Vec<_> = world.outbox.transmits().collect();
         prop_assert_eq!(sent.len(), 1);
         prop_assert!(sent[0].1 == payload && sent[0].0.to == server);
-        prop_assert!(!sent[0].0.dont_fragment, "who fragments lets others do it too");
+        prop_assert!(!sent[0].0.dont_fragment, "a sender that fragments does not want DF");
     }
 }
 
 #[test]
-fn what_is_judged_is_the_whole_datagram() {
+fn the_policy_is_applied_to_the_whole_datagram() {
     for [inside, .., other] in FAMILIES.map(|family| family.map(endpoint)) {
         let mut world = World::new(NatSettings::default());
         for part in cut(&datagram(inside, other, &[0; 3_000]), 1_400, 7) {
@@ -85,7 +85,7 @@ fn what_is_judged_is_the_whole_datagram() {
 
 /// RFC 5508 REQ-10.
 #[test]
-fn a_part_that_never_comes_is_waited_for_15_seconds() {
+fn a_missing_fragment_times_out_after_15_seconds() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
         for missing in 0..3 {
             let mut world = World::new(NatSettings::default());
@@ -98,12 +98,12 @@ fn a_part_that_never_comes_is_waited_for_15_seconds() {
             assert_eq!(world.dropped("fragments_missing"), 0);
             world.wait(Duration::from_millis(1));
             assert_eq!(world.dropped("fragments_missing"), 1);
-            assert_eq!(world.engine.poll_timeout(), None, "nothing is held");
+            assert_eq!(world.engine.poll_timeout(), None, "nothing is stored");
             let told: Vec<_> = world.outbox.packets().collect();
             if missing == 0 {
                 assert!(
                     told.is_empty(),
-                    "without the first part nobody could be told what"
+                    "without the first fragment no error can quote it"
                 );
             } else {
                 let error = IcmpError::ReassemblyTimeExceeded;
@@ -117,7 +117,7 @@ fn a_part_that_never_comes_is_waited_for_15_seconds() {
 
 /// RFC 5722 and RFC 1858.
 #[test]
-fn overlapping_fragments_spoil_their_datagram() {
+fn overlapping_fragments_discard_their_datagram() {
     for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
         let mut world = World::new(NatSettings::default());
         let whole = datagram(inside, server, &[0; 3_000]);
@@ -133,13 +133,13 @@ fn overlapping_fragments_spoil_their_datagram() {
         assert_eq!(
             world.outbox.transmits().count(),
             1,
-            "the next one is not touched by it"
+            "the next datagram is not affected"
         );
     }
 }
 
 #[test]
-fn fragments_of_fragments_are_refused() {
+fn nested_fragments_are_dropped() {
     let [inside, server, ..] = FAMILIES[1].map(endpoint);
     let mut world = World::new(NatSettings::default());
     for part in cut(&datagram(inside, server, &[0; 3_000]), 1_400, 7) {
@@ -152,7 +152,7 @@ fn fragments_of_fragments_are_refused() {
 }
 
 #[test]
-fn datagrams_of_every_size_come_back() {
+fn datagrams_of_every_size_are_returned() {
     let largest = [65_507, 65_527];
     for ([inside, server, ..], largest) in FAMILIES
         .map(|family| family.map(endpoint))
@@ -162,7 +162,7 @@ fn datagrams_of_every_size_come_back() {
         let mut world = World::new(NatSettings::default());
         let mapping = world
             .send(inside, server, b"")
-            .expect("an empty one is one too");
+            .expect("an empty datagram is valid");
         let most = if inside.addr.is_ipv4() { 1_472 } else { 1_452 };
         for size in [0, 1, most, most + 1, 9_000, largest] {
             let payload: Vec<u8> = (0..size).map(|at: usize| at.to_le_bytes()[0]).collect();
@@ -180,12 +180,12 @@ fn datagrams_of_every_size_come_back() {
 
 /// RFC 4787 REQ-13.
 #[test]
-fn the_wish_not_to_be_fragmented_goes_along() {
+fn dont_fragment_is_preserved() {
     let [inside, server, ..] = FAMILIES[0].map(endpoint);
     let with = datagram(inside, server, b"DF");
     let mut without = with.clone();
     without[6] = 0;
-    mend(&mut without);
+    fix_ip_checksum(&mut without);
     let [inside, server, ..] = FAMILIES[1].map(endpoint);
     let over_ipv6 = datagram(inside, server, b"always");
     for (packet, expected) in [(with, true), (without, false), (over_ipv6, true)] {
@@ -197,7 +197,7 @@ fn the_wish_not_to_be_fragmented_goes_along() {
 }
 
 #[test]
-fn a_missing_checksum_and_options_are_no_fault_over_ipv4() {
+fn a_missing_checksum_and_options_are_valid_over_ipv4() {
     let [inside, server, ..] = FAMILIES[0].map(endpoint);
     let mut packet = datagram(inside, server, b"media");
     packet[26..28].fill(0);
@@ -205,7 +205,7 @@ fn a_missing_checksum_and_options_are_no_fault_over_ipv4() {
     packet.splice(20..20, [1, 1, 1, 1, 0, 0, 0, 0]);
     packet[0] = 0x47;
     packet[3] += 8;
-    mend(&mut packet);
+    fix_ip_checksum(&mut packet);
     let mut world = World::new(NatSettings::default());
     world.send_bytes(&packet);
     assert!(matches!(
@@ -217,7 +217,11 @@ fn a_missing_checksum_and_options_are_no_fault_over_ipv4() {
 
     let mapping = transmit.mapping;
     let answers = world.arrive(mapping, server, TrafficClass::default(), b"media");
-    assert_ne!(answers[0][26..28], [0, 0], "what we write has a checksum");
+    assert_ne!(
+        answers[0][26..28],
+        [0, 0],
+        "written datagrams have a checksum"
+    );
 
     let [inside, server, ..] = FAMILIES[1].map(endpoint);
     let mut packet = datagram(inside, server, b"media");

@@ -1,4 +1,4 @@
-//! What no circumstance changes: neighbours in the table, colliding addresses, and what is in a payload.
+//! Mappings behave the same with other mappings, equal addresses, and any payload.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,8 +11,11 @@ use voicelane::wire::{Packet, Transport};
 
 use super::world::{ALMOST, FAMILIES, LIFETIME, World, endpoint};
 
-/// What can be seen of a mapping: who may answer before and after it was refreshed, and when it ends.
-fn conduct(world: &mut World, [inside, server, other_port, stranger, _]: [Endpoint; 5]) -> String {
+/// Returns the visible behaviour of a mapping: the admitted remotes before and after a refresh, and its end.
+fn behaviour(
+    world: &mut World,
+    [inside, server, other_port, stranger, _]: [Endpoint; 5],
+) -> String {
     let mut seen = String::new();
     let mapping = world.send(inside, server, b"1").expect("relayed");
     let is_closed = |world: &World| {
@@ -36,24 +39,24 @@ fn conduct(world: &mut World, [inside, server, other_port, stranger, _]: [Endpoi
         };
     }
     world.wait(LIFETIME);
-    seen + if is_closed(world) { "closed" } else { "stands" }
+    seen + if is_closed(world) { "closed" } else { "open" }
 }
 
-/// RFC 4787 REQ-11: neither a crowd in the table nor a port that was taken changes what a mapping does.
+/// RFC 4787 REQ-11: neither a full table nor an occupied port changes a mapping.
 #[test]
-fn a_crowd_changes_nothing_for_a_mapping() {
+fn other_mappings_do_not_affect_a_mapping() {
     for family in FAMILIES.map(|family| family.map(endpoint)) {
         let [inside, server, _, stranger, _] = family;
-        let alone = conduct(&mut World::new(NatSettings::default()), family);
+        let alone = behaviour(&mut World::new(NatSettings::default()), family);
         assert_eq!(alone, "++- same ++- same closed");
 
         let mut world = World::new(NatSettings::default());
-        // As many as an address may have, less the one that is watched; a neighbour talks to the stranger.
+        // The limit of an address, less the watched mapping. The neighbours send to the stranger.
         for port in 1_000..9_191 {
             let neighbour = Endpoint::new(inside.addr, port);
             assert!(world.send(neighbour, stranger, b"?").is_some());
         }
-        assert_eq!(conduct(&mut world, family), alone, "in a crowd");
+        assert_eq!(behaviour(&mut world, family), alone, "in a full table");
 
         let mut world = World::new(NatSettings::default());
         let mapping = world.send(inside, server, b"?").expect("relayed");
@@ -61,13 +64,13 @@ fn a_crowd_changes_nothing_for_a_mapping() {
         world
             .engine
             .handle_opened(mapping, Egress::Direct, moved, &mut world.outbox);
-        assert_eq!(conduct(&mut world, family), alone, "on another port");
+        assert_eq!(behaviour(&mut world, family), alone, "on another port");
     }
 }
 
-/// RFC 4787 REQ-7: an inside address may lie in the range of the outside, and even be that of a remote host.
+/// RFC 4787 REQ-7: an inside address may be in the outside range, or equal a remote host.
 #[test]
-fn addresses_that_are_the_same_on_both_sides_are_no_conflict() {
+fn equal_inside_and_outside_addresses_do_not_conflict() {
     for [_, server, other_port, stranger, _] in FAMILIES.map(|family| family.map(endpoint)) {
         for inside in [other_port, stranger] {
             let mut world = World::new(NatSettings::default());
@@ -83,9 +86,9 @@ fn addresses_that_are_the_same_on_both_sides_are_no_conflict() {
 }
 
 proptest! {
-    /// RFC 4787 REQ-10: no payload is changed, whatever it says, least of all when it names an address.
+/// RFC 4787 REQ-10: no payload is changed, even if it contains an address.
     #[test]
-    fn no_payload_is_looked_into(v6: bool, noise: Vec<u8>, names: bool) {
+    fn payloads_are_relayed_unchanged(v6: bool, noise: Vec<u8>, names: bool) {
         let [inside, server, ..] = FAMILIES[usize::from(v6)].map(endpoint);
         let mut payload = noise;
         if names {
@@ -94,7 +97,7 @@ proptest! {
                 IpAddr::V6(addr) => addr.octets().to_vec(),
             };
             payload.extend(octets);
-            payload.extend(format!("PermittedRemote: <sip:agent@{inside}>\r\nc=IN IP4 {}\r\n", inside.addr).bytes());
+            payload.extend(format!("Contact: <sip:agent@{inside}>\r\nc=IN IP4 {}\r\n", inside.addr).bytes());
         }
         let mut world = World::new(NatSettings::default());
         let mapping = world.send(inside, server, &payload).expect("relayed");

@@ -41,7 +41,7 @@ pub(crate) fn endpoint(text: &str) -> Endpoint {
     text.parse::<SocketAddr>().expect("an endpoint").into()
 }
 
-/// Inside endpoint, media server, another port of it, a stranger in the media range, and somebody else; per family.
+/// Inside endpoint, media server, its other port, a stranger in the media range, and a host outside it; per family.
 pub(crate) const FAMILIES: [[&str; 5]; 2] = [
     [
         "10.8.0.2:50000",
@@ -78,7 +78,7 @@ impl World {
         }
     }
 
-    /// One whose calls go on in the VPN.
+    /// Returns an engine with failover into the VPN.
     pub(crate) fn with_failover() -> Self {
         let mut world = Self::new(NatSettings::default());
         world.engine = Engine::new(policy(), NatSettings::default())
@@ -92,7 +92,7 @@ impl World {
         self.open_all();
     }
 
-    /// Opens every socket that is asked for; one in the tunnel has a port of its own.
+    /// Opens every requested socket. A socket in the tunnel gets a different port.
     pub(crate) fn open_all(&mut self) {
         for at in 0..self.outbox.commands().len() {
             if let SocketCommand::Open {
@@ -112,7 +112,7 @@ impl World {
         }
     }
 
-    /// Sends a datagram into the TUN and answers the mapping that carries it on, if one does.
+    /// Sends a datagram into the TUN. Returns the mapping that relays it, if any.
     pub(crate) fn send(
         &mut self,
         from: Endpoint,
@@ -126,7 +126,7 @@ impl World {
             .map(|(transmit, _)| transmit.mapping)
     }
 
-    /// Lets a datagram arrive at a mapping's direct socket and answers the packets for the TUN.
+    /// Delivers a datagram to a mapping's direct socket. Returns the packets for the TUN.
     pub(crate) fn arrive(
         &mut self,
         mapping: MappingId,
@@ -139,7 +139,7 @@ impl World {
         self.outbox.packets().map(<[u8]>::to_vec).collect()
     }
 
-    /// Lets a datagram arrive at one of a mapping's sockets.
+    /// Delivers a datagram to one of a mapping's sockets.
     pub(crate) fn arrive_by(
         &mut self,
         mapping: MappingId,
@@ -176,7 +176,7 @@ impl World {
         self.now += duration;
         self.outbox.clear();
         self.engine.handle_timeout(self.now, &mut self.outbox);
-        // Of a crowd that is over a part ends at a time.
+        // Expired mappings end in batches.
         let mut ended = 0;
         while self.outbox.commands().len() >= ended + 8 {
             ended = self.outbox.commands().len();
@@ -185,7 +185,7 @@ impl World {
         }
     }
 
-    /// Whether a limit has refused something at this moment.
+    /// Whether a limit rejected a packet at this moment.
     pub(crate) fn reached(&self, label: &str) -> bool {
         let reached = self.engine.snapshot(self.now).limits_reached;
         reached.get(label) == Some(&Duration::ZERO)
@@ -211,7 +211,7 @@ pub(crate) fn datagram(source: Endpoint, destination: Endpoint, payload: &[u8]) 
     packet
 }
 
-/// Asserts that `packet` is an ICMP error of this kind to `to`, and answers what it quotes.
+/// Asserts that `packet` is an ICMP error of this kind to `to`. Returns the quoted packet.
 pub(crate) fn quoted_in(packet: &[u8], error: IcmpError, to: IpAddr) -> Vec<u8> {
     let parsed = Packet::parse(packet).expect("a valid packet");
     assert_eq!(parsed.destination(), to);
@@ -227,8 +227,8 @@ pub(crate) fn quoted_in(packet: &[u8], error: IcmpError, to: IpAddr) -> Vec<u8> 
     packet[header + 8..].to_vec()
 }
 
-/// Writes an IPv4 header's checksum anew.
-pub(crate) fn mend(packet: &mut [u8]) {
+/// Corrects the checksum of an IPv4 header.
+pub(crate) fn fix_ip_checksum(packet: &mut [u8]) {
     let header = usize::from(packet[0] & 15) * 4;
     packet[10..12].fill(0);
     let sum = packet[..header].chunks(2).fold(0u32, |sum, word| {

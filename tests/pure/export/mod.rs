@@ -374,7 +374,7 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn what_is_read_back_is_exactly_the_policy(services in prop::collection::vec(service(), 0..6)) {
+    fn exports_read_back_as_the_policy(services in prop::collection::vec(service(), 0..6)) {
         let services: Vec<_> = services
             .iter()
             .enumerate()
@@ -387,6 +387,6 @@ proptest! {
 }
 
 #[test]
-fn the_catalogue_is_read_back_as_it_is() {
+fn the_catalogue_reads_back_unchanged() {
     exact(&compile("version = 1")).unwrap_or_else(|error| panic!("{error}"));
 }

@@ -115,7 +115,7 @@ pub(crate) fn play(course: &[u8]) {
             mappings: BTreeMap::new(),
             created: 0,
             rejections: full,
-            returns: full,
+            failbacks: full,
         },
         now,
         ids: BTreeMap::new(),
@@ -227,7 +227,7 @@ impl Player {
         self.compare(Vec::from_iter(expected));
     }
 
-    /// The path, or somebody who pretends to be it, returns an error.
+    /// The path, or somebody who pretends to be it, failbacks an error.
     fn fail(&mut self, which: u8, other: u8, how: u8) {
         let Some((id, inside)) = self.mapping(which) else {
             return;

@@ -90,7 +90,7 @@ pub(crate) struct Model {
     /// Mappings so far.
     pub(crate) created: u64,
     pub(crate) rejections: Bucket,
-    pub(crate) returns: Bucket,
+    pub(crate) failbacks: Bucket,
 }
 
 /// A datagram of an application.
@@ -186,7 +186,7 @@ impl Model {
             (None, None) => {
                 effects.push(Effect::Opened(from));
                 // What goes to a neighbour does not wait for the socket.
-                if neighbour.is_none() && self.returns.take(now) {
+                if neighbour.is_none() && self.failbacks.take(now) {
                     effects.push(told(IcmpError::AdminProhibited, from, to));
                 }
                 return effects;
@@ -240,7 +240,7 @@ impl Model {
     ) -> Option<Effect> {
         let remote_key = self.remote_key(about);
         let mapping = self.mappings.get(&inside)?;
-        let is_told = mapping.permitted_remotes.contains(&remote_key) && self.returns.take(now);
+        let is_told = mapping.permitted_remotes.contains(&remote_key) && self.failbacks.take(now);
         is_told.then(|| told(error, inside, about))
     }
 

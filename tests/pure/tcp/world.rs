@@ -1,5 +1,5 @@
 //! A world in simulated time: an application with a TCP stack of its own, a link that loses and reorders, the engine, and
-//! far sides in memory.
+//! remotes in memory.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read, Write};
@@ -40,7 +40,7 @@ pub(crate) const FAMILIES: [(&str, &str); 2] = [
     ("fd00:8::2", "[2001:db8:86::1]:443"),
 ];
 
-/// What the far side does when it is connected to.
+/// What the remote does when it is connected to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Answer {
     Accept,
@@ -50,7 +50,7 @@ pub(crate) enum Answer {
 
 /// How the link between the application and the engine treats packets.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Weather {
+pub(crate) struct LinkQuality {
     /// Packets lost, of 100.
     pub(crate) loss: u64,
     /// The greatest delay; packets overtake each other within it.
@@ -62,9 +62,9 @@ pub(crate) fn pattern(at: u64) -> u8 {
     (at ^ (at >> 8) ^ (at >> 16)).to_le_bytes()[0]
 }
 
-/// A far side's socket.
+/// A remote's socket.
 #[derive(Debug, Default)]
-pub(crate) struct Far {
+pub(crate) struct Remote {
     pub(crate) to: Option<Endpoint>,
     pub(crate) treatment: Option<Treatment>,
     /// What has arrived.
@@ -85,7 +85,7 @@ pub(crate) struct Far {
     pub(crate) closed: Option<bool>,
 }
 
-impl Read for Far {
+impl Read for Remote {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         let left = self.sends - self.sent;
         if left == 0 && self.breaks {
@@ -110,7 +110,7 @@ impl Read for Far {
     }
 }
 
-impl Write for Far {
+impl Write for Remote {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         assert!(!self.shut, "nothing is written after the end");
         if self.breaks && self.sent == self.sends {
@@ -197,11 +197,11 @@ pub(crate) struct World {
     pub(crate) outbox: Outbox,
     pub(crate) start: Instant,
     pub(crate) now: Instant,
-    pub(crate) weather: Weather,
+    pub(crate) link_quality: LinkQuality,
     pub(crate) answer: Answer,
-    /// What a new far side is like.
-    pub(crate) far: fn() -> Far,
-    pub(crate) fars: BTreeMap<ConnectionId, Far>,
+    /// What a new remote is like.
+    pub(crate) remote: fn() -> Remote,
+    pub(crate) remotes: BTreeMap<ConnectionId, Remote>,
     pub(crate) programs: BTreeMap<SocketHandle, Program>,
     /// Every packet that the engine wrote, in order.
     pub(crate) written: Vec<Vec<u8>>,
@@ -251,13 +251,13 @@ impl World {
             outbox: Outbox::default(),
             start: now,
             now,
-            weather: Weather::default(),
+            link_quality: LinkQuality::default(),
             answer: Answer::Accept,
-            far: || Far {
+            remote: || Remote {
                 takes: u64::MAX,
-                ..Far::default()
+                ..Remote::default()
             },
-            fars: BTreeMap::new(),
+            remotes: BTreeMap::new(),
             programs: BTreeMap::new(),
             written: Vec::new(),
             keeps: true,
@@ -293,10 +293,10 @@ impl World {
         self.sockets.get::<Socket<'static>>(handle).state()
     }
 
-    /// The far side of the only connection.
-    pub(crate) fn only(&mut self) -> &mut Far {
-        assert_eq!(self.fars.len(), 1);
-        self.fars.values_mut().next().expect("one far side")
+    /// The remote of the only connection.
+    pub(crate) fn only(&mut self) -> &mut Remote {
+        assert_eq!(self.remotes.len(), 1);
+        self.remotes.values_mut().next().expect("one remote")
     }
 
     /// What the engine tells of the only connection.
@@ -351,18 +351,22 @@ impl World {
         self.run(duration, |_| false);
     }
 
-    /// Says that a far side has become ready.
+    /// Says that a remote has become ready.
     pub(crate) fn ready(&mut self, id: ConnectionId) {
-        if let Some(far) = self.fars.get_mut(&id).filter(|far| far.closed.is_none()) {
+        if let Some(remote) = self
+            .remotes
+            .get_mut(&id)
+            .filter(|remote| remote.closed.is_none())
+        {
             self.engine
-                .handle_stream(id, far, self.now, &mut self.outbox);
+                .handle_stream(id, remote, self.now, &mut self.outbox);
         }
         self.flush();
     }
 
-    /// Says that the only far side has become ready.
+    /// Says that the only remote has become ready.
     pub(crate) fn only_ready(&mut self) {
-        let id = *self.fars.keys().next().expect("one far side");
+        let id = *self.remotes.keys().next().expect("one remote");
         self.ready(id);
     }
 
@@ -421,13 +425,13 @@ impl World {
                     ..
                 } => {
                     self.connects += 1;
-                    let far = Far {
+                    let remote = Remote {
                         to: Some(to),
                         treatment: Some(treatment),
-                        ..(self.far)()
+                        ..(self.remote)()
                     };
                     assert!(
-                        self.fars.insert(connection, far).is_none(),
+                        self.remotes.insert(connection, remote).is_none(),
                         "ids are used once"
                     );
                     match self.answer {
@@ -443,18 +447,18 @@ impl World {
                     }
                 }
                 SocketCommand::Pump { connection } => {
-                    let far = self.fars.get_mut(&connection).expect("a far side");
-                    if far.closed.is_none() {
+                    let remote = self.remotes.get_mut(&connection).expect("a remote");
+                    if remote.closed.is_none() {
                         self.engine
-                            .handle_stream(connection, far, self.now, &mut self.outbox);
+                            .handle_stream(connection, remote, self.now, &mut self.outbox);
                     }
                 }
                 SocketCommand::Shutdown { connection } => {
-                    self.fars.get_mut(&connection).expect("a far side").shut = true;
+                    self.remotes.get_mut(&connection).expect("a remote").shut = true;
                 }
                 SocketCommand::Disconnect { connection, reset } => {
-                    let far = self.fars.get_mut(&connection).expect("a far side");
-                    assert_eq!(far.closed.replace(reset), None, "closed once");
+                    let remote = self.remotes.get_mut(&connection).expect("a remote");
+                    assert_eq!(remote.closed.replace(reset), None, "closed once");
                 }
                 SocketCommand::Connect { .. } => panic!("without fallback all is direct"),
                 SocketCommand::Open { .. } | SocketCommand::Close { .. } => {
@@ -473,10 +477,10 @@ impl World {
     }
 
     fn send(&mut self, outward: bool, packet: Vec<u8>) {
-        if self.roll(100) < self.weather.loss {
+        if self.roll(100) < self.link_quality.loss {
             return;
         }
-        let jitter = u64::try_from(self.weather.jitter.as_micros()).expect("short");
+        let jitter = u64::try_from(self.link_quality.jitter.as_micros()).expect("short");
         let delay = Duration::from_micros(100 + self.roll(jitter + 1));
         self.number += 1;
         self.under_way

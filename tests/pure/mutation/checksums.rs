@@ -6,19 +6,19 @@ use etherparse::checksum::Sum16BitWords;
 use etherparse::{IpNumber, IpSlice, Ipv4HeaderSlice};
 
 /// Writes the checksums of the IP header and of what it carries, as far as the packet has such headers.
-pub(crate) fn mend(bytes: &mut [u8]) {
-    mend_ip(bytes);
-    mend_transport(bytes);
+pub(crate) fn fix_checksums(bytes: &mut [u8]) {
+    fix_ip_checksums(bytes);
+    fix_transport_checksum(bytes);
 }
 
-fn mend_ip(bytes: &mut [u8]) {
+fn fix_ip_checksums(bytes: &mut [u8]) {
     if let Ok(header) = Ipv4HeaderSlice::from_slice(bytes) {
         let field = header.to_header().calc_header_checksum();
         bytes[10..12].copy_from_slice(&field.to_be_bytes());
     }
 }
 
-fn mend_transport(bytes: &mut [u8]) {
+fn fix_transport_checksum(bytes: &mut [u8]) {
     let Ok(ip) = IpSlice::from_slice(bytes) else {
         return;
     };

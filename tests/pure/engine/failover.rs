@@ -1,4 +1,4 @@
-//! Fallback in simulated time: what moves a call into the VPN, what does not, and what brings it back.
+//! Failover and failback in simulated time: their causes, their timing, and evidence that must not cause them.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use super::call::{Call, Habits, TALK};
 use super::world::{FAMILIES, World, datagram, endpoint, quoted_in};
 
 impl World {
-    /// The ways of what is to be sent, in order.
-    fn ways(&self) -> Vec<Egress> {
+    /// Returns the egress of each transmit, in order.
+    fn egresses(&self) -> Vec<Egress> {
         self.outbox.transmits().map(|(it, _)| it.egress).collect()
     }
 
-    /// Has the peer answer a check of this endpoint.
+    /// Sends a check from this endpoint and its response from the peer.
     pub(crate) fn establish(&mut self, inside: Endpoint, peer: Endpoint) {
         let id = TransactionId([inside.port.to_le_bytes()[0]; 12]);
         let mapping = self
@@ -33,7 +33,7 @@ impl World {
         self.outbox.clear();
     }
 
-    fn way_of(&self, inside: Endpoint) -> Option<Egress> {
+    fn egress_of(&self, inside: Endpoint) -> Option<Egress> {
         let mut mappings = self
             .engine
             .mapping_reports(0..self.engine.slots(), self.now);
@@ -42,8 +42,8 @@ impl World {
             .map(|it| it.egress)
     }
 
-    /// Has the kernel refuse the only datagram.
-    fn refuse(&mut self, error: IcmpError) {
+    /// Rejects the only datagram, as the kernel does.
+    fn reject(&mut self, error: IcmpError) {
         assert_eq!(self.outbox.transmit_count(), 1);
         self.engine
             .handle_send_failed(0, Some(error), self.now, &mut self.outbox);
@@ -52,30 +52,30 @@ impl World {
 }
 
 #[test]
-fn a_dead_way_costs_a_call_less_than_three_seconds() {
-    for mut call in Call::of_both(TALK) {
-        call.kill();
+fn a_dead_path_interrupts_a_call_for_less_than_three_seconds() {
+    for mut call in Call::for_both_families(TALK) {
+        call.break_path();
         call.run(Duration::from_mins(1));
         assert_eq!(call.failovers.len(), 1, "{:?}", call.failovers);
         assert_eq!(call.failovers[0].1, FailoverCause::NoTraffic);
-        assert_eq!(call.returns, []);
+        assert_eq!(call.failbacks, []);
         assert!(
             call.longest_gap < Duration::from_millis(2_500),
             "{:?}",
             call.longest_gap
         );
-        assert_eq!(call.world.way_of(call.inside), Some(Egress::Tunnel));
+        assert_eq!(call.world.egress_of(call.inside), Some(Egress::Tunnel));
     }
 }
 
 #[test]
-fn it_costs_one_who_only_listens_no_more() {
+fn a_dead_path_interrupts_a_listener_no_longer() {
     let listen = Habits {
         talks: false,
         ..TALK
     };
-    for mut call in Call::of_both(listen) {
-        call.kill();
+    for mut call in Call::for_both_families(listen) {
+        call.break_path();
         call.run(Duration::from_secs(10));
         assert_eq!(call.failovers.len(), 1);
         assert!(
@@ -87,11 +87,11 @@ fn it_costs_one_who_only_listens_no_more() {
 }
 
 #[test]
-fn one_way_traffic_on_a_way_that_works_stays_there() {
+fn one_way_traffic_on_a_working_path_stays_direct() {
     let checks = Some(Duration::from_secs(5));
     let habits = [(true, false), (false, true), (false, false)];
     for (talks, plays) in habits {
-        for mut call in Call::of_both(Habits {
+        for mut call in Call::for_both_families(Habits {
             talks,
             plays,
             checks,
@@ -106,7 +106,7 @@ fn one_way_traffic_on_a_way_that_works_stays_there() {
                 counters.checks_repeated
             );
             if !talks && !plays {
-                // The checks themselves are something sent.
+                // The checks themselves are outbound traffic.
                 assert!(
                     counters.checks_repeated <= 10,
                     "{}",
@@ -118,14 +118,14 @@ fn one_way_traffic_on_a_way_that_works_stays_there() {
 }
 
 #[test]
-fn who_knows_no_stun_is_not_judged_by_silence() {
+fn silence_moves_no_call_without_stun() {
     for plays in [true, false] {
-        for mut call in Call::of_both(Habits {
+        for mut call in Call::for_both_families(Habits {
             talks: true,
             plays,
             checks: None,
         }) {
-            call.kill();
+            call.break_path();
             call.run(Duration::from_mins(2));
             assert_eq!(call.failovers, []);
         }
@@ -133,9 +133,9 @@ fn who_knows_no_stun_is_not_judged_by_silence() {
 }
 
 #[test]
-fn loss_alone_moves_nothing() {
+fn packet_loss_alone_moves_no_call() {
     for plays in [true, false] {
-        for mut call in Call::of_both(Habits { plays, ..TALK }) {
+        for mut call in Call::for_both_families(Habits { plays, ..TALK }) {
             call.loss = 10;
             call.run(Duration::from_mins(10));
             assert_eq!(call.failovers, [], "a tenth is lost");
@@ -150,9 +150,9 @@ const BROWSER: Habits = Habits {
 };
 
 #[test]
-fn a_path_that_carries_nothing_outward_fails_over_within_three_seconds() {
+fn a_path_without_outbound_delivery_fails_over_within_three_seconds() {
     for phase in 0..10 {
-        for mut call in Call::of_both(BROWSER) {
+        for mut call in Call::for_both_families(BROWSER) {
             call.run(Duration::from_millis(250) * phase);
             call.outward = false;
             let failed = call.world.now - call.start;
@@ -166,11 +166,11 @@ fn a_path_that_carries_nothing_outward_fails_over_within_three_seconds() {
 }
 
 #[test]
-fn the_end_of_a_call_is_no_failure() {
+fn the_end_of_a_call_is_no_failover() {
     for delay in [0, 100, 500, 1_000, 2_500, 10_000].map(Duration::from_millis) {
         for server_first in [true, false] {
             for phase in 0..5 {
-                for mut call in Call::of_both(BROWSER) {
+                for mut call in Call::for_both_families(BROWSER) {
                     call.run(Duration::from_millis(500) * phase);
                     call.peer_is_there = !server_first;
                     call.application_is_there = server_first;
@@ -187,9 +187,9 @@ fn the_end_of_a_call_is_no_failure() {
 }
 
 #[test]
-fn forged_answers_and_media_keep_no_call_on_a_dead_path_and_bring_none_back() {
-    for mut call in Call::of_both(BROWSER) {
-        call.kill();
+fn forged_packets_neither_keep_a_call_on_a_dead_path_nor_fail_it_back() {
+    for mut call in Call::for_both_families(BROWSER) {
+        call.break_path();
         let forged = binding_success(TransactionId([0xee; 12]), call.inside);
         for _ in 0..500 {
             call.forge(&forged);
@@ -206,13 +206,13 @@ fn forged_answers_and_media_keep_no_call_on_a_dead_path_and_bring_none_back() {
             call.forge(&forged);
             call.run(Duration::from_millis(20));
         }
-        assert_eq!(call.returns, []);
+        assert_eq!(call.failbacks, []);
     }
 }
 
 #[test]
-fn a_forged_error_moves_no_call_that_is_answered() {
-    for mut call in Call::of_both(BROWSER) {
+fn a_forged_error_moves_no_answered_call() {
+    for mut call in Call::for_both_families(BROWSER) {
         let [_, peer, _, stranger, _] = FAMILIES
             .map(|it| it.map(endpoint))
             .into_iter()
@@ -228,7 +228,7 @@ fn a_forged_error_moves_no_call_that_is_answered() {
             let (mapping, now) = (call.mapping(), call.world.now);
             let World { engine, outbox, .. } = &mut call.world;
             engine.handle_error(mapping, Egress::Direct, &returned, now, outbox);
-            call.carry();
+            call.collect();
             call.run(Duration::from_millis(50));
         }
         assert_eq!(call.failovers, []);
@@ -236,8 +236,8 @@ fn a_forged_error_moves_no_call_that_is_answered() {
 }
 
 #[test]
-fn a_router_that_refuses_is_believed_after_a_check() {
-    for mut call in Call::of_both(BROWSER) {
+fn a_router_error_moves_a_call_after_an_unanswered_check() {
+    for mut call in Call::for_both_families(BROWSER) {
         let [_, peer, _, stranger, _] = FAMILIES
             .map(|it| it.map(endpoint))
             .into_iter()
@@ -254,7 +254,7 @@ fn a_router_that_refuses_is_believed_after_a_check() {
         let (mapping, now) = (call.mapping(), call.world.now);
         let World { engine, outbox, .. } = &mut call.world;
         engine.handle_error(mapping, Egress::Direct, &returned, now, outbox);
-        call.carry();
+        call.collect();
         call.run(Duration::from_secs(1));
         assert_eq!(call.failovers.len(), 1);
         let (at, cause) = call.failovers[0];
@@ -267,7 +267,7 @@ fn a_router_that_refuses_is_believed_after_a_check() {
 }
 
 #[test]
-fn a_call_that_starts_on_a_dead_path_finds_the_tunnel_alone() {
+fn a_call_that_starts_on_a_dead_path_fails_over() {
     for family in FAMILIES {
         let mut call = Call::start(
             family,
@@ -276,7 +276,7 @@ fn a_call_that_starts_on_a_dead_path_finds_the_tunnel_alone() {
                 ..TALK
             },
         );
-        call.kill();
+        call.break_path();
         call.run(Duration::from_secs(2));
         assert_eq!(call.failovers.len(), 1);
         assert!(
@@ -290,106 +290,122 @@ fn a_call_that_starts_on_a_dead_path_finds_the_tunnel_alone() {
 }
 
 #[test]
-fn a_healed_way_is_taken_again_and_a_fickle_one_later_each_time() {
-    for mut call in Call::of_both(TALK) {
-        let mut absences = Vec::new();
+fn a_healed_path_fails_back_and_a_flapping_one_later_each_time() {
+    for mut call in Call::for_both_families(TALK) {
+        let mut times_in_tunnel = Vec::new();
         for _ in 0..4 {
-            call.kill();
+            call.break_path();
             call.run(Duration::from_secs(4));
-            call.heal();
+            call.repair_path();
             call.longest_gap = Duration::ZERO;
-            let before = call.returns.len();
-            while call.returns.len() == before {
+            let before = call.failbacks.len();
+            while call.failbacks.len() == before {
                 call.tick();
                 assert!(call.world.now - call.start < Duration::from_mins(20));
             }
             call.run(Duration::from_secs(10));
             assert!(
                 call.longest_gap < Duration::from_millis(500),
-                "coming back costs {:?}",
+                "failback interrupts the call for {:?}",
                 call.longest_gap
             );
-            let (fell, _) = call.failovers.last().expect("it fell");
-            let (back, cause) = call.returns.last().expect("it came back");
+            let (failed_over, _) = call.failovers.last().expect("a failover");
+            let (back, cause) = call.failbacks.last().expect("a failback");
             assert_eq!(*cause, FailbackCause::ProbesAnswered);
-            absences.push(back.saturating_sub(*fell).as_secs());
+            times_in_tunnel.push(back.saturating_sub(*failed_over).as_secs());
         }
         assert_eq!(call.failovers.len(), 4, "{:?}", call.failovers);
-        assert!((10..30).contains(&absences[0]), "{absences:?}");
-        assert!((20..40).contains(&absences[1]), "{absences:?}");
-        assert!((40..60).contains(&absences[2]), "{absences:?}");
-        assert!((80..100).contains(&absences[3]), "{absences:?}");
-        // A quiet time makes good.
+        assert!(
+            (10..30).contains(&times_in_tunnel[0]),
+            "{times_in_tunnel:?}"
+        );
+        assert!(
+            (20..40).contains(&times_in_tunnel[1]),
+            "{times_in_tunnel:?}"
+        );
+        assert!(
+            (40..60).contains(&times_in_tunnel[2]),
+            "{times_in_tunnel:?}"
+        );
+        assert!(
+            (80..100).contains(&times_in_tunnel[3]),
+            "{times_in_tunnel:?}"
+        );
+        // A stable period resets the delay.
         call.run(Duration::from_mins(2));
-        call.kill();
+        call.break_path();
         call.run(Duration::from_secs(4));
-        call.heal();
+        call.repair_path();
         call.run(Duration::from_secs(30));
-        assert_eq!(call.returns.len(), 5);
+        assert_eq!(call.failbacks.len(), 5);
     }
 }
 
 #[test]
-fn trials_on_a_dead_way_bring_nobody_back() {
-    for mut call in Call::of_both(TALK) {
-        call.kill();
+fn probes_on_a_dead_path_fail_no_call_back() {
+    for mut call in Call::for_both_families(TALK) {
+        call.break_path();
         call.run(Duration::from_mins(10));
-        assert_eq!((call.failovers.len(), call.returns.len()), (1, 0));
+        assert_eq!((call.failovers.len(), call.failbacks.len()), (1, 0));
         let counters = call.world.engine.snapshot(call.world.now).counters;
         assert!(
             (100..=120).contains(&counters.probes),
             "{}",
             counters.probes
         );
-        // What comes in but cannot go out is no answer to a trial.
+        // Inbound media are no answer to a probe.
         call.inward = true;
         call.run(Duration::from_mins(1));
-        assert_eq!(call.returns.len(), 0);
+        assert_eq!(call.failbacks.len(), 0);
     }
 }
 
 #[test]
-fn what_the_kernel_refuses_goes_into_the_tunnel_at_once() {
+fn a_datagram_rejected_by_the_kernel_enters_the_tunnel_at_once() {
     use IcmpError::{AdminProhibited, HostUnreachable, NetUnreachable};
     for [inside, peer, ..] in FAMILIES.map(|family| family.map(endpoint)) {
         for error in [AdminProhibited, NetUnreachable, HostUnreachable] {
             let mut world = World::with_failover();
             world.send(inside, peer, b"hello").expect("relayed");
-            assert_eq!(world.ways(), [Egress::Direct]);
-            world.refuse(error);
-            assert_eq!(world.ways(), [Egress::Direct, Egress::Tunnel]);
+            assert_eq!(world.egresses(), [Egress::Direct]);
+            world.reject(error);
+            assert_eq!(world.egresses(), [Egress::Direct, Egress::Tunnel]);
             let payloads: Vec<_> = world.outbox.transmits().map(|(_, it)| it).collect();
             assert_eq!(payloads, [b"hello", b"hello"]);
-            assert_eq!(world.outbox.packets().count(), 0, "nobody is told");
+            assert_eq!(
+                world.outbox.packets().count(),
+                0,
+                "no error for the application"
+            );
             world.send(inside, peer, b"more");
-            assert_eq!(world.ways(), [Egress::Tunnel]);
+            assert_eq!(world.egresses(), [Egress::Tunnel]);
             assert_eq!(world.dropped("send_failed"), 0);
 
-            // Without STUN the traffic is the trial: after a while it goes directly again, and is refused again.
+            // Without STUN the traffic is the probe: later it uses the direct path again, and is rejected again.
             world.wait(Duration::from_secs(10));
             world.send(inside, peer, b"again");
-            assert_eq!(world.ways(), [Egress::Direct]);
-            world.refuse(error);
-            assert_eq!(world.ways(), [Egress::Direct, Egress::Tunnel]);
+            assert_eq!(world.egresses(), [Egress::Direct]);
+            world.reject(error);
+            assert_eq!(world.egresses(), [Egress::Direct, Egress::Tunnel]);
             world.wait(Duration::from_secs(19));
             world.send(inside, peer, b"twice as long");
-            assert_eq!(world.ways(), [Egress::Tunnel]);
+            assert_eq!(world.egresses(), [Egress::Tunnel]);
         }
         let mut world = World::new(NatSettings::default());
         world.send(inside, peer, b"hello").expect("relayed");
-        world.refuse(AdminProhibited);
+        world.reject(AdminProhibited);
         let packets: Vec<_> = world.outbox.packets().collect();
         quoted_in(packets[0], AdminProhibited, inside.addr);
         assert_eq!(
             world.dropped("send_failed"),
             1,
-            "without fallback it is told"
+            "without failover the error is reported"
         );
     }
 }
 
 #[test]
-fn a_router_that_refuses_is_believed_while_nothing_comes_in() {
+fn a_router_error_moves_a_call_that_received_nothing() {
     for [inside, peer, other, stranger, _] in FAMILIES.map(|family| family.map(endpoint)) {
         let returned = |reporter, error| ReturnedError {
             to: peer,
@@ -404,10 +420,10 @@ fn a_router_that_refuses_is_believed_while_nothing_comes_in() {
             (peer.addr, prohibited, Egress::Direct),
         ];
         for (reporter, error, expected) in cases {
-            for heard in [false, true] {
+            for is_received in [false, true] {
                 let mut world = World::with_failover();
                 let mapping = world.send(inside, peer, b"hello").expect("relayed");
-                if heard {
+                if is_received {
                     world.arrive(mapping, other, TrafficClass::default(), b"hi");
                 }
                 world.outbox.clear();
@@ -416,10 +432,14 @@ fn a_router_that_refuses_is_believed_while_nothing_comes_in() {
                 world
                     .engine
                     .handle_error(mapping, Egress::Direct, &returned, now, outbox);
-                let expected = if heard { Egress::Direct } else { expected };
-                assert_eq!(world.way_of(inside), Some(expected));
-                let told = usize::from(expected == Egress::Direct);
-                assert_eq!(world.outbox.packets().count(), told);
+                let expected = if is_received {
+                    Egress::Direct
+                } else {
+                    expected
+                };
+                assert_eq!(world.egress_of(inside), Some(expected));
+                let errors = usize::from(expected == Egress::Direct);
+                assert_eq!(world.outbox.packets().count(), errors);
             }
         }
     }
@@ -436,7 +456,7 @@ fn regions() -> [Endpoint; 3] {
 }
 
 #[test]
-fn two_calls_to_two_regions_take_the_uplink_with_them_and_only_their_family() {
+fn two_failed_calls_to_two_regions_fail_the_uplink_of_their_family() {
     let [v4, v6] = FAMILIES.map(|family| family.map(endpoint));
     let [here, there, on_v6] = regions();
     let at = |port| Endpoint::new(v4[0].addr, port);
@@ -446,14 +466,14 @@ fn two_calls_to_two_regions_take_the_uplink_with_them_and_only_their_family() {
         world.wait(Duration::from_secs(3));
     }
     world.send(at(1), here, b"media");
-    world.refuse(IcmpError::NetUnreachable);
+    world.reject(IcmpError::NetUnreachable);
     assert_eq!(
-        world.way_of(at(2)),
+        world.egress_of(at(2)),
         Some(Egress::Direct),
-        "one may be unlucky"
+        "one failed call may be chance"
     );
     world.send(at(2), there, b"media");
-    world.refuse(IcmpError::NetUnreachable);
+    world.reject(IcmpError::NetUnreachable);
     let family = Family::V4;
     let cause = FailoverCause::Refused;
     assert!(
@@ -462,8 +482,8 @@ fn two_calls_to_two_regions_take_the_uplink_with_them_and_only_their_family() {
             .events()
             .contains(&EngineEvent::UplinkFailed { family, cause })
     );
-    assert_eq!(world.way_of(at(3)), Some(Egress::Tunnel));
-    assert_eq!(world.way_of(v6[0]), Some(Egress::Direct));
+    assert_eq!(world.egress_of(at(3)), Some(Egress::Tunnel));
+    assert_eq!(world.egress_of(v6[0]), Some(Egress::Direct));
     let snapshot = world.engine.snapshot(world.now);
     assert_eq!(snapshot.failed_uplinks, [Family::V4]);
     assert_eq!(
@@ -471,13 +491,17 @@ fn two_calls_to_two_regions_take_the_uplink_with_them_and_only_their_family() {
         1
     );
 
-    // A new one begins in the tunnel, and by its checks finds the way back for all.
+    // A new call begins in the tunnel. Its answered probes move all calls back.
     let check = |n| binding_request(TransactionId([n; 12]));
     world.wait(Duration::from_secs(10));
     for n in 0..3 {
         let mapping = world.send(at(4), v4[1], &check(n)).expect("relayed");
-        assert_eq!(world.ways(), [Egress::Direct, Egress::Tunnel], "a trial");
-        assert_eq!(world.way_of(at(4)), Some(Egress::Tunnel));
+        assert_eq!(
+            world.egresses(),
+            [Egress::Direct, Egress::Tunnel],
+            "a probe"
+        );
+        assert_eq!(world.egress_of(at(4)), Some(Egress::Tunnel));
         let answer = binding_success(TransactionId([n; 12]), v4[0]);
         world.arrive(mapping, v4[1], TrafficClass::default(), &answer);
         world.now += Duration::from_secs(1);
@@ -488,29 +512,29 @@ fn two_calls_to_two_regions_take_the_uplink_with_them_and_only_their_family() {
             .events()
             .contains(&EngineEvent::UplinkRecovered { family })
     );
-    assert_eq!(world.way_of(at(4)), Some(Egress::Direct));
+    assert_eq!(world.egress_of(at(4)), Some(Egress::Direct));
     world.send(at(5), v4[1], b"media");
-    assert_eq!(world.ways(), [Egress::Direct]);
+    assert_eq!(world.egresses(), [Egress::Direct]);
 }
 
 #[test]
-fn a_mapping_that_never_had_a_response_is_no_witness() {
+fn a_mapping_without_responses_fails_no_uplink() {
     let [here, there, _] = regions();
     let at = |port| Endpoint::new([10, 8, 0, 2].into(), port);
     let mut world = World::with_failover();
     for port in 1..20 {
         let peer = if port % 2 == 0 { here } else { there };
         world.send(at(port), peer, b"media");
-        world.refuse(IcmpError::AdminProhibited);
+        world.reject(IcmpError::AdminProhibited);
         world.wait(Duration::from_secs(3));
     }
     assert_eq!(world.engine.snapshot(world.now).failed_uplinks, []);
     world.send(at(30), here, b"media");
-    assert_eq!(world.ways(), [Egress::Direct]);
+    assert_eq!(world.egresses(), [Egress::Direct]);
 }
 
 #[test]
-fn a_call_that_was_just_answered_vetoes() {
+fn a_recently_answered_call_keeps_the_uplink() {
     let [here, there, _] = regions();
     let at = |port| Endpoint::new([10, 8, 0, 2].into(), port);
     let mut world = World::with_failover();
@@ -521,14 +545,14 @@ fn a_call_that_was_just_answered_vetoes() {
     for (port, peer) in [(1, here), (2, there)] {
         world.establish(at(3), here);
         world.send(at(port), peer, b"media");
-        world.refuse(IcmpError::NetUnreachable);
+        world.reject(IcmpError::NetUnreachable);
     }
-    assert_eq!(world.way_of(at(3)), Some(Egress::Direct));
+    assert_eq!(world.egress_of(at(3)), Some(Egress::Direct));
     assert_eq!(world.engine.snapshot(world.now).failed_uplinks, []);
 }
 
 #[test]
-fn an_uplink_that_nobody_can_try_is_trusted_again_in_the_end() {
+fn a_failed_uplink_without_probes_recovers_after_five_minutes() {
     let [peer, there, _] = regions();
     let at = |port| Endpoint::new([10, 8, 0, 2].into(), port);
     let mut world = World::with_failover();
@@ -538,34 +562,34 @@ fn an_uplink_that_nobody_can_try_is_trusted_again_in_the_end() {
     }
     for (port, peer) in [(1, peer), (2, there)] {
         world.send(at(port), peer, b"media");
-        world.refuse(IcmpError::NetUnreachable);
+        world.reject(IcmpError::NetUnreachable);
     }
     world.wait(Duration::from_mins(4));
     world.send(at(3), peer, b"media");
-    assert_eq!(world.ways(), [Egress::Tunnel]);
+    assert_eq!(world.egresses(), [Egress::Tunnel]);
     world.wait(Duration::from_mins(1));
     world.send(at(4), peer, b"media");
-    assert_eq!(world.ways(), [Egress::Direct]);
+    assert_eq!(world.egresses(), [Egress::Direct]);
 }
 
 #[test]
-fn another_uplink_is_given_a_chance_of_its_own() {
-    for mut call in Call::of_both(TALK) {
-        call.kill();
+fn a_new_uplink_starts_without_failures() {
+    for mut call in Call::for_both_families(TALK) {
+        call.break_path();
         call.run(Duration::from_secs(4));
         assert_eq!(call.failovers.len(), 1);
-        call.heal();
+        call.repair_path();
         let now = call.world.now;
         call.world
             .engine
             .handle_uplink_changed(|_| true, now, &mut call.world.outbox);
-        call.carry();
-        assert_eq!(call.returns[0].1, FailbackCause::UplinkChanged);
+        call.collect();
+        assert_eq!(call.failbacks[0].1, FailbackCause::UplinkChanged);
         call.longest_gap = Duration::ZERO;
         call.run(Duration::from_secs(10));
         assert!(call.longest_gap < Duration::from_millis(500));
-        // And one that is dead from the start is found out just as soon.
-        call.kill();
+        // A path that is dead from the start is detected as early.
+        call.break_path();
         let now = call.world.now;
         call.world
             .engine
@@ -581,24 +605,24 @@ fn another_uplink_is_given_a_chance_of_its_own() {
 }
 
 #[test]
-fn an_uplink_that_is_back_is_taken_again_at_once() {
-    for mut call in Call::of_both(TALK) {
-        call.kill();
+fn a_restored_uplink_is_used_at_once() {
+    for mut call in Call::for_both_families(TALK) {
+        call.break_path();
         call.run(Duration::from_secs(4));
         assert_eq!(call.failovers.len(), 1);
-        call.heal();
+        call.repair_path();
         let now = call.world.now;
         let own = Family::of(call.inside.addr);
         let mut families = Family::BOTH;
         families.sort_by_key(|family| *family == own);
         for family in families {
-            let returns = usize::from(family == own);
+            let failbacks = usize::from(family == own);
             let engine = &mut call.world.engine;
             engine.handle_uplink_restored(family, now, &mut call.world.outbox);
-            call.carry();
-            assert_eq!(call.returns.len(), returns, "{family}");
+            call.collect();
+            assert_eq!(call.failbacks.len(), failbacks, "{family}");
         }
-        assert_eq!(call.returns[0].1, FailbackCause::UplinkRestored);
+        assert_eq!(call.failbacks[0].1, FailbackCause::UplinkRestored);
         call.longest_gap = Duration::ZERO;
         call.run(Duration::from_secs(10));
         assert!(call.longest_gap < Duration::from_millis(500));
@@ -607,13 +631,13 @@ fn an_uplink_that_is_back_is_taken_again_at_once() {
 }
 
 #[test]
-fn a_missing_socket_is_replaced_by_the_other() {
+fn a_missing_socket_is_replaced_by_the_socket_of_the_other_egress() {
     for [inside, peer, ..] in FAMILIES.map(|family| family.map(endpoint)) {
         let open_failed = |world: &mut World, egress, error| {
             let command = |it: &&SocketCommand| matches!(it, SocketCommand::Open { egress: by, .. } if *by == egress);
             let opening = world.outbox.commands().iter().find(command);
             let Some(&SocketCommand::Open { mapping, .. }) = opening else {
-                panic!("no socket is asked for");
+                panic!("no socket is requested");
             };
             let (now, outbox) = (world.now, &mut world.outbox);
             world
@@ -628,14 +652,14 @@ fn a_missing_socket_is_replaced_by_the_other() {
             .engine
             .handle_tun(&packet, world.now, &mut world.outbox);
         open_failed(&mut world, Egress::Direct, gone);
-        assert_eq!(world.ways(), [Egress::Tunnel], "the uplink has gone");
-        // The tunnel has no socket to give either: the mapping ends, and the application is told.
+        assert_eq!(world.egresses(), [Egress::Tunnel], "the uplink is lost");
+        // The tunnel has no socket either: the mapping ends, and the application gets an error.
         let mapping = open_failed(&mut world, Egress::Tunnel, IcmpError::AdminProhibited);
-        assert_eq!(world.ways(), []);
+        assert_eq!(world.egresses(), []);
         assert_eq!(world.outbox.packets().count(), 1);
         assert_ne!(world.send(inside, peer, b"again"), Some(mapping));
 
-        // While the direct socket is there the mapping stays, on the direct way.
+        // While the direct socket exists, the mapping stays on the direct path.
         world.outbox.clear();
         world
             .engine
@@ -643,9 +667,9 @@ fn a_missing_socket_is_replaced_by_the_other() {
         let (now, outbox) = (world.now, &mut world.outbox);
         world.engine.handle_send_failed(0, Some(gone), now, outbox);
         open_failed(&mut world, Egress::Tunnel, IcmpError::AdminProhibited);
-        assert_eq!(world.ways(), [Egress::Direct], "which was refused");
+        assert_eq!(world.egresses(), [Egress::Direct], "the rejected datagram");
         assert_eq!(world.outbox.packets().count(), 1);
-        assert_eq!(world.way_of(inside), Some(Egress::Direct));
+        assert_eq!(world.egress_of(inside), Some(Egress::Direct));
     }
 }
 
@@ -662,11 +686,11 @@ fn a_check_that_the_policy_no_longer_relays_is_not_repeated() {
         snapshot.counters.checks_repeated
     };
     let before = repeated(&call);
-    call.kill();
+    call.break_path();
     call.run(Duration::from_secs(10));
     assert_eq!(repeated(&call), before);
     assert!(
-        call.flying.iter().all(|it| !it.is_outward),
-        "nothing goes out at all"
+        call.in_flight.iter().all(|it| !it.is_outward),
+        "nothing leaves"
     );
 }
