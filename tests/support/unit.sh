@@ -18,7 +18,7 @@ rp_filter() {
 # Waits until the service has restarted $1 times and media leaves.
 media_leaves_after() {
     for _ in $(seq 300); do
-        [[ $(property NRestarts) == "$1" && $(property StatusText) == "media leaves by wlan0" ]] && return
+        [[ $(property NRestarts) == "$1" && $(property StatusText) == "media leaves through wlan0" ]] && return
         sleep 0.1
     done
     fail "no media leaves after $1 restarts: $(property StatusText)"
