@@ -81,13 +81,20 @@ impl Ipv6Engine {
         let level = level.min(Level::detect());
         let wrapped = WrappedIntervals::new(intervals, u64::BITS);
         let (starts, long) = wrapped.cut(u64::BITS);
-        let bit_select = || {
-            let crowded = (REGISTERS + 1..=BIT_SELECT_MAX).contains(&starts.len());
-            let tree = crowded.then(|| BitSelectTree::new(&starts, BIT_SELECT_MEMORY));
-            tree.flatten().map(Ipv6Search::BitSelect)
-        };
-        let eytzinger = || EytzingerSearch::new(&starts).map(Ipv6Search::EytzingerSearch);
-        if let Some(search) = bit_select().or_else(eytzinger) {
+        if (REGISTERS + 1..=BIT_SELECT_MAX).contains(&starts.len()) {
+            // Bit fields separate prefixes only where these begin at multiples of their sizes.
+            let aligned = WrappedIntervals::new(intervals, u128::BITS - 1);
+            let (starts, long) = aligned.cut(u64::BITS);
+            if let Some(tree) = BitSelectTree::new(&starts, BIT_SELECT_MEMORY) {
+                return Self {
+                    level,
+                    base: aligned.base(),
+                    search: Ipv6Search::BitSelect(tree),
+                    long,
+                };
+            }
+        }
+        if let Some(search) = EytzingerSearch::new(&starts).map(Ipv6Search::EytzingerSearch) {
             return Self {
                 level,
                 base: wrapped.base(),
@@ -256,24 +263,28 @@ mod tests {
         (intervals, starts)
     }
 
-    /// The engine that is chosen, and another one that serves as many wrapped.
+    /// The engine that is chosen, and the one that serves the table if that does not.
     fn engines(intervals: &[(u128, u32)], level: Level) -> Vec<Ipv6Engine> {
         let chosen = Ipv6Engine::new(intervals, level);
-        let mut other = chosen.clone();
-        let (wrapped, _) = WrappedIntervals::new(intervals, u64::BITS).cut(u64::BITS);
+        let align = match chosen.search {
+            Ipv6Search::BitSelect(_) => u64::BITS,
+            _ => u128::BITS - 1,
+        };
+        let wrapped = WrappedIntervals::new(intervals, align);
+        let (starts, long) = wrapped.cut(u64::BITS);
         let search = match chosen.search {
             Ipv6Search::BitSelect(_) => {
-                EytzingerSearch::new(&wrapped).map(Ipv6Search::EytzingerSearch)
+                EytzingerSearch::new(&starts).map(Ipv6Search::EytzingerSearch)
             }
-            Ipv6Search::EytzingerSearch(_) => {
-                BitSelectTree::new(&wrapped, BIT_SELECT_MEMORY).map(Ipv6Search::BitSelect)
-            }
-            Ipv6Search::NarrowLeaf(_) | Ipv6Search::WideLeaf(_) => None,
+            _ => BitSelectTree::new(&starts, BIT_SELECT_MEMORY).map(Ipv6Search::BitSelect),
         };
-        if let Some(search) = search {
-            other.search = search;
-        }
-        vec![chosen, other]
+        let other = search.map(|search| Ipv6Engine {
+            level: chosen.level,
+            base: wrapped.base(),
+            search,
+            long,
+        });
+        [chosen].into_iter().chain(other).collect()
     }
 
     /// Looks up `keys` in every engine, one by one and in batches of several lengths.
