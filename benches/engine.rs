@@ -1,11 +1,11 @@
-//! The pure engine in memory: what a packet costs between the TUN and the sockets, without either.
+//! The pure engine in memory: the cost of a packet between the TUN and the sockets, without both.
 //!
-//! As in a wake-up of the service, 64 packets are handled and then the outbox is emptied. Each packet lies in a buffer
-//! that was written a moment ago, as the kernel would have done; the mappings take turns in no order, so that 20,000 of
-//! them do not fit the caches. The policy is the compiled-in one; fallback is on, as it is by default.
+//! As in a wake-up of the service, the engine handles 64 packets, then the outbox is emptied. Each packet is in a recently
+//! written buffer, as after a read from the kernel. The mappings take turns without order, so that 20,000 of them exceed
+//! the caches. The policy is the compiled-in one; failover is enabled, as by default.
 //!
 //! `scripts/bench engine` also counts instructions: `engine --count KIND` handles packets under callgrind, which collects
-//! in [`Scene::carry`] alone.
+//! in [`EngineBench::handle`] alone.
 
 use std::env;
 use std::hint::black_box;
@@ -59,8 +59,8 @@ enum Direction {
     Inbound,
 }
 
-/// An engine whose mappings stand, and the packets of the next wake-up.
-struct Scene {
+/// An engine with established mappings, and the packets of the next wake-up.
+struct EngineBench {
     engine: Engine,
     outbox: Outbox,
     mappings: Vec<(Endpoint, MappingId)>,
@@ -72,18 +72,18 @@ struct Scene {
     batch: Vec<(MappingId, usize)>,
 }
 
-impl Scene {
+impl EngineBench {
     fn new(direction: Direction, is_v6: bool, mappings: usize) -> Self {
         let config = Config::parse("benchmark", POLICY).expect("a valid configuration");
         let today = "2026-12-01".parse().expect("a date");
         let policy = Arc::new(Policy::compile(&config, today));
         let server = server(&policy, is_v6);
         let settings = NatSettings {
-            // Simulated time flies, and one direction alone refreshes nothing.
+            // Simulated time is fast, and inbound packets alone refresh no mapping.
             lifetime: Duration::from_secs(1 << 30),
             ..NatSettings::default()
         };
-        let mut scene = Self {
+        let mut bench = Self {
             engine: Engine::new(policy, settings).with_failover(FailoverSettings::default()),
             outbox: Outbox::default(),
             mappings: Vec::new(),
@@ -96,10 +96,10 @@ impl Scene {
         };
         for number in 0..mappings {
             let inside = inside(number, is_v6);
-            let mapping = scene.establish(inside);
-            scene.mappings.push((inside, mapping));
+            let mapping = bench.establish(inside);
+            bench.mappings.push((inside, mapping));
         }
-        scene
+        bench
     }
 
     fn establish(&mut self, inside: Endpoint) -> MappingId {
@@ -127,7 +127,7 @@ impl Scene {
         self.outbox.clear();
         self.batch.clear();
         for buffer in &mut self.buffers {
-            // A stride that is prime to every number of mappings: neighbours in the table are no neighbours in time.
+            // The stride is coprime to every number of mappings, so that table neighbours are not adjacent in time.
             self.next = (self.next + 7_919) % self.mappings.len();
             let (inside, mapping) = self.mappings[self.next];
             let length = match self.direction {
@@ -145,9 +145,9 @@ impl Scene {
         }
     }
 
-    /// Handles what was prepared: what is measured.
+    /// Handles the prepared packets. This part is measured.
     #[inline(never)]
-    fn carry(&mut self) {
+    fn handle(&mut self) {
         for (buffer, &(mapping, length)) in self.buffers.iter_mut().zip(&self.batch) {
             match self.direction {
                 Direction::Outbound => {
@@ -175,7 +175,7 @@ impl Scene {
         black_box(&self.outbox);
     }
 
-    /// Empties the outbox, which must hold what was handled.
+    /// Empties the outbox, which must have an output for each packet.
     fn finish(&mut self) {
         let carried = match self.direction {
             Direction::Outbound => self.outbox.transmit_count(),
@@ -186,7 +186,7 @@ impl Scene {
     }
 }
 
-/// A media server that the policy names.
+/// Returns a media server of the policy.
 fn server(policy: &Policy, is_v6: bool) -> Endpoint {
     let captures = policy.captures().iter();
     let udp = captures.filter(|it| it.protocol == Protocol::Udp);
@@ -220,7 +220,7 @@ fn datagram(source: Endpoint, destination: Endpoint) -> Vec<u8> {
     packet
 }
 
-/// Every scene with its name.
+/// Returns every benchmark with its name.
 fn kinds() -> impl Iterator<Item = (String, Direction, bool, usize)> {
     let directions = [
         ("outbound", Direction::Outbound),
@@ -247,17 +247,17 @@ fn measure() {
     let mut group = criterion.benchmark_group("engine");
     group.throughput(Throughput::Elements(1));
     for (kind, direction, is_v6, mappings) in kinds() {
-        let mut scene = Scene::new(direction, is_v6, mappings);
+        let mut bench = EngineBench::new(direction, is_v6, mappings);
         group.bench_function(BenchmarkId::from_parameter(kind), |bencher| {
             bencher.iter_custom(|packets| {
                 let batches = packets.div_ceil(BATCH as u64);
                 let mut spent = Duration::ZERO;
                 for _ in 0..batches {
-                    scene.prepare();
+                    bench.prepare();
                     let start = Instant::now();
-                    scene.carry();
+                    bench.handle();
                     spent += start.elapsed();
-                    scene.finish();
+                    bench.finish();
                 }
                 let carried = batches * BATCH as u64;
                 spent.mul_f64(ratio(packets, carried))
@@ -273,7 +273,7 @@ fn ratio(part: u64, whole: u64) -> f64 {
     part as f64 / whole as f64
 }
 
-/// Handles as many packets of a kind as callgrind is to count, or names the kinds.
+/// Handles packets of a kind for callgrind, or lists the kinds.
 fn count(kind: Option<&str>) {
     const BATCHES: usize = 400;
     let Some(wanted) = kind else {
@@ -284,18 +284,18 @@ fn count(kind: Option<&str>) {
     let (_, direction, is_v6, mappings) = kinds()
         .find(|(kind, ..)| kind == wanted)
         .expect("one of the kinds");
-    let mut scene = Scene::new(direction, is_v6, mappings);
+    let mut bench = EngineBench::new(direction, is_v6, mappings);
     for _ in 0..BATCHES {
-        scene.prepare();
-        scene.carry();
-        scene.finish();
+        bench.prepare();
+        bench.handle();
+        bench.finish();
     }
 }
 
 fn main() {
     let arguments: Vec<_> = env::args().skip(1).collect();
     match arguments.iter().position(|it| it == "--count") {
-        // Cargo adds an argument of its own.
+        // Cargo adds an argument.
         Some(at) => {
             let kind = arguments.get(at + 1).map(String::as_str);
             count(kind.filter(|it| !it.starts_with('-')));

@@ -1,8 +1,8 @@
-//! What voicelane adds to a packet's round trip, for one call: against plain routing over the same links, in the same
-//! run, turn by turn.
+//! The round-trip time that voicelane adds for one call, against plain routing over the same links. The packets of both
+//! alternate in one run.
 //!
 //! One namespace is the laptop, with a home router and the internet behind it. The call sends 172 bytes every 20 ms to
-//! a media address (by voicelane) and, 10 ms later, to an address outside the policy (by plain routing); the same echo
+//! a media address (by voicelane). 10 ms later it sends to an address outside the policy (by plain routing). The same echo
 //! process answers both. Run it as root: `scripts/bench round_trip`.
 
 #[path = "../tests/support/mod.rs"]
@@ -22,7 +22,7 @@ use support::{Lab, MEDIA_PORT};
 /// Round trips of each kind.
 const ROUNDS: u32 = 1_000;
 
-/// Those at the start that are not counted: the first of them opens the mapping.
+/// Uncounted round trips at the start; the first opens the mapping.
 const WARM_UP: u32 = 50;
 
 /// Half the time between two packets of the call.
@@ -31,7 +31,7 @@ const HALF: Duration = Duration::from_millis(10);
 /// An RTP packet of 20 ms G.711: 12 bytes of header, 160 of payload.
 const PAYLOAD: [u8; 172] = [0x5a; 172];
 
-/// One way of the same call.
+/// One of the two paths of the call.
 struct Leg {
     name: &'static str,
     socket: UdpSocket,
@@ -56,7 +56,7 @@ impl Leg {
         let start = Instant::now();
         self.socket
             .send_to(&PAYLOAD, self.to)
-            .expect("the laptop has a way out");
+            .expect("the laptop has a default route");
         match self.socket.recv_from(&mut buffer) {
             Ok((length, from)) => {
                 let taken = start.elapsed();
@@ -82,7 +82,7 @@ impl Leg {
 fn main() {
     let lab = Lab::new();
     let _voicelane = Voicelane::start(&lab.laptop);
-    println!("| family | way | p50 us | p90 us | p99 us | lost of {ROUNDS} |");
+    println!("| family | path | p50 us | p90 us | p99 us | lost of {ROUNDS} |");
     println!("|---|---|---|---|---|---|");
     for family in Family::BOTH {
         let leg =

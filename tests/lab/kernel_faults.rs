@@ -352,7 +352,7 @@ fn exhausted_ports_are_refused_and_never_shared() {
     }
     let voicelane = start(&lab);
     // Reconciliations after the start open sockets too.
-    voicelane.last_event_at_rest();
+    voicelane.last_event_when_quiet();
     lab.laptop.set(
         "ipv4/ip_local_port_range",
         &format!("50000 {}", 50_000 + PORTS - 1),

@@ -290,7 +290,7 @@ fn a_bad_file_changes_nothing_and_is_said() {
     let bad = CONFIG.replace("dscp = \"EF\"", "dscp = \"EE\"");
     let restart = format!("{CONFIG}\n[tun]\nname = \"other0\"\n");
     // Its looks after the start put chains into nftables for a moment.
-    voicelane.last_event_at_rest();
+    voicelane.last_event_when_quiet();
     for (config, named) in [
         (bad.as_str(), "EE"),
         (&restart, "tun.name"),

@@ -63,7 +63,7 @@ fn removed_rules_are_restored_at_once_and_the_remover_is_named() {
             "priority 99 with lookup of table 77, protocol 16 (dhcp) was added",
         ),
     ] {
-        let last = voicelane.last_event_at_rest();
+        let last = voicelane.last_event_when_quiet();
         let begun = Timestamp::now();
         for line in batch.lines() {
             lab.laptop.run(&format!("ip {line}"));
@@ -195,7 +195,7 @@ fn a_renewed_lease_moves_no_call_and_a_new_address_ends_none() {
     for call in [&v4, &v6] {
         call.resumes_after(begun, PATIENCE, "the start");
     }
-    let last = voicelane.last_event_at_rest();
+    let last = voicelane.last_event_when_quiet();
     let begun = Instant::now();
     for _ in 0..3 {
         lab.laptop.ip(&format!(
@@ -294,7 +294,7 @@ fn a_call_moves_from_cable_to_wifi_and_back() {
             UPLINK,
         ),
     ] {
-        let last = voicelane.last_event_at_rest();
+        let last = voicelane.last_event_when_quiet();
         let begun = Instant::now();
         place.ip(&batch);
         let moved = voicelane.event_after(last, EventKind::UplinkChanged);
@@ -443,7 +443,7 @@ fn a_flapping_link_is_not_followed() {
     let call = Call::start(&lab, SocketAddr::new(Family::V4.unspecified(), 0));
     let begun = Instant::now();
     call.resumes_after(begun, PATIENCE, "the start");
-    let last = voicelane.last_event_at_rest();
+    let last = voicelane.last_event_when_quiet();
     let begun = Instant::now();
     for _ in 0..4 {
         lab.home.ip("link set lan1 up");

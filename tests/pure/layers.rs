@@ -1,4 +1,4 @@
-//! Checks of the source tree: allowed imports, no circles of modules, one meaning for each type name.
+//! Checks of the source tree: allowed imports, no import cycles, one meaning for each type name.
 //!
 //! The table of layers is the picture in `src/manual/mod.rs`. Within one package no compiler error does this.
 
@@ -78,8 +78,8 @@ const FORBIDDEN_IN_CORE: &[&str] = &[
 /// The only file of the policy that may import `config`.
 const COMPILER: &str = "src/policy/compile.rs";
 
-/// Known circles of imports, each with all its modules. The list may only shrink.
-const KNOWN_CIRCLES: &[&[&str]] = &[];
+/// Known import cycles, each with all its modules. The list may only shrink.
+const KNOWN_CYCLES: &[&[&str]] = &[];
 
 /// Known type names with several meanings. The list may only shrink.
 const KNOWN_DUPLICATES: &[&str] = &["IntervalLine"];
@@ -305,8 +305,8 @@ fn definition(modules: &BTreeMap<String, Module>, path: &[String], depth: u8) ->
     }
 }
 
-/// Returns each circle of modules that import each other. Imports of a module's own ancestors do not count.
-fn circles(sources: &[Source]) -> Vec<BTreeSet<String>> {
+/// Returns each import cycle. Imports of a module's own ancestors do not count.
+fn cycles(sources: &[Source]) -> Vec<BTreeSet<String>> {
     let modules = modules(sources);
     let mut reached = BTreeMap::<String, BTreeSet<String>>::new();
     for (own, module) in &modules {
@@ -328,11 +328,11 @@ fn circles(sources: &[Source]) -> Vec<BTreeSet<String>> {
         }
         reached = next;
     }
-    let circle_of = |own: &String| {
+    let cycle_of = |own: &String| {
         let both = reached[own].iter().filter(|it| reached[*it].contains(own));
         both.cloned().collect::<BTreeSet<_>>()
     };
-    let found: BTreeSet<_> = reached.keys().map(circle_of).collect();
+    let found: BTreeSet<_> = reached.keys().map(cycle_of).collect();
     found.into_iter().filter(|it| !it.is_empty()).collect()
 }
 
@@ -439,12 +439,12 @@ fn every_file_begins_with_its_purpose() {
 
 #[test]
 fn no_modules_import_each_other() {
-    let found = circles(&read_tree());
-    let known = |circle: &BTreeSet<String>| {
-        let within = |known: &&[&str]| circle.iter().all(|it| known.contains(&it.as_str()));
-        KNOWN_CIRCLES.iter().any(within)
+    let found = cycles(&read_tree());
+    let known = |cycle: &BTreeSet<String>| {
+        let within = |known: &&[&str]| cycle.iter().all(|it| known.contains(&it.as_str()));
+        KNOWN_CYCLES.iter().any(within)
     };
-    let new: Vec<_> = found.iter().filter(|circle| !known(circle)).collect();
+    let new: Vec<_> = found.iter().filter(|cycle| !known(cycle)).collect();
     assert!(new.is_empty(), "modules that import each other: {new:#?}");
 }
 
@@ -467,7 +467,7 @@ fn planted(path: &str, module: &str, code: &str) -> Source {
 fn a_planted_cycle_is_found_and_a_parent_with_its_child_is_none() {
     let found = |files: &[(&str, &str)]| {
         let files = files.iter().map(|(path, code)| planted(path, "a", code));
-        let found = circles(&files.collect::<Vec<_>>());
+        let found = cycles(&files.collect::<Vec<_>>());
         let named = found
             .iter()
             .map(|it| it.iter().cloned().collect::<Vec<_>>().join(" "));

@@ -1,8 +1,8 @@
-//! The lookup table against a model, at length: every engine and every level, one address at a time and many.
+//! The lookup table against a model: every engine and level, single addresses and batches.
 //!
-//! `VOICELANE_LPM_PROBES` sets the number of addresses asked of each table (20,000 unless set; `scripts/check` asks ten
-//! million). `VOICELANE_BGP` names a folder with full BGP tables, `bgp_v4.txt.gz` and `bgp_v6.txt.gz`, one prefix a
-//! line, to be tested as well.
+//! `VOICELANE_LPM_PROBES` sets the number of lookups in each table (default 20,000; `scripts/check` sets ten
+//! million). `VOICELANE_BGP` names a folder with full BGP tables, `bgp_v4.txt.gz` and `bgp_v6.txt.gz`, one prefix per
+//! line, for further tests.
 
 use std::collections::HashMap;
 use std::env;
@@ -27,7 +27,7 @@ mod crowded;
 
 use crowded::Crowd;
 
-/// SplitMix64: the same numbers every time.
+/// `SplitMix64`: a reproducible sequence.
 struct Random(u64);
 
 impl Random {
@@ -79,7 +79,7 @@ fn prefix(addr: IpAddr, len: u8) -> Prefix {
     }
 }
 
-/// Finds by length, from the longest to the shortest: slow, but with nothing in it that could be wrong.
+/// Looks up each length, from the longest to the shortest: slow but simple.
 struct Model {
     by_len: Vec<((Family, u8), HashMap<IpAddr, u16>)>,
 }
@@ -122,7 +122,7 @@ fn realistic(random: &mut Random, count: usize, values: usize) -> Vec<(Prefix, u
             _ => usual,
         };
         let addr = match entries.len() {
-            // Within or beside what is already there.
+            // Within or beside an existing prefix.
             1.. if random.below(2) == 0 => {
                 let (near, _) = entries[random.below(entries.len())];
                 let offset = random.bits() % 3;
@@ -233,7 +233,7 @@ fn tables() -> Vec<(String, Vec<(Prefix, u16)>)> {
     tables
 }
 
-/// Addresses that tell prefixes apart, and others.
+/// Returns an address at the bounds of a prefix, or a random one.
 fn probe(random: &mut Random, entries: &[(Prefix, u16)]) -> IpAddr {
     let family = if random.below(2) == 0 {
         Family::V4
@@ -285,7 +285,7 @@ fn lookups_agree_with_the_model() {
         }
         let mut left: usize = probes;
         while left > 0 {
-            // Of lengths that leave vectors half full.
+            // These lengths leave vectors partly filled.
             let count = left.min(1 + random.below(5_000));
             left -= count;
             let addrs: Vec<_> = iter::repeat_with(|| probe(random, &entries))
@@ -340,7 +340,7 @@ fn a_small_table_fits_the_l1_cache() {
     assert!(table.memory() <= 48 * 1024, "{table:?}");
 }
 
-/// Readers own what they read: they take a new table between two batches, and each batch is answered by one table.
+/// Readers change the table between two batches, so that one table answers each batch.
 #[test]
 fn tables_are_swapped_under_load() {
     const SWAPS: u16 = 300;
@@ -372,7 +372,7 @@ fn tables_are_swapped_under_load() {
                     let version = table
                         .lookup(random.addr(Family::V6))
                         .expect("all is covered");
-                    assert!(version >= last, "never an older table again");
+                    assert!(version >= last, "versions never decrease");
                     assert_eq!(values, [Some(version); 40], "one table for a batch");
                     last = version;
                 }
@@ -386,13 +386,13 @@ fn tables_are_swapped_under_load() {
         let table = compile(version);
         old.push(Arc::downgrade(&table));
         for (swap, _) in &readers {
-            swap.send(Arc::clone(&table)).expect("the reader reads");
+            swap.send(Arc::clone(&table)).expect("the reader runs");
         }
     }
     for (swap, reader) in readers {
         drop(swap);
         assert_eq!(
-            reader.join().expect("no reader fails"),
+            reader.join().expect("no reader panics"),
             (SWAPS, SWAPS.into())
         );
     }

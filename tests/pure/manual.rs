@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The programs of tests. The manual names a test as nextest prints it, without the program.
 const PROGRAMS: [&str; 3] = ["pure", "lab", "lab_load"];
 
-/// Every function of a folder's sources: what is written above it and in it, by file (without its extension) and name.
+/// Collects the functions of a folder's sources: comment and body, by file (without its extension) and name.
 fn functions(folder: &Path, under: &str, found: &mut BTreeMap<(String, String), String>) {
     let entries = fs::read_dir(folder).expect("the folder is there");
     let mut paths: Vec<PathBuf> = entries.map(|it| it.expect("an entry").path()).collect();
@@ -29,7 +29,7 @@ fn functions(folder: &Path, under: &str, found: &mut BTreeMap<(String, String), 
                     let (name, _) = line.trim_start().strip_prefix("fn ")?.split_once('(')?;
                     Some(name.to_owned())
                 });
-                // The first function of a paragraph is the one that its comment is about.
+                // A comment belongs to the first function of its paragraph.
                 if let Some(name) = names.into_iter().next() {
                     found.insert((inner.clone(), name), part.to_owned());
                 }
@@ -38,7 +38,7 @@ fn functions(folder: &Path, under: &str, found: &mut BTreeMap<(String, String), 
     }
 }
 
-/// The paths in backticks that can only be a test's: the last part is several words and no module.
+/// Returns the paths of tests in backticks: the last part is several words and no module.
 fn tests_in(text: &str) -> impl Iterator<Item = &str> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     text.split('`').skip(1).step_by(2).filter(move |path| {
@@ -49,7 +49,7 @@ fn tests_in(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// `REQ-13` and `REQ-13a` out of "REQ-13, 13a sizes".
+/// Returns `REQ-13` and `REQ-13a` for "REQ-13, 13a sizes".
 fn requirements(cell: &str) -> Vec<String> {
     let Some((_, list)) = cell.split_once("REQ-") else {
         return Vec::new();
@@ -74,7 +74,7 @@ fn all_functions(root: &Path) -> Functions {
     found
 }
 
-/// What is written of a test. A module's tests may lie in a module of the same file.
+/// Returns comment and body of a test. A module's tests may be in an inner module.
 fn look_up<'a>(found: &'a Functions, path: &str) -> Option<&'a String> {
     let (file, name) = path.rsplit_once("::").expect("it has two parts");
     let file = file.strip_suffix("::tests").unwrap_or(file);
@@ -84,7 +84,7 @@ fn look_up<'a>(found: &'a Functions, path: &str) -> Option<&'a String> {
         .find_map(|file| found.get(&(file, name.to_owned())))
 }
 
-/// Whether a row of a macro defines the test, without a `fn` of its own.
+/// Whether a macro row defines the test, without its own `fn`.
 fn is_macro_row(root: &Path, test: &str) -> bool {
     let (file, name) = test.rsplit_once("::").expect("it has two parts");
     PROGRAMS.iter().any(|program| {
@@ -93,7 +93,7 @@ fn is_macro_row(root: &Path, test: &str) -> bool {
     })
 }
 
-/// Each chapter of the manual by its path.
+/// Returns each chapter of the manual with its path.
 fn chapters(root: &Path) -> Vec<(PathBuf, String)> {
     let entries = fs::read_dir(root.join("src/manual")).expect("the manual exists");
     let paths = entries.map(|entry| entry.expect("an entry").path());
@@ -148,7 +148,7 @@ fn every_path_that_a_document_names_exists() {
     for (document, text) in &texts {
         for path in paths_in(text) {
             named += 1;
-            // Up to a pattern or a placeholder.
+            // The part before a pattern or a placeholder.
             let path = path.split('*').next().unwrap_or_default();
             let path = path.split("NAME").next().unwrap_or_default();
             if !root.join(path).exists() {
@@ -207,7 +207,7 @@ fn every_requirement_and_its_tests_name_each_other() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let found = all_functions(root);
     let look_up = |path: &str| look_up(&found, path);
-    let manual = fs::read_to_string(root.join("src/manual/nat.rs")).expect("it is there");
+    let manual = fs::read_to_string(root.join("src/manual/nat.rs")).expect("the chapter exists");
     let (mut rfc, mut rows, mut faults) = (String::new(), 0, Vec::new());
     for line in manual.lines() {
         for test in tests_in(line) {
@@ -250,6 +250,6 @@ fn every_requirement_and_its_tests_name_each_other() {
             }
         }
     }
-    assert!(rows > 35, "{rows} requirements are no whole manual");
+    assert!(rows > 35, "{rows} requirements are too few");
     assert!(faults.is_empty(), "{faults:#?}");
 }

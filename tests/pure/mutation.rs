@@ -1,7 +1,7 @@
-//! The engine under packets that are nearly right: real ones of every kind, with bytes changed, cut, doubled and spliced,
-//! most of them with their checksums fixed so that they get past the parser.
+//! The engine under nearly valid packets: real ones of every kind, with bytes changed, cut, doubled and spliced. Most get
+//! correct checksums, so that the parser accepts them.
 //!
-//! `VOICELANE_MUTATED_PACKETS` sets how many (50,000 unless set; `scripts/check` sends ten million).
+//! `VOICELANE_MUTATED_PACKETS` sets their number (default 50,000; `scripts/check` sends ten million).
 
 mod checksums;
 
@@ -24,7 +24,7 @@ use voicelane::net::{Egress, Endpoint, MappingId, Outside, Protocol, TrafficClas
 use voicelane::policy::{Action, Policy};
 use voicelane::wire::{IcmpError, Packet, Transport, fragment, tcp};
 
-/// The ranges that the seeds go to, and not all of the ports.
+/// The ranges of the seeds' destinations, and a part of their ports.
 const POLICY: &str = r#"
 version = 1
 include = []
@@ -61,7 +61,7 @@ impl Dice {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `end`, which is above 0.
+    /// Returns a number below `end`, which is above 0.
     fn below(&mut self, end: usize) -> usize {
         usize::try_from(self.roll() % end as u64).expect("below a usize")
     }
@@ -75,7 +75,7 @@ impl Dice {
     }
 }
 
-/// Real packets: the fuzz target's, and a large datagram in fragments.
+/// Returns real packets: those of the fuzz target, and a large datagram in fragments.
 fn seeds() -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/seeds/packet");
     let entries = fs::read_dir(folder).expect("the seeds are there");
@@ -129,14 +129,14 @@ fn mutate(packet: &mut Vec<u8>, seeds: &[Vec<u8>], dice: &mut Dice) {
             packet.extend_from_slice(&other[at.min(other.len())..]);
         }
     }
-    // What no TUN would hand over.
+    // The largest packet of a TUN.
     packet.truncate(65_535);
 }
 
-/// A far side that takes and says what it likes.
-struct Whim<'a>(&'a mut Dice);
+/// A remote stream with random results.
+struct RandomStream<'a>(&'a mut Dice);
 
-impl Whim<'_> {
+impl RandomStream<'_> {
     fn count(&mut self, most: usize) -> io::Result<usize> {
         match self.0.below(8) {
             0 => Ok(0),
@@ -147,13 +147,13 @@ impl Whim<'_> {
     }
 }
 
-impl Read for Whim<'_> {
+impl Read for RandomStream<'_> {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         self.count(room.len())
     }
 }
 
-impl Write for Whim<'_> {
+impl Write for RandomStream<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.count(bytes.len())
     }
@@ -163,7 +163,7 @@ impl Write for Whim<'_> {
     }
 }
 
-/// The segment that acknowledges another and says something.
+/// Returns a segment with data that acknowledges another.
 fn reply(packet: &Packet<'_>, segment: tcp::TcpSegment) -> Vec<u8> {
     let ip = match (packet.destination(), packet.source()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
@@ -191,7 +191,7 @@ struct World {
     now: Instant,
     dice: Dice,
     mappings: Vec<MappingId>,
-    /// What an application would say to the last segments that the engine wrote.
+    /// The replies of an application to the latest segments of the engine.
     replies: Vec<Vec<u8>>,
 }
 
@@ -228,7 +228,7 @@ impl World {
         }
     }
 
-    /// One packet out of the TUN, and what may happen meanwhile.
+    /// Handles one packet from the TUN, and a random other input.
     fn step(&mut self, packet: &[u8]) {
         self.outbox.clear();
         self.engine.handle_tun(packet, self.now, &mut self.outbox);
@@ -245,7 +245,7 @@ impl World {
         self.flush();
     }
 
-    /// The packet's bytes come from outside.
+    /// Delivers the bytes of the packet to a socket.
     fn arrive(&mut self, packet: &[u8]) {
         let Some((mapping, from)) = self.mapping_and_remote(packet) else {
             return;
@@ -263,7 +263,7 @@ impl World {
             .handle_datagram(mapping, egress, arrival, self.now, &mut self.outbox);
     }
 
-    /// The packet's bytes come back with an error.
+    /// Returns the bytes of the packet with an error.
     fn fail(&mut self, packet: &[u8]) {
         let Some((mapping, to)) = self.mapping_and_remote(packet) else {
             return;
@@ -288,7 +288,7 @@ impl World {
         Some((mapping, Endpoint::new(addr, 3_478)))
     }
 
-    /// Does what a shell does, or fails to.
+    /// Flushes the outbox as a driver does, with random failures.
     fn flush(&mut self) {
         let mut at = 0;
         while let Some(&command) = self.outbox.commands().get(at) {
@@ -323,12 +323,12 @@ impl World {
                     _ => engine.handle_connected(connection, now, outbox),
                 },
                 SocketCommand::Pump { connection } => {
-                    let mut whim = Whim(&mut self.dice);
+                    let mut whim = RandomStream(&mut self.dice);
                     engine.handle_stream(connection, &mut whim, now, outbox);
                 }
                 SocketCommand::Shutdown { .. } | SocketCommand::Disconnect { .. } => {}
             }
-            assert!(at < 10_000, "it goes on for ever");
+            assert!(at < 10_000, "the outbox must end");
         }
         for (transmit, _) in self.outbox.transmits() {
             let verdict = self.policy.evaluate(Protocol::Udp, transmit.to);
@@ -336,7 +336,7 @@ impl World {
         }
         for bytes in self.outbox.packets() {
             assert!(bytes.len() <= 1_500, "larger than the TUN's MTU");
-            let packet = Packet::parse(bytes).expect("what is written is whole");
+            let packet = Packet::parse(bytes).expect("a written packet is valid");
             if let Transport::Tcp(segment) = packet.transport() {
                 self.replies.push(reply(&packet, segment));
             }
@@ -386,7 +386,7 @@ fn mutated_packets_cause_no_panic_and_leak_nothing() {
     println!("{count} mutated packets, {accepted} of them accepted by the parser: {counters:#?}");
     assert!(accepted > count / 10, "{accepted} got past the parser");
     assert!(kinds.iter().all(|kind| *kind > count / 1_000), "{kinds:?}");
-    // They got everywhere.
+    // The packets reached every layer.
     for deep in [
         counters.packets_out,
         counters.packets_in,

@@ -1,4 +1,4 @@
-//! The policy against a golden model, and the Talkdesk catalogue against what the vendor publishes.
+//! The policy against a reference model, and the Talkdesk catalogue against the vendor's documents.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -31,7 +31,7 @@ fn rule_for(policy: &Policy, protocol: Protocol, destination: &str) -> Option<St
         .map(|id| policy.rule(id).expect("its own id").service.name.clone())
 }
 
-/// What the policy should say, found by reading every service.
+/// Returns the expected verdict. Reads every service.
 fn golden(services: &[PolicyService], today: Date, protocol: Protocol, to: Endpoint) -> Verdict {
     let mut best: Option<(u8, Verdict)> = None;
     for (service, id) in services.iter().zip(0..) {
@@ -80,7 +80,7 @@ fn captured(policy: &Policy, protocol: Protocol, to: Endpoint) -> bool {
     })
 }
 
-/// The addresses where something may change: the bounds of a prefix and their neighbours outside.
+/// Returns the addresses where a verdict may change: the bounds of a prefix and their outside neighbours.
 fn edges(prefix: Prefix) -> Vec<IpAddr> {
     let beside = |addr: IpAddr, up: bool| match addr {
         IpAddr::V4(v4) => {
@@ -110,7 +110,7 @@ fn edges(prefix: Prefix) -> Vec<IpAddr> {
     vec![first, last, beside(first, false), beside(last, true)]
 }
 
-/// Compares policy, golden model and captures at every edge of prefixes and ports, and at one point more.
+/// Compares policy, reference model and captures at every edge of prefixes and ports, and at one random point.
 fn agree(config: &Config, today: Date, probe: Endpoint) -> Result<(), TestCaseError> {
     let policy = Policy::compile(config, today);
     let services = config.services();
@@ -332,13 +332,13 @@ fn every_entry_gives_its_source_and_description() {
 fn retired_media_ranges_keep_their_turn_rules() {
     let before = talkdesk("", date(2024, 1, 22));
     let after = talkdesk("", date(2024, 1, 23));
-    // Retired and nothing else.
+    // Retired, without another rule.
     assert_eq!(
         rule_for(&before, Protocol::Udp, "3.122.181.9:15000").as_deref(),
         Some("talkdesk-retired-germany")
     );
     assert_eq!(rule_for(&after, Protocol::Udp, "3.122.181.9:15000"), None);
-    // Retired as media, alive as TURN: the same prefix under both rules.
+    // Retired as media, current as TURN: both rules have the prefix.
     for policy in [&before, &after] {
         assert_eq!(
             rule_for(policy, Protocol::Udp, "54.172.60.1:15000").as_deref(),

@@ -1,4 +1,4 @@
-//! The TCP proxy in simulated time: a second stack is the application, the remotes lie in memory. Both families.
+//! The TCP proxy in simulated time: a second stack is the application, and the remotes are in memory. Both families.
 
 mod world;
 
@@ -16,7 +16,7 @@ use world::{Answer, FAMILIES, LinkQuality, POLICY, Program, Remote, World, polic
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// A program that reads everything and sends so many bytes.
+/// Returns a program that reads everything and sends `sends` bytes.
 fn program(sends: u64) -> Program {
     Program {
         sends,
@@ -43,7 +43,7 @@ fn segment(packet: &[u8]) -> voicelane::wire::tcp::TcpSegment {
     }
 }
 
-/// The segment with which the application acknowledges so many sequence numbers of a segment of the engine.
+/// Returns a segment that acknowledges `taken` sequence numbers of a segment of the engine.
 fn reply(to: &[u8], taken: u32, window: u16, data: &[u8]) -> Vec<u8> {
     let packet = Packet::parse(to).expect("whole");
     let answered = segment(to);
@@ -87,7 +87,7 @@ fn the_engine_accepts_only_after_the_remote() {
         assert_eq!(
             world.written,
             Vec::<Vec<u8>>::new(),
-            "not a word to the application"
+            "no response to the application"
         );
         let remote = world.only();
         assert_eq!(remote.to, Some(world::endpoint(server)));
@@ -205,7 +205,7 @@ fn the_application_may_close_first() {
         assert_eq!(
             world.only().received,
             100_000,
-            "all was written before the end"
+            "all bytes are written before the end"
         );
         assert_eq!(world.only().closed, None, "the remote may still send");
         let report = world.report();
@@ -263,7 +263,7 @@ fn unsent_bytes_are_kept_after_both_sides_close() {
         world.only_ready();
         let program = world.programs.get_mut(&handle).expect("one");
         (program.sends, program.ends) = (50_000, true);
-        // Remote longer than TIME-WAIT lasts.
+        // Much longer than TIME-WAIT.
         world.wait(2 * MINUTE);
         assert_eq!((world.only().received, world.only().shut), (1_000, false));
         world.only().takes = u64::MAX;
@@ -342,10 +342,10 @@ fn a_failed_write_resets_the_connection() {
     }
 }
 
-/// RFC 5382 REQ-6: bytes are carried, never read.
+/// RFC 5382 REQ-6: the proxy does not change the bytes.
 ///
-/// One direction after the other: when two smoltcp stacks retransmit at once, each rejects the other's acknowledgments
-/// for their rewound sequence numbers, for ever. No other stack rewinds those.
+/// The directions take turns. If two smoltcp stacks retransmit at once, each rejects the other's rewound sequence
+/// numbers for ever. No other stack rewinds them.
 #[test]
 fn ten_megabytes_arrive_intact_in_each_direction_over_a_lossy_link() {
     const AMOUNT: u64 = 10_000_000;
@@ -380,7 +380,7 @@ fn ten_megabytes_arrive_intact_in_each_direction_over_a_lossy_link() {
 
 #[test]
 fn a_slow_reader_slows_the_writer_within_bounded_memory() {
-    // What may wait: in our buffer, and in the application's of the same size.
+    // Bytes may wait in the buffer of the engine, and in the application's of the same size.
     const WINDOWS: u64 = 2 * 65_536;
     for (address, server) in FAMILIES {
         let (mut world, handle) = established(
@@ -415,13 +415,13 @@ fn program_that_only_sends() -> Program {
     program(10_000_000)
 }
 
-/// Found by the fuzz target: the stack went on for ever.
+/// The stack must not probe a closed window without data to send.
 #[test]
 fn a_window_that_closes_with_the_last_acknowledgment_is_not_probed() {
     for (address, server) in FAMILIES {
         let (mut world, _) = established(address, server, program(0));
         world.wait(SECOND);
-        // From here on the application's stack hears nothing: its answers are made by hand.
+        // From here on the test writes the answers instead of the application's stack.
         world.only().sends = 1_000;
         world.only().ends = true;
         world.only_ready();
@@ -431,10 +431,10 @@ fn a_window_that_closes_with_the_last_acknowledgment_is_not_probed() {
         world.inject(&reply(&fin, 1_001, 0, b""));
 
         let due = world.engine.poll_timeout().expect("a connection stands");
-        assert_eq!(due - world.now, 124 * MINUTE, "there is nothing to do");
+        assert_eq!(due - world.now, 124 * MINUTE, "no work is due");
         world.now += 10 * SECOND;
         let answers = world.inject(&reply(&fin, 1_001, 0, &[world::pattern(0)]));
-        assert_eq!(answers.len(), 1, "an acknowledgment, and that is all");
+        assert_eq!(answers.len(), 1, "one acknowledgment only");
         assert_eq!(world.only().received, 1);
     }
 }
@@ -500,7 +500,7 @@ fn a_full_connection_table_rejects_with_an_icmp_error() {
     }
 }
 
-/// The segment with which an application begins to connect.
+/// Returns the SYN of an application.
 fn syn(from: &str, port: u16, to: &str) -> Vec<u8> {
     let (from, to): (IpAddr, SocketAddr) = (
         from.parse().expect("an address"),
@@ -542,7 +542,7 @@ fn one_inside_address_leaves_connections_for_others() {
             .engine
             .handle_uplink_changed(|_| true, world.now, &mut world.outbox);
         world.inject(&syn(address, 50_002, server));
-        assert_eq!(world.connects, 4, "what has ended counts no more");
+        assert_eq!(world.connects, 4, "a closed connection is not counted");
     }
 }
 
@@ -551,7 +551,7 @@ fn a_segment_without_a_connection_is_reset() {
     for (address, server) in FAMILIES {
         let (world, _) = established(address, server, program(0));
         let syn_ack = world.written[0].clone();
-        // The application confirms it, but to an engine that knows of nothing.
+        // The application acknowledges it to an engine without the connection.
         let mut stray = World::new(address);
         let mut packet = reply(&syn_ack, 1, 65_535, b"");
         let answers = stray.inject(&packet);
@@ -561,7 +561,7 @@ fn a_segment_without_a_connection_is_reset() {
         assert_eq!(Some(answer.sequence), segment(&packet).acknowledgment);
         assert_eq!(stray.dropped("no_connection"), 1);
 
-        // A reset is answered by nothing.
+        // A reset gets no answer.
         let header = if packet[0] >> 4 == 4 { 20 } else { 40 };
         packet[header + 13] = 0x04;
         let server = world::endpoint(server).addr;
@@ -572,8 +572,8 @@ fn a_segment_without_a_connection_is_reset() {
 
 #[test]
 fn tcp_replies_come_from_the_substitute() {
-    for ((address, server), alias) in FAMILIES.into_iter().zip(["250.8.0.2", "100::2"]) {
-        let alias = alias.parse().expect("an address");
+    for ((address, server), substitute) in FAMILIES.into_iter().zip(["250.8.0.2", "100::2"]) {
+        let substitute = substitute.parse().expect("an address");
         let real = address.parse().expect("an address");
         for answer in [
             Answer::Accept,
@@ -582,14 +582,13 @@ fn tcp_replies_come_from_the_substitute() {
         ] {
             let mut world = World::new(address);
             world.answer = answer;
-            world.engine.set_reply_sources(vec![ReplySource {
-                real,
-                substitute: alias,
-            }]);
+            world
+                .engine
+                .set_reply_sources(vec![ReplySource { real, substitute }]);
             world.connect(server, 50_000, program(0));
             world.run(SECOND, |world| !world.written.is_empty());
             let packet = Packet::parse(&world.written[0]).expect("its checksums are right");
-            assert_eq!(packet.destination(), alias);
+            assert_eq!(packet.destination(), substitute);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Who is where in the lab. The media range is Talkdesk's on IPv4; on IPv6, where none is published, the lab's
-//! configuration names documentation prefixes (RFC 3849).
+//! The addresses of the lab. The IPv4 media range is Talkdesk's. On IPv6 none is published, so the lab uses documentation
+//! prefixes (RFC 3849).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -14,7 +14,7 @@ pub const LAPTOP: DualAddress = dual(
     Ipv4Addr::new(192, 168, 7, 10),
     Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 0x10),
 );
-/// The home router on the home network: also a printer, so to speak.
+/// The home router on the home network.
 pub const HOME: DualAddress = dual(
     Ipv4Addr::new(192, 168, 7, 1),
     Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 1),
@@ -29,7 +29,7 @@ pub const HOME_CABLE: DualAddress = dual(
     Ipv4Addr::new(192, 168, 8, 1),
     Ipv6Addr::new(0x2001, 0xdb8, 8, 0, 0, 0, 0, 1),
 );
-/// The home router on the internet: what the home network looks like from there.
+/// The home router on the internet: the public address of the home network.
 pub const HOME_PUBLIC: DualAddress = dual(
     Ipv4Addr::new(203, 0, 113, 2),
     Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 2),
@@ -75,13 +75,13 @@ pub const TEST_HOST: DualAddress = dual(
     Ipv4Addr::new(13, 231, 194, 210),
     Ipv6Addr::new(0x2001, 0xdb8, 0x31, 0, 0, 0, 0, 0x210),
 );
-/// A host that the policy knows nothing of.
+/// A host outside the policy.
 pub const OTHER: DualAddress = dual(
     Ipv4Addr::new(192, 0, 2, 53),
     Ipv6Addr::new(0x2001, 0xdb8, 0x53, 0, 0, 0, 0, 0x53),
 );
 
-/// What the internet answers for, every address of it.
+/// The prefixes of the internet, which answers for every address.
 pub const INTERNET: [&str; 6] = [
     "168.86.0.0/16",
     "13.231.194.0/24",

@@ -1,4 +1,4 @@
-//! A call that runs beside a test: a packet every 20 ms each way, and when each arrived.
+//! A call during a test: a packet every 20 ms in each direction, with times of arrival.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +19,7 @@ const PORT: u16 = MEDIA_PORT + 1;
 
 type Arrivals = Arc<Mutex<Vec<Instant>>>;
 
-/// A running call; it ends with this value.
+/// A running call. Its drop ends it.
 pub struct Call {
     runs: Arc<AtomicBool>,
     near: Arrivals,
@@ -28,8 +28,8 @@ pub struct Call {
 }
 
 impl Call {
-    /// Calls the media server from an address of the laptop. The server answers where it heard the caller last, as a
-    /// peer does that ICE has told.
+    /// Calls the media server from an address of the laptop. The server answers the latest source address, as a peer with
+    /// ICE does.
     pub fn start(lab: &Lab, from: SocketAddr) -> Self {
         let family = Family::of(from.ip());
         let server = at::MEDIA.at(family, PORT);
@@ -65,7 +65,7 @@ impl Call {
                 let now = Instant::now();
                 if now >= next {
                     if let Some(to) = to {
-                        // What cannot leave is missed at the other end.
+                        // The receiver detects a lost packet.
                         let _ = socket.send_to(&[0x80; 172], to);
                     }
                     next = now.max(next + PACE);
@@ -97,17 +97,17 @@ impl Call {
         })
     }
 
-    /// Waits until both directions have carried ten packets in a row after `start`; answers how long that took from
-    /// `start` to the first of them, and panics when it takes longer than `patience`.
+    /// Waits until both directions have carried ten packets in a row after `start`. Returns the time from `start` to the
+    /// first of them. Panics after `patience`.
     pub fn resumes_after(&self, start: Instant, patience: Duration, what: &str) -> Duration {
         self.try_resumes_after(start, patience)
             .unwrap_or_else(|how| panic!("{what}: {how}"))
     }
 
-    /// Waits likewise; when it takes longer, says how it is.
+    /// As [`Self::resumes_after`], without a panic.
     ///
     /// # Errors
-    /// The sentence.
+    /// The state of the call after `patience`.
     pub fn try_resumes_after(
         &self,
         start: Instant,

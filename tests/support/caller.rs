@@ -1,4 +1,4 @@
-//! The application on the laptop: sockets as a browser opens them, and probes that can be told apart on the wire.
+//! The application on the laptop: sockets as in a browser, and probes that differ on the wire.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
@@ -34,7 +34,7 @@ pub fn icmp(namespace: &Namespace, family: Family) -> Socket {
         .expect("the lab allows echo sockets")
 }
 
-/// Sends an ICMP echo request with the payload; it is the capture that watches for what becomes of it.
+/// Sends an ICMP echo request with the payload. The capture shows its path.
 pub fn ping(socket: &Socket, to: IpAddr, payload: &str) -> io::Result<usize> {
     const ECHO_REQUEST_V4: u8 = 8;
     const ECHO_REQUEST_V6: u8 = 128;

@@ -1,4 +1,4 @@
-//! Hosts that send back what they get: UDP and TCP.
+//! Echo servers for UDP and TCP.
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -13,10 +13,10 @@ use socket2::SockRef;
 
 use super::namespace::Namespace;
 
-/// The TOS octet of every answer: AF41 with ECT(0), so that a relay which drops either is found out.
+/// The TOS octet of every answer: AF41 with ECT(0), so that a test detects a relay that clears either.
 pub const ANSWER_CLASS: u8 = 34 << 2 | 2;
 
-/// Echo services of one namespace; they end with this value.
+/// Echo services of one namespace. Their drop stops them.
 pub struct Echo {
     _alive: Arc<()>,
 }
@@ -44,7 +44,7 @@ fn datagrams(at: SocketAddr) -> UdpSocket {
         SocketAddr::V6(_) => options.set_tclass_v6(u32::from(ANSWER_CLASS)),
     };
     marked.expect("every code point is allowed");
-    // A server is not what loses packets on a busy machine.
+    // The server must not lose packets on a busy machine.
     setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20)).expect("root may");
     socket.set_nonblocking(true).expect("it is a socket");
     socket
@@ -72,7 +72,7 @@ fn serve(sockets: &[UdpSocket], listeners: &[TcpListener], alive: &Weak<()>) {
         }
         for socket in sockets {
             while let Ok((length, from)) = socket.recv_from(&mut buffer) {
-                // An answer that cannot leave is missed by the one who waits for it.
+                // The receiver detects a lost answer.
                 let _ = socket.send_to(&buffer[..length], from);
             }
         }

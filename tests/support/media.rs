@@ -1,4 +1,4 @@
-//! A policy for media in networks that are made up, over both families, and a relay for it.
+//! A policy for media in example networks of both families, and a relay for it.
 
 use std::sync::Arc;
 

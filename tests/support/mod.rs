@@ -1,4 +1,4 @@
-//! The lab: a laptop at home, the internet, and a VPN gateway, in network namespaces of the test's own.
+//! The lab: a laptop at home, the internet, and a VPN gateway, in network namespaces.
 //!
 //! ```text
 //!  laptop                 home (NAT)                   internet                     gateway (NAT)
@@ -43,10 +43,10 @@ use vpn::{Vpn, VpnKind};
 /// The laptop's physical link.
 pub const UPLINK: &str = "wlan0";
 
-/// The laptop's second physical link, where it is plugged in.
+/// The laptop's second physical link, if plugged in.
 pub const CABLE: &str = "eth0";
 
-/// The changes where nothing has changed.
+/// No changes.
 pub const NOTHING: [&str; 0] = [];
 
 /// A port of the media range, served everywhere.
@@ -137,7 +137,7 @@ impl Lab {
             router.set("ipv4/ip_forward", "1");
             router.set("ipv6/conf/all/forwarding", "1");
         }
-        // Every address of a prefix is the internet's own; on IPv6 a bind wants to be told so.
+        // Every address of a prefix is local to the internet. An IPv6 bind needs the setting.
         internet.set("ipv6/ip_nonlocal_bind", "1");
         for prefix in at::INTERNET {
             internet.ip(&format!("route add local {prefix} dev lo"));
@@ -157,19 +157,18 @@ impl Lab {
         }
     }
 
-    /// Brings a VPN up on the laptop.
+    /// Starts a VPN on the laptop.
     pub fn start_vpn(&self, kind: VpnKind) -> Vpn {
         Vpn::start(kind, &self.laptop, &self.gateway)
     }
 
-    /// Plugs a cable in, of which the laptop has the addresses already; its default routes come before the Wi-Fi's.
+    /// Plugs in the cable, whose addresses the laptop has. Its default routes precede the Wi-Fi's.
     pub fn plug_in(&self) {
         link(
             (&self.laptop, CABLE, at::LAPTOP_CABLE),
             (&self.home, "lan1", at::HOME_CABLE),
         );
-        // IPv6 addresses would not outlive a router's link that is set down and up again, and would not be answered for
-        // until a random part of this delay is over.
+        // IPv6 addresses survive a router's link that goes down and up, and answer without delay.
         for link in ["lan0", "lan1"] {
             for (key, value) in [
                 ("keep_addr_on_down", "1"),
@@ -185,7 +184,7 @@ impl Lab {
              route add default via {} metric 100\nroute add ::/0 via {} metric 100",
             wifi.v4, wifi.v6, cable.v4, cable.v6
         ));
-        // A link that has just come up knows no neighbours, and may not answer its own for a second.
+        // A new link has no neighbour entries, and may not answer a solicitation for a second.
         for router in Family::BOTH.map(|family| [wifi.of(family), cable.of(family)]) {
             for address in router {
                 self.laptop.reach(address);
@@ -193,7 +192,7 @@ impl Lab {
         }
     }
 
-    /// Ends both captures, for a test with too many packets for the memory.
+    /// Ends both captures, for a test with more packets than fit the memory.
     pub fn stop_captures(&mut self) {
         self.on_laptop.stop();
         self.on_gateway.stop();

@@ -1,4 +1,4 @@
-//! A network namespace that a test made: entered by threads, given to programs, removed with all that runs in it.
+//! A network namespace of a test. Its removal ends all processes in it.
 
 use std::fs;
 use std::io::Write;
@@ -20,7 +20,7 @@ use super::program::wait_until;
 /// Where iproute2 keeps the named namespaces.
 const REGISTRY: &str = "/run/netns";
 
-/// What the names of our namespaces begin with, before the process id of their maker.
+/// Prefix of the namespace names, followed by the process id of the test.
 const PREFIX: &str = "vlab-";
 
 /// Fails the test unless it runs as root and finds its programs, each given with its Debian package.
@@ -47,7 +47,7 @@ pub fn require(programs: &[(&str, &str)]) {
     );
 }
 
-/// A namespace with a name, for programs that enter it by `ip netns exec`.
+/// A named namespace, which programs enter by `ip netns exec`.
 pub struct Namespace {
     name: String,
     inner: lab::Namespace,
@@ -62,7 +62,7 @@ impl Deref for Namespace {
 }
 
 impl Namespace {
-    /// Makes the namespace `vlab-PID-LAB-ROLE`, its loopback up and without duplicate address detection.
+    /// Creates the namespace `vlab-PID-LAB-ROLE` with loopback, without duplicate address detection.
     pub fn new(lab: u32, role: &str) -> Self {
         static SWEEP: Once = Once::new();
         SWEEP.call_once(sweep);
@@ -84,26 +84,26 @@ impl Namespace {
         &self.name
     }
 
-    /// A program to be started inside.
+    /// Returns a command that starts a program in the namespace.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, program]);
         command
     }
 
-    /// Runs a command line (words parted by blanks) inside, and gives its output.
+    /// Runs a command line (words separated by spaces) in the namespace. Returns its output.
     pub fn run(&self, line: &str) -> String {
         self.run_with(line, "")
     }
 
-    /// Runs a command line inside with a text as its input.
+    /// Runs a command line in the namespace with an input.
     pub fn run_with(&self, line: &str, input: &str) -> String {
         let mut words = line.split_whitespace();
         let program = words.next().expect("a command line has a program");
         run(self.command(program).args(words), input)
     }
 
-    /// Waits until an address answers: what leads there may have just come up.
+    /// Waits until an address answers, since a new path may need some time.
     pub fn reach(&self, address: IpAddr) {
         wait_until(&format!("an answer of {address}"), || {
             let mut ping = self.command("ping");
@@ -136,7 +136,7 @@ impl Namespace {
             .unwrap_or_else(|e| panic!("{e}"));
     }
 
-    /// Everything in the namespace that a guest could leave behind: links, addresses, rules, routes, XFRM
+    /// Returns everything that a program could leave in the namespace: links, addresses, rules, routes, XFRM
     /// policies, the firewall and the settings.
     pub fn dump(&self) -> Dump {
         let lines = [
@@ -160,7 +160,7 @@ impl Namespace {
         Dump(lines)
     }
 
-    /// The lines of a dump that went (`-`) and that came (`+`) since an earlier one; none when all is as it was.
+    /// Returns the removed (`-`) and the added (`+`) lines since an earlier dump.
     pub fn changes_since(&self, Dump(before): &Dump) -> Vec<String> {
         let Dump(now) = self.dump();
         let without = |sign, all: &[String], others: &[String]| {
@@ -178,11 +178,11 @@ impl Namespace {
     }
 }
 
-/// What a namespace was like at one time, line by line.
+/// The state of a namespace at one time, in lines.
 pub struct Dump(Vec<String>);
 
 impl Dump {
-    /// The lines in which one of the texts occurs.
+    /// Returns the lines that contain one of the texts.
     pub fn naming(&self, texts: &[&str]) -> Vec<&String> {
         let named = |line: &&String| texts.iter().any(|text| line.contains(text));
         self.0.iter().filter(named).collect()
@@ -195,7 +195,7 @@ impl Drop for Namespace {
     }
 }
 
-/// Runs a command to its end; a failure fails the test with all that the command said.
+/// Runs a command to its end. A failure fails the test and shows the output.
 pub fn run(command: &mut Command, input: &str) -> String {
     let mut child = command
         .stdin(Stdio::piped())
@@ -204,7 +204,7 @@ pub fn run(command: &mut Command, input: &str) -> String {
         .spawn()
         .unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let mut stdin = child.stdin.take().expect("it is piped");
-    // A program that fails early closes its input: its exit code tells more than the broken pipe.
+    // A program that fails early closes its input. Its exit code explains more than the broken pipe.
     let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
     let output = child.wait_with_output().expect("it was started");
@@ -219,14 +219,14 @@ pub fn run(command: &mut Command, input: &str) -> String {
     text(&output.stdout)
 }
 
-/// Ends what runs in a namespace, then removes it. Used on the way out, so it complains but does not panic.
+/// Ends the processes in a namespace, then removes it. A drop calls it, so it reports errors without a panic.
 fn remove(name: &str) {
     let guests = || {
         let inode = fs::metadata(Path::new(REGISTRY).join(name)).map(|meta| meta.ino());
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         entries
             .filter(|entry| {
-                // Threads of ours may be inside, but the entry tells of the main thread, which is not.
+                // The entry describes the main thread, although other threads of this process may be inside.
                 let place = fs::metadata(entry.path().join("ns/net")).map(|meta| meta.ino());
                 matches!((&place, &inode), (Ok(place), Ok(inode)) if place == inode)
             })
@@ -234,7 +234,7 @@ fn remove(name: &str) {
             .map(Pid::from_raw)
             .collect::<Vec<_>>()
     };
-    // First asked, for wireguard-go removes its control socket then; what is left after a second is killed.
+    // SIGTERM first, so that wireguard-go removes its control socket. SIGKILL after a second.
     for (signal, looks) in [(Signal::SIGTERM, 50), (Signal::SIGKILL, 1)] {
         for pid in guests() {
             let _ = kill(pid, signal);

@@ -1,4 +1,4 @@
-//! A network namespace of one's own for a test, on a thread of one's own.
+//! Runs a test in its own network namespace, on its own thread.
 
 use std::future::Future;
 use std::process::Command;
@@ -6,13 +6,12 @@ use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
 
-/// Runs a test on a fresh thread in a fresh network namespace with the loopback up, inside a tokio runtime.
+/// Runs a test on a new thread in a new network namespace with loopback, inside a tokio runtime.
 ///
-/// The namespace goes with the thread and with what the test leaves open in it. Threads that the test starts are in the
-/// same namespace.
+/// Threads of the test are in the same namespace. The kernel removes it with the last thread or open file in it.
 ///
 /// # Panics
-/// When the test does, and when it is not run as root.
+/// If the test panics, or does not run as root.
 pub(crate) fn in_namespace<T: Send + 'static, F: Future<Output = T>>(
     test: impl FnOnce() -> F + Send + 'static,
 ) -> T {
@@ -32,10 +31,10 @@ pub(crate) fn in_namespace<T: Send + 'static, F: Future<Output = T>>(
     }
 }
 
-/// Runs a shell command in the namespace and returns what it prints.
+/// Runs a shell command in the namespace. Returns its output.
 ///
 /// # Panics
-/// When it fails, with what it said.
+/// If it fails, with its error output.
 pub(crate) fn run(command: &str) -> String {
     let output = Command::new("sh")
         .args(["-ec", command])

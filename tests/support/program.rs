@@ -1,4 +1,4 @@
-//! A program that runs beside a test: its output is kept, and it does not outlive its guard.
+//! A program that runs during a test. The guard keeps its output and ends it.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// How long a program may take for a step before the test gives up on it.
+/// Time limit of one step of a program.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits until a condition holds.
@@ -33,7 +33,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts the program, keeping what it prints.
+    /// Starts the program and records its output.
     pub fn start(name: &str, command: &mut Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
@@ -59,7 +59,7 @@ impl Program {
         }
     }
 
-    /// All lines so far.
+    /// Returns all lines so far.
     pub fn log(&self) -> String {
         self.log.lock().expect("no reader panics").clone()
     }
@@ -108,7 +108,7 @@ impl Program {
         Pid::from_raw(i32::try_from(self.child.id()).expect("process ids are positive i32"))
     }
 
-    /// The memory that the program holds now, in bytes.
+    /// Returns the current memory of the program, in bytes.
     pub fn memory(&self) -> u64 {
         let path = format!("/proc/{}/status", self.pid());
         let status = fs::read_to_string(path).expect("the program runs");
@@ -123,7 +123,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Both fail only when the program has ended, which is what is wanted.
+        // Both fail only if the program has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {

@@ -1,4 +1,4 @@
-//! The product, as a black box with a command line.
+//! The voicelane program, through its command line.
 
 use std::fs;
 use std::process::Output;
@@ -14,7 +14,7 @@ use voicelane::control::{Event, EventKind};
 use super::namespace::Namespace;
 use super::program::{PATIENCE, Program};
 
-/// Talkdesk as it is compiled in, and its like on IPv6.
+/// The compiled-in Talkdesk policy, and a similar service on IPv6.
 pub const CONFIG: &str = r#"
 version = 1
 include = ["talkdesk"]
@@ -60,20 +60,20 @@ allow_special_purpose = true
 /// The TUN's default name.
 pub const TUN: &str = "voicelane0";
 
-/// A running service; it is killed with this value.
+/// A running service. Its drop kills it.
 pub struct Voicelane {
     program: Program,
     home: Home,
 }
 
-/// Where a service keeps its files: they outlive the service.
+/// The files of a service, which outlive it.
 pub struct Home {
     files: TempDir,
     namespace: String,
 }
 
 impl Home {
-    /// An empty home with a configuration.
+    /// Creates an empty home with a configuration.
     pub fn new(namespace: &Namespace, config: &str) -> Self {
         let files = TempDir::new().expect("the temporary directory is writable");
         fs::write(files.path().join("config.toml"), config).expect("it was just made");
@@ -88,8 +88,8 @@ impl Home {
         self.command(arguments).output().expect("ip is there")
     }
 
-    /// Runs a command of the program that takes configuration and runtime directory, from a shell with mounts and a host
-    /// name of its own: `"$@"` is the command, which `script` may change before it runs it.
+    /// Runs a command with configuration and runtime directory, from a shell with its own mounts and host name. `script`
+    /// runs the command `"$@"`, and may change it.
     pub fn invoke_from(&self, script: &str, arguments: &[&str]) -> Output {
         let mut command = std::process::Command::new("ip");
         command
@@ -109,7 +109,7 @@ impl Home {
         command.output().expect("ip is there")
     }
 
-    /// Where the files are.
+    /// Returns the directory of the files.
     pub fn dir(&self) -> &std::path::Path {
         self.files.path()
     }
@@ -156,7 +156,7 @@ impl Home {
         }
     }
 
-    /// Removes what a killed service left.
+    /// Runs `voicelane cleanup` after a killed service.
     pub fn cleanup(&self) -> Output {
         self.invoke(&["cleanup", "--runtime-dir", &self.path("run")])
     }
@@ -168,7 +168,7 @@ impl Voicelane {
         Home::new(namespace, CONFIG).start()
     }
 
-    /// What the service says of itself.
+    /// Returns the status of the service.
     pub fn status(&self) -> Value {
         let run = self.home.path("run");
         let output = self
@@ -186,7 +186,7 @@ impl Voicelane {
         self.program.wait_for(text);
     }
 
-    /// What happened, as the service tells it.
+    /// Returns the events of the service.
     pub fn events(&self) -> Vec<Event> {
         let run = self.home.path("run");
         let output = self
@@ -205,8 +205,8 @@ impl Voicelane {
         self.events().last().map_or(0, |event| event.sequence)
     }
 
-    /// The number of the newest event, when none has come for a while: what was done before may show in several.
-    pub fn last_event_at_rest(&self) -> u64 {
+    /// Returns the number of the newest event after a quiet time, since one change may cause several events.
+    pub fn last_event_when_quiet(&self) -> u64 {
         const REST: Duration = Duration::from_millis(500);
         let deadline = Instant::now() + PATIENCE;
         let mut last = self.last_event();
@@ -216,7 +216,11 @@ impl Voicelane {
             if now == last {
                 return last;
             }
-            assert!(Instant::now() < deadline, "no rest: {:#?}", self.events());
+            assert!(
+                Instant::now() < deadline,
+                "no quiet time: {:#?}",
+                self.events()
+            );
             last = now;
         }
     }
@@ -250,28 +254,28 @@ impl Voicelane {
         self.program.pid()
     }
 
-    /// Where the service keeps its files.
+    /// Returns the files of the service.
     pub const fn home(&self) -> &Home {
         &self.home
     }
 
-    /// Where the service's configuration is.
+    /// Returns the path of the configuration.
     pub fn config_file(&self) -> String {
         self.home.path("config.toml")
     }
 
-    /// Writes another configuration. The service knows nothing of it yet.
+    /// Writes another configuration without a reload.
     pub fn configure(&self, config: &str) {
         fs::write(self.config_file(), config).expect("it is ours");
     }
 
-    /// Lets the service read its configuration anew.
+    /// Reloads the configuration.
     pub fn reload(&self) -> Output {
         let run = self.home.path("run");
         self.home.invoke(&["reload", "--runtime-dir", &run])
     }
 
-    /// What the service has dropped for a reason, in a direction (`outbound` or `inbound`).
+    /// Returns the dropped packets of a reason and a direction (`outbound` or `inbound`).
     pub fn drops(&self, direction: &str, reason: &str) -> u64 {
         let status = self.status();
         status["status"][direction]["drops"][reason]
@@ -279,22 +283,22 @@ impl Voicelane {
             .unwrap_or(0)
     }
 
-    /// What the service is unhappy with, all sentences in one.
+    /// Returns the warnings of the service in one text.
     pub fn warnings(&self) -> String {
         self.status()["status"]["warnings"].to_string()
     }
 
-    /// The memory that the service holds now, in bytes.
+    /// Returns the current memory of the service, in bytes.
     pub fn memory(&self) -> u64 {
         self.program.memory()
     }
 
-    /// Ends the service as an administrator does.
+    /// Stops the service with SIGTERM.
     pub fn stop(self) {
         self.end(Signal::SIGTERM);
     }
 
-    /// Ends the service by a signal that it obeys.
+    /// Ends the service with a signal that it handles.
     pub fn end(self, signal: Signal) {
         let status = self.program.end(signal);
         assert!(
@@ -303,7 +307,7 @@ impl Voicelane {
         );
     }
 
-    /// Ends the service as a fault does; what it leaves is there.
+    /// Kills the service. Its state in the kernel stays.
     pub fn kill(self) -> Home {
         self.program.end(Signal::SIGKILL);
         self.home

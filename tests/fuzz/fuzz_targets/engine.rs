@@ -1,8 +1,8 @@
-//! Plays arbitrary courses against the reference model of the engine's UDP half: the one of `tests/pure/model.rs`.
+//! Runs arbitrary steps against the reference model of the engine's UDP half in `tests/pure/model.rs`.
 
 #![no_main]
 
 #[path = "../../pure/model/engine.rs"]
 mod engine;
 
-libfuzzer_sys::fuzz_target!(|course: &[u8]| engine::play(course));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| engine::run(input));

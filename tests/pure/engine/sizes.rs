@@ -201,7 +201,7 @@ fn a_missing_checksum_and_options_are_valid_over_ipv4() {
     let [inside, server, ..] = FAMILIES[0].map(endpoint);
     let mut packet = datagram(inside, server, b"media");
     packet[26..28].fill(0);
-    // Four no-operations and the end of the options, padded.
+    // Four NOP options and an end of options, padded.
     packet.splice(20..20, [1, 1, 1, 1, 0, 0, 0, 0]);
     packet[0] = 0x47;
     packet[3] += 8;

@@ -1,7 +1,7 @@
-//! The exports: as they were, and exactly the policy.
+//! Exports equal the golden files and the policy.
 //!
-//! The golden files are in tests/golden/export, and policy.toml there says how they are renewed. What real programs say
-//! to the exports is in tests/lab/export_judges.rs.
+//! `tests/golden/export/policy.toml` describes how to renew the golden files. `tests/lab/export_judges.rs` loads the
+//! exports into real programs.
 
 mod reader;
 
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::civil::{Date, date};
 use proptest::prelude::*;
-use reader::{Read, Way};
+use reader::{Direction, Read};
 use voicelane::config::Config;
 use voicelane::net::{Dscp, Endpoint, PortRange, Prefix, Protocol};
 use voicelane::policy::export::{Export, ExportFormat, FORMATS, Selection, SelectionError};
@@ -36,7 +36,7 @@ fn export(format: &str, selection: &Selection<'_>) -> Export {
         .export(selection)
 }
 
-/// A version that does not change with each release.
+/// Replaces the version, which changes with each release.
 fn timeless(text: &str) -> String {
     text.replace(
         concat!("voicelane ", env!("CARGO_PKG_VERSION")),
@@ -76,7 +76,7 @@ fn exports_match_the_golden_files() {
         let path = entry.expect("a file").path();
         assert!(
             known.contains(&path) || path.ends_with("policy.toml"),
-            "{} is of no format",
+            "{} belongs to no format",
             path.display()
         );
     }
@@ -174,12 +174,15 @@ fn windows_exports_are_powershell_and_the_others_json() {
     let mut parser = tree_sitter::Parser::new();
     parser
         .set_language(&tree_sitter_powershell::LANGUAGE.into())
-        .expect("the grammar is of this version");
+        .expect("the grammar has this version");
     let mut faulty = |script: &str| {
         let tree = parser.parse(script, None).expect("a language is set");
         tree.root_node().has_error()
     };
-    assert!(faulty("foreach ($x in @(1) { $x }"), "the judge judges");
+    assert!(
+        faulty("foreach ($x in @(1) { $x }"),
+        "the parser rejects an error"
+    );
     for format in ["windows-qos", "windows-routes"] {
         let script = export(format, &selection).text;
         assert!(!faulty(&script), "{format}:\n{script}");
@@ -207,7 +210,7 @@ fn the_manual_lists_every_format() {
     }
 }
 
-/// The addresses that are told apart by some prefix: first and last, and their neighbours.
+/// Returns the first and the last address of a prefix, and their neighbours.
 fn edges(prefix: Prefix) -> Vec<IpAddr> {
     let near = |addr: IpAddr, step: i128| match addr {
         IpAddr::V4(v4) => IpAddr::V4(
@@ -225,27 +228,27 @@ fn edges(prefix: Prefix) -> Vec<IpAddr> {
     ]
 }
 
-/// What an export does with a packet: every code point that one of its lines gives.
+/// Returns every code point that a line of the export sets for a packet.
 fn treatments(
     lines: &[Read],
-    way: Way,
+    direction: Direction,
     protocol: Protocol,
     server: Endpoint,
 ) -> BTreeSet<Option<Dscp>> {
     let lines = lines.iter().filter(|line| {
-        (line.way, line.protocol) == (way, protocol)
+        (line.direction, line.protocol) == (direction, protocol)
             && line.prefix.contains(server.addr)
             && line.ports.contains(server.port)
     });
     lines.map(|line| line.dscp).collect()
 }
 
-/// Holds an export that was read back against the policy, at every edge of either.
+/// Compares an export with the policy, at every edge of both.
 fn covers(
     policy: &Policy,
     name: &str,
     lines: &[Read],
-    ways: &[Way],
+    ways: &[Direction],
     marks: bool,
 ) -> Result<(), TestCaseError> {
     let rules = policy.rules().iter();
@@ -276,9 +279,17 @@ fn covers(
                     .then_some(marks.then_some(verdict.treatment.dscp))
                     .into_iter()
                     .collect();
-                for way in ways {
-                    let got = treatments(lines, *way, protocol, server);
-                    prop_assert_eq!(&got, &wanted, "{} {:?} {} {}", name, way, protocol, server);
+                for direction in ways {
+                    let got = treatments(lines, *direction, protocol, server);
+                    prop_assert_eq!(
+                        &got,
+                        &wanted,
+                        "{} {:?} {} {}",
+                        name,
+                        direction,
+                        protocol,
+                        server
+                    );
                 }
             }
         }
@@ -286,13 +297,13 @@ fn covers(
     Ok(())
 }
 
-/// Every export that can say exactly the policy says it.
+/// Compares every export that can express the whole policy.
 fn exact(policy: &Policy) -> Result<(), TestCaseError> {
     let Ok(selection) = Selection::new(policy, TODAY, &[""; 0]) else {
         return Ok(());
     };
     let text = |format: &str| export(format, &selection).text;
-    let both = &[Way::Up, Way::Down][..];
+    let both = &[Direction::ToServer, Direction::FromServer][..];
     let (mark, allow) = reader::nftables(&text("nftables"));
     covers(policy, "nftables", &mark, both, true)?;
     covers(policy, "nftables, firewall", &allow, both, false)?;
@@ -316,14 +327,14 @@ fn exact(policy: &Policy) -> Result<(), TestCaseError> {
         policy,
         "windows-qos",
         &reader::windows(&text("windows-qos")),
-        &[Way::Up],
+        &[Direction::ToServer],
         true,
     )?;
     covers(
         policy,
         "swanctl",
         &reader::swanctl(&text("swanctl")),
-        &[Way::Up],
+        &[Direction::ToServer],
         false,
     )?;
 

@@ -1,25 +1,25 @@
-//! Reads exports back, as simply as their forms allow.
+//! Simple parsers of the exports.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use voicelane::net::{Dscp, PortRange, Prefix, Protocol};
 
-/// One thing that a line of an export says.
+/// One statement of a line.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Read {
-    pub(crate) way: Way,
+    pub(crate) direction: Direction,
     pub(crate) protocol: Protocol,
     pub(crate) prefix: Prefix,
     pub(crate) ports: PortRange,
     pub(crate) dscp: Option<Dscp>,
 }
 
-/// Towards the servers, or from them.
+/// The direction of a packet: to the servers, or from them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
-    Up,
-    Down,
+pub(crate) enum Direction {
+    ToServer,
+    FromServer,
 }
 
 fn parse<T: std::str::FromStr>(text: &str) -> T {
@@ -29,7 +29,7 @@ fn parse<T: std::str::FromStr>(text: &str) -> T {
     value
 }
 
-/// The words of a line, in pairs of one and the next.
+/// Returns the word after `key` in a line.
 fn after<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     let mut words = line.split([' ', '=']);
     words.find(|word| *word == key)?;
@@ -41,7 +41,7 @@ fn port_list(text: &str) -> Vec<PortRange> {
     ports.map(|ports| parse(&ports)).collect()
 }
 
-/// What a table marks and allows.
+/// Returns the marked and the allowed traffic of a table.
 pub(crate) fn nftables(text: &str) -> (Vec<Read>, Vec<Read>) {
     let mut sets: BTreeMap<&str, Vec<Prefix>> = BTreeMap::new();
     let (mut set, mut chain) = ("", "");
@@ -54,13 +54,13 @@ pub(crate) fn nftables(text: &str) -> (Vec<Read>, Vec<Read>) {
         } else if let Ok(prefix) = line.trim_end_matches(',').parse::<Prefix>() {
             sets.entry(set).or_default().push(prefix);
         } else if let Some((addr, rest)) = line.split_once(" @") {
-            let way = if addr.ends_with("daddr") {
-                Way::Up
+            let direction = if addr.ends_with("daddr") {
+                Direction::ToServer
             } else {
-                Way::Down
+                Direction::FromServer
             };
             let mut words = rest.splitn(4, ' ');
-            let mut word = || words.next().expect("a rule has them all");
+            let mut word = || words.next().expect("a rule has all fields");
             let (name, protocol, _, rest) = (word(), parse(word()), word(), word());
             let (ports, action) = match rest.strip_prefix("{ ") {
                 Some(rest) => rest.split_once(" } ").expect("the braces close"),
@@ -75,12 +75,12 @@ pub(crate) fn nftables(text: &str) -> (Vec<Read>, Vec<Read>) {
             };
             assert_eq!(
                 action.contains("established"),
-                dscp.is_none() && way == Way::Down
+                dscp.is_none() && direction == Direction::FromServer
             );
             for prefix in &sets[name] {
                 for ports in port_list(ports) {
                     list.push(Read {
-                        way,
+                        direction,
                         protocol,
                         prefix: *prefix,
                         ports,
@@ -93,19 +93,23 @@ pub(crate) fn nftables(text: &str) -> (Vec<Read>, Vec<Read>) {
     (mark, allow)
 }
 
-/// What the chains mark and allow.
+/// Returns the marked and the allowed traffic of the chains.
 pub(crate) fn iptables(text: &str) -> (Vec<Read>, Vec<Read>) {
     let rules = text.lines().filter(|line| line.starts_with("-A"));
     let rules = rules.map(|line| {
-        let (way, side, port) = match after(line, "-d") {
-            Some(side) => (Way::Up, side, "--dport"),
-            None => (Way::Down, after(line, "-s").expect("a side"), "--sport"),
+        let (direction, side, port) = match after(line, "-d") {
+            Some(side) => (Direction::ToServer, side, "--dport"),
+            None => (
+                Direction::FromServer,
+                after(line, "-s").expect("a side"),
+                "--sport",
+            ),
         };
         let prefix: Prefix = parse(side);
         assert_eq!(line.contains(" -6 "), side.contains(':'));
         assert_eq!(line.contains(" -4 "), side.contains('.'));
         Read {
-            way,
+            direction,
             prefix,
             protocol: parse(after(line, "-p").expect("a protocol")),
             ports: port_list(after(line, port).expect("ports"))[0],
@@ -115,7 +119,7 @@ pub(crate) fn iptables(text: &str) -> (Vec<Read>, Vec<Read>) {
     rules.partition(|rule| rule.dscp.is_some())
 }
 
-/// What the class maps mark.
+/// Returns the marked traffic of the class maps.
 pub(crate) fn ios(text: &str) -> Vec<Read> {
     let mut reads: Vec<Read> = Vec::new();
     let mut dscp = None;
@@ -131,12 +135,12 @@ pub(crate) fn ios(text: &str) -> Vec<Read> {
         };
         let mut words = entry.split(' ').peekable();
         let protocol = parse(words.next().expect("a protocol"));
-        let way = if words.next_if_eq(&"any").is_some() {
-            Way::Up
+        let direction = if words.next_if_eq(&"any").is_some() {
+            Direction::ToServer
         } else {
-            Way::Down
+            Direction::FromServer
         };
-        let mut word = || words.next().expect("an entry has them all");
+        let mut word = || words.next().expect("an entry has all fields");
         let prefix = match word() {
             "host" => Prefix::host(parse::<IpAddr>(word())),
             v6 if v6.contains('/') => parse(v6),
@@ -150,7 +154,7 @@ pub(crate) fn ios(text: &str) -> Vec<Read> {
             _ => parse(&format!("{}-{}", word(), word())),
         };
         reads.push(Read {
-            way,
+            direction,
             protocol,
             prefix,
             ports,
@@ -160,7 +164,7 @@ pub(crate) fn ios(text: &str) -> Vec<Read> {
     reads
 }
 
-/// What the mangle and filter rules do.
+/// Returns the marked and the allowed traffic of the mangle and filter rules.
 pub(crate) fn mikrotik(text: &str) -> (Vec<Read>, Vec<Read>) {
     let mut lists: BTreeMap<(&str, &str), Vec<Prefix>> = BTreeMap::new();
     let mut reads = Vec::new();
@@ -170,17 +174,17 @@ pub(crate) fn mikrotik(text: &str) -> (Vec<Read>, Vec<Read>) {
             lists.entry((menu, list)).or_default().push(parse(prefix));
             continue;
         }
-        let (way, side, port) = match after(line, "dst-address-list") {
-            Some(list) => (Way::Up, list, "dst-port"),
+        let (direction, side, port) = match after(line, "dst-address-list") {
+            Some(list) => (Direction::ToServer, list, "dst-port"),
             None => (
-                Way::Down,
+                Direction::FromServer,
                 after(line, "src-address-list").expect("a list"),
                 "src-port",
             ),
         };
         for prefix in &lists[&(menu, side)] {
             reads.push(Read {
-                way,
+                direction,
                 prefix: *prefix,
                 protocol: parse(after(line, "protocol").expect("a protocol")),
                 ports: parse(after(line, port).expect("ports")),
@@ -191,7 +195,7 @@ pub(crate) fn mikrotik(text: &str) -> (Vec<Read>, Vec<Read>) {
     reads.into_iter().partition(|read| read.dscp.is_some())
 }
 
-/// What the QoS policies mark.
+/// Returns the marked traffic of the `QoS` policies.
 pub(crate) fn windows(text: &str) -> Vec<Read> {
     let policies = text
         .lines()
@@ -200,13 +204,13 @@ pub(crate) fn windows(text: &str) -> Vec<Read> {
         .map(|line| {
             let value = |key: &str| {
                 after(line, key)
-                    .expect("a policy has them all")
+                    .expect("a policy has all fields")
                     .trim_matches('\'')
             };
             let ports =
                 ["Start", "End"].map(|end| value(&format!("-IPDstPort{end}MatchCondition")));
             Read {
-                way: Way::Up,
+                direction: Direction::ToServer,
                 protocol: parse(&value("-IPProtocolMatchCondition").to_lowercase()),
                 prefix: parse(value("-IPDstPrefixMatchCondition")),
                 ports: parse(&ports.join("-")),
@@ -216,7 +220,7 @@ pub(crate) fn windows(text: &str) -> Vec<Read> {
         .collect()
 }
 
-/// What the children let pass.
+/// Returns the traffic selectors of the children.
 pub(crate) fn swanctl(text: &str) -> Vec<Read> {
     let lines = text
         .lines()
@@ -230,7 +234,7 @@ pub(crate) fn swanctl(text: &str) -> Vec<Read> {
                 .split_once('/')
                 .expect("a protocol");
             Read {
-                way: Way::Up,
+                direction: Direction::ToServer,
                 protocol: parse(protocol),
                 prefix: parse(prefix),
                 ports: parse(ports),
@@ -240,7 +244,7 @@ pub(crate) fn swanctl(text: &str) -> Vec<Read> {
         .collect()
 }
 
-/// What the tunnel takes.
+/// Returns the prefixes of the tunnel.
 pub(crate) fn allowed_ips(text: &str) -> Vec<Prefix> {
     let line = text
         .lines()

@@ -1,7 +1,6 @@
-//! A player that holds the engine's UDP half against the rules.
+//! Compares the UDP half of the engine with the reference model.
 //!
-//! A course is a string of bytes, so that a property test and a fuzzer can share it: one byte of settings, then four for
-//! each step.
+//! Property test and fuzzer share the input: one byte of settings, then four bytes for each step.
 
 #[path = "rules.rs"]
 mod rules;
@@ -20,7 +19,7 @@ use voicelane::net::{Egress, Endpoint, Filtering, Inside, MappingId, Outside, Tr
 use voicelane::policy::Policy;
 use voicelane::wire::{IcmpError, Packet, Transport, fragment, udp};
 
-use rules::{Bucket, Effect, Model, REMOTES, Sending, endpoint};
+use rules::{Bucket, Effect, Model, OutboundDatagram, REMOTES, endpoint};
 
 const INSIDES: [&str; 4] = [
     "10.8.0.2:50000",
@@ -58,23 +57,23 @@ const ERRORS: [IcmpError; 8] = [
     IcmpError::ReassemblyTimeExceeded,
 ];
 
-/// The engine, what it is held against, and who was who.
-struct Player {
+/// The engine, the model, and the ids of both.
+struct Comparison {
     engine: Engine,
     outbox: Outbox,
     model: Model,
     now: Instant,
-    /// The inside endpoint of every id that there was.
+    /// The inside endpoint of every id so far.
     ids: BTreeMap<MappingId, Endpoint>,
     sockets: u16,
 }
 
-/// Plays a course.
+/// Runs settings and steps.
 ///
 /// # Panics
-/// When the engine does anything else than the model.
-pub(crate) fn play(course: &[u8]) {
-    let Some((&settings, steps)) = course.split_first() else {
+/// If the engine and the model differ.
+pub(crate) fn run(input: &[u8]) {
+    let Some((&settings, steps)) = input.split_first() else {
         return;
     };
     let filtering = match settings & 3 {
@@ -106,7 +105,7 @@ pub(crate) fn play(course: &[u8]) {
         credit: Duration::from_millis(500),
         seen: now,
     };
-    let mut player = Player {
+    let mut comparison = Comparison {
         engine: Engine::new(Arc::clone(&POLICIES[0]), settings),
         outbox: Outbox::default(),
         model: Model {
@@ -115,18 +114,18 @@ pub(crate) fn play(course: &[u8]) {
             mappings: BTreeMap::new(),
             created: 0,
             rejections: full,
-            failbacks: full,
+            returned_errors: full,
         },
         now,
         ids: BTreeMap::new(),
         sockets: 0,
     };
     for step in steps.as_chunks().0 {
-        player.step(*step);
+        comparison.step(*step);
     }
 }
 
-impl Player {
+impl Comparison {
     fn step(&mut self, [what, which, other, how]: [u8; 4]) {
         self.outbox.clear();
         match what % 8 {
@@ -144,14 +143,14 @@ impl Player {
         self.compare_mappings();
     }
 
-    /// An application sends: whole or in fragments, to a remote or to a neighbour's outside endpoint.
+    /// Sends a datagram, whole or in fragments, to a remote or to a neighbour's outside endpoint.
     fn send(&mut self, which: u8, other: u8, how: u8) {
         let from = endpoint(INSIDES[usize::from(which % 4)]);
         let to = self.remote(from.addr, other);
         let is_cut = how & 1 == 1;
         let length = if is_cut { 300 } else { usize::from(how >> 5) };
         let may_fragment = from.addr.is_ipv4() && how & 8 != 0;
-        let sending = Sending {
+        let datagram = OutboundDatagram {
             from,
             to,
             payload: vec![how; length],
@@ -159,14 +158,14 @@ impl Player {
             dont_fragment: !is_cut && !may_fragment,
             outside: (how & 16 == 0).then(|| self.socket(from.addr, other)),
         };
-        let mut packets = written(&sending, may_fragment);
+        let mut packets = written(&datagram, may_fragment);
         if is_cut {
             packets = cut(&packets[0]);
         }
         for packet in packets {
             self.engine.handle_tun(&packet, self.now, &mut self.outbox);
         }
-        let expected = self.model.outbound(&sending, self.now);
+        let expected = self.model.outbound(&datagram, self.now);
         for at in 0..self.outbox.commands().len() {
             let SocketCommand::Open {
                 mapping, inside, ..
@@ -174,8 +173,8 @@ impl Player {
             else {
                 continue;
             };
-            assert_eq!(self.ids.insert(mapping, inside.0), None, "an id names one");
-            if let Some(outside) = sending.outside {
+            assert_eq!(self.ids.insert(mapping, inside.0), None, "each id is new");
+            if let Some(outside) = datagram.outside {
                 self.engine.handle_opened(
                     mapping,
                     Egress::Direct,
@@ -183,7 +182,7 @@ impl Player {
                     &mut self.outbox,
                 );
                 let model = self.model.mappings.get_mut(&inside.0);
-                model.expect("the model has it too").id = mapping;
+                model.expect("the model has the mapping").id = mapping;
             } else {
                 let error = IcmpError::AdminProhibited;
                 self.engine.handle_open_failed(
@@ -198,7 +197,7 @@ impl Player {
         self.compare(expected);
     }
 
-    /// A datagram comes to a socket that there is or was.
+    /// Delivers a datagram to an open or closed socket.
     fn arrive(&mut self, which: u8, other: u8, how: u8) {
         let Some((id, inside)) = self.mapping(which) else {
             return;
@@ -227,7 +226,7 @@ impl Player {
         self.compare(Vec::from_iter(expected));
     }
 
-    /// The path, or somebody who pretends to be it, failbacks an error.
+    /// Delivers an error of the path, or a forged one.
     fn fail(&mut self, which: u8, other: u8, how: u8) {
         let Some((id, inside)) = self.mapping(which) else {
             return;
@@ -262,12 +261,12 @@ impl Player {
         let is_due = due.is_some_and(|due| due <= self.now);
         assert!(
             is_due || expected.is_empty(),
-            "it did not say that it is due"
+            "poll_timeout announces the work"
         );
         self.compare(expected);
     }
 
-    /// Another uplink: each mapping gets another socket, or none. An endpoint may be one that another mapping had before.
+    /// Changes the uplink: each mapping gets a new socket, or none. A former endpoint of another mapping may return.
     fn move_uplink(&mut self, how: u8) {
         self.engine
             .handle_uplink_changed(|_| true, self.now, &mut self.outbox);
@@ -345,7 +344,7 @@ impl Player {
         let commands = self.outbox.commands().iter().map(|command| match *command {
             SocketCommand::Open { inside, .. } => Effect::Opened(inside.0),
             SocketCommand::Close { mapping } => Effect::Closed(mapping),
-            _ => panic!("{command:?} is none of UDP's"),
+            _ => panic!("{command:?} is not for UDP"),
         });
         let transmits = self
             .outbox
@@ -359,7 +358,7 @@ impl Player {
         let ends = self.outbox.events().iter().filter_map(|event| match event {
             EngineEvent::Ended { inside, .. } => Some(Effect::Ended(inside.0)),
             EngineEvent::Established { .. } => None,
-            other => panic!("{other:?} without fallback"),
+            other => panic!("{other:?} without failover"),
         });
         let mut seen: Vec<_> = commands.chain(transmits).chain(ends).collect();
         seen.extend(delivered(&self.outbox));
@@ -400,7 +399,7 @@ impl Player {
         let due = self.engine.poll_timeout();
         assert!(
             first.is_none_or(|first| due.is_some_and(|due| due <= first)),
-            "it must wake up in time"
+            "the engine wakes up in time"
         );
     }
 }
@@ -410,7 +409,7 @@ fn delivered(outbox: &Outbox) -> Vec<Effect> {
     let (mut effects, mut parts) = (Vec::new(), Vec::new());
     for bytes in outbox.packets() {
         assert!(bytes.len() <= 1_500, "larger than the TUN");
-        let packet = Packet::parse(bytes).expect("only valid packets go in");
+        let packet = Packet::parse(bytes).expect("delivered packets are valid");
         let (source, destination) = (packet.source(), packet.destination());
         match packet.transport() {
             Transport::Udp(datagram) => effects.push(Effect::Delivered {
@@ -441,30 +440,30 @@ fn delivered(outbox: &Outbox) -> Vec<Effect> {
                         IpAddr::from(<[u8; 16]>::try_from(&bytes[72..88]).expect("16"))
                     }
                 };
-                effects.push(Effect::Told {
+                effects.push(Effect::IcmpError {
                     to: Endpoint::new(destination, port(0)),
                     about: Endpoint::new(addr, port(2)),
                     kind: (message.kind, message.code),
                 });
             }
-            transport => panic!("{transport:?} is none of ours"),
+            transport => panic!("{transport:?} is not expected"),
         }
     }
     assert!(parts.is_empty(), "the last fragment is missing");
     effects
 }
 
-fn written(sending: &Sending, may_fragment: bool) -> Vec<Vec<u8>> {
+fn written(datagram: &OutboundDatagram, may_fragment: bool) -> Vec<Vec<u8>> {
     let headers = udp::UdpHeaders {
-        source: sending.from,
-        destination: sending.to,
+        source: datagram.from,
+        destination: datagram.to,
         traffic_class: TrafficClass::default(),
-        hop_limit: sending.hop_limit,
+        hop_limit: datagram.hop_limit,
     };
     let mut packet = Vec::new();
-    udp::write_datagram(&mut packet, &headers, &sending.payload).expect("a datagram");
+    udp::write_datagram(&mut packet, &headers, &datagram.payload).expect("a datagram");
     if may_fragment {
-        // Without DF; the checksum grows by what the field loses.
+        // Clears DF, and corrects the checksum for it.
         packet[6] = 0;
         let sum = u16::from_be_bytes([packet[10], packet[11]]);
         let (sum, carry) = sum.overflowing_add(0x4000);
@@ -473,7 +472,7 @@ fn written(sending: &Sending, may_fragment: bool) -> Vec<Vec<u8>> {
     vec![packet]
 }
 
-/// Fragments, the last one first.
+/// Returns the fragments, the last one first.
 fn cut(packet: &[u8]) -> Vec<Vec<u8>> {
     let (mut out, mut ranges) = (Vec::new(), Vec::new());
     fragment::split(&mut out, packet, 128, 7, |range| ranges.push(range));

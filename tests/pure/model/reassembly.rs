@@ -1,4 +1,4 @@
-//! Reassembly in the plainest words: a list of pieces that is looked through from the start for each fragment.
+//! The simplest reassembly: it searches a list of pieces from the start for each fragment.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ const LIMITS: ReassemblyLimits = ReassemblyLimits {
     lifetime: Duration::from_secs(15),
 };
 
-/// A datagram of which something is missing.
+/// An incomplete datagram.
 #[derive(Debug)]
 struct Partial {
     due: Instant,
@@ -30,7 +30,7 @@ struct Piece {
 }
 
 impl Partial {
-    /// The payload, if the pieces are all of it.
+    /// Returns the payload if it is complete.
     fn whole(&self) -> Option<Vec<u8>> {
         let last = self.pieces.iter().find(|piece| !piece.more)?;
         let mut pieces = self.pieces.clone();
@@ -40,16 +40,15 @@ impl Partial {
     }
 }
 
-/// Plays a course: one byte for the kind of packet, two for where it belongs, one for its length and one for what
-/// becomes of the time; see `step`.
+/// Runs steps of five bytes: the kind of packet, two for datagram and offset, the length, and the time.
 ///
 /// # Panics
-/// When the reassembly does anything else than the model, or exceeds its limits.
-pub(crate) fn play(course: &[u8]) {
+/// If the reassembly differs from the model, or exceeds its limits.
+pub(crate) fn run(steps: &[u8]) {
     let mut reassembly = Reassembly::new(LIMITS);
     let mut model = BTreeMap::<(bool, u8), Partial>::new();
     let mut now = Instant::now();
-    for step in course.as_chunks::<5>().0 {
+    for step in steps.as_chunks::<5>().0 {
         let &[kind, place, length, content, wait] = step;
         if wait > 192 {
             now += Duration::from_millis(u64::from(wait - 192) * 250);
@@ -75,10 +74,7 @@ pub(crate) fn play(course: &[u8]) {
         };
         let held = reassembly.held();
         let taken = reassembly.insert(&packet, part, now);
-        assert!(
-            reassembly.held() <= LIMITS.held,
-            "it holds more than it may"
-        );
+        assert!(reassembly.held() <= LIMITS.held, "the limit holds");
 
         let most = if is_v6 { 65_535 } else { 65_515 };
         let range = offset..offset + length;
@@ -138,7 +134,7 @@ pub(crate) fn play(course: &[u8]) {
     }
 }
 
-/// A fragment as it comes out of the TUN, with a protocol that nobody checks; none when it cannot be written down.
+/// Returns a fragment from the TUN, with a protocol without checksum. `None` if the fields do not fit.
 fn fragment(
     is_v6: bool,
     identification: u8,

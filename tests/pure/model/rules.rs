@@ -1,5 +1,4 @@
-//! What the engine's UDP half is to do, in the plainest words: no slots, no generations, no timer queue, no arena, no
-//! headers.
+//! The simplest model of the engine's UDP half: no slots, generations, timer queue, arena or headers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -9,8 +8,8 @@ use voicelane::engine::{NatSettings, UNANSWERED_LIFETIME};
 use voicelane::net::{Endpoint, Family, Filtering, MappingId};
 use voicelane::wire::IcmpError;
 
-/// Two endpoints of a media server, one of another, one of somebody else; per family. The second server is in the wide
-/// policy only.
+/// Two endpoints of a media server, one of a second server, one outside the policy; per family. Only the wide policy has
+/// the second server.
 pub(crate) const REMOTES: [[&str; 4]; 2] = [
     [
         "168.86.128.1:20000",
@@ -26,7 +25,7 @@ pub(crate) const REMOTES: [[&str; 4]; 2] = [
     ],
 ];
 
-/// What becomes visible of a step, in whatever order.
+/// A visible effect of a step; the order is not compared.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Effect {
     Opened(Endpoint),
@@ -45,8 +44,8 @@ pub(crate) enum Effect {
         to: Endpoint,
         payload: Vec<u8>,
     },
-    /// An ICMP error to the application, about what it sent to a remote.
-    Told {
+    /// An ICMP error to the application, about its datagram to a remote.
+    IcmpError {
         to: Endpoint,
         about: Endpoint,
         kind: (u8, u8),
@@ -87,21 +86,21 @@ pub(crate) struct Model {
     pub(crate) settings: NatSettings,
     pub(crate) policy: usize,
     pub(crate) mappings: BTreeMap<Endpoint, Mapping>,
-    /// Mappings so far.
+    /// Number of mappings so far.
     pub(crate) created: u64,
     pub(crate) rejections: Bucket,
-    pub(crate) failbacks: Bucket,
+    pub(crate) returned_errors: Bucket,
 }
 
 /// A datagram of an application.
 #[derive(Clone, Debug)]
-pub(crate) struct Sending {
+pub(crate) struct OutboundDatagram {
     pub(crate) from: Endpoint,
     pub(crate) to: Endpoint,
     pub(crate) payload: Vec<u8>,
     pub(crate) hop_limit: u8,
     pub(crate) dont_fragment: bool,
-    /// What the socket will be, should one be opened; none when it cannot be.
+    /// The outside endpoint of a new socket. `None` if it cannot open.
     pub(crate) outside: Option<Endpoint>,
 }
 
@@ -121,24 +120,29 @@ impl Model {
         narrow || (wide && self.policy == 0)
     }
 
-    fn reject(&mut self, sending: &Sending, error: IcmpError, now: Instant) -> Vec<Effect> {
-        let told = told(error, sending.from, sending.to);
-        Vec::from_iter(self.rejections.take(now).then_some(told))
+    fn reject(
+        &mut self,
+        datagram: &OutboundDatagram,
+        error: IcmpError,
+        now: Instant,
+    ) -> Vec<Effect> {
+        let effect = icmp_error(error, datagram.from, datagram.to);
+        Vec::from_iter(self.rejections.take(now).then_some(effect))
     }
 
-    pub(crate) fn outbound(&mut self, sending: &Sending, now: Instant) -> Vec<Effect> {
-        let &Sending { from, to, .. } = sending;
-        // A socket on every address has no endpoint that somebody could send to.
+    pub(crate) fn outbound(&mut self, datagram: &OutboundDatagram, now: Instant) -> Vec<Effect> {
+        let &OutboundDatagram { from, to, .. } = datagram;
+        // A socket on every address has no endpoint for hairpinning.
         let neighbour = self
             .mappings
             .iter()
             .find(|(_, it)| it.outside == to && !to.addr.is_unspecified());
         let neighbour = neighbour.map(|(inside, _)| *inside);
         if !self.relays(to) && neighbour.is_none() {
-            return self.reject(sending, IcmpError::AdminProhibited, now);
+            return self.reject(datagram, IcmpError::AdminProhibited, now);
         }
-        if sending.hop_limit <= 1 {
-            return self.reject(sending, IcmpError::HopLimitExceeded, now);
+        if datagram.hop_limit <= 1 {
+            return self.reject(datagram, IcmpError::HopLimitExceeded, now);
         }
         let (remote_key, limits) = (self.remote_key(to), self.settings.limits);
         let of_address = self.mappings.iter().filter(|(it, _)| it.addr == from.addr);
@@ -154,18 +158,18 @@ impl Model {
             }
         };
         if is_full {
-            // The oldest that nobody answered gives its place.
+            // The oldest unanswered mapping is evicted.
             let unanswered = of_address.filter(|(_, it)| !it.is_answered);
             let oldest = unanswered.min_by_key(|(_, it)| it.number);
             let oldest = oldest.filter(|_| !self.mappings.contains_key(&from));
             let Some((inside, id)) = oldest.map(|(inside, it)| (*inside, it.id)) else {
-                return self.reject(sending, IcmpError::AdminProhibited, now);
+                return self.reject(datagram, IcmpError::AdminProhibited, now);
             };
             self.mappings.remove(&inside);
             effects.extend([Effect::Closed(id), Effect::Ended(inside)]);
         }
         let source = self.mappings.get(&from).map(|mapping| mapping.outside);
-        match (self.mappings.get_mut(&from), sending.outside) {
+        match (self.mappings.get_mut(&from), datagram.outside) {
             (Some(mapping), _) => {
                 mapping.refreshed = now;
                 mapping.permitted_remotes.insert(remote_key);
@@ -185,9 +189,9 @@ impl Model {
             }
             (None, None) => {
                 effects.push(Effect::Opened(from));
-                // What goes to a neighbour does not wait for the socket.
-                if neighbour.is_none() && self.failbacks.take(now) {
-                    effects.push(told(IcmpError::AdminProhibited, from, to));
+                // A hairpinned datagram does not wait for the socket.
+                if neighbour.is_none() && self.returned_errors.take(now) {
+                    effects.push(icmp_error(IcmpError::AdminProhibited, from, to));
                 }
                 return effects;
             }
@@ -196,13 +200,13 @@ impl Model {
             None => effects.push(Effect::Sent {
                 by: from,
                 to,
-                dont_fragment: sending.dont_fragment,
-                payload: sending.payload.clone(),
+                dont_fragment: datagram.dont_fragment,
+                payload: datagram.payload.clone(),
             }),
             Some(neighbour) => {
-                // The first datagram has no endpoint to come from yet.
+                // The first datagram has no source endpoint yet.
                 if let Some(source) = source.filter(|source| !source.addr.is_unspecified()) {
-                    effects.extend(self.inbound(neighbour, source, &sending.payload, now));
+                    effects.extend(self.inbound(neighbour, source, &datagram.payload, now));
                 }
             }
         }
@@ -240,8 +244,9 @@ impl Model {
     ) -> Option<Effect> {
         let remote_key = self.remote_key(about);
         let mapping = self.mappings.get(&inside)?;
-        let is_told = mapping.permitted_remotes.contains(&remote_key) && self.failbacks.take(now);
-        is_told.then(|| told(error, inside, about))
+        let is_reported =
+            mapping.permitted_remotes.contains(&remote_key) && self.returned_errors.take(now);
+        is_reported.then(|| icmp_error(error, inside, about))
     }
 
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<Effect> {
@@ -263,10 +268,10 @@ impl Model {
     }
 }
 
-fn told(error: IcmpError, to: Endpoint, about: Endpoint) -> Effect {
+fn icmp_error(error: IcmpError, to: Endpoint, about: Endpoint) -> Effect {
     let (kind, code, _) = error.to_icmp(Family::of(to.addr));
     let kind = (kind, code);
-    Effect::Told { to, about, kind }
+    Effect::IcmpError { to, about, kind }
 }
 
 pub(crate) fn endpoint(text: &str) -> Endpoint {

@@ -1,11 +1,11 @@
-//! Right checksums for packets of any kind: few random bytes have them.
+//! Corrects the checksums of packets of any kind, since random bytes rarely have valid ones.
 
 use std::net::IpAddr;
 
 use etherparse::checksum::Sum16BitWords;
 use etherparse::{IpNumber, IpSlice, Ipv4HeaderSlice};
 
-/// Writes the checksums of the IP header and of what it carries, as far as the packet has such headers.
+/// Writes the checksums of the IP and transport headers, as far as the packet has them.
 pub(crate) fn fix_checksums(bytes: &mut [u8]) {
     fix_ip_checksums(bytes);
     fix_transport_checksum(bytes);

@@ -1,4 +1,4 @@
-//! A world in simulated time: an application with a TCP stack of its own, a link that loses and reorders, the engine, and
+//! A network in simulated time: an application with its own TCP stack, a link with loss and reordering, the engine, and
 //! remotes in memory.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -40,7 +40,7 @@ pub(crate) const FAMILIES: [(&str, &str); 2] = [
     ("fd00:8::2", "[2001:db8:86::1]:443"),
 ];
 
-/// What the remote does when it is connected to.
+/// The reaction of a remote to a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Answer {
     Accept,
@@ -51,37 +51,37 @@ pub(crate) enum Answer {
 /// How the link between the application and the engine treats packets.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LinkQuality {
-    /// Packets lost, of 100.
+    /// Lost packets, in percent.
     pub(crate) loss: u64,
-    /// The greatest delay; packets overtake each other within it.
+    /// The largest delay. Packets overtake each other within it.
     pub(crate) jitter: Duration,
 }
 
-/// The byte at a place of every stream in this world.
+/// Returns the byte at an offset of every stream.
 pub(crate) fn pattern(at: u64) -> u8 {
     (at ^ (at >> 8) ^ (at >> 16)).to_le_bytes()[0]
 }
 
-/// A remote's socket.
+/// The socket of a remote.
 #[derive(Debug, Default)]
 pub(crate) struct Remote {
     pub(crate) to: Option<Endpoint>,
     pub(crate) treatment: Option<Treatment>,
-    /// What has arrived.
+    /// Received bytes.
     pub(crate) received: u64,
-    /// How much it takes in all.
+    /// Bytes that it accepts in total.
     pub(crate) takes: u64,
-    /// What it has sent.
+    /// Sent bytes.
     pub(crate) sent: u64,
-    /// How much it sends in all.
+    /// Bytes that it sends in total.
     pub(crate) sends: u64,
-    /// Whether it ends when it has sent that.
+    /// Whether it closes after the last byte.
     pub(crate) ends: bool,
-    /// Whether its connection breaks when it has sent that.
+    /// Whether its connection breaks after the last byte.
     pub(crate) breaks: bool,
-    /// Whether it was told that the application has no more.
+    /// Whether the engine has shut it down for writing.
     pub(crate) shut: bool,
-    /// Whether its socket was closed, and if so with a reset.
+    /// `None` while open, `Some(true)` if closed with a reset.
     pub(crate) closed: Option<bool>,
 }
 
@@ -133,17 +133,17 @@ impl Write for Remote {
     }
 }
 
-/// One end of the application's program.
+/// The program of an application.
 #[derive(Debug, Default)]
 pub(crate) struct Program {
     pub(crate) sent: u64,
     pub(crate) sends: u64,
-    /// Whether it ends its half when it has sent that.
+    /// Whether it closes its direction after the last byte.
     pub(crate) ends: bool,
     pub(crate) received: u64,
-    /// How much it reads in all.
+    /// Bytes that it reads in total.
     pub(crate) reads: u64,
-    /// Whether it has read the end.
+    /// Whether it has read the end of the stream.
     pub(crate) saw_end: bool,
 }
 
@@ -199,11 +199,11 @@ pub(crate) struct World {
     pub(crate) now: Instant,
     pub(crate) link_quality: LinkQuality,
     pub(crate) answer: Answer,
-    /// What a new remote is like.
+    /// Makes a new remote.
     pub(crate) remote: fn() -> Remote,
     pub(crate) remotes: BTreeMap<ConnectionId, Remote>,
     pub(crate) programs: BTreeMap<SocketHandle, Program>,
-    /// Every packet that the engine wrote, in order.
+    /// Every written packet of the engine, in order.
     pub(crate) written: Vec<Vec<u8>>,
     /// Whether `written` is kept.
     pub(crate) keeps: bool,
@@ -211,7 +211,7 @@ pub(crate) struct World {
     app: Interface,
     pub(crate) sockets: SocketSet<'static>,
     queues: Queues,
-    /// Packets under way: when they arrive, their number, whether they go to the engine.
+    /// Packets in flight: time of arrival, number, and whether they go to the engine.
     under_way: BTreeMap<(Instant, u64), (bool, Vec<u8>)>,
     number: u64,
     dice: u64,
@@ -271,7 +271,7 @@ impl World {
         }
     }
 
-    /// Has the application connect.
+    /// Connects the application.
     pub(crate) fn connect(&mut self, server: &str, port: u16, program: Program) -> SocketHandle {
         let room = || SocketBuffer::new(vec![0; 65_536]);
         let mut socket = Socket::new(room(), room());
@@ -293,13 +293,13 @@ impl World {
         self.sockets.get::<Socket<'static>>(handle).state()
     }
 
-    /// The remote of the only connection.
+    /// Returns the remote of the only connection.
     pub(crate) fn only(&mut self) -> &mut Remote {
         assert_eq!(self.remotes.len(), 1);
         self.remotes.values_mut().next().expect("one remote")
     }
 
-    /// What the engine tells of the only connection.
+    /// Returns the report of the only connection.
     pub(crate) fn report(&self) -> ConnectionReport {
         let mut reports = self
             .engine
@@ -312,7 +312,7 @@ impl World {
         counters.dropped_out.get(label).copied().unwrap_or(0)
     }
 
-    /// Lets a packet into the engine, past the link.
+    /// Delivers a packet to the engine without the link.
     pub(crate) fn inject(&mut self, packet: &[u8]) -> Vec<Vec<u8>> {
         let before = self.written.len();
         self.engine.handle_tun(packet, self.now, &mut self.outbox);
@@ -320,7 +320,7 @@ impl World {
         self.written[before..].to_vec()
     }
 
-    /// Lets time pass until `done`, or until `limit` has gone by; answers whether it was done.
+    /// Advances the time until `done`, at most by `limit`. Returns whether it is done.
     pub(crate) fn run(&mut self, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) -> bool {
         let end = self.now + limit;
         loop {
@@ -346,12 +346,12 @@ impl World {
         }
     }
 
-    /// Lets time pass.
+    /// Advances the time.
     pub(crate) fn wait(&mut self, duration: Duration) {
         self.run(duration, |_| false);
     }
 
-    /// Says that a remote has become ready.
+    /// Reports a remote as ready.
     pub(crate) fn ready(&mut self, id: ConnectionId) {
         if let Some(remote) = self
             .remotes
@@ -364,7 +364,7 @@ impl World {
         self.flush();
     }
 
-    /// Says that the only remote has become ready.
+    /// Reports the only remote as ready.
     pub(crate) fn only_ready(&mut self) {
         let id = *self.remotes.keys().next().expect("one remote");
         self.ready(id);
@@ -411,7 +411,7 @@ impl World {
         }
     }
 
-    /// Does what a driver does.
+    /// Flushes the outbox as a driver does.
     fn flush(&mut self) {
         let mut at = 0;
         while let Some(command) = self.outbox.commands().get(at).copied() {
@@ -460,7 +460,9 @@ impl World {
                     let remote = self.remotes.get_mut(&connection).expect("a remote");
                     assert_eq!(remote.closed.replace(reset), None, "closed once");
                 }
-                SocketCommand::Connect { .. } => panic!("without fallback all is direct"),
+                SocketCommand::Connect { .. } => {
+                    panic!("without failover all connections are direct")
+                }
                 SocketCommand::Open { .. } | SocketCommand::Close { .. } => {
                     panic!("no datagrams here")
                 }
@@ -487,7 +489,7 @@ impl World {
             .insert((self.now + delay, self.number), (outward, packet));
     }
 
-    /// A die with so many sides (xorshift64*, Vigna 2016).
+    /// Returns a random number below `sides` (xorshift64*, Vigna 2016).
     fn roll(&mut self, sides: u64) -> u64 {
         self.dice ^= self.dice >> 12;
         self.dice ^= self.dice << 25;

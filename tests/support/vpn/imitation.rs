@@ -1,9 +1,9 @@
-//! The routing and the firewalls of programs that Debian does not package, or that want a whole desktop around them.
+//! The routing and the firewalls of programs that Debian does not package, or that need a desktop.
 
 use super::wireguard::Routing;
 
-/// `NetworkManager`'s `WireGuard` (nm-device-wireguard.c): mark and table are one number of 51820 to 52319, and its two
-/// rules lie at a fixed even place of 30768 to 31766 and behind it.
+/// `NetworkManager`'s `WireGuard` (nm-device-wireguard.c): mark and table are one number of 51820 to 52319. Its two rules
+/// have a fixed even priority of 30768 to 31766, and the next one.
 pub const NETWORK_MANAGER: Routing = Routing {
     mark: 52037,
     up: "route add %a dev %i table 52037 metric 50
@@ -15,8 +15,8 @@ pub const NETWORK_MANAGER: Routing = Routing {
     table: None,
 };
 
-/// Tailscale with an exit node and access to the LAN (`wgengine/router`): its own packets, marked, ask the usual tables
-/// and end there; all others ask table 52, which throws the LAN back.
+/// Tailscale with an exit node and access to the LAN (`wgengine/router`). Its own marked packets look up the main and
+/// default tables only. All others look up table 52, which has `throw` routes for the LAN.
 pub const TAILSCALE: Routing = Routing {
     mark: 0x80000,
     up: "route add %a dev %i table 52
@@ -34,9 +34,9 @@ pub const TAILSCALE: Routing = Routing {
     table: None,
 };
 
-/// Mullvad (talpid-routing and talpid-core's firewall): rules without a priority; chains that let out the tunnel, what
-/// bears the mark of excluded connections, the tunnel's own packets and the LAN, and reject the rest. What is excluded
-/// gets the address of the link that it leaves by.
+/// Mullvad (talpid-routing and talpid-core's firewall): rules without a priority. Chains accept the tunnel, the mark of
+/// excluded connections, the tunnel's own packets and the LAN, and reject other traffic. Excluded connections get the
+/// address of their link.
 pub const MULLVAD: Routing = Routing {
     mark: 0x6d6f_6c65,
     up: "route add %a dev %i table 1836018789

@@ -1,5 +1,5 @@
-//! Full-tunnel VPNs between the laptop and the gateway: the real programs where Debian has them, set up as their manuals
-//! say, and the routing and firewalls of others laid over a real tunnel.
+//! Full-tunnel VPNs between the laptop and the gateway. Debian's programs run with the setup of their manuals. For others,
+//! a real tunnel gets their routing and firewall.
 
 mod imitation;
 mod openconnect;
@@ -19,20 +19,20 @@ use super::caller::Family;
 use super::namespace::{Namespace, require, run};
 use super::program::Program;
 
-/// Which VPN takes the laptop's traffic.
+/// The VPN of the laptop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VpnKind {
     /// `OpenVPN` with `redirect-gateway def1 ipv6`: two halves of the address space beside the old default route.
     OpenVpnDef1,
     /// `OpenVPN` with `redirect-gateway ipv6`: the IPv4 default route is replaced.
     OpenVpnReplaced,
-    /// `OpenVPN` with `redirect-gateway def1 block-local ipv6`: the home network but its router is pulled in too.
+    /// `OpenVPN` with `redirect-gateway def1 block-local ipv6`: the home network except its router is captured too.
     OpenVpnBlockLocal,
     /// `wg-quick` with every address allowed: a table of its own, rules, and a firewall against spoofing.
     WgQuick,
-    /// `wg-quick` with the kill switch of its manual page: what is unmarked leaves by the tunnel or not at all.
+    /// `wg-quick` with the kill switch of its manual page: unmarked packets leave only by the tunnel.
     WgQuickKillSwitch,
-    /// `strongSwan` with `kernel-libipsec`: ESP in user space behind a TUN, table 220 asked by rule 220.
+    /// `strongSwan` with `kernel-libipsec`: ESP in user space behind a TUN, rule 220 looks up table 220.
     StrongSwanLibipsec,
     /// `openconnect` to `ocserv`: `vpnc-script` replaces the default route and leaves a host route to the gateway.
     OpenConnect,
@@ -40,20 +40,20 @@ pub enum VpnKind {
     NetworkManager,
     /// A Tailscale exit node, imitated: rules 5210 to 5270 and table 52.
     Tailscale,
-    /// Mullvad, imitated: rules without a priority, and a firewall whose chains drop what they do not know.
+    /// Mullvad, imitated: rules without a priority, and a firewall whose chains drop unknown traffic.
     Mullvad,
-    /// Cloudflare WARP's rule, imitated: without a priority, so that it lands just ahead of the first rule there is.
+    /// Cloudflare WARP's rule, imitated: without a priority, so it precedes the first existing rule.
     Warp,
 }
 
-/// A VPN that is up; it ends with this value.
+/// A running VPN. Its drop stops it.
 pub struct Vpn {
     /// Its interface on the laptop.
     pub interface: String,
     /// Its interface on the gateway, where the traffic is in clear again.
     pub gateway_interface: String,
     programs: Vec<Program>,
-    /// Commands that take it down, as the program itself would: on the laptop, then on the gateway.
+    /// The commands of the program's own shutdown: on the laptop, then on the gateway.
     down: [Vec<String>; 2],
     _files: TempDir,
 }
@@ -91,7 +91,7 @@ impl VpnKind {
 }
 
 impl Vpn {
-    /// Brings the VPN up and returns when it carries traffic.
+    /// Starts the VPN. Returns when it carries traffic.
     pub fn start(kind: VpnKind, laptop: &Namespace, gateway: &Namespace) -> Self {
         require(&kind.programs());
         let files = TempDir::new().expect("the temporary directory is writable");
@@ -120,7 +120,7 @@ impl Vpn {
         vpn
     }
 
-    /// Takes the VPN down as its user does: what it set on the laptop, it removes.
+    /// Stops the VPN as its user does. It removes its state from the laptop.
     pub fn stop(self, laptop: &Namespace, gateway: &Namespace) {
         let Self { programs, down, .. } = self;
         for (namespace, lines) in [laptop, gateway].into_iter().zip(down) {
@@ -128,7 +128,7 @@ impl Vpn {
                 namespace.run(&line);
             }
         }
-        // The laptop's program is the last that was started, and needs the gateway's to say goodbye.
+        // The laptop's program stops first, because its shutdown needs the gateway.
         for program in programs.into_iter().rev() {
             program.end(Signal::SIGTERM);
         }
@@ -141,7 +141,7 @@ fn write(dir: &TempDir, name: &str, text: &str) -> String {
     path.display().to_string()
 }
 
-/// A self-signed certificate and its SHA-256 fingerprint, by which the two ends know each other.
+/// Creates a self-signed certificate. Returns its SHA-256 fingerprint, by which the ends authenticate each other.
 fn certificate(dir: &Path, name: &str) -> String {
     let line = format!(
         "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN={name} \

@@ -10,7 +10,7 @@ use super::super::namespace::{Namespace, run};
 use super::super::program::{PATIENCE, Program};
 use super::{Vpn, certificate, write};
 
-/// Where Debian's vpnc-scripts has it.
+/// The path in Debian's vpnc-scripts.
 pub const SCRIPT: &str = "/usr/share/vpnc-scripts/vpnc-script";
 
 pub fn start(files: TempDir, laptop: &Namespace, gateway: &Namespace) -> Vpn {
@@ -72,7 +72,7 @@ pub fn start(files: TempDir, laptop: &Namespace, gateway: &Namespace) -> Vpn {
         ]),
     );
     openconnect.wait_for("Configured as");
-    // The script has still to run; IPv6 comes last there.
+    // The script may still run; it sets IPv6 last.
     let deadline = Instant::now() + PATIENCE;
     while !laptop.run("ip -6 route show default").contains("dev tun0") {
         assert!(Instant::now() < deadline, "vpnc-script sets no route");

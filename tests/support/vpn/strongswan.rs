@@ -8,13 +8,13 @@ use super::super::namespace::Namespace;
 use super::super::program::Program;
 use super::{Vpn, write};
 
-/// Where Debian's strongswan-charon has it.
+/// The path in Debian's strongswan-charon.
 pub const CHARON: &str = "/usr/lib/ipsec/charon";
 
 /// The plugin, from Debian's libcharon-extra-plugins.
 pub const LIBIPSEC: &str = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so";
 
-/// The mark by which charon's own packets stay out of its table 220, as the plugin's documentation has it.
+/// The mark by which charon's own packets stay out of its table 220, from the plugin's documentation.
 const MARK: u32 = 0x42;
 
 pub fn start(files: TempDir, laptop: &Namespace, gateway: &Namespace) -> Vpn {
@@ -73,7 +73,7 @@ pub fn start(files: TempDir, laptop: &Namespace, gateway: &Namespace) -> Vpn {
                          socket-default {{ fwmark = {MARK:#x} }} }} }}\n"
             ),
         );
-        // The file that says which charon runs has one place for all, so that each gets a place of its own there.
+        // All charons use one PID file path, so each gets its own directory there.
         let line = format!("mount -t tmpfs none /run && exec {CHARON}");
         let mut charon = Program::start(
             "charon",

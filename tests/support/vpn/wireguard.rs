@@ -15,16 +15,16 @@ pub struct Routing {
     pub mark: u32,
     /// The lines of an `ip -batch` for each family: `%a` stands for "every address" of it, `%l` for the home network.
     pub up: &'static str,
-    /// The lines that take it back: rules, for routes go with the interface.
+    /// The lines that remove the rules. The routes vanish with the interface.
     pub down: &'static str,
-    /// The firewall, in the words of nft(8).
+    /// The firewall in the syntax of nft(8).
     pub firewall: &'static str,
-    /// The table that the firewall is.
+    /// The nftables table of the firewall.
     pub table: Option<&'static str>,
 }
 
-/// The names of both ends: the control sockets of wireguard-go lie in one directory for all namespaces, so that they
-/// must differ. And a key pair for each.
+/// The names and key pairs of both ends. The names differ, because all namespaces share the directory of wireguard-go's
+/// control sockets.
 struct Ends {
     names: [String; 2],
     keys: [(String, String); 2],
@@ -53,7 +53,7 @@ fn server(ends: &Ends) -> String {
     )
 }
 
-/// What the laptop knows of the gateway.
+/// Returns the laptop's peer section for the gateway.
 fn peer(ends: &Ends) -> String {
     let [(_, server), _] = &ends.keys;
     format!(
@@ -75,7 +75,7 @@ pub fn kill_switch() -> String {
     format!("PostUp = {}\nPreDown = {}\n", both("-I"), both("-D"))
 }
 
-/// Brings both ends up by `wg-quick`, the laptop's with more lines for its interface.
+/// Starts both ends with `wg-quick`. The laptop's interface gets the lines `more`.
 pub fn quick(files: TempDir, laptop: &Namespace, gateway: &Namespace, more: &str) -> Vpn {
     let ends = ends();
     let (inner4, inner6) = (at::VPN_LAPTOP.v4, at::VPN_LAPTOP.v6);
@@ -103,7 +103,7 @@ pub fn quick(files: TempDir, laptop: &Namespace, gateway: &Namespace, more: &str
     }
 }
 
-/// Brings the gateway up by `wg-quick` and the laptop by hand, with the routing of another program.
+/// Starts the gateway with `wg-quick`, and the laptop with the routing of another program.
 pub fn routed(files: TempDir, laptop: &Namespace, gateway: &Namespace, routing: &Routing) -> Vpn {
     let ends = ends();
     let on_gateway = write(&files, &format!("{}.conf", ends.names[0]), &server(&ends));
