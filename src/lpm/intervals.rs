@@ -7,17 +7,17 @@
 //!   intervals     000000|1111111|22|111|222|111111111|00000000
 //! ```
 //!
-//! A class is an index into the table's values, 0 where no prefix reaches. The prefixes come in order, so that those
-//! which cover the present one form a stack, and one pass suffices.
+//! A class is an index into the table's values; 0 is no prefix. The prefixes come in order, so that the covering
+//! prefixes form a stack and one pass suffices.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// An address as a number.
 pub(super) trait AddressBits: Copy + Ord {
-    /// The lowest.
+    /// The lowest address.
     const MIN: Self;
 
-    /// The next one up, if there is one.
+    /// Returns the next higher address, if there is one.
     fn after(self) -> Option<Self>;
 }
 
@@ -62,7 +62,7 @@ impl<K: AddressBits> Flattener<K> {
         self.covering.push((last, class));
     }
 
-    /// Ends every prefix that is still open, and gives the intervals.
+    /// Ends all open prefixes and returns the intervals.
     pub(super) fn finish(mut self) -> Vec<(K, u32)> {
         while let Some((ended, _)) = self.covering.pop() {
             self.resume(ended);
@@ -70,7 +70,7 @@ impl<K: AddressBits> Flattener<K> {
         self.intervals
     }
 
-    /// Goes on with the covering prefix, if any, after the last key of one that ended.
+    /// Continues the covering prefix, if any, behind the last key of one that ended.
     fn resume(&mut self, ended: K) {
         let class = self.covering.last().map_or(0, |(_, class)| *class);
         if let Some(next) = ended.after() {
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_picture_is_true() {
+    fn nested_prefixes_make_the_intervals_of_the_picture() {
         let prefixes = [
             (0x0a00_0000, 0x0aff_ffff, 1),
             (0x0a20_0000, 0x0a3f_ffff, 2),
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_difference_costs_nothing() {
+    fn neighbours_of_equal_class_are_joined() {
         let halves = [
             (0x0a00_0000, 0x0a7f_ffff, 1),
             (0x0a01_0000, 0x0a01_ffff, 1),

@@ -1,4 +1,4 @@
-//! The table of the data path: compiled once, then asked and never changed.
+//! The immutable table of the data path.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,16 +13,16 @@ use super::{Level, PrefixTable, v4, v6};
 
 /// An immutable map from addresses to the value of their longest prefix.
 ///
-/// See the [module](super) for what is inside.
+/// The [module](super) describes its engines.
 #[derive(Clone)]
 pub struct LookupTable<V> {
     engines: Engines,
-    /// The value of each class; class 0 is no match. If they are few, filled up to [`FEW`].
+    /// The value of each class; class 0 is no match. At least [`FEW`] entries.
     values: Box<[Option<V>]>,
     few: bool,
 }
 
-/// Classes that 8 bits tell apart.
+/// The number of classes that 8 bits can name.
 const FEW: usize = 1 << u8::BITS;
 
 impl<V: Copy + Eq + Hash> LookupTable<V> {
@@ -34,7 +34,7 @@ impl<V: Copy + Eq + Hash> LookupTable<V> {
 
     /// Compiles a table that uses no instruction set above `level`.
     ///
-    /// What the processor does not offer is not used either. The answers are always the same.
+    /// A level above the processor's is lowered to it. The answers do not depend on the level.
     #[must_use]
     pub fn with_level(table: &PrefixTable<V>, level: Level) -> Self {
         let level = level.min(Level::detect());
@@ -96,13 +96,14 @@ impl<V: Copy> LookupTable<V> {
         self.value(self.engines.v6.lookup(addr.to_bits()))
     }
 
-    /// Looks up many addresses at once, as std's types or as numbers, of one family or mixed; `values` gets the answers
-    /// in their order.
+    /// Looks up many addresses at once and writes their values in the same order.
+    ///
+    /// Addresses are std's types or numbers, of one family or mixed.
     ///
     /// # Panics
-    /// If the two are not of one length.
+    /// If the slices differ in length.
     pub fn lookup_batch<A: Address>(&self, addrs: &[A], values: &mut [Option<V>]) {
-        assert_eq!(addrs.len(), values.len(), "as many answers as questions");
+        assert_eq!(addrs.len(), values.len(), "one value for each address");
         let mut classes = [0; BATCH];
         for (addrs, values) in addrs.chunks(BATCH).zip(values.chunks_mut(BATCH)) {
             let classes = &mut classes[..addrs.len()];
@@ -132,13 +133,13 @@ impl<V: Copy> LookupTable<V> {
         self.values[class as usize]
     }
 
-    /// The memory behind the table, in bytes.
+    /// Returns the table's memory in bytes.
     #[must_use]
     pub fn memory(&self) -> usize {
         self.engines.v4.memory() + self.engines.v6.memory() + size_of_val(&*self.values)
     }
 
-    /// The engines for IPv4 and IPv6, for reports.
+    /// Returns the names of the engines for IPv4 and IPv6, for reports.
     #[must_use]
     pub fn engines(&self) -> [&'static str; 2] {
         [self.engines.v4.name(), self.engines.v6.name()]
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn nested_prefixes_give_way_to_the_longest() {
+    fn the_longest_of_nested_prefixes_wins() {
         let nested = table(&[
             ("0.0.0.0/0", 0),
             ("168.86.128.0/18", 1),

@@ -1,4 +1,4 @@
-//! The table that is filled, changed and asked about its structure.
+//! The table that can be changed and queried for its structure.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -38,79 +38,79 @@ impl<V> PrefixTable<V> {
         self.trie.is_empty()
     }
 
-    /// Puts `value` at `prefix`; returns the value that was there.
+    /// Sets the value of `prefix`; returns the previous one.
     pub fn insert(&mut self, prefix: Prefix, value: V) -> Option<V> {
         self.trie.insert(prefix.into(), value)
     }
 
-    /// Takes the value of `prefix` itself out.
+    /// Removes `prefix`; returns its value.
     pub fn remove(&mut self, prefix: Prefix) -> Option<V> {
         self.trie.remove(&prefix.into())
     }
 
-    /// The value of `prefix` itself.
+    /// Returns the value of exactly `prefix`.
     #[must_use]
     pub fn get(&self, prefix: Prefix) -> Option<&V> {
         self.trie.get(&prefix.into())
     }
 
-    /// The value of `prefix` itself, to be changed.
+    /// Returns the value of exactly `prefix` for a change.
     #[must_use]
     pub fn get_mut(&mut self, prefix: Prefix) -> Option<&mut V> {
         self.trie.get_mut(&prefix.into())
     }
 
-    /// The longest prefix that `addr` lies in.
+    /// Returns the longest prefix that contains `addr`.
     #[must_use]
     pub fn longest_match(&self, addr: IpAddr) -> Option<(Prefix, &V)> {
         self.trie.get_lpm(&addr.into()).map(entry)
     }
 
-    /// The longest prefix that covers `prefix`: itself, if it is there.
+    /// Returns the longest prefix that covers `prefix`, which may be `prefix` itself.
     #[must_use]
     pub fn longest_match_of(&self, prefix: Prefix) -> Option<(Prefix, &V)> {
         self.trie.get_lpm(&prefix.into()).map(entry)
     }
 
-    /// The shortest prefix that `addr` lies in.
+    /// Returns the shortest prefix that contains `addr`.
     #[must_use]
     pub fn shortest_match(&self, addr: IpAddr) -> Option<(Prefix, &V)> {
         self.trie.get_spm(&addr.into()).map(entry)
     }
 
-    /// The prefixes that cover `prefix`, itself included, from the shortest to the longest.
+    /// Returns the prefixes that cover `prefix`, itself included, shortest first.
     pub fn supernets(&self, prefix: Prefix) -> impl Iterator<Item = (Prefix, &V)> {
         self.trie.cover(&prefix.into()).map(entry)
     }
 
-    /// The prefixes that `prefix` covers, itself included, in order.
+    /// Returns the prefixes that `prefix` covers, itself included, in order.
     pub fn subnets(&self, prefix: Prefix) -> impl Iterator<Item = (Prefix, &V)> {
         self.trie.children(&prefix.into()).map(entry)
     }
 
-    /// Whether any prefix shares an address with `prefix`.
+    /// Returns whether any prefix shares an address with `prefix`.
     #[must_use]
     pub fn overlaps(&self, prefix: Prefix) -> bool {
         self.longest_match_of(prefix).is_some() || self.subnets(prefix).next().is_some()
     }
 
-    /// Whether any prefix shares an address with one of `other`.
+    /// Returns whether any prefix shares an address with one of `other`.
     #[must_use]
     pub fn overlaps_table<W>(&self, other: &PrefixTable<W>) -> bool {
         self.iter().any(|(prefix, _)| other.overlaps(prefix))
     }
 
-    /// All prefixes in order: IPv4 first, then by address, a covering prefix before what it covers.
+    /// Returns all prefixes in order: IPv4 first, then by address, a covering prefix before the covered ones.
     pub fn iter(&self) -> impl Iterator<Item = (Prefix, &V)> {
         self.trie.iter().map(entry)
     }
 
-    /// Keeps the prefixes of which `keep` holds.
+    /// Removes the prefixes for which `keep` returns false.
     pub fn retain(&mut self, mut keep: impl FnMut(Prefix, &V) -> bool) {
         self.trie.retain(|net, value| keep(prefix(net), value));
     }
 
-    /// Replaces the prefixes by the fewest that give every address the same value, or none, as before.
+    /// Replaces the prefixes by the fewest that give each address the same value or none.
     pub fn aggregate(&mut self)
     where
         V: Clone + Ord,

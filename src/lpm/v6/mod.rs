@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_that_are_all_deep_are_found() {
+    fn tables_of_long_prefixes_only_are_searched() {
         for count in [20, 2000] {
             assert_even(count, 1 << 125, 3, |interval| 1 + interval % 2);
             assert_even(count, 1 << 125, (1 << 110) + 1, |interval| 1 + interval);
