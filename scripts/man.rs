@@ -193,10 +193,10 @@ const FILES: &[(&str, &[(&str, &str)])] = &[
 ];
 
 const STATES: &[(&str, &str)] = &[
-    ("working", "Media leaves by the uplink."),
+    ("working", "Media leaves through the uplink."),
     (
         "degraded",
-        "Media leaves by the uplink, and each warning of the status names a remedy.",
+        "Media leaves through the uplink, and each warning of the status names a remedy.",
     ),
     (
         "not_working",

@@ -63,7 +63,7 @@ pub(super) fn run(args: &BugreportArgs) -> anyhow::Result<ExitCode> {
         file("status.json", "the status of the service", status(&facts)?),
         file(
             "events.jsonl",
-            "what happened, and why",
+            "events and their causes",
             or_error(events(args)),
         ),
         file(

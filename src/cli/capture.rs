@@ -18,7 +18,7 @@ pub(super) struct CaptureArgs {
     /// Recording time in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
-    /// Largest number of packets
+    /// Maximum number of packets
     #[arg(long, value_name = "PACKETS", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     packets: u64,
     /// New file; an existing file is not overwritten

@@ -1,4 +1,4 @@
-//! `voicelane cleanup`: removes rules, routes and settings that a killed service left behind. If the configuration has
+//! `voicelane cleanup`: removes rules, routes and settings of a killed service. If the configuration has
 //! errors, uses the default one and exits with 2.
 
 use std::fmt::Write;
@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::control::{self, Request};
 use crate::daemon;
 use crate::steering::Leftovers;
+use crate::text::count;
 
 use super::RuntimeDir;
 use super::sources::{Files, Overrides};
@@ -27,7 +28,7 @@ pub(super) struct CleanupArgs {
 pub(super) fn run(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
     let (config, code) = match args.files.load_checked(&Overrides::default()) {
         Ok(config) => (config, ExitCode::SUCCESS),
-        // These errors may have stopped the service. Its leftovers must go all the same.
+        // These errors may have stopped the service. Its leftovers must be removed in any case.
         Err(error) => (Config::default(), error.report()),
     };
     if control::ask(&args.runtime.runtime_dir, Request::Status).is_ok() {
@@ -42,13 +43,16 @@ fn text(leftovers: &Leftovers) -> String {
     if *leftovers == Leftovers::default() {
         return "No rules, routes or settings were left behind.\n".to_owned();
     }
-    let mut out = "Removed what a killed voicelane left behind:\n".to_owned();
+    let mut out = "Removed the leftovers of a killed voicelane:\n".to_owned();
     let mut line = |change: String| writeln!(out, "  {change}").expect("a string takes everything");
     for change in &leftovers.changes {
         line(change.to_string());
     }
     if leftovers.bypasses > 0 {
-        line(format!("delete {} IPsec exemptions", leftovers.bypasses));
+        line(format!(
+            "delete {}",
+            count(leftovers.bypasses, "IPsec bypass")
+        ));
     }
     for setting in &leftovers.settings {
         line(format!("restore {} to {}", setting.key, setting.before));

@@ -1,4 +1,4 @@
-//! `voicelane events`: shows what happened, and why.
+//! `voicelane events`: shows the events and their causes.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

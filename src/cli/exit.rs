@@ -24,7 +24,7 @@ const ERRORS: (u8, &str) = (
     "The command line or the configuration has errors. Nothing was changed.",
 );
 const STOPPED: (u8, &str) = (NOT_RUNNING, "The service is not running.");
-const SILENT: (u8, &str) = (
+const UNAVAILABLE: (u8, &str) = (
     NO_STATUS,
     "The service gives no status: no permission, or the service is busy.",
 );
@@ -34,17 +34,17 @@ const TABLE: &[(&str, Codes)] = &[
     (
         "status",
         &[
-            (0, "Working: media leaves by the uplink."),
+            (0, "Working: media leaves through the uplink."),
             (
                 1,
-                "Degraded: media leaves by the uplink, and there are warnings.",
+                "Degraded: media leaves through the uplink, and there are warnings.",
             ),
             (
                 2,
                 "Not working: all media is in the VPN. Also: the command line has errors.",
             ),
             STOPPED,
-            SILENT,
+            UNAVAILABLE,
         ],
     ),
     (
@@ -58,8 +58,11 @@ const TABLE: &[(&str, Codes)] = &[
             (2, "Faults. Also: the command line has errors."),
         ],
     ),
-    ("mappings", &[SUCCESS, FAILURE, ERRORS, STOPPED, SILENT]),
-    ("capture", &[SUCCESS, FAILURE, ERRORS, STOPPED, SILENT]),
+    (
+        "mappings",
+        &[SUCCESS, FAILURE, ERRORS, STOPPED, UNAVAILABLE],
+    ),
+    ("capture", &[SUCCESS, FAILURE, ERRORS, STOPPED, UNAVAILABLE]),
     ("reload", &[SUCCESS, FAILURE, ERRORS, STOPPED]),
     (
         "demo",

@@ -53,7 +53,7 @@ enum CliCommand {
     Mappings(mappings::MappingsArgs),
     /// Reload the configuration. If it has errors, the current one stays active
     Reload(reload::ReloadArgs),
-    /// Show what happened to the service and the network, and why
+    /// Show the events of the service and the network, and their causes
     Events(events::EventsArgs),
     /// Check this machine for problems and show the remedies
     Doctor(doctor::DoctorArgs),
@@ -69,7 +69,7 @@ enum CliCommand {
     Config(config::ConfigArgs),
     /// Show the policy, or export it for other products
     Policy(policy::PolicyArgs),
-    /// Remove rules, routes and settings that a killed service left behind
+    /// Remove rules, routes and settings of a killed service
     Cleanup(cleanup::CleanupArgs),
     /// Run a self-contained demo in network namespaces
     #[cfg(feature = "demo")]
@@ -152,10 +152,10 @@ fn print_while_read(text: &str) -> io::Result<bool> {
 mod tests {
     use super::*;
 
-    fn walk(command: &clap::Command, visit: &mut impl FnMut(&clap::Arg)) {
+    fn for_each_argument(command: &clap::Command, visit: &mut impl FnMut(&clap::Arg)) {
         command.get_arguments().for_each(&mut *visit);
         for command in command.get_subcommands() {
-            walk(command, visit);
+            for_each_argument(command, visit);
         }
     }
 
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn every_flag_has_its_environment_variable() {
         let mut flags = 0;
-        walk(&command(), &mut |arg| {
+        for_each_argument(&command(), &mut |arg| {
             if let Some(long) = arg.get_long() {
                 let variable = arg.get_env().and_then(|env| env.to_str());
                 let expected = format!("VOICELANE_{}", long.to_uppercase().replace('-', "_"));
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn every_default_of_a_flag_is_in_the_manual() {
         let manual = include_str!("../manual/defaults.rs");
-        walk(&command(), &mut |arg| {
+        for_each_argument(&command(), &mut |arg| {
             let long = arg.get_long().unwrap_or_default();
             for default in arg.get_default_values() {
                 let default = default.to_str().expect("UTF-8");

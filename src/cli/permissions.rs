@@ -187,9 +187,9 @@ mod tests {
         chmod(&open, 0o1777);
         check_path(&link, Uid::effective()).expect("only its owner replaces a file there");
 
-        let circle = closed.join("circle");
-        symlink("circle", &circle).expect("a link");
-        for missing in [circle, closed.join("none.toml")] {
+        let link_loop = closed.join("loop");
+        symlink("loop", &link_loop).expect("a link");
+        for missing in [link_loop, closed.join("none.toml")] {
             assert!(matches!(
                 check_path(&missing, Uid::effective()),
                 Err(UnsafePermissions::Unreadable { .. })

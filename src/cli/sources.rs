@@ -205,7 +205,7 @@ const SETTINGS: [(&str, &str, &str, &str); 2] = [
         "uplink",
         "uplink.interface",
         "IFACE",
-        "Interface that media leave the machine by (overrides the configuration)",
+        "Interface through which media leaves the machine (overrides the configuration)",
     ),
     (
         "tun",

@@ -62,7 +62,7 @@ impl State {
     pub(super) const fn phrase(self) -> &'static str {
         match self {
             Self::Working => "working",
-            Self::Degraded => "degraded: media leaves by the uplink, but see the warnings",
+            Self::Degraded => "degraded: media leaves through the uplink, but see the warnings",
             Self::NotWorking => "not working: all media is in the VPN",
         }
     }
@@ -346,9 +346,9 @@ mod tests {
             kernel_errors: [("open_emfile".to_owned(), 1), ("send_eperm".to_owned(), 2)].into(),
             ..Status::default()
         }
-        .judged();
+        .with_state();
         let expected = "\
-state      degraded: media leaves by the uplink, but see the warnings
+state      degraded: media leaves through the uplink, but see the warnings
 warning    mind the gap
 voicelane  0.1.0, up 1 h 2 min
 uplink     wlan0 (the default route)

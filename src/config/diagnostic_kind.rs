@@ -217,7 +217,7 @@ impl DiagnosticKind {
             Self::DuplicateService => "a name that no other service of the file has".into(),
             Self::TooManyServices { max } => format!("at most {max}"),
             Self::UnknownName { noun, known, .. } if known.is_empty() => {
-                format!("no name: no {noun} is available")
+                format!("the name of a {noun}, but none is defined")
             }
             Self::UnknownName { known, .. } => format!("one of {}", words(known)),
             Self::EnabledAndDisabled => "each service in one of the two lists".into(),
@@ -279,7 +279,7 @@ impl DiagnosticKind {
                 "rename this service; to override the other one, move this one to a drop-in in conf.d".into()
             }
             Self::TooManyServices { .. } => "merge services that differ only in their prefixes".into(),
-            Self::UnknownName { meant, .. } => did_you_mean(meant.as_ref(), "remove the name; if `include` has an error, correct that first"),
+            Self::UnknownName { meant, .. } => did_you_mean(meant.as_ref(), "remove the name; if `include` has an error, correct it first"),
             Self::EnabledAndDisabled => "remove the name from enable or from disable".into(),
             Self::ReservedTable { .. } => "choose another table, such as 30316".into(),
             Self::TablesExhausted { .. } => "choose a lower table, such as 30316".into(),

@@ -52,7 +52,7 @@ const fn required<V>(
     }
 }
 
-/// `default` and `reason` stand together: without a default, the reason tells the meaning of a missing key.
+/// `default` and `reason` stand together: without a default, the reason describes the meaning of a missing key.
 const fn optional<V>(
     key: &'static str,
     about: &'static [&'static str],

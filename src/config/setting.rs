@@ -1,4 +1,4 @@
-//! A setting and a table of settings: what the reader, the schema, the manual and the example know of them.
+//! A setting and a table of settings: the common source of the reader, the schema, the manual and the example.
 
 use std::sync::Arc;
 

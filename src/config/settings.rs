@@ -47,9 +47,9 @@ const fn limit(min: u32, max: u32, advice: &'static str) -> Number<usize> {
 }
 
 settings_tables! {
-    /// The network connection by which media leave the machine.
+    /// The network connection through which media leaves the machine.
     [uplink] UplinkSettings {
-        /// The interface by which media leave the machine.
+        /// The interface through which media leaves the machine.
         ///
         /// Without it, voicelane selects the best default route that is not a tunnel. It follows the machine between
         /// cable and wireless.
@@ -71,7 +71,7 @@ settings_tables! {
             reason: "the administrator's route metrics decide",
             reload: true,
         }
-        /// Interfaces that media never use, such as metered mobile data.
+        /// Interfaces that media never uses, such as metered mobile data.
         exclude: Vec<InterfacePattern> {
             key: "exclude",
             value: PATTERNS,
@@ -80,13 +80,13 @@ settings_tables! {
             reason: "voicelane already excludes tunnels unless `interface` names one",
             reload: true,
         }
-        /// Mark of the VPN's own packets, with which media pass the VPN's kill switch.
+        /// Mark of the VPN's own packets, with which media passes the VPN's kill switch.
         ///
-        /// If a kill switch blocks the direct path, media stay in the VPN and `voicelane status` shows the rule. An
+        /// If a kill switch blocks the direct path, media stays in the VPN and `voicelane status` shows the rule. An
         /// exception in that firewall is the better solution. If IT cannot add one, media can carry this mark.
         /// "auto" uses the mark that a rule of the VPN excepts, as wg-quick's does.
         ///
-        /// Risk: the firewall cannot tell media from the VPN and never blocks them, whatever its purpose was.
+        /// Risk: the firewall cannot tell media from the VPN and never blocks it, not even on purpose.
         vpn_mark: Option<VpnMark> {
             key: "vpn_mark",
             value: VPN_MARK,
@@ -113,7 +113,7 @@ settings_tables! {
             key: "name",
             value: INTERFACE,
             default: "\"voicelane0\"",
-            reason: "it names the program that owns the interface",
+            reason: "the name shows the program that owns the interface",
             reload: false,
         }
     }
@@ -286,7 +286,7 @@ settings_tables! {
         }
         /// Maximum number of NAT mappings of one client (RFC 6888 REQ-4).
         ///
-        /// With `interfaces`, the limit is valid for every address, also for this machine's own.
+        /// With `interfaces`, the limit applies to every address, including this machine's own.
         mappings_per_client: usize {
             key: "mappings_per_client",
             value: limit(1, 32_768, "256 is enough for one person's calls"),
@@ -318,7 +318,7 @@ settings_tables! {
     [relay] RelaySettings {
         /// Whether the thread has real-time priority, where that is permitted.
         ///
-        /// On a busy machine, media then do not wait for other programs. If the thread exceeds its CPU budget, it
+        /// On a busy machine, media then does not wait for other programs. If the thread exceeds its CPU budget, it
         /// returns to normal priority for a second.
         realtime: bool {
             key: "realtime",

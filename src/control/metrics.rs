@@ -1,7 +1,7 @@
 //! A status as metrics, in OpenMetrics 1.0 and in the older text format of Prometheus.
 //!
 //! Labels have few values: directions, families and reasons. Addresses and mappings are no labels, because each call
-//! would be a time series, and the metrics a record of who called whom.
+//! would be a time series, and the metrics a record of all calls.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -97,8 +97,8 @@ impl PeerCredentials {
 fn supplementary(stream: &UnixStream) -> io::Result<Vec<Gid>> {
     let mut groups: Vec<libc::gid_t> = vec![0; GROUPS];
     loop {
-        let room = size_of_val(groups.as_slice());
-        let mut length = libc::socklen_t::try_from(room).expect("the kernel knows 65,536 groups");
+        let size = size_of_val(groups.as_slice());
+        let mut length = libc::socklen_t::try_from(size).expect("the kernel knows 65,536 groups");
         // SAFETY: the socket is open; the kernel writes at most `length` bytes, which the vector has, and sets `length`.
         let outcome = unsafe {
             libc::getsockopt(

@@ -1,4 +1,4 @@
-//! What the service answers.
+//! The replies of the service.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,37 +8,37 @@ use serde::{Deserialize, Serialize};
 
 use super::{Event, VERSION};
 
-/// A reply as it stands on the wire, and as `--json` prints it.
+/// A reply, as sent on the wire and printed by `--json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reply {
-    /// The version of the form.
+    /// The version of the format.
     pub version: u32,
-    /// The answer.
+    /// The content.
     #[serde(flatten)]
     pub body: Body,
 }
 
-/// The answer, tagged by name.
+/// The content of a reply, tagged by name.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Body {
-    /// To [`super::Request::Status`].
+    /// Reply to [`super::Request::Status`].
     Status(Box<Status>),
-    /// To [`super::Request::Events`].
+    /// Reply to [`super::Request::Events`].
     Events(EventList),
-    /// To [`super::Request::Reload`]: the configuration as it stands now is in force.
+    /// Reply to [`super::Request::Reload`]: the new configuration is active.
     Reloaded {},
-    /// To [`super::Request::Reload`]: nothing has changed.
+    /// Reply to [`super::Request::Reload`]: the previous configuration stays active.
     NotReloaded {
-        /// A sentence that says what is wrong with the configuration.
+        /// The errors of the configuration, as a sentence.
         error: String,
     },
-    /// The request could not be met: a sentence that says why.
+    /// The request failed; the reason, as a sentence.
     Error(String),
 }
 
 impl Reply {
-    /// Wraps an answer.
+    /// Wraps content in the current version.
     #[must_use]
     pub const fn new(body: Body) -> Self {
         Self {
@@ -48,24 +48,24 @@ impl Reply {
     }
 }
 
-/// How the service does, in a word.
+/// The state of the service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Media leaves by the uplink, and nothing is to be said against it.
+    /// Media leaves through the uplink, and there are no warnings.
     Working,
-    /// Media leaves by the uplink, and there are warnings.
+    /// Media leaves through the uplink, and there are warnings.
     Degraded,
-    /// No media leaves by the uplink: it is in the VPN.
+    /// All media is in the VPN.
     #[default]
     NotWorking,
 }
 
 impl State {
-    /// Every state, the best first.
+    /// Every state, best first.
     pub const ALL: [Self; 3] = [Self::Working, Self::Degraded, Self::NotWorking];
 
-    /// The stable word.
+    /// The stable name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -77,9 +77,9 @@ impl State {
 }
 
 impl Status {
-    /// Judges what the rest of the status says.
+    /// Sets the state by the captured families and the warnings.
     #[must_use]
-    pub fn judged(self) -> Self {
+    pub fn with_state(self) -> Self {
         let state = match (self.captured.is_empty(), self.warnings.is_empty()) {
             (true, _) => State::NotWorking,
             (false, false) => State::Degraded,
@@ -89,162 +89,164 @@ impl Status {
     }
 }
 
-/// The state of the service.
+/// The status of the service.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// The program's version.
     pub program_version: String,
-    /// How it does, in a word.
+    /// The state that follows from the captured families and the warnings.
     #[serde(default)]
     pub state: State,
     /// Seconds since the service became ready.
     pub uptime_seconds: u64,
     /// The TUN's interface name.
     pub tun: String,
-    /// The way out; without one nothing is captured, and media is in the VPN.
+    /// The uplink. Without one, nothing is captured and media is in the VPN.
     pub uplink: Option<UplinkStatus>,
-    /// The way out of IPv6, where it leaves by another interface than IPv4: then `uplink` is IPv4's.
+    /// The uplink of IPv6, if IPv4 uses another interface. Then `uplink` is the one of IPv4.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uplink_v6: Option<UplinkStatus>,
-    /// The VPNs that take traffic: what media is taken past.
+    /// The VPNs with routes. Captured media bypasses them.
     #[serde(default)]
     pub vpns: Vec<VpnStatus>,
-    /// The families of which media leaves by the uplink: `ipv4`, `ipv6`; not one that has fallen back into the VPN.
+    /// The families with media on the direct path: `ipv4`, `ipv6`. A family that failed over to the VPN is absent.
     #[serde(default)]
     pub captured: BTreeSet<String>,
-    /// The priority of the capturing rules, when there are any.
+    /// The priority of the capturing rules, if there are any.
     pub rule_priority: Option<u32>,
-    /// The interfaces whose clients' media leaves by the uplink, where this machine is a gateway, and of which families.
+    /// On a gateway: the interfaces of clients with captured media, and the captured families.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub clients: BTreeMap<String, BTreeSet<String>>,
-    /// What is not as it should be: a sentence each, with what to do.
+    /// Warnings; each is a sentence with a remedy.
     pub warnings: Vec<String>,
     /// Every mapping.
     pub mappings: Vec<MappingStatus>,
     /// Every TCP connection.
     #[serde(default)]
     pub connections: Vec<ConnectionStatus>,
-    /// What TCP connections carried in bytes, and what became of them, by name.
+    /// Bytes and outcomes of TCP connections, by name.
     #[serde(default)]
     pub tcp: BTreeMap<String, u64>,
     /// From applications to the internet.
     pub outbound: TrafficStatus,
     /// From the internet to applications.
     pub inbound: TrafficStatus,
-    /// Packets answered with an ICMP error because they may not go out here.
+    /// Packets that the policy does not permit, rejected with an ICMP error.
     pub rejected: u64,
-    /// Errors of the direct path, or of this machine's sockets, that were passed on to applications.
+    /// Errors of the direct path or of local sockets that were returned to applications.
     pub errors_returned: u64,
-    /// Errors that were left out because there were too many.
+    /// Errors that the rate limit suppressed.
     #[serde(default)]
     pub errors_suppressed: u64,
-    /// Datagrams from applications that were put together from fragments.
+    /// Datagrams from applications that were reassembled from fragments.
     #[serde(default)]
     pub reassembled: u64,
-    /// Datagrams from one application to another by its outside endpoint.
+    /// Datagrams from one application to the outside endpoint of another (RFC 4787 section 6).
     #[serde(default)]
     pub hairpinned: u64,
     /// Mappings without an answer that ended because a limit was reached.
     #[serde(default)]
     pub evicted: u64,
-    /// How much is captured: "exact" or "prefix".
+    /// The capture mode: "exact" or "prefix".
     #[serde(default)]
     pub capture_mode: String,
-    /// Calls that go on in the VPN when their direct way fails, and what became of them.
+    /// Failovers of calls to the VPN, and failbacks.
     #[serde(default)]
     pub fallback: FallbackStatus,
-    /// What the kernel refused to send or to open, by reason: `send_eperm`, `open_emfile`.
+    /// Errors of the kernel when sending or opening sockets, by reason: `send_eperm`, `open_emfile`.
     #[serde(default)]
     pub kernel_errors: BTreeMap<String, u64>,
-    /// How the thread that carries packets is scheduled.
+    /// The scheduling of the packet thread.
     #[serde(default)]
     pub scheduling: SchedulingStatus,
 }
 
-/// The scheduling of the thread that carries packets.
+/// The scheduling of the packet thread.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SchedulingStatus {
-    /// `realtime`; or as any other program: `budget_exhausted` (its budget was used up a moment ago), `not_permitted`,
-    /// `switched_off`.
+    /// `realtime`, or the reason for normal scheduling: `budget_exhausted` (for a second), `not_permitted`, `switched_off`.
     pub class: String,
-    /// How often the budget was used up.
+    /// Times that the budget was exhausted.
     pub budget_exhausted: u64,
-    /// How often it went on nevertheless, for no thread could be made to stand in.
+    /// Times that no fallback thread could be started, so that the real-time thread continued.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub fallback_thread_failed: u64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
 const fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// What happened.
+/// Events.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventList {
-    /// The number of the newest event. Less than what was asked for means that the store was lost, and begins anew.
+    /// The number of the newest event. A number below the requested one means that the store was lost.
     pub last_sequence: u64,
-    /// The events that are still known, the oldest first.
+    /// The stored events, oldest first.
     pub events: Vec<Event>,
 }
 
-/// Falls into the VPN, and returns.
+/// Failovers to the VPN, and failbacks.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct FallbackStatus {
-    /// The families whose uplink is given up: all their media is in the VPN.
+    /// The families with a failed uplink. All their media is in the VPN.
     pub failed_uplinks: Vec<String>,
-    /// Mappings that left the direct way, by cause.
+    /// Mappings that failed over to the VPN, by cause.
     pub failovers: BTreeMap<String, u64>,
-    /// Mappings that came back to it, by cause.
+    /// Mappings that failed back to the direct path, by cause.
     pub failbacks: BTreeMap<String, u64>,
-    /// Datagrams that went into the VPN.
+    /// Datagrams sent through the VPN after a failover.
     pub packets: u64,
-    /// Checks of applications that were repeated.
+    /// STUN checks of applications that were repeated.
     pub checks_repeated: u64,
-    /// Checks that were sent the direct way as well.
+    /// STUN checks that were also sent on the direct path.
     pub probes: u64,
 }
 
-/// The way out.
+/// An uplink.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct UplinkStatus {
     /// Its interface name.
     pub interface: String,
-    /// The IPv4 next hop; without one no IPv4 is captured.
+    /// The IPv4 next hop. Without one, no IPv4 is captured.
     pub gateway_v4: Option<String>,
-    /// The IPv6 next hop, likewise.
+    /// The IPv6 next hop. Without one, no IPv6 is captured.
     pub gateway_v6: Option<String>,
-    /// Why this one was chosen.
+    /// The reason for the selection.
     pub reason: String,
 }
 
-/// A tunnel that routes lead into.
+/// A tunnel with routes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct VpnStatus {
     /// Its interface name.
     pub interface: String,
     /// The kind of its link, if the kernel names one: `tun`, `wireguard`.
     pub kind: Option<String>,
-    /// Whether it takes all of IPv4.
+    /// Whether its routes cover all of IPv4.
     pub full_tunnel_v4: bool,
-    /// Whether it takes all of IPv6.
+    /// Whether its routes cover all of IPv6.
     pub full_tunnel_v6: bool,
 }
 
-/// One mapping. There may be tens of thousands: to tell of one takes no memory of its own.
+/// One mapping. Labels are borrowed, because there may be tens of thousands of mappings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MappingStatus {
     /// The application's endpoint.
     pub inside: SocketAddr,
     /// The socket's endpoint, once it is open.
     pub outside: Option<SocketAddr>,
-    /// The way of its media: "direct", or "tunnel" while it goes on in the VPN.
+    /// The path of its media: "direct", or "tunnel" after a failover to the VPN.
     #[serde(default)]
     pub egress: Cow<'static, str>,
-    /// Why it is in the VPN, if it is.
+    /// The cause of the failover, if it is in the VPN.
     #[serde(default)]
     pub failover_cause: Option<Cow<'static, str>>,
-    /// How many remotes it has sent to.
+    /// Number of remote endpoints that it has sent to.
     pub remotes: usize,
     /// Seconds since its first packet.
     pub age_seconds: u64,
@@ -257,27 +259,27 @@ pub struct MappingStatus {
 pub struct ConnectionStatus {
     /// The application's endpoint.
     pub inside: SocketAddr,
-    /// The far endpoint.
+    /// The remote endpoint.
     pub remote: SocketAddr,
-    /// How far along it is.
+    /// The state of the connection.
     pub state: Cow<'static, str>,
-    /// Bytes handed to the far side.
+    /// Bytes sent to the remote endpoint.
     pub bytes_out: u64,
-    /// Bytes that came from the far side.
+    /// Bytes received from the remote endpoint.
     pub bytes_in: u64,
     /// Seconds since the first SYN.
     pub age_seconds: u64,
-    /// Seconds since something moved.
+    /// Seconds since the last transfer.
     pub idle_seconds: u64,
 }
 
-/// One direction.
+/// The traffic of one direction.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrafficStatus {
-    /// Datagrams that went through.
+    /// Forwarded datagrams.
     pub packets: u64,
     /// Their payload in bytes.
     pub bytes: u64,
-    /// Packets that went no further, by reason.
+    /// Dropped packets, by reason.
     pub drops: BTreeMap<String, u64>,
 }

@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn errors_name_the_fault() {
-        for (line, said) in [
+        for (line, expected) in [
             (&br#"{"version":2,"request":"status"}"#[..], "version 2"),
             (
                 br#"{"version":1,"request":"shutdown"}"#,
@@ -116,7 +116,7 @@ mod tests {
             (b"\xff", "invalid request"),
         ] {
             let error = Request::parse(line).expect_err("a bad line");
-            assert!(error.contains(said), "{error}");
+            assert!(error.contains(expected), "{error}");
         }
     }
 }

@@ -40,11 +40,11 @@ mod tests {
     #[test]
     fn each_user_has_a_bucket() {
         let (start, mut rates) = (Instant::now(), UserRates::default());
-        let mut asked = |user, at| (0..1_000).filter(|_| rates.allows(user, at)).count();
-        assert_eq!(asked(1, start), 40);
-        assert_eq!(asked(2, start), 40);
-        assert_eq!(asked(1, start + Duration::from_secs(1)), 20);
-        assert_eq!(asked(1, start + Duration::from_secs(9)), 40);
+        let mut allowed = |user, at| (0..1_000).filter(|_| rates.allows(user, at)).count();
+        assert_eq!(allowed(1, start), 40);
+        assert_eq!(allowed(2, start), 40);
+        assert_eq!(allowed(1, start + Duration::from_secs(1)), 20);
+        assert_eq!(allowed(1, start + Duration::from_secs(9)), 40);
     }
 
     #[test]

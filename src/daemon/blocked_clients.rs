@@ -1,7 +1,7 @@
-//! The clients of a gateway: whose media to capture, and for whom a firewall blocks it.
+//! The clients of a gateway: which groups are captured, and which groups a firewall blocks.
 //!
-//! A block is known only by the packets that the firewall drops, and its end only by another attempt. An attempt costs
-//! each call the packets of a moment, so attempts are rare. Between them the media stays in the VPN.
+//! Only dropped packets show a block, and only another attempt shows its end. Each attempt costs every call some packets,
+//! so attempts are rare. Between them the media stays in the VPN.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ pub(super) struct BlockedClients {
 }
 
 impl BlockedClients {
-    /// Returns the client groups whose media is to be captured now.
+    /// Returns the client groups with media to be captured now.
     pub(super) fn to_capture(
         &mut self,
         gateway: &GatewaySettings,

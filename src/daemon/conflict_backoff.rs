@@ -1,4 +1,4 @@
-//! When to restore what another program changes: at once, until the program changes it too often.
+//! When to restore rules and routes that another program changes: at once, until it changes them too often.
 //!
 //! A few corrections in a row are normal: a VPN starts, or a network manager restarts. More are a conflict of two
 //! programs, which interrupts calls each time. So each further correction waits longer.
@@ -64,7 +64,7 @@ impl ConflictBackoff {
         ConflictTransition::Started
     }
 
-    /// Records a reconciliation that had nothing to correct.
+    /// Records a reconciliation without corrections.
     pub(super) fn on_unchanged(&mut self, now: Instant) -> ConflictTransition {
         if self.ends_at().is_some_and(|end| end <= now) {
             *self = Self::default();

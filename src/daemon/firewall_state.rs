@@ -1,4 +1,4 @@
-//! The families whose media a firewall of this machine blocks, found by probes. Blocked media stays in the VPN.
+//! The families that a firewall of this machine blocks, found by probes. Blocked media stays in the VPN.
 
 use crate::control::EventKind;
 use crate::net::Family;
@@ -12,7 +12,7 @@ use super::uplink_binding::UplinkBindings;
 /// The result of the last probes.
 #[derive(Debug)]
 pub(super) struct FirewallState {
-    /// Families whose media a firewall blocks; before the first probe, all.
+    /// Families that a firewall blocks; before the first probe, all.
     blocked: Vec<Family>,
     /// The blocked families of the last event.
     recorded: Vec<Family>,
@@ -30,7 +30,7 @@ impl Default for FirewallState {
 }
 
 impl FirewallState {
-    /// The families whose media must not be captured.
+    /// The families that must not be captured.
     pub(super) fn blocked(&self) -> &[Family] {
         &self.blocked
     }

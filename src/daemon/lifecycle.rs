@@ -94,7 +94,7 @@ pub(super) async fn run(
     if leftovers != steering::Leftovers::default() {
         info!(
             rules_and_routes = leftovers.changes.len(),
-            "removed what a killed voicelane left behind"
+            "removed the leftovers of a killed voicelane"
         );
     }
 

@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_may_get_other_interfaces_but_not_become_one() {
+    fn a_reload_changes_the_interfaces_of_a_gateway_but_enables_no_gateway() {
         let gateway = |rest| config(&format!("[gateway]\n{rest}"));
         let current = gateway("interfaces = ['lan0']");
         let next = gateway("interfaces = ['lan0', 'lan1']");

@@ -19,7 +19,7 @@ use super::service_state::{DriverSnapshot, MappingPage};
 /// Time between two checks of the state and of the warnings.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The senders to the threads that know the answers.
+/// The senders to the threads that have the state.
 pub(super) struct RequestHandler {
     pub(super) driver: channel::Sender<DriverMessage>,
     pub(super) reconciler: mpsc::Sender<oneshot::Sender<Body>>,

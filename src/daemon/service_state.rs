@@ -1,6 +1,6 @@
 //! The state of everything but the data path, and a snapshot of the whole for the status.
 //!
-//! The packet loop only copies what it knows. The status is worded on the second thread.
+//! The packet loop only copies its state. The second thread writes the status.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -217,7 +217,7 @@ impl ServiceState {
             kernel_errors: kernel_errors.by_label(),
             scheduling: SchedulingStatus::default(),
         };
-        status.judged()
+        status.with_state()
     }
 }
 

@@ -47,7 +47,7 @@ impl SleepWatch {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = JumpTimer(TimerFd::new(ClockId::CLOCK_REALTIME, flags)?);
         timer.arm()?;
-        // SAFETY: a `JumpTimer` owns one open descriptor and names the same one as long as it lives.
+        // SAFETY: a `JumpTimer` owns one open descriptor and it never changes.
         let timer = unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) }?;
         let (sender, logind) = mpsc::channel(4);
         #[cfg(feature = "logind")]

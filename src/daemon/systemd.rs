@@ -32,7 +32,7 @@ impl ServiceManager {
     /// Notifies the start of a reload. [`ServiceManager::notify_uplinks`] ends it.
     pub(super) fn notify_reloading(&mut self) {
         let mut states = vec![NotifyState::Reloading];
-        // systemd tells reloads apart by this time.
+        // systemd distinguishes reloads by this time.
         states.extend(NotifyState::monotonic_usec_now());
         notify(&states);
         self.status = None;

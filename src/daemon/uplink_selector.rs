@@ -1,6 +1,6 @@
 //! Selects the uplink of each family, and derives events and driver messages from a change.
 //!
-//! Each family selects for itself and has its own hysteresis ([`crate::route::hysteresis`]). Where both families change
+//! Each family has its own selection and hysteresis ([`crate::route::hysteresis`]). Where both families change
 //! together, one event describes both.
 
 use std::time::Instant;

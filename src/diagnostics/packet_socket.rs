@@ -79,7 +79,7 @@ impl PacketSocket {
     fn receive(&self, buffer: &mut [u8]) -> io::Result<CapturedPacket> {
         let mut control = nix::cmsg_space!(libc::timespec);
         let mut iov = [io::IoSliceMut::new(buffer)];
-        let room = iov[0].len();
+        let capacity = iov[0].len();
         // Returns the length of the whole packet, even if the buffer is shorter.
         let flags = MsgFlags::MSG_TRUNC;
         let fd = self.fd.as_raw_fd();
@@ -92,7 +92,7 @@ impl PacketSocket {
             _ => None,
         });
         Ok(CapturedPacket {
-            kept: message.bytes.min(room),
+            kept: message.bytes.min(capacity),
             length: message.bytes,
             is_outgoing: from.is_some_and(|it| it.pkttype() == libc::PACKET_OUTGOING),
             received_at: stamp.unwrap_or_else(SystemTime::now),

@@ -21,7 +21,7 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     match installed {
         Ok(installed) if installed > now + SLACK => findings.push(Finding::fault(
             format!(
-                "The clock says {}, but this program was installed later. The policy uses wrong dates.",
+                "The clock shows {}, but this program was installed later. The policy uses wrong dates.",
                 facts.today
             ),
             "Set the clock, and synchronise it: timedatectl set-ntp true",
@@ -32,7 +32,7 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
                 "Install a newer voicelane. If the year is wrong, set the clock.",
             ));
         }
-        _ => findings.push(Finding::ok(format!("The clock says {} (UTC).", facts.today))),
+        _ => findings.push(Finding::ok(format!("The clock shows {} (UTC).", facts.today))),
     }
     findings.push(match is_synchronised() {
         Ok(true) => Finding::ok("The clock is synchronised (NTP)."),

@@ -20,7 +20,7 @@ const IDLE_SECONDS: u64 = 1;
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     let Ok(status) = &facts.status else {
         return vec![Finding::unknown(
-            "Not measured: the DSCP that applications set. The service does not run or does not answer.",
+            "Not measured: the DSCP that applications set. The service is not running or does not respond.",
             "Start voicelane and make a call; then this can be measured.",
         )];
     };

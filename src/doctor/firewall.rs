@@ -20,7 +20,7 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     match &facts.status {
         Ok(status) => from_status(status),
         Err(_) if facts.is_running() => vec![Finding::needs_root(
-            "Not checked: only root and the groups in [control] may ask the service.",
+            "Not checked: only root and the groups in [control] may query the service.",
         )],
         Err(_) if !facts.may_administer => {
             vec![Finding::needs_root(

@@ -7,7 +7,7 @@ use crate::sysctl::{SavedSysctls, SavedSysctlsError};
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     if facts.is_running() {
         return vec![Finding::ok(
-            "The service runs. The rules and routes of protocol 118 belong to it.",
+            "The service is running. The rules and routes of protocol 118 belong to it.",
         )];
     }
     let mut left: Vec<_> = plan::removal(&facts.numbers, &facts.observed)
@@ -33,7 +33,7 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     if let Some(first) = left.first() {
         findings.push(Finding::fault(
             match left.len() {
-                1 => format!("A killed voicelane left this behind: {first}"),
+                1 => format!("A killed voicelane left one rule, route or setting behind: {first}"),
                 count => {
                     format!("A killed voicelane left {count} rules, routes or settings behind: {first}, ...")
                 }

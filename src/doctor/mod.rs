@@ -78,7 +78,7 @@ pub struct Finding {
     pub found: String,
     /// The remedy.
     pub remedy: Option<String>,
-    /// Whether the same check as root would tell more.
+    /// Whether root could measure more with the same check.
     pub root_knows: bool,
 }
 

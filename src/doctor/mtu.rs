@@ -12,10 +12,10 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
         return vec![Finding::no_uplink()];
     };
     let links = [Some(uplink), facts.tun().map(|tun| tun.name.as_str())];
-    links.into_iter().flatten().map(judge).collect()
+    links.into_iter().flatten().map(assess).collect()
 }
 
-fn judge(link: &str) -> Finding {
+fn assess(link: &str) -> Finding {
     match mtu(link) {
         Some(mtu @ MINIMUM..) => Finding::ok(format!("{link} has an MTU of {mtu} bytes.")),
         Some(mtu) => Finding::fault(

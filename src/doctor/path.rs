@@ -64,7 +64,7 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
         };
         let to = firewall::target(&facts.policy, family)?;
         Some(match trace(&sockets, to) {
-            Ok(replies) => judge(family, &replies),
+            Ok(replies) => assess(family, &replies),
             Err(error) => Finding::unknown(
                 format!("Not measured: cannot send to {to}: {error}."),
                 "See the checks of the uplink and of firewalls.",
@@ -74,7 +74,7 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     found.collect()
 }
 
-fn judge(family: Family, replies: &Replies) -> Finding {
+fn assess(family: Family, replies: &Replies) -> Finding {
     let Some((last, reply)) = replies.last_key_value() else {
         return Finding::unknown(
             format!("Not measured: no router within {HOPS} hops replies ({family})."),
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn the_router_that_changes_the_dscp_is_narrowed_down() {
         let text = |marks| {
-            let finding = judge(Family::V4, &replies(marks));
+            let finding = assess(Family::V4, &replies(marks));
             format!("{} | {}", finding.found, finding.remedy.unwrap_or_default())
         };
         assert!(

@@ -21,8 +21,8 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
                 .or_default()
                 .push(*to);
         }
-        let judge = |(decision, to): (_, Vec<_>)| judge(facts, route_lookups, decision, &to);
-        by_decision.into_iter().map(judge).collect::<Vec<_>>()
+        let assess = |(decision, to): (_, Vec<_>)| assess(facts, route_lookups, decision, &to);
+        by_decision.into_iter().map(assess).collect::<Vec<_>>()
     });
     let found: Vec<_> = found.collect();
     if found.is_empty() {
@@ -31,7 +31,7 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     found
 }
 
-fn judge(
+fn assess(
     facts: &SystemFacts,
     route_lookups: &RouteLookups,
     decision: Option<RoutingDecision>,

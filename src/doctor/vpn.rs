@@ -5,8 +5,8 @@ use crate::net::IfIndex;
 use crate::route::vpn::{self, Vpn};
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
-    let ours = facts.tun().map_or(IfIndex(0), |tun| tun.index);
-    let vpns = vpn::find(&facts.observed, ours);
+    let tun = facts.tun().map_or(IfIndex(0), |tun| tun.index);
+    let vpns = vpn::find(&facts.observed, tun);
     if vpns.is_empty() {
         return vec![Finding::ok(
             "No VPN found. (IPsec without an interface is not visible here.)",

@@ -26,11 +26,11 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
             "Not checked: the kernel version cannot be read.",
             "Run: uname -r",
         ),
-        Some(release) => judge(uplink, release),
+        Some(release) => assess(uplink, release),
     }]
 }
 
-fn judge(uplink: &str, release: (u32, u32)) -> Finding {
+fn assess(uplink: &str, release: (u32, u32)) -> Finding {
     let (major, minor) = release;
     if release >= VOICE {
         return Finding::ok(format!(
@@ -54,9 +54,9 @@ mod tests {
 
     #[test]
     fn linux_6_8_and_newer_give_ef_the_voice_category() {
-        assert_eq!(judge("wlan0", (6, 7)).verdict, CheckVerdict::Warning);
-        assert!(judge("wlan0", (5, 15)).found.contains("video"));
-        assert!(judge("wlan0", (6, 8)).found.contains("voice"));
-        assert_eq!(judge("wlan0", (7, 0)).verdict, CheckVerdict::Ok);
+        assert_eq!(assess("wlan0", (6, 7)).verdict, CheckVerdict::Warning);
+        assert!(assess("wlan0", (5, 15)).found.contains("video"));
+        assert!(assess("wlan0", (6, 8)).found.contains("voice"));
+        assert_eq!(assess("wlan0", (7, 0)).verdict, CheckVerdict::Ok);
     }
 }

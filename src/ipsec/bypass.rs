@@ -183,7 +183,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn blocks_hold_the_range_and_nothing_else(a in 1u16.., b in 1u16.., probe: u16) {
+        fn blocks_cover_exactly_the_range(a in 1u16.., b in 1u16.., probe: u16) {
             let ports = PortRange::new(a.min(b), a.max(b)).expect("in order");
             let blocks: Vec<_> = blocks(ports).collect();
             prop_assert!(blocks.len() <= 30);

@@ -9,7 +9,7 @@
 //! So, and only while foreign IPv6 policies exist, voicelane adds allow policies at priority 0. There is one per prefix
 //! and aligned block of ports, exact to the port: outward by destination, inward by source.
 //!
-//! - **Outward** they match packets without a mark: those on their way into the TUN. Packets that the relay sends into
+//! - **Outward** they match packets without a mark: those that enter the TUN. Packets that the relay sends into
 //!   the VPN have a mark, so the VPN's policies apply to them.
 //! - **Inward** they match packets with the mark that [`crate::nftables::Firewall`] sets on packets out of the TUN. A
 //!   policy without a template rejects packets of an IPsec association, and so replies in the VPN. Without the mark it

@@ -50,10 +50,10 @@
 //!
 //! | state | exit code | meaning |
 //! |---|---|---|
-//! | `working` | 0 | media leaves by the uplink; no warnings |
-//! | `degraded` | 1 | media leaves by the uplink; each warning says what to do |
+//! | `working` | 0 | media leaves through the uplink; no warnings |
+//! | `degraded` | 1 | media leaves through the uplink; each warning says what to do |
 //! | `not_working` | 2 | the media of no family leaves; all media is in the VPN |
-//! | | 3 | the service does not run |
+//! | | 3 | the service is not running |
 //! | | 4 | unknown: no permission, or the service is busy |
 //!
 //! `vpn` lists each tunnel that has routes beyond its own addresses, and whether these cover all of IPv4 or IPv6. An IPsec
@@ -63,7 +63,7 @@
 //!
 //! # Metrics
 //!
-//! `[metrics] listen` switches metrics on: `"unix"` (the socket `metrics.sock`, for users who may read) or a loopback
+//! `[metrics] listen` enables metrics: `"unix"` (the socket `metrics.sock`, for users who may read) or a loopback
 //! address and port (for every user of the machine). Other machines cannot connect; use an agent to forward metrics.
 //! `GET /metrics` returns OpenMetrics 1.0 if the client accepts it, otherwise Prometheus' text format, at most ten times
 //! per second.

@@ -4,10 +4,10 @@
 //!
 //! **Defragmentation.** A routing rule with ports matches no fragment, not even the first one. So the kernel
 //! reassembles fragments before routing. A `tproxy` expression that no packet reaches enables this, without connection
-//! tracking. The kernel fragments the datagram again on its way out.
+//! tracking. The kernel fragments the datagram again when it leaves.
 //!
 //! **Mark.** A chain at the prerouting hook marks a client's packets that have a prefix and port of the policy. The
-//! source must be reachable by the link that the packet came in by. Routing rules match the mark
+//! source must be reachable through the link on which the packet was received. Routing rules match the mark
 //! ([`crate::route::plan`]), and no other chain sets it: without this table, which goes with the process, no client is
 //! captured.
 //!

@@ -14,7 +14,7 @@
 //!
 //! Both chains exist only while probes are sent: a rule that turns on a trace costs time for every packet.
 //!
-//! Not found: rules that drop replies on their way in, and what follows the postrouting hook (netdev chains, traffic
+//! Not found: rules that drop incoming replies, and everything behind the postrouting hook (netdev chains, traffic
 //! control, control groups).
 //!
 //! **Firewall marks.** A VPN's firewall accepts the VPN's own packets by a mark. If the configuration says so, media

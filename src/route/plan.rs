@@ -61,22 +61,22 @@ impl fmt::Display for RoutingChange {
 /// A part of the desired state that the plan cannot reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
-    /// A foreign rule has priority 0. No rule can get ahead of it.
-    Behind(RoutingRule),
+    /// A foreign rule has priority 0. No rule can precede it.
+    Outranked(RoutingRule),
     /// A foreign route has the key of one of voicelane's routes.
-    Taken(Route),
+    RouteConflict(Route),
 }
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Behind(rule) => write!(
+            Self::Outranked(rule) => write!(
                 f,
-                "no rule can get ahead of the {rule}: it may take media first"
+                "no rule can precede the {rule}: it may capture media first"
             ),
-            Self::Taken(route) => write!(
+            Self::RouteConflict(route) => write!(
                 f,
-                "another program has a route in the place of the {route}: choose another [route] table"
+                "another program has a route that conflicts with the {route}: choose another [route] table"
             ),
         }
     }
@@ -142,7 +142,7 @@ pub fn plan(
         let is_free =
             !foreign_keys.contains(&route.key()) || present.get(&route.key()) == Some(&route);
         if !is_free {
-            plan.warnings.push(Warning::Taken(route.clone()));
+            plan.warnings.push(Warning::RouteConflict(route.clone()));
         }
         is_free
     });
@@ -373,7 +373,7 @@ fn rules_ahead(observed: &Observed, ids: &RoutingIds) -> Vec<Warning> {
         .filter(|rule| rule.priority.0 == 0 && rule.table != LOCAL)
         .filter(|rule| rule.protocol != ids.protocol)
         .cloned()
-        .map(Warning::Behind)
+        .map(Warning::Outranked)
         .collect()
 }
 

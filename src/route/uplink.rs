@@ -39,7 +39,7 @@ pub struct RejectedUplink {
     pub name: String,
     /// Family of the route.
     pub family: Family,
-    /// What spoke against it.
+    /// The reason for the rejection.
     pub reason: RejectionReason,
 }
 
@@ -84,12 +84,12 @@ pub enum UplinkError {
     Unusable {
         /// The interface's name.
         name: String,
-        /// What speaks against it.
+        /// The reason for the rejection.
         reason: RejectionReason,
     },
     /// The configured interface has neither a route nor an address.
     #[error("the uplink {0:?} has no default route, no host route and no address")]
-    Nowhere(String),
+    NoRoute(String),
 }
 
 fn join_rejected(rejected: &[RejectedUplink]) -> String {
@@ -148,7 +148,7 @@ pub fn rank(
             gateways = PerFamily::new(on_link);
         }
         if gateways.present().next().is_none() {
-            return Err(UplinkError::Nowhere(name.clone()));
+            return Err(UplinkError::NoRoute(name.clone()));
         }
         return Ok(PerFamily::new(|family| {
             let gateway = gateways[family].into_iter();

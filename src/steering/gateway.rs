@@ -27,7 +27,7 @@ pub(super) fn unmet_prerequisites(desired: &Desired, observed: &Observed) -> Vec
         let is_captured = |family| desired.captured_clients().contains(&(family, link.clone()));
         if !observed.links.iter().any(|it| it.name == *link) {
             unmet.push(format!(
-                "There is no interface {link}, which [gateway] interfaces names. Media of its clients stays in the VPN."
+                "[gateway] interfaces names {link}, but this interface does not exist. Media of its clients stays in the VPN."
             ));
             continue;
         }

@@ -29,7 +29,9 @@ pub struct SysctlKey {
 
 /// The text names no sysctl of an interface.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no sysctl of an interface: expected ipv4/INTERFACE/NAME or ipv6/INTERFACE/NAME")]
+#[error(
+    "{0:?} is not a sysctl of an interface: expected ipv4/INTERFACE/NAME or ipv6/INTERFACE/NAME"
+)]
 pub struct UnknownSysctlKey(String);
 
 impl SysctlKey {

@@ -86,7 +86,7 @@ impl SavedSysctls {
         &self.entries
     }
 
-    /// Changes a sysctl, after its present value is on disk. Does nothing if it has the value.
+    /// Changes a sysctl, after its present value is on disk. No effect if it already has the value.
     ///
     /// # Errors
     /// [`SavedSysctlsError`]; the sysctl is then unchanged.

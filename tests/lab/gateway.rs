@@ -579,7 +579,7 @@ fn a_machine_without_forwarding_is_reported() {
     for wanted in [
         "net.ipv4.ip_forward=1",
         "net.ipv6.conf.all.forwarding=1",
-        "There is no interface lan7",
+        "[gateway] interfaces names lan7",
     ] {
         assert!(warnings.contains(wanted), "{wanted}: {warnings}");
     }

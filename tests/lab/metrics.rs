@@ -65,7 +65,7 @@ fn measured() -> MetricsInput {
         ..Status::default()
     };
     MetricsInput {
-        status: status.judged(),
+        status: status.with_state(),
         mappings: 7_900,
         connections: 1,
     }

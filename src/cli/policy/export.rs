@@ -17,7 +17,7 @@ pub(in crate::cli) struct ExportArgs {
     /// Format of the export
     #[arg(value_parser = formats())]
     pub format: &'static ExportFormat,
-    /// Only this service, even if it is switched off (repeatable); default: every active service
+    /// Only this service, even if it is disabled (repeatable); default: every active service
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub service: Vec<String>,
     /// The configuration

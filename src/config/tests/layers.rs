@@ -155,9 +155,9 @@ fn errors_of_all_files_are_reported() {
 
 #[test]
 fn a_contradiction_between_files_shows_both_positions() {
-    let twin = GOOD.replace("'lab'", "'lab2'").replace("'EF'", "'AF41'");
+    let other = GOOD.replace("'lab'", "'lab2'").replace("'EF'", "'AF41'");
     let diagnostics =
-        Effective::read(main_and(&twin, GOOD)).expect_err("they contradict each other");
+        Effective::read(main_and(&other, GOOD)).expect_err("they contradict each other");
     let [diagnostic] = diagnostics.list() else {
         panic!("{diagnostics}")
     };

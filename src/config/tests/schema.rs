@@ -120,7 +120,7 @@ fn bounds_and_words_match_the_reader() {
 }
 
 #[test]
-fn written_defaults_change_nothing() {
+fn written_defaults_have_no_effect() {
     let mut written = String::from("version = 1\n");
     let mut count = 0;
     for (opened, section) in sections(&schema()).into_iter().rev() {

@@ -15,7 +15,7 @@ const NEW: &str = "events.jsonl";
 /// The name of the old file.
 const OLD: &str = "events.1.jsonl";
 
-/// The max_size size of a file, in bytes: about a thousand events.
+/// The maximum size of a file, in bytes: about a thousand events.
 const MAX_SIZE: u64 = 256 << 10;
 
 /// The open store.

@@ -78,7 +78,7 @@ impl Attribution {
         let rules = added.take(NAMED_RULES).chain(removed.take(NAMED_RULES));
         let causes: Vec<_> = rules.chain(offenders).collect();
         if causes.is_empty() {
-            return "by an unknown program".to_owned();
+            return "changed by an unknown program".to_owned();
         }
         causes.join(", ")
     }

@@ -132,7 +132,7 @@ impl EventLoop {
         self.schedule.due(&others)
     }
 
-    /// Reconciles once, and schedules what follows.
+    /// Reconciles once, and schedules the next reconciliation.
     async fn run_due(&mut self) {
         let change = self.schedule.change.take().unwrap_or_default();
         if change.overrun {

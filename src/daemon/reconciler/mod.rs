@@ -2,9 +2,9 @@
 //!
 //! # Theory of operation
 //!
-//! [`event_loop`] waits for events. Each event has the same answer: [`Reconciler::reconcile`] reads the full state, plans
+//! [`event_loop`] waits for events. For every event, [`Reconciler::reconcile`] reads the full state, plans
 //! and applies. Thus a lost notification does no harm. [`attribution`] finds out which program changed the rules.
-//! [`status`] words the result. See [`crate::manual::laptop`] for states and timers.
+//! [`status`] describes the result. See [`crate::manual::laptop`] for states and timers.
 
 mod attribution;
 mod event_loop;
@@ -66,7 +66,7 @@ struct Applied {
     report: SteeringReport,
 }
 
-/// Owns the routing state of the kernel, and sends the driver what it needs of it.
+/// Owns the routing state of the kernel, and sends the driver its part of it.
 pub(super) struct Reconciler {
     settings: ReconcilerConfig,
     steering: TrafficSteering,
@@ -281,7 +281,7 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Sends the driver what the last reconciliation found for the data path.
+    /// Sends the driver the results of the last reconciliation for the data path.
     async fn send_report(&self) {
         let report = &self.applied.report;
         let sources = report.reply_sources.clone();
@@ -296,7 +296,7 @@ impl Reconciler {
     }
 
     async fn send(&self, message: DriverMessage) {
-        // The end of the driver ends the service by itself.
+        // The end of the driver ends the service anyway.
         let _ = self.driver.send(message).await;
     }
 }

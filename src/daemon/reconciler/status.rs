@@ -11,7 +11,7 @@ use super::super::systemd::ServiceManager;
 use super::super::uplink_binding;
 use super::{Reconciler, SUBJECT};
 
-/// What the status says beyond the state of the reconciler.
+/// State of the status report beyond that of the reconciler.
 #[derive(Debug, Default)]
 pub(super) struct StatusReporter {
     ready_since: Option<Instant>,

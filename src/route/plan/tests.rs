@@ -360,7 +360,7 @@ fn a_foreign_rule_at_priority_zero_is_a_warning() {
     );
     assert_eq!(
         plan.expect("one port range").warnings,
-        [Warning::Behind(top)]
+        [Warning::Outranked(top)]
     );
 }
 

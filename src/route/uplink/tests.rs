@@ -117,7 +117,7 @@ fn links_are_preferred_and_excluded_by_configuration() {
 }
 
 #[test]
-fn the_host_route_to_the_server_names_the_gateway_that_the_vpn_replaced() {
+fn the_host_route_to_the_server_has_the_gateway_that_the_vpn_replaced() {
     let observed = laptop(&[
         route(MAIN, "0.0.0.0/0", 0, 4, None),
         route(MAIN, "203.0.113.9/32", 0, 3, Some("192.0.2.1")),
@@ -234,7 +234,7 @@ fn a_pinned_link_may_be_one_that_is_never_selected() {
     );
     assert_eq!(
         pinned(&observed, "wlan0"),
-        Err(UplinkError::Nowhere("wlan0".to_owned()))
+        Err(UplinkError::NoRoute("wlan0".to_owned()))
     );
     observed.addresses.push(address(3, "2001:db8::2"));
     let attached = pinned(&observed, "wlan0").expect("an uplink");

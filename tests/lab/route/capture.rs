@@ -174,7 +174,7 @@ fn flushed_rules_are_restored_and_foreign_objects_stay() {
         let named = change.offenders.iter().any(|who| who.contains("(process "));
         assert!(named, "{:?}", change.offenders);
         let report = world.acquire().await;
-        assert!(matches!(&report.warnings[..], [Warning::Behind(rule)] if rule.table.0 == 99));
+        assert!(matches!(&report.warnings[..], [Warning::Outranked(rule)] if rule.table.0 == 99));
         assert_eq!((priorities("-4"), priorities("-6")), (vec![29], vec![100]));
         assert_capture("eth0");
         assert!(run("ip rule").starts_with("0:\tfrom all lookup local\n"));
