@@ -1,4 +1,4 @@
-//! Packets on the wires: a capture of every host that a call can reach.
+//! Captures the packets of every host on the path of a call.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::call::{DatagramKind, RtpHeader};
 use crate::lab::{Frame, FrameCapture, FrameDirection, Namespace};
 use crate::net::{Dscp, Endpoint};
 
-/// The time in which a packet on its way arrives, the VPN's delay included.
+/// The longest time of a packet in flight, the VPN's delay included.
 const TRANSIT: Duration = Duration::from_millis(60);
 
 /// A host with a capture.
@@ -22,7 +22,7 @@ pub(super) enum CapturePoint {
     Cloud,
 }
 
-/// The kind of a packet, as an observer on the wire can tell it.
+/// The kind of a packet that an observer on the wire can recognise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PacketKind {
     /// A WireGuard message, to or from the gateway's port.
@@ -56,7 +56,7 @@ impl Captures {
         Ok(())
     }
 
-    /// Returns the packets since `start` that `wanted` accepts, in order at each host. Waits for packets on their way.
+    /// Returns the packets since `start` that `wanted` accepts, in order at each host. Waits for packets in flight.
     pub(super) fn since(
         &self,
         start: Instant,

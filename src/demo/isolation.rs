@@ -1,4 +1,4 @@
-//! Isolation of the demo from the machine: namespaces of its own for mounts and network, and for users where it needs one.
+//! Isolation of the demo from the machine: own mount and network namespaces, and a user namespace if needed.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,7 +9,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{Gid, Uid};
 
-/// Why this machine does not let the demo create its namespaces.
+/// The reason why the demo cannot create its namespaces.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum IsolationError {
     /// The kernel or its configuration refuses an ordinary user.
@@ -49,7 +49,7 @@ fn program() -> String {
 /// Moves the process into a new mount namespace and an empty network namespace. Creates a user namespace first where the
 /// process may not do that.
 ///
-/// All that is made there, files in the temporary directory included, ends with the process. Must be called while
+/// All objects there, files in the temporary directory included, end with the process. Must be called while
 /// the process has one thread.
 ///
 /// # Errors

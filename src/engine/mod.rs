@@ -2,8 +2,7 @@
 //!
 //! # Theory of operation
 //!
-//! The driver hands in what it read from the file descriptors, with the time of its wake-up. The engine answers by filling
-//! an [`Outbox`], which the driver flushes in a fixed order. The engine knows no clock, no socket and no kernel, so a test
+//! The driver passes packets from the file descriptors, with the time of its wake-up. The engine fills an [`Outbox`], which the driver flushes in a fixed order. The engine has no clock, no socket and no kernel, so a test
 //! is a list of packets and times.
 //!
 //! ```text
@@ -13,7 +12,7 @@
 //! TCP    handle_connected / handle_connect_failed / handle_stream (see the `tcp` module)
 //! Time   poll_timeout -> handle_timeout: mappings end or change their path, incomplete fragments expire
 //! Link   handle_uplink_changed / handle_uplink_restored: mappings change socket or path, in batches (see `resync`)
-//! Shell  handle_opened / handle_open_failed / handle_send_failed: results of commands and transmits
+//! Result handle_opened / handle_open_failed / handle_send_failed: results of commands and transmits
 //! ```
 //!
 //! A packet from the TUN that is not in the policy is rejected, never forwarded: only the policy's traffic passes the VPN.
@@ -66,8 +65,8 @@ pub const HEADROOM: usize = crate::wire::HEADROOM;
 /// The TUN's MTU in bytes. Larger packets are written into the TUN in fragments.
 pub const TUN_MTU: u16 = 1_500;
 
-/// Mappings that end in one batch. To close a socket takes the kernel some microseconds at once and more afterwards: with
-/// thousands in a row no packet would move for milliseconds.
+/// Mappings that end in one batch. The kernel needs some microseconds to close a socket, and more afterwards.
+/// Thousands in a row would delay packets by milliseconds.
 const EXPIRY_BATCH: usize = 8;
 
 /// The pause between two batches of ending or resynchronised mappings.
@@ -97,7 +96,7 @@ pub struct ReceivedDatagram<'a> {
     pub queue_delay: Duration,
     /// At least [`HEADROOM`] bytes, which are overwritten, then the payload, then anything.
     pub buffer: &'a mut [u8],
-    /// Where the payload lies in `buffer`.
+    /// The range of the payload in `buffer`.
     pub payload: Range<usize>,
 }
 
@@ -124,21 +123,21 @@ pub struct ReturnedError<'a> {
 /// 1. **Settings first.** [`with_failover`](Self::with_failover), [`with_tcp`](Self::with_tcp) and
 ///    [`with_remark`](Self::with_remark) come before the first packet. [`set_policy`](Self::set_policy),
 ///    [`set_mtu`](Self::set_mtu) and [`set_reply_sources`](Self::set_reply_sources) may come at any time.
-/// 2. **Monotonic time.** No `now` lies before an earlier one. One value may serve for a whole wake-up.
+/// 2. **Monotonic time.** No `now` is before an earlier one. One value may serve for a whole wake-up.
 /// 3. **Timers.** Any call may change [`poll_timeout`](Self::poll_timeout). At that time or later,
 ///    [`handle_timeout`](Self::handle_timeout) is due. It does a bounded amount of work; the rest is due again soon.
-/// 4. **Commands are carried out in order, and each is answered:**
+/// 4. **Commands are executed in order, and each is answered:**
 ///    - [`SocketCommand::Open`] by [`handle_opened`](Self::handle_opened) or
 ///      [`handle_open_failed`](Self::handle_open_failed), before the transmits are sent;
 ///    - [`SocketCommand::Connect`] by [`handle_connected`](Self::handle_connected) or
 ///      [`handle_connect_failed`](Self::handle_connect_failed), at any later time;
 ///    - [`SocketCommand::Pump`] by [`handle_stream`](Self::handle_stream), in this wake-up or a later one;
 ///    - the other commands need no answer.
-/// 5. **Then transmits, packets, events.** A datagram that the kernel refused is reported by
-///    [`handle_send_failed`](Self::handle_send_failed), a packet that the TUN refused by
+/// 5. **Then transmits, packets, events.** A datagram that the kernel rejected is reported by
+///    [`handle_send_failed`](Self::handle_send_failed), a packet that the TUN rejected by
 ///    [`handle_delivery_failed`](Self::handle_delivery_failed). Events are information; nothing depends on them.
 /// 6. **The outbox grows while it is flushed.** The answers of rules 4 and 5 take the same outbox, and may add commands
-///    and transmits. So the owner goes by index until there are no more, commands before transmits. Then it calls
+///    and transmits. So the owner reads by index to the end, commands before transmits. Then it calls
 ///    [`Outbox::clear`].
 /// 7. **Ids may be stale.** A call for a mapping or connection that has ended changes nothing.
 #[derive(Debug)]
@@ -157,7 +156,7 @@ pub struct Engine {
     identification: u32,
     /// The largest packet that is written into the TUN, in bytes.
     mtu: u16,
-    /// The code point that media is given on its way to the application.
+    /// The code point of media to the application.
     remark: Option<Dscp>,
     /// Until when no further mapping ends.
     expiry_paused_until: Option<Instant>,
@@ -190,7 +189,7 @@ impl Engine {
         }
     }
 
-    /// Sets the code point of media on its way to the application. ECN is preserved.
+    /// Sets the code point of media to the application. ECN is preserved.
     #[must_use]
     pub const fn with_remark(mut self, remark: Option<Dscp>) -> Self {
         self.remark = remark;
@@ -281,7 +280,7 @@ impl Engine {
         due.into_iter().flatten().min()
     }
 
-    /// Does a bounded part of what is due at `now`: ends mappings and connections, changes paths, expires fragments. If
+    /// Does a bounded part of the work due at `now`: ends mappings and connections, changes paths, expires fragments. If
     /// more is due, [`Engine::poll_timeout`] returns a time within a millisecond.
     pub fn handle_timeout(&mut self, now: Instant, outbox: &mut Outbox) {
         if self.expiry_paused_until.is_none_or(|until| until <= now) {

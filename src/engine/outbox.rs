@@ -136,7 +136,7 @@ pub enum EngineEvent {
 /// The engine's output of one wake-up.
 ///
 /// The owner flushes commands, then transmits, then packets, then events: a socket is open before its first datagram. See
-/// the contract of [`Engine`](super::Engine): commands and transmits may be added meanwhile. All bytes lie in one arena,
+/// the contract of [`Engine`](super::Engine): commands and transmits may be added meanwhile. All bytes are in one arena,
 /// which keeps its capacity: a warm outbox allocates nothing.
 #[derive(Debug, Default)]
 pub struct Outbox {

@@ -87,7 +87,7 @@ struct DatagramKey {
     source: IpAddr,
     destination: IpAddr,
     identification: u32,
-    /// `None` over IPv6, where only the first fragment tells it.
+    /// `None` over IPv6, where only the first fragment has it.
     protocol: Option<u8>,
 }
 
@@ -191,7 +191,7 @@ impl Reassembly {
         if partial.end != Some(partial.received) {
             return Ok(None);
         }
-        // The parts do not overlap and lie before the end: this many bytes are all of them.
+        // The parts do not overlap and are before the end, so the sum of their lengths is enough.
         let partial = self.remove(&key).expect("it was just completed");
         Ok(partial.join())
     }

@@ -33,7 +33,7 @@ pub enum DropReason {
     NoOutsideEndpoint,
     /// The mapping's socket could not be opened.
     OpenFailed,
-    /// The kernel refused to send the datagram.
+    /// The kernel rejected the datagram.
     SendFailed,
     /// The mapping has ended.
     NoMapping,

@@ -320,7 +320,7 @@ impl Engine {
         }
     }
 
-    /// Handles a datagram that the kernel refused to send, by its index in the outbox. `icmp_error` is the equivalent of
+    /// Handles a datagram that the kernel rejected, by its index in the outbox. `icmp_error` is the equivalent of
     /// the kernel's error, if there is one.
     ///
     /// If the mapping fails over, the datagram is added to the outbox again, for the tunnel.

@@ -10,7 +10,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 /// A host: a network namespace, held by a descriptor.
 ///
-/// Sockets and processes that are made inside stay inside, whichever thread uses them later.
+/// Sockets and processes of the namespace stay in it, even if other threads use them.
 #[derive(Debug)]
 pub struct Namespace(File);
 
@@ -28,7 +28,7 @@ impl Namespace {
         made.unwrap_or_else(|cause| panic::resume_unwind(cause))
     }
 
-    /// Opens a namespace by a file that stands for it, such as `/run/netns/NAME`.
+    /// Opens a namespace by its file, such as `/run/netns/NAME`.
     ///
     /// # Errors
     /// The file does not open.
@@ -81,7 +81,7 @@ impl Namespace {
     /// Writes a setting below `/proc/sys/net`.
     ///
     /// # Errors
-    /// The kernel has no such setting, refuses the value, or does not let this process write it.
+    /// The kernel has no such setting, rejects the value, or forbids this process to write it.
     pub fn set_sysctl(&self, key: &str, value: &str) -> io::Result<()> {
         let path = Path::new("/proc/sys/net").join(key);
         self.enter(|| fs::write(&path, value))

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::net::{Endpoint, Filtering};
 
-/// The remotes that a mapping has sent to, reduced to what its filtering distinguishes; addresses if that is nothing.
+/// The remotes that a mapping has sent to, reduced to the fields that its filtering distinguishes; addresses if none.
 ///
 /// A sorted list: a call has a handful of remotes. The latest one is kept beside it, because it is nearly always the next.
 #[derive(Clone, Debug, Default)]
@@ -55,7 +55,7 @@ impl PermittedRemotes {
     }
 }
 
-/// Returns what the filtering distinguishes of a remote.
+/// Returns the fields of a remote that the filtering distinguishes.
 fn key(filtering: Filtering, remote: Endpoint) -> (IpAddr, u16) {
     match filtering {
         Filtering::EndpointIndependent | Filtering::AddressDependent => (remote.addr, 0),

@@ -59,8 +59,8 @@ impl Default for NatLimits {
     }
 }
 
-/// How long a mapping stands without an outbound packet before its first answer. Shorter than RFC 4787 REQ-5 asks for:
-/// a mapping that nobody answers carries no session yet, and costs a socket.
+/// The lifetime of a mapping before its first answer. Shorter than RFC 4787 REQ-5 requires: an unanswered mapping carries
+/// no session yet, and costs a socket.
 pub const UNANSWERED_LIFETIME: Duration = Duration::from_secs(30);
 
 /// A mapping of an inside endpoint to an outside endpoint.
@@ -86,7 +86,7 @@ impl Mapping {
         self.permitted_remotes.len()
     }
 
-    /// Returns when the mapping ends, unless it is refreshed. An answer only ever moves that back.
+    /// Returns when the mapping ends, unless it is refreshed. An answer only extends that time.
     fn deadline(&self, settings: &NatSettings) -> Instant {
         self.refreshed
             + if self.is_answered {
@@ -257,8 +257,8 @@ impl MappingTable {
         Ok(Mapped::New(id))
     }
 
-    /// Removes the oldest mapping of an inside address that was never answered, if there is one: a new mapping may have its
-    /// place where a limit is reached.
+    /// Removes the oldest mapping of an inside address that was never answered, if there is one: a new mapping
+    /// may replace it at a limit.
     pub fn evict(&mut self, address: IpAddr) -> Option<(MappingId, Mapping)> {
         let queue = &mut self.per_address.get_mut(&address)?.unanswered;
         let id = loop {
@@ -446,7 +446,7 @@ impl MappingTable {
     }
 }
 
-/// Returns the mapping of an id, if it stands and was never answered.
+/// Returns the mapping of an id, if it exists and was never answered.
 fn unanswered(slots: &[MappingSlot], id: MappingId) -> Option<&Mapping> {
     let slot = slots.get(id.slot as usize)?;
     let mapping = slot.mapping.as_ref();
@@ -494,7 +494,7 @@ mod tests {
         Fail { which: usize },
     }
 
-    /// Endpoints cannot be chosen to collide: each table has a secret of its own.
+    /// Each table has its own secret, so a program cannot choose colliding endpoints.
     #[test]
     fn each_table_has_its_own_hash_key() {
         let [one, other] = [(); 2].map(|()| MappingTable::new(NatSettings::default()));
@@ -627,7 +627,7 @@ mod tests {
         assert_eq!(evicted(&mut table), Some(third));
         assert_eq!(evicted(&mut table), None);
         assert!(table.get(first).is_some() && table.get(other).is_some());
-        // What was answered or has ended does not pile up.
+        // Answered and ended mappings do not accumulate.
         for port in 10..10_000 {
             let id = create(&mut table, endpoint_at("10.8.0.2", port));
             table.admit(id, remote, now).expect("it has sent there");

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The path that a socket's packets take.
+/// The path of a socket's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Egress {
     /// On the uplink, outside the VPN.

@@ -60,7 +60,7 @@ impl PortRange {
         self.last
     }
 
-    /// Whether `port` lies in the range.
+    /// Whether the range contains `port`.
     #[must_use]
     pub const fn contains(self, port: u16) -> bool {
         self.first <= port && port <= self.last

@@ -171,13 +171,13 @@ impl Prefix {
         IpNet::aggregate(&nets).into_iter().map(Self).collect()
     }
 
-    /// Whether `addr` lies in the prefix.
+    /// Whether the prefix contains `addr`.
     #[must_use]
     pub fn contains(self, addr: IpAddr) -> bool {
         self.0.contains(&addr)
     }
 
-    /// Whether every address of `other` lies in the prefix.
+    /// Whether the prefix contains every address of `other`.
     #[must_use]
     pub fn covers(self, other: Self) -> bool {
         self.0.contains(&other.0)

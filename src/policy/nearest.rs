@@ -4,7 +4,7 @@ use crate::net::{Endpoint, Prefix, Protocol, RuleId};
 
 use super::{InactiveReason, Policy, PolicyRule, RuleState};
 
-/// A rule that has the destination address, but does not apply.
+/// A rule that covers the destination address, but does not apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NearMiss {
     /// The rule.
@@ -29,7 +29,7 @@ pub enum MissReason {
 impl Policy {
     /// Returns the nearest rule for a packet in the VPN. The order: a matching but inactive rule, an active rule with other
     /// ports, an active rule of the other protocol, an inactive rule. Among equals: the longest prefix. None if no rule
-    /// has the address.
+    /// covers the address.
     #[must_use]
     pub fn near_miss(&self, protocol: Protocol, destination: Endpoint) -> Option<NearMiss> {
         let candidates = self.rules().iter().filter_map(|rule| {
@@ -48,7 +48,7 @@ impl Policy {
     }
 }
 
-/// Ranks a rule that has the address; 0 is the nearest.
+/// Ranks a rule that covers the address; 0 is the nearest.
 fn rank(rule: &PolicyRule, protocol: Protocol, port: u16) -> (u8, MissReason) {
     let same_protocol = rule.service.protocol == protocol;
     match rule.state {

@@ -28,7 +28,7 @@ pub(super) enum QueuedError {
         /// The number of payload bytes that were returned.
         length: usize,
     },
-    /// The kernel refused a datagram that is larger than `mtu`, headers included. The entry names neither the datagram nor,
+    /// The kernel rejected a datagram that is larger than `mtu`, headers included. The entry names neither the datagram nor,
     /// over IPv4, its port; the sender knows them (see `udp_socket`).
     TooBig {
         /// The path MTU in bytes.

@@ -2,12 +2,12 @@
 //!
 //! # Theory of operation
 //!
-//! The relay carries out the commands of the engine's outbox and returns what the sockets receive; it decides nothing. A
+//! The relay executes the commands of the engine's outbox and returns received datagrams. It decides nothing. A
 //! binding is a socket of a mapping, in the slot of its [`MappingId`](crate::net::MappingId). The id and the egress are the
 //! token of its readiness: the return path hashes nothing, and the id's generation reveals events of closed bindings. TCP
 //! connections work likewise.
 //!
-//! All UDP sockets are in one epoll set, in which the driver sleeps. Its other descriptors are in the same set, so that a
+//! All UDP sockets are in one epoll set, on which the driver waits. Its other descriptors are in the same set, so that a
 //! datagram costs one `epoll_wait`. The TCP sockets have an epoll set of their own, which is one of those descriptors.
 //!
 //! Only `socket_factory` creates sockets. The options it sets, and their order, keep a datagram on the direct path and

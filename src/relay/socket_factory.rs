@@ -6,7 +6,7 @@
 //!    socket that is bound to no device yet.
 //! 2. `SO_MARK`: selects the direct routing table.
 //! 3. On a machine with IPsec policies, a per-socket policy "allow" in both directions (`IP_XFRM_POLICY`), as IKE daemons
-//!    set it. Otherwise a catch-all policy of an IPsec VPN takes the datagrams after routing.
+//!    set it. Otherwise a catch-all policy of an IPsec VPN captures the datagrams after routing.
 //! 4. `IP_TOS` / `IPV6_TCLASS`: the DSCP.
 //! 5. `SO_PRIORITY`: after the TOS, which resets it over IPv4.
 //! 6. UDP: error queue, TOS and overflow count of received datagrams; then `bind`, to the inside endpoint's port if that is
@@ -198,8 +198,7 @@ impl SocketFactory {
 
     /// Binds to `port` on every address, otherwise on the uplink's addresses, otherwise to a port that the kernel chooses.
     ///
-    /// An application on this machine holds the port on the VPN's address: then it is taken on "every address", but free on
-    /// the uplink's.
+    /// If an application has the port on the VPN's address, a bind to every address fails, and one to the uplink's succeeds.
     fn bind_port(&self, socket: &Socket, family: Family, port: u16) -> io::Result<()> {
         let any = family.unspecified();
         let own = self

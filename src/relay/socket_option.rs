@@ -62,7 +62,7 @@ pub(super) fn bypass_ipsec(socket: &Socket, family: Family) -> io::Result<()> {
     Ok(())
 }
 
-/// Allows or forbids the kernel to fragment what the socket sends from now on (ip(7), ipv6(7)). Over IPv4 this also clears
+/// Allows or forbids fragmentation of later datagrams (ip(7), ipv6(7)). Over IPv4 this also clears
 /// or sets the DF bit.
 pub(super) fn set_fragmentation(socket: &Socket, family: Family, may: bool) -> io::Result<()> {
     let (level, option, value) = match (family, may) {

@@ -20,7 +20,7 @@ use super::udp_socket::{ReceiveBuffer, Received, UdpSocket};
 /// The payload bytes that an error quotes at most: 1280 bytes of `ICMPv6` less three headers.
 const QUOTED: usize = 1_184;
 
-/// Full event lists in a row that mean lasting load: some 8,000 datagrams, a tenth of a second's work.
+/// Full event lists in a row that mean lasting load: some 8,000 datagrams, or 100 ms of work.
 const LASTING_LOAD: u32 = 128;
 
 /// The bit of a token that distinguishes a mapping's two sockets; no slot number needs it.
@@ -198,7 +198,7 @@ impl UdpRelay {
         self.overflowed
     }
 
-    /// Passes the errors that were received while datagrams were sent to `take`, and forgets them.
+    /// Passes the errors of sent datagrams to `take`, and removes them.
     pub fn take_send_errors(&mut self, mut take: impl FnMut(MappingId, Egress, ReturnedError<'_>)) {
         for error in self.send_errors.drain(..) {
             let returned = ReturnedError {

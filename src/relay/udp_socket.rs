@@ -23,7 +23,7 @@ use super::socket_option;
 /// The largest datagram in bytes.
 const MAX_DATAGRAM: usize = 65_535;
 
-/// How often a datagram is sent while errors of earlier ones refuse it.
+/// The largest number of attempts to send a datagram while errors of earlier ones prevent it.
 const MAX_ATTEMPTS: u32 = 3;
 
 /// Input of a socket.
@@ -86,7 +86,7 @@ impl UdpSocket {
         }
     }
 
-    /// Enables the IPsec bypass. If that fails (no memory), the VPN takes the datagrams: a detour, not a leak.
+    /// Enables the IPsec bypass. If that fails (no memory), the VPN captures the datagrams: a detour, not a leak.
     pub(super) fn bypass_ipsec(&mut self) {
         self.bypasses_ipsec =
             self.bypasses_ipsec || socket_option::bypass_ipsec(&self.socket, self.family).is_ok();
@@ -102,7 +102,7 @@ impl UdpSocket {
 
     /// Sends a datagram. Passes errors to `on_error`: destination, reporter, error and returned payload.
     ///
-    /// A pending error of an earlier datagram makes the kernel refuse the next one without sending it (udp(7)). Then the
+    /// A pending error of an earlier datagram makes the kernel reject the next one without sending it (udp(7)). Then the
     /// error queue is read, and the datagram is sent again.
     ///
     /// # Errors

@@ -50,7 +50,7 @@ impl TunDevice {
     /// Creates the device `name`. It is down and has no address.
     ///
     /// # Errors
-    /// [`TunOpenError`], which says what to do.
+    /// [`TunOpenError`], which names the remedy.
     pub fn open(name: &str) -> Result<Self, TunOpenError> {
         let open = || {
             let iface = Iface::without_packet_info(name, Mode::Tun)?;

@@ -1,4 +1,4 @@
-//! The TUN device: delivers the application's packets and takes the replies.
+//! The TUN device: delivers the packets of applications and accepts the replies.
 //!
 //! The device is not persistent: it and its routes exist as long as its file descriptor. So after a crash media returns to
 //! the VPN.

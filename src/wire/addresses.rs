@@ -35,7 +35,7 @@ impl Addresses {
         }
     }
 
-    /// Reads the addresses of a packet whose IP header is valid. Reading them anew is faster than keeping them in a struct,
+    /// Reads the addresses of a packet whose IP header is valid. A further read is faster than a struct,
     /// whose partial copies defeat store forwarding.
     #[inline]
     pub(super) fn of(packet: &[u8]) -> Self {

@@ -9,7 +9,7 @@ pub enum ParseError {
     /// Neither IPv4 nor IPv6.
     #[error("the version is neither 4 nor 6")]
     NotIp,
-    /// The packet is shorter than the IP header or its length field says.
+    /// The packet is shorter than the IP header or its length field.
     #[error("the packet is cut off")]
     Truncated,
     /// The IPv4 header length or total length is too small.

@@ -39,7 +39,7 @@ pub enum IcmpError {
     NetUnreachable,
     /// The host does not answer.
     HostUnreachable,
-    /// The host does not speak the protocol.
+    /// The host does not support the protocol.
     ProtocolUnreachable,
     /// No socket is bound to the port.
     PortUnreachable,
@@ -47,7 +47,7 @@ pub enum IcmpError {
     AdminProhibited,
     /// The packet exceeds the next link's MTU and may not be fragmented (RFC 1191, RFC 8201).
     PacketTooBig {
-        /// The MTU in bytes; 0 if the router did not tell it.
+        /// The MTU in bytes; 0 if the router did not report it.
         mtu: u32,
     },
     /// The hop limit was exceeded in transit.

@@ -21,7 +21,7 @@ pub struct Packet<'a> {
     transport: Transport<'a>,
 }
 
-/// What a packet carries.
+/// The content of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport<'a> {
     /// A whole UDP datagram.
@@ -86,7 +86,7 @@ impl<'a> Packet<'a> {
     }
 
     fn parse_v6(bytes: &'a [u8]) -> Result<Self, ParseError> {
-        // etherparse takes a payload length of zero as "to the end of the slice".
+        // etherparse reads a payload length of zero as "to the end of the slice".
         let stated = bytes.get(4..6).ok_or(ParseError::Truncated)?;
         let len = Ipv6Header::LEN + usize::from(u16::from_be_bytes([stated[0], stated[1]]));
         let bytes = bytes.get(..len).ok_or(ParseError::Truncated)?;
@@ -156,7 +156,7 @@ impl<'a> Packet<'a> {
         self.dont_fragment
     }
 
-    /// Returns what the packet carries.
+    /// Returns the content of the packet.
     #[must_use]
     pub const fn transport(&self) -> Transport<'a> {
         self.transport
@@ -317,7 +317,7 @@ mod tests {
             }
         }
 
-        /// The IPv4 header is made right again after the change, so that what comes after it is looked at.
+        /// Corrects the IPv4 header checksum after the change, so that the parser reads the next header.
         #[test]
         fn a_changed_header_causes_no_panic(
             sample in sample::sample(),

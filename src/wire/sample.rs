@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::addresses::Addresses;
 use crate::net::TrafficClass;
 
-/// What a packet is to say.
+/// The fields of a sample packet.
 #[derive(Clone, Debug)]
 pub(super) struct PacketSample {
     pub(super) addresses: Addresses,

@@ -79,7 +79,7 @@ impl<'a> UdpDatagram<'a> {
 /// [`WriteError`]; bytes before the payload may have changed.
 ///
 /// # Panics
-/// If `payload` lies outside `buffer`.
+/// If `payload` is outside `buffer`.
 pub fn prepend(
     buffer: &mut [u8],
     payload: Range<usize>,
@@ -176,7 +176,7 @@ mod tests {
 
     const PAIRS: [(&str, &str); 2] = [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")];
 
-    /// The checksum as it stands in the packet, and as etherparse makes it of the header and the payload.
+    /// The checksum in the packet, and the checksum that etherparse computes.
     fn read_by_another_hand(packet: &[u8]) -> (u16, u16) {
         let sliced = SlicedPacket::from_ip(packet).expect("a packet");
         let Some(TransportSlice::Udp(udp)) = sliced.transport else {
@@ -251,7 +251,7 @@ mod tests {
             let mut packet = Vec::new();
             write_datagram(&mut packet, &headers, &[0, 0]).expect("it fits");
             let at = packet.len() - 4;
-            // A payload that is the checksum itself brings the sum to zero.
+            // A payload equal to the checksum makes the sum zero.
             let payload = [packet[at], packet[at + 1]];
             packet.clear();
             write_datagram(&mut packet, &headers, &payload).expect("it fits");

@@ -1,6 +1,6 @@
 //! STUN checks: requests that calls send all the time and that the peer answers (RFC 8445, RFC 7675).
 //!
-//! A check may lie in a TURN channel data message (RFC 8656 section 12.4); so does its response then.
+//! A TURN channel data message may contain a check, and then also its response (RFC 8656 section 12.4).
 
 use crate::call::DatagramKind;
 use crate::call::stun::{StunClass, StunMessage, TransactionId};
@@ -13,7 +13,7 @@ const CHECK_METHODS: [u16; 2] = [0x001, 0x080];
 /// The largest check that is kept, in bytes (RFC 8489 section 6.1).
 const MAX_CHECK_LEN: usize = 548;
 
-/// What a datagram of a call tells about its path.
+/// The kind of a datagram of a call, as evidence about its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::engine) enum StunKind {
     /// A STUN request.

@@ -2,14 +2,14 @@
 //!
 //! # Theory of operation
 //!
-//! A mapping that fails over after a comparison is a witness against its uplink. Two independent witnesses show that the
-//! uplink failed, unless a call was answered on it within the last second. Any answered check clears all witnesses.
+//! A mapping that fails over after a comparison is a confirmed failover. Two independent confirmed failovers show that the
+//! uplink failed, unless a call was answered on it within the last second. Any answered check clears the first one.
 //!
-//! Witnesses are independent if they concern different regions (a router may refuse one prefix, and a host may be down)
+//! Failovers are independent if they concern different regions (a router may reject one prefix, and a host may be down)
 //! and belong to different calls. An application opens several mappings for one call: those of one inside address that
 //! start within two seconds count as one.
 //!
-//! A mapping that never had a response is no witness: anybody can send datagrams to an address that does not answer.
+//! A mapping without any response confirms nothing: any program can send datagrams to an address that does not answer.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -18,17 +18,17 @@ use super::resync::UplinkGeneration;
 use crate::net::Endpoint;
 
 /// A response this recent shows that the uplink works.
-const VETO: Duration = Duration::from_secs(1);
+const RECENT_RESPONSE: Duration = Duration::from_secs(1);
 /// Mappings of one application that start within this time belong to one call.
 const SAME_CALL: Duration = Duration::from_secs(2);
-/// A witness is forgotten after this time.
+/// The time for which a confirmed failover counts.
 const LIFETIME: Duration = Duration::from_secs(30);
-/// Doubts without a verdict are forgotten after this time.
-const DOUBT: Duration = Duration::from_secs(10);
+/// The time for which a suspected path counts.
+const SUSPECT_LIFETIME: Duration = Duration::from_secs(10);
 
 /// A mapping that failed over after a comparison.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Witness {
+pub(super) struct ConfirmedFailover {
     /// The peer that answered before.
     pub(super) remote: Endpoint,
     /// The application's address.
@@ -39,7 +39,7 @@ pub(super) struct Witness {
     pub(super) failed: Instant,
 }
 
-impl Witness {
+impl ConfirmedFailover {
     fn is_independent_of(&self, other: &Self) -> bool {
         let (earlier, later) = if self.created < other.created {
             (self.created, other.created)
@@ -60,14 +60,14 @@ fn region(address: IpAddr) -> u128 {
     }
 }
 
-/// What is known of an uplink in one family.
+/// The state of an uplink in one family.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct UplinkHealth {
-    witness: Option<Witness>,
+    first_failover: Option<ConfirmedFailover>,
     /// When a check was last answered on the uplink.
     last_response: Option<Instant>,
-    /// When an established mapping last had enough unanswered checks to doubt its path.
-    doubted: Option<Instant>,
+    /// When an established mapping last had enough unanswered checks to suspect its path.
+    last_suspected: Option<Instant>,
     /// When the uplink failed.
     pub(super) failed: Option<Instant>,
     pub(super) generation: UplinkGeneration,
@@ -77,36 +77,39 @@ impl UplinkHealth {
     /// Records an answered check.
     pub(super) fn on_response(&mut self, now: Instant) {
         self.last_response = Some(now);
-        self.witness = None;
-        self.doubted = None;
+        self.first_failover = None;
+        self.last_suspected = None;
     }
 
-    /// Records that an established mapping doubts its path.
-    pub(super) fn on_doubt(&mut self, now: Instant) {
-        self.doubted = Some(now);
+    /// Records that an established mapping suspects its path.
+    pub(super) fn on_suspected_path(&mut self, now: Instant) {
+        self.last_suspected = Some(now);
     }
 
-    /// Whether new mappings should be careful.
-    pub(super) fn is_in_doubt(&self, now: Instant) -> bool {
+    /// Whether the uplink may have failed. Then the tunnel gets the first check of new mappings too.
+    pub(super) fn is_suspect(&self, now: Instant) -> bool {
         let is_recent = |at, time| now.saturating_duration_since(at) < time;
-        self.doubted.is_some_and(|at| is_recent(at, DOUBT))
+        self.last_suspected
+            .is_some_and(|at| is_recent(at, SUSPECT_LIFETIME))
             || self
-                .witness
+                .first_failover
                 .is_some_and(|it| is_recent(it.failed, LIFETIME))
     }
 
     /// Records a failover after a comparison. Returns whether the uplink fails with it.
-    pub(super) fn on_failover(&mut self, witness: Witness) -> bool {
-        let now = witness.failed;
+    pub(super) fn on_failover(&mut self, failover: ConfirmedFailover) -> bool {
+        let now = failover.failed;
         let is_recent = |at, time| now.saturating_duration_since(at) < time;
         let former = self
-            .witness
+            .first_failover
             .filter(|former| is_recent(former.failed, LIFETIME));
-        let fails = former.is_some_and(|former| witness.is_independent_of(&former))
-            && !self.last_response.is_some_and(|at| is_recent(at, VETO))
+        let fails = former.is_some_and(|former| failover.is_independent_of(&former))
+            && !self
+                .last_response
+                .is_some_and(|at| is_recent(at, RECENT_RESPONSE))
             && self.failed.is_none();
-        // The older one stays: one that depends on it is no new evidence.
-        self.witness = former.or(Some(witness));
+        // The older failover stays, because a dependent one adds no information.
+        self.first_failover = former.or(Some(failover));
         if fails {
             self.failed = Some(now);
             self.generation.fail();
@@ -114,7 +117,7 @@ impl UplinkHealth {
         fails
     }
 
-    /// Forgets what was found out about the uplink. Returns whether it had failed.
+    /// Resets the state of the uplink. Returns whether it had failed.
     pub(super) fn clear(&mut self) -> bool {
         let failed = self.failed.take().is_some();
         *self = Self {
@@ -129,8 +132,13 @@ impl UplinkHealth {
 mod tests {
     use super::*;
 
-    fn witness(remote: &str, inside: &str, created: Instant, failed: Instant) -> Witness {
-        Witness {
+    fn failover(
+        remote: &str,
+        inside: &str,
+        created: Instant,
+        failed: Instant,
+    ) -> ConfirmedFailover {
+        ConfirmedFailover {
             remote: Endpoint::new(remote.parse().expect("an address"), 20_000),
             inside: inside.parse().expect("an address"),
             created,
@@ -150,9 +158,9 @@ mod tests {
         ] {
             let mut health = UplinkHealth::default();
             let failed = start + 60 * second;
-            assert!(!health.on_failover(witness("192.0.2.1", "10.0.0.1", start, failed)));
-            assert!(health.is_in_doubt(failed));
-            let other = witness(remote, inside, start + later * second, failed + second);
+            assert!(!health.on_failover(failover("192.0.2.1", "10.0.0.1", start, failed)));
+            assert!(health.is_suspect(failed));
+            let other = failover(remote, inside, start + later * second, failed + second);
             assert_eq!(
                 health.on_failover(other),
                 expected,
@@ -166,15 +174,15 @@ mod tests {
     fn a_recent_response_keeps_the_uplink_and_clears_the_evidence() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let mut health = UplinkHealth::default();
-        let first = witness("192.0.2.1", "10.0.0.1", start, start + 10 * second);
-        let other = |at| witness("198.51.100.1", "10.0.0.2", start, at);
+        let first = failover("192.0.2.1", "10.0.0.1", start, start + 10 * second);
+        let other = |at| failover("198.51.100.1", "10.0.0.2", start, at);
         assert!(!health.on_failover(first));
         health.on_response(start + 10 * second);
         assert!(
             !health.on_failover(other(start + 12 * second)),
             "the first one is cleared"
         );
-        let third = witness("203.0.113.1", "10.0.0.3", start, start + 13 * second);
+        let third = failover("203.0.113.1", "10.0.0.3", start, start + 13 * second);
         assert!(health.on_failover(third));
     }
 
@@ -182,9 +190,9 @@ mod tests {
     fn old_evidence_expires() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let mut health = UplinkHealth::default();
-        let first = witness("192.0.2.1", "10.0.0.1", start, start);
+        let first = failover("192.0.2.1", "10.0.0.1", start, start);
         assert!(!health.on_failover(first));
-        let late = witness("198.51.100.1", "10.0.0.2", start, start + 31 * second);
+        let late = failover("198.51.100.1", "10.0.0.2", start, start + 31 * second);
         assert!(!health.on_failover(late));
     }
 }

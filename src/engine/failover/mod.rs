@@ -8,7 +8,7 @@
 //! the others follow by their own probes.
 //!
 //! A switch repeats the mapping's own check on the new path, so that the peer learns the new address at once. No datagram
-//! is invented: a repeated check is byte for byte what the application sent, to the same remote.
+//! is invented: a repeated check equals the application's byte for byte, and has the same remote.
 //!
 //! A failover only moves datagrams into the VPN. The policy judges every datagram that is sent directly, repeated checks
 //! included.
@@ -29,7 +29,7 @@ use crate::net::{
 };
 use crate::policy::Action;
 use checks::StunKind;
-use health::{UplinkHealth, Witness};
+use health::{ConfirmedFailover, UplinkHealth};
 use path::{LONGEST_RETRY, PathAction};
 use resync::{Resync, UplinkGeneration};
 
@@ -165,7 +165,7 @@ impl Engine {
                 path.start_in_tunnel(cause, since);
                 self.record_failover(mapping, inside, cause, outbox);
             } else {
-                // For so long no mapping could probe the uplink: this one does.
+                // No mapping could probe the uplink for so long, so this one does.
                 health.failed = None;
                 outbox.event(EngineEvent::UplinkRecovered { family });
             }
@@ -235,9 +235,9 @@ impl Engine {
         if is_check {
             path.checks.record(to, transaction, payload);
         }
-        let is_in_doubt = self.paths.health[family].is_in_doubt(now);
+        let is_suspect = self.paths.health[family].is_suspect(now);
         let path = self.paths.get_mut(mapping).expect("the path exists");
-        if path.egress() == Egress::Direct && !is_check && is_in_doubt && path.is_new() {
+        if path.egress() == Egress::Direct && !is_check && is_suspect && path.is_new() {
             // Only its first path can be chosen for an allocation (RFC 8656 section 7): it cannot move later.
             let (inside, cause) = (path.inside, FailoverCause::NoResponses);
             path.fail_over(cause, now);
@@ -247,7 +247,7 @@ impl Engine {
         let egress = path.egress();
         if egress == Egress::Direct && is_check {
             path.on_check_sent(to, now);
-            if path.wants_copy(is_in_doubt, now) {
+            if path.wants_copy(is_suspect, now) {
                 path.on_copied(now);
                 self.ensure_socket(mapping, Egress::Tunnel, outbox);
                 self.counters.checks_repeated += 1;
@@ -264,7 +264,7 @@ impl Engine {
         egress
     }
 
-    /// Records a datagram that the filter let in.
+    /// Records a datagram that the filter admitted.
     pub(in crate::engine) fn on_received(
         &mut self,
         mapping: MappingId,
@@ -329,14 +329,14 @@ impl Engine {
                     self.repeat_check(id, Egress::Direct, outbox);
                 }
                 PathAction::Compare => {
-                    let (family, is_in_doubt) = (path.family(), path.is_in_doubt());
+                    let (family, is_suspect) = (path.family(), path.is_suspect());
                     let is_copied = path.wants_comparison_copy(now);
                     if is_copied {
                         path.on_copied(now);
                     }
                     path.on_check_repeated(now);
-                    if is_in_doubt {
-                        self.paths.health[family].on_doubt(now);
+                    if is_suspect {
+                        self.paths.health[family].on_suspected_path(now);
                     }
                     // The direct one comes last: if it arrives, the peer answers to the direct address.
                     if is_copied {
@@ -381,7 +381,7 @@ impl Engine {
             return true;
         }
         let check = path.checks.answered().filter(|_| path.is_established());
-        let witness = check.map(|check| Witness {
+        let failover = check.map(|check| ConfirmedFailover {
             remote: check.to,
             inside: path.inside.0.addr,
             created: path.created,
@@ -392,8 +392,8 @@ impl Engine {
         self.record_failover(mapping, inside, cause, outbox);
         self.switch_egress(mapping, Egress::Tunnel, outbox);
         if cause != FailoverCause::UplinkFailed
-            && let Some(witness) = witness
-            && self.paths.health[family].on_failover(witness)
+            && let Some(failover) = failover
+            && self.paths.health[family].on_failover(failover)
         {
             outbox.event(EngineEvent::UplinkFailed { family, cause });
             self.start_resync(now, outbox);
@@ -447,7 +447,7 @@ impl Engine {
         self.switch_egress(mapping, Egress::Direct, outbox);
     }
 
-    /// Forgets what is known of a family's uplink, and records the change.
+    /// Resets the state of a family's uplink, and records the change.
     pub(in crate::engine) fn clear_health(
         &mut self,
         family: Family,
@@ -461,7 +461,7 @@ impl Engine {
         }
     }
 
-    /// Moves a mapping back to the direct path and forgets what is known of it.
+    /// Moves a mapping back to the direct path and resets the state of the path.
     pub(in crate::engine) fn reset_path(
         &mut self,
         mapping: MappingId,

@@ -4,7 +4,7 @@
 //!
 //! Missing traffic proves nothing: music on hold, a muted agent, an application that has ended and a peer that has hung up
 //! are all silent on a healthy path. So a mapping leaves the direct path only by comparison. The same STUN check is sent
-//! on both paths, and only the tunnel brings a response.
+//! on both paths, and only the tunnel delivers a response.
 //!
 //! ```text
 //!            a check of the application is unanswered for a round trip or two
@@ -22,10 +22,10 @@
 //! **Evidence.** A response counts only if its transaction id is that of a request that passed through the mapping (RFC
 //! 8489 section 5: 96 random bits). Media counts as traffic, but neither clears nor completes a comparison: its source can
 //! be forged. The check that is compared is one that the peer has answered before, byte for byte. A comparison runs only
-//! while the application itself goes on sending.
+//! while the application itself continues to send.
 //!
-//! **A mapping that never had a response** is in no position to compare by an answered check. Its own checks are copied into
-//! the tunnel after half a second without a response. It fails over alone, and is no evidence against the uplink.
+//! **A mapping without any response** has no answered check for a comparison. Its own checks are copied into the tunnel
+//! after half a second without a response. It fails over alone, and is no evidence against the uplink.
 //!
 //! **Hysteresis.** A mapping that fails over again within a minute of its failback waits twice as long as before, five
 //! minutes at most.
@@ -38,7 +38,7 @@ use super::cause::FailoverCause;
 use super::checks::StunChecks;
 use crate::net::{Egress, Endpoint, Family, Inside, MappingId, Outside, Treatment};
 
-/// Unanswered checks that complete a comparison: at a loss of 10 % each way, eight in a row get no response once in a
+/// Unanswered checks that complete a comparison: at a loss of 10 % in each direction, eight in a row get no response once in a
 /// million times.
 const ATTEMPTS: u8 = 8;
 /// Unanswered checks that confirm a router's error.
@@ -57,7 +57,7 @@ const FIRST_PATIENCE: Duration = Duration::from_millis(250);
 const START_PATIENCE: Duration = Duration::from_millis(500);
 /// The pause between two such copies.
 const COPY_INTERVAL: Duration = Duration::from_millis(200);
-/// An application that has sent nothing for this long does not wait for anything.
+/// An application that has sent nothing for this time expects no response.
 const ACTIVE: Duration = Duration::from_secs(1);
 /// After a comparison that the direct path won, the peer may hold the tunnel's address: it learns the direct one again
 /// when the copies in the tunnel have arrived.
@@ -74,7 +74,7 @@ pub(in crate::engine) const LONGEST_RETRY: Duration = Duration::from_mins(5);
 /// How soon a path fails over, and is probed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FailoverSettings {
-    /// How long a path may bring no answer.
+    /// The time without an answer after which a path is compared.
     pub response_timeout: Duration,
     /// How long a call stays in the VPN before the direct path is probed.
     pub retry: Duration,
@@ -162,7 +162,7 @@ enum PathState {
 pub(in crate::engine) struct MappingPath {
     /// How often the mapping's slot was used before.
     pub(in crate::engine) generation: u32,
-    /// The uplink generation that the mapping is in step with.
+    /// The uplink generation that the mapping last resynchronised with.
     pub(in crate::engine) uplink_generation: u32,
     /// When the mapping is due, as it is queued.
     pub(in crate::engine) queued: Option<Instant>,
@@ -175,7 +175,7 @@ pub(in crate::engine) struct MappingPath {
     round_trip: Option<Duration>,
     /// Failovers in a row, each soon after a failback.
     relapses: u8,
-    /// Whether the direct path ever brought a response.
+    /// Whether the direct path ever delivered a response.
     is_answered: bool,
     /// Whether missing traffic starts no comparison: one has just ended without a response, or the peer's port is closed.
     is_settled: bool,
@@ -273,7 +273,7 @@ impl MappingPath {
     /// Records a check that the application sent on the direct path.
     pub(in crate::engine) fn on_check_sent(&mut self, to: Endpoint, now: Instant) {
         self.on_sent(now);
-        // Checks of other remotes say nothing of the one that answered: ICE tests candidates that never will.
+        // Checks of other remotes prove nothing: ICE tests candidates that never answer.
         if self.checks.answered().is_none_or(|check| check.to == to) {
             self.is_settled = false;
             self.comparison.add(now);
@@ -292,10 +292,10 @@ impl MappingPath {
         self.comparison.copied = Some(now);
     }
 
-    /// Whether a check of a mapping without any response is to be copied into the tunnel. With doubts about the uplink the
-    /// first one is.
-    pub(in crate::engine) fn wants_copy(&self, is_uplink_in_doubt: bool, now: Instant) -> bool {
-        let patience = if is_uplink_in_doubt {
+    /// Whether a check of a mapping without any response is to be copied into the tunnel. With a suspected uplink this
+    /// includes the first check.
+    pub(in crate::engine) fn wants_copy(&self, is_uplink_suspect: bool, now: Instant) -> bool {
+        let patience = if is_uplink_suspect {
             Duration::ZERO
         } else {
             START_PATIENCE
@@ -356,7 +356,7 @@ impl MappingPath {
         }
     }
 
-    /// Records that the peer's port is closed: the call is over, and missing traffic means nothing any more.
+    /// Records that the peer's port is closed: the call is over, and missing traffic proves nothing.
     pub(in crate::engine) fn on_peer_closed(&mut self) {
         self.is_settled = true;
     }
@@ -396,7 +396,7 @@ impl MappingPath {
         true
     }
 
-    /// Records that a probe was refused at once.
+    /// Records that the kernel rejected a probe at once.
     pub(in crate::engine) fn on_probe_failed(&mut self) {
         if let PathState::Tunnel(failover) = &mut self.state {
             failover.probes_answered = 0;
@@ -450,7 +450,7 @@ impl MappingPath {
     }
 
     fn clear_evidence(&mut self) {
-        // What is due from here on may be due sooner.
+        // The next work may be due sooner.
         self.queued = None;
         self.is_settled = false;
         self.comparison = Comparison::default();
@@ -463,8 +463,8 @@ impl MappingPath {
         self.is_settled = true;
     }
 
-    /// Whether enough checks are unanswered to doubt the direct path.
-    pub(in crate::engine) fn is_in_doubt(&self) -> bool {
+    /// Whether enough checks are unanswered to suspect the direct path.
+    pub(in crate::engine) fn is_suspect(&self) -> bool {
         self.is_established() && self.comparison.attempts >= self.required()
     }
 
@@ -487,7 +487,7 @@ impl MappingPath {
 
     /// Returns why the mapping fails over if the comparison is complete.
     fn cause(&self) -> FailoverCause {
-        // What was under way arrives within a round trip.
+        // Packets in flight arrive within a round trip.
         let silent_from = self.comparison.first.map(|first| first + self.patience());
         if self.comparison.router_error.is_some() {
             FailoverCause::Unreachable

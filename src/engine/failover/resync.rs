@@ -151,7 +151,7 @@ impl Engine {
         self.paths.queue(mapping);
     }
 
-    /// Forgets what is known of the former uplinks of the families that `moves` selects, and resynchronises.
+    /// Resets the state of the uplinks of the families that `moves` selects, and resynchronises.
     pub(in crate::engine) fn reset_families(
         &mut self,
         moves: &impl Fn(Family) -> bool,

@@ -2,9 +2,9 @@
 //!
 //! # Theory of operation
 //!
-//! A socket of smoltcp terminates the application's connection. An ordinary TCP socket of the shell, bound to the uplink,
-//! carries its bytes to the remote. The application sees what it would see without voicelane. Bytes wait only in the
-//! windows of the two connections. A connection costs the same however many there are.
+//! A socket of smoltcp terminates the application's connection. An ordinary TCP socket of the driver, bound to the uplink,
+//! carries its bytes to the remote. The application sees the same as without voicelane. Bytes wait only in the
+//! windows of the two connections. The cost of a connection does not depend on their number.
 //!
 //! ```text
 //! SYN                 held                        -> SocketCommand::Connect
@@ -21,7 +21,7 @@
 //! **Backpressure.** The stream is read only into free transmit buffer and written only from the receive buffer. A slow
 //! reader on either side closes the other side's window, and nothing grows.
 //!
-//! **Batches.** Until the shell has carried out a `Pump`, segments are received without an answer. One acknowledgment then
+//! **Batches.** Until the driver has executed a `Pump`, segments are received without an answer. One acknowledgment then
 //! covers the batch, with the window after the bytes were written.
 //!
 //! **Socket sets.** Each session has a socket set of its own, found by its endpoints, because the stack searches its set
@@ -448,7 +448,7 @@ impl Engine {
         true
     }
 
-    /// Does what a connection needs after a change, and schedules it.
+    /// Updates a connection after a change, and schedules it.
     fn update(&mut self, id: ConnectionId, now: Instant, outbox: &mut Outbox) {
         let Some(inside) = self.tcp.table.get_mut(id).map(|it| it.inside) else {
             return;

@@ -1,4 +1,4 @@
-//! Connection errors from the shell, and reports for it.
+//! Connection errors from the driver, and reports for it.
 
 use std::time::Duration;
 
@@ -24,9 +24,9 @@ pub enum ConnectError {
 pub enum ConnectionState {
     /// The remote has not accepted yet.
     Connecting,
-    /// The remote has accepted, the application has not confirmed yet.
+    /// The remote has accepted; the application has not acknowledged yet.
     Opening,
-    /// Bytes may go both ways.
+    /// Both directions are open.
     Established,
     /// One side has no more to send.
     HalfClosed,

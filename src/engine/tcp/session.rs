@@ -39,7 +39,7 @@ enum SendState {
     Failed,
 }
 
-/// What a session needs after a change.
+/// The next action of a session after a change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SessionActions {
     /// The stream is to be shut down for writing.
@@ -177,7 +177,7 @@ impl Session {
         stack.poll(&mut self.sockets, BURST, to, now, outbox);
     }
 
-    /// Transfers bytes both ways until either side would block.
+    /// Transfers bytes in both directions until either side would block.
     pub(super) fn pump(&mut self, stream: &mut (impl Read + Write)) -> Pumped {
         let out = self.pump_out(stream);
         let inward = self.pump_in(stream);
@@ -246,7 +246,7 @@ impl Session {
         pumped
     }
 
-    /// Returns what the session needs now.
+    /// Returns the next action of the session.
     pub(super) fn next_actions(&mut self) -> SessionActions {
         let socket = self.sockets.get::<Socket<'static>>(self.handle);
         let state = socket.state();

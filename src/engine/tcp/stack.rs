@@ -43,7 +43,7 @@ impl Stack {
         }
     }
 
-    /// Passes a segment to a socket, which answers at once what cannot wait.
+    /// Passes a segment to a socket. Urgent answers are written at once.
     pub(super) fn receive(
         &mut self,
         sockets: &mut SocketSet<'static>,
