@@ -10,7 +10,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// The prefix of journal fields: `VOICELANE_UPLINK`.
+/// The prefix of journal fields: `VOICELANE_EVENT`.
 const FIELD_PREFIX: &str = "VOICELANE";
 
 /// Starts to log messages of `level` and above.

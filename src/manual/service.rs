@@ -9,8 +9,7 @@
 //! The watchdog signal starts in the reconciler, and the thread that carries packets sends it to systemd. If either hangs
 //! for ten seconds, systemd kills and restarts the service. Media is in the VPN meanwhile.
 //!
-//! If standard error is the journal, log lines carry fields: `journalctl -u voicelane -o verbose`, or
-//! `journalctl VOICELANE_UPLINK=wlan0`.
+//! If standard error is the journal, events carry their kind as a field: `journalctl VOICELANE_EVENT=uplink_changed`.
 //!
 //! `cleanup` runs before each start and after each end. It uses the routing ids of the configuration or, if that has
 //! faults, the default ids. The runtime directory outlives a restart, because it holds the saved sysctls.

@@ -110,9 +110,9 @@ impl EventLog {
 
     fn append(&self, kind: EventKind, subject: String, reason: String, took: Option<Duration>) {
         if kind.is_alarming() {
-            warn!("{kind}: {subject}: {reason}");
+            warn!(event = %kind, "{kind}: {subject}: {reason}");
         } else {
-            info!("{kind}: {subject}: {reason}");
+            info!(event = %kind, "{kind}: {subject}: {reason}");
         }
         let mut recent = lock(&self.0.recent);
         recent.last_sequence += 1;
