@@ -39,8 +39,8 @@ pub(super) struct BlockedClients {
 }
 
 impl BlockedClients {
-    /// Returns the client groups with media to be captured now.
-    pub(super) fn to_capture(
+    /// Returns the client groups that can be captured now.
+    pub(super) fn capturable(
         &mut self,
         gateway: &GatewaySettings,
         now: Instant,
@@ -121,7 +121,7 @@ mod tests {
         let (events, start) = (EventLog::open(home.path()), Instant::now());
         let mut clients = BlockedClients::default();
         let captured = |clients: &mut BlockedClients, at: Duration| {
-            let captured = clients.to_capture(config.gateway(), start + at, &events);
+            let captured = clients.capturable(config.gateway(), start + at, &events);
             captured.into_iter().map(|it| it.0).collect::<Vec<_>>()
         };
         let both = [Family::V4, Family::V6];

@@ -318,7 +318,7 @@ impl<D: PacketDevice> Driver<D> {
                     debug!(%mapping, %inside, %egress, %outside, "mapping established");
                 }
                 EngineEvent::Ended { mapping, inside } => {
-                    debug!(%mapping, %inside, "mapping ended")
+                    debug!(%mapping, %inside, "mapping ended");
                 }
                 EngineEvent::FailedOver {
                     mapping,

@@ -281,8 +281,9 @@ mod tests {
 
     #[test]
     fn two_bunches_of_hosts_share_one_field() {
-        let hosts =
-            |third: u16| (0..40u16).map(move |host| (third << 8 | host * 6, 1 + (host % 2) as u8));
+        let hosts = |third: u16| {
+            (0..40u16).map(move |host| ((third << 8) | (host * 6), 1 + (host % 2) as u8))
+        };
         let pieces = pieces(
             hosts(5)
                 .chain(hosts(77))

@@ -179,7 +179,7 @@ impl Reconciler {
         let gateway = self.settings.config.gateway();
         let clients = self
             .clients
-            .to_capture(gateway, Instant::now(), &self.events);
+            .capturable(gateway, Instant::now(), &self.events);
         let mut desired = Desired {
             tun: self.settings.tun_index,
             uplinks: PerFamily::new(|family| Some(uplinks[family].as_ref()?.uplink.clone())),
