@@ -130,7 +130,8 @@ fn paths_in(text: &str) -> impl Iterator<Item = &str> {
         // A command names its program first.
         let path = path.split_whitespace().next()?;
         let roots = ["src/", "tests/", "config/", "scripts/", "benches/"];
-        let is_path = roots.iter().any(|it| path.starts_with(it)) || path.ends_with(".md");
+        let is_path = roots.iter().any(|it| path.starts_with(it))
+            || Path::new(path).extension().is_some_and(|it| it == "md");
         (is_path && !path.contains("://")).then_some(path)
     })
 }

@@ -183,7 +183,7 @@ fn descend(random: &mut Random, block: u128, from: u32, to: u32, crowding: f64) 
         let branches = 1u128 << bits;
         let branch = (random.unit().powf(1.0 + crowding) * branches as f64) as u128;
         // Which ones are full differs from block to block.
-        let turned = branch ^ (block >> (128 - from)).wrapping_mul(0x9e37) % branches;
+        let turned = branch ^ ((block >> (128 - from)).wrapping_mul(0x9e37) % branches);
         length += bits;
         first |= turned << (128 - length);
     }
@@ -212,7 +212,7 @@ impl Random {
 
     /// A number below `end`, which is at most 2^32.
     pub fn below(&mut self, end: u64) -> u64 {
-        (self.bits() >> 32) * end >> 32
+        ((self.bits() >> 32) * end) >> 32
     }
 
     /// A number from 0 to below 1.

@@ -41,6 +41,10 @@ pub(crate) struct InFlight {
 }
 
 /// A call, its peer, and both paths.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a thing that a test switches"
+)]
 pub(crate) struct Call {
     pub(crate) world: World,
     pub(crate) inside: Endpoint,

@@ -337,10 +337,10 @@ impl Watch {
         for event in &world.outbox.events()[self.seen.2..] {
             match event {
                 EngineEvent::FailedOver { mapping, .. } => {
-                    assert!(self.failed_over.insert(*mapping))
+                    assert!(self.failed_over.insert(*mapping));
                 }
                 EngineEvent::FailedBack { mapping, .. } => {
-                    assert!(self.failed_over.remove(mapping))
+                    assert!(self.failed_over.remove(mapping));
                 }
                 _ => {}
             }

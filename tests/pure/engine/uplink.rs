@@ -89,7 +89,7 @@ impl UplinkSockets {
                         }
                     }
                     SocketCommand::Close { mapping } => {
-                        self.sockets.retain(|(id, _), _| *id != mapping)
+                        self.sockets.retain(|(id, _), _| *id != mapping);
                     }
                     other => panic!("{other:?}"),
                 }

@@ -250,9 +250,12 @@ impl Model {
     }
 
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<Effect> {
-        let lifetime = |mapping: &Mapping| match mapping.is_answered {
-            true => self.settings.lifetime,
-            false => UNANSWERED_LIFETIME,
+        let lifetime = |mapping: &Mapping| {
+            if mapping.is_answered {
+                self.settings.lifetime
+            } else {
+                UNANSWERED_LIFETIME
+            }
         };
         let mappings = self.mappings.clone();
         let over = mappings
