@@ -29,7 +29,7 @@ const UNAVAILABLE: (u8, &str) = (
     "The service gives no status: no permission, or the service is busy.",
 );
 
-/// Commands with codes of their own. All other commands have [`COMMON`].
+/// Commands with special codes. All other commands have [`COMMON`].
 const TABLE: &[(&str, Codes)] = &[
     (
         "status",

@@ -1,6 +1,6 @@
 //! Addresses that a policy may name: the shortest prefix length, and the special-purpose blocks.
 //!
-//! A prefix too many in the policy is traffic outside the VPN, so the limits are narrow. Lengths: the widest prefixes
+//! Each superfluous prefix is traffic outside the VPN, so the limits are narrow. Lengths: the widest prefixes
 //! that a voice vendor is known to publish are a /14 (IPv4) and a /38 (IPv6). The limits /12 and /32 leave a little
 //! room above them. Blocks: the IANA IPv4 and IPv6 Special-Purpose Address Registries (RFC 6890), and multicast and
 //! site-local addresses, which other registries hold.

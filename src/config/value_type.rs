@@ -1,4 +1,4 @@
-//! The types of settings: how a TOML value becomes a typed one, and what the schema and the manual say of it.
+//! The types of settings: the conversion of TOML values, and their syntax in the schema and the manual.
 
 use serde_json::{Value as Json, json};
 use toml::de::DeValue;

@@ -164,7 +164,7 @@ pub struct Status {
 /// The scheduling of the packet thread.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SchedulingStatus {
-    /// `realtime`, or the reason for normal scheduling: `budget_exhausted` (for a second), `not_permitted`, `switched_off`.
+    /// `realtime`, or the reason for normal scheduling: `budget_exhausted`, `not_permitted` or `switched_off`.
     pub class: String,
     /// Times that the budget was exhausted.
     pub budget_exhausted: u64,

@@ -190,7 +190,7 @@ mod tests {
     fn unparsed_headers_are_not_kept() {
         let packet = udp(false, &[]);
         let mut fragment = packet.clone();
-        // An offset of 8 bytes: what would be a transport header is payload.
+        // An offset of 8 bytes: the bytes in the place of a transport header are payload.
         fragment[7] = 1;
         assert_eq!(headers(&fragment).len(), 20);
         assert_eq!(headers(SECRET), b"");

@@ -1,6 +1,6 @@
 //! Replaces identifying data in texts: IP addresses, hardware addresses, names of hosts and users.
 //!
-//! Equal data gets equal replacements, so that a reader can follow it. Data that identifies nobody stays: the addresses
+//! Equal data gets equal replacements, so that a reader can follow it. Data without identities stays: the addresses
 //! of the policy, loopback, multicast and unspecified addresses, the halves of the address space that VPNs route, and
 //! prefix lengths.
 

@@ -1,7 +1,7 @@
 //! Whether DNS queries take the path of media: the vendor selects the media edge by the location of the resolver.
 //!
-//! The check sends no query. The location of the resolver, as the vendor sees it, is not known on this machine. A path
-//! through the VPN is a reason to look at the resolver, and no more.
+//! The check sends no query. The location of the resolver, as the vendor sees it, is unknown on this machine. A path
+//! through the VPN is only a reason to check the resolver.
 
 use super::{Finding, SystemFacts};
 
@@ -30,7 +30,7 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
                  administrator to pin the edge.",
             ),
             Some(link) => Finding::ok(format!(
-                "DNS queries go to {server} by {}, outside the VPN.",
+                "DNS queries go to {server} through {}, outside the VPN.",
                 link.name
             )),
             None => Finding::warning(

@@ -98,7 +98,7 @@ fn probe(facts: &SystemFacts) -> Vec<Finding> {
     }
     if findings.is_empty() {
         findings.push(Finding::ok(format!(
-            "No firewall on this machine blocks the direct path by {}.",
+            "No firewall on this machine blocks the direct path through {}.",
             names.into_iter().collect::<Vec<_>>().join(" and ")
         )));
     }

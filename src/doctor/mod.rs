@@ -6,7 +6,7 @@
 //! of a running service. Each check has a file of its own. It is a function from these facts, and some system files, to
 //! findings. `CHECKS` lists the checks so that each one follows the checks on which it depends.
 //!
-//! **Honest.** A thing that cannot be examined is reported as unknown. The finding says whether root could examine it.
+//! **Unknown.** A fact that cannot be examined is reported as unknown, and whether root could examine it.
 //! **Harmless.** No check changes the machine. The doctor probes firewalls only while no service runs, because two
 //! probes would detect each other. Packets leave the machine only on request ([`CheckOptions::path`]).
 

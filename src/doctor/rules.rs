@@ -1,4 +1,4 @@
-//! Whether the kernel routes every prefix of the policy into the TUN, and whose rule decides otherwise.
+//! Whether the kernel routes every prefix of the policy into the TUN, and which foreign rule decides otherwise.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,8 +1,8 @@
 //! The Wi-Fi access category that this kernel gives to EF.
 //!
-//! Older kernels use the upper three bits of the DSCP as user priority: EF (46) becomes 5, video. RFC 8325 section 4 wants
-//! 6, voice. Linux 6.8 and later follow it ("wifi: cfg80211: Update the default DSCP-to-UP mapping"). Distributions may
-//! have backported that, and a QoS map of the access point overrides both.
+//! Older kernels use the upper three bits of the DSCP as user priority: EF (46) becomes 5, video. RFC 8325 section 4
+//! requires 6, voice. Linux 6.8 and later follow it ("wifi: cfg80211: Update the default DSCP-to-UP mapping").
+//! Distributions may have backported that, and a QoS map of the access point overrides both.
 
 use std::path::Path;
 

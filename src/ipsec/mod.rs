@@ -2,8 +2,8 @@
 //!
 //! # Theory of operation
 //!
-//! A policy-based IPsec VPN takes packets after routing, by their addresses alone. On IPv4 two sysctls of the TUN keep
-//! it off (see [`crate::sysctl`]). IPv6 has no `disable_xfrm`, and its `disable_policy` belongs to the interface that
+//! A policy-based IPsec VPN takes packets after routing, by their addresses alone. On IPv4 two sysctls of the TUN prevent
+//! this (see [`crate::sysctl`]). IPv6 has no `disable_xfrm`, and its `disable_policy` belongs to the interface that
 //! holds the *destination* address, not to the incoming one.
 //!
 //! So, and only while foreign IPv6 policies exist, voicelane adds allow policies at priority 0. There is one per prefix

@@ -8,15 +8,15 @@
 //!
 //! **Mark.** A chain at the prerouting hook marks a client's packets that have a prefix and port of the policy. The
 //! source must be reachable through the link on which the packet was received. Routing rules match the mark
-//! ([`crate::route::plan`]), and no other chain sets it: without this table, which goes with the process, no client is
-//! captured.
+//! ([`crate::route::plan`]), and no other chain sets it. The kernel deletes this table when the process ends, and then no
+//! client is captured.
 //!
 //! **Untracked.** Connection tracking does not see captured packets and their replies. Otherwise it would remember
 //! calls as untranslated, and after a kill they would enter the VPN with the client's address, to which nothing
 //! replies. A rule that translates all outgoing packets does not change the clients' addresses either, by which the
 //! engine tells them apart.
 //!
-//! **Trace.** No probe can be made to come in by a client's link. So one client packet per second, link, family and
+//! **Trace.** No probe can enter through a client's link. So one client packet per second, link, family and
 //! direction is traced. Its trace ends in voicelane's last chain or in a foreign rule.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -6,18 +6,18 @@
 //! path and each sampled destination of the policy, a datagram is sent as its real sender sends it. For IPv6 there is a
 //! neighbour solicitation too (RFC 4861), because a kill switch may block the discovery of the router.
 //!
-//! A probe has a packet priority that no other packet has. A chain ahead of all others at the output hook turns on its
-//! trace, and a chain behind all others at the postrouting hook drops it, so no probe leaves the machine. The trace
-//! names the rule that dropped the probe. If it is voicelane's, the path is open. If it is foreign, it blocks the path;
-//! rules of iptables-nft are traced too. A probe that is refused without a dropping rule has met legacy iptables or a
-//! security module.
+//! A probe has a packet priority that no other packet has. The first chain at the output hook enables its trace. The
+//! last chain at the postrouting hook drops it, so no probe leaves the machine. The trace names the rule that dropped
+//! the probe. If it is voicelane's, the path is open. If it is foreign, it blocks the path;
+//! rules of iptables-nft are traced too. If a probe is refused and no rule dropped it, legacy iptables or a security
+//! module did.
 //!
-//! Both chains exist only while probes are sent: a rule that turns on a trace costs time for every packet.
+//! Both chains exist only while probes are sent: a rule that enables a trace costs time for every packet.
 //!
 //! Not found: rules that drop incoming replies, and everything behind the postrouting hook (netdev chains, traffic
 //! control, control groups).
 //!
-//! **Firewall marks.** A VPN's firewall accepts the VPN's own packets by a mark. If the configuration says so, media
+//! **Firewall marks.** A VPN's firewall accepts the VPN's own packets by a mark. If configured, media
 //! has this mark too: the relay's sockets set it, and a chain sets it on packets into the TUN.
 //!
 //! **Reply mark.** Packets out of the TUN get a mark at the end of the input hook, after routing and filters. Bypass

@@ -1,7 +1,7 @@
-//! Reply source substitution: passes a VPN's firewall that accepts replies to the VPN's address by its own link only.
+//! Reply source substitution: passes a VPN's firewall that accepts replies to the VPN's address only on its own link.
 //!
-//! A browser binds its ICE sockets to the VPN's address. wg-quick drops packets to this address by another link (its
-//! anti-spoofing rule, prerouting, priority -300), and voicelane's replies come by its TUN. So the engine sends them to
+//! A browser binds its ICE sockets to the VPN's address. wg-quick drops packets to this address on another link (its
+//! anti-spoofing rule, prerouting, priority -300), and voicelane's replies arrive on its TUN. So the engine sends them to
 //! a *substitute address* that is never routed. [`ReplySourceTable`] replaces it by the real address, after that rule
 //! and before connection tracking.
 

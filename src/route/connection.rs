@@ -1,8 +1,8 @@
 //! A netlink connection that reports its own end.
 //!
 //! rtnetlink runs a connection as a task. One refused send (`ENOBUFS`, most likely) ends the task for good. A dump that
-//! ends with it looks like the dump of an empty kernel, and a change like an applied one. An answer that is lost for
-//! lack of memory is waited for without end. So [`NetlinkConnection::exchange`] checks each exchange, and the owner
+//! ends with it looks like the dump of an empty kernel, and a change like an applied one. If an answer is lost for
+//! lack of memory, the wait never ends. So [`NetlinkConnection::exchange`] checks each exchange, and the owner
 //! replaces a closed connection.
 
 use std::io;

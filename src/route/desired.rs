@@ -128,7 +128,7 @@ impl fmt::Display for UplinkEvidence {
     }
 }
 
-/// Marks by which a VPN's firewall recognises the VPN's own packets. Media gets them if the configuration says so.
+/// Marks by which a VPN's firewall recognises the VPN's own packets. Media gets them if so configured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FirewallMarks {
     /// Packet mark. Replaces voicelane's mark.
@@ -146,7 +146,7 @@ pub struct Desired {
     pub uplinks: Uplinks,
     /// Destinations to capture.
     pub captures: Vec<Capture>,
-    /// Families whose media a firewall blocks. Their rules match only sockets bound to the TUN, which only probes are.
+    /// Families that a firewall blocks. Their rules match only sockets bound to the TUN, which only probes are.
     /// All other media stays in the VPN.
     pub blocked: Vec<Family>,
     /// Firewall marks of media.

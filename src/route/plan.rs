@@ -2,7 +2,7 @@
 //!
 //! # Theory of operation
 //!
-//! **Capture.** Each pair of protocol and port range has one table. Its routes are the prefixes of that pair, by way of
+//! **Capture.** Each pair of protocol and port range has one table. Its routes are the prefixes of that pair, through
 //! the TUN. One rule looks it up: `iif lo ipproto udp dport 10000-60000 lookup 30317`. So the number of rules grows
 //! with port ranges, not with prefixes, and only traffic of the policy enters the TUN. No capture rule matches a packet
 //! with one of voicelane's marks, because the relay sends into the VPN too.

@@ -6,7 +6,7 @@
 //! ([`crate::route::plan`]). [`watch::Watch`] only reports that something changed. So a start, a reload, a flush by
 //! another program, a new network and a restart after a crash are the same step.
 //!
-//! **What drops media, and the remedy:**
+//! **Causes of dropped media, and remedies:**
 //!
 //! - A strict reverse-path filter drops replies: [`crate::sysctl`].
 //! - IPsec policies take packets after routing: [`crate::sysctl`] and [`crate::ipsec`].

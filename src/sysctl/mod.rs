@@ -116,7 +116,7 @@ pub struct SysctlError {
 }
 
 impl SysctlError {
-    /// Whether the sysctl does not exist: the interface is gone, or the kernel does not have the setting.
+    /// Whether the sysctl does not exist: the interface was removed, or the kernel does not have the setting.
     #[must_use]
     pub fn is_missing(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
