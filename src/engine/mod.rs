@@ -2,7 +2,8 @@
 //!
 //! # Theory of operation
 //!
-//! The driver passes packets from the file descriptors, with the time of its wake-up. The engine fills an [`Outbox`], which the driver flushes in a fixed order. The engine has no clock, no socket and no kernel, so a test
+//! The driver passes packets from the file descriptors, with the time of its wake-up. The engine fills an [`Outbox`], which
+//! the driver flushes in a fixed order. The engine has no clock, no socket and no kernel, so a test
 //! is a list of packets and times.
 //!
 //! ```text

@@ -38,8 +38,8 @@ use super::cause::FailoverCause;
 use super::checks::StunChecks;
 use crate::net::{Egress, Endpoint, Family, Inside, MappingId, Outside, Treatment};
 
-/// Unanswered checks that complete a comparison: at a loss of 10 % in each direction, eight in a row get no response once in a
-/// million times.
+/// Unanswered checks that complete a comparison: at a loss of 10 % in each direction, eight in a row get no response
+/// once in a million times.
 const ATTEMPTS: u8 = 8;
 /// Unanswered checks that confirm a router's error.
 const ATTEMPTS_AFTER_ERROR: u8 = 2;
