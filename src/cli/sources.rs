@@ -1,7 +1,7 @@
 //! The configuration of a command: its files, the settings of the command line, and the permission check.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::{env, fs};
@@ -15,6 +15,9 @@ use crate::config::{Config, Diagnostics, Document, Effective, Layer};
 use super::permissions::{UnsafePermissions, check_path};
 
 pub(super) use super::exit::INVALID as BAD_CONFIG;
+
+/// Largest configuration file in bytes. An endless file, such as /dev/zero, must not fill the memory.
+const MAX_FILE_LEN: u64 = 4 << 20;
 
 /// The reason why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +35,7 @@ pub(super) enum LoadError {
     #[error("other users can change the configuration")]
     Unsafe(#[from] UnsafePermissions),
     /// The files have errors.
-    #[error("{0}")]
+    #[error(transparent)]
     Invalid(#[from] Diagnostics),
 }
 
@@ -116,7 +119,7 @@ impl Files {
     pub(super) fn load(&self, overrides: &Overrides) -> Result<Effective, LoadError> {
         let mut documents = Vec::new();
         for (layer, path) in self.list()? {
-            let text = fs::read_to_string(&path).map_err(|cause| LoadError::Read {
+            let text = read_text(&path).map_err(|cause| LoadError::Read {
                 path: path.clone(),
                 cause,
             })?;
@@ -165,6 +168,17 @@ impl Files {
     fn drop_in_dir(&self) -> PathBuf {
         self.config_dir.join("conf.d")
     }
+}
+
+/// Reads a file up to [`MAX_FILE_LEN`].
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path)?;
+    if file.take(MAX_FILE_LEN + 1).read_to_end(&mut bytes)? as u64 > MAX_FILE_LEN {
+        return Err(io::Error::other("the file is larger than 4 MiB"));
+    }
+    String::from_utf8(bytes)
+        .map_err(|_| io::Error::other("the file is not UTF-8; save it as UTF-8"))
 }
 
 /// The credential that systemd passes to the service. Only the service and root can read it.
@@ -323,6 +337,33 @@ mod tests {
             spans[0].ends_with("/voicelane.toml:3:8") && spans[1].ends_with("/conf.d/x.toml:2:11")
         );
         assert_eq!(count(&diagnostics), "2 errors; nothing was changed");
+    }
+
+    #[test]
+    fn a_file_that_is_no_text_is_named_with_the_reason() {
+        let (dir, _) = directory();
+        let file = dir.path().join("voicelane.toml");
+        let cause = |bytes: &[u8]| {
+            fs::write(&file, bytes).expect("a file");
+            match Files::of_file(&file).load(&Overrides::default()) {
+                Err(LoadError::Read { cause, .. }) => cause.to_string(),
+                other => panic!("{other:?}"),
+            }
+        };
+        let utf_16 = b"\xff\xfev\0e\0r\0";
+        assert_eq!(cause(utf_16), "the file is not UTF-8; save it as UTF-8");
+        let large = vec![b'#'; (4 << 20) + 1];
+        assert_eq!(cause(&large), "the file is larger than 4 MiB");
+    }
+
+    #[test]
+    fn a_chain_of_errors_has_each_diagnostic_once() {
+        let (dir, _) = directory();
+        let file = dir.path().join("voicelane.toml");
+        write(&file, "version = 2");
+        let result = Files::of_file(&file).load(&Overrides::default());
+        let error = anyhow::Error::from(result.expect_err("a wrong version"));
+        assert_eq!(format!("{error:#}").matches("unsupported").count(), 1);
     }
 
     #[test]
