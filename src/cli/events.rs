@@ -33,6 +33,7 @@ pub(super) struct EventsArgs {
 
 pub(super) fn run(args: &EventsArgs) -> anyhow::Result<ExitCode> {
     let mut last_printed = 0;
+    let mut is_stopped_reported = false;
     loop {
         match request_events(args, last_printed) {
             Ok(EventList {
@@ -54,7 +55,10 @@ pub(super) fn run(args: &EventsArgs) -> anyhow::Result<ExitCode> {
             }
             Err(error @ AskError::NotRunning(_)) => {
                 last_printed = print_stored(args, 0).with_context(|| error.to_string())?;
-                eprintln!("voicelane is not running. The events above are from its last run.");
+                if !is_stopped_reported {
+                    eprintln!("{}", stopped(last_printed > 0));
+                    is_stopped_reported = true;
+                }
             }
             Err(error) => return Err(error.into()),
         }
@@ -83,6 +87,15 @@ fn print_stored(args: &EventsArgs, after: u64) -> anyhow::Result<u64> {
         super::print(&line(event, args.json)?)?;
     }
     Ok(events.last().map_or(after, |event| event.sequence))
+}
+
+/// Returns the note for a service that does not run.
+fn stopped(has_events: bool) -> &'static str {
+    if has_events {
+        "voicelane is not running. The events above are from its last run."
+    } else {
+        "voicelane is not running. No events of an earlier run are stored."
+    }
 }
 
 fn line(event: &Event, json: bool) -> anyhow::Result<String> {
