@@ -79,9 +79,12 @@ pub(super) fn run(args: &BugreportArgs) -> anyhow::Result<ExitCode> {
         file("versions.txt", "program, kernel, distribution", versions()),
     ];
     let archive = Archive::new(files, &mut redactor);
-    archive
-        .write(&args.output)
-        .with_context(|| format!("could not write {}", args.output.display()))?;
+    archive.write(&args.output).with_context(|| {
+        format!(
+            "could not write {} (--output names another file)",
+            args.output.display()
+        )
+    })?;
     let mut out = format!("Wrote {}:\n", args.output.display());
     for ArchiveFile { name, about, .. } in archive.files() {
         writeln!(out, "  {name:<14} {about}").expect("a string takes everything");

@@ -34,6 +34,7 @@ pub(super) fn run(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
     if control::ask(&args.runtime.runtime_dir, Request::Status).is_ok() {
         bail!("voicelane is running. Stop it: it removes its rules and routes itself");
     }
+    super::require_admin("cleanup")?;
     let leftovers = daemon::cleanup(&config, &args.runtime.runtime_dir)?;
     super::print(&text(&leftovers))?;
     Ok(code)

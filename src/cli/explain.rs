@@ -20,7 +20,7 @@ pub(super) struct ExplainArgs {
     /// Protocol: udp or tcp
     pub protocol: Protocol,
     /// Destination address and port; an IPv6 address in brackets
-    #[arg(value_name = "ADDR:PORT")]
+    #[arg(value_name = "ADDR:PORT", value_parser = socket_address)]
     pub destination: SocketAddr,
     /// Source address of the application
     #[arg(long, value_name = "ADDR")]
@@ -37,6 +37,12 @@ pub(super) struct ExplainArgs {
     /// Day of the policy; default: today (UTC)
     #[arg(long, value_name = "YYYY-MM-DD")]
     pub date: Option<Date>,
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(
+        |_| "expected an IP address and a port, such as 168.86.128.1:20000 or [2001:db8::1]:3478",
+    )
 }
 
 /// Prints the explanation. `find_uplink` returns the interface that relayed packets would use.

@@ -27,6 +27,8 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::ensure;
+use caps::{CapSet, Capability};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing::Level;
 
@@ -131,6 +133,19 @@ pub fn main() -> ExitCode {
         eprintln!("voicelane: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// Checks that this process may change the machine's network.
+///
+/// # Errors
+/// Without `CAP_NET_ADMIN`. The text names the command for root.
+fn require_admin(command: &str) -> anyhow::Result<()> {
+    let may_administer = caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_ADMIN);
+    ensure!(
+        may_administer.unwrap_or(false),
+        "`{command}` needs root or CAP_NET_ADMIN. Run: sudo voicelane {command}"
+    );
+    Ok(())
 }
 
 /// Prints to standard output. A closed pipe (`| head`) is not an error.

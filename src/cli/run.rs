@@ -28,6 +28,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         Ok(config) => config,
         Err(error) => return Ok(error.report()),
     };
+    super::require_admin("run")?;
     let options = Options {
         state_dir: args.state_dir.clone(),
         runtime_dir: args.runtime.runtime_dir.clone(),

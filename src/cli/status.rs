@@ -83,11 +83,12 @@ fn text(status: &Status) -> String {
     for warning in &status.warnings {
         screen.line("warning", warning);
     }
-    let uptime = duration(status.uptime_seconds);
-    screen.line(
-        "voicelane",
-        format!("{}, up {uptime}", status.program_version),
-    );
+    // The count starts with the first packet path, so a service without an uplink has none.
+    let uptime = match (status.state, status.uptime_seconds) {
+        (State::NotWorking, 0) => "not ready since its start".to_owned(),
+        (_, seconds) => format!("up {}", duration(seconds)),
+    };
+    screen.line("voicelane", format!("{}, {uptime}", status.program_version));
     uplinks(status, &mut screen);
     for (interface, families) in &status.clients {
         let families = families.iter().map(|it| it.replace("ip", "IP"));
