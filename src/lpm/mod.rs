@@ -108,7 +108,7 @@
 //!
 //! Compile a new table, put it into an [`Arc`](std::sync::Arc) and send it to the readers, which take it between two
 //! packets. No lookup takes a lock, counts a reference or sees half of a change. The old table is freed with its last
-//! reader. [`Engine::handle_policy`](crate::engine::Engine::handle_policy) works like that.
+//! reader. [`Engine::set_policy`](crate::engine::Engine::set_policy) works like that.
 //!
 //! The data path looks up one address a packet. The last line of `scripts/bench lpm` compares that with a bulk lookup
 //! of the 64 packets of one TUN batch.
