@@ -10,13 +10,17 @@ use super::events::EventLog;
 #[derive(Debug, Default)]
 pub(super) struct Health {
     state: State,
+    /// Whether the service has ever worked: the event for the first time is `ready`.
+    has_worked: bool,
     warnings: BTreeMap<String, String>,
 }
 
 impl Health {
     /// Records the differences from the last check.
     pub(super) fn update(&mut self, status: &Status, events: &EventLog) {
-        if status.state != self.state {
+        let is_start = status.state == State::Working && !self.has_worked;
+        self.has_worked |= is_start;
+        if status.state != self.state && !is_start {
             let reason = format!("previously {}", self.state.name());
             events.record(EventKind::StateChanged, status.state.name(), reason);
         }
@@ -79,10 +83,16 @@ mod tests {
         );
         assert_eq!(
             update(State::Working, &[]),
-            [
-                "state_changed working: previously degraded",
-                "warning_ended warning: Sending failed, count 31.",
-            ]
+            ["warning_ended warning: Sending failed, count 31."],
+            "`ready` tells of the first time"
+        );
+        assert_eq!(
+            update(State::NotWorking, &[]),
+            ["state_changed not_working: previously working"]
+        );
+        assert_eq!(
+            update(State::Working, &[]),
+            ["state_changed working: previously not_working"]
         );
     }
 }

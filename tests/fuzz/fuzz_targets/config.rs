@@ -56,7 +56,7 @@ fuzz_target!(|text: &str| {
                                     && capture.ports.contains(port)
                                     && capture.prefixes.iter().any(|prefix| prefix.contains(addr))
                             });
-                            let relayed = policy.evaluate(protocol, to).action == Action::RelaySettings;
+                            let relayed = policy.evaluate(protocol, to).action == Action::Relay;
                             // Of whole prefixes, what is not relayed is handed back.
                             let exact = policy.capture_mode() == CaptureMode::Exact;
                             let fits = captured == relayed || captured && !exact;
