@@ -112,7 +112,7 @@ pub fn summary(sections: &[Section]) -> String {
 pub fn typical(outcome: &Outcome, mode: Mode) -> Option<f64> {
     let rates = COMPARED.map(|source| best_mode(outcome, mode, source));
     let [one, other] = rates;
-    Some((one? + other?) / 2.0)
+    Some(f64::midpoint(one?, other?))
 }
 
 /// For each library the table and stream where voicelane's advantage over it is least, in each mode.

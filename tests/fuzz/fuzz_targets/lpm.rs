@@ -24,10 +24,15 @@ fuzz_target!(|input: Input| {
     let shifted = (0..=u32::from(input.copies)).flat_map(|copy| {
         input.entries.iter().map(move |(addr, len, value)| {
             let addr = match *addr {
-                IpAddr::V4(addr) => IpAddr::V4((addr.to_bits().wrapping_add(copy << (input.apart % 16))).into()),
-                IpAddr::V6(addr) => {
-                    IpAddr::V6((addr.to_bits().wrapping_add(u128::from(copy) << (60 + input.apart % 32))).into())
+                IpAddr::V4(addr) => {
+                    IpAddr::V4((addr.to_bits().wrapping_add(copy << (input.apart % 16))).into())
                 }
+                IpAddr::V6(addr) => IpAddr::V6(
+                    (addr
+                        .to_bits()
+                        .wrapping_add(u128::from(copy) << (60 + input.apart % 32)))
+                    .into(),
+                ),
             };
             match Prefix::new(addr, len % (Family::of(addr).bits() + 1)) {
                 Ok(prefix) | Err(PrefixError::HostBits { meant: prefix }) => (prefix, *value),
@@ -36,13 +41,23 @@ fuzz_target!(|input: Input| {
         })
     });
     let source: PrefixTable<u16> = shifted.take(4_000).collect();
-    let list: Vec<_> = source.iter().map(|(prefix, value)| (prefix, *value)).collect();
-    let ends = list.iter().take(100).flat_map(|(prefix, _)| [prefix.first(), prefix.last()]);
+    let list: Vec<_> = source
+        .iter()
+        .map(|(prefix, value)| (prefix, *value))
+        .collect();
+    let ends = list
+        .iter()
+        .take(100)
+        .flat_map(|(prefix, _)| [prefix.first(), prefix.last()]);
     let addrs: Vec<_> = ends
         .chain(input.probes.iter().copied())
         .flat_map(|addr| match addr {
-            IpAddr::V4(addr) => [u32::MAX, 0, 1].map(|by| IpAddr::V4(addr.to_bits().wrapping_add(by).into())),
-            IpAddr::V6(addr) => [u128::MAX, 0, 1].map(|by| IpAddr::V6(addr.to_bits().wrapping_add(by).into())),
+            IpAddr::V4(addr) => {
+                [u32::MAX, 0, 1].map(|by| IpAddr::V4(addr.to_bits().wrapping_add(by).into()))
+            }
+            IpAddr::V6(addr) => {
+                [u128::MAX, 0, 1].map(|by| IpAddr::V6(addr.to_bits().wrapping_add(by).into()))
+            }
         })
         .collect();
     let longest = |addr: &IpAddr| {
@@ -51,10 +66,15 @@ fuzz_target!(|input: Input| {
     };
     let expected: Vec<_> = addrs.iter().map(longest).collect();
     for (addr, expected) in addrs.iter().zip(&expected) {
-        let found = source.longest_match(*addr).map(|(prefix, value)| (prefix, *value));
+        let found = source
+            .longest_match(*addr)
+            .map(|(prefix, value)| (prefix, *value));
         assert_eq!(found, *expected, "{addr}");
     }
-    let expected: Vec<_> = expected.iter().map(|found| found.map(|(_, value)| value)).collect();
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|found| found.map(|(_, value)| value))
+        .collect();
     for level in [Level::Portable, Level::Avx2, Level::Avx512] {
         let table = LookupTable::with_level(&source, level);
         for (addr, expected) in addrs.iter().zip(&expected) {

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
 use voicelane::config::Config;
-use voicelane::engine::{SocketCommand, Engine, Outbox, ReturnedError};
 use voicelane::engine::NatSettings;
-use voicelane::net::{Endpoint, Family, Outside, TrafficClass, Egress};
+use voicelane::engine::{Engine, Outbox, ReturnedError, SocketCommand};
+use voicelane::net::{Egress, Endpoint, Family, Outside, TrafficClass};
 use voicelane::policy::Policy;
-use voicelane::wire::{Packet, Transport, IcmpError, udp};
+use voicelane::wire::{IcmpError, Packet, Transport, udp};
 
 static POLICY: LazyLock<Arc<Policy>> = LazyLock::new(|| {
     let text = "version = 1\ninclude = ['talkdesk']\n";

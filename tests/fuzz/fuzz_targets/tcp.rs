@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
 use voicelane::config::Config;
-use voicelane::engine::{SocketCommand, ConnectError, Engine, Outbox, TcpSettings};
+use voicelane::engine::{ConnectError, Engine, Outbox, SocketCommand, TcpSettings};
 use voicelane::net::ConnectionId;
 use voicelane::policy::Policy;
-use voicelane::wire::{Packet, Transport, IcmpError, tcp};
+use voicelane::wire::{IcmpError, Packet, Transport, tcp};
 
 const TEXT: &str = r#"
 version = 1
@@ -134,7 +134,9 @@ impl World {
                     );
                 }
                 SocketCommand::Pump { connection } => self.carry(connection, steps),
-                SocketCommand::Shutdown { connection } => assert!(self.open.contains_key(&connection)),
+                SocketCommand::Shutdown { connection } => {
+                    assert!(self.open.contains_key(&connection))
+                }
                 SocketCommand::Disconnect { connection, .. } => {
                     assert!(self.open.remove(&connection).is_some(), "closed once");
                 }
