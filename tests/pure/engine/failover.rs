@@ -210,25 +210,28 @@ fn forged_packets_neither_keep_a_call_on_a_dead_path_nor_fail_it_back() {
     }
 }
 
+/// Reports that a router refuses the call's packets.
+fn report_router_error(call: &mut Call) {
+    let families = FAMILIES.map(|it| it.map(endpoint));
+    let of_call = families.into_iter().find(|it| it[0] == call.inside);
+    let [_, peer, _, stranger, _] = of_call.expect("the call is of one of them");
+    let returned = ReturnedError {
+        to: peer,
+        reporter: Some(stranger.addr),
+        error: IcmpError::AdminProhibited,
+        payload: b"media",
+    };
+    let (mapping, now) = (call.mapping(), call.world.now);
+    let World { engine, outbox, .. } = &mut call.world;
+    engine.handle_error(mapping, Egress::Direct, &returned, now, outbox);
+    call.collect();
+}
+
 #[test]
 fn a_forged_error_moves_no_answered_call() {
     for mut call in Call::for_both_families(BROWSER) {
-        let [_, peer, _, stranger, _] = FAMILIES
-            .map(|it| it.map(endpoint))
-            .into_iter()
-            .find(|it| it[0] == call.inside)
-            .expect("one of them");
         for _ in 0..600 {
-            let returned = ReturnedError {
-                to: peer,
-                reporter: Some(stranger.addr),
-                error: IcmpError::AdminProhibited,
-                payload: b"media",
-            };
-            let (mapping, now) = (call.mapping(), call.world.now);
-            let World { engine, outbox, .. } = &mut call.world;
-            engine.handle_error(mapping, Egress::Direct, &returned, now, outbox);
-            call.collect();
+            report_router_error(&mut call);
             call.run(Duration::from_millis(50));
         }
         assert_eq!(call.failovers, []);
@@ -238,23 +241,9 @@ fn a_forged_error_moves_no_answered_call() {
 #[test]
 fn a_router_error_moves_a_call_after_an_unanswered_check() {
     for mut call in Call::for_both_families(BROWSER) {
-        let [_, peer, _, stranger, _] = FAMILIES
-            .map(|it| it.map(endpoint))
-            .into_iter()
-            .find(|it| it[0] == call.inside)
-            .expect("one of them");
         call.outward = false;
         let failed = call.world.now - call.start;
-        let returned = ReturnedError {
-            to: peer,
-            reporter: Some(stranger.addr),
-            error: IcmpError::AdminProhibited,
-            payload: b"media",
-        };
-        let (mapping, now) = (call.mapping(), call.world.now);
-        let World { engine, outbox, .. } = &mut call.world;
-        engine.handle_error(mapping, Egress::Direct, &returned, now, outbox);
-        call.collect();
+        report_router_error(&mut call);
         call.run(Duration::from_secs(1));
         assert_eq!(call.failovers.len(), 1);
         let (at, cause) = call.failovers[0];
