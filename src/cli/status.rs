@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::control::{
-    self, Body, FallbackStatus, MappingStatus, Reply, SchedulingStatus, State, Status,
+    self, Body, FailoverStatus, MappingStatus, Reply, SchedulingStatus, State, Status,
     TrafficStatus, UplinkStatus, VpnStatus,
 };
 use crate::text::{count, duration};
@@ -118,7 +118,7 @@ fn text(status: &Status) -> String {
     if status.rejected > 0 {
         screen.line("rejected", count(status.rejected, "packet"));
     }
-    failover(&status.fallback, &mut screen);
+    failover(&status.failover, &mut screen);
     let (sent, suppressed) = (status.errors_returned, status.errors_suppressed);
     if sent + suppressed > 0 {
         let errors = count(sent, "ICMP error");
@@ -204,19 +204,19 @@ fn traffic(traffic: &TrafficStatus) -> String {
     format!("{packets}, {bytes}; dropped: {}", counts(&traffic.drops))
 }
 
-fn failover(fallback: &FallbackStatus, screen: &mut Screen) {
-    for family in &fallback.failed_uplinks {
+fn failover(failover: &FailoverStatus, screen: &mut Screen) {
+    for family in &failover.failed_uplinks {
         screen.line(
             "failover",
             format!("{family}: the uplink failed; calls continue in the VPN"),
         );
     }
-    if !fallback.failovers.is_empty() {
-        let moved = counts(&fallback.failovers);
+    if !failover.failovers.is_empty() {
+        let moved = counts(&failover.failovers);
         screen.line("failover", format!("calls moved to the VPN: {moved}"));
     }
-    if !fallback.failbacks.is_empty() {
-        let moved = counts(&fallback.failbacks);
+    if !failover.failbacks.is_empty() {
+        let moved = counts(&failover.failbacks);
         screen.line("failback", format!("calls moved back: {moved}"));
     }
 }
@@ -284,7 +284,7 @@ fn describe_vpn(vpn: &VpnStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{ConnectionStatus, FallbackStatus, MappingStatus, UplinkStatus};
+    use crate::control::{ConnectionStatus, FailoverStatus, MappingStatus, UplinkStatus};
 
     fn mapping() -> MappingStatus {
         MappingStatus {
@@ -336,11 +336,11 @@ mod tests {
                 drops: [("not_in_policy".to_owned(), 1)].into(),
             },
             capture_mode: "prefix".to_owned(),
-            fallback: FallbackStatus {
+            failover: FailoverStatus {
                 failed_uplinks: vec!["IPv6".to_owned()],
                 failovers: [("no_traffic".to_owned(), 2)].into(),
                 failbacks: [("probes_answered".to_owned(), 1)].into(),
-                ..FallbackStatus::default()
+                ..FailoverStatus::default()
             },
             errors_returned: 2,
             errors_suppressed: 1,

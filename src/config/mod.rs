@@ -45,7 +45,7 @@ pub use layer::{Document, Layer};
 pub use schema::{schema, tables};
 pub use setting::{SettingSpec, SettingsTable};
 pub use settings::{
-    ControlSettings, FallbackSettings, GatewaySettings, MetricsSettings, NatMappingSettings,
+    ControlSettings, GatewaySettings, MediaFailoverSettings, MetricsSettings, NatMappingSettings,
     RelaySettings, RouteSettings, TunSettings, UplinkSettings,
 };
 pub use span::Span;

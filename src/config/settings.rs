@@ -230,7 +230,7 @@ settings_tables! {
     }
 
     /// Failover of calls whose direct path fails.
-    [fallback] FallbackSettings {
+    [failover] MediaFailoverSettings {
         /// Where a call continues if its direct path fails.
         ///
         /// "tunnel": in the VPN. "none": the call stays, and the application receives the ICMP errors.

@@ -151,7 +151,7 @@ fn registry(input: &MetricsInput) -> Registry {
     total(
         "tunnelled_packets",
         "Datagrams sent through the VPN after a failover",
-        status.fallback.packets,
+        status.failover.packets,
     );
     total(
         "realtime_budget_exhausted",
@@ -183,16 +183,16 @@ fn registry(input: &MetricsInput) -> Registry {
         "Mappings without an answer that ended because a limit was reached",
         status.evicted,
     );
-    let fallback = &status.fallback;
+    let failover = &status.failover;
     metrics.counter(
         "failovers",
         "Mappings that failed over to the VPN",
-        by_label("cause", &fallback.failovers),
+        by_label("cause", &failover.failovers),
     );
     metrics.counter(
         "failbacks",
         "Mappings that failed back to the direct path",
-        by_label("cause", &fallback.failbacks),
+        by_label("cause", &failover.failbacks),
     );
     metrics.counter(
         "kernel_errors",

@@ -26,7 +26,7 @@ pub use peer::Access;
 #[cfg(feature = "lab")]
 pub use peer::Privilege;
 pub use reply::{
-    Body, ConnectionStatus, EventList, FallbackStatus, MappingStatus, Reply, SchedulingStatus,
+    Body, ConnectionStatus, EventList, FailoverStatus, MappingStatus, Reply, SchedulingStatus,
     State, Status, TrafficStatus, UplinkStatus, VpnStatus,
 };
 pub use request::Request;

@@ -152,7 +152,7 @@ pub struct Status {
     pub capture_mode: String,
     /// Failovers of calls to the VPN, and failbacks.
     #[serde(default)]
-    pub fallback: FallbackStatus,
+    pub failover: FailoverStatus,
     /// Errors of the kernel when sending or opening sockets, by reason: `send_eperm`, `open_emfile`.
     #[serde(default)]
     pub kernel_errors: BTreeMap<String, u64>,
@@ -192,7 +192,7 @@ pub struct EventList {
 
 /// Failovers to the VPN, and failbacks.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct FallbackStatus {
+pub struct FailoverStatus {
     /// The families with a failed uplink. All their media is in the VPN.
     pub failed_uplinks: Vec<String>,
     /// Mappings that failed over to the VPN, by cause.

@@ -141,11 +141,11 @@ pub(super) async fn run(
     let mut engine = Engine::new(Arc::clone(&policy), nat)
         .with_tcp(tcp)
         .with_remark(config.gateway().remark);
-    let fallback = config.fallback();
-    if fallback.to_tunnel {
+    let failover = config.failover();
+    if failover.to_tunnel {
         engine = engine.with_failover(FailoverSettings {
-            response_timeout: fallback.silence,
-            retry: fallback.retry,
+            response_timeout: failover.silence,
+            retry: failover.retry,
         });
     }
     let service_state = ServiceState::of_tun(tun.name());

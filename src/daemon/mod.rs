@@ -101,7 +101,7 @@ pub fn run(
     let realtime = Realtime::enable(config.relay().realtime);
     let (sender, packet_thread) = sync_channel(1);
     thread::scope(|scope| {
-        let second = thread::Builder::new().name("shell".to_owned());
+        let second = thread::Builder::new().name("reconciler".to_owned());
         let second = second.spawn_scoped(scope, move || {
             runtime()?.block_on(lifecycle::run(config, options, Box::new(source), sender))
         });

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use crate::control::{
-    ConnectionStatus, FallbackStatus, MappingStatus, SchedulingStatus, State, Status,
+    ConnectionStatus, FailoverStatus, MappingStatus, SchedulingStatus, State, Status,
     TrafficStatus, UplinkStatus, VpnStatus,
 };
 use crate::engine::{ConnectionReport, Engine, EngineSnapshot, MappingReport, PAGE};
@@ -202,7 +202,7 @@ impl ServiceState {
             hairpinned: counters.hairpinned,
             evicted: counters.evicted,
             capture_mode: snapshot.capture.name().to_owned(),
-            fallback: FallbackStatus {
+            failover: FailoverStatus {
                 failed_uplinks: snapshot
                     .failed_uplinks
                     .iter()

@@ -148,7 +148,7 @@
 //! - **TCP** cannot move. A connection attempt that is refused, or unanswered for the same time, is made through the VPN.
 //!
 //! The policy decides about every datagram on the direct path, also about repeated checks
-//! (`engine::prefix::only_traffic_in_the_policy_goes_direct`). The tests are in `engine::fallback`, `fallback` and
+//! (`engine::prefix::only_traffic_in_the_policy_goes_direct`). The tests are in `engine::failover`, `failover` and
 //! `prefix`.
 //!
 //! # Not met

@@ -53,7 +53,7 @@
 //!
 //! | follows a reload | needs a restart |
 //! |---|---|
-//! | services, selection of the uplink, interfaces of a gateway | `[tun]`, `[route]`, `[nat]`, `[fallback]`, the rest of `[gateway]`, `[relay]`, `[control]`, `[metrics]` |
+//! | services, selection of the uplink, interfaces of a gateway | `[tun]`, `[route]`, `[nat]`, `[failover]`, the rest of `[gateway]`, `[relay]`, `[control]`, `[metrics]` |
 //!
 //! A call that both policies relay continues undisturbed. The order is: the engine receives the new policy, new tables are
 //! filled, new rules added, old rules deleted, old tables emptied. A port range keeps its table. Packets of a removed

@@ -10,7 +10,7 @@ use super::{Endpoint, Inside};
 pub enum Protocol {
     /// UDP (IP protocol 17): media, STUN, TURN.
     Udp,
-    /// TCP (IP protocol 6): signalling, media fallback.
+    /// TCP (IP protocol 6): signalling, media over TCP.
     Tcp,
 }
 

@@ -22,7 +22,7 @@ const IPERF: u16 = 20_001;
 fn start_with(lab: &Lab, filtering: &str) -> Voicelane {
     // A question that is not to be answered must not lead into the VPN.
     let config =
-        format!("{CONFIG}\n[nat]\nfiltering = \"{filtering}\"\n[fallback]\nto = \"none\"\n");
+        format!("{CONFIG}\n[nat]\nfiltering = \"{filtering}\"\n[failover]\nto = \"none\"\n");
     Home::new(&lab.laptop, &config).start()
 }
 

@@ -179,7 +179,7 @@ fn a_lost_path_is_reported_to_the_application_and_no_call_ends() {
     require(&[("strace", "strace")]);
     let lab = Lab::new();
     let config = config_with_tcp(&MEDIA_PORT.to_string());
-    let config = format!("{config}\n[fallback]\nto = \"none\"\n");
+    let config = format!("{config}\n[failover]\nto = \"none\"\n");
     let voicelane = Home::new(&lab.laptop, &config).start();
     let sockets = Family::BOTH.map(|family| {
         let socket = unbound(&lab, family);

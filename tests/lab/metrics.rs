@@ -15,7 +15,7 @@ use std::thread;
 use tokio::sync::mpsc;
 use voicelane::control::metrics::{MetricsFormat, write};
 use voicelane::control::{
-    Access, ConnectionStatus, Exporter, FallbackStatus, METRICS_SOCKET, MetricsEndpoint,
+    Access, ConnectionStatus, Exporter, FailoverStatus, METRICS_SOCKET, MetricsEndpoint,
     MetricsInput, Status, TrafficStatus, UplinkStatus, VpnStatus,
 };
 
@@ -56,10 +56,10 @@ fn measured() -> MetricsInput {
         tcp: counts(&["accepted", "bytes_out"]),
         outbound: traffic(&["not_in_policy", "send_failed"]),
         inbound: traffic(&["unsolicited"]),
-        fallback: FallbackStatus {
+        failover: FailoverStatus {
             failovers: counts(&["no_traffic"]),
             failbacks: counts(&["probes_answered"]),
-            ..FallbackStatus::default()
+            ..FailoverStatus::default()
         },
         kernel_errors: counts(&["send_eperm"]),
         ..Status::default()

@@ -85,7 +85,7 @@ fn other_traffic_of_a_prefix_arrives_through_the_vpn() {
     assert_all_arrives(&lab, &vpn);
     let status = voicelane.status();
     assert_eq!(status["status"]["capture_mode"], "prefix");
-    assert!(status["status"]["fallback"]["packets"].as_u64() >= Some(6));
+    assert!(status["status"]["failover"]["packets"].as_u64() >= Some(6));
 
     // A kill leaves everything to the VPN.
     let home = voicelane.kill();

@@ -219,7 +219,7 @@ fn calls_survive_a_long_day() {
         "outbound",
         "inbound",
         "kernel_errors",
-        "fallback",
+        "failover",
         "scheduling",
     ] {
         println!("{key}: {}", status[key].take());

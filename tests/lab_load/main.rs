@@ -4,7 +4,7 @@
 mod support;
 
 mod call_soak;
-mod fallback;
+mod failover;
 mod laptop;
 mod load;
 mod soak;

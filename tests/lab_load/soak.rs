@@ -371,7 +371,7 @@ fn calls_survive_random_network_events() {
     assert!(grown < 16 << 10, "{grown} KiB more");
     // A mapping is a descriptor, and one lives for five minutes.
     assert!(descriptors() < files + 4 * events as usize + 16);
-    println!("fallback: {}", voicelane.status()["status"]["fallback"]);
+    println!("failover: {}", voicelane.status()["status"]["failover"]);
     let contests = voicelane.events().into_iter();
     let contests = contests.filter(|event| event.kind == EventKind::RulesContested);
     assert_eq!(contests.count(), 0, "nobody fought");

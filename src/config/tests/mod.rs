@@ -54,7 +54,7 @@ fn a_valid_file_sets_every_value() {
     let text = format!(
         "version = 1\ninclude = []\n[uplink]\ninterface = 'wlan0'\n[tun]\nname = 'voice1'\n\
          [route]\ntable = 40000\npriority = 90\nmark = 0x01000000\ncapture = 'prefix'\n\
-         [fallback]\nto = 'none'\nsilence_seconds = 3\nretry_seconds = 60\n\
+         [failover]\nto = 'none'\nsilence_seconds = 3\nretry_seconds = 60\n\
          [nat]\nmapping_lifetime_seconds = 120\nfiltering = 'endpoint-independent'\n\
          inbound_refresh = true\n[control]\ngroup = 'staff'\n\
          [gateway]\ninterfaces = ['lan0']\nmappings_per_client = 64\nremark = 'AF41'\n{GOOD}\
@@ -74,10 +74,10 @@ fn a_valid_file_sets_every_value() {
     assert_eq!(config.route().priority, RulePriority(90));
     assert_eq!(config.route().mark.0, 0x0100_0000);
     assert_eq!(config.route().capture, crate::net::CaptureMode::Prefix);
-    let fallback = config.fallback();
-    assert!(!fallback.to_tunnel);
+    let failover = config.failover();
+    assert!(!failover.to_tunnel);
     assert_eq!(
-        (fallback.silence.as_secs(), fallback.retry.as_secs()),
+        (failover.silence.as_secs(), failover.retry.as_secs()),
         (3, 60)
     );
     assert_eq!(config.nat().mapping_lifetime.as_secs(), 120);

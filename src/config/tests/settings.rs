@@ -123,9 +123,9 @@ fn invalid_settings_are_rejected() {
         "prefix",
     );
     assert_setting_error(
-        "[fallback]\nto = 'direct'",
+        "[failover]\nto = 'direct'",
         (3, 6),
-        "fallback.to",
+        "failover.to",
         "'direct'",
         "choice",
         "tunnel",
@@ -136,8 +136,8 @@ fn invalid_settings_are_rejected() {
         ("retry_seconds", "3601", "1 to 3600"),
     ] {
         let (lines, key) = (
-            format!("[fallback]\n{key} = {value}"),
-            format!("fallback.{key}"),
+            format!("[failover]\n{key} = {value}"),
+            format!("failover.{key}"),
         );
         let column = lines.lines().next_back().map_or(0, str::len) + 1 - value.len();
         assert_setting_error(&lines, (3, column), &key, value, "number", expected);

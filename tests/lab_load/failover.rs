@@ -115,7 +115,7 @@ impl Call {
         let lab = Lab::new();
         serve(&lab);
         let vpn = lab.start_vpn(kind);
-        let config = format!("{CONFIG}\n[fallback]\nretry_seconds = 2\n");
+        let config = format!("{CONFIG}\n[failover]\nretry_seconds = 2\n");
         let voicelane = Home::new(&lab.laptop, &config).start();
         let callers = Family::BOTH.map(|family| Caller::new(&lab, family));
         let mut call = Self {
@@ -185,7 +185,7 @@ impl Call {
     /// How often calls fell, or came back, for a reason.
     fn count(&self, which: &str, reason: &str) -> u64 {
         let status = self.voicelane.status();
-        status["status"]["fallback"][which][reason]
+        status["status"]["failover"][which][reason]
             .as_u64()
             .unwrap_or(0)
     }
@@ -284,11 +284,11 @@ fn a_router_that_rejects_causes_a_failover() {
 }
 
 #[test]
-fn without_fallback_a_call_stays_direct() {
+fn without_failover_a_call_stays_direct() {
     let lab = Lab::new();
     serve(&lab);
     let vpn = lab.start_vpn(VpnKind::WgQuick);
-    let config = format!("{CONFIG}\n[fallback]\nto = \"none\"\n");
+    let config = format!("{CONFIG}\n[failover]\nto = \"none\"\n");
     let voicelane = Home::new(&lab.laptop, &config).start();
     let callers = Family::BOTH.map(|family| Caller::new(&lab, family));
     let mut call = Call {
