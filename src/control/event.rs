@@ -124,7 +124,7 @@ impl fmt::Display for Event {
             reason,
             ..
         } = self;
-        write!(f, "{time:.3}  {kind:<17} {subject}: {reason}")?;
+        write!(f, "{time:.3}  {kind:<20} {subject}: {reason}")?;
         match self.duration_us {
             Some(micros) => write!(f, " ({}.{} ms)", micros / 1_000, micros / 100 % 10),
             None => Ok(()),
@@ -165,7 +165,7 @@ mod tests {
     fn the_text_is_one_line() {
         assert_eq!(
             event().to_string(),
-            "2026-11-22T17:28:03.500Z  uplink_changed    eth0: the default route (1.2 ms)"
+            "2026-11-22T17:28:03.500Z  uplink_changed       eth0: the default route (1.2 ms)"
         );
     }
 }

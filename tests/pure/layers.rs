@@ -111,14 +111,17 @@ fn code_of(text: &str) -> String {
         .join("\n")
 }
 
+/// Reads src without the files of unit tests.
 fn read_tree() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut paths = Vec::new();
     sources(&root.join("src"), &mut paths);
+    let below = |path: &Path| path.strip_prefix(root).expect("below the root").to_owned();
     paths
         .into_iter()
-        .map(|path| {
-            let relative = path.strip_prefix(root).expect("below the root").to_owned();
+        .map(|path| (below(&path), path))
+        .filter(|(relative, _)| !is_test(relative))
+        .map(|(relative, path)| {
             let module = relative.components().nth(1).expect("below src");
             Source {
                 module: module
@@ -172,15 +175,15 @@ struct Module {
     mentions: Vec<Vec<String>>,
 }
 
-/// Returns the modules by path, such as `engine::tcp`, without modules of tests.
+/// Returns the modules by path, such as `engine::tcp`.
 fn modules(sources: &[Source]) -> BTreeMap<String, Module> {
-    let is_code = |source: &&Source| !is_test(&source.path);
     let entry = |source: &Source| (module_path(&source.path), Module::parse(source));
-    sources.iter().filter(is_code).map(entry).collect()
+    sources.iter().map(entry).collect()
 }
 
-fn is_test(path: &str) -> bool {
-    path.ends_with("/tests.rs") || path.contains("/tests/")
+/// Whether a file of src has unit tests only, which may use a clock.
+fn is_test(path: &Path) -> bool {
+    path.ends_with("tests.rs") || path.components().any(|it| it.as_os_str() == "tests")
 }
 
 fn module_path(path: &str) -> String {
@@ -339,7 +342,7 @@ fn cycles(sources: &[Source]) -> Vec<BTreeSet<String>> {
 /// Returns the type names with several definitions, and the modules that define them.
 fn duplicates(sources: &[Source]) -> BTreeMap<String, Vec<String>> {
     let mut found = BTreeMap::<String, Vec<String>>::new();
-    for source in sources.iter().filter(|source| !is_test(&source.path)) {
+    for source in sources {
         for line in source.code.lines() {
             let mut words = line.split_whitespace().peekable();
             words.next_if(|word| word.starts_with("pub"));
