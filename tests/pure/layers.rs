@@ -505,6 +505,13 @@ fn a_planted_cycle_is_found_and_a_parent_with_its_child_is_none() {
 }
 
 #[test]
+fn files_of_unit_tests_are_no_code() {
+    let is_test_file = |path: &str| is_test(Path::new(path));
+    assert!(is_test_file("src/nat/mapping/tests.rs") && is_test_file("src/config/tests/mod.rs"));
+    assert!(!is_test_file("src/nat/mapping.rs") && !is_test_file("src/lab/latests.rs"));
+}
+
+#[test]
 fn a_planted_duplicate_is_found_and_an_associated_type_is_none() {
     let sources = [
         planted(
@@ -519,7 +526,6 @@ fn a_planted_duplicate_is_found_and_an_associated_type_is_none() {
 }\nimpl Y {\n    type Error = E;
 }\ntype Other = u8;",
         ),
-        planted("src/b/tests.rs", "b", "struct Other;"),
     ];
     let found = duplicates(&sources).into_iter().collect::<Vec<_>>();
     assert_eq!(
