@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use super::failover::{FailbackCause, FailoverCause};
-use crate::net::{ConnectionId, Egress, Endpoint, Family, Inside, MappingId, Outside, Treatment};
+use crate::net::{
+    ConnectionId, Ecn, Egress, Endpoint, Family, Inside, MappingId, Outside, Treatment,
+};
 use crate::wire::{IcmpError, Packet, WriteError, fragment, reply, tcp, udp};
 
 /// A command for the socket of a mapping or of a TCP connection.
@@ -72,6 +74,8 @@ pub struct Transmit {
     pub to: Endpoint,
     /// The datagram's treatment.
     pub treatment: Treatment,
+    /// The ECN bits of the application's packet, which routers beyond may set to CE (RFC 3168 section 5, RFC 9331).
+    pub ecn: Ecn,
     /// Whether fragmentation is forbidden: a datagram that exceeds the path MTU is then returned as an error.
     pub dont_fragment: bool,
     /// Whether the datagram is a copy of an application's check: a probe or a repetition.
@@ -226,15 +230,15 @@ impl Outbox {
         self.events.push(event);
     }
 
+    /// Adds a datagram that may not be fragmented, without ECN. Returns it.
     pub(super) fn transmit(
         &mut self,
         mapping: MappingId,
         egress: Egress,
         to: Endpoint,
         treatment: Treatment,
-        dont_fragment: bool,
         payload: &[u8],
-    ) {
+    ) -> &mut Transmit {
         let start = self.arena.len();
         self.arena.extend_from_slice(payload);
         self.transmits.push(Transmit {
@@ -242,11 +246,13 @@ impl Outbox {
             egress,
             to,
             treatment,
-            dont_fragment,
+            ecn: Ecn::NotEct,
+            dont_fragment: true,
             is_copy: false,
             is_recalled: false,
             payload: start..self.arena.len(),
         });
+        self.transmits.last_mut().expect("it was just added")
     }
 
     /// Adds a copy of a check that an application sent.
@@ -258,10 +264,8 @@ impl Outbox {
         treatment: Treatment,
         payload: &[u8],
     ) {
-        self.transmit(mapping, egress, to, treatment, true, payload);
-        if let Some(copy) = self.transmits.last_mut() {
-            copy.is_copy = true;
-        }
+        self.transmit(mapping, egress, to, treatment, payload)
+            .is_copy = true;
     }
 
     /// Recalls the datagrams that wait for a mapping's socket.

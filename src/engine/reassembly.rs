@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
 
-use crate::net::Family;
+use crate::net::{Ecn, Family};
 use crate::wire::fragment::{self, DatagramHeader, Fragment};
 use crate::wire::{Packet, reply};
 
@@ -106,6 +106,8 @@ struct PartialDatagram {
     end: Option<usize>,
     /// The header of the first fragment, and whether an error may answer it.
     head: Option<(DatagramHeader, bool)>,
+    /// Whether a router marked any fragment: then the whole datagram is marked (RFC 3168 section 5.3).
+    is_congested: bool,
     is_invalid: bool,
     cost: usize,
 }
@@ -265,6 +267,7 @@ impl PartialDatagram {
             received: 0,
             end: None,
             head: None,
+            is_congested: false,
             is_invalid: false,
             cost: 0,
         }
@@ -304,6 +307,7 @@ impl PartialDatagram {
         if !part.more {
             self.end = Some(range.end);
         }
+        self.is_congested |= packet.traffic_class().ecn == Ecn::Ce;
         self.received += range.len();
         if let Entry::Vacant(entry) = self.parts.entry(range.start) {
             entry.insert(part.payload.into());
@@ -311,7 +315,10 @@ impl PartialDatagram {
     }
 
     fn join(&self) -> Option<Vec<u8>> {
-        let (whole, _) = self.head?;
+        let (mut whole, _) = self.head?;
+        if self.is_congested {
+            whole.traffic_class.ecn = Ecn::Ce;
+        }
         let mut packet = Vec::with_capacity(self.received + 40);
         let parts = self.parts.values().map(|part| &**part);
         fragment::join(&mut packet, &whole, parts).ok()?;

@@ -101,7 +101,9 @@ impl Engine {
         };
         self.ensure_socket(mapping, egress, outbox);
         self.counters.count_out(egress, payload.len());
-        outbox.transmit(mapping, egress, remote, treatment, dont_fragment, payload);
+        let transmit = outbox.transmit(mapping, egress, remote, treatment, payload);
+        transmit.dont_fragment = dont_fragment;
+        transmit.ecn = packet.traffic_class().ecn;
     }
 
     /// Hairpins a datagram to the inside endpoint whose outside endpoint is its destination (RFC 4787 REQ-9). Its source

@@ -174,4 +174,3 @@
 //! - RFC 6888 REQ-8, quarantine of a port for 120 s: the kernel reuses a port at once. Filtering protects the next mapping
 //!   from late packets.
 //! - RFC 6888 REQ-15, unpredictable ports: preserved ports are the application's choice; the kernel's are random.
-//! - ECN of reassembled fragments is that of the first one; ECN is not relayed to the uplink.

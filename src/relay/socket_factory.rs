@@ -183,7 +183,8 @@ impl SocketFactory {
             socket_option::bypass_ipsec(&socket, family)
                 .map_err(self.at(SetupStep::IpsecBypass))?;
         }
-        set_treatment(&socket, family, treatment).map_err(self.at(SetupStep::Treatment))?;
+        set_treatment(&socket, family, treatment, Ecn::NotEct)
+            .map_err(self.at(SetupStep::Treatment))?;
         Ok(socket)
     }
 
@@ -236,19 +237,15 @@ fn is_port_specific(error: &io::Error) -> bool {
     )
 }
 
-/// Sets DSCP and priority of the datagrams that the socket sends from now on.
+/// Sets DSCP, ECN and priority of the datagrams that the socket sends from now on.
 pub(super) fn set_treatment(
     socket: &Socket,
     family: Family,
     treatment: Treatment,
+    ecn: Ecn,
 ) -> io::Result<()> {
-    let octet = u32::from(
-        TrafficClass {
-            dscp: treatment.dscp,
-            ecn: Ecn::NotEct,
-        }
-        .octet(),
-    );
+    let dscp = treatment.dscp;
+    let octet = u32::from(TrafficClass { dscp, ecn }.octet());
     match family {
         Family::V4 => socket.set_tos_v4(octet)?,
         Family::V6 => socket.set_tclass_v6(octet)?,

@@ -13,7 +13,7 @@ use nix::sys::time::TimeSpec;
 use socket2::Socket;
 
 use crate::engine::{HEADROOM, ReceivedDatagram, ReturnedError, Transmit};
-use crate::net::{Endpoint, Family, TrafficClass, Treatment};
+use crate::net::{Ecn, Endpoint, Family, TrafficClass, Treatment};
 use crate::wire::IcmpError;
 
 use super::error_queue;
@@ -57,6 +57,7 @@ pub(super) struct UdpSocket {
     socket: Socket,
     pub(super) family: Family,
     treatment: Treatment,
+    ecn: Ecn,
     bypasses_ipsec: bool,
     /// Unset until the first datagram.
     dont_fragment: Option<bool>,
@@ -79,6 +80,7 @@ impl UdpSocket {
             socket,
             family,
             treatment,
+            ecn: Ecn::NotEct,
             bypasses_ipsec,
             dont_fragment: None,
             overflowed: 0,
@@ -117,12 +119,15 @@ impl UdpSocket {
         let &Transmit {
             to,
             treatment,
+            ecn,
             dont_fragment,
             ..
         } = transmit;
-        if self.treatment != treatment {
-            set_treatment(&self.socket, self.family, treatment)?;
-            self.treatment = treatment;
+        if (self.treatment, self.ecn) != (treatment, ecn) {
+            // As a control message, the TOS would replace the priority too (ip(7)). The options persist, so a call whose
+            // packets are alike pays once.
+            set_treatment(&self.socket, self.family, treatment, ecn)?;
+            (self.treatment, self.ecn) = (treatment, ecn);
         }
         if self.dont_fragment != Some(dont_fragment) {
             socket_option::set_fragmentation(&self.socket, self.family, !dont_fragment)?;

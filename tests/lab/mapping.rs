@@ -55,6 +55,30 @@ fn a_free_source_port_is_kept_and_a_taken_one_is_not_shared() {
     }
 }
 
+/// RFC 9331 section 4.1: the octet on the wire is the rule's DSCP and the packet's ECN.
+#[test]
+fn ecn_of_the_application_survives_outbound() {
+    let lab = Lab::new();
+    let _voicelane = Voicelane::start(&lab.laptop);
+    for family in Family::BOTH {
+        let socket = unbound(&lab, family);
+        let to = at::MEDIA.at(family, MEDIA_PORT);
+        // An application's own DSCP is replaced, and each packet counts by itself.
+        for octet in [0, 1, 2, 3, 0xa1, 0, 1] {
+            let options = socket2::SockRef::from(&socket);
+            match family {
+                Family::V4 => options.set_tos_v4(octet),
+                Family::V6 => options.set_tclass_v6(octet),
+            }
+            .expect("any octet may be set");
+            let (path, payload) = lab.exchange(&socket, to);
+            assert_eq!(path, PathTaken::Direct);
+            let class = u32::from(lab.on_uplink(&payload)[0].headers.class);
+            assert_eq!(class, 46 << 2 | octet & 3, "{family:?} {octet:#x}");
+        }
+    }
+}
+
 /// RFC 4787 REQ-8.
 #[test]
 fn unsolicited_packets_are_dropped() {

@@ -52,6 +52,30 @@ fn a_media_packet_opens_a_mapping_and_goes_out_marked() {
     }
 }
 
+/// RFC 9331 section 4.1: ECN belongs to the endpoints and the routers, not to the rule.
+#[test]
+fn a_packet_keeps_its_ecn_and_gets_the_dscp_of_the_rule() {
+    for [inside, server, ..] in FAMILIES.map(|family| family.map(endpoint)) {
+        let mut world = World::new(NatSettings::default());
+        for ecn in [Ecn::NotEct, Ecn::Ect1, Ecn::Ect0, Ecn::Ce] {
+            let headers = udp::UdpHeaders {
+                source: inside,
+                destination: server,
+                traffic_class: TrafficClass {
+                    dscp: Dscp::CS5,
+                    ecn,
+                },
+                hop_limit: 64,
+            };
+            let mut packet = Vec::new();
+            udp::write_datagram(&mut packet, &headers, b"media").expect("a datagram");
+            world.send_bytes(&packet);
+            let (transmit, _) = world.outbox.transmits().next().expect("relayed");
+            assert_eq!((transmit.treatment.dscp, transmit.ecn), (Dscp::EF, ecn));
+        }
+    }
+}
+
 /// RFC 4787 REQ-1.
 #[test]
 fn one_mapping_serves_every_remote() {
