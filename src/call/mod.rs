@@ -2,11 +2,15 @@
 //!
 //! Only headers are read, which SRTP leaves in clear (RFC 3711 section 3.1). Time is an argument.
 
+mod loss;
 mod rtp;
+mod sequence;
 mod stream;
 pub mod stun;
 
+pub use loss::LossPattern;
 pub use rtp::RtpHeader;
+pub use sequence::PacketCounts;
 pub use stream::RtpStream;
 
 /// The protocol of a datagram on a media port, by its first bytes (RFC 7983 section 7, RFC 5761 section 4).

@@ -3,6 +3,8 @@
 /// The fields of an RTP header's fixed part that quality is measured by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RtpHeader {
+    /// Whether the packet ends with padding. Browsers probe the bandwidth with packets of nothing else.
+    pub padding: bool,
     /// Whether the marker bit is set: for audio, the first packet after a silence (RFC 3551 section 4.1).
     pub marker: bool,
     /// The payload type, 0 to 127; Opus is often 111.
@@ -33,6 +35,7 @@ impl RtpHeader {
             words.get(usize::from(u16::from_be_bytes([high, low])) * 4..)?;
         }
         Some(Self {
+            padding: first & 0x20 != 0,
             marker: second & 0x80 != 0,
             payload_type: second & 0x7f,
             sequence: u16::from_be_bytes([s0, s1]),
@@ -45,7 +48,7 @@ impl RtpHeader {
     #[must_use]
     pub fn to_bytes(self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
-        bytes[0] = 0x80;
+        bytes[0] = 0x80 | u8::from(self.padding) << 5;
         bytes[1] = u8::from(self.marker) << 7 | self.payload_type & 0x7f;
         bytes[2..4].copy_from_slice(&self.sequence.to_be_bytes());
         bytes[4..8].copy_from_slice(&self.timestamp.to_be_bytes());
@@ -60,6 +63,7 @@ mod tests {
     use proptest::prelude::*;
 
     const HEADER: RtpHeader = RtpHeader {
+        padding: false,
         marker: true,
         payload_type: 111,
         sequence: 0xfffe,
@@ -74,6 +78,12 @@ mod tests {
         ];
         assert_eq!(RtpHeader::parse(&bytes), Some(HEADER));
         assert_eq!(HEADER.to_bytes(), bytes[..12]);
+        let padded = RtpHeader {
+            padding: true,
+            ..HEADER
+        };
+        assert_eq!(padded.to_bytes()[0], 0xa0);
+        assert_eq!(RtpHeader::parse(&padded.to_bytes()), Some(padded));
     }
 
     #[test]

@@ -148,6 +148,7 @@ mod tests {
     #[test]
     fn rtp_wireguard_and_other_packets_are_distinguished() {
         let rtp = RtpHeader {
+            padding: false,
             marker: false,
             payload_type: 111,
             sequence: 1,

@@ -124,7 +124,7 @@ impl CallMeasurement {
         let arrived = |leg: &CallLeg| {
             leg.stream
                 .as_ref()
-                .map_or(0, crate::call::RtpStream::received)
+                .map_or(0, |stream| stream.counts().received)
         };
         let round_trips = &call.caller.round_trips;
         let quantile = |q| millis(Duration::from_micros(round_trips.value_at_quantile(q)));

@@ -295,6 +295,7 @@ impl CallEnd {
         let frame = u32::try_from(self.frames).expect("calls of seconds");
         #[expect(clippy::cast_possible_truncation, reason = "sequence numbers wrap")]
         let header = RtpHeader {
+            padding: false,
             marker: self.frames == 0,
             payload_type: OPUS,
             sequence: FIRST_SEQUENCE.wrapping_add(frame as u16),

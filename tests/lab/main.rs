@@ -22,6 +22,7 @@ mod operator;
 mod path_mtu;
 mod prefix;
 mod route;
+mod rtp_streams;
 mod service;
 mod sleep;
 mod tcp_proxy;
