@@ -30,8 +30,8 @@ impl Random {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
-        let bits = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11;
-        bits as f64 / (1_u64 << 53) as f64
+        let bits = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
+        f64::from(u32::try_from(bits).expect("32 bits")) / f64::from(u32::MAX)
     }
 
     /// A normal deviate (Box and Muller 1958).
@@ -67,16 +67,21 @@ impl Sender {
         let packets = (0..self.count).map(|number| {
             let delay = (0.010 + self.delay * random.normal()).clamp(0.0, 0.019);
             // tshark reads microseconds of most formats; whole ones leave nothing to round.
-            let delay = Duration::from_micros((delay * 1e6) as u64);
+            let delay = Duration::from_secs_f64(delay).subsec_micros();
             let header = RtpHeader {
                 padding: false,
                 marker: number == 0,
                 payload_type: self.payload_type,
-                sequence: self.first.wrapping_add(number as u16),
+                sequence: self
+                    .first
+                    .wrapping_add(u16::try_from(number & 0xffff).expect("16 bits")),
                 timestamp: self.timestamp.wrapping_add(number * self.ticks),
                 ssrc: 0x7601_0001,
             };
-            (Duration::from_millis(20) * number + delay, header)
+            (
+                Duration::from_millis(20) * number + Duration::from_micros(delay.into()),
+                header,
+            )
         });
         packets.collect()
     }
