@@ -149,7 +149,14 @@ mod logind {
     use futures_util::StreamExt;
     use tokio::sync::mpsc;
     use tracing::debug;
-    use zbus::{Connection, MatchRule, MessageStream, message};
+    use zbus::names::UniqueName;
+    use zbus::{Connection, MatchRule, Message, MessageStream, message};
+
+    /// The bus name of logind.
+    const LOGIND: &str = "org.freedesktop.login1";
+
+    /// The bus name of the bus itself. It has no other owner (D-Bus Specification, "Message Bus Names").
+    const BUS: &str = "org.freedesktop.DBus";
 
     /// Time between two attempts to connect to the bus.
     const RECONNECT: Duration = Duration::from_mins(1);
@@ -168,19 +175,66 @@ mod logind {
         let bus = Connection::system().await?;
         let rule = MatchRule::builder()
             .msg_type(message::Type::Signal)
-            .sender("org.freedesktop.login1")
+            .sender(BUS)
+            .interface(BUS)
+            .member("NameOwnerChanged")
+            .arg(0, LOGIND)
+            .build()?;
+        let mut owners = MessageStream::for_match_rule(rule, &bus, None).await?;
+        let mut owner = owner_of(&bus).await;
+        let rule = MatchRule::builder()
+            .msg_type(message::Type::Signal)
+            .sender(LOGIND)
             .interface("org.freedesktop.login1.Manager")
             .member("PrepareForSleep")
             .build()?;
         let mut signals = MessageStream::for_match_rule(rule, &bus, None).await?;
         debug!("receiving sleep signals from logind");
-        while let Some(signal) = signals.next().await {
-            let asleep: bool = signal?.body().deserialize()?;
-            if sender.send(asleep).await.is_err() {
-                break;
+        loop {
+            tokio::select! {
+                // A new owner comes before its first signal.
+                biased;
+                Some(change) = owners.next() => {
+                    let change = change?;
+                    let body = change.body();
+                    if is_from(&change, Some(BUS))
+                        && let Ok((LOGIND, _, new)) = body.deserialize::<(&str, &str, &str)>()
+                    {
+                        owner = Some(new.to_owned()).filter(|new| !new.is_empty());
+                    }
+                }
+                signal = signals.next() => {
+                    let Some(signal) = signal else {
+                        return Ok(());
+                    };
+                    // The bus delivers signals of any program that are addressed to this connection.
+                    let signal = signal?;
+                    if !is_from(&signal, owner.as_deref()) {
+                        debug!("ignored a sleep signal that is not from logind");
+                        continue;
+                    }
+                    match signal.body().deserialize::<bool>() {
+                        Ok(asleep) if sender.send(asleep).await.is_err() => return Ok(()),
+                        Ok(_) => {}
+                        Err(error) => debug!(%error, "ignored a sleep signal with another body"),
+                    }
+                }
             }
         }
-        Ok(())
+    }
+
+    /// The unique name of logind's connection, if it is running.
+    async fn owner_of(bus: &Connection) -> Option<String> {
+        let path = "/org/freedesktop/DBus";
+        let asked = bus.call_method(Some(BUS), path, Some(BUS), "GetNameOwner", &(LOGIND,));
+        asked.await.ok()?.body().deserialize().ok()
+    }
+
+    /// Whether the bus names this sender in a message.
+    fn is_from(message: &Message, sender: Option<&str>) -> bool {
+        let header = message.header();
+        let named = header.sender().map(UniqueName::as_str);
+        named.is_some() && named == sender
     }
 }
 

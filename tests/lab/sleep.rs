@@ -29,6 +29,21 @@ const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus C
   </policy>
 </busconfig>"#;
 
+/// Sends the signal to each connection of the bus, as any program may, with any body.
+async fn forge(forger: &Connection, body: &(impl serde::Serialize + zbus::zvariant::DynamicType)) {
+    let bus = "org.freedesktop.DBus";
+    let path = "/org/freedesktop/DBus";
+    let names = forger.call_method(Some(bus), path, Some(bus), "ListNames", &());
+    let names = names.await.expect("the bus answers");
+    let names: Vec<String> = names.body().deserialize().expect("names");
+    for name in names.iter().filter(|name| name.starts_with(':')) {
+        let (path, interface) = ("/org/freedesktop/login1", "org.freedesktop.login1.Manager");
+        let to = Some(name.as_str());
+        let sent = forger.emit_signal(to, path, interface, "PrepareForSleep", body);
+        sent.await.expect("the bus takes it");
+    }
+}
+
 async fn say(logind: &Connection, asleep: bool) {
     let (path, interface) = ("/org/freedesktop/login1", "org.freedesktop.login1.Manager");
     let body = (asleep,);
@@ -75,6 +90,20 @@ fn a_call_survives_a_sleep_and_a_new_address() {
     let call = Call::start(&lab, SocketAddr::new(Family::V4.unspecified(), 0));
     call.resumes_after(Instant::now(), PATIENCE, "the start");
 
+    // Another program's signals are ignored, and a body of another kind from logind itself is no end.
+    runtime.block_on(async {
+        let forger = zbus::connection::Builder::address(address.as_str());
+        let forger = forger.build().await.expect("the bus is there");
+        forge(&forger, &(true,)).await;
+        forge(&logind, &("not a boolean",)).await;
+    });
+    voicelane.wait_for("ignored a sleep signal that is not from logind");
+    voicelane.wait_for("ignored a sleep signal with another body");
+    let kinds = voicelane.events();
+    assert!(
+        kinds.iter().all(|event| event.kind != EventKind::Sleeping),
+        "{kinds:#?}"
+    );
     runtime.block_on(say(&logind, true));
     voicelane.event_after(0, EventKind::Sleeping);
     kill(voicelane.pid(), Signal::SIGSTOP).expect("it runs");
