@@ -126,6 +126,7 @@ mod doctor;
 #[doc(hidden)]
 pub mod doctor;
 pub mod engine;
+mod files;
 #[cfg(not(feature = "lab"))]
 mod ipsec;
 #[cfg(feature = "lab")]

@@ -79,12 +79,20 @@ pub enum EventKind {
     Reloaded,
     /// The configuration was not reloaded; the previous one stays active.
     ReloadRefused,
+    /// The configuration failed at the start; the last one that worked is active.
+    LastGoodUsed,
+    /// A pause began: all media stays in the VPN.
+    Paused,
+    /// The pause ended.
+    PauseEnded,
     /// The state in the status changed.
     StateChanged,
     /// A warning appeared in the status.
     WarningStarted,
     /// A warning disappeared from the status.
     WarningEnded,
+    /// Events were not saved; the store has a gap.
+    EventsLost,
     /// A kind of a newer version.
     #[serde(other)]
     Unknown,
@@ -102,6 +110,7 @@ impl EventKind {
                 | Self::RulesContested
                 | Self::FirewallBlocked
                 | Self::ReloadRefused
+                | Self::LastGoodUsed
                 | Self::WarningStarted
         )
     }

@@ -49,6 +49,7 @@ const SHELL: &[&str] = &[
     "diagnostics",
     "cli",
     "text",
+    "files",
     "demo",
     "lab",
     "manual",

@@ -20,6 +20,8 @@ use tracing::{info, warn};
 use crate::control::{EVENT_VERSION, Event, EventKind, EventList};
 use store::EventStore;
 
+use super::counted;
+
 /// The events in memory, and thus in a reply, at most.
 const KEPT: usize = 1_024;
 
@@ -58,15 +60,17 @@ impl EventLog {
             warn_of(&error);
             Vec::new()
         });
+        let last_sequence = events.iter().map(|event| event.sequence).max();
+        let last_sequence = last_sequence.unwrap_or(0);
         let recent = RecentEvents {
-            last_sequence: events.last().map_or(0, |event| event.sequence),
+            last_sequence,
             events: events.into_iter().rev().take(KEPT).rev().collect(),
         };
         let (disk, waiting) = sync_channel(WAITING);
         let writer_warning = Arc::clone(&warning);
         let writer = EventStore::open(dir).and_then(|store| {
             let thread = thread::Builder::new().name("events".to_owned());
-            thread.spawn(move || write(store, &waiting, &writer_warning))
+            thread.spawn(move || write(store, last_sequence, &waiting, &writer_warning))
         });
         let writer = writer.map_err(|error| warn_of(&error)).ok();
         Self(Arc::new(EventLogState {
@@ -158,13 +162,43 @@ impl Drop for EventLogState {
     }
 }
 
-fn write(mut store: EventStore, waiting: &Receiver<Event>, warning: &Mutex<Option<String>>) {
+/// Writes events. `last` is the number of the last event in the store. An event before a gap says how many are missing.
+fn write(
+    mut store: EventStore,
+    mut last: u64,
+    waiting: &Receiver<Event>,
+    warning: &Mutex<Option<String>>,
+) {
     while let Ok(event) = waiting.recv() {
-        let written = store.append(&event);
+        let written = match gap_before(&event, last) {
+            Some(gap) => store.append(&gap).map(|()| last = gap.sequence),
+            None => Ok(()),
+        };
+        let written = written.and_then(|()| store.append(&event));
+        if written.is_ok() {
+            last = event.sequence;
+        }
         *lock(warning) = written
             .err()
             .map(|error| format!("Events are not saved across a restart: {error}"));
     }
+}
+
+/// The event for the events between the number `last` and an event, which were not saved.
+fn gap_before(event: &Event, last: u64) -> Option<Event> {
+    let sequence = event.sequence.checked_sub(1)?;
+    let missing = sequence.checked_sub(last).filter(|missing| *missing > 0)?;
+    Some(Event {
+        sequence,
+        kind: EventKind::EventsLost,
+        subject: "event store".to_owned(),
+        reason: format!(
+            "{} not saved: the disk was full or too slow",
+            counted(missing, "event was", "events were")
+        ),
+        duration_us: None,
+        ..event.clone()
+    })
 }
 
 /// The data behind these locks is consistent after every statement, so a poisoned lock is no error.
@@ -213,6 +247,40 @@ mod tests {
         assert_eq!((list.len(), list[0].duration_us), (1, Some(3)));
         let warning = events.warning().expect("a warning");
         assert!(warning.contains("not-a-directory"), "{warning}");
+    }
+
+    #[test]
+    fn a_gap_in_the_store_is_recorded() {
+        let dir = TempDir::new().expect("the temporary directory is writable");
+        let events = EventLog::open(dir.path());
+        for _ in 0..7 {
+            events.record(EventKind::Ready, "wlan0", "a test");
+        }
+        let all = events.after(0).events;
+        drop(events);
+        fs::remove_file(dir.path().join("events.jsonl")).expect("it is there");
+        let (disk, waiting) = sync_channel(9);
+        for kept in [0, 1, 4, 6] {
+            disk.send(all[kept].clone()).expect("there is room");
+        }
+        drop(disk);
+        let store = EventStore::open(dir.path()).expect("writable");
+        write(store, 0, &waiting, &Mutex::default());
+        let stored = read_events(dir.path()).expect("readable");
+        let lost = |it: &Event| (it.kind == EventKind::EventsLost).then(|| it.reason.clone());
+        let stored: Vec<_> = stored.iter().map(|it| (it.sequence, lost(it))).collect();
+        let lost = |text: &str| Some(format!("{text} not saved: the disk was full or too slow"));
+        assert_eq!(
+            stored,
+            [
+                (1, None),
+                (2, None),
+                (4, lost("2 events were")),
+                (5, None),
+                (6, lost("1 event was")),
+                (7, None)
+            ]
+        );
     }
 
     #[test]
