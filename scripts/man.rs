@@ -53,6 +53,17 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         )],
     ),
     (
+        "voicelane-pause",
+        &[(
+            "sudo voicelane pause 15m",
+            "Keep all media in the VPN for 15 minutes.",
+        )],
+    ),
+    (
+        "voicelane-resume",
+        &[("sudo voicelane resume", "End a pause.")],
+    ),
+    (
         "voicelane-events",
         &[(
             "voicelane events --follow",
@@ -185,10 +196,16 @@ const FILES: &[(&str, &[(&str, &str)])] = &[
     ),
     (
         "state-dir",
-        &[(
-            "/var/lib/voicelane/events.jsonl",
-            "The stored events, if the service runs as a unit.",
-        )],
+        &[
+            (
+                "/var/lib/voicelane/events.jsonl",
+                "The stored events, if the service runs as a unit.",
+            ),
+            (
+                "/var/lib/voicelane/last-good.json",
+                "The last configuration that worked, if the service runs as a unit.",
+            ),
+        ],
     ),
 ];
 

@@ -27,7 +27,7 @@ pub(super) struct CleanupArgs {
 
 pub(super) fn run(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
     let (config, code) = match args.files.load_checked(&Overrides::default()) {
-        Ok(config) => (config, ExitCode::SUCCESS),
+        Ok(loaded) => (loaded.config, ExitCode::SUCCESS),
         // These errors may have stopped the service. Its leftovers must be removed in any case.
         Err(error) => (Config::default(), error.report()),
     };

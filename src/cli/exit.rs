@@ -62,6 +62,8 @@ const TABLE: &[(&str, Codes)] = &[
         "mappings",
         &[SUCCESS, FAILURE, ERRORS, STOPPED, UNAVAILABLE],
     ),
+    ("pause", &[SUCCESS, FAILURE, ERRORS, STOPPED, UNAVAILABLE]),
+    ("resume", &[SUCCESS, FAILURE, ERRORS, STOPPED, UNAVAILABLE]),
     ("capture", &[SUCCESS, FAILURE, ERRORS, STOPPED, UNAVAILABLE]),
     ("reload", &[SUCCESS, FAILURE, ERRORS, STOPPED]),
     (

@@ -13,12 +13,14 @@ mod exit;
 mod explain;
 mod log;
 mod mappings;
+mod pause;
 mod permissions;
 mod policy;
 mod reload;
 mod run;
 mod sources;
 mod status;
+mod summary;
 mod watch;
 
 pub use exit::exit_codes;
@@ -55,6 +57,10 @@ enum CliCommand {
     Mappings(mappings::MappingsArgs),
     /// Reload the configuration. If it has errors, the current one stays active
     Reload(reload::ReloadArgs),
+    /// Keep all media in the VPN for a time
+    Pause(pause::PauseArgs),
+    /// End a pause
+    Resume(pause::ResumeArgs),
     /// Show the events of the service and the network, and their causes
     Events(events::EventsArgs),
     /// Check this machine for problems and show the remedies
@@ -116,6 +122,8 @@ pub fn main() -> ExitCode {
         CliCommand::Run(args) => run::run(&args),
         CliCommand::Status(args) => status::run(&args),
         CliCommand::Reload(args) => reload::run(&args),
+        CliCommand::Pause(args) => pause::pause(&args),
+        CliCommand::Resume(args) => pause::resume(&args),
         CliCommand::Mappings(args) => mappings::run(&args),
         CliCommand::Events(args) => events::run(&args),
         CliCommand::Doctor(args) => doctor::run(&args),

@@ -47,7 +47,27 @@ const MAX_LINKS: u32 = 40;
 /// # Errors
 /// The first of them that users other than root and `me` can change.
 pub(super) fn check_path(file: &Path, me: Uid) -> Result<(), UnsafePermissions> {
+    check(file, me).map(drop)
+}
+
+/// Does the same for a directory in which only root and `me` may create files.
+///
+/// # Errors
+/// As [`check_path`], and for a sticky directory that other users can write.
+pub(super) fn check_directory(dir: &Path, me: Uid) -> Result<(), UnsafePermissions> {
+    match check(dir, me)? {
+        Some(metadata) if metadata.mode() & 0o022 != 0 => Err(UnsafePermissions::Writable {
+            path: dir.to_owned(),
+            mode: metadata.mode() & 0o7777,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Checks the path and returns the metadata of its end.
+fn check(file: &Path, me: Uid) -> Result<Option<Metadata>, UnsafePermissions> {
     let me = me.as_raw();
+    let mut last = None;
     let unreadable = |path: &Path, cause| UnsafePermissions::Unreadable {
         path: path.to_owned(),
         cause,
@@ -66,6 +86,7 @@ pub(super) fn check_path(file: &Path, me: Uid) -> Result<(), UnsafePermissions> 
         check_owner_and_mode(&next, metadata.uid(), metadata.mode(), kind(&metadata), me)?;
         if !metadata.is_symlink() {
             current = next;
+            last = Some(metadata);
             continue;
         }
         links += 1;
@@ -83,7 +104,7 @@ pub(super) fn check_path(file: &Path, me: Uid) -> Result<(), UnsafePermissions> 
             remaining.push_front(part);
         }
     }
-    Ok(())
+    Ok(last)
 }
 
 /// The components of a path without `.`; an absolute path starts with the root.

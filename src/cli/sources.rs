@@ -1,7 +1,7 @@
 //! The configuration of a command: its files, the settings of the command line, and the permission check.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::{env, fs};
@@ -10,13 +10,15 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use nix::unistd::Uid;
 
-use crate::config::{Config, Diagnostics, Document, Effective, Layer};
+use crate::config::{Diagnostics, Document, Effective, Layer};
+use crate::daemon::{LastGood, LoadedConfig};
+use crate::files::read_regular;
 
-use super::permissions::{UnsafePermissions, check_path};
+use super::permissions::{UnsafePermissions, check_directory, check_path};
 
 pub(super) use super::exit::INVALID as BAD_CONFIG;
 
-/// Largest configuration file in bytes. An endless file, such as /dev/zero, must not fill the memory.
+/// Largest configuration file in bytes.
 const MAX_FILE_LEN: u64 = 4 << 20;
 
 /// The reason why a configuration cannot be used.
@@ -117,6 +119,13 @@ impl Files {
     /// # Errors
     /// [`LoadError::Read`] and [`LoadError::Invalid`].
     pub(super) fn load(&self, overrides: &Overrides) -> Result<Effective, LoadError> {
+        let mut documents = self.documents()?;
+        documents.extend(overrides.0.iter().cloned());
+        Ok(Effective::read(documents)?)
+    }
+
+    /// Reads the texts of the files.
+    fn documents(&self) -> Result<Vec<Document>, LoadError> {
         let mut documents = Vec::new();
         for (layer, path) in self.list()? {
             let text = read_text(&path).map_err(|cause| LoadError::Read {
@@ -126,17 +135,23 @@ impl Files {
             let name = path.to_string_lossy().into_owned();
             documents.push(Document { layer, name, text });
         }
-        documents.extend(overrides.0.iter().cloned());
-        Ok(Effective::read(documents)?)
+        Ok(documents)
     }
 
     /// Does the same for a command that changes the machine's network: checks the permissions first.
     ///
     /// # Errors
     /// [`LoadError`].
-    pub(super) fn load_checked(&self, overrides: &Overrides) -> Result<Config, LoadError> {
+    pub(super) fn load_checked(&self, overrides: &Overrides) -> Result<LoadedConfig, LoadError> {
         self.check_permissions()?;
-        Ok(self.load(overrides)?.into_config())
+        Ok(overrides.load(self.documents()?)?)
+    }
+
+    /// The place of the last configuration that worked with these files.
+    pub(super) fn last_good(&self, state_dir: &Path) -> LastGood {
+        let origin = self.config.as_ref().unwrap_or(&self.config_dir);
+        let origin = std::path::absolute(origin).unwrap_or_else(|_| origin.clone());
+        LastGood::new(state_dir, &origin)
     }
 
     /// Checks that only root and this user can change the configuration.
@@ -155,7 +170,7 @@ impl Files {
         if self.config.is_none() {
             for dir in [self.config_dir.clone(), self.drop_in_dir()] {
                 if exists(&dir)? {
-                    check_path(&dir, me)?;
+                    check_directory(&dir, me)?;
                 }
             }
         }
@@ -170,13 +185,9 @@ impl Files {
     }
 }
 
-/// Reads a file up to [`MAX_FILE_LEN`].
+/// Reads a regular file up to [`MAX_FILE_LEN`].
 fn read_text(path: &Path) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    let file = fs::File::open(path)?;
-    if file.take(MAX_FILE_LEN + 1).read_to_end(&mut bytes)? as u64 > MAX_FILE_LEN {
-        return Err(io::Error::other("the file is larger than 4 MiB"));
-    }
+    let bytes = read_regular(path, MAX_FILE_LEN)?;
     String::from_utf8(bytes)
         .map_err(|_| io::Error::other("the file is not UTF-8; save it as UTF-8"))
 }
@@ -212,6 +223,18 @@ fn names(dir: &Path) -> io::Result<Vec<OsString>> {
 /// The settings that the command line overrides: the last layer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Overrides(Vec<Document>);
+
+impl Overrides {
+    /// Reads texts, then the settings of the command line.
+    ///
+    /// # Errors
+    /// Every error of the texts.
+    pub(super) fn load(&self, documents: Vec<Document>) -> Result<LoadedConfig, Diagnostics> {
+        let all = documents.iter().chain(&self.0).cloned().collect();
+        let config = Effective::read(all)?.into_config();
+        Ok(LoadedConfig { config, documents })
+    }
+}
 
 /// Flags that override a setting: flag, key, placeholder, help.
 const SETTINGS: [(&str, &str, &str, &str); 2] = [
@@ -387,6 +410,8 @@ mod tests {
         fs::remove_file(drop_ins.join("x.toml")).expect("it is there");
         chmod(&drop_ins, 0o777);
         assert!(is_unsafe());
+        chmod(&drop_ins, 0o1777);
+        assert!(is_unsafe(), "a sticky directory still takes new files");
         chmod(&drop_ins, 0o755);
         assert!(!is_unsafe());
         chmod(dir.path(), 0o775);

@@ -5,17 +5,18 @@ use std::fmt::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::Args;
 
 use crate::control::{
-    self, Body, FailoverStatus, MappingStatus, Reply, SchedulingStatus, State, Status,
+    self, Body, FailoverStatus, MappingStatus, Request, SchedulingStatus, State, Status,
     TrafficStatus, UplinkStatus, VpnStatus,
 };
 use crate::text::{count, duration};
 
 use super::mappings::outside;
 use super::watch::WatchArgs;
-use super::{RuntimeDir, exit};
+use super::{RuntimeDir, exit, summary};
 
 /// The most mappings, and the most connections, on one screen.
 const MOST_ROWS: usize = 10;
@@ -38,13 +39,17 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
 
 /// Returns the output and the exit code. With `watch`, JSON has one object per line.
 fn show(runtime_dir: &Path, json: bool, watch: bool) -> anyhow::Result<(String, ExitCode)> {
-    let status = match control::status(runtime_dir) {
-        Ok(status) => status,
+    let reply = match control::ask(runtime_dir, Request::Status) {
+        Ok(reply) => reply,
         Err(error) => return Ok(exit::unavailable(&error, watch && !json)),
     };
-    let code = exit::of_state(status.state);
+    let (state, shown) = match &reply.body {
+        Body::Status(status) => (status.state, text(status)),
+        Body::Summary(summary) => (summary.state, summary::text(summary)),
+        _ => bail!("the service sent an unexpected reply"),
+    };
+    let code = exit::of_state(state);
     let shown = if json {
-        let reply = Reply::new(Body::Status(Box::new(status)));
         let json = if watch {
             serde_json::to_string(&reply)
         } else {
@@ -52,7 +57,7 @@ fn show(runtime_dir: &Path, json: bool, watch: bool) -> anyhow::Result<(String, 
         };
         json? + "\n"
     } else {
-        text(&status)
+        shown
     };
     Ok((shown, code))
 }

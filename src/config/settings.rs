@@ -333,7 +333,7 @@ settings_tables! {
     [control] ControlSettings {
         /// The group whose members may read the state of the service (`voicelane status`).
         ///
-        /// Without it only root may.
+        /// Without it only root may. Every user may read a summary without addresses.
         group: Option<String> {
             key: "group",
             value: GROUP,

@@ -70,10 +70,11 @@ pub fn ask(runtime_dir: &Path, request: Request) -> Result<Reply, AskError> {
 /// # Errors
 /// [`AskError`].
 pub fn status(runtime_dir: &Path) -> Result<Status, AskError> {
-    let Body::Status(status) = ask(runtime_dir, Request::Status)?.body else {
-        return Err(AskError::Refused("the reply is not a status".to_owned()));
-    };
-    Ok(*status)
+    match ask(runtime_dir, Request::Status)?.body {
+        Body::Status(status) => Ok(*status),
+        Body::Summary(_) => Err(AskError::Denied(runtime_dir.join(SOCKET))),
+        _ => Err(AskError::Refused("the reply is not a status".to_owned())),
+    }
 }
 
 fn exchange(path: &Path, request: Request) -> io::Result<Reply> {

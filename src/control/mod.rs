@@ -1,10 +1,11 @@
 //! The control socket: versioned requests and replies, events, and metrics.
 //!
 //! A connection carries one request and one reply, each a line of JSON. The kernel's credentials of the client decide
-//! whether it may read or write. The mode of the file is only the first check, because descriptors can be passed on.
+//! whether it may read or write. Every user may request a summary without addresses.
 //!
 //! The server forwards each request to the service and waits for the reply.
 
+mod admission;
 mod client;
 mod event;
 mod exporter;
@@ -20,16 +21,19 @@ pub use client::{AskError, ask, status};
 pub use event::{EVENT_VERSION, Event, EventKind};
 #[cfg(feature = "lab")]
 pub use exporter::METRICS_SOCKET;
+#[cfg(feature = "lab")]
+pub use exporter::parse_head;
 pub use exporter::{Exporter, MetricsEndpoint};
+pub use listen_error::ListenError;
 pub use metrics::MetricsInput;
 pub use peer::Access;
 #[cfg(feature = "lab")]
 pub use peer::Privilege;
 pub use reply::{
     Body, ConnectionStatus, EventList, FailoverStatus, MappingStatus, Reply, SchedulingStatus,
-    State, Status, TrafficStatus, UplinkStatus, VpnStatus,
+    State, Status, Summary, TrafficStatus, UplinkStatus, VpnStatus,
 };
-pub use request::Request;
+pub use request::{LONGEST_PAUSE, Request};
 pub use server::{PendingRequest, Server};
 
 /// The version of requests and replies. Within a version, fields are only added.

@@ -9,14 +9,14 @@ use nix::libc;
 use nix::unistd::{Gid, Group, Uid};
 use tokio::net::UnixStream;
 
-use super::listen_error::ListenError;
-
 /// Supplementary groups in the first request. The kernel reports if there are more.
 const GROUPS: usize = 64;
 
 /// A privilege; a later one includes the earlier ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Privilege {
+    /// Read a summary of the state, without addresses and calls. Every user may.
+    Summary,
     /// Read the state.
     Read,
     /// Read and change the state.
@@ -24,7 +24,10 @@ pub enum Privilege {
 }
 
 /// The groups with privileges.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// Every user may connect, and the kernel's credentials of the client decide. Thus the service needs neither membership in
+/// the groups nor the right to change the group of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Access {
     readers: Option<Gid>,
     admins: Option<Gid>,
@@ -33,41 +36,43 @@ pub struct Access {
 impl Access {
     /// Root, the service's user and members of `admins` may write; members of `readers` may read.
     ///
-    /// # Errors
-    /// [`ListenError::NoGroup`].
-    pub fn of_groups(readers: Option<&str>, admins: Option<&str>) -> Result<Self, ListenError> {
-        Ok(Self {
-            readers: readers.map(group_id).transpose()?,
-            admins: admins.map(group_id).transpose()?,
-        })
+    /// A group that does not exist grants nothing. The second value has a warning for each, with the remedy.
+    #[must_use]
+    pub fn of_groups(readers: Option<&str>, admins: Option<&str>) -> (Self, Vec<String>) {
+        let mut warnings = Vec::new();
+        let mut id = |key: &str, name: Option<&str>| {
+            let name = name?;
+            let group = group_id(name);
+            if group.is_none() {
+                warnings.push(format!(
+                    "[control] {key} has no effect: the group {name:?} does not exist. Create it (groupadd --system \
+                     {name}) and restart voicelane, or remove the line."
+                ));
+            }
+            group
+        };
+        let access = Self {
+            readers: id("group", readers),
+            admins: id("admin_group", admins),
+        };
+        (access, warnings)
     }
 
-    /// The group and mode of the socket's file. A file has only one group: with two groups everybody may connect, and
-    /// the credentials decide.
-    pub(super) fn file_permissions(self) -> (Option<Gid>, u32) {
-        match (self.readers, self.admins) {
-            (None, None) => (None, 0o600),
-            (Some(readers), Some(admins)) if readers != admins => (Some(readers), 0o666),
-            (one, other) => (one.or(other), 0o660),
-        }
-    }
-
-    /// The privilege of a client, if any.
-    pub(super) fn grants(self, peer: &PeerCredentials) -> Option<Privilege> {
+    /// The privilege of a client.
+    pub(super) fn grants(self, peer: &PeerCredentials) -> Privilege {
         let is_in = |group: Option<Gid>| group.is_some_and(|group| peer.groups.contains(&group));
         if peer.uid.is_root() || peer.uid == Uid::effective() || is_in(self.admins) {
-            Some(Privilege::Write)
+            Privilege::Write
+        } else if is_in(self.readers) {
+            Privilege::Read
         } else {
-            is_in(self.readers).then_some(Privilege::Read)
+            Privilege::Summary
         }
     }
 }
 
-fn group_id(name: &str) -> Result<Gid, ListenError> {
-    match Group::from_name(name) {
-        Ok(Some(group)) => Ok(group.gid),
-        _ => Err(ListenError::NoGroup(name.to_owned())),
-    }
+fn group_id(name: &str) -> Option<Gid> {
+    Some(Group::from_name(name).ok()??.gid)
 }
 
 /// The credentials of a client.
@@ -135,41 +140,34 @@ mod tests {
     }
 
     #[test]
-    fn readers_read_admins_write_and_others_have_no_privilege() {
+    fn readers_read_admins_write_and_others_get_a_summary() {
         let gid = |gid| Some(Gid::from_raw(gid));
         let access = Access {
             readers: gid(50),
             admins: gid(60),
         };
         let granted = |uid, groups: &[u32]| access.grants(&peer(uid, groups));
-        assert_eq!(granted(0, &[]), Some(Privilege::Write));
-        assert_eq!(granted(4_000, &[4_000, 60]), Some(Privilege::Write));
-        assert_eq!(granted(4_000, &[50, 60]), Some(Privilege::Write));
-        assert_eq!(granted(4_000, &[50]), Some(Privilege::Read));
-        assert_eq!(granted(4_000, &[4_000, 0]), None);
-        let closed = Access {
-            readers: None,
-            admins: None,
-        };
-        assert_eq!(closed.grants(&peer(4_000, &[50, 60])), None);
+        assert_eq!(granted(0, &[]), Privilege::Write);
+        assert_eq!(granted(4_000, &[4_000, 60]), Privilege::Write);
+        assert_eq!(granted(4_000, &[50, 60]), Privilege::Write);
+        assert_eq!(granted(4_000, &[50]), Privilege::Read);
+        assert_eq!(granted(4_000, &[4_000, 0]), Privilege::Summary);
+        let closed = Access::default();
+        assert_eq!(closed.grants(&peer(4_000, &[50, 60])), Privilege::Summary);
     }
 
     #[test]
-    fn the_file_permits_no_more_than_necessary() {
-        let mode = |readers: Option<u32>, admins: Option<u32>| {
-            let gid = |gid: Option<u32>| gid.map(Gid::from_raw);
-            let access = Access {
-                readers: gid(readers),
-                admins: gid(admins),
-            };
-            let (group, mode) = access.file_permissions();
-            (group.map(Gid::as_raw), mode)
+    fn a_missing_group_is_named_and_grants_nothing() {
+        let (access, warnings) = Access::of_groups(Some("no-such-group"), Some("root"));
+        assert_eq!(access.readers, None);
+        assert_eq!(access.admins, Some(Gid::from_raw(0)));
+        let [warning] = &warnings[..] else {
+            panic!("{warnings:?}")
         };
-        assert_eq!(mode(None, None), (None, 0o600));
-        assert_eq!(mode(Some(50), None), (Some(50), 0o660));
-        assert_eq!(mode(None, Some(60)), (Some(60), 0o660));
-        assert_eq!(mode(Some(50), Some(50)), (Some(50), 0o660));
-        assert_eq!(mode(Some(50), Some(60)), (Some(50), 0o666));
+        assert!(
+            warning.contains("groupadd --system no-such-group"),
+            "{warning}"
+        );
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Event, VERSION};
@@ -24,6 +25,8 @@ pub struct Reply {
 pub enum Body {
     /// Reply to [`super::Request::Status`].
     Status(Box<Status>),
+    /// Reply to [`super::Request::Summary`], and to a status without permission to read it.
+    Summary(Summary),
     /// Reply to [`super::Request::Events`].
     Events(EventList),
     /// Reply to [`super::Request::Reload`]: the new configuration is active.
@@ -33,6 +36,13 @@ pub enum Body {
         /// The errors of the configuration, as a sentence.
         error: String,
     },
+    /// Reply to [`super::Request::Pause`]: all media is in the VPN.
+    Paused {
+        /// The end of the pause.
+        until: Timestamp,
+    },
+    /// Reply to [`super::Request::Resume`]: there is no pause any more.
+    Resumed {},
     /// The request failed; the reason, as a sentence.
     Error(String),
 }
@@ -112,6 +122,9 @@ pub struct Status {
     /// The families with media on the direct path: `ipv4`, `ipv6`. A family that failed over to the VPN is absent.
     #[serde(default)]
     pub captured: BTreeSet<String>,
+    /// The end of a pause. Until then all media is in the VPN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_until: Option<Timestamp>,
     /// The priority of the capturing rules, if there are any.
     pub rule_priority: Option<u32>,
     /// On a gateway: the interfaces of clients with captured media, and the captured families.
@@ -159,6 +172,23 @@ pub struct Status {
     /// The scheduling of the packet thread.
     #[serde(default)]
     pub scheduling: SchedulingStatus,
+}
+
+/// What every user may know: no address and no call.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The program's version.
+    pub program_version: String,
+    /// The state.
+    pub state: State,
+    /// The interface names of the uplinks.
+    pub uplinks: BTreeSet<String>,
+    /// The interface names of the VPNs with routes.
+    pub vpns: BTreeSet<String>,
+    /// The families with media on the direct path: `ipv4`, `ipv6`.
+    pub captured: BTreeSet<String>,
+    /// The warnings, without addresses and without details of the configuration.
+    pub reasons: Vec<String>,
 }
 
 /// The scheduling of the packet thread.

@@ -5,10 +5,15 @@ use serde::{Deserialize, Serialize};
 use super::VERSION;
 use super::peer::Privilege;
 
+/// The longest pause in seconds: a day.
+pub const LONGEST_PAUSE: u64 = 86_400;
+
 /// A request, tagged by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
+    /// Requests a summary of the state. A status without permission becomes this request.
+    Summary,
     /// Requests the state of the service.
     Status,
     /// Requests events.
@@ -19,6 +24,13 @@ pub enum Request {
     },
     /// Reloads the configuration.
     Reload,
+    /// Keeps all media in the VPN for a time.
+    Pause {
+        /// Its length in seconds, from 1 to [`LONGEST_PAUSE`].
+        seconds: u64,
+    },
+    /// Ends a pause.
+    Resume,
 }
 
 /// A request on the wire.
@@ -34,8 +46,9 @@ impl Request {
     #[must_use]
     pub const fn required_privilege(self) -> Privilege {
         match self {
+            Self::Summary => Privilege::Summary,
             Self::Status | Self::Events { .. } => Privilege::Read,
-            Self::Reload => Privilege::Write,
+            Self::Reload | Self::Pause { .. } | Self::Resume => Privilege::Write,
         }
     }
 
@@ -56,13 +69,15 @@ impl Request {
     pub fn parse(line: &[u8]) -> Result<Self, String> {
         let envelope: Envelope =
             serde_json::from_slice(line).map_err(|error| format!("invalid request: {error}"))?;
-        if envelope.version == VERSION {
-            Ok(envelope.request)
-        } else {
-            Err(format!(
+        match envelope.request {
+            _ if envelope.version != VERSION => Err(format!(
                 "version {} is not supported: expected {VERSION}",
                 envelope.version
-            ))
+            )),
+            Request::Pause { seconds } if !(1..=LONGEST_PAUSE).contains(&seconds) => Err(format!(
+                "seconds {seconds} is out of range: expected 1 to {LONGEST_PAUSE}"
+            )),
+            request => Ok(request),
         }
     }
 }
@@ -98,6 +113,10 @@ mod tests {
                 Request::Events { after: 7 },
                 r#"{"version":1,"request":"events","after":7}"#,
             ),
+            (
+                Request::Pause { seconds: 60 },
+                r#"{"version":1,"request":"pause","seconds":60}"#,
+            ),
         ] {
             assert_eq!(request.line(), wanted);
             assert_eq!(Request::parse(wanted.as_bytes()), Ok(request));
@@ -113,6 +132,10 @@ mod tests {
                 "unknown variant `shutdown`",
             ),
             (br#"{"request":"status"}"#, "missing field `version`"),
+            (
+                br#"{"version":1,"request":"pause","seconds":0}"#,
+                "expected 1 to 86400",
+            ),
             (b"\xff", "invalid request"),
         ] {
             let error = Request::parse(line).expect_err("a bad line");

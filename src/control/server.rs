@@ -4,30 +4,26 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::unistd::chown;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use super::admission::{Admission, AdmissionControl};
 use super::listen_error::ListenError;
 use super::peer::{Access, PeerCredentials, Privilege};
 use super::reply::{Body, Reply};
 use super::request::Request;
-use super::user_rates::UserRates;
 use super::{LARGEST_REQUEST, SOCKET};
 
 /// The time limit of a connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connections of root at once. More wait in the kernel's backlog.
-const ROOT_CONNECTIONS: usize = 16;
-
-/// Connections of other users at once. More are closed.
-const USER_CONNECTIONS: usize = 8;
+/// The time limit of a request's line, so that a half-open request frees its slot soon.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Bytes after a request that are read and discarded before the connection is closed.
 const MAX_SURPLUS: u64 = 1 << 20;
@@ -64,7 +60,7 @@ impl Server {
             path: path.clone(),
             source,
         };
-        let listener = listen(&path, access).map_err(error)?;
+        let listener = listen(&path).map_err(error)?;
         Ok(Self {
             listener,
             path,
@@ -81,91 +77,43 @@ impl Server {
                 Err(error) => {
                     // Most likely there are no free descriptors. Waiting avoids a busy loop.
                     warn!(%error, "could not accept a control connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    sleep(Duration::from_millis(100)).await;
                     continue;
                 }
             };
-            let Some((admitted, slot)) = admission.admit(&stream).await else {
+            let peer = match PeerCredentials::of(&stream) {
+                Ok(peer) => peer,
+                Err(error) => {
+                    debug!(%error, "could not read the peer's credentials");
+                    continue;
+                }
+            };
+            let Some(admission) = admission.admit(&peer, Instant::now()) else {
                 continue;
             };
             let requests = requests.clone();
             tokio::spawn(async move {
-                match tokio::time::timeout(
-                    CONNECTION_TIMEOUT,
-                    serve_connection(stream, admitted, requests),
-                )
-                .await
-                {
+                let served = serve_connection(stream, &admission, requests);
+                match timeout(CONNECTION_TIMEOUT, served).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => debug!(%error, "a control connection failed"),
                     Err(_) => debug!("a control connection took too long"),
                 }
-                drop(slot);
             });
         }
     }
 }
 
-/// Creates a listening socket whose file permits what `access` permits. An existing file is replaced.
-pub(super) fn listen(path: &Path, access: Access) -> io::Result<UnixListener> {
+/// Creates a listening socket to which every user may connect: the credentials of the client decide. An existing file is
+/// replaced.
+pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let listener = UnixListener::bind(path)?;
-    let (group, mode) = access.file_permissions();
-    // The mode is closed before the group changes, so that no group has access too early.
-    fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    chown(path, None, group)?;
-    fs::set_permissions(path, Permissions::from_mode(mode))?;
+    fs::set_permissions(path, Permissions::from_mode(0o666))?;
     Ok(listener)
-}
-
-/// The privilege of a client, or the reason for its rejection.
-type Admission = Result<Privilege, &'static str>;
-
-/// Limits connections at once and the request rate of each user. Root has slots of its own.
-struct AdmissionControl {
-    access: Access,
-    rates: UserRates,
-    root_slots: Arc<Semaphore>,
-    user_slots: Arc<Semaphore>,
-}
-
-impl AdmissionControl {
-    fn new(access: Access) -> Self {
-        Self {
-            access,
-            rates: UserRates::default(),
-            root_slots: Arc::new(Semaphore::new(ROOT_CONNECTIONS)),
-            user_slots: Arc::new(Semaphore::new(USER_CONNECTIONS)),
-        }
-    }
-
-    /// Admits or rejects a client. Returns none if the connection must be closed without a reply.
-    async fn admit(&mut self, stream: &UnixStream) -> Option<(Admission, OwnedSemaphorePermit)> {
-        let peer = PeerCredentials::of(stream)
-            .inspect_err(|error| debug!(%error, "could not read the peer's credentials"))
-            .ok()?;
-        if peer.uid.is_root() {
-            let slot = Arc::clone(&self.root_slots).acquire_owned().await;
-            return Some((
-                Ok(Privilege::Write),
-                slot.expect("the semaphore is never closed"),
-            ));
-        }
-        let slot = Arc::clone(&self.user_slots).try_acquire_owned().ok()?;
-        if !self.rates.allows(peer.uid.as_raw(), Instant::now()) {
-            return Some((Err("too many requests: send fewer"), slot));
-        }
-        let granted = self.access.grants(&peer);
-        Some((
-            granted.ok_or(
-                "permission denied: run this command as root or as a member of a group in [control]",
-            ),
-            slot,
-        ))
-    }
 }
 
 impl Drop for Server {
@@ -178,20 +126,17 @@ impl Drop for Server {
 
 async fn serve_connection(
     stream: UnixStream,
-    admitted: Admission,
+    admission: &Admission,
     requests: mpsc::Sender<PendingRequest>,
 ) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
-    let body = match admitted {
-        Ok(privilege) => {
-            let mut line = Vec::new();
-            (&mut stream)
-                .take(LARGEST_REQUEST)
-                .read_until(b'\n', &mut line)
-                .await?;
-            answer(&line, privilege, &requests).await
-        }
-        Err(reason) => Body::Error(reason.to_owned()),
+    let body = if admission.is_over_rate {
+        Body::Error("too many requests: send fewer".to_owned())
+    } else {
+        let mut line = Vec::new();
+        let mut request = (&mut stream).take(LARGEST_REQUEST);
+        timeout(REQUEST_TIMEOUT, request.read_until(b'\n', &mut line)).await??;
+        answer(&line, admission.privilege, &requests).await
     };
     let mut line = serde_json::to_vec(&Reply::new(body)).map_err(io::Error::other)?;
     line.push(b'\n');
@@ -211,13 +156,20 @@ async fn answer(
         Ok(request) => request,
         Err(error) => return Body::Error(error),
     };
-    if request.required_privilege() > privilege {
-        return Body::Error(
-            "permission denied: only root and members of admin_group in [control] may change the service"
-                .to_owned(),
-        );
+    let required = request.required_privilege();
+    if required <= privilege {
+        return forward(request, requests).await;
     }
-    forward(request, requests).await
+    if request == Request::Status {
+        return forward(Request::Summary, requests).await;
+    }
+    let whom = match required {
+        Privilege::Write => {
+            "only root and members of admin_group in [control] may change the service"
+        }
+        _ => "run this command as root or as a member of a group in [control]",
+    };
+    Body::Error(format!("permission denied: {whom}"))
 }
 
 /// Forwards a request to the service and waits for the reply.

@@ -1,5 +1,6 @@
 //! Start and end of the service: acquires resources in order, and releases them in reverse.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::{fs, io};
@@ -10,8 +11,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{info, warn};
 
-use crate::config::{Config, MetricsListen};
-use crate::control::{Access, EventKind, Exporter, MetricsEndpoint, Server};
+use crate::config::MetricsListen;
+use crate::control::{Access, EventKind, Exporter, ListenError, MetricsEndpoint, Server};
 use crate::engine::{Engine, FailoverSettings, TUN_MTU};
 use crate::net::IfIndex;
 use crate::policy::Policy;
@@ -23,12 +24,13 @@ use super::channel::{Receiver, channel};
 use super::component_settings::{nat_and_tcp, routing_ids, uplink_preferences};
 use super::driver::{Driver, DriverMessage};
 use super::events::EventLog;
+use super::last_good::LoadedConfig;
 use super::realtime::Realtime;
-use super::reconciler::{EventLoop, Reconciler, ReconcilerConfig};
+use super::reconciler::{EventLoop, Reconciler, ReconcilerConfig, StatusReporter};
 use super::reload::ConfigSource;
 use super::request_handler::RequestHandler;
 use super::service_state::ServiceState;
-use super::{Options, privileges, systemd, today};
+use super::{Options, StartFailed, privileges, systemd, today};
 
 /// Messages that a channel holds; senders wait while it is full.
 const CAPACITY: usize = 64;
@@ -57,11 +59,30 @@ impl PacketThread {
 /// # Errors
 /// The first error of the start, of the run or of the end.
 pub(super) async fn run(
-    config: &Config,
+    loaded: &LoadedConfig,
     options: &Options,
     source: ConfigSource,
     packet_threads: SyncSender<PacketThread>,
 ) -> anyhow::Result<()> {
+    let started = Cell::new(false);
+    let outcome = start_and_run(loaded, options, source, packet_threads, &started);
+    Box::pin(outcome).await.map_err(|error| {
+        if started.get() {
+            error
+        } else {
+            error.context(StartFailed)
+        }
+    })
+}
+
+async fn start_and_run(
+    loaded: &LoadedConfig,
+    options: &Options,
+    source: ConfigSource,
+    packet_threads: SyncSender<PacketThread>,
+    started: &Cell<bool>,
+) -> anyhow::Result<()> {
+    let config = &loaded.config;
     let compiled_for = today();
     let policy = Arc::new(Policy::compile(config, compiled_for));
     let ids = routing_ids(config);
@@ -79,7 +100,8 @@ pub(super) async fn run(
     let tun = TunDevice::open(name)?;
     let index = if_nametoindex(tun.name()).context("the TUN disappeared")?;
     let control = config.control();
-    let access = Access::of_groups(control.group.as_deref(), control.admin_group.as_deref())?;
+    let (access, mut warnings) =
+        Access::of_groups(control.group.as_deref(), control.admin_group.as_deref());
     let server = Server::listen(runtime_dir, access)?;
     let exporter = match config.metrics().listen {
         Some(MetricsListen::Unix) => Some(MetricsEndpoint::Unix),
@@ -87,9 +109,18 @@ pub(super) async fn run(
         None => None,
     };
     let exporter = match exporter {
-        Some(endpoint) => Some(Exporter::listen(endpoint, runtime_dir, access).await?),
+        Some(endpoint) => match Exporter::listen(endpoint, runtime_dir, access).await {
+            Ok(exporter) => Some(exporter),
+            Err(error) => {
+                warnings.push(metrics_unavailable(&error));
+                None
+            }
+        },
         None => None,
     };
+    for warning in &warnings {
+        warn!("{warning}");
+    }
     let leftovers = steering::cleanup(runtime_dir, &ids).await?;
     if leftovers != steering::Leftovers::default() {
         info!(
@@ -116,7 +147,7 @@ pub(super) async fn run(
 
     let (driver_sender, receiver) = channel(CAPACITY).context("could not create an eventfd")?;
     let (requests, pending) = mpsc::channel(CAPACITY);
-    let (reload, reloads) = mpsc::channel(1);
+    let (changes, pending_changes) = mpsc::channel(1);
     let (scrapes, pending_scrapes) = mpsc::channel(1);
     if let Some(exporter) = exporter {
         tokio::spawn(exporter.serve(scrapes));
@@ -124,7 +155,7 @@ pub(super) async fn run(
     tokio::spawn(server.serve(requests));
     let handler = RequestHandler {
         driver: driver_sender.clone(),
-        reconciler: reload,
+        reconciler: changes,
         events: events.clone(),
     };
     let handling = tokio::spawn(handler.run(pending, pending_scrapes));
@@ -136,6 +167,7 @@ pub(super) async fn run(
         ids,
         tun: tun.name().to_owned(),
         tun_index: IfIndex(index),
+        last_good: options.last_good.clone(),
     };
     let (nat, tcp) = nat_and_tcp(config);
     let mut engine = Engine::new(Arc::clone(&policy), nat)
@@ -162,7 +194,8 @@ pub(super) async fn run(
     );
     let policy = (policy, compiled_for);
     let reconciler = Reconciler::new(reconciler, steering, driver_sender, policy, events.clone())?;
-    let mut event_loop = EventLoop::new(reconciler, reloads, firewall_suspected)?;
+    let status = StatusReporter::of_start(options.start_error.clone(), warnings);
+    let mut event_loop = EventLoop::new(reconciler, status, pending_changes, firewall_suspected)?;
 
     let (result, packet_result) = oneshot::channel();
     let packet_thread = PacketThread {
@@ -180,7 +213,14 @@ pub(super) async fn run(
             }
             Ok(Ok(())) | Err(_) => Err(anyhow!("the packet thread ended unexpectedly")),
         },
-        result = event_loop.run() => result,
+        result = async {
+            event_loop.start().await?;
+            started.set(true);
+            if let Some(last_good) = &options.last_good {
+                last_good.save(loaded.documents.clone());
+            }
+            event_loop.run().await
+        } => result,
     };
     systemd::notify_stopping();
     let reason = match &outcome {
@@ -202,6 +242,14 @@ pub(super) async fn run(
         }
         (outcome, reverted) => outcome.and(reverted),
     }
+}
+
+fn metrics_unavailable(error: &ListenError) -> String {
+    let cause = std::error::Error::source(error).map_or_else(String::new, |it| format!(": {it}"));
+    format!(
+        "Metrics are not available: {error}{cause}. Change [metrics] listen, or stop the program that uses it, and restart \
+         voicelane."
+    )
 }
 
 /// Raises the limit of open files to its hard limit: each mapping and each TCP connection uses a descriptor.

@@ -20,6 +20,7 @@ mod events;
 mod firewall_state;
 mod health;
 mod kernel_errors;
+mod last_good;
 mod lifecycle;
 mod limit_warnings;
 mod privileges;
@@ -56,6 +57,9 @@ use realtime::Realtime;
 
 pub(crate) use component_settings::{routing_ids, uplink_preferences};
 pub use events::read_events;
+#[cfg(feature = "lab")]
+pub use last_good::parse as parse_last_good;
+pub use last_good::{LastGood, LoadedConfig};
 
 /// Options of the command line outside the configuration.
 #[derive(Clone, Debug)]
@@ -64,7 +68,16 @@ pub struct Options {
     pub state_dir: Option<PathBuf>,
     /// The directory of the control socket and of the saved sysctls.
     pub runtime_dir: PathBuf,
+    /// The place for the last configuration that worked, if it is kept.
+    pub last_good: Option<LastGood>,
+    /// The reason for a start with the last configuration that worked, as a sentence with a remedy.
+    pub start_error: Option<String>,
 }
+
+/// The context of an error before rules and routes were applied for the first time.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("could not start")]
+pub struct StartFailed;
 
 /// Removes the rules, routes and settings of a killed service, and nothing else.
 ///
@@ -91,19 +104,19 @@ pub fn find_uplink(config: &Config, family: Family) -> Option<String> {
 /// Runs the service until SIGINT or SIGTERM, and removes everything. A reload reads the configuration from `source`.
 ///
 /// # Errors
-/// Errors of the start, of the run and of the end.
+/// Errors of the start, which have [`StartFailed`], of the run and of the end.
 pub fn run(
-    config: &Config,
+    loaded: &LoadedConfig,
     options: &Options,
-    source: impl Fn() -> anyhow::Result<Config> + Send + 'static,
+    source: impl Fn() -> anyhow::Result<LoadedConfig> + Send + 'static,
 ) -> anyhow::Result<()> {
     allocator::return_large_allocations();
-    let realtime = Realtime::enable(config.relay().realtime);
+    let realtime = Realtime::enable(loaded.config.relay().realtime);
     let (sender, packet_thread) = sync_channel(1);
     thread::scope(|scope| {
         let second = thread::Builder::new().name("reconciler".to_owned());
         let second = second.spawn_scoped(scope, move || {
-            runtime()?.block_on(lifecycle::run(config, options, Box::new(source), sender))
+            runtime()?.block_on(lifecycle::run(loaded, options, Box::new(source), sender))
         });
         let second = second.context("could not start a thread")?;
         // There is none when the start failed.

@@ -2,8 +2,10 @@
 
 use crate::config::Config;
 
+use super::last_good::LoadedConfig;
+
 /// Reads the configuration.
-pub(super) type ConfigSource = Box<dyn Fn() -> anyhow::Result<Config> + Send>;
+pub(super) type ConfigSource = Box<dyn Fn() -> anyhow::Result<LoadedConfig> + Send>;
 
 /// Changed settings that only a restart applies.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::control::{Body, MetricsInput, PendingRequest, Request, Status};
+use crate::control::{Body, MetricsInput, PendingRequest, Request, Status, Summary};
+use crate::diagnostics::{IdentifyingNames, Redactor};
 use crate::engine::PAGE;
 
 use super::channel;
@@ -22,7 +23,7 @@ const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
 /// The senders to the threads that have the state.
 pub(super) struct RequestHandler {
     pub(super) driver: channel::Sender<DriverMessage>,
-    pub(super) reconciler: mpsc::Sender<oneshot::Sender<Body>>,
+    pub(super) reconciler: mpsc::Sender<PendingRequest>,
     pub(super) events: EventLog,
 }
 
@@ -51,9 +52,16 @@ impl RequestHandler {
     /// Handles a request of the control socket. Returns none when the service is stopping.
     async fn handle(&self, PendingRequest { request, reply }: PendingRequest) -> Option<()> {
         match request {
-            Request::Reload => self.reconciler.send(reply).await.ok()?,
+            Request::Reload | Request::Pause { .. } | Request::Resume => {
+                let pending = PendingRequest { request, reply };
+                self.reconciler.send(pending).await.ok()?;
+            }
             Request::Events { after } => {
                 let _ = reply.send(Body::Events(self.events.after(after)));
+            }
+            Request::Summary => {
+                let status = self.snapshot().await?.status(&self.events);
+                let _ = reply.send(Body::Summary(summary(status)));
             }
             Request::Status => {
                 let snapshot = self.snapshot().await?;
@@ -107,5 +115,66 @@ impl RequestHandler {
             page.start += PAGE;
         }
         Some(())
+    }
+}
+
+/// Reduces a status to what every user may know.
+fn summary(status: Status) -> Summary {
+    let mut redactor = Redactor::new(&IdentifyingNames::default(), Vec::new());
+    // An error may quote the configuration, which may be a credential.
+    let reason = |warning: &String| {
+        warning
+            .split(" Error: ")
+            .next()
+            .map(|it| redactor.redact(it))
+    };
+    let uplinks = [status.uplink, status.uplink_v6];
+    Summary {
+        program_version: status.program_version,
+        state: status.state,
+        uplinks: uplinks
+            .into_iter()
+            .flatten()
+            .map(|it| it.interface)
+            .collect(),
+        vpns: status.vpns.into_iter().map(|it| it.interface).collect(),
+        captured: status.captured,
+        reasons: status.warnings.iter().filter_map(reason).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::control::UplinkStatus;
+
+    use super::*;
+
+    #[test]
+    fn a_summary_has_no_address_and_no_detail_of_the_configuration() {
+        let uplink = |gateway: &str| UplinkStatus {
+            interface: "wlan0".to_owned(),
+            gateway_v4: Some(gateway.to_owned()),
+            ..UplinkStatus::default()
+        };
+        let summary = summary(Status {
+            uplink: Some(uplink("192.168.1.1")),
+            warnings: vec![
+                "No route to 192.168.1.1 (2001:db8::7): check the network.".to_owned(),
+                "The configuration was not reloaded. Error: unknown key \"secret\"".to_owned(),
+            ],
+            ..Status::default()
+        });
+        assert_eq!(
+            summary.reasons,
+            [
+                "No route to private4-1 (public6-2): check the network.",
+                "The configuration was not reloaded."
+            ]
+        );
+        let json = serde_json::to_string(&summary).expect("plain data");
+        assert!(
+            json.contains("wlan0") && !json.contains("192.168"),
+            "{json}"
+        );
     }
 }

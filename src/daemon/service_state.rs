@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use jiff::Timestamp;
+
 use crate::control::{
     ConnectionStatus, FailoverStatus, MappingStatus, SchedulingStatus, State, Status,
     TrafficStatus, UplinkStatus, VpnStatus,
@@ -31,6 +33,7 @@ pub(super) struct ServiceState {
     pub(super) vpns: Vec<Vpn>,
     /// The families whose media leaves through the uplink.
     pub(super) captured: Vec<Family>,
+    pub(super) paused_until: Option<Timestamp>,
     pub(super) rule_priority: Option<RulePriority>,
     /// The clients of a gateway whose media leaves through the uplink, by family and interface.
     pub(super) clients: BTreeSet<(Family, String)>,
@@ -126,6 +129,7 @@ impl ServiceState {
             uplink_v6: None,
             vpns: Vec::new(),
             captured: Vec::new(),
+            paused_until: None,
             rule_priority,
             clients: BTreeSet::new(),
             warnings: Vec::new(),
@@ -168,6 +172,7 @@ impl ServiceState {
                 .filter(|family| !snapshot.failed_uplinks.contains(family))
                 .map(|it| it.to_string().to_lowercase())
                 .collect(),
+            paused_until: self.paused_until,
             rule_priority: self.rule_priority.map(|priority| priority.0),
             clients: self.captured_clients(snapshot),
             warnings: self

@@ -16,12 +16,13 @@ pub(super) struct ServiceManager {
 }
 
 impl ServiceManager {
-    /// Notifies readiness and the uplinks. The service is ready even while it waits for an uplink.
-    pub(super) fn notify_uplinks(&mut self, uplinks: &UplinkBindings) {
-        let status = names(uplinks).map_or_else(
-            || "waiting for an uplink; media stays in the VPN".to_owned(),
-            |links| format!("media leaves through {links}"),
-        );
+    /// Notifies readiness, the uplinks and a pause. The service is ready even while it waits for an uplink.
+    pub(super) fn notify_uplinks(&mut self, uplinks: &UplinkBindings, is_paused: bool) {
+        let status = match names(uplinks) {
+            _ if is_paused => "paused; media stays in the VPN".to_owned(),
+            None => "waiting for an uplink; media stays in the VPN".to_owned(),
+            Some(links) => format!("media leaves through {links}"),
+        };
         if self.status.as_ref() == Some(&status) {
             return;
         }

@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 
 use super::network::{DemoNetwork, MEDIA_PREFIX_V6};
 use crate::config::Config;
-use crate::daemon::{self, Options};
+use crate::daemon::{self, LoadedConfig, Options};
 
 /// The longest start of the service.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -38,12 +38,19 @@ pub(super) struct DemoService {
 /// # Errors
 /// The service cannot start.
 pub(super) fn run(runtime_dir: &Path) -> anyhow::Result<()> {
-    let config = || Config::parse("demo", &policy());
+    let loaded = || {
+        Config::parse("demo", &policy()).map(|config| LoadedConfig {
+            config,
+            documents: Vec::new(),
+        })
+    };
     let options = Options {
         state_dir: None,
         runtime_dir: runtime_dir.to_owned(),
+        last_good: None,
+        start_error: None,
     };
-    daemon::run(&config()?, &options, move || Ok(config()?))
+    daemon::run(&loaded()?, &options, move || Ok(loaded()?))
 }
 
 impl DemoService {

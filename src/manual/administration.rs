@@ -31,18 +31,29 @@
 //!
 //! | request | root, the service's user | `admin_group` | `group` | others |
 //! |---|---|---|---|---|
+//! | summary: state, uplink, VPN, warnings; no address, no call | yes | yes | yes | yes |
 //! | read: status, mappings, events | yes | yes | yes | no |
-//! | change: reload | yes | yes | no | no |
+//! | change: reload, pause, resume | yes | yes | no | no |
 //!
 //! The kernel identifies the peer (`SO_PEERCRED`, `SO_PEERGROUPS`). No user directory is queried, so a new group
-//! membership takes effect with the next login. The socket has mode 0600 without groups and 0660 with one. With two groups
-//! it has 0666, because a file has one group; the peer's credentials still decide.
+//! membership takes effect with the next login. The socket has mode 0666: every user may connect, and the peer's
+//! credentials decide. So the service's user needs no membership in the groups. `status` of a user without a group is the
+//! summary. Its warnings have pseudonyms for addresses, and no quotation of the configuration.
+//!
+//! A group that does not exist grants nothing and is a warning in the status.
 //!
 //! A request is one line of JSON of at most 4 KiB: `{"version":1,"request":"status"}`. The reply is one line. Within a
 //! version, fields are only added. Another version is refused with a reason.
 //!
-//! A user may send 40 requests at once and 20 per second after that. All users but root share eight connections. Root has
-//! 16 of its own, so that users cannot lock root out. A connection lasts at most five seconds.
+//! A user may send 40 requests at once and 20 per second after that. Root has 16 connections, members of the groups have
+//! eight, four of one user at most. All others have four, two of one user. So no class of users can lock out another. A
+//! request must be complete after one second; a connection lasts at most five.
+//!
+//! # Pause
+//!
+//! `voicelane pause 15m` keeps all media in the VPN for 15 minutes (default one hour, at most 24 hours). `voicelane resume`
+//! ends the pause. The state is `not_working` meanwhile, with the end of the pause as the first warning. A pause survives
+//! a reload and ends with the service. Calls in progress change their path as after a loss of the uplink.
 //!
 //! # States and exit codes
 //!
@@ -71,6 +82,10 @@
 //! ```text
 //! curl --unix-socket /run/voicelane/metrics.sock http://localhost/metrics
 //! ```
+//!
+//! On a loopback port, `Host` must be `localhost` or a loopback address, so that a website cannot read the metrics through
+//! a browser (DNS rebinding). A half-open request is closed after a second, or when 16 others follow it. If the socket
+//! cannot be created, the service runs without metrics, and the status has a warning.
 //!
 //! No label contains an address, interface or mapping. A time series per call would record who called whom.
 //!

@@ -10,7 +10,7 @@
 //! | nftables tables `voicelane-voicelane0`, `…-firewall` and, on a gateway, `…-gateway` | `nft list ruleset` |
 //! | IPsec allow policies for captured IPv6, only beside foreign IPv6 policies | `ip xfrm policy` |
 //! | runtime directory: `control.sock`, `metrics.sock` if configured, `state.json` (saved sysctls) | `ls /run/voicelane` |
-//! | state directory: `events.jsonl` and `events.1.jsonl`, together at most 512 KiB | `voicelane events` |
+//! | state directory: `events.jsonl` and `events.1.jsonl`, together at most 512 KiB; `last-good.json`, the last configuration that worked | `voicelane events` |
 //!
 //! The nftables tables hold chains only while these have work, because each chain costs every packet time.
 //! Without `--state-dir` the events are in the runtime directory.

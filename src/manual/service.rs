@@ -22,7 +22,7 @@
 //! |---|---|
 //! | `CAP_NET_ADMIN`, ambient | the TUN, rules, routes, nftables, `SO_MARK`, `IP_XFRM_POLICY`, `/proc/sys/net` |
 //! | `CAP_NET_RAW`, ambient, dropped after the start | a raw ICMPv6 socket for neighbour solicitations: some kill switches block IPv6 neighbour discovery ([`super::vpns`]) |
-//! | system calls `capset`, `chown` | dropping capabilities; giving the control socket to a group |
+//! | system call `capset` | dropping capabilities |
 //! | `/dev/net/tun`, hence no `PrivateDevices` | the TUN |
 //! | `/proc/sys/net` writable, hence no `ProcSubset=pid` | `rp_filter` of the uplink, settings of the TUN |
 //! | `AF_NETLINK` | routes, rules, IPsec policies, nftables |
@@ -35,14 +35,26 @@
 //!
 //! # Privileges
 //!
-//! Three steps of the start need more than `CAP_NET_ADMIN`: giving the control socket to a group, opening the raw socket,
-//! and requesting real-time scheduling. After them, before the first rule and the first packet, the service drops all
+//! Two steps of the start need more than `CAP_NET_ADMIN`: opening the raw socket, and requesting real-time scheduling. After them, before the first rule and the first packet, the service drops all
 //! other capabilities from all sets and sets `NoNewPrivs`. Later changes of network or configuration need no more, so they
 //! cannot fail for a missing capability.
 //!
 //! `CAP_NET_ADMIN` stays for three reasons. Rules and routes are restored and moved while the service runs. Each new socket
 //! sets a mark and an IPsec bypass. The end restores sysctls. Source ports below 1024 are not preserved: the mapping gets
 //! another port, so `CAP_NET_BIND_SERVICE` is not needed.
+//!
+//! # Last configuration that worked
+//!
+//! After a successful start or reload, the files in force are stored in the state directory (`last-good.json`, mode 0600;
+//! it includes a credential). If a later start finds an error, or files that others may write, or the kernel refuses the
+//! new settings, the service uses the stored ones. The state is then `degraded`, and the first warning has the error and
+//! the remedy. `voicelane reload` returns to the files. Without a stored configuration the start fails with exit code 2.
+//!
+//! A stored configuration is used only for the same `--config` or `--config-dir`, and only with `--state-dir`, which the
+//! unit sets. Flags and environment variables are not stored.
+//!
+//! A missing group of `[control]`, a metrics socket that cannot be created and an unwritable state directory are warnings:
+//! media leaves as usual.
 //!
 //! # Reload
 //!

@@ -14,6 +14,7 @@ mod hostile_network;
 mod ipsec;
 mod judges;
 mod kernel_faults;
+mod last_good;
 mod leak;
 mod lifecycle;
 mod mapping;

@@ -256,7 +256,7 @@ fn metrics_are_read_on_loopback() {
     let free = TcpListener::bind("[::1]:0").and_then(|it| it.local_addr());
     let address: SocketAddr = free.expect("loopback has IPv6");
     let dir = tempfile::TempDir::new().expect("the temporary directory is writable");
-    let access = Access::of_groups(None, None).expect("no groups");
+    let (access, _) = Access::of_groups(None, None);
     export(MetricsEndpoint::Loopback(address), dir.path(), access);
     let connect = || TcpStream::connect(address).expect("it listens");
     let text = read(connect(), "*/*");
@@ -275,13 +275,26 @@ fn metrics_are_read_on_loopback() {
         "{open}"
     );
     assert!(open.ends_with("# EOF\n"), "{open}");
+    // Half-open requests of any local user keep nobody out.
+    let half_open: Vec<_> = (0..100).map(|_| connect()).collect();
+    assert_eq!(sorted(&read(connect(), "*/*")), sorted(&text));
+    drop(half_open);
+    // A website whose name resolves to a loopback address (DNS rebinding).
+    let mut rebound = connect();
+    let head = "GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n";
+    rebound.write_all(head.as_bytes()).expect("it reads");
+    let mut answer = String::new();
+    rebound.read_to_string(&mut answer).expect("UTF-8");
+    assert!(answer.starts_with("HTTP/1.1 421 "), "{answer}");
+    assert!(!answer.contains("voicelane_"), "{answer}");
 }
 
 #[test]
 fn metrics_on_a_unix_socket_require_read_access() {
     let dir = tempfile::TempDir::new().expect("the temporary directory is writable");
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("it is ours");
-    let access = Access::of_groups(Some("daemon"), Some("adm")).expect("Debian's groups");
+    let (access, warnings) = Access::of_groups(Some("daemon"), Some("adm"));
+    assert_eq!(warnings, [""; 0], "Debian's groups");
     export(MetricsEndpoint::Unix, dir.path(), access);
     let socket = dir.path().join(METRICS_SOCKET);
     let root = UnixStream::connect(&socket).expect("it listens");

@@ -170,7 +170,9 @@ impl Unit {
         fs::create_dir(&run).expect("it was just made");
         chown(&run, Some(NOBODY), Some(NOBODY)).expect("this test wants root: run it with sudo");
         let config = dir.path().join("config.toml");
-        fs::write(&config, CONFIG).expect("it was just made");
+        // The user is no member of the group.
+        let text = format!("{CONFIG}\n[control]\ngroup = \"daemon\"\n");
+        fs::write(&config, text).expect("it was just made");
         fs::set_permissions(&config, Permissions::from_mode(0o644)).expect("it is ours");
         let mut unit = Self {
             program: None,

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Interval;
 
-use crate::control::{Body, EventKind};
+use crate::control::{Body, EventKind, PendingRequest, Request};
 use crate::steering::SteeringErrors;
 use crate::steering::watch::KernelChange;
 
@@ -29,7 +29,7 @@ pub(in crate::daemon) struct EventLoop {
     schedule: Schedule,
     sleep: SleepWatch,
     signals: [Signal; 3],
-    reloads: mpsc::Receiver<oneshot::Sender<Body>>,
+    requests: mpsc::Receiver<PendingRequest>,
     /// Notified by the driver when sending fails as a firewall makes it fail.
     firewall_suspected: Arc<Notify>,
 }
@@ -41,12 +41,13 @@ impl EventLoop {
     /// When a subscription fails.
     pub(in crate::daemon) fn new(
         reconciler: Reconciler,
-        reloads: mpsc::Receiver<oneshot::Sender<Body>>,
+        status: StatusReporter,
+        requests: mpsc::Receiver<PendingRequest>,
         firewall_suspected: Arc<Notify>,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             reconciler,
-            status: StatusReporter::default(),
+            status,
             schedule: Schedule::default(),
             sleep: SleepWatch::open().context("could not watch the clock")?,
             signals: [
@@ -54,18 +55,27 @@ impl EventLoop {
                 signal(SignalKind::terminate()).context("could not catch SIGTERM")?,
                 signal(SignalKind::hangup()).context("could not catch SIGHUP")?,
             ],
-            reloads,
+            requests,
             firewall_suspected,
         })
     }
 
-    /// Applies the policy and keeps it applied until SIGINT or SIGTERM.
+    /// Applies the policy for the first time.
     ///
     /// # Errors
-    /// When the first reconciliation fails, or the kernel can no longer be watched.
-    pub(in crate::daemon) async fn run(&mut self) -> anyhow::Result<()> {
+    /// When the first reconciliation fails.
+    pub(in crate::daemon) async fn start(&mut self) -> anyhow::Result<()> {
         self.reconciler.reconcile(&KernelChange::default()).await?;
+        self.status.record_start(&self.reconciler);
         self.report().await;
+        Ok(())
+    }
+
+    /// Keeps the policy applied until SIGINT or SIGTERM.
+    ///
+    /// # Errors
+    /// When the kernel can no longer be watched.
+    pub(in crate::daemon) async fn run(&mut self) -> anyhow::Result<()> {
         let mut calendar = tokio::time::interval(CALENDAR);
         let mut heartbeat = systemd::heartbeat().map(tokio::time::interval);
         loop {
@@ -78,9 +88,14 @@ impl EventLoop {
                 _ = hangup.recv() => {
                     self.reload().await;
                 }
-                Some(reply) = self.reloads.recv() => {
+                Some(PendingRequest { request, reply }) = self.requests.recv() => {
+                    let body = match request {
+                        Request::Pause { seconds } => self.pause(Some(seconds)).await,
+                        Request::Resume => self.pause(None).await,
+                        _ => self.reload().await,
+                    };
                     // The client may have closed its connection.
-                    let _ = reply.send(self.reload().await);
+                    let _ = reply.send(body);
                 }
                 changed = reconciler.watch.next_change() => {
                     let change = changed.context("could not watch the kernel's routing")?;
@@ -122,12 +137,14 @@ impl EventLoop {
             selector,
             attribution,
             clients,
+            pause,
             ..
         } = &self.reconciler;
         let others = [
             selector.next_candidate_at(),
             attribution.ends_at(),
             clients.due(),
+            pause.as_ref().map(|pause| pause.due),
         ];
         self.schedule.due(&others)
     }
@@ -186,6 +203,19 @@ impl EventLoop {
         }
     }
 
+    /// Starts a pause of so many seconds, or ends it.
+    async fn pause(&mut self, seconds: Option<u64>) -> Body {
+        self.reconciler.set_pause(seconds);
+        self.run_due().await;
+        match (&self.status.reconcile_error, &self.reconciler.pause) {
+            (Some(error), _) => Body::Error(format!(
+                "rules and routes could not be updated; retrying: {error}"
+            )),
+            (None, Some(pause)) => Body::Paused { until: pause.until },
+            (None, None) => Body::Resumed {},
+        }
+    }
+
     /// Applies the configuration as it is now, or keeps the previous one.
     async fn reload(&mut self) -> Body {
         self.status.manager.notify_reloading();
@@ -203,7 +233,7 @@ impl EventLoop {
             Some(error) => (EventKind::ReloadRefused, error.as_str()),
         };
         self.reconciler.events.record(kind, "configuration", reason);
-        self.status.reload_error.clone_from(&error);
+        self.status.on_reloaded(error.as_deref());
         self.report().await;
         match error {
             None => Body::Reloaded {},

@@ -8,6 +8,7 @@
 
 mod attribution;
 mod event_loop;
+mod pause;
 mod status;
 
 use std::mem;
@@ -35,13 +36,16 @@ use super::component_settings::uplink_preferences;
 use super::driver::DriverMessage;
 use super::events::EventLog;
 use super::firewall_state::FirewallState;
+use super::last_good::{LastGood, LoadedConfig};
 use super::reload::{ConfigSource, check_reloadable};
 use super::today;
 use super::uplink_selector::{PendingEvent, UplinkSelector, UplinkSwitch};
 
 use attribution::Attribution;
+use pause::Pause;
 
 pub(super) use event_loop::EventLoop;
+pub(super) use status::StatusReporter;
 
 /// The subject of events about rules and routes.
 const SUBJECT: &str = "rules and routes";
@@ -54,6 +58,7 @@ pub(super) struct ReconcilerConfig {
     pub(super) ids: RoutingIds,
     pub(super) tun: String,
     pub(super) tun_index: IfIndex,
+    pub(super) last_good: Option<LastGood>,
 }
 
 /// The policy in force, and the day for which it was compiled.
@@ -77,6 +82,7 @@ pub(super) struct Reconciler {
     firewall: FirewallState,
     clients: BlockedClients,
     attribution: Attribution,
+    pause: Option<Pause>,
     applied: Applied,
     /// Families for which direct sockets bypass foreign IPsec policies.
     ipsec_bypass: PerFamily<bool>,
@@ -106,6 +112,7 @@ impl Reconciler {
             firewall: FirewallState::default(),
             clients: BlockedClients::default(),
             attribution: Attribution::default(),
+            pause: None,
             applied: Applied::default(),
             ipsec_bypass: PerFamily::default(),
             events,
@@ -142,7 +149,7 @@ impl Reconciler {
     async fn reload(&mut self) -> anyhow::Result<()> {
         // The user may have changed the firewall: clients' media is captured again at once.
         self.clients = BlockedClients::default();
-        let config = (self.settings.source)()?;
+        let LoadedConfig { config, documents } = (self.settings.source)()?;
         check_reloadable(&self.settings.config, &config)?;
         let today = today();
         let policy = (Arc::new(Policy::compile(&config, today)), today);
@@ -159,6 +166,8 @@ impl Reconciler {
             (self.settings.config, self.settings.preferences, self.policy) = previous;
             self.applied.desired = None;
             self.send_policy().await;
+        } else if let Some(last_good) = &self.settings.last_good {
+            last_good.save(documents);
         }
         outcome
     }
@@ -172,6 +181,7 @@ impl Reconciler {
             self.events
                 .record(EventKind::NetlinkReconnected, "netlink", reason);
         }
+        self.end_pause_when_due();
         let observed = self.steering.observe().await?;
         let marks = self.firewall_marks(&observed);
         self.switch_uplinks(marks, &observed).await?;
@@ -184,7 +194,7 @@ impl Reconciler {
             tun: self.settings.tun_index,
             uplinks: PerFamily::new(|family| Some(uplinks[family].as_ref()?.uplink.clone())),
             captures: self.policy.0.captures().to_vec(),
-            blocked: self.firewall.blocked().to_vec(),
+            blocked: self.blocked(),
             marks,
             clients,
         };
@@ -193,8 +203,9 @@ impl Reconciler {
         let uplinks = self.selector.uplinks();
         self.firewall
             .probe(&self.steering, uplinks, &self.policy.0, &self.events)?;
-        if self.firewall.blocked() != desired.blocked {
-            desired.blocked = self.firewall.blocked().to_vec();
+        let blocked = self.blocked();
+        if blocked != desired.blocked {
+            desired.blocked = blocked;
             let second = self.steering.reconcile(&desired).await?;
             let first = mem::replace(&mut report, second).changes;
             report.changes.splice(0..0, first);

@@ -6,6 +6,7 @@ use crate::control::EventKind;
 use crate::net::Family;
 use crate::route::desired::Desired;
 
+use super::super::last_good::LastGood;
 use super::super::service_state::ServiceState;
 use super::super::systemd::ServiceManager;
 use super::super::uplink_binding;
@@ -13,17 +14,46 @@ use super::{Reconciler, SUBJECT};
 
 /// State of the status report beyond that of the reconciler.
 #[derive(Debug, Default)]
-pub(super) struct StatusReporter {
+pub(in crate::daemon) struct StatusReporter {
     ready_since: Option<Instant>,
     is_ready: bool,
     /// The error of the last reconciliation.
     pub(super) reconcile_error: Option<String>,
     /// The error of the last reload.
-    pub(super) reload_error: Option<String>,
+    reload_error: Option<String>,
+    /// The reason for a start with the last configuration that worked.
+    start_error: Option<String>,
+    /// Warnings that last until the end of the service.
+    start_warnings: Vec<String>,
     pub(super) manager: ServiceManager,
 }
 
 impl StatusReporter {
+    /// The state of a start.
+    pub(in crate::daemon) fn of_start(error: Option<String>, warnings: Vec<String>) -> Self {
+        Self {
+            start_error: error,
+            start_warnings: warnings,
+            ..Self::default()
+        }
+    }
+
+    /// Records the start with the last configuration that worked.
+    pub(super) fn record_start(&self, reconciler: &Reconciler) {
+        if let Some(error) = &self.start_error {
+            let events = &reconciler.events;
+            events.record(EventKind::LastGoodUsed, "configuration", error);
+        }
+    }
+
+    /// Records the outcome of a reload.
+    pub(super) fn on_reloaded(&mut self, error: Option<&str>) {
+        if error.is_none() {
+            self.start_error = None;
+        }
+        self.reload_error = error.map(str::to_owned);
+    }
+
     /// Records that a reconciliation failed; the same error is one event.
     pub(super) fn on_reconcile_error(&mut self, error: String, reconciler: &Reconciler) {
         if self.reconcile_error.as_ref() != Some(&error) {
@@ -37,8 +67,9 @@ impl StatusReporter {
     pub(super) fn report(&mut self, reconciler: &Reconciler) -> ServiceState {
         let (uplinks, report) = (reconciler.selector.uplinks(), &reconciler.applied.report);
         self.record_ready(reconciler);
-        self.manager.notify_uplinks(uplinks);
-        let blocked = reconciler.firewall.blocked();
+        let pause = reconciler.pause.as_ref();
+        self.manager.notify_uplinks(uplinks, pause.is_some());
+        let blocked = reconciler.blocked();
         let is_captured = |family: &Family| {
             uplinks[*family].is_some() && report.priority.is_some() && !blocked.contains(family)
         };
@@ -51,6 +82,7 @@ impl StatusReporter {
             uplink_v6,
             vpns: report.vpns.clone(),
             captured: Family::BOTH.into_iter().filter(is_captured).collect(),
+            paused_until: pause.map(|pause| pause.until),
             rule_priority: report.priority,
             clients: clients.map(Desired::captured_clients).unwrap_or_default(),
             warnings: self.warnings(reconciler),
@@ -61,7 +93,9 @@ impl StatusReporter {
         let links = uplink_binding::names(reconciler.selector.uplinks());
         let was_ready = std::mem::replace(&mut self.is_ready, links.is_some());
         if let Some(links) = links.filter(|_| !was_ready) {
-            let reason = if reconciler.firewall.blocked().is_empty() {
+            let reason = if reconciler.pause.is_some() {
+                "media stays in the VPN: paused".to_owned()
+            } else if reconciler.firewall.blocked().is_empty() {
                 format!("media leaves through {links}")
             } else {
                 "media stays in the VPN: a firewall blocks the direct path".to_owned()
@@ -87,8 +121,18 @@ impl StatusReporter {
                 "The configuration was not reloaded. The previous one stays active. Error: {error}"
             )
         });
+        let last_good = reconciler.settings.last_good.as_ref();
         let warnings = report.warnings.iter().map(ToString::to_string);
-        warnings
+        let start_error = self.start_error.iter().cloned();
+        let pause = reconciler.pause.iter().map(|pause| {
+            format!(
+                "Paused until {:.0}: all media stays in the VPN. To end the pause: voicelane resume",
+                pause.until
+            )
+        });
+        pause
+            .chain(start_error)
+            .chain(warnings)
             .chain(reconciler.firewall.warnings())
             .chain(reconciler.clients.warnings())
             .chain(report.unmet_prerequisites.iter().cloned())
@@ -97,6 +141,8 @@ impl StatusReporter {
             .chain(reconcile_error)
             .chain(reload_error)
             .chain(reconciler.attribution.warning())
+            .chain(self.start_warnings.iter().cloned())
+            .chain(last_good.and_then(LastGood::warning))
             .collect()
     }
 }
