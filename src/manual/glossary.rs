@@ -20,6 +20,10 @@
 //! | reply source | an unrouted address that replaces a VPN address as the destination of a reply, until nftables restores the VPN address |
 //! | IPsec bypass | a socket option or allow policy that exempts media from foreign IPsec policies |
 //! | blocked path | a path that this machine's firewall forbids; the family then stays in the VPN |
+//! | hairpin | a packet from one inside endpoint to the outside endpoint of another (RFC 4787 section 6) |
+//! | uplink generation | a number that grows when the uplink of a family changes; a mapping with an older one is stale |
+//! | resync | stale mappings get sockets of the current uplink, active calls first, the others in batches |
+//! | finding | what one check of the doctor found: its verdict, the facts, the remedy |
 //! | reconciler | the loop that compares desired and observed routing state and applies the difference |
 //! | correction | a reconciliation that changed something although the desired state was the same |
 //! | driver | the thread that carries packets |

@@ -91,7 +91,7 @@ impl Report {
 /// A fault of the environment: the script that plants it, and the check's name, verdict, text and remedy.
 type Plant = (&'static str, [&'static str; 4]);
 
-const PLANTS: [Plant; 7] = [
+const PLANTS: &[Plant] = &[
     (
         r#"set -- setpriv --bounding-set=-net_admin "$@""#,
         [

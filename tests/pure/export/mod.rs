@@ -200,13 +200,18 @@ fn windows_exports_are_powershell_and_the_others_json() {
 
 #[test]
 fn the_manual_lists_every_format() {
-    let manual = include_str!("../../../src/manual/exports.rs");
-    for format in FORMATS {
-        assert!(
-            manual.contains(&format!("`{}`", format.name)),
-            "{}",
-            format.name
-        );
+    let tables = [
+        (
+            "src/manual/exports.rs",
+            include_str!("../../../src/manual/exports.rs"),
+        ),
+        ("README.md", include_str!("../../../README.md")),
+    ];
+    for (file, text) in tables {
+        for format in FORMATS {
+            let name = format.name;
+            assert!(text.contains(&format!("`{name}`")), "{file} has no {name}");
+        }
     }
 }
 
