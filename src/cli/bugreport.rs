@@ -13,7 +13,7 @@ use nix::sys::utsname::uname;
 use crate::config::Layer;
 use crate::control::{self, AskError, Body, Event, Reply, Request};
 use crate::daemon;
-use crate::diagnostics::{Archive, ArchiveFile, IdentifyingNames, Redactor};
+use crate::diagnostics::{self, Archive, ArchiveFile, IdentifyingNames, Redactor};
 use crate::doctor::{self, SystemFacts};
 use crate::route::observed::Observed;
 
@@ -40,6 +40,31 @@ pub(super) struct BugreportArgs {
     #[command(flatten)]
     runtime: RuntimeDir,
 }
+
+/// The programs that show the unit.
+const SERVICE: &[&[&str]] = &[
+    &["systemctl", "show", "--no-pager", "voicelane.service"],
+    &["systemctl", "cat", "--no-pager", "voicelane.service"],
+    &[
+        "journalctl",
+        "--no-pager",
+        "--no-hostname",
+        "--output=short-iso",
+        "--lines=2000",
+        "--unit=voicelane.service",
+    ],
+];
+
+/// The programs that show what other programs have put into the kernel.
+const FIREWALL: &[&[&str]] = &[
+    &["nft", "--numeric", "list", "ruleset"],
+    &["iptables-save", "--counters"],
+    &["ip6tables-save", "--counters"],
+    &["ip", "-4", "rule"],
+    &["ip", "-6", "rule"],
+    &["ip", "-4", "route", "show", "table", "all"],
+    &["ip", "-6", "route", "show", "table", "all"],
+];
 
 pub(super) fn run(args: &BugreportArgs) -> anyhow::Result<ExitCode> {
     let options = super::doctor::options(&args.files, &args.overrides, &args.runtime);
@@ -75,6 +100,16 @@ pub(super) fn run(args: &BugreportArgs) -> anyhow::Result<ExitCode> {
             "network.txt",
             "links, addresses, routes and rules",
             network(facts.observed()),
+        ),
+        file(
+            "service.txt",
+            "state and journal of the unit",
+            diagnostics::outputs(SERVICE),
+        ),
+        file(
+            "firewall.txt",
+            "nftables and iptables rules, routing rules and routes",
+            diagnostics::outputs(FIREWALL),
         ),
         file("versions.txt", "program, kernel, distribution", versions()),
     ];

@@ -67,7 +67,7 @@ enum CliCommand {
     Doctor(doctor::DoctorArgs),
     /// Write an archive for support, without names and addresses
     Bugreport(bugreport::BugreportArgs),
-    /// Record the packets of the TUN for Wireshark, by default headers only
+    /// Record packets of the TUN or of the uplink for Wireshark, by default headers only
     Capture(capture::CaptureArgs),
     /// Show whether packets to a destination leave the VPN, and which rule decides
     Explain(explain::ExplainArgs),

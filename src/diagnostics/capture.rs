@@ -1,12 +1,13 @@
-//! Packet captures of the TUN for Wireshark: both directions, as applications send and receive, by default headers only.
+//! Packet captures for Wireshark: both directions, by default headers only.
 
 use std::fs::OpenOptions;
 use std::io::{self, BufWriter};
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use etherparse::{SlicedPacket, TransportSlice};
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -54,7 +55,7 @@ pub struct CaptureSummary {
     pub stop: StopReason,
 }
 
-/// Captures the packets of a link into a new file that only its owner can read. SIGINT and SIGTERM end the capture. They
+/// Captures the packets of a link with wanted sources and destinations into a new file that only its owner can read. SIGINT and SIGTERM end the capture. They
 /// stay blocked for the calling thread.
 ///
 /// # Errors
@@ -64,6 +65,7 @@ pub fn capture(
     file: &Path,
     payload: bool,
     limits: CaptureLimits,
+    is_wanted: impl Fn(IpAddr, IpAddr) -> bool,
 ) -> io::Result<CaptureSummary> {
     let socket = PacketSocket::open(link)?;
     let mut signals = SigSet::empty();
@@ -95,6 +97,9 @@ pub fn capture(
         match socket.next(left.min(SIGNAL_INTERVAL), &mut buffer) {
             Ok(Some(packet)) => {
                 let whole = &buffer[..packet.kept];
+                if !addresses(whole).is_some_and(|(from, to)| is_wanted(from, to)) {
+                    continue;
+                }
                 let kept = if payload { whole } else { headers(whole) };
                 pcap.add(packet.received_at, kept, packet.length)?;
                 packets += 1;
@@ -107,6 +112,23 @@ pub fn capture(
     };
     pcap.finish()?;
     Ok(CaptureSummary { packets, stop })
+}
+
+/// Returns the source and destination of an IP packet.
+fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    match SlicedPacket::from_ip(packet).ok()?.net? {
+        NetSlice::Ipv4(ip) => {
+            let header = ip.header();
+            let (from, to) = (header.source_addr(), header.destination_addr());
+            Some((from.into(), to.into()))
+        }
+        NetSlice::Ipv6(ip) => {
+            let header = ip.header();
+            let (from, to) = (header.source_addr(), header.destination_addr());
+            Some((from.into(), to.into()))
+        }
+        NetSlice::Arp(_) => None,
+    }
 }
 
 fn is_gone(error: &io::Error) -> bool {
@@ -184,6 +206,15 @@ mod tests {
             .write(&mut tcp, SECRET)
             .expect("room");
         assert_eq!(headers(&tcp).len(), 40);
+    }
+
+    #[test]
+    fn packets_are_selected_by_their_addresses() {
+        let v4 = |last| IpAddr::from([192, 0, 2, last]);
+        assert_eq!(addresses(&udp(false, b"")), Some((v4(1), v4(2))));
+        let v6 = |octet| IpAddr::from([octet; 16]);
+        assert_eq!(addresses(&udp(true, b"")), Some((v6(1), v6(2))));
+        assert_eq!(addresses(SECRET), None);
     }
 
     #[test]

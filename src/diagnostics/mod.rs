@@ -4,10 +4,12 @@
 
 mod archive;
 mod capture;
+mod output;
 pub(crate) mod packet_socket;
 mod pcap;
 mod redact;
 
 pub use archive::{Archive, ArchiveFile};
 pub use capture::{CaptureLimits, StopReason, capture};
+pub(crate) use output::outputs;
 pub use redact::{IdentifyingNames, Redactor};

@@ -1,4 +1,5 @@
-//! Replaces identifying data in texts: IP addresses, hardware addresses, names of hosts and users.
+//! Replaces identifying data in texts: IP addresses, hardware addresses, names of hosts and users, and the user and
+//! password of URLs.
 //!
 //! Equal data gets equal replacements, so that a reader can follow it. Data without identities stays: the addresses
 //! of the policy, loopback, multicast and unspecified addresses, the halves of the address space that VPNs route, and
@@ -66,7 +67,7 @@ impl Redactor {
     /// Redacts a text.
     #[must_use]
     pub fn redact(&mut self, text: &str) -> String {
-        let mut named = text.to_owned();
+        let mut named = without_userinfo(text);
         for (name, replacement) in &self.names {
             named = replace_word(&named, name, replacement);
         }
@@ -143,6 +144,28 @@ impl Redactor {
             .or_insert_with(|| format!("mac-{next}"))
             .clone()
     }
+}
+
+/// Replaces the user and password of every URL (RFC 3986 section 3.2.1), up to the last "@" of a word: a password may
+/// contain characters that a URL should encode.
+fn without_userinfo(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("://") {
+        out.push_str(before);
+        out.push_str("://");
+        let ends = |c: char| c.is_whitespace() || "\"'<>`".contains(c);
+        let (word, next) = after.split_at(after.find(ends).unwrap_or(after.len()));
+        rest = after;
+        if let Some(at) = word.rfind('@') {
+            out.push_str("withheld");
+            // The rest of the word may contain another URL.
+            rest = &after[at..];
+        }
+        debug_assert!(rest.ends_with(next));
+    }
+    out.push_str(rest);
+    out
 }
 
 fn is_hardware(word: &str) -> bool {
@@ -242,6 +265,19 @@ mod tests {
     }
 
     #[test]
+    fn users_and_passwords_of_urls_are_withheld() {
+        let redact = |text: &str| redactor().redact(text);
+        assert_eq!(
+            redact(
+                "source = \"https://ada:s3cr/et@vendor.example/x\", see https://vendor.example/y a@b"
+            ),
+            "source = \"https://withheld@vendor.example/x\", see https://vendor.example/y a@b"
+        );
+        assert_eq!(redact("http://a:http://b:c@d e@f"), "http://withheld@d e@f");
+        assert_eq!(redact("x://"), "x://");
+    }
+
+    #[test]
     fn data_without_identities_stays() {
         let text = "0.0.0.0/1 128.0.0.0/1 ::/0 8000::/1 fe80::/64 ff00::/8 127.0.0.53 ::1 \
                     2026-11-22T17:28:03.500Z v0.1.0 6.18.0-rc1 \"a\":true, dead.beef 10:20:30: a::b: x";
@@ -260,6 +296,12 @@ mod tests {
             prop_assume!(!is_common(ip) && !redactor.keep[0].contains(ip));
             let text = format!("x{before}{address}{after}");
             prop_assert!(!redactor.redact(&text).contains(&address.to_string()));
+        }
+
+        #[test]
+        fn no_password_of_a_url_survives(before in ".{0,9}", user in "[a-z:/]{0,5}", after in "[a-z/@]{0,5}") {
+            let text = format!("{before}https://{user}XSECRETX@{after}");
+            prop_assert!(!redactor().redact(&text).contains("XSECRETX"));
         }
 
         #[test]

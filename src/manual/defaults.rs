@@ -38,6 +38,7 @@
 //! | `--interval` | `1` s | a person can follow it |
 //! | `--seconds` of the demo and of a capture | `8`, `30` | 400 packets in each direction show a single loss; long enough for a test call |
 //! | `--packets` of a capture | `100000` | ten minutes of a voice call, 10 MB of headers |
+//! | `--side` of `capture` | `tun` | the packets of applications, with their own addresses |
 //! | `--output` of `capture` and `bugreport` | `voicelane.pcap`, `voicelane-bugreport.tar.gz` | the current directory; existing files are kept |
 //! | TUN reads and socket reads | 64 each per wake-up | equal shares for both directions |
 //! | real-time budget | 80 % of a core in 100 ms; then normal priority for 1 s | a machine with one core must not freeze |

@@ -39,17 +39,19 @@
 //! # The bug report
 //!
 //! `voicelane bugreport` writes one compressed archive: the doctor's findings, status, events, the effective configuration
-//! with origins, links, addresses, routes, rules, versions, and a list of these files. The archive is readable by its owner
+//! with origins, links, addresses, routes, rules, versions, and a list of these files. It runs `systemctl`, `journalctl`,
+//! `nft`, `iptables-save` and `ip` for the unit, its journal and the rules of other programs, each for at most 10 s. The archive is readable by its owner
 //! only.
 //!
-//! Pseudonyms replace addresses, hardware addresses, and the names of host, users and homes. Each pseudonym is the same
+//! The user and password of a URL are withheld. Pseudonyms replace addresses, hardware addresses, and the names of host, users and homes. Each pseudonym is the same
 //! everywhere (`private4-2`, `mac-1`, `user-1`). The policy's addresses stay, and so do prefix lengths, interface names and
 //! ports. Descriptions written by people stay too, so read the archive before you pass it on. Of a credential the archive
 //! contains the keys only.
 //!
 //! # The capture
 //!
-//! `voicelane capture` records both directions of the TUN as pcap with nanoseconds: `wireshark voicelane.pcap`. It keeps IP,
+//! `voicelane capture` records both directions of the TUN (`--side uplink`: of the uplink, after address translation,
+//! packets from and to the policy's addresses only) as pcap with nanoseconds: `wireshark voicelane.pcap`. It keeps IP,
 //! UDP and TCP headers and the fixed headers of RTP and STUN, which show loss and jitter. STUN attributes, DTLS keys and
 //! voice are recorded with `--payload` only. The capture ends after `--seconds` or `--packets`, on Ctrl-C, or with the service;
 //! the file is complete in each case. The kernel copies packets to a separate socket, so calls are not disturbed.

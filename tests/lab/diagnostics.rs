@@ -123,7 +123,23 @@ fn an_archive_has_no_identifying_data() {
             assert_eq!(json["version"], 1, "{name}");
         }
     }
-    assert_eq!(texts.len(), 8, "{said}");
+    assert_eq!(texts.len(), 10, "{said}");
+    let text = |wanted: &str| {
+        texts
+            .iter()
+            .find(|(name, _)| name == wanted)
+            .map(|(_, text)| text)
+    };
+    let firewall = text("firewall.txt").expect("it is listed");
+    assert!(
+        firewall.contains("proto 118") || firewall.contains("lookup"),
+        "{firewall}"
+    );
+    assert!(
+        text("service.txt")
+            .expect("it is listed")
+            .contains("$ journalctl")
+    );
     // What is there is not written over.
     let output = home.invoke_from("", &["bugreport", "--output", &archive]);
     assert!(!output.status.success(), "{output:?}");
@@ -169,8 +185,11 @@ fn a_capture_has_both_directions_and_no_payload() {
         assert!(output.status.success(), "{output:?}");
         judged(&file)
     };
+    let config = voicelane.config_file();
+    let uplink = ["--seconds", "1", "--side", "uplink", "--config", &config];
     for (name, arguments, kept) in [
         ("headers.pcap", &["--seconds", "1"][..], 12),
+        ("uplink.pcap", &uplink, 12),
         ("whole.pcap", &["--seconds", "1", "--payload"], 12 + PAYLOAD),
     ] {
         let packets = record(name, arguments);
