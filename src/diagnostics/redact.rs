@@ -179,11 +179,8 @@ fn is_common(address: IpAddr) -> bool {
     let is_special = address.is_unspecified() || address.is_loopback() || address.is_multicast();
     is_special
         || match address {
-            // The upper half of the address space, the broadcast address, and the address of the TUN.
-            IpAddr::V4(v4) => {
-                let octets = v4.octets();
-                v4.is_broadcast() || octets == [128, 0, 0, 0] || octets == [192, 0, 0, 8]
-            }
+            // The upper half of the address space, and the broadcast address.
+            IpAddr::V4(v4) => v4.is_broadcast() || v4.octets() == [128, 0, 0, 0],
             // The prefixes that VPNs route, and the prefix of link-local addresses.
             IpAddr::V6(v6) => {
                 let [first, rest @ ..] = v6.segments();

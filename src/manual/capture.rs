@@ -74,7 +74,8 @@
 //! |---|---|---|
 //! | `disable_xfrm`, `disable_policy` | the TUN, IPv4 | a catch-all IPsec policy must not take packets into or out of the TUN |
 //! | `rp_filter` 2 | the TUN | the kernel uses the maximum of this and "all"; 2 is the only value that overrides a strict "all" |
-//! | address 192.0.0.8/32, scope host, without its local route | the TUN | loose filtering needs an IPv4 address on the link; this one is assigned to nobody (RFC 7600), and no socket selects it |
+//! | address 127.118.0.8/32, scope host, without its local route | the TUN | loose filtering needs an IPv4 address on the link; no socket selects this one, and any socket can bind to it |
+//! | link mode and state "dormant" | the TUN | browsers bind to each address of each running interface; they skip a dormant one, so ICE has no useless candidate |
 //! | `rp_filter` 2 | the uplink, if it is strict | the route back to the media range is the TUN, so a strict filter drops every reply; the old value is saved and restored |
 //!
 //! # IPsec over IPv6

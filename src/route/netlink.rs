@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use futures_util::TryStreamExt;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressScope;
+use netlink_packet_route::link::{LinkAttribute, LinkMode, State};
 use netlink_packet_route::route::RouteMessage;
 use netlink_sys::AsyncSocket;
 use nix::errno::Errno;
@@ -17,11 +18,12 @@ use super::observed::Observed;
 use super::plan::RoutingChange;
 use crate::net::IfIndex;
 
-/// IPv4 address of the TUN: a dummy address that no host has (RFC 7600).
+/// IPv4 address of the TUN, from the loopback range.
 ///
 /// A reverse-path filter, even a loose one, drops all packets from a link without an IPv4 address. The scope is the
-/// host, so no socket selects it as its source.
-const DUMMY_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+/// host, so no socket selects it as its source. Browsers bind a socket to each address that they find, and loopback
+/// addresses can be bound everywhere.
+const TUN_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 118, 0, 8);
 
 /// Failure of an exchange over rtnetlink.
 #[derive(Debug, thiserror::Error)]
@@ -254,7 +256,11 @@ impl Rtnetlink {
         }
     }
 
-    /// Sets the TUN's MTU, brings it up and gives it the dummy IPv4 address.
+    /// Sets the TUN's MTU, brings it up and gives it its IPv4 address.
+    ///
+    /// The link is dormant (RFC 2863 section 3.1.12): it carries packets, but is not "running". Browsers skip such a
+    /// link when they look for local addresses. IPv6 needs the link up before it is dormant: the kernel keeps this
+    /// order within one request.
     ///
     /// Deletes the local route that the kernel adds for this address. With it, hosts on the LAN could find the TUN by
     /// ARP (Mullvad's audit finding MLLVD-CR-24-03).
@@ -271,15 +277,20 @@ impl Rtnetlink {
             link: tun,
             source: answer(error),
         };
-        let up = LinkUnspec::new_with_index(tun.0).mtu(mtu).up().build();
+        let up = LinkUnspec::new_with_index(tun.0)
+            .mtu(mtu)
+            .up()
+            .append_extra_attribute(LinkAttribute::Mode(LinkMode::Dormant))
+            .append_extra_attribute(LinkAttribute::OperState(State::Dormant))
+            .build();
         self.handle.link().set(up).execute().await.map_err(failed)?;
-        let mut request = self.handle.address().add(tun.0, DUMMY_ADDRESS.into(), 32);
+        let mut request = self.handle.address().add(tun.0, TUN_ADDRESS.into(), 32);
         request.message_mut().header.scope = AddressScope::Host;
         request.replace().execute().await.map_err(failed)?;
         let local = self
             .handle
             .route()
-            .del(message::local_route(DUMMY_ADDRESS, tun));
+            .del(message::local_route(TUN_ADDRESS, tun));
         local.execute().await.map_err(failed)
     }
 }

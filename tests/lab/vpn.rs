@@ -11,6 +11,8 @@ use crate::support::program::PATIENCE;
 use crate::support::voicelane::{TUN, Voicelane};
 use crate::support::vpn::VpnKind;
 use crate::support::{Lab, MEDIA_PORT, NOTHING, PathTaken, UPLINK};
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
 use voicelane::lab::FrameDirection;
 
 /// Whether answers to media may arrive on the physical link (RFC 3704): its own setting, and the one for all. The
@@ -114,7 +116,7 @@ fn vpn_first(kind: VpnKind) {
     let lab = Lab::new();
     let _vpn = lab.start_vpn(kind);
     assert_media_way(&lab, PathTaken::Tunnel);
-    for (all, uplink) in [("0", "0"), ("0", "1"), ("1", "0")] {
+    for (all, uplink) in [("0", "0"), ("0", "1"), ("1", "0"), ("2", "0")] {
         set_rp_filter(&lab, all, uplink);
         let before = lab.laptop.dump();
         let voicelane = Voicelane::start(&lab.laptop);
@@ -205,4 +207,37 @@ fn voicelane_then_openvpn_replacing_the_default_route() {
 #[test]
 fn voicelane_then_wg_quick() {
     voicelane_first(VpnKind::WgQuick);
+}
+
+/// ICE gathering binds a socket to each address of each running interface (RFC 8445 section 5.1.1.1), and a browser
+/// waits for an address that cannot be bound.
+#[test]
+fn applications_can_bind_to_every_address_and_find_none_of_ours_on_a_running_link() {
+    let lab = Lab::new();
+    let _vpn = lab.start_vpn(VpnKind::OpenVpnDef1);
+    let _voicelane = Voicelane::start(&lab.laptop);
+    let mut interfaces = Vec::new();
+    lab.laptop.enter(|| {
+        for entry in getifaddrs().expect("the kernel lists addresses") {
+            let Some(storage) = entry.address else {
+                continue;
+            };
+            let v4 = storage
+                .as_sockaddr_in()
+                .map(|at| SocketAddr::from((at.ip(), 0)));
+            let v6 = storage
+                .as_sockaddr_in6()
+                .map(|at| std::net::SocketAddrV6::new(at.ip(), 0, 0, at.scope_id()).into());
+            let Some(at) = v4.or(v6) else { continue };
+            let bound = UdpSocket::bind(at);
+            assert!(bound.is_ok(), "{}: {at}: {bound:?}", entry.interface_name);
+            let runs = entry.flags.contains(InterfaceFlags::IFF_RUNNING);
+            interfaces.push((entry.interface_name, runs));
+        }
+    });
+    for (name, runs) in [(UPLINK, true), (TUN, false)] {
+        let mut states = interfaces.iter().filter(|it| it.0 == name).peekable();
+        assert!(states.peek().is_some(), "{name}: {interfaces:?}");
+        assert!(states.all(|it| it.1 == runs), "{name}: {interfaces:?}");
+    }
 }
