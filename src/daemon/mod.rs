@@ -56,6 +56,8 @@ use crate::steering::{self, Leftovers};
 use realtime::Realtime;
 
 pub(crate) use component_settings::{routing_ids, uplink_preferences};
+#[cfg(feature = "lab")]
+pub use events::parse_events;
 pub use events::read_events;
 #[cfg(feature = "lab")]
 pub use last_good::parse as parse_last_good;

@@ -25,3 +25,5 @@ pub use table::NftError;
 #[cfg(any(feature = "demo", feature = "lab"))]
 pub use table::NftTable;
 pub(crate) use table::OURS;
+#[cfg(feature = "lab")]
+pub use trace::is_trace;

@@ -13,6 +13,13 @@ const FAMILIES: [(u32, Family); 2] = [(2, Family::V4), (10, Family::V6)];
 /// `NFNLGRP_NFTRACE`.
 pub(super) const TRACES: u32 = 9;
 
+/// Whether bytes are a trace notification, for tests of the parser.
+#[cfg(feature = "lab")]
+#[must_use]
+pub fn is_trace(bytes: &[u8]) -> bool {
+    Trace::parse(bytes).is_some()
+}
+
 /// A trace notification (`enum nft_trace_attributes` of linux/netfilter/nf_tables.h).
 pub(super) struct Trace {
     /// Identifies the packet.

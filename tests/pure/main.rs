@@ -5,6 +5,7 @@
 mod allocations;
 mod engine;
 mod export;
+mod foreign_bytes;
 mod generated;
 mod layers;
 mod lpm;

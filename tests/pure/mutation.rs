@@ -51,7 +51,7 @@ source = "made up for this test"
 "#;
 
 /// splitmix64.
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
     fn roll(&mut self) -> u64 {
@@ -62,7 +62,7 @@ impl Dice {
     }
 
     /// Returns a number below `end`, which is above 0.
-    fn below(&mut self, end: usize) -> usize {
+    pub fn below(&mut self, end: usize) -> usize {
         usize::try_from(self.roll() % end as u64).expect("below a usize")
     }
 
@@ -104,7 +104,7 @@ fn seeds() -> Vec<Vec<u8>> {
 }
 
 /// Changes a packet in one place, or cuts, doubles or splices it.
-fn mutate(packet: &mut Vec<u8>, seeds: &[Vec<u8>], dice: &mut Dice) {
+pub fn mutate(packet: &mut Vec<u8>, seeds: &[Vec<u8>], dice: &mut Dice) {
     if packet.is_empty() {
         return packet.push(dice.byte());
     }

@@ -19,6 +19,8 @@ use tracing::{info, warn};
 
 use crate::control::{EVENT_VERSION, Event, EventKind, EventList};
 use store::EventStore;
+#[cfg(feature = "lab")]
+pub use store::parse as parse_events;
 
 use super::counted;
 
