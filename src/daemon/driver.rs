@@ -386,8 +386,9 @@ impl<D: PacketDevice> Driver<D> {
                 mapping,
                 egress,
                 inside,
+                to,
                 treatment,
-            } => match self.relay.open(mapping, egress, inside, treatment) {
+            } => match self.relay.open(mapping, egress, inside, to, treatment) {
                 Ok(outside) => {
                     self.opened(egress, now);
                     self.engine

@@ -15,6 +15,7 @@ use crate::route::observed::Observed;
 pub(super) struct UplinkBinding {
     pub(super) family: Family,
     pub(super) uplink: Uplink,
+    addresses: Vec<IpAddr>,
     pub(super) sockets: SocketFactory,
 }
 
@@ -40,12 +41,12 @@ impl UplinkBinding {
             .filter(|addr| Family::of(*addr) == family && !is_link_local(*addr));
         let sockets = SocketFactory {
             device: uplink.name.clone(),
-            addresses: addresses.collect(),
             mark: marks.0,
             tunnel_mark: marks.1,
         };
         Self {
             family,
+            addresses: addresses.collect(),
             uplink,
             sockets,
         }
@@ -61,9 +62,8 @@ impl UplinkBinding {
             let sockets = &binding.sockets;
             (binding.uplink.index, sockets.device.clone(), sockets.mark)
         };
-        let mut previous_addresses = previous.sockets.addresses.iter();
-        key(self) != key(previous)
-            || previous_addresses.any(|addr| !self.sockets.addresses.contains(addr))
+        let mut previous_addresses = previous.addresses.iter();
+        key(self) != key(previous) || previous_addresses.any(|addr| !self.addresses.contains(addr))
     }
 
     /// Opens a socket as the relay does for a mapping. An error, such as a missing capability, is found before any
@@ -73,9 +73,13 @@ impl UplinkBinding {
     /// [`SocketSetupError`].
     pub(super) fn open(&self) -> Result<Socket, SocketSetupError> {
         let any = Inside(Endpoint::new(self.family.unspecified(), 0));
-        let (socket, _) =
-            self.sockets
-                .open_udp(net::Egress::Direct, any, Treatment::of(Dscp::EF), true)?;
+        let (socket, _) = self.sockets.open_udp(
+            net::Egress::Direct,
+            any,
+            None,
+            Treatment::of(Dscp::EF),
+            true,
+        )?;
         Ok(socket)
     }
 

@@ -79,12 +79,11 @@ fn probe(facts: &SystemFacts) -> Vec<Finding> {
         names.insert(uplink.name.as_str());
         let sockets = SocketFactory {
             device: uplink.name.clone(),
-            addresses: Vec::new(),
             mark,
             tunnel_mark: facts.numbers.tunnel_mark(),
         };
         let any = Inside(Endpoint::new(family.unspecified(), 0));
-        match sockets.open_udp(Egress::Direct, any, Treatment::of(Dscp::EF), true) {
+        match sockets.open_udp(Egress::Direct, any, None, Treatment::of(Dscp::EF), true) {
             Ok((direct, _)) => {
                 let obstacles =
                     prober.probe(&direct, (&uplink.name, mark), &facts.policy.samples(family));

@@ -58,7 +58,6 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     let found = Family::BOTH.into_iter().filter_map(|family| {
         let sockets = SocketFactory {
             device: facts.uplink(family)?.name.clone(),
-            addresses: Vec::new(),
             mark: facts.numbers.mark,
             tunnel_mark: facts.numbers.tunnel_mark(),
         };
@@ -124,7 +123,7 @@ fn assess(family: Family, replies: &Replies) -> Finding {
 fn trace(sockets: &SocketFactory, to: SocketAddr) -> io::Result<Replies> {
     let family = Family::of(to.ip());
     let any = Inside(Endpoint::new(family.unspecified(), 0));
-    let bound = sockets.open_udp(Egress::Direct, any, Treatment::of(Dscp::EF), true);
+    let bound = sockets.open_udp(Egress::Direct, any, None, Treatment::of(Dscp::EF), true);
     let (socket, outside) = bound.map_err(|error| error.source)?;
     let kind = Type::RAW.cloexec();
     let mut icmp = match family {

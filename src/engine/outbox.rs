@@ -21,6 +21,8 @@ pub enum SocketCommand {
         egress: Egress,
         /// Its inside endpoint: the address family and the port to preserve.
         inside: Inside<Endpoint>,
+        /// The remote of its first packet, whose route selects the source address.
+        to: Endpoint,
         /// The treatment of its first packets.
         treatment: Treatment,
     },

@@ -6,20 +6,21 @@ use crate::net::{Endpoint, Filtering};
 
 /// The remotes that a mapping has sent to, reduced to the fields that its filtering distinguishes; addresses if none.
 ///
-/// A sorted list: a call has a handful of remotes. The latest one is kept beside it, because it is nearly always the next.
+/// A sorted list: a call has a handful of remotes. The latest one is kept beside it in full, because it is nearly always the
+/// next.
 #[derive(Clone, Debug, Default)]
 pub struct PermittedRemotes {
-    latest: Option<(IpAddr, u16)>,
+    latest: Option<Endpoint>,
     sorted: Vec<(IpAddr, u16)>,
 }
 
 impl PermittedRemotes {
     /// Permits a remote that the inside endpoint sends to. Returns false if `limit` remotes are permitted already.
     pub fn insert(&mut self, filtering: Filtering, remote: Endpoint, limit: usize) -> bool {
-        let key = key(filtering, remote);
-        if self.latest == Some(key) {
+        if self.latest == Some(remote) {
             return true;
         }
+        let key = key(filtering, remote);
         match self.sorted.binary_search(&key) {
             Ok(_) => {}
             Err(_) if self.sorted.len() >= limit => return false,
@@ -31,7 +32,7 @@ impl PermittedRemotes {
                 self.sorted.insert(at, key);
             }
         }
-        self.latest = Some(key);
+        self.latest = Some(remote);
         true
     }
 
@@ -44,8 +45,13 @@ impl PermittedRemotes {
     /// Whether the inside endpoint has sent to `remote`, as far as the filtering distinguishes remotes.
     #[must_use]
     pub fn contains(&self, filtering: Filtering, remote: Endpoint) -> bool {
-        let key = key(filtering, remote);
-        self.latest == Some(key) || self.sorted.binary_search(&key).is_ok()
+        self.latest == Some(remote) || self.sorted.binary_search(&key(filtering, remote)).is_ok()
+    }
+
+    /// Returns the remote of the latest datagram.
+    #[must_use]
+    pub(crate) fn latest(&self) -> Option<Endpoint> {
+        self.latest
     }
 
     /// Returns the number of remotes, as far as the filtering distinguishes them.

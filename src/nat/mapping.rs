@@ -86,6 +86,12 @@ impl Mapping {
         self.permitted_remotes.len()
     }
 
+    /// Returns the remote that the inside endpoint sent to last.
+    #[must_use]
+    pub fn latest_remote(&self) -> Option<Endpoint> {
+        self.permitted_remotes.latest()
+    }
+
     /// Returns when the mapping ends, unless it is refreshed. An answer only extends that time.
     fn deadline(&self, settings: &NatSettings) -> Instant {
         self.refreshed

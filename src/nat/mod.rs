@@ -24,5 +24,6 @@ mod mapping;
 
 pub use filter::PermittedRemotes;
 pub use mapping::{
-    AdmitError, MapError, Mapped, MappingTable, NatLimits, NatSettings, UNANSWERED_LIFETIME,
+    AdmitError, MapError, Mapped, Mapping, MappingTable, NatLimits, NatSettings,
+    UNANSWERED_LIFETIME,
 };

@@ -10,7 +10,8 @@
 //! 4. `IP_TOS` / `IPV6_TCLASS`: the DSCP.
 //! 5. `SO_PRIORITY`: after the TOS, which resets it over IPv4.
 //! 6. UDP: error queue, TOS and overflow count of received datagrams; then `bind`, to the inside endpoint's port if that is
-//!    free (RFC 4787 section 4.2.1).
+//!    free (RFC 4787 section 4.2.1). The address stays open, so that each datagram has the source that its route prefers
+//!    (RFC 6724). If another socket has the port on every address, it may be free on that one.
 //! 7. TCP: `TCP_NODELAY`, because the application's stack already delays small segments; then `bind`, to a port that only
 //!    connections of the same inside endpoint share (RFC 5382 REQ-1 and REQ-7); then `connect`.
 //!
@@ -41,8 +42,6 @@ const RESERVED: u64 = 32;
 pub struct SocketFactory {
     /// The uplink's interface name.
     pub device: String,
-    /// The uplink's addresses: tried if another socket holds the port on every address.
-    pub addresses: Vec<IpAddr>,
     /// The mark of direct sockets. It selects the direct routing table; a VPN's firewall may accept it.
     pub mark: Fwmark,
     /// The mark of tunnel sockets, which capture rules exclude.
@@ -89,7 +88,8 @@ pub struct SocketSetupError {
 }
 
 impl SocketFactory {
-    /// Opens a UDP socket of a mapping, and returns it with its outside endpoint. `bypass_ipsec` concerns direct sockets.
+    /// Opens a UDP socket of a mapping, and returns it with its outside endpoint: the source of datagrams to `to`, if that is
+    /// given and has a route. `bypass_ipsec` concerns direct sockets.
     ///
     /// # Errors
     /// [`SocketSetupError`] with the step that failed; no socket remains.
@@ -97,6 +97,7 @@ impl SocketFactory {
         &self,
         egress: Egress,
         inside: Inside<Endpoint>,
+        to: Option<Endpoint>,
         treatment: Treatment,
         bypass_ipsec: bool,
     ) -> Result<(Socket, Outside<Endpoint>), SocketSetupError> {
@@ -104,14 +105,33 @@ impl SocketFactory {
         let kind = (Type::DGRAM, Protocol::UDP);
         let socket = self.create(egress, family, kind, treatment, bypass_ipsec)?;
         enable_reception(&socket, family).map_err(self.at(SetupStep::Reception))?;
+        let source = to.and_then(|to| self.preferred_source(egress, to).ok());
         let bound = match egress {
-            Egress::Direct => self.bind_port(&socket, family, inside.0.port),
+            Egress::Direct => bind_port(&socket, family, source, inside.0.port),
             Egress::Tunnel => socket.bind(&SocketAddr::new(family.unspecified(), 0).into()),
         };
         bound.map_err(self.at(SetupStep::Port))?;
-        let local = socket.local_addr().map_err(self.at(SetupStep::Port))?;
-        let outside = local.as_socket().expect("an IP socket has an IP address");
-        Ok((socket, Outside(outside.into())))
+        let local = local_endpoint(&socket).map_err(self.at(SetupStep::Port))?;
+        let outside = Endpoint::new(source.unwrap_or(local.addr), local.port);
+        Ok((socket, Outside(outside)))
+    }
+
+    /// Returns the source address that the route to `to` prefers. A connected socket has it; nothing is sent.
+    fn preferred_source(&self, egress: Egress, to: Endpoint) -> io::Result<IpAddr> {
+        let socket = new_socket(Family::of(to.addr), (Type::DGRAM, Protocol::UDP))?;
+        if egress == Egress::Direct {
+            socket.bind_device(Some(self.device.as_bytes()))?;
+        }
+        socket.set_mark(self.mark_of(egress).0)?;
+        socket.connect(&SocketAddr::from(to).into())?;
+        Ok(local_endpoint(&socket)?.addr)
+    }
+
+    const fn mark_of(&self, egress: Egress) -> Fwmark {
+        match egress {
+            Egress::Direct => self.mark,
+            Egress::Tunnel => self.tunnel_mark,
+        }
     }
 
     /// Opens a TCP socket and starts to connect it. `port` is the port that other connections of the same inside endpoint
@@ -156,11 +176,7 @@ impl SocketFactory {
         treatment: Treatment,
         bypass_ipsec: bool,
     ) -> Result<Socket, SocketSetupError> {
-        let domain = match family {
-            Family::V4 => Domain::IPV4,
-            Family::V6 => Domain::IPV6,
-        };
-        let socket = Socket::new(domain, kind.nonblocking().cloexec(), Some(protocol))
+        let socket = new_socket(family, (kind, protocol))
             .and_then(keep_reserve)
             .map_err(self.at(SetupStep::Create))?;
         if family == Family::V6 {
@@ -174,10 +190,7 @@ impl SocketFactory {
                 .bind_device(Some(self.device.as_bytes()))
                 .map_err(self.at(SetupStep::Device))?;
         }
-        let mark = match egress {
-            Egress::Direct => self.mark,
-            Egress::Tunnel => self.tunnel_mark,
-        };
+        let mark = self.mark_of(egress);
         socket.set_mark(mark.0).map_err(self.at(SetupStep::Mark))?;
         if bypass_ipsec && egress == Egress::Direct {
             socket_option::bypass_ipsec(&socket, family)
@@ -196,25 +209,33 @@ impl SocketFactory {
             source,
         }
     }
+}
 
-    /// Binds to `port` on every address, otherwise on the uplink's addresses, otherwise to a port that the kernel chooses.
-    ///
-    /// If an application has the port on the VPN's address, a bind to every address fails, and one to the uplink's succeeds.
-    fn bind_port(&self, socket: &Socket, family: Family, port: u16) -> io::Result<()> {
-        let any = family.unspecified();
-        let own = self
-            .addresses
-            .iter()
-            .copied()
-            .filter(|addr| Family::of(*addr) == family);
-        for addr in std::iter::once(any).chain(own) {
-            match socket.bind(&SocketAddr::new(addr, port).into()) {
-                Err(error) if is_port_specific(&error) => {}
-                done => return done,
-            }
+fn new_socket(family: Family, (kind, protocol): (Type, Protocol)) -> io::Result<Socket> {
+    let domain = match family {
+        Family::V4 => Domain::IPV4,
+        Family::V6 => Domain::IPV6,
+    };
+    Socket::new(domain, kind.nonblocking().cloexec(), Some(protocol))
+}
+
+fn local_endpoint(socket: &Socket) -> io::Result<Endpoint> {
+    let local = socket.local_addr()?.as_socket();
+    Ok(local.ok_or(io::ErrorKind::InvalidData)?.into())
+}
+
+/// Binds to `port` on every address, otherwise on the preferred source, otherwise to a port that the kernel chooses.
+///
+/// If an application has the port on the VPN's address, a bind to every address fails, and one to the source succeeds.
+fn bind_port(socket: &Socket, family: Family, source: Option<IpAddr>, port: u16) -> io::Result<()> {
+    let any = family.unspecified();
+    for addr in std::iter::once(any).chain(source) {
+        match socket.bind(&SocketAddr::new(addr, port).into()) {
+            Err(error) if is_port_specific(&error) => {}
+            done => return done,
         }
-        socket.bind(&SocketAddr::new(any, 0).into())
     }
+    socket.bind(&SocketAddr::new(any, 0).into())
 }
 
 /// Returns the socket unless too few descriptors remain. The kernel numbers descriptors from below.

@@ -86,7 +86,7 @@ impl UdpRelay {
         })
     }
 
-    /// Opens a socket of a mapping. It replaces the mapping's socket of the same egress.
+    /// Opens a socket of a mapping, whose first datagram goes to `to`. It replaces the mapping's socket of the same egress.
     ///
     /// # Errors
     /// [`SocketOpenError`]; no socket remains.
@@ -95,6 +95,7 @@ impl UdpRelay {
         id: MappingId,
         egress: Egress,
         inside: Inside<Endpoint>,
+        to: Endpoint,
         treatment: Treatment,
     ) -> Result<Outside<Endpoint>, SocketOpenError> {
         let slot = id.slot as usize;
@@ -108,7 +109,8 @@ impl UdpRelay {
         let factory = self.factories[family].as_ref();
         let factory = factory.ok_or(SocketOpenError::NoUplink)?;
         let bypasses_ipsec = self.ipsec_bypass.applies_to(family);
-        let (socket, outside) = factory.open_udp(egress, inside, treatment, bypasses_ipsec)?;
+        let (socket, outside) =
+            factory.open_udp(egress, inside, Some(to), treatment, bypasses_ipsec)?;
         // Level-triggered: a socket that is not drained is ready again.
         let watched = self
             .epoll_set

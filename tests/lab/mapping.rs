@@ -55,6 +55,35 @@ fn a_free_source_port_is_kept_and_a_taken_one_is_not_shared() {
     }
 }
 
+/// RFC 6724: an application on the uplink's own address, which has the port that is wanted outside.
+#[test]
+fn media_leaves_from_the_address_that_the_route_prefers() {
+    let lab = Lab::new();
+    lab.laptop.ip(&format!(
+        "addr add 192.168.7.77/24 dev {UPLINK}\naddr add 2001:db8:7::77/64 dev {UPLINK} nodad preferred_lft 0"
+    ));
+    let voicelane = Voicelane::start(&lab.laptop);
+    for family in Family::BOTH {
+        let own = SocketAddr::new(at::LAPTOP.of(family), 40405);
+        let to = at::MEDIA.at(family, MEDIA_PORT);
+        for socket in [udp(&lab.laptop, own), unbound(&lab, family)] {
+            let (_, payload) = lab.exchange(&socket, to);
+            lab.assert_media(&payload, to, None);
+            // What is shown is what is on the wire.
+            let frame = &lab.on_uplink(&payload)[0];
+            let port = frame.source_port().expect("it is UDP");
+            let outside = SocketAddr::new(own.ip(), port).to_string();
+            let mappings = voicelane.status()["status"]["mappings"].clone();
+            let mut mappings = mappings.as_array().expect("a list").iter();
+            assert!(
+                mappings.any(|mapping| mapping["outside"] == outside.as_str()),
+                "{outside}: {:#}",
+                voicelane.status()
+            );
+        }
+    }
+}
+
 /// RFC 9331 section 4.1: the octet on the wire is the rule's DSCP and the packet's ECN.
 #[test]
 fn ecn_of_the_application_survives_outbound() {

@@ -102,13 +102,14 @@ impl Path {
                 mapping,
                 egress,
                 inside,
+                to,
                 treatment,
             } = outbox.commands()[at]
             else {
                 panic!("{:?}", outbox.commands())
             };
             let outside = relay
-                .open(mapping, egress, inside, treatment)
+                .open(mapping, egress, inside, to, treatment)
                 .expect("a socket");
             engine.handle_opened(mapping, egress, outside, outbox);
         }

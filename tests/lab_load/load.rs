@@ -166,9 +166,10 @@ impl World {
                     mapping,
                     egress,
                     inside,
+                    to,
                     treatment,
                 } => {
-                    let opened = self.relay.open(mapping, egress, inside, treatment);
+                    let opened = self.relay.open(mapping, egress, inside, to, treatment);
                     let outside = opened.expect("a socket");
                     self.engine
                         .handle_opened(mapping, egress, outside, &mut self.outbox);

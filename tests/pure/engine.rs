@@ -31,6 +31,7 @@ fn a_media_packet_opens_a_mapping_and_goes_out_marked() {
                 mapping: opened,
                 egress: Egress::Direct,
                 inside: of,
+                to,
                 treatment,
             },
         ] = world.outbox.commands()
@@ -38,6 +39,7 @@ fn a_media_packet_opens_a_mapping_and_goes_out_marked() {
             panic!("{:?}", world.outbox.commands())
         };
         assert_eq!((*opened, of.0, treatment.dscp), (mapping, inside, Dscp::EF));
+        assert_eq!(*to, server, "its route selects the source address");
         let transmits: Vec<_> = world.outbox.transmits().collect();
         assert_eq!(transmits.len(), 1);
         assert_eq!((transmits[0].0.to, transmits[0].1), (server, &b"hello"[..]));

@@ -35,7 +35,6 @@ pub(crate) fn policy() -> Arc<Policy> {
 pub(crate) fn uplink(device: &str) -> SocketFactories {
     let binder = SocketFactory {
         device: device.to_owned(),
-        addresses: Vec::new(),
         mark: Fwmark(0x7600_0000),
         tunnel_mark: Fwmark(0x7700_0000),
     };

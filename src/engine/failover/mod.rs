@@ -24,6 +24,7 @@ use std::collections::BinaryHeap;
 use std::time::Instant;
 
 use super::{Engine, EngineEvent, Outbox, SocketCommand};
+use crate::nat::Mapping;
 use crate::net::{
     Egress, Endpoint, Family, Inside, MappingId, Outside, PerFamily, Protocol, Treatment,
 };
@@ -185,6 +186,10 @@ impl Engine {
         egress: Egress,
         outbox: &mut Outbox,
     ) {
+        let entry = self.nat.get(mapping);
+        let Some(to) = entry.and_then(Mapping::latest_remote) else {
+            return;
+        };
         let Some(path) = self.paths.get_mut(mapping) else {
             return;
         };
@@ -194,6 +199,7 @@ impl Engine {
                 mapping,
                 egress,
                 inside: path.inside,
+                to,
                 treatment: path.treatment,
             });
         }
