@@ -16,6 +16,7 @@ mod mappings;
 mod pause;
 mod permissions;
 mod policy;
+mod programs;
 mod reload;
 mod run;
 mod sources;

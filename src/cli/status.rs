@@ -293,6 +293,11 @@ mod tests {
 
     fn mapping() -> MappingStatus {
         MappingStatus {
+            id: "0.0".to_owned(),
+            is_call: true,
+            remote: "168.86.128.1:20000".parse().ok(),
+            service: Some("media".to_owned()),
+            last_answer_seconds: None,
             inside: "10.8.0.2:50000".parse().expect("an endpoint"),
             outside: "192.168.1.10:50000".parse().ok(),
             egress: "tunnel".into(),

@@ -134,6 +134,9 @@ pub struct Status {
     pub warnings: Vec<String>,
     /// Every mapping.
     pub mappings: Vec<MappingStatus>,
+    /// The calls that ended within the last 30 s, the latest first.
+    #[serde(default)]
+    pub ended_calls: Vec<EndedCallStatus>,
     /// Every TCP connection.
     #[serde(default)]
     pub connections: Vec<ConnectionStatus>,
@@ -266,6 +269,21 @@ pub struct VpnStatus {
 /// One mapping. Labels are borrowed, because there may be tens of thousands of mappings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MappingStatus {
+    /// The id, which events name.
+    #[serde(default)]
+    pub id: String,
+    /// Whether it carries media. Other mappings are candidates of a call, or no call at all.
+    #[serde(default)]
+    pub is_call: bool,
+    /// The remote endpoint of its media, otherwise the one that it sent to last.
+    #[serde(default)]
+    pub remote: Option<SocketAddr>,
+    /// The name of the policy's service for that remote.
+    #[serde(default)]
+    pub service: Option<String>,
+    /// Seconds since something was last received.
+    #[serde(default)]
+    pub last_answer_seconds: Option<u64>,
     /// The application's endpoint.
     pub inside: SocketAddr,
     /// The socket's endpoint, once it is open.
@@ -282,6 +300,23 @@ pub struct MappingStatus {
     pub age_seconds: u64,
     /// Seconds since its last outbound packet.
     pub idle_seconds: u64,
+}
+
+/// A call that has ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EndedCallStatus {
+    /// The id, which events name.
+    pub id: String,
+    /// The application's endpoint.
+    pub inside: SocketAddr,
+    /// The remote endpoint of its media.
+    pub remote: SocketAddr,
+    /// How it ended: "application_closed", "peer_closed", "silent", "expired", "evicted" or "no_socket".
+    pub cause: Cow<'static, str>,
+    /// Seconds between its first packet and its end.
+    pub duration_seconds: u64,
+    /// Seconds since its end.
+    pub ended_seconds: u64,
 }
 
 /// One TCP connection.

@@ -17,8 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 use tracing::{debug, trace};
 
-use crate::control::EventKind;
-use crate::engine::{Engine, EngineEvent, Outbox, ReplySource, SocketCommand};
+use crate::engine::{Engine, Outbox, ReplySource, SocketCommand};
 use crate::net::{Egress, Family, PerFamily};
 use crate::policy::Policy;
 use crate::relay::{
@@ -26,6 +25,8 @@ use crate::relay::{
 };
 use crate::tun::PacketDevice;
 
+use super::applications::ApplicationState;
+use super::call_events::CallEvents;
 use super::channel::{Receiver, TryRecv};
 use super::events::EventLog;
 use super::kernel_errors::KernelErrors;
@@ -61,6 +62,8 @@ pub(super) enum DriverMessage {
     Snapshot(oneshot::Sender<DriverSnapshot>),
     /// Requests the mappings and connections of a page.
     Mappings(MappingPage, oneshot::Sender<MappingPage>),
+    /// Whether silent mappings still have an application.
+    ApplicationStates(Vec<ApplicationState>),
     /// Replaces the source addresses of replies.
     ReplySources(Vec<ReplySource>),
     /// Address families for which direct sockets need an IPsec bypass.
@@ -100,7 +103,7 @@ pub(super) struct Driver<D> {
     kernel_errors: KernelErrors,
     /// Notified when sending fails as a firewall makes it fail.
     firewall_suspected: Arc<Notify>,
-    events: EventLog,
+    calls: CallEvents,
     /// Whether the last read emptied the TUN's queue.
     is_device_empty: bool,
 }
@@ -124,7 +127,7 @@ impl<D: PacketDevice> Driver<D> {
             service_state,
             kernel_errors: KernelErrors::default(),
             firewall_suspected,
-            events,
+            calls: CallEvents::new(events),
             is_device_empty: true,
         }
     }
@@ -307,46 +310,8 @@ impl<D: PacketDevice> Driver<D> {
                 self.engine.handle_delivery_failed();
             }
         }
-        for event in self.outbox.events() {
-            match event {
-                EngineEvent::Established {
-                    mapping,
-                    inside,
-                    egress,
-                    outside,
-                } => {
-                    debug!(%mapping, %inside, %egress, %outside, "mapping established");
-                }
-                EngineEvent::Ended { mapping, inside } => {
-                    debug!(%mapping, %inside, "mapping ended");
-                }
-                EngineEvent::FailedOver {
-                    mapping,
-                    inside,
-                    cause,
-                } => {
-                    debug!(%mapping, %inside, "endpoint of the moved call");
-                    let call = format_args!("mapping {mapping}");
-                    self.events.record(EventKind::CallMovedToVpn, call, cause);
-                }
-                EngineEvent::FailedBack {
-                    mapping,
-                    inside,
-                    cause,
-                } => {
-                    debug!(%mapping, %inside, "endpoint of the moved call");
-                    let call = format_args!("mapping {mapping}");
-                    self.events.record(EventKind::CallMovedDirect, call, cause);
-                }
-                EngineEvent::UplinkFailed { family, cause } => {
-                    self.events.record(EventKind::UplinkFailed, family, cause);
-                }
-                EngineEvent::UplinkRecovered { family } => {
-                    let reason = "the direct path is used again";
-                    self.events
-                        .record(EventKind::UplinkRecovered, family, reason);
-                }
-            }
+        for &event in self.outbox.events() {
+            self.calls.record(event, now);
         }
         self.outbox.clear();
     }
@@ -468,6 +433,8 @@ impl<D: PacketDevice> Driver<D> {
                     service_state: self.service_state.clone(),
                     engine: self.engine.snapshot(now),
                     kernel_errors: self.kernel_errors.clone(),
+                    policy: Arc::clone(self.engine.policy()),
+                    ended_calls: self.calls.recently_ended(now),
                     overflowed: self.relay.overflowed(),
                     scheduling: (realtime.class(), realtime.counts()),
                     now,
@@ -478,6 +445,13 @@ impl<D: PacketDevice> Driver<D> {
             DriverMessage::Mappings(mut page, reply) => {
                 page.fill(&self.engine, now);
                 let _ = reply.send(page);
+            }
+            DriverMessage::ApplicationStates(states) => {
+                let Self { engine, outbox, .. } = self;
+                for (mapping, has_application) in states {
+                    engine.handle_application_state(mapping, has_application, now, outbox);
+                }
+                self.flush(now);
             }
             DriverMessage::IpsecBypass(families) => {
                 self.relay.set_ipsec_bypass(families);

@@ -11,7 +11,9 @@
 //! [`crate::manual::operating`].
 
 mod allocator;
+mod applications;
 mod blocked_clients;
+mod call_events;
 mod channel;
 mod component_settings;
 mod conflict_backoff;

@@ -11,6 +11,7 @@ use crate::control::{Body, MetricsInput, PendingRequest, Request, Status, Summar
 use crate::diagnostics::{IdentifyingNames, Redactor};
 use crate::engine::PAGE;
 
+use super::applications;
 use super::channel;
 use super::driver::DriverMessage;
 use super::events::EventLog;
@@ -19,6 +20,9 @@ use super::service_state::{DriverSnapshot, MappingPage};
 
 /// Time between two checks of the state and of the warnings.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Pages of mappings whose applications are checked at a time: 32,768 mappings take 16 checks.
+const PAGES_CHECKED: usize = 4;
 
 /// The senders to the threads that have the state.
 pub(super) struct RequestHandler {
@@ -35,10 +39,11 @@ impl RequestHandler {
         mut scrapes: mpsc::Receiver<oneshot::Sender<MetricsInput>>,
     ) {
         let mut health = Health::default();
+        let mut first_slot = 0;
         let mut checks = tokio::time::interval(HEALTH_INTERVAL);
         loop {
             let handled = tokio::select! {
-                _ = checks.tick() => self.check_health(&mut health).await,
+                _ = checks.tick() => self.check(&mut health, &mut first_slot).await,
                 Some(request) = pending.recv() => self.handle(request).await,
                 Some(reply) = scrapes.recv() => self.scrape(reply).await,
                 else => None,
@@ -66,8 +71,7 @@ impl RequestHandler {
             Request::Status => {
                 let snapshot = self.snapshot().await?;
                 let mut status = snapshot.status(&self.events);
-                self.add_mappings(snapshot.engine.slots, &mut status)
-                    .await?;
+                self.add_mappings(&snapshot, &mut status).await?;
                 let _ = reply.send(Body::Status(Box::new(status)));
             }
         }
@@ -85,11 +89,12 @@ impl RequestHandler {
         Some(())
     }
 
-    /// Records changes of the state and of the warnings as events.
-    async fn check_health(&self, health: &mut Health) -> Option<()> {
-        let status = self.snapshot().await?.status(&self.events);
-        health.update(&status, &self.events);
-        Some(())
+    /// Records changes of the state and of the warnings as events, and ends mappings without an application.
+    async fn check(&self, health: &mut Health, first_slot: &mut usize) -> Option<()> {
+        let snapshot = self.snapshot().await?;
+        health.update(&snapshot.status(&self.events), &self.events);
+        self.check_applications(snapshot.engine.slots, first_slot)
+            .await
     }
 
     async fn snapshot(&self) -> Option<DriverSnapshot> {
@@ -101,17 +106,36 @@ impl RequestHandler {
         snapshot.await.ok()
     }
 
-    /// Adds the mappings and connections in so many slots.
-    async fn add_mappings(&self, slots: usize, status: &mut Status) -> Option<()> {
+    /// Ends the mappings of the next [`PAGES_CHECKED`] pages that are over. The number is bounded, so that thousands of
+    /// mappings delay no request.
+    async fn check_applications(&self, slots: usize, first: &mut usize) -> Option<()> {
+        for _ in 0..PAGES_CHECKED.min(slots.div_ceil(PAGE)) {
+            let mut page = MappingPage::new();
+            page.start = if *first < slots { *first } else { 0 };
+            *first = page.start + PAGE;
+            let states = applications::states(self.fill(page).await?.take_mappings());
+            if !states.is_empty() {
+                let message = DriverMessage::ApplicationStates(states);
+                self.driver.send(message).await.ok()?;
+            }
+        }
+        Some(())
+    }
+
+    async fn fill(&self, page: MappingPage) -> Option<MappingPage> {
+        let (reply, filled) = oneshot::channel();
+        let message = DriverMessage::Mappings(page, reply);
+        self.driver.send(message).await.ok()?;
+        filled.await.ok()
+    }
+
+    /// Adds the mappings and connections of a snapshot's slots.
+    async fn add_mappings(&self, snapshot: &DriverSnapshot, status: &mut Status) -> Option<()> {
+        let slots = snapshot.engine.slots;
         let mut page = MappingPage::new();
         while page.start < slots {
-            let (reply, filled) = oneshot::channel();
-            self.driver
-                .send(DriverMessage::Mappings(page, reply))
-                .await
-                .ok()?;
-            page = filled.await.ok()?;
-            page.move_into(status);
+            page = self.fill(page).await?;
+            page.move_into(status, &snapshot.policy);
             page.start += PAGE;
         }
         Some(())

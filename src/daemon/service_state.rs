@@ -3,6 +3,7 @@
 //! The packet loop only copies its state. The second thread writes the status.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -13,8 +14,10 @@ use crate::control::{
 };
 use crate::engine::{ConnectionReport, Engine, EngineSnapshot, MappingReport, PAGE};
 use crate::net::{Family, RulePriority};
+use crate::policy::Policy;
 use crate::route::vpn::Vpn;
 
+use super::call_events::EndedCall;
 use super::events::EventLog;
 use super::kernel_errors::KernelErrors;
 use super::limit_warnings;
@@ -46,6 +49,9 @@ pub(super) struct DriverSnapshot {
     pub(super) service_state: ServiceState,
     pub(super) engine: EngineSnapshot,
     pub(super) kernel_errors: KernelErrors,
+    pub(super) policy: Arc<Policy>,
+    /// The latest first.
+    pub(super) ended_calls: Vec<EndedCall>,
     /// Datagrams dropped because the queue of their socket was full.
     pub(super) overflowed: u64,
     /// The scheduling class, how often the budget was exhausted, and how often no fallback thread could be started.
@@ -81,11 +87,17 @@ impl MappingPage {
             .extend(engine.connection_reports(slots, now));
     }
 
-    /// Moves them into a status.
-    pub(super) fn move_into(&mut self, status: &mut Status) {
+    /// Removes the mappings.
+    pub(super) fn take_mappings(&mut self) -> impl Iterator<Item = MappingReport> {
+        self.mappings.drain(..)
+    }
+
+    /// Moves them into a status. `policy` has the names of their services.
+    pub(super) fn move_into(&mut self, status: &mut Status, policy: &Policy) {
+        let mappings = self.mappings.drain(..);
         status
             .mappings
-            .extend(self.mappings.drain(..).map(mapping_status));
+            .extend(mappings.map(|mapping| mapping_status(&mapping, policy)));
         status
             .connections
             .extend(self.connections.drain(..).map(connection_status));
@@ -113,6 +125,11 @@ impl DriverSnapshot {
             budget_exhausted,
             fallback_thread_failed,
         };
+        status.ended_calls = self
+            .ended_calls
+            .iter()
+            .map(|call| call.status(self.now))
+            .collect();
         status.warnings.extend(events.warning());
         status
     }
@@ -184,6 +201,7 @@ impl ServiceState {
                 .chain(snapshot.failed_uplinks.iter().copied().map(failed_uplink))
                 .collect(),
             mappings: Vec::new(),
+            ended_calls: Vec::new(),
             connections: Vec::new(),
             tcp: counters
                 .tcp
@@ -226,8 +244,14 @@ impl ServiceState {
     }
 }
 
-fn mapping_status(mapping: MappingReport) -> MappingStatus {
+fn mapping_status(mapping: &MappingReport, policy: &Policy) -> MappingStatus {
+    let rule = mapping.service.and_then(|rule| policy.rule(rule));
     MappingStatus {
+        id: mapping.id.to_string(),
+        is_call: mapping.is_call,
+        remote: mapping.remote.map(Into::into),
+        service: rule.map(|rule| rule.service.name.clone()),
+        last_answer_seconds: mapping.last_answer.map(|age| age.as_secs()),
         inside: mapping.inside.0.into(),
         outside: mapping.outside.map(|outside| outside.0.into()),
         egress: mapping.egress.name().into(),

@@ -43,13 +43,13 @@ use foldhash::quality::RandomState;
 use self::failover::{MappingPath, MappingPaths};
 use self::reassembly::Reassembly;
 use crate::nat;
-use crate::net::{Dscp, Egress, Endpoint, Family, Inside, MappingId, TrafficClass};
+use crate::net::{Dscp, Egress, Endpoint, Family, MappingId, Protocol, TrafficClass};
 use crate::policy::Policy;
 use crate::rate::{RateLimit, TokenBucket};
 use crate::wire::{IcmpError, Packet, ParseError, Transport, reply};
 
 pub use crate::nat::{NatLimits, NatSettings, UNANSWERED_LIFETIME};
-pub use failover::{FailbackCause, FailoverCause, FailoverSettings};
+pub use failover::{EndCause, FailbackCause, FailoverCause, FailoverSettings, SILENT};
 pub use outbox::{EngineEvent, Outbox, SocketCommand, Transmit};
 pub use stats::{Counters, DropReason, EngineSnapshot, MappingReport};
 pub use tcp::{ConnectError, ConnectionReport, ConnectionState, TcpCounters, TcpSettings};
@@ -257,6 +257,12 @@ impl Engine {
         self.revoke_connections();
     }
 
+    /// Returns the policy.
+    #[must_use]
+    pub const fn policy(&self) -> &Arc<Policy> {
+        &self.policy
+    }
+
     /// Replaces the reply source substitutions.
     pub fn set_reply_sources(&mut self, reply_sources: Vec<ReplySource>) {
         self.reply_sources = reply_sources;
@@ -305,16 +311,39 @@ impl Engine {
                 self.expiry_paused_until = None;
                 return;
             };
-            self.end_mapping(mapping, entry.inside, outbox);
+            self.end_mapping(mapping, &entry, EndCause::Expired, outbox);
         }
         self.expiry_paused_until = Some(now + BATCH_INTERVAL);
     }
 
     /// Closes the sockets of a mapping that has left the table.
-    fn end_mapping(&mut self, mapping: MappingId, inside: Inside<Endpoint>, outbox: &mut Outbox) {
-        self.paths.remove(mapping);
+    fn end_mapping(
+        &mut self,
+        mapping: MappingId,
+        entry: &nat::Mapping,
+        cause: EndCause,
+        outbox: &mut Outbox,
+    ) {
         outbox.command(SocketCommand::Close { mapping });
-        outbox.event(EngineEvent::Ended { mapping, inside });
+        self.record_end(mapping, entry, cause, outbox);
+    }
+
+    fn record_end(
+        &mut self,
+        mapping: MappingId,
+        entry: &nat::Mapping,
+        cause: EndCause,
+        outbox: &mut Outbox,
+    ) {
+        let media_remote = self.paths.get(mapping).and_then(|path| path.media_remote);
+        self.paths.remove(mapping);
+        outbox.event(EngineEvent::Ended {
+            mapping,
+            inside: entry.inside,
+            media_remote,
+            created: entry.created,
+            cause,
+        });
     }
 
     /// Returns the number of mappings.
@@ -332,8 +361,16 @@ impl Engine {
     ) -> impl Iterator<Item = MappingReport> {
         self.nat.within(slots).map(move |(id, mapping)| {
             let path = self.paths.get(id);
+            let remote = path.and_then(|path| path.media_remote);
+            let remote_or_latest = remote.or_else(|| mapping.latest_remote());
+            let received = path.and_then(MappingPath::last_received);
             MappingReport {
                 id,
+                remote: remote_or_latest,
+                is_call: remote.is_some(),
+                service: remote_or_latest
+                    .and_then(|remote| self.policy.evaluate(Protocol::Udp, remote).rule),
+                last_answer: received.map(|at| now.saturating_duration_since(at)),
                 inside: mapping.inside,
                 outside: mapping.outside,
                 egress: path.map_or(Egress::Direct, MappingPath::egress),

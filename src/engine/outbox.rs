@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 use std::ops::Range;
+use std::time::Instant;
 
-use super::failover::{FailbackCause, FailoverCause};
+use super::failover::{EndCause, FailbackCause, FailoverCause};
 use crate::net::{
     ConnectionId, Ecn, Egress, Endpoint, Family, Inside, MappingId, Outside, Treatment,
 };
@@ -106,6 +107,8 @@ pub enum EngineEvent {
         mapping: MappingId,
         /// The application's endpoint.
         inside: Inside<Endpoint>,
+        /// The remote of its media, otherwise the one that it sent to last.
+        remote: Option<Endpoint>,
         /// The cause.
         cause: FailoverCause,
     },
@@ -115,6 +118,8 @@ pub enum EngineEvent {
         mapping: MappingId,
         /// The application's endpoint.
         inside: Inside<Endpoint>,
+        /// The remote of its media, otherwise the one that it sent to last.
+        remote: Option<Endpoint>,
         /// The cause.
         cause: FailbackCause,
     },
@@ -136,6 +141,12 @@ pub enum EngineEvent {
         mapping: MappingId,
         /// The application's endpoint.
         inside: Inside<Endpoint>,
+        /// The remote of its media, if it carried any: then a call has ended.
+        media_remote: Option<Endpoint>,
+        /// When it was created.
+        created: Instant,
+        /// The cause.
+        cause: EndCause,
     },
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::net::{CaptureMode, Egress, Endpoint, Family, Inside, MappingId, Outside};
+use crate::net::{CaptureMode, Egress, Endpoint, Family, Inside, MappingId, Outside, RuleId};
 use crate::wire::{ParseError, WriteError};
 
 use super::TcpCounters;
@@ -174,6 +174,14 @@ pub struct MappingReport {
     pub outside: Option<Outside<Endpoint>>,
     /// The egress of datagrams that the policy relays.
     pub egress: Egress,
+    /// The remote of its media, otherwise the one that it sent to last.
+    pub remote: Option<Endpoint>,
+    /// Whether it carries media. Other mappings are candidates of a call, or no call at all.
+    pub is_call: bool,
+    /// The rule of the remote.
+    pub service: Option<RuleId>,
+    /// Time since something was last received.
+    pub last_answer: Option<Duration>,
     /// Why the mapping is in the VPN, if it is.
     pub failover_cause: Option<FailoverCause>,
     /// The number of permitted remotes: those that the mapping has sent to.

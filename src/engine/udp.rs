@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use super::ICMP_ERRORS;
 use super::failover::{MappingPath, SocketState};
 use super::{
-    DropReason, Engine, EngineEvent, FailbackCause, FailoverCause, Outbox, ReceivedDatagram,
-    ReturnedError, Transmit,
+    DropReason, EndCause, Engine, EngineEvent, FailbackCause, FailoverCause, Outbox,
+    ReceivedDatagram, ReturnedError, Transmit,
 };
 use crate::call::DatagramKind;
 use crate::nat::{AdmitError, MapError, Mapped};
@@ -63,7 +63,7 @@ impl Engine {
             for egress in Egress::BOTH {
                 outbox.recall(evicted, egress);
             }
-            self.end_mapping(evicted, entry.inside, outbox);
+            self.end_mapping(evicted, &entry, EndCause::Evicted, outbox);
             self.counters.evicted += 1;
             mapped = self.nat.map(inside, remote, now);
         }
@@ -306,9 +306,10 @@ impl Engine {
         if Egress::BOTH.into_iter().any(has_socket) {
             self.fail_back(mapping, FailbackCause::TunnelUnavailable, now, outbox);
         } else if let Some(entry) = self.nat.remove(mapping) {
-            self.paths.remove(mapping);
             if entry.outside.is_some() {
-                outbox.event(EngineEvent::Ended { mapping, inside });
+                self.record_end(mapping, &entry, EndCause::NoSocket, outbox);
+            } else {
+                self.paths.remove(mapping);
             }
         }
         for (to, payload) in recalled {
@@ -418,7 +419,7 @@ impl Engine {
 }
 
 /// Whether a datagram is media, which is useless when it is late; late checks and handshakes are not.
-fn is_media(payload: &[u8]) -> bool {
+pub(super) fn is_media(payload: &[u8]) -> bool {
     matches!(
         DatagramKind::of(payload),
         Some(DatagramKind::Rtp | DatagramKind::Rtcp | DatagramKind::TurnChannel)

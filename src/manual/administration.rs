@@ -72,6 +72,12 @@
 //!
 //! `voicelane events --follow` prints events as they happen. `voicelane mappings --watch` prints the mappings repeatedly.
 //!
+//! A mapping with media is a call. `mappings` has one line for each: id, remote, the policy's service, path, outside
+//! endpoint, age, last answer, program. Events name the same id. Mappings without media that sent to the same remote address
+//! are counted as the call's candidates. The command itself finds the program, so it sees what its user may see; otherwise
+//! the column says "not measured: needs root". Ended calls are listed for 30 s with the cause
+//! (`calls::a_call_is_one_line_and_ends_with_its_application`).
+//!
 //! # Metrics
 //!
 //! `[metrics] listen` enables metrics: `"unix"` (the socket `metrics.sock`, for users who may read) or a loopback

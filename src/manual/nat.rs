@@ -156,6 +156,10 @@
 //! - RFC 4787 REQ-5 for mappings that nobody has answered: they end after 30 s without an outbound packet. At a limit, the
 //!   oldest of them of the same inside address gives its place to the next (`engine::calls_replace_unanswered_mappings`).
 //!   Otherwise thousands of sockets of one program could keep calls from starting for five minutes.
+//! - RFC 4787 REQ-5 for mappings that are over. No mapping ends while its application sends. After 3 s without an outbound
+//!   packet it ends if no socket of this machine receives at its inside endpoint, as `sock_diag` reports; after 10 s if the
+//!   peer's port is closed and nothing was received since; after 30 s without packets of either side if it had answered
+//!   checks (RFC 7675). A client of a gateway has no socket here, and the first rule does not concern it (`engine::end`).
 //! - RFC 5382 REQ-2, simultaneous open by the application: its SYN receives a SYN-ACK, never a SYN. The connection is still
 //!   established. A connection that only the far side opens has no destination, because applications listen on this
 //!   machine's own addresses.

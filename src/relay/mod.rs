@@ -18,6 +18,7 @@ mod error;
 mod error_queue;
 mod ipsec_bypass;
 mod socket_factory;
+mod socket_lookup;
 mod socket_option;
 mod tcp;
 mod udp;
@@ -30,6 +31,7 @@ pub use error::{SendError, SocketOpenError};
 #[cfg(test)]
 pub use socket_factory::SetupStep;
 pub use socket_factory::{SocketFactories, SocketFactory, SocketSetupError};
+pub use socket_lookup::SocketLookup;
 pub use tcp::{Progress, TcpRelay};
 pub use udp::UdpRelay;
 pub use udp_socket::Received;

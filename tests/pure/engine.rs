@@ -1,6 +1,7 @@
 //! The engine in simulated time: packets and instants in, outbox out. No socket, no clock, both address families.
 
 mod call;
+mod end;
 mod failover;
 mod limits;
 mod prefix;

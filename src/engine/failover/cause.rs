@@ -1,4 +1,4 @@
-//! Why a mapping fails over into the VPN, and why it fails back. Labels are stable: status, events and metrics name them.
+//! Why a mapping fails over into the VPN, why it fails back, and why it ends. Labels are stable: status, events and metrics name them.
 
 use std::fmt;
 
@@ -85,5 +85,37 @@ impl fmt::Display for FailbackCause {
             Self::UplinkRestored => "the uplink is available again",
             Self::TunnelUnavailable => "no socket can be opened for the path through the VPN",
         })
+    }
+}
+
+/// Why a mapping has ended. None of them is a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EndCause {
+    /// The application's socket is closed.
+    ApplicationClosed,
+    /// The peer's port is closed, and the application has stopped to send.
+    PeerClosed,
+    /// Neither side has sent for 30 s after connectivity checks.
+    Silent,
+    /// The lifetime is over.
+    Expired,
+    /// A limit was reached, and the mapping gave way to a newer one.
+    Evicted,
+    /// No socket could be opened.
+    NoSocket,
+}
+
+impl EndCause {
+    /// Returns the stable label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::ApplicationClosed => "application_closed",
+            Self::PeerClosed => "peer_closed",
+            Self::Silent => "silent",
+            Self::Expired => "expired",
+            Self::Evicted => "evicted",
+            Self::NoSocket => "no_socket",
+        }
     }
 }

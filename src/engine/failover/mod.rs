@@ -15,6 +15,7 @@
 
 mod cause;
 mod checks;
+mod end;
 mod health;
 mod path;
 mod resync;
@@ -23,6 +24,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
+use super::udp::is_media;
 use super::{Engine, EngineEvent, Outbox, SocketCommand};
 use crate::nat::Mapping;
 use crate::net::{
@@ -34,7 +36,8 @@ use health::{ConfirmedFailover, UplinkHealth};
 use path::{LONGEST_RETRY, PathAction};
 use resync::{Resync, UplinkGeneration};
 
-pub use cause::{FailbackCause, FailoverCause};
+pub use cause::{EndCause, FailbackCause, FailoverCause};
+pub use end::SILENT;
 pub use path::FailoverSettings;
 pub(super) use path::{MappingPath, SocketState};
 
@@ -216,13 +219,17 @@ impl Engine {
         now: Instant,
         outbox: &mut Outbox,
     ) -> Egress {
+        let Some(path) = self.paths.get_mut(mapping) else {
+            return Egress::Direct;
+        };
+        if path.media_remote != Some(to) && is_media(payload) {
+            path.media_remote = Some(to);
+        }
         let Some(settings) = self.paths.settings else {
             return Egress::Direct;
         };
         let kind = StunKind::of(payload);
-        let Some(path) = self.paths.get_mut(mapping) else {
-            return Egress::Direct;
-        };
+        let path = self.paths.get_mut(mapping).expect("the path exists");
         let family = path.family();
         path.treatment = treatment;
         let StunKind::Request {
@@ -279,16 +286,18 @@ impl Engine {
         now: Instant,
         outbox: &mut Outbox,
     ) {
-        if self.paths.settings.is_none() {
-            return;
-        }
         if egress == Egress::Direct && self.paths.is_on_former_uplink(mapping) {
             return;
         }
-        let kind = StunKind::of(payload);
+        let has_failover = self.paths.settings.is_some();
         let Some(path) = self.paths.get_mut(mapping) else {
             return;
         };
+        path.on_received(egress, now);
+        if !has_failover {
+            return;
+        }
+        let kind = StunKind::of(payload);
         let family = path.family();
         let is_response = match kind {
             StunKind::Response(transaction) => path.checks.on_response(transaction),
@@ -301,7 +310,6 @@ impl Engine {
             }
             return;
         }
-        path.on_received(now);
         if !is_response {
             return self.paths.queue_after_media(mapping);
         }
@@ -408,6 +416,12 @@ impl Engine {
         true
     }
 
+    /// Returns the remote of a mapping's media, otherwise the one that it sent to last.
+    pub(in crate::engine) fn remote_of(&self, mapping: MappingId) -> Option<Endpoint> {
+        let media = self.paths.get(mapping).and_then(|path| path.media_remote);
+        media.or_else(|| self.nat.get(mapping).and_then(Mapping::latest_remote))
+    }
+
     fn record_failover(
         &mut self,
         mapping: MappingId,
@@ -418,6 +432,7 @@ impl Engine {
         *self.counters.failovers.entry(cause.label()).or_default() += 1;
         outbox.event(EngineEvent::FailedOver {
             mapping,
+            remote: self.remote_of(mapping),
             inside,
             cause,
         });
@@ -442,6 +457,7 @@ impl Engine {
         *self.counters.failbacks.entry(cause.label()).or_default() += 1;
         outbox.event(EngineEvent::FailedBack {
             mapping,
+            remote: self.remote_of(mapping),
             inside,
             cause,
         });

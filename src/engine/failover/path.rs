@@ -179,6 +179,8 @@ pub(in crate::engine) struct MappingPath {
     is_answered: bool,
     /// Whether missing traffic starts no comparison: one has just ended without a response, or the peer's port is closed.
     is_settled: bool,
+    /// Whether the peer's port is closed, and nothing was received since.
+    is_peer_closed: bool,
     pub(in crate::engine) treatment: Treatment,
     sockets: [SocketState; 2],
     state: PathState,
@@ -188,6 +190,8 @@ pub(in crate::engine) struct MappingPath {
     /// The time of the first packet.
     pub(in crate::engine) created: Instant,
     pub(in crate::engine) inside: Inside<Endpoint>,
+    /// The remote of the latest media: then the mapping is a call.
+    pub(in crate::engine) media_remote: Option<Endpoint>,
 }
 
 const _: () = assert!(
@@ -214,6 +218,8 @@ impl MappingPath {
             uplink_generation: 0,
             is_answered: false,
             is_settled: false,
+            is_peer_closed: false,
+            media_remote: None,
             comparison: Comparison::default(),
             reannounce: None,
             state: PathState::Direct { since: None },
@@ -313,10 +319,23 @@ impl MappingPath {
                 .is_none_or(|copied| has_passed(copied, COPY_INTERVAL))
     }
 
-    /// Records a datagram received on the direct path.
-    pub(in crate::engine) fn on_received(&mut self, now: Instant) {
-        self.last_received = Some(now);
-        self.is_settled = false;
+    /// Records a datagram received on the path in use. Copies of checks in the tunnel prove nothing about the direct path.
+    pub(in crate::engine) fn on_received(&mut self, egress: Egress, now: Instant) {
+        if egress == self.egress() {
+            self.last_received = Some(now);
+            self.is_settled = false;
+            self.is_peer_closed = false;
+        }
+    }
+
+    /// Returns when something was last received on the path in use.
+    pub(in crate::engine) const fn last_received(&self) -> Option<Instant> {
+        self.last_received
+    }
+
+    /// Whether the peer's port is closed, and nothing was received since.
+    pub(in crate::engine) const fn is_peer_closed(&self) -> bool {
+        self.is_peer_closed
     }
 
     /// Records a response on the direct path to a request of this mapping. Returns whether the mapping fails back.
@@ -359,6 +378,7 @@ impl MappingPath {
     /// Records that the peer's port is closed: the call is over, and missing traffic proves nothing.
     pub(in crate::engine) fn on_peer_closed(&mut self) {
         self.is_settled = true;
+        self.is_peer_closed = true;
     }
 
     /// Records that a router reported the destination unreachable. Returns whether the mapping fails over at once: without

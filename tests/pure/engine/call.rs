@@ -115,6 +115,10 @@ impl Call {
         self.mapping.expect("the call has a mapping")
     }
 
+    pub(crate) const fn peer(&self) -> Endpoint {
+        self.peer
+    }
+
     pub(crate) fn for_both_families(habits: Habits) -> [Self; 2] {
         FAMILIES.map(|family| Self::new(family, habits))
     }
