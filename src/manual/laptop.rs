@@ -129,6 +129,7 @@
 //! | `failover = none` | `failover::without_failover_a_call_stays_direct` |
 //! | whole prefixes; other traffic returns into the VPN | `prefix::other_traffic_of_a_prefix_arrives_through_the_vpn`, `prefix::the_bypass_for_media_lets_nothing_else_out` |
 //! | a kill switch is detected, named and respected, with and without nftables, at the start and later | `coexistence::the_wg_quick_kill_switch_is_named_and_obeyed`, `coexistence::the_mullvad_firewall_is_named_and_obeyed`, `coexistence::a_legacy_iptables_kill_switch_is_obeyed_but_not_named`, `coexistence::a_later_legacy_iptables_rule_is_found_by_its_first_rejection` |
+//! | no firewall probe leaves the machine, whatever rules change mark, DSCP or priority | `foreign_hooks::no_probe_leaves_the_machine_whatever_rules_change_on_it` |
 //! | the VPN's marks, if IT configures them | `coexistence::calls_with_the_vpn_mark_pass_the_wg_quick_kill_switch`, `coexistence::calls_with_the_connection_mark_pass_the_mullvad_firewall` |
 //! | a hostile network: routes, ranges, spoofed packets, ARP | `hostile_network::a_dhcp_route_for_the_media_range_is_ignored`, `hostile_network::a_lan_with_the_media_range_gets_no_media`, `hostile_network::no_network_message_adds_direct_traffic`, `hostile_network::no_lan_host_reaches_the_tun_or_a_reply_source` |
 //! | foreign sysctls stay | `laptop::only_settings_of_the_tun_and_the_uplink_change` |

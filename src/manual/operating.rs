@@ -7,7 +7,7 @@
 //! | the TUN `voicelane0`, not persistent | `ip link show voicelane0` |
 //! | rules and routes with protocol 118 | `ip rule show`; `ip route show table all proto 118` |
 //! | `rp_filter` 2 on the uplink, if it was 1 | `sysctl net.ipv4.conf.wlan0.rp_filter` |
-//! | nftables tables `voicelane-voicelane0`, `…-firewall` and, on a gateway, `…-gateway` | `nft list ruleset` |
+//! | nftables tables `voicelane-voicelane0`, `…-firewall`, `…-lookups` and, on a gateway, `…-gateway` | `nft list ruleset` |
 //! | IPsec allow policies for captured IPv6, only beside foreign IPv6 policies | `ip xfrm policy` |
 //! | runtime directory: `control.sock`, `metrics.sock` if configured, `state.json` (saved sysctls) | `ls /run/voicelane` |
 //! | state directory: `events.jsonl` and `events.1.jsonl`, together at most 512 KiB; `last-good.json`, the last configuration that worked | `voicelane events` |

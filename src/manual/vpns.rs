@@ -64,11 +64,32 @@
 //!
 //! For IT that may change voicelane's file but not the firewall: `[uplink] vpn_mark` gives media the mark of the VPN's own
 //! packets. `conntrack_mark` gives it the mark of connections that the firewall excludes (Mullvad: 0xf41). The relay's
-//! sockets carry the mark. A chain at the output hook, priority -150, sets it on packets into the TUN. With `vpn_mark` the
+//! sockets carry the mark. A chain at the output hook, priority -130, sets it on packets into the TUN. With `vpn_mark` the
 //! chain also marks neighbour discovery on the uplink. The policy still decides which packets leave.
 //!
 //! The risk: the firewall cannot tell media from the VPN's packets. A kill switch that blocks everything while the VPN is
 //! down then lets media out. Do not set the marks where that is unwanted.
+//!
+//! # Lookups without ports
+//!
+//! Capture rules match ports. Other programs make the kernel look up routes without ports, and media would then be lost:
+//!
+//! - A chain of type route changes the mark or the DSCP of outgoing packets: iptables mangle OUTPUT, application firewalls.
+//! - A reverse-path check looks up the source of incoming packets: `fib saddr . mark . iif oif`, as firewalld installs it;
+//!   `rpfilter --validmark`, as NixOS installs it.
+//!
+//! Where such a chain or rule exists, one more table, `voicelane-voicelane0-lookups`, marks media and its answers, and
+//! routing rules match the mark. The relay's packets get their own mark back. A change of nftables takes effect at once, one
+//! of legacy iptables within about a minute, because legacy iptables sends no notification. If only root may read which
+//! legacy tables exist, the loaded modules count.
+//!
+//! Not passed: a check that ignores the mark, `rpfilter` without `--validmark` or `fib saddr . iif oif`. It drops answers on
+//! the uplink. Add the mark to the check.
+//!
+//! | hooks | shown by |
+//! |---|---|
+//! | legacy and nft DSCP, whole and masked marks, early and late chains, both orders | `foreign_hooks::calls_pass_hooks_that_change_mark_or_dscp` |
+//! | `fib` and `rpfilter` with the mark, legacy and nft, both orders | `foreign_hooks::calls_pass_reverse_path_checks_that_look_at_the_mark` |
 //!
 //! # Hostile networks
 //!

@@ -23,22 +23,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::{Duration, Instant};
 
-use netlink_packet_netfilter::nftables::{
-    Expressions, InetHookNumber, Lookup, MetaKey, NfTablesMessage, Operator, Register,
-    SetAttribute, SetElementList, SetElementMessage, SetFlags, SetMessage,
-};
+use netlink_packet_netfilter::nftables::{InetHookNumber, MetaKey, Operator};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
 use nix::net::if_::if_indextoname;
 
 use super::blocked_path::{BlockedPath, BlockingRule, MediaPath};
 use super::expression::{
-    Expression, FibQuery, compare, defragment, destination, destination_port, elements, fib,
-    is_family, link_is, meta_is, ranges, set_mark_bits, trace_some, untrack,
+    Expression, FibQuery, PacketEnd, compare, defragment, fib, link_is, set_mark_bits, trace_some,
+    untrack,
 };
+use super::policy_sets::{BATCH, FamilySelector, PolicySets, in_set};
 use super::table::{AppliedState, Chain, NftError, NftTable, OURS};
 use super::trace::{TRACES, Trace};
-use crate::net::{Capture, Family, IfIndex, PortRange, Prefix, Protocol};
+use crate::net::{Family, IfIndex};
 use crate::route::desired::{Desired, RoutingIds};
 
 /// Marks packets to capture: after reply source substitution (-290) and before connection tracking (-200).
@@ -47,10 +45,6 @@ const CLIENTS: &str = "clients";
 const TRACE_BEGIN: &str = "forward-begin";
 /// Ends the trace of a packet that was not dropped, behind all chains.
 const TRACE_END: &str = "forward-end";
-/// Maximum elements of a set in one message: nested attributes are limited to 64 KiB.
-const ELEMENTS: usize = 500;
-/// Maximum batch in bytes: about 50,000 prefixes.
-const BATCH: usize = 4 << 20;
 /// Maximum time of a packet in the firewall.
 const MAX_TRANSIT: Duration = Duration::from_millis(500);
 /// Number of consecutive packets without a trace end that prove a firewall without traces.
@@ -79,45 +73,26 @@ const CHAINS: [Chain; 3] = [
 
 /// Family and interface of clients.
 type ClientInterface = (Family, String);
-type FamilySelector = (Family, Protocol, PortRange);
 
 /// Clients and prefixes whose packets are marked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct CaptureSet {
     clients: BTreeSet<ClientInterface>,
-    prefixes: BTreeMap<FamilySelector, BTreeSet<Prefix>>,
+    prefixes: PolicySets,
 }
 
 impl CaptureSet {
     fn of(desired: &Desired) -> Self {
-        let mut prefixes = BTreeMap::<_, BTreeSet<_>>::new();
-        for Capture {
-            protocol,
-            ports,
-            prefixes: captured,
-        } in &desired.captures
-        {
-            for prefix in captured {
-                let selector = (prefix.family(), *protocol, *ports);
-                prefixes.entry(selector).or_default().insert(*prefix);
-            }
-        }
         Self {
             clients: desired.captured_clients(),
-            prefixes,
+            prefixes: PolicySets::of(&desired.captures),
         }
     }
 
     fn union(&self, other: &Self) -> Self {
         let mut union = self.clone();
         union.clients.extend(other.clients.iter().cloned());
-        for (selector, prefixes) in &other.prefixes {
-            union
-                .prefixes
-                .entry(*selector)
-                .or_default()
-                .extend(prefixes);
-        }
+        union.prefixes.extend(&other.prefixes);
         union
     }
 }
@@ -188,7 +163,7 @@ impl ClientCapture {
             batch.push(self.table.rule(CLIENTS, defragment()));
             batch.push(self.table.rule(CLIENTS, self.untrack_replies()));
         }
-        for (number, (selector, prefixes)) in (1..).zip(&desired.prefixes) {
+        for set @ (_, selector) in desired.prefixes.selectors() {
             let mut clients = desired
                 .clients
                 .iter()
@@ -197,12 +172,9 @@ impl ClientCapture {
             if clients.peek().is_none() {
                 continue;
             }
-            let set = set_name(*selector);
-            batch.extend(self.new_set(&set, number, selector.0, prefixes));
-            batch.extend(clients.map(|(_, link)| {
-                let rule = self.capture(link, *selector, &set, number);
-                self.table.rule(CLIENTS, rule)
-            }));
+            batch.extend(desired.prefixes.creation(&self.table, set));
+            batch
+                .extend(clients.map(|(_, link)| self.table.rule(CLIENTS, self.capture(link, set))));
         }
         for (family, link) in &desired.clients {
             for (from, to) in [(link, &self.tun), (&self.tun, link)] {
@@ -224,78 +196,15 @@ impl ClientCapture {
     }
 
     /// Marks a client's packets and excludes them from connection tracking.
-    fn capture(
-        &self,
-        link: &str,
-        selector: FamilySelector,
-        set: &str,
-        number: u32,
-    ) -> Vec<Expression> {
-        let (family, protocol, ports) = selector;
+    fn capture(&self, link: &str, set: (u32, FamilySelector)) -> Vec<Expression> {
         let (mark, mask) = (self.ids.client_mark(), self.ids.mask);
         let mut rule = link_is(MetaKey::Iifname, link).to_vec();
-        rule.extend(is_family(family));
-        rule.extend(meta_is(MetaKey::L4Proto, &[protocol.number()]));
-        rule.push(destination_port());
-        rule.push(compare(
-            Operator::GreatherThanEqual,
-            &ports.first().to_be_bytes(),
-        ));
-        rule.push(compare(
-            Operator::LessThanEqual,
-            &ports.last().to_be_bytes(),
-        ));
-        rule.push(destination(family));
-        rule.push(
-            Expressions::Lookup(vec![
-                Lookup::Set(set.to_owned()),
-                Lookup::SetId(number),
-                Lookup::SourceRegister(Register::Reg1),
-            ])
-            .into(),
-        );
+        rule.extend(in_set(PacketEnd::Destination, set));
         rule.push(fib(FibQuery::SourceLink));
         rule.push(compare(Operator::NotEqual, &0_u32.to_ne_bytes()));
         rule.push(untrack());
         rule.extend(set_mark_bits(mark.0, mask.0));
         rule
-    }
-
-    /// Returns the messages that create a set of prefixes.
-    fn new_set(
-        &self,
-        name: &str,
-        number: u32,
-        family: Family,
-        prefixes: &BTreeSet<Prefix>,
-    ) -> Vec<NfTablesMessage> {
-        // nft(8) shows the type; the kernel ignores it.
-        let kind = match family {
-            Family::V4 => 7,
-            Family::V6 => 8,
-        };
-        let mut messages = vec![NfTablesMessage::NewSet(SetMessage {
-            attributes: vec![
-                SetAttribute::Table(self.table.name().to_owned()),
-                SetAttribute::Name(name.to_owned()),
-                SetAttribute::Flags(SetFlags::Interval),
-                SetAttribute::KeyType(kind),
-                SetAttribute::KeyLen(u32::from(family.bits()) / 8),
-                SetAttribute::Id(number),
-            ],
-        })];
-        let elements: Vec<_> = ranges(prefixes).into_iter().flat_map(elements).collect();
-        messages.extend(elements.chunks(ELEMENTS).map(|elements| {
-            NfTablesMessage::NewSetElement(SetElementMessage {
-                attributes: vec![
-                    SetElementList::Table(self.table.name().to_owned()),
-                    SetElementList::Set(name.to_owned()),
-                    SetElementList::SetId(number),
-                    SetElementList::Elements(elements.to_vec()),
-                ],
-            })
-        }));
-        messages
     }
 
     /// Waits until the firewall has dropped a client's packet or a reply to one.
@@ -393,8 +302,4 @@ impl ClientCapture {
             rule,
         }
     }
-}
-
-fn set_name((family, protocol, ports): FamilySelector) -> String {
-    format!("{family}-{protocol}-{ports}").to_lowercase()
 }

@@ -18,6 +18,8 @@ pub(super) type Expression = ListAttribute<ExpressionAttribute>;
 
 /// `NFT_PAYLOAD_NETWORK_HEADER`.
 pub(super) const NETWORK_HEADER: u32 = 1;
+/// `NFT_PAYLOAD_TRANSPORT_HEADER`.
+const TRANSPORT_HEADER: u32 = 2;
 /// Matches packets whose meta key has this value.
 pub(super) fn meta_is(key: MetaKey, value: &[u8]) -> [Expression; 2] {
     let load = Expressions::Meta(vec![
@@ -126,17 +128,39 @@ fn fetch(base: u32, offset: u32, length: u32) -> Expression {
     .into()
 }
 
-pub(super) fn destination(family: Family) -> Expression {
-    match family {
-        Family::V4 => fetch(NETWORK_HEADER, 16, 4),
-        Family::V6 => fetch(NETWORK_HEADER, 24, 16),
+/// One end of a packet's path.
+#[derive(Clone, Copy)]
+pub(super) enum PacketEnd {
+    /// Source address and port.
+    Source,
+    /// Destination address and port.
+    Destination,
+}
+
+/// Loads an address into the register.
+pub(super) fn address(end: PacketEnd, family: Family) -> Expression {
+    let (source, length) = match family {
+        Family::V4 => (12, 4),
+        Family::V6 => (8, 16),
+    };
+    match end {
+        PacketEnd::Source => fetch(NETWORK_HEADER, source, length),
+        PacketEnd::Destination => fetch(NETWORK_HEADER, source + length, length),
     }
 }
 
-pub(super) fn destination_port() -> Expression {
-    /// `NFT_PAYLOAD_TRANSPORT_HEADER`.
-    const TRANSPORT_HEADER: u32 = 2;
-    fetch(TRANSPORT_HEADER, 2, 2)
+/// Loads a port into the register.
+pub(super) fn port(end: PacketEnd) -> Expression {
+    match end {
+        PacketEnd::Source => fetch(TRANSPORT_HEADER, 0, 2),
+        PacketEnd::Destination => fetch(TRANSPORT_HEADER, 2, 2),
+    }
+}
+
+/// Matches packets with these octets at this offset from the transport header.
+pub(super) fn has_octets(offset: u32, octets: &[u8]) -> [Expression; 2] {
+    let length = u32::try_from(octets.len()).expect("few octets");
+    [fetch(TRANSPORT_HEADER, offset, length), register_is(octets)]
 }
 
 /// Builds an expression that netlink-packet-netfilter does not name.
@@ -165,6 +189,8 @@ pub(super) enum FibQuery {
     SourceLink,
     /// Type of the destination address.
     DestinationType,
+    /// Type of the destination address on the incoming link.
+    DestinationTypeOnLink,
 }
 
 /// Loads the result of a query into the register.
@@ -175,6 +201,7 @@ pub(super) fn fib(query: FibQuery) -> Expression {
     let (result, flags): (u32, u32) = match query {
         FibQuery::SourceLink => (1, SOURCE | BY_LINK),
         FibQuery::DestinationType => (3, DESTINATION),
+        FibQuery::DestinationTypeOnLink => (3, DESTINATION | BY_LINK),
     };
     let register = u32::from(Register::Reg1);
     let words = [register, result, flags].map(u32::to_be_bytes);
@@ -225,8 +252,17 @@ pub(super) fn trace_some(family: Family, from: &str, to: &str) -> Vec<Expression
 
 /// Drops the packet.
 pub(super) fn drop_packet() -> Expression {
-    const DROP: u32 = 0;
-    let verdict = VerdictAttribute::Code(Verdict::Other(DROP));
+    verdict(0)
+}
+
+/// Ends the chain: no later rule of it sees the packet.
+pub(super) fn end_chain() -> Expression {
+    verdict(1)
+}
+
+/// `NF_DROP` or `NF_ACCEPT`.
+fn verdict(code: u32) -> Expression {
+    let verdict = VerdictAttribute::Code(Verdict::Other(code));
     Expressions::Immediate(vec![
         Immediate::DestinationRegister(Register::Verdict),
         Immediate::Data(DataAttribute::Verdict(vec![verdict])),
@@ -239,17 +275,55 @@ const ICMPV6: u8 = 58;
 
 /// Matches `ICMPv6` packets of a type.
 pub(super) fn is_icmpv6(kind: u8) -> Vec<Expression> {
-    /// `NFT_PAYLOAD_TRANSPORT_HEADER`.
-    const TRANSPORT_HEADER: u32 = 2;
-    let fetch = Expressions::Payload(vec![
-        Payload::DestinationRegister(Register::Reg1),
-        Payload::Base(TRANSPORT_HEADER),
-        Payload::Offset(0),
-        Payload::Len(1),
-    ]);
     let mut rule = meta_is(MetaKey::L4Proto, &[ICMPV6]).to_vec();
-    rule.extend([fetch.into(), register_is(&[kind])]);
+    rule.extend([fetch(TRANSPORT_HEADER, 0, 1), register_is(&[kind])]);
     rule
+}
+
+/// Matches errors of ICMP (RFC 792: 3, 11, 12) or of `ICMPv6` (RFC 4443: 1 to 4).
+pub(super) fn is_icmp_error(family: Family) -> Vec<Expression> {
+    let (protocol, first, last) = match family {
+        Family::V4 => (1, 3, 12),
+        Family::V6 => (ICMPV6, 1, 4),
+    };
+    let mut rule = is_family(family).to_vec();
+    rule.extend(meta_is(MetaKey::L4Proto, &[protocol]));
+    rule.push(fetch(TRANSPORT_HEADER, 0, 1));
+    rule.push(compare(Operator::GreatherThanEqual, &[first]));
+    rule.push(compare(Operator::LessThanEqual, &[last]));
+    if family == Family::V4 {
+        // Between them are redirect, echo request, and router discovery.
+        let others = [5, 8, 9, 10].map(|kind| compare(Operator::NotEqual, &[kind]));
+        rule.extend(others);
+    }
+    rule
+}
+
+/// Loads the mark of the packet's socket into the register (`nft_socket`). A packet without a socket does not match.
+fn socket_mark() -> Expression {
+    const MARK: u32 = 1;
+    let register = u32::from(Register::Reg1);
+    let words = [MARK, register].map(u32::to_be_bytes);
+    expression("socket", &[(1, &words[0]), (2, &words[1])])
+}
+
+/// Matches packets of sockets with this mark.
+pub(super) fn socket_mark_is(mark: Fwmark) -> [Expression; 2] {
+    [socket_mark(), register_is(&mark.0.to_ne_bytes())]
+}
+
+/// Matches packets of sockets whose mark has one of these bits.
+pub(super) fn socket_mark_has(bits: Fwmark) -> [Expression; 3] {
+    let value = |bits: u32| DataAttribute::Value(bits.to_ne_bytes().to_vec());
+    let mask = Expressions::Bitwise(vec![
+        Bitwise::SourceRegister(Register::Reg1),
+        Bitwise::DestinationRegister(Register::Reg1),
+        Bitwise::Length(4),
+        Bitwise::Mask(value(bits.0)),
+        Bitwise::Xor(value(0)),
+    ]);
+    let some = compare(Operator::NotEqual, &0_u32.to_ne_bytes());
+    [socket_mark(), mask.into(), some]
 }
 
 /// Sets the connection tracking mark: the expression `ct`, which netlink-packet-netfilter does not name.

@@ -6,7 +6,8 @@
 //! path and each sampled destination of the policy, a datagram is sent as its real sender sends it. For IPv6 there is a
 //! neighbour solicitation too (RFC 4861), because a kill switch may block the discovery of the router.
 //!
-//! A probe has a packet priority that no other packet has. The first chain at the output hook enables its trace. The
+//! A probe contains a random token, because other programs' rules may change mark, DSCP and priority of any packet. The
+//! first chain at the output hook enables its trace. The
 //! last chain at the postrouting hook drops it, so no probe leaves the machine. The trace names the rule that dropped
 //! the probe. If it is voicelane's, the path is open. If it is foreign, it blocks the path;
 //! rules of iptables-nft are traced too. If a probe is refused and no rule dropped it, legacy iptables or a security
@@ -24,6 +25,7 @@
 //! policies match it ([`crate::ipsec`]).
 
 use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 
@@ -35,21 +37,22 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::blocked_path::{BlockedPath, BlockingRule, MediaPath};
 use super::expression::{
-    Expression, drop_packet, is_icmpv6, link_is, meta_is, set_conntrack_mark, set_meta,
+    Expression, drop_packet, has_octets, is_icmpv6, link_is, meta_is, set_conntrack_mark, set_meta,
 };
 use super::table::{AppliedState, Chain, NftError, NftTable, OURS, discard_received};
 use super::trace::{TRACES, Trace};
 use crate::net::{Family, Fwmark};
 use crate::route::desired::FirewallMarks;
 
-/// Packet priority (`SO_PRIORITY`) of probes. Traffic control reads it as class 7600:1.
-const PROBE: u32 = 0x7600_0001;
+/// Offset of the token in octets from the transport header, in a probe of UDP and in a neighbour solicitation.
+const TOKEN_OFFSET: u32 = 16;
 /// Turns on the trace, ahead of all chains.
 const PROBE_BEGIN: Chain = chain("probe-begin", InetHookNumber::LocalOut, i32::MIN);
 /// Drops the probe, behind all chains except the confirmation of connections.
 const PROBE_END: Chain = chain("probe-end", InetHookNumber::PostRouting, i32::MAX - 1);
-/// Sets firewall marks, after connection tracking (-200) and before the filters (0).
-const MARKS: Chain = chain("marks", InetHookNumber::LocalOut, -150);
+/// Sets firewall marks, after connection tracking (-200), mangle (-150) and marks for lookups (-140), and before the
+/// filters (0).
+const MARKS: Chain = chain("marks", InetHookNumber::LocalOut, -130);
 /// Sets the reply mark, behind all chains.
 const REPLIES: Chain = chain("replies", InetHookNumber::LocalIn, i32::MAX - 1);
 
@@ -121,6 +124,8 @@ pub struct Firewall {
     tun: String,
     applied: AppliedState<Option<AppliedMarks>>,
     reply_mark: AppliedState<Option<Fwmark>>,
+    /// Identifies probes.
+    token: [u8; 8],
     /// Raw socket for neighbour solicitations; none without `CAP_NET_RAW`.
     neighbour_socket: Option<Socket>,
 }
@@ -145,6 +150,7 @@ impl Firewall {
             tun: tun.to_owned(),
             applied: AppliedState::certain(None),
             reply_mark: AppliedState::certain(None),
+            token: RandomState::new().hash_one(0).to_ne_bytes(),
             neighbour_socket: neighbour_socket().ok(),
         };
         // Creating the chains shows at once whether the kernel supports them.
@@ -193,7 +199,7 @@ impl Firewall {
     /// # Errors
     /// [`NftError::Refused`].
     pub fn prober(&self) -> Result<Prober<'_>, NftError> {
-        let probe = || meta_is(MetaKey::Priority, &PROBE.to_ne_bytes()).into_iter();
+        let probe = || has_octets(TOKEN_OFFSET, &self.token).into_iter();
         let trace = probe().chain(set_meta(MetaKey::NftraceBit, &[1]));
         let end = probe().chain([drop_packet()]);
         let mut batch = self.table.replacement(&PROBE_BEGIN, [trace.collect()]);
@@ -209,21 +215,38 @@ impl Firewall {
         let socket = Socket::new(Domain::for_address(to), Type::DGRAM.nonblocking(), None);
         let socket = socket.ok()?;
         socket.bind_device(Some(self.tun.as_bytes())).ok()?;
-        Some(self.send(&socket, &[], to))
+        Some(self.send(&socket, &self.datagram(), to))
     }
 
     /// Sends a neighbour solicitation; none without a raw socket.
     fn solicit_neighbour(&self, uplink: &str) -> Option<ProbeResult> {
         let socket = self.neighbour_socket.as_ref()?;
         let link = if_nametoindex(uplink).ok()?;
-        let to = SocketAddrV6::new(SOLICITED_NODE, 0, 0, link);
-        Some(self.send(socket, &SOLICITATION, to.into()))
+        let [.., x, y, z] = self.token;
+        let solicited_node = Ipv6Addr::from_bits(
+            SOLICITED_NODE.to_bits() | u128::from(u32::from_be_bytes([0, x, y, z])),
+        );
+        let to = SocketAddrV6::new(solicited_node, 0, 0, link);
+        Some(self.send(socket, &self.solicitation(), to.into()))
+    }
+
+    /// Returns the payload of a probe of UDP: behind a header of 8 octets, the token is at its offset.
+    fn datagram(&self) -> [u8; 16] {
+        let mut payload = [0; 16];
+        payload[8..].copy_from_slice(&self.token);
+        payload
+    }
+
+    /// Returns a neighbour solicitation (RFC 4861 section 4.3) for a link-local address that ends with the token. The
+    /// kernel sets the checksum.
+    fn solicitation(&self) -> [u8; 24] {
+        let mut message = [0; 24];
+        (message[0], message[8], message[9]) = (SOLICIT, 0xfe, 0x80);
+        message[16..].copy_from_slice(&self.token);
+        message
     }
 
     fn send(&self, socket: &Socket, probe: &[u8], to: SocketAddr) -> ProbeResult {
-        if socket.set_priority(PROBE).is_err() {
-            return ProbeResult::Unknown;
-        }
         // Traces of other packets must not count.
         discard_received(&self.traces);
         let sent = socket.send_to(probe, &to.into());
@@ -298,7 +321,7 @@ impl Prober<'_> {
             if let Some(result) = firewall.probe_tun(*to) {
                 record(family, MediaPath::Captured, &firewall.tun, None, result);
             }
-            let result = firewall.send(direct, &[], *to);
+            let result = firewall.send(direct, &firewall.datagram(), *to);
             record(family, MediaPath::Direct, uplink, Some(mark), result);
         }
         let is_ipv6 = destinations.iter().any(SocketAddr::is_ipv6);
@@ -320,14 +343,8 @@ impl Drop for Prober<'_> {
 /// The ids of neighbour solicitations and advertisements in `ICMPv6` (RFC 4861).
 const SOLICIT: u8 = 135;
 const ADVERTISE: u8 = 136;
-/// A neighbour solicitation (RFC 4861 section 4.3) for fe80::1. The kernel sets the checksum.
-const SOLICITATION: [u8; 24] = {
-    let mut message = [0; 24];
-    (message[0], message[8], message[9], message[23]) = (SOLICIT, 0xfe, 0x80, 1);
-    message
-};
-/// Its destination: the solicited-node address of fe80::1 (RFC 4291 section 2.7.1).
-const SOLICITED_NODE: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 1);
+/// The prefix of solicited-node addresses (RFC 4291 section 2.7.1): the last 24 bits are those of the address.
+const SOLICITED_NODE: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 0);
 
 /// Opens a raw socket for all links: binding to another link later would need `CAP_NET_RAW`.
 fn neighbour_socket() -> io::Result<Socket> {

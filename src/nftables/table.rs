@@ -111,7 +111,7 @@ impl NftTable {
     }
 
     /// Returns the message that creates a chain if it does not exist.
-    fn chain(&self, chain: &Chain) -> NfTablesMessage {
+    pub(super) fn chain(&self, chain: &Chain) -> NfTablesMessage {
         NfTablesMessage::NewChain(ChainMessage {
             attributes: vec![
                 ChainAttribute::Table(self.name.clone()),

@@ -54,7 +54,8 @@ impl RoutingIds {
         }
     }
 
-    /// Returns the mark of clients' packets to capture. No socket of the relay has it.
+    /// Returns the mark of packets to capture: of clients, and of media in lookups without ports. No socket of the relay
+    /// has it.
     #[must_use]
     pub const fn client_mark(&self) -> Fwmark {
         let low = self.mask.0 & self.mask.0.wrapping_neg();
@@ -137,6 +138,23 @@ pub struct FirewallMarks {
     pub conntrack_mark: Option<Fwmark>,
 }
 
+/// Route lookups without ports, which other programs cause. Media has a mark for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortlessLookups {
+    /// A hook may change mark or DSCP of outgoing packets, so that the kernel looks up their route again.
+    pub outgoing: bool,
+    /// A reverse-path check looks up the source of incoming packets.
+    pub incoming: bool,
+}
+
+impl PortlessLookups {
+    /// Whether there are such lookups.
+    #[must_use]
+    pub const fn any(self) -> bool {
+        self.outgoing || self.incoming
+    }
+}
+
 /// The desired state of routes, rules, marks and bypass policies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desired {
@@ -153,6 +171,8 @@ pub struct Desired {
     pub marks: FirewallMarks,
     /// Interfaces whose clients are to be captured, by family.
     pub clients: BTreeSet<(Family, String)>,
+    /// Lookups without ports that media must pass.
+    pub lookups: PortlessLookups,
 }
 
 impl Desired {

@@ -7,6 +7,9 @@
 //! with port ranges, not with prefixes, and only traffic of the policy enters the TUN. No capture rule matches a packet
 //! with one of voicelane's marks, because the relay sends into the VPN too.
 //!
+//! If other programs cause lookups without ports ([`crate::nftables`]), one more rule for each table matches the mark
+//! that media has then, and one the mark of answers to direct packets.
+//!
 //! **Direct path.** The base table holds only the uplink's default route. Packets with the mark of direct sockets that
 //! are bound to the uplink look it up. A VPN that replaces the default route of the main table does not change it.
 //!
@@ -261,6 +264,14 @@ fn desired_of(
         ..RuleSelector::default()
     };
     rules.push(rule(ids.table, direct));
+    if desired.lookups.incoming {
+        let answers = RuleSelector {
+            iif: Some("lo".to_owned()),
+            mark: Some((ids.mark, ids.mask)),
+            ..RuleSelector::default()
+        };
+        rules.push(rule(ids.table, answers));
+    }
     let tables = tables(family, &prefixes_of, ids, observed)?;
     let probe_interface = desired
         .blocked
@@ -289,6 +300,15 @@ fn desired_of(
             rule(table, of_client)
         }));
         if probe_interface != Some(None) {
+            if desired.lookups.any() {
+                let of_media = RuleSelector {
+                    mark: Some((ids.client_mark(), ids.mask)),
+                    protocol: None,
+                    ports: None,
+                    ..capture.clone()
+                };
+                rules.push(rule(table, of_media));
+            }
             rules.push(rule(table, capture));
         }
         routes.extend(
@@ -312,7 +332,11 @@ fn tables(
 ) -> Result<BTreeMap<TransportSelector, RouteTable>, TooManyPortRanges> {
     // The transport selector whose rule looks up each table; none if foreign or different rules do.
     let mut users = BTreeMap::from([(ids.table, None)]);
-    for rule in observed.rules.iter().filter(|rule| rule.family == family) {
+    let is_by_mark_alone =
+        |rule: &&RoutingRule| rule.is_owned_by(ids) && rule.selector.protocol.is_none();
+    let rules = observed.rules.iter();
+    let rules = rules.filter(|rule| rule.family == family && !is_by_mark_alone(rule));
+    for rule in rules {
         let transport = match rule.selector {
             RuleSelector {
                 protocol: Some(protocol),

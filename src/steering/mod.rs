@@ -11,6 +11,7 @@
 //! - A strict reverse-path filter drops replies: [`crate::sysctl`].
 //! - IPsec policies take packets after routing: [`crate::sysctl`] and [`crate::ipsec`].
 //! - A VPN's firewall drops replies to the VPN's address: [`ReplySourceTable`].
+//! - A hook changes mark or DSCP of outgoing packets, or a reverse-path check looks up sources: [`LookupMarks`].
 //! - A kill switch blocks the direct path: [`Firewall`] finds it, and then nothing is captured.
 //!
 //! **Clients.** Rules that match a mark capture the traffic of a gateway's clients. [`ClientCapture`] sets the mark.
@@ -32,9 +33,9 @@ use crate::engine::ReplySource;
 use crate::ipsec::{Ipsec, XfrmError, bypass_policies};
 use crate::net::{IfIndex, PerFamily, RulePriority};
 use crate::nftables::{
-    self, BlockedPath, ClientCapture, Firewall, NftError, Prober, ReplySourceTable,
+    self, BlockedPath, ClientCapture, Firewall, LookupMarks, NftError, Prober, ReplySourceTable,
 };
-use crate::route::desired::{Desired, RoutingIds};
+use crate::route::desired::{Desired, PortlessLookups, RoutingIds};
 use crate::route::netlink::{NetlinkError, Rtnetlink};
 use crate::route::observed::Observed;
 use crate::route::plan::{self, RoutingChange, TooManyPortRanges, Warning};
@@ -158,6 +159,7 @@ pub struct TrafficSteering {
     saved: SavedSysctls,
     reply_sources: Result<ReplySourceTable, NftError>,
     firewall: Result<Firewall, NftError>,
+    lookup_marks: Result<LookupMarks, NftError>,
     /// Present while clients are captured.
     gateway: Option<ClientCapture>,
     ids: RoutingIds,
@@ -184,6 +186,7 @@ impl TrafficSteering {
             saved,
             reply_sources: ReplySourceTable::new(&tun.name),
             firewall: Firewall::open(&tun.name),
+            lookup_marks: LookupMarks::open(&tun.name, ids),
             gateway: None,
             ids,
             tun,
@@ -242,6 +245,17 @@ impl TrafficSteering {
         }
     }
 
+    /// Searches other programs' firewall rules for causes of route lookups without ports. None without nftables.
+    ///
+    /// # Errors
+    /// The ruleset could not be read.
+    pub fn portless_lookups(&self) -> io::Result<PortlessLookups> {
+        match &self.lookup_marks {
+            Ok(_) => nftables::portless_lookups(),
+            Err(_) => Ok(PortlessLookups::default()),
+        }
+    }
+
     /// Observes the kernel and applies the desired state. Each notification of [`watch::Watch`] requires a call.
     ///
     /// # Errors
@@ -283,7 +297,12 @@ impl TrafficSteering {
             failures.record(table.set(&reply_sources));
         }
         failures.record(self.ensure_gateway(desired));
+        let vpns = vpn::find(observed, self.tun.index);
         failures.record_all(self.rtnetlink.apply(&plan.changes).await);
+        if let Ok(marks) = &mut self.lookup_marks {
+            let vpns = vpns.iter().map(|vpn| vpn.name.clone()).collect();
+            failures.record(marks.set(desired, &vpns));
+        }
         if let Some(gateway) = &mut self.gateway {
             failures.record(gateway.remove_clients(desired));
         }
@@ -317,7 +336,7 @@ impl TrafficSteering {
             priority: plan.priority,
             reply_sources,
             foreign_ipsec: foreign,
-            vpns: vpn::find(observed, self.tun.index),
+            vpns,
             unmet_prerequisites: gateway::unmet_prerequisites(desired, observed),
             clients_mtu: gateway::mtu(desired),
         })

@@ -5,14 +5,14 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload, NlasIterator};
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM};
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use rtnetlink::MulticastGroup;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::nftables::OURS;
+use crate::nftables::{is_foreign, messages};
 use crate::route::desired::RoutingIds;
 use crate::route::message;
 
@@ -41,6 +41,8 @@ pub struct KernelChange {
     pub overrun: bool,
     /// IPsec policies may have changed.
     pub ipsec: bool,
+    /// Foreign nftables chains or rules may have changed.
+    pub firewall: bool,
     /// Programs that deleted voicelane's rules or routes: name and process id.
     pub offenders: BTreeSet<String>,
 }
@@ -51,6 +53,7 @@ impl KernelChange {
         self.noticed = self.noticed.or(later.noticed);
         self.overrun |= later.overrun;
         self.ipsec |= later.ipsec;
+        self.firewall |= later.firewall;
         self.offenders.extend(later.offenders);
     }
 }
@@ -150,7 +153,10 @@ impl Watch {
                     self.gathered.ipsec = true;
                     received.map(without_content)
                 }
-                received = firewall_change(&mut self.firewall) => received.map(without_content),
+                received = firewall_change(&mut self.firewall) => {
+                    self.gathered.firewall = true;
+                    received.map(without_content)
+                }
             };
             self.has_failed = received.is_err();
             received.ok().flatten()
@@ -208,37 +214,12 @@ async fn firewall_change(socket: &mut Option<TokioSocket>) -> io::Result<Option<
         // A lost notification may have been about a foreign table.
         let is_foreign = |notification: &Vec<u8>| {
             let mut changes = messages(notification).filter(|it| FIREWALL_CHANGES.contains(&it.0));
-            changes.any(|(_, content)| !names_own_table(content))
+            changes.any(|(_, content)| is_foreign(content))
         };
         if received.as_ref().is_none_or(is_foreign) {
             return Ok(received);
         }
     }
-}
-
-/// Returns the messages of a notification: type and content after the header (struct nlmsghdr).
-fn messages(mut notification: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    const HEADER: usize = 16;
-    std::iter::from_fn(move || {
-        let (length, rest) = notification.split_first_chunk()?;
-        let (kind, _) = rest.split_first_chunk()?;
-        let length = (u32::from_ne_bytes(*length) as usize).max(HEADER);
-        let content = notification.get(HEADER..length)?;
-        notification = notification
-            .get(length.next_multiple_of(4)..)
-            .unwrap_or_default();
-        Some((u16::from_ne_bytes(*kind), content))
-    })
-}
-
-/// Whether a message about a table, chain or rule names one of voicelane's tables. The attribute follows struct
-/// nfgenmsg and has the same number in all three.
-fn names_own_table(content: &[u8]) -> bool {
-    const FAMILY: usize = 4;
-    const TABLE: u16 = 1;
-    let attributes = NlasIterator::new(content.get(FAMILY..).unwrap_or_default());
-    let mut tables = attributes.flatten().filter(|it| it.kind() == TABLE);
-    tables.any(|it| it.value().starts_with(OURS.as_bytes()))
 }
 
 /// Drops the content of a notification.

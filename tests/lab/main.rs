@@ -10,6 +10,7 @@ mod control;
 mod diagnostics;
 mod doctor;
 mod export_judges;
+mod foreign_hooks;
 mod gateway;
 mod hostile_network;
 mod ipsec;

@@ -13,7 +13,7 @@ mod status;
 
 use std::mem;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use jiff::civil::Date;
@@ -24,7 +24,7 @@ use crate::control::EventKind;
 use crate::engine::TUN_MTU;
 use crate::net::{IfIndex, PerFamily};
 use crate::policy::Policy;
-use crate::route::desired::{Desired, FirewallMarks, RoutingIds};
+use crate::route::desired::{Desired, FirewallMarks, PortlessLookups, RoutingIds};
 use crate::route::observed::Observed;
 use crate::route::uplink::{self, UplinkPreferences};
 use crate::steering::watch::{KernelChange, Watch};
@@ -49,6 +49,9 @@ pub(super) use status::StatusReporter;
 
 /// The subject of events about rules and routes.
 const SUBJECT: &str = "rules and routes";
+
+/// Time after which a reconciliation reads the firewall's rules again, even without a notification.
+const SEARCH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The settings of the reconciler. A reload replaces `config` and `preferences`.
 pub(super) struct ReconcilerConfig {
@@ -83,6 +86,8 @@ pub(super) struct Reconciler {
     clients: BlockedClients,
     attribution: Attribution,
     pause: Option<Pause>,
+    /// Lookups without ports that other programs cause, and when they were searched for.
+    lookups: Option<(PortlessLookups, Instant)>,
     applied: Applied,
     /// Families for which direct sockets bypass foreign IPsec policies.
     ipsec_bypass: PerFamily<bool>,
@@ -113,6 +118,7 @@ impl Reconciler {
             clients: BlockedClients::default(),
             attribution: Attribution::default(),
             pause: None,
+            lookups: None,
             applied: Applied::default(),
             ipsec_bypass: PerFamily::default(),
             events,
@@ -185,6 +191,7 @@ impl Reconciler {
         let observed = self.steering.observe().await?;
         let marks = self.firewall_marks(&observed);
         self.switch_uplinks(marks, &observed).await?;
+        let lookups = self.portless_lookups(change)?;
         let uplinks = self.selector.uplinks();
         let gateway = self.settings.config.gateway();
         let clients = self
@@ -197,6 +204,7 @@ impl Reconciler {
             blocked: self.blocked(),
             marks,
             clients,
+            lookups,
         };
         let mut report = self.steering.apply(&desired, &observed).await?;
         self.set_ipsec_bypass(report.foreign_ipsec).await;
@@ -231,6 +239,21 @@ impl Reconciler {
             report,
         };
         Ok(())
+    }
+
+    /// Searches for lookups without ports if the firewall may have changed: legacy iptables sends no notification.
+    fn portless_lookups(&mut self, change: &KernelChange) -> anyhow::Result<PortlessLookups> {
+        let has_changed = change.firewall || change.overrun;
+        let known = self.lookups.filter(|_| !has_changed);
+        if let Some((lookups, at)) = known
+            && at.elapsed() < SEARCH_INTERVAL
+        {
+            return Ok(lookups);
+        }
+        let lookups = self.steering.portless_lookups();
+        let lookups = lookups.context("could not read the firewall's rules")?;
+        self.lookups = Some((lookups, Instant::now()));
+        Ok(lookups)
     }
 
     /// Updates the IPsec bypass ahead of the schedule: the first foreign policy takes the media of direct sockets.

@@ -1,6 +1,6 @@
 //! The plan against a model of the kernel, from random states.
 
-use super::super::desired::{FirewallMarks, Uplink, UplinkEvidence, Uplinks};
+use super::super::desired::{FirewallMarks, PortlessLookups, Uplink, UplinkEvidence, Uplinks};
 use super::super::observed::Link;
 use super::*;
 use crate::net::{Capture, IfIndex, RouteProtocol, RulePriority};
@@ -44,6 +44,7 @@ fn desired(captures: &[Capture]) -> Desired {
         blocked: Vec::new(),
         marks: FirewallMarks::default(),
         clients: BTreeSet::new(),
+        lookups: PortlessLookups::default(),
     }
 }
 
@@ -262,8 +263,10 @@ fn desired_states() -> impl Strategy<Value = Desired> {
         (Family::V4, "lan1".to_owned()),
     ];
     let clients = prop::sample::subsequence(clients.to_vec(), 0..=3);
-    (7u32..10, (link(), link()), captures, blocked, mark, clients).prop_map(
-        |(tun, (v4, v6), captures, blocked, mark, clients)| Desired {
+    let lookups = any::<(bool, bool)>();
+    let others = (blocked, mark, clients, lookups);
+    (7u32..10, (link(), link()), captures, others).prop_map(
+        |(tun, (v4, v6), captures, (blocked, mark, clients, (outgoing, incoming)))| Desired {
             tun: IfIndex(tun),
             uplinks: uplinks(v4, v6),
             captures,
@@ -273,6 +276,7 @@ fn desired_states() -> impl Strategy<Value = Desired> {
                 conntrack_mark: None,
             },
             clients: clients.into_iter().collect(),
+            lookups: PortlessLookups { outgoing, incoming },
         },
     )
 }

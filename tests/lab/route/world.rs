@@ -11,7 +11,7 @@ use nix::net::if_::if_nametoindex;
 use tempfile::TempDir;
 use tun_tap::{Iface, Mode};
 use voicelane::net::{Capture, IfIndex, Protocol};
-use voicelane::route::desired::{Desired, FirewallMarks, RoutingIds, Uplinks};
+use voicelane::route::desired::{Desired, FirewallMarks, PortlessLookups, RoutingIds, Uplinks};
 use voicelane::route::uplink::{UplinkError, UplinkPreferences, choose};
 use voicelane::steering::{SteeringReport, TrafficSteering, TunInterface};
 
@@ -237,6 +237,7 @@ impl World {
                 blocked: Vec::new(),
                 marks: FirewallMarks::default(),
                 clients: BTreeSet::new(),
+                lookups: PortlessLookups::default(),
             },
             runtime,
         };
