@@ -89,6 +89,9 @@ impl Serialize for Diagnostic {
     }
 }
 
+/// Errors of one message. The count of the others follows.
+const SHOWN: usize = 50;
+
 /// Every error of a configuration in the order of the files; never empty.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Diagnostics(Vec<Diagnostic>);
@@ -114,17 +117,26 @@ impl Diagnostics {
         } else {
             Renderer::plain()
         };
-        let list = self.0.iter();
-        let rendered: Vec<_> = list
+        let list = self.0.iter().take(SHOWN);
+        let mut rendered: Vec<_> = list
             .map(|diagnostic| diagnostic.render(&renderer))
             .collect();
+        rendered.extend(self.rest());
         rendered.join("\n\n")
+    }
+
+    /// A line about the errors that are not shown, if there are any.
+    fn rest(&self) -> Option<String> {
+        let rest = self.0.len().checked_sub(SHOWN).filter(|rest| *rest > 0)?;
+        Some(format!("and {rest} more: correct these {SHOWN} first"))
     }
 }
 
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lines: Vec<_> = self.0.iter().map(Diagnostic::to_string).collect();
+        let list = self.0.iter().take(SHOWN);
+        let mut lines: Vec<_> = list.map(Diagnostic::to_string).collect();
+        lines.extend(self.rest());
         f.write_str(&lines.join("\n"))
     }
 }

@@ -28,6 +28,8 @@ pub enum DiagnosticKind {
         found: &'static str,
         expected: &'static str,
     },
+    #[error("single brackets: [{name}]")]
+    SingleBrackets { name: &'static str },
     #[error("empty list")]
     Empty { expected: &'static str },
     #[error("unknown value")]
@@ -97,6 +99,13 @@ pub enum DiagnosticKind {
     },
 }
 
+/// Whether a text looks like a host name instead of an address.
+fn is_host_name(text: &str) -> bool {
+    let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let last = text.rsplit('.').next().unwrap_or_default();
+    text.bytes().all(is_name_byte) && last.bytes().any(|byte| byte.is_ascii_alphabetic())
+}
+
 fn words<T: Display>(list: &[T]) -> String {
     let quoted: Vec<_> = list.iter().map(|word| format!("\"{word}\"")).collect();
     quoted.join(", ")
@@ -135,6 +144,7 @@ impl DiagnosticKind {
             Self::Missing { .. } => "missing-key",
             Self::UnknownKey { .. } => "unknown-key",
             Self::Type { .. } => "type",
+            Self::SingleBrackets { .. } => "single-brackets",
             Self::Empty { .. } => "empty-list",
             Self::Choice { .. } => "choice",
             Self::Number { .. } => "number",
@@ -172,6 +182,9 @@ impl DiagnosticKind {
             Self::Missing { example } => format!("a line such as {example}"),
             Self::UnknownKey { known, .. } => format!("one of {}", known.join(", ")),
             Self::Type { expected, .. } | Self::Empty { expected } => (*expected).into(),
+            Self::SingleBrackets { name } => {
+                format!("[[{name}]], in double brackets, for each {name}")
+            }
             Self::Choice { choices, .. } => format!("one of {}", words(choices)),
             Self::Number { min, max, .. } => format!("{min} to {max}"),
             Self::Prefix(PrefixError::Length { family, .. }) => {
@@ -239,6 +252,7 @@ impl DiagnosticKind {
             Self::Missing { example } => format!("add {example}"),
             Self::UnknownKey { meant, .. } => did_you_mean(meant.as_ref(), "remove the key"),
             Self::Type { expected, .. } => format!("write {expected}"),
+            Self::SingleBrackets { name } => format!("write [[{name}]]"),
             Self::Empty { .. } => "add an entry, or remove the whole service".into(),
             Self::Choice { meant, .. } => did_you_mean(meant.as_ref(), "choose one of these values"),
             Self::Number { advice, .. } => (*advice).into(),
@@ -247,6 +261,11 @@ impl DiagnosticKind {
             }
             Self::Prefix(PrefixError::Length { family, .. }) => {
                 format!("for a single host write /{}", family.bits())
+            }
+            Self::Prefix(PrefixError::Syntax(text)) if is_host_name(text) => {
+                "a host name is no prefix: its addresses may change, and DNS answers can be forged; list the prefixes \
+                 that the vendor publishes"
+                    .into()
             }
             Self::Prefix(PrefixError::Syntax(_)) => "write a prefix; for a single host /32 (IPv6: /128)".into(),
             Self::Rejected(PrefixRejection::TooWide { prefix, .. }) => match prefix.family() {

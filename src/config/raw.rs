@@ -261,6 +261,11 @@ impl<'a> RawTable<'a> {
         let expected = "a list of tables, each under its name in double brackets";
         let mut results = Vec::new();
         for list in self.fetch(key) {
+            if list.value.get_ref().is_table() {
+                let kind = DiagnosticKind::SingleBrackets { name: key };
+                collector.push(list.span(), list.key, kind);
+                continue;
+            }
             for entry in list.entries(collector, expected).into_iter().flatten() {
                 let path = entry.key.clone();
                 let Some(part) = entry.part(collector) else {

@@ -1,7 +1,7 @@
 //! Reads the texts of all layers into a configuration, or into every error that they have.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use toml::de::DeTable;
@@ -80,21 +80,77 @@ fn parse<R>(
             collector.push(span, String::new(), kind);
         }
     }
-    let syntax_errors = collector.diagnostics.iter();
-    let syntax_errors: Vec<Span> = syntax_errors.map(|error| error.span.clone()).collect();
-    let is_independent = |diagnostic: &Diagnostic| {
-        let line = |span: &Span| span.line_and_column().0;
-        let mut syntax_errors = syntax_errors.iter();
-        !syntax_errors.any(|error| {
-            let same_file = error.is_same_file(&diagnostic.span);
-            same_file
-                && (diagnostic.kind.needs_whole_file() || line(error) == line(&diagnostic.span))
-                || diagnostic.kind.needs_every_file()
+    let newlines: BTreeMap<_, Vec<_>> = sources
+        .iter()
+        .map(|source| {
+            (
+                source.rank,
+                source.text.match_indices('\n').map(|it| it.0).collect(),
+            )
         })
+        .collect();
+    let line = |span: &Span| {
+        let newlines = newlines.get(&span.rank());
+        let line = newlines.map_or(0, |it| it.partition_point(|end| *end < span.range().start));
+        (span.rank(), line)
     };
-    let independent = others.into_iter().filter(is_independent);
-    collector.diagnostics.extend(independent);
+    let syntax_errors: BTreeSet<_> = collector
+        .diagnostics
+        .iter()
+        .map(|it| line(&it.span))
+        .collect();
+    let files: BTreeSet<_> = syntax_errors.iter().map(|(file, _)| *file).collect();
+    let consequences = consequences(&others);
+    let is_independent = |(index, diagnostic): &(usize, Diagnostic)| {
+        let is_consequence = consequences.contains(index)
+            || diagnostic.kind.needs_every_file() && !files.is_empty()
+            || files.contains(&diagnostic.span.rank())
+                && (diagnostic.kind.needs_whole_file()
+                    || syntax_errors.contains(&line(&diagnostic.span)));
+        !is_consequence
+    };
+    let independent = others.into_iter().enumerate().filter(is_independent);
+    collector.diagnostics.extend(independent.map(|(_, it)| it));
     result
+}
+
+/// Returns the indexes of errors that follow from another one: a missing key that is there with a typo, and a name of a
+/// service that an erroneous line would define.
+fn consequences(diagnostics: &[Diagnostic]) -> BTreeSet<usize> {
+    let meant: BTreeSet<_> = diagnostics
+        .iter()
+        .filter_map(|it| match it.kind {
+            DiagnosticKind::UnknownKey { meant, .. } => {
+                let parent = it.key.rsplit_once('.').map_or("", |(parent, _)| parent);
+                Some((it.span.rank(), parent, meant?))
+            }
+            _ => None,
+        })
+        .collect();
+    let defines_names = |it: &Diagnostic| {
+        let table = it.key.split(['[', '.']).next().unwrap_or_default();
+        let is_name = table == service::TABLE.name
+            && (it.key == table
+                || it.key.rsplit('.').next() == Some("name")
+                || !it.key.contains('.'));
+        let is_meant = matches!(it.kind, DiagnosticKind::UnknownKey { meant: Some(meant), .. }
+            if [INCLUDE.key, service::TABLE.name, "name"].contains(&meant));
+        table == INCLUDE.key || is_name || is_meant
+    };
+    let lacks_names = diagnostics.iter().any(defines_names);
+    let is_consequence = |it: &Diagnostic| match it.kind {
+        DiagnosticKind::Missing { .. } => {
+            let (parent, key) = it.key.rsplit_once('.').unwrap_or(("", &it.key));
+            meant.contains(&(it.span.rank(), parent, key))
+        }
+        DiagnosticKind::UnknownName {
+            noun: "service", ..
+        } => lacks_names,
+        _ => false,
+    };
+    let found = diagnostics.iter().enumerate();
+    let found = found.filter(|(_, it)| is_consequence(it));
+    found.map(|(index, _)| index).collect()
 }
 
 /// Reads the root table of all files. Returns the spans of each service's values too.

@@ -44,6 +44,11 @@ impl Span {
         self.source.layer
     }
 
+    /// The position of the file among all files.
+    pub(super) fn rank(&self) -> usize {
+        self.source.rank
+    }
+
     /// Whether both spans lie in the same file.
     pub(super) fn is_same_file(&self, other: &Self) -> bool {
         self.source.rank == other.source.rank

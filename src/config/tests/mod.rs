@@ -1,5 +1,6 @@
 //! Valid files, and the collection and presentation of errors.
 
+mod consequences;
 mod layers;
 mod schema;
 mod service;
@@ -175,7 +176,6 @@ colour = 'blue'
         .collect();
     let wanted = [
         (2, "inclde", "unknown-key"),
-        (3, "enable[0]", "unknown-name"),
         (5, "tun.name", "interface-name"),
         (7, "nat.mapping_lifetime_seconds", "number"),
         (12, "service[0].prefixes[0]", "host-bits"),
