@@ -102,10 +102,16 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
     ),
     (
         "voicelane-explain",
-        &[(
-            "voicelane explain udp 168.86.130.7:20000",
-            "Show the verdict for a destination.",
-        )],
+        &[
+            (
+                "voicelane explain udp 168.86.130.7:20000",
+                "Show the path of packets to a destination.",
+            ),
+            (
+                "voicelane explain --policy tcp host.example.com:443",
+                "Show the policy's verdict for each address of a host.",
+            ),
+        ],
     ),
     (
         "voicelane-check",

@@ -78,7 +78,7 @@ pub(super) fn run(args: &BugreportArgs) -> anyhow::Result<ExitCode> {
         file(
             "doctor.txt",
             "problems and remedies",
-            super::doctor::text(&report),
+            super::doctor::text(&report, true),
         ),
         file(
             "doctor.json",

@@ -60,7 +60,7 @@ pub(super) struct CaptureArgs {
 pub(super) fn run(args: &CaptureArgs) -> anyhow::Result<ExitCode> {
     let status = match control::status(&args.runtime.runtime_dir) {
         Ok(status) => status,
-        Err(error) => return Ok(exit::report(&error)),
+        Err(error) => return Ok(exit::report(&error, false)),
     };
     let limits = CaptureLimits {
         time: Duration::from_secs(args.seconds),
@@ -84,7 +84,7 @@ pub(super) fn run(args: &CaptureArgs) -> anyhow::Result<ExitCode> {
         Side::Uplink => uplink.context("there is no uplink to record")?.interface,
     };
     let (side, file) = (args.side.description(), args.output.display());
-    eprintln!(
+    complain!(
         "Recording {link} ({side}) for at most {} s. Press Ctrl-C to stop.",
         args.seconds
     );

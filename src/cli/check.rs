@@ -11,6 +11,7 @@ use crate::daemon;
 use crate::net::Protocol;
 use crate::policy::Policy;
 
+use super::RuntimeDir;
 use super::sources::{BAD_CONFIG, Files, LoadError, Overrides};
 
 /// The arguments of `voicelane check`.
@@ -24,45 +25,69 @@ pub(super) struct CheckArgs {
     /// The files without a named one
     #[command(flatten)]
     pub files: Files,
+    /// The directory of the running service
+    #[command(flatten)]
+    pub runtime: RuntimeDir,
 }
 
-/// Checks a configuration and prints the result. Exit code 0 for a valid one, 2 for an invalid one.
+/// Checks a configuration and prints the result. Exit code 0 for a valid one, 2 for one that the service would refuse.
 ///
 /// # Errors
 /// If standard output cannot be written.
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let files = args.file.as_deref().map(Files::of_file);
-    let files = files.as_ref().unwrap_or(&args.files);
+    let named = args.file.as_deref().map(Files::of_file);
+    let files = named.as_ref().unwrap_or(&args.files);
     let names = match files.list() {
         Ok(list) => list.into_iter(),
-        Err(error) => return Ok(error.report()),
+        Err(error) => return Ok(error.report_as(args.json)),
     };
     let names: Vec<_> = names
         .map(|(_, path)| path.to_string_lossy().into_owned())
         .collect();
-    match files.load(&Overrides::default()) {
-        Ok(effective) => {
-            let (config, today) = (effective.config(), daemon::today());
-            if args.json {
-                super::print(&format!("{}\n", valid_json(&names, config, today)))?;
-            } else {
-                super::print(&format!("{}\n", summary(&names, config, today)))?;
-                for warning in warnings(config) {
-                    eprintln!("warning: {warning}");
-                }
-                if let Err(LoadError::Unsafe(why)) = files.check_permissions() {
-                    eprintln!("warning: `voicelane run` rejects this configuration: {why}");
-                }
-            }
-            Ok(ExitCode::SUCCESS)
-        }
+    let effective = match files.load(&Overrides::default()) {
+        Ok(effective) => effective,
         Err(LoadError::Invalid(diagnostics)) if args.json => {
             let invalid = json!({"version": 1, "files": names, "valid": false, "diagnostics": diagnostics.list()});
             super::print(&format!("{invalid}\n"))?;
-            Ok(ExitCode::from(BAD_CONFIG))
+            return Ok(ExitCode::from(BAD_CONFIG));
         }
-        Err(error) => Ok(error.report()),
+        Err(error) => return Ok(error.report_as(args.json)),
+    };
+    let (config, today) = (effective.config(), daemon::today());
+    let mut warnings = warnings(config);
+    warnings.extend(super::system_warnings::warnings(
+        config,
+        &args.runtime.runtime_dir,
+    ));
+    // A file elsewhere will have other permissions once it is installed.
+    let file = args.file.as_ref();
+    let is_installed = file.is_none_or(|file| {
+        let file = file.canonicalize();
+        let dir = args.files.config_dir.canonicalize();
+        file.ok()
+            .zip(dir.ok())
+            .is_some_and(|(file, dir)| file.starts_with(dir))
+    });
+    match files.check_permissions_of_service() {
+        Ok(()) => {}
+        Err(error) if is_installed => return Ok(error.report_as(args.json)),
+        Err(error) => warnings.push(format!(
+            "the service rejects this file: {}",
+            error.sentence()
+        )),
     }
+    if args.json {
+        super::print(&format!(
+            "{}\n",
+            valid_json(&names, config, today, &warnings)
+        ))?;
+    } else {
+        super::print(&format!("{}\n", summary(&names, config, today)))?;
+        for warning in warnings {
+            complain!("warning: {warning}");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn summary(names: &[String], config: &Config, today: Date) -> String {
@@ -92,7 +117,12 @@ fn summary(names: &[String], config: &Config, today: Date) -> String {
     )
 }
 
-fn valid_json(names: &[String], config: &Config, today: Date) -> serde_json::Value {
+fn valid_json(
+    names: &[String],
+    config: &Config,
+    today: Date,
+    warnings: &[String],
+) -> serde_json::Value {
     let policy = Policy::compile(config, today);
     let active = policy
         .rules()
@@ -104,7 +134,7 @@ fn valid_json(names: &[String], config: &Config, today: Date) -> serde_json::Val
         "files": names,
         "valid": true,
         "diagnostics": [],
-        "warnings": warnings(config),
+        "warnings": warnings,
         "services": policy.rules().len(),
         "active": active,
     })
@@ -162,7 +192,7 @@ mod tests {
         assert!(
             warned[0].starts_with("service \"talkdesk-signalling\" takes TCP 443 out of the VPN")
         );
-        let json = valid_json(&["it.toml".to_owned()], &config, TODAY);
+        let json = valid_json(&["it.toml".to_owned()], &config, TODAY, &warned);
         assert_eq!(
             (&json["valid"], &json["active"]),
             (&json!(true), &json!(14))
@@ -185,6 +215,9 @@ mod tests {
                 files: Files {
                     config: None,
                     config_dir: dir.path().join("none"),
+                },
+                runtime: RuntimeDir {
+                    runtime_dir: dir.path().to_owned(),
                 },
             };
             run(&args).expect("an exit code")

@@ -61,7 +61,7 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
 fn show(args: &ShowConfigArgs) -> anyhow::Result<ExitCode> {
     let effective = match args.files.load(&args.overrides) {
         Ok(effective) => effective,
-        Err(error) => return Ok(error.report()),
+        Err(error) => return Ok(error.report_as(args.json)),
     };
     let mut sections = effective.sections();
     if !args.effective {
@@ -78,6 +78,10 @@ fn show(args: &ShowConfigArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         let whole = json!({ "version": 1, "sections": sections });
         super::print(&format!("{whole:#}\n"))?;
+    } else if sections.is_empty() {
+        super::print(
+            "# No file sets a value: the defaults apply. `voicelane config show --effective` prints them.\n",
+        )?;
     } else {
         super::print(&text(&sections))?;
     }

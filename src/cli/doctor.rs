@@ -4,25 +4,32 @@ use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::process::ExitCode;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
 
 use clap::Args;
 use nix::unistd::Uid;
 
 use crate::config::Config;
-use crate::control;
-use crate::doctor::{self, CheckOptions, CheckVerdict, DoctorReport, SystemFacts};
+use crate::control::{self, AskError};
+use crate::doctor::{self, CheckOptions, CheckVerdict, DoctorReport, Finding, SystemFacts};
 use crate::text::count;
 
 use super::RuntimeDir;
 use super::permissions::UnsafePermissions;
 use super::sources::{Files, LoadError, Overrides};
 
+/// The program that reads the journal. An absolute path, because root may run the doctor.
+const JOURNALCTL: &str = "/usr/bin/journalctl";
+
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
     /// Print JSON (version 1)
     #[arg(long)]
     json: bool,
+    /// Show the checks that found no problem too
+    #[arg(long)]
+    all: bool,
     /// Also find the hop that changes EF: sends 8 small datagrams per address family to the vendor (needs root)
     #[arg(long)]
     path: bool,
@@ -41,7 +48,7 @@ pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         super::print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?;
     } else {
-        super::print(&text(&report))?;
+        super::print(&text(&report, args.all))?;
     }
     Ok(super::exit::of_verdict(report.verdict))
 }
@@ -71,8 +78,36 @@ pub(super) fn options(files: &Files, overrides: &Overrides, runtime: &RuntimeDir
         config_fault,
         trust,
         runtime_dir: runtime.runtime_dir.clone(),
+        last_error: last_error(&runtime.runtime_dir),
         path: false,
     }
+}
+
+/// The last error in the service's journal; none while the service runs, or if this user may not read the journal.
+fn last_error(runtime_dir: &Path) -> Option<String> {
+    if !matches!(control::status(runtime_dir), Err(AskError::NotRunning(_))) {
+        return None;
+    }
+    let journal = Command::new(JOURNALCTL)
+        .args([
+            "--unit=voicelane",
+            "--lines=50",
+            "--output=cat",
+            "--no-pager",
+            "--quiet",
+        ])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
+    last_error_of(&String::from_utf8_lossy(&journal.ok()?.stdout))
+}
+
+/// Returns the last line of a journal that reports an error of the program.
+fn last_error_of(journal: &str) -> Option<String> {
+    let is_error = |line: &&str| line.starts_with("voicelane: ") || line.starts_with("error: ");
+    let line = journal.lines().rev().find(is_error)?;
+    let (_, error) = line.split_once(": ")?;
+    Some(error.to_owned())
 }
 
 fn sentence(error: &LoadError) -> String {
@@ -82,17 +117,35 @@ fn sentence(error: &LoadError) -> String {
     }
 }
 
-/// Returns the report as text, with the verdict first.
-pub(super) fn text(report: &DoctorReport) -> String {
+/// Returns the report as text: the verdict first, then the findings, the worst first. `all` includes checks without problem.
+pub(super) fn text(report: &DoctorReport, all: bool) -> String {
     let mut out = format!("{}\n\n", summary(report));
     let mut line = |verdict: &str, name: &str, what: &str| {
         writeln!(out, "{verdict:<8} {name:<14} {what}").expect("a string takes everything");
     };
-    for finding in &report.findings {
+    let is_shown = |it: &&Finding| all || it.verdict != CheckVerdict::Ok;
+    for finding in report.findings.iter().filter(is_shown) {
         line(finding.verdict.name(), finding.name, &finding.found);
         if let Some(remedy) = &finding.remedy {
             line("", "", &format!("-> {remedy}"));
         }
+    }
+    let hidden = report.findings.iter().filter(|it| !is_shown(it)).count();
+    if hidden > 0 {
+        let hidden = count(hidden, "result");
+        line(
+            "ok",
+            "",
+            &format!("{hidden} without a problem: --all shows them"),
+        );
+    }
+    if !report.consequences.is_empty() {
+        let names = report.consequences.join(", ");
+        line(
+            "",
+            "",
+            &format!("Left out, because a problem above causes them: {names}"),
+        );
     }
     let findings = report.findings.iter();
     let need_root = findings.filter(|finding| finding.root_knows);
@@ -126,5 +179,18 @@ fn summary(report: &DoctorReport) -> String {
     match number(CheckVerdict::Unknown) {
         0 => format!("{verdict}."),
         unknown => format!("{verdict}; {} not possible.", count(unknown, "check")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_error_of_the_journal_is_found() {
+        let journal = "Starting voicelane\nerror: first\nvoicelane: could not open the TUN: busy\nMain process exited";
+        let error = last_error_of(journal);
+        assert_eq!(error.as_deref(), Some("could not open the TUN: busy"));
+        assert_eq!(last_error_of("INFO started\n"), None);
     }
 }

@@ -56,7 +56,7 @@ pub(super) fn run(args: &EventsArgs) -> anyhow::Result<ExitCode> {
             Err(error @ AskError::NotRunning(_)) => {
                 last_printed = print_stored(args, 0).with_context(|| error.to_string())?;
                 if !is_stopped_reported {
-                    eprintln!("{}", stopped(last_printed > 0));
+                    complain!("{}", stopped(last_printed > 0));
                     is_stopped_reported = true;
                 }
             }

@@ -11,9 +11,9 @@ use serde_json::json;
 use crate::control::{self, MappingStatus, Status};
 use crate::text::duration;
 
+use super::RuntimeDir;
 use super::programs::Programs;
 use super::watch::WatchArgs;
-use super::{RuntimeDir, exit};
 
 #[derive(Debug, Args)]
 pub(super) struct MappingsArgs {
@@ -42,7 +42,7 @@ pub(super) fn run(args: &MappingsArgs) -> anyhow::Result<ExitCode> {
     args.watch.repeat(json, || {
         let status = match control::status(&args.runtime.runtime_dir) {
             Ok(status) => status,
-            Err(error) => return Ok(exit::unavailable(&error, is_watched && !json)),
+            Err(error) => return Ok(Err(error)),
         };
         let programs = Programs::of(status.mappings.iter().filter(|it| it.is_call));
         let (calls, others) = fold(&status.mappings, &programs);
@@ -58,7 +58,7 @@ pub(super) fn run(args: &MappingsArgs) -> anyhow::Result<ExitCode> {
             (true, false) => format!("{document:#}\n"),
             (true, true) => format!("{document}\n"),
         };
-        Ok((shown, ExitCode::SUCCESS))
+        Ok(Ok((shown, ExitCode::SUCCESS)))
     })
 }
 

@@ -2,6 +2,14 @@
 //!
 //! `exit` has the exit codes. Each flag also has an environment variable: `--tun` is `VOICELANE_TUN`.
 
+/// Prints a line to standard error. A closed pipe is not an error.
+macro_rules! complain {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr().lock(), $($text)*);
+    }};
+}
+
 mod bugreport;
 mod capture;
 mod check;
@@ -22,6 +30,7 @@ mod run;
 mod sources;
 mod status;
 mod summary;
+mod system_warnings;
 mod watch;
 
 pub use exit::exit_codes;
@@ -30,12 +39,9 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::ensure;
 use caps::{CapSet, Capability};
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing::Level;
-
-use crate::daemon;
 
 /// Sends Talkdesk voice media past the VPN, marked EF. All other traffic stays in the VPN.
 #[derive(Debug, Parser)]
@@ -70,7 +76,7 @@ enum CliCommand {
     Bugreport(bugreport::BugreportArgs),
     /// Record packets of the TUN or of the uplink for Wireshark, by default headers only
     Capture(capture::CaptureArgs),
-    /// Show whether packets to a destination leave the VPN, and which rule decides
+    /// Show the path that packets to a destination take now, and the reason
     Explain(explain::ExplainArgs),
     /// Check the configuration for errors
     Check(check::CheckArgs),
@@ -86,7 +92,7 @@ enum CliCommand {
 }
 
 /// The directory of the control socket and of the saved sysctls.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct RuntimeDir {
     /// Runtime directory of the service
     #[arg(long, value_name = "DIR", default_value = "/run/voicelane")]
@@ -116,7 +122,9 @@ fn environment_variable(flag: &str) -> String {
 /// Parses the command line, runs the command, and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let parsed = Cli::from_arg_matches(&command().get_matches());
+    let matches = with_exit_codes(command()).get_matches();
+    let json = wants_json(&matches);
+    let parsed = Cli::from_arg_matches(&matches);
     let Cli { log, command } = parsed.unwrap_or_else(|error| error.exit());
     log::start(log);
     let outcome = match command {
@@ -130,7 +138,7 @@ pub fn main() -> ExitCode {
         CliCommand::Doctor(args) => doctor::run(&args),
         CliCommand::Bugreport(args) => bugreport::run(&args),
         CliCommand::Capture(args) => capture::run(&args),
-        CliCommand::Explain(args) => explain::run(&args, daemon::find_uplink),
+        CliCommand::Explain(args) => explain::run(&args),
         CliCommand::Check(args) => check::run(&args),
         CliCommand::Config(args) => config::run(&args),
         CliCommand::Policy(args) => policy::run(&args),
@@ -139,9 +147,22 @@ pub fn main() -> ExitCode {
         CliCommand::Demo(args) => crate::demo::run(&args),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("voicelane: {error:#}");
-        ExitCode::FAILURE
+        exit::report_text(&format!("{error:#}"), exit::of_error(&error), json)
     })
+}
+
+/// Whether the command has the flag `--json`.
+fn wants_json(matches: &ArgMatches) -> bool {
+    let flag = matches.try_get_one::<bool>("json").ok().flatten();
+    let is_nested = |(_, matches): (&str, &ArgMatches)| wants_json(matches);
+    flag.copied().unwrap_or(false) || matches.subcommand().is_some_and(is_nested)
+}
+
+/// Adds the exit codes to the help of each command. The man pages have a section of their own.
+fn with_exit_codes(command: clap::Command) -> clap::Command {
+    let help = exit::help(command.get_name());
+    let command = command.after_help(help);
+    command.mut_subcommands(with_exit_codes)
 }
 
 /// Checks that this process may change the machine's network.
@@ -150,11 +171,11 @@ pub fn main() -> ExitCode {
 /// Without `CAP_NET_ADMIN`. The text names the command for root.
 fn require_admin(command: &str) -> anyhow::Result<()> {
     let may_administer = caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_ADMIN);
-    ensure!(
-        may_administer.unwrap_or(false),
-        "`{command}` needs root or CAP_NET_ADMIN. Run: sudo voicelane {command}"
-    );
-    Ok(())
+    if may_administer.unwrap_or(false) {
+        Ok(())
+    } else {
+        Err(exit::NoPermission(command.to_owned()).into())
+    }
 }
 
 /// Prints to standard output. A closed pipe (`| head`) is not an error.

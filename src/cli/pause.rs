@@ -53,7 +53,7 @@ pub(super) fn resume(args: &ResumeArgs) -> anyhow::Result<ExitCode> {
 fn ask(runtime: &RuntimeDir, request: Request) -> anyhow::Result<ExitCode> {
     let reply = match control::ask(&runtime.runtime_dir, request) {
         Ok(reply) => reply,
-        Err(error) => return Ok(exit::report(&error)),
+        Err(error) => return Ok(exit::report(&error, false)),
     };
     super::print(&match reply.body {
         Body::Paused { until } => format!(

@@ -1,13 +1,13 @@
 //! Checks that only root and this user can change a file or a directory of its path.
 
 use std::collections::VecDeque;
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{self, Component, Path, PathBuf};
 
-use nix::unistd::Uid;
+use nix::unistd::{Uid, User, getgrouplist};
 
 /// The reason why a file is not safe to use with privileges.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,16 @@ pub(super) enum UnsafePermissions {
         path: PathBuf,
         /// User ID of the owner.
         owner: u32,
+    },
+    /// The user of the service cannot read the file, or pass a directory of its path.
+    #[error("user {user} of the service cannot read {}: chmod {remedy} {0}", path.display())]
+    NotReadable {
+        /// The path.
+        path: PathBuf,
+        /// The user.
+        user: String,
+        /// The mode that is missing.
+        remedy: &'static str,
     },
     /// Other users can write the file or a directory of its path.
     #[error("other users can write {} (mode {mode:04o}): chmod go-w {0}", path.display())]
@@ -107,6 +117,45 @@ fn check(file: &Path, me: Uid) -> Result<Option<Metadata>, UnsafePermissions> {
     Ok(last)
 }
 
+/// Checks that a user can read a file, by the modes of the file and of its directories.
+///
+/// # Errors
+/// The first path that the user cannot pass, or the file.
+pub(super) fn check_readable(file: &Path, user: &User) -> Result<(), UnsafePermissions> {
+    let unreadable = |cause: io::Error| UnsafePermissions::Unreadable {
+        path: file.to_owned(),
+        cause,
+    };
+    let real = file.canonicalize().map_err(unreadable)?;
+    let name = CString::new(user.name.as_str()).unwrap_or_default();
+    let groups = getgrouplist(&name, user.gid).unwrap_or_else(|_| vec![user.gid]);
+    let mut paths: Vec<_> = real.ancestors().collect();
+    paths.reverse();
+    for path in paths {
+        let metadata = fs::metadata(path).map_err(unreadable)?;
+        let (needed, remedy) = if metadata.is_dir() {
+            (1, "o+x")
+        } else {
+            (4, "o+r")
+        };
+        let shift = if metadata.uid() == user.uid.as_raw() {
+            6
+        } else if groups.iter().any(|group| group.as_raw() == metadata.gid()) {
+            3
+        } else {
+            0
+        };
+        if !user.uid.is_root() && metadata.mode() >> shift & needed == 0 {
+            return Err(UnsafePermissions::NotReadable {
+                path: path.to_owned(),
+                user: user.name.clone(),
+                remedy,
+            });
+        }
+    }
+    Ok(())
+}
+
 /// The components of a path without `.`; an absolute path starts with the root.
 fn parts(path: &Path) -> VecDeque<OsString> {
     let parts = path.components().filter(|part| *part != Component::CurDir);
@@ -137,7 +186,7 @@ fn check_owner_and_mode(
     me: u32,
 ) -> Result<(), UnsafePermissions> {
     let path = path.to_owned();
-    if owner != 0 && owner != me {
+    if owner != 0 && owner != me && !is_unmapped(owner) {
         return Err(UnsafePermissions::Owner { path, owner });
     }
     let mode = mode & 0o7777;
@@ -147,6 +196,30 @@ fn check_owner_and_mode(
         return Err(UnsafePermissions::Writable { path, mode });
     }
     Ok(())
+}
+
+/// The user id that the kernel shows for users that a user namespace does not map (user_namespaces(7)).
+const OVERFLOW: u32 = 65_534;
+
+/// Whether the owner is a user outside this user namespace, most likely root. Privileges in here end at the namespace, so
+/// such an owner can do no more than its own ones.
+fn is_unmapped(owner: u32) -> bool {
+    owner == OVERFLOW && {
+        let map = fs::read_to_string("/proc/self/uid_map");
+        map.is_ok_and(|map| !maps(&map, owner))
+    }
+}
+
+/// Whether a map has a user id: lines of first id inside, first id outside, and number.
+fn maps(map: &str, user: u32) -> bool {
+    map.lines().any(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u64>);
+        let (first, _, count) = (numbers.next(), numbers.next(), numbers.next());
+        match (first, count) {
+            (Some(Ok(first)), Some(Ok(count))) => (first..first + count).contains(&user.into()),
+            _ => false,
+        }
+    })
 }
 
 #[cfg(test)]
@@ -181,6 +254,37 @@ mod tests {
         assert!(!is_safe(0, 0o101_666, FileKind::Other, 0));
         assert!(is_safe(0, 0o120_777, FileKind::Link, 0));
         assert!(!is_safe(1000, 0o120_777, FileKind::Link, 0));
+    }
+
+    #[test]
+    fn owners_outside_a_user_namespace_are_unmapped() {
+        assert!(maps("         0          0 4294967295\n", OVERFLOW));
+        assert!(!maps("         0       1000          1\n", OVERFLOW));
+        assert!(maps("0 1000 1\n1 100000 65536\n", OVERFLOW));
+        assert!(!maps("", OVERFLOW) && !maps("0 x 1", 1));
+        assert!(!is_unmapped(1000));
+    }
+
+    #[test]
+    fn the_user_of_the_service_needs_read_permission() {
+        let dir = tempfile::tempdir().expect("a directory");
+        chmod(dir.path(), 0o755);
+        let file = dir.path().join("it.toml");
+        fs::write(&file, "version = 1").expect("a file");
+        let nobody = User::from_name("nobody")
+            .expect("it can be read")
+            .expect("it is everywhere");
+        let denied = || match check_readable(&file, &nobody) {
+            Err(UnsafePermissions::NotReadable { path, remedy, .. }) => Some((path, remedy)),
+            other => other.map(|()| None).expect("the paths can be read"),
+        };
+        chmod(&file, 0o644);
+        assert_eq!(denied(), None);
+        chmod(&file, 0o600);
+        assert_eq!(denied(), Some((file.clone(), "o+r")));
+        chmod(dir.path(), 0o700);
+        let real = dir.path().canonicalize().expect("it exists");
+        assert_eq!(denied(), Some((real, "o+x")));
     }
 
     #[test]

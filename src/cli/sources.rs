@@ -8,15 +8,18 @@ use std::{env, fs};
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
-use nix::unistd::Uid;
+use nix::unistd::{Uid, User};
 
 use crate::config::{Diagnostics, Document, Effective, Layer};
 use crate::daemon::{LastGood, LoadedConfig};
 use crate::files::read_regular;
 
-use super::permissions::{UnsafePermissions, check_directory, check_path};
+use super::permissions::{UnsafePermissions, check_directory, check_path, check_readable};
 
 pub(super) use super::exit::INVALID as BAD_CONFIG;
+
+/// The user of the unit `voicelane.service`.
+const SERVICE_USER: &str = "voicelane";
 
 /// Largest configuration file in bytes.
 const MAX_FILE_LEN: u64 = 4 << 20;
@@ -34,7 +37,7 @@ pub(super) enum LoadError {
         cause: io::Error,
     },
     /// Other users can change a file.
-    #[error("other users can change the configuration")]
+    #[error("the permissions of the configuration are wrong")]
     Unsafe(#[from] UnsafePermissions),
     /// The files have errors.
     #[error(transparent)]
@@ -42,19 +45,35 @@ pub(super) enum LoadError {
 }
 
 impl LoadError {
+    /// Prints the error as JSON to stdout, or as text to stderr. Returns the exit code of an invalid configuration, 2.
+    pub(super) fn report_as(&self, json: bool) -> ExitCode {
+        if json {
+            return super::exit::report_text(&self.sentence(), BAD_CONFIG, true);
+        }
+        self.report()
+    }
+
+    /// The error with its causes as one sentence.
+    pub(super) fn sentence(&self) -> String {
+        match self {
+            Self::Read { cause, .. } => format!("{self}: {cause}"),
+            Self::Unsafe(why @ UnsafePermissions::Unreadable { cause, .. }) => {
+                format!("{self}: {why}: {cause}")
+            }
+            Self::Unsafe(why) => format!("{self}: {why}"),
+            Self::Invalid(_) => self.to_string().replace('\n', "; "),
+        }
+    }
+
     /// Prints the error to stderr. Returns the exit code of an invalid configuration, 2.
     #[must_use]
     pub(super) fn report(&self) -> ExitCode {
         match self {
-            Self::Read { cause, .. } => eprintln!("error: {self}: {cause}"),
-            Self::Unsafe(why @ UnsafePermissions::Unreadable { cause, .. }) => {
-                eprintln!("error: {self}: {why}: {cause}");
-            }
-            Self::Unsafe(why) => eprintln!("error: {self}: {why}"),
+            Self::Read { .. } | Self::Unsafe(_) => complain!("error: {}", self.sentence()),
             Self::Invalid(diagnostics) => {
                 let colour = io::stderr().is_terminal()
                     && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
-                eprintln!("{}\n\n{}", diagnostics.render(colour), count(diagnostics));
+                complain!("{}\n\n{}", diagnostics.render(colour), count(diagnostics));
             }
         }
         ExitCode::from(BAD_CONFIG)
@@ -180,6 +199,24 @@ impl Files {
         Ok(())
     }
 
+    /// Checks that the service accepts and can read the files: as its user, where packages have created it.
+    ///
+    /// # Errors
+    /// As [`Files::check_permissions`].
+    pub(super) fn check_permissions_of_service(&self) -> Result<(), LoadError> {
+        let Ok(Some(user)) = User::from_name(SERVICE_USER) else {
+            return self.check_permissions();
+        };
+        self.check_permissions_for(user.uid)?;
+        for (layer, file) in self.list()? {
+            // The service manager passes credentials.
+            if layer != Layer::Credential {
+                check_readable(&file, &user)?;
+            }
+        }
+        Ok(())
+    }
+
     fn drop_in_dir(&self) -> PathBuf {
         self.config_dir.join("conf.d")
     }
@@ -187,9 +224,29 @@ impl Files {
 
 /// Reads a regular file up to [`MAX_FILE_LEN`].
 fn read_text(path: &Path) -> io::Result<String> {
-    let bytes = read_regular(path, MAX_FILE_LEN)?;
-    String::from_utf8(bytes)
-        .map_err(|_| io::Error::other("the file is not UTF-8; save it as UTF-8"))
+    if path.is_dir() {
+        return Err(io::Error::other(
+            "it is a directory; for a configuration directory run: voicelane check --config-dir DIR",
+        ));
+    }
+    decode(read_regular(path, MAX_FILE_LEN)?).map_err(io::Error::other)
+}
+
+/// Decodes UTF-8, with or without a byte-order mark. Names the encoding of other text.
+fn decode(mut bytes: Vec<u8>) -> Result<String, &'static str> {
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        bytes.drain(..3);
+    }
+    // ASCII characters of UTF-16 have a zero in every second byte. TOML has none.
+    let zeros = |first: usize| {
+        let every_second = bytes.iter().skip(first).step_by(2).take(32);
+        bytes.len() > 1
+            && every_second.clone().filter(|it| **it == 0).count() * 2 > every_second.count()
+    };
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") || zeros(0) || zeros(1) {
+        return Err("the file is UTF-16; save it as UTF-8");
+    }
+    String::from_utf8(bytes).map_err(|_| "the file is not UTF-8; save it as UTF-8")
 }
 
 /// The credential that systemd passes to the service. Only the service and root can read it.
@@ -373,10 +430,39 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        let utf_16 = b"\xff\xfev\0e\0r\0";
-        assert_eq!(cause(utf_16), "the file is not UTF-8; save it as UTF-8");
+        let latin_1 = b"# caf\xe9";
+        assert_eq!(cause(latin_1), "the file is not UTF-8; save it as UTF-8");
+        for utf_16 in [
+            &b"\xff\xfev\0e\0r\0"[..],
+            b"\xfe\xff\0v\0e\0r",
+            b"v\0e\0r\0",
+            b"\0v\0e\0r",
+        ] {
+            assert_eq!(cause(utf_16), "the file is UTF-16; save it as UTF-8");
+        }
         let large = vec![b'#'; (4 << 20) + 1];
         assert_eq!(cause(&large), "the file is larger than 4 MiB");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_ignored_and_no_pipe_is_waited_for() {
+        let (dir, _) = directory();
+        let file = dir.path().join("voicelane.toml");
+        fs::write(&file, b"\xef\xbb\xbfversion = 1\n").expect("a file");
+        let loaded = Files::of_file(&file).load(&Overrides::default());
+        loaded.expect("the mark is no text");
+        let pipe = dir.path().join("pipe.toml");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        for (path, expected) in [
+            (pipe.as_path(), "not a regular file"),
+            (Path::new("/dev/zero"), "not a regular file"),
+            (dir.path(), "it is a directory"),
+        ] {
+            let error = Files::of_file(path)
+                .load(&Overrides::default())
+                .expect_err("no file");
+            assert!(error.sentence().contains(expected), "{}", error.sentence());
+        }
     }
 
     #[test]

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::Args;
 
+use crate::config::Config;
 use crate::control::{
-    self, Body, FailoverStatus, MappingStatus, Request, SchedulingStatus, State, Status,
-    TrafficStatus, UplinkStatus, VpnStatus,
+    self, Body, FailoverStatus, MappingStatus, Reply, Request, SchedulingStatus, State,
+    StateReason, Status, TrafficStatus, UplinkStatus, VpnStatus,
 };
+use crate::route::desired::RoutingIds;
 use crate::text::{count, duration};
 
 use super::mappings::outside;
@@ -33,16 +34,16 @@ pub(super) struct StatusArgs {
 }
 
 pub(super) fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let show = || show(&args.runtime.runtime_dir, args.json, args.watch.watch);
-    args.watch.repeat(args.json, show)
+    args.watch.repeat(args.json, || {
+        match control::ask(&args.runtime.runtime_dir, Request::Status) {
+            Ok(reply) => show(&reply, args.json, args.watch.watch).map(Ok),
+            Err(error) => Ok(Err(error)),
+        }
+    })
 }
 
 /// Returns the output and the exit code. With `watch`, JSON has one object per line.
-fn show(runtime_dir: &Path, json: bool, watch: bool) -> anyhow::Result<(String, ExitCode)> {
-    let reply = match control::ask(runtime_dir, Request::Status) {
-        Ok(reply) => reply,
-        Err(error) => return Ok(exit::unavailable(&error, watch && !json)),
-    };
+fn show(reply: &Reply, json: bool, watch: bool) -> anyhow::Result<(String, ExitCode)> {
     let (state, shown) = match &reply.body {
         Body::Status(status) => (status.state, text(status)),
         Body::Summary(summary) => (summary.state, summary::text(summary)),
@@ -63,13 +64,37 @@ fn show(runtime_dir: &Path, json: bool, watch: bool) -> anyhow::Result<(String, 
 }
 
 impl State {
-    /// Returns the state as a phrase.
+    /// Returns the state as a phrase, without knowledge of families and calls.
     pub(super) const fn phrase(self) -> &'static str {
         match self {
             Self::Working => "working",
-            Self::Degraded => "degraded: media leaves through the uplink, but see the warnings",
-            Self::NotWorking => "not working: all media is in the VPN",
+            Self::Degraded => {
+                "degraded: media leaves through the uplink, but not all of it or with a warning"
+            }
+            Self::NotWorking => "not working: no media leaves through an uplink",
         }
+    }
+}
+
+/// Returns the state as a phrase: what happens to media.
+pub(super) fn phrase(status: &Status) -> String {
+    let in_vpn = status.media.iter();
+    let in_vpn = in_vpn.filter(|(_, media)| media.egress == "tunnel");
+    let in_vpn: Vec<_> = in_vpn.map(|(name, _)| name.replace("ip", "IP")).collect();
+    match status.state {
+        State::Working => status.state.phrase().to_owned(),
+        State::Degraded if !in_vpn.is_empty() => {
+            format!("degraded: {} media is in the VPN", in_vpn.join(" and "))
+        }
+        State::Degraded if status.calls_in_vpn > 0 => {
+            let calls = count(status.calls_in_vpn, "call");
+            format!("degraded: new calls leave through the uplink, {calls} in the VPN")
+        }
+        State::Degraded => "degraded: media leaves through the uplink, with a warning".to_owned(),
+        State::NotWorking if !in_vpn.is_empty() => {
+            "not working: all media is in the VPN".to_owned()
+        }
+        State::NotWorking => status.state.phrase().to_owned(),
     }
 }
 
@@ -84,16 +109,24 @@ impl Screen {
 
 fn text(status: &Status) -> String {
     let mut screen = Screen(String::new());
-    screen.line("state", status.state.phrase());
-    for warning in &status.warnings {
+    screen.line("state", phrase(status));
+    let reason = status.reason.as_ref();
+    if let Some(StateReason { text, remedy, .. }) = reason {
+        screen.line("reason", text);
+        if !remedy.is_empty() {
+            screen.line("remedy", remedy);
+        }
+    }
+    // The reason is one of the warnings, in most cases.
+    let is_reason = |it: &&String| reason.is_none_or(|reason| !it.starts_with(&reason.text));
+    for warning in status.warnings.iter().filter(is_reason) {
         screen.line("warning", warning);
     }
-    // The count starts with the first packet path, so a service without an uplink has none.
-    let uptime = match (status.state, status.uptime_seconds) {
-        (State::NotWorking, 0) => "not ready since its start".to_owned(),
-        (_, seconds) => format!("up {}", duration(seconds)),
-    };
-    screen.line("voicelane", format!("{}, {uptime}", status.program_version));
+    let uptime = duration(status.uptime_seconds);
+    screen.line(
+        "voicelane",
+        format!("{}, up {uptime}", status.program_version),
+    );
     uplinks(status, &mut screen);
     for (interface, families) in &status.clients {
         let families = families.iter().map(|it| it.replace("ip", "IP"));
@@ -106,20 +139,17 @@ fn text(status: &Status) -> String {
     for vpn in &status.vpns {
         screen.line("vpn", describe_vpn(vpn));
     }
-    let rules = match status.rule_priority {
-        Some(priority) => format!("rules at priority {priority}"),
-        None => "no rules: nothing is captured".to_owned(),
-    };
-    let rules = match status.capture_mode.as_str() {
-        "prefix" => format!("{rules}, whole prefixes are captured"),
-        _ => rules,
-    };
-    screen.line("tun", format!("{}, {rules}", status.tun));
+    if let Some(tun) = describe_tun(status) {
+        screen.line("tun", tun);
+    }
     if let Some(scheduling) = describe_scheduling(&status.scheduling) {
         screen.line("cpu", scheduling);
     }
-    screen.line("sent", traffic(&status.outbound));
-    screen.line("received", traffic(&status.inbound));
+    for (name, direction) in [("sent", &status.outbound), ("received", &status.inbound)] {
+        if direction.packets > 0 || !direction.drops.is_empty() {
+            screen.line(name, traffic(direction));
+        }
+    }
     if status.rejected > 0 {
         screen.line("rejected", count(status.rejected, "packet"));
     }
@@ -149,7 +179,7 @@ fn text(status: &Status) -> String {
 
 fn uplinks(status: &Status, screen: &mut Screen) {
     if status.uplink.is_none() {
-        screen.line("uplink", "none: all media is in the VPN");
+        screen.line("uplink", "none");
     }
     let both = ["IPv4", "IPv6"];
     let first = if status.uplink_v6.is_some() {
@@ -172,19 +202,44 @@ fn uplinks(status: &Status, screen: &mut Screen) {
                 "IPv4" => &uplink.gateway_v4,
                 _ => &uplink.gateway_v6,
             };
-            let is_captured = status.captured.contains(&family.to_lowercase());
-            match gateway {
-                Some(gateway) if is_captured => screen.line("", format!("{family} via {gateway}")),
-                _ => screen.line("", format!("{family} stays in the VPN")),
+            // A family that the policy does not have is not mentioned.
+            let media = status.media.get(&family.to_lowercase());
+            match (gateway, media) {
+                (Some(gateway), Some(media)) if media.egress == "direct" => {
+                    screen.line("", format!("{family} via {gateway}"));
+                }
+                (_, Some(media)) if media.egress == "tunnel" => {
+                    screen.line("", format!("{family} is in the VPN"));
+                }
+                _ => {}
             }
         }
     }
+}
+
+/// Describes the TUN and its rules, if they differ from the defaults.
+fn describe_tun(status: &Status) -> Option<String> {
+    let default = RoutingIds::default().priority.0;
+    let priority = status.rule_priority.filter(|it| *it != default);
+    let is_prefix = status.capture_mode == "prefix";
+    let name = &status.tun;
+    if priority.is_none() && !is_prefix && name == Config::default().tun().name.as_str() {
+        return None;
+    }
+    let rules = priority.map(|it| format!(", rules at priority {it}"));
+    let capture = if is_prefix {
+        ", whole prefixes are captured"
+    } else {
+        ""
+    };
+    Some(format!("{name}{}{capture}", rules.unwrap_or_default()))
 }
 
 /// Describes how the packet thread is scheduled. None if the service does not report it.
 fn describe_scheduling(scheduling: &SchedulingStatus) -> Option<String> {
     let class = match scheduling.class.as_str() {
         "" => return None,
+        "realtime" if scheduling.budget_exhausted == 0 => return None,
         "realtime" => "real-time scheduling",
         "budget_exhausted" => "normal scheduling: the real-time budget is used up for the moment",
         "not_permitted" => {
@@ -289,7 +344,7 @@ fn describe_vpn(vpn: &VpnStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{ConnectionStatus, FailoverStatus, MappingStatus, UplinkStatus};
+    use crate::control::{ConnectionStatus, MediaStatus};
 
     fn mapping() -> MappingStatus {
         MappingStatus {
@@ -327,6 +382,15 @@ mod tests {
                 full_tunnel_v6: false,
             }],
             captured: ["ipv4".to_owned()].into(),
+            media: [("ipv4", "direct"), ("ipv6", "none")]
+                .map(|(family, egress)| {
+                    let media = MediaStatus {
+                        egress: egress.into(),
+                        reason: None,
+                    };
+                    (family.to_owned(), media)
+                })
+                .into(),
             rule_priority: Some(97),
             warnings: vec!["mind the gap".to_owned()],
             mappings: vec![mapping()],
@@ -359,16 +423,14 @@ mod tests {
         }
         .with_state();
         let expected = "\
-state      degraded: media leaves through the uplink, but see the warnings
-warning    mind the gap
+state      degraded: media leaves through the uplink, with a warning
+reason     mind the gap
 voicelane  0.1.0, up 1 h 2 min
 uplink     wlan0 (the default route)
            IPv4 via 192.168.1.1
-           IPv6 stays in the VPN
 vpn        tun0 (tun), takes all of IPv4
 tun        voicelane0, rules at priority 97, whole prefixes are captured
 sent       3 packets, 516 bytes; dropped: not_in_policy 1
-received   0 packets, 0 bytes
 failover   IPv6: the uplink failed; calls continue in the VPN
 failover   calls moved to the VPN: no_traffic 2
 failback   calls moved back: probes_answered 1

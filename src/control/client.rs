@@ -17,7 +17,7 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum AskError {
     /// No service is running.
     #[error(
-        "voicelane is not running (nothing listens on {0}): start it with `sudo systemctl start voicelane` or `sudo voicelane run`"
+        "the service is not running (nothing listens on {0}): start it with `sudo systemctl start voicelane` or `sudo voicelane run`"
     )]
     NotRunning(PathBuf),
     /// The user may not use the socket.

@@ -103,11 +103,16 @@ fn registry(input: &MetricsInput) -> Registry {
         status.warnings.len(),
     );
     level("mappings", "Current mappings", input.mappings);
+    level(
+        "calls_in_vpn",
+        "Calls that failed over to the VPN and still send",
+        status.calls_in_vpn,
+    );
     level("connections", "Current TCP connections", input.connections);
     let uptime = usize::try_from(status.uptime_seconds).unwrap_or(usize::MAX);
     level(
         "uptime_seconds",
-        "Time since media first left through the uplink",
+        "Time since the start of the service",
         uptime,
     );
 

@@ -30,8 +30,9 @@ pub use peer::Access;
 #[cfg(feature = "lab")]
 pub use peer::Privilege;
 pub use reply::{
-    Body, ConnectionStatus, EndedCallStatus, EventList, FailoverStatus, MappingStatus, Reply,
-    SchedulingStatus, State, Status, Summary, TrafficStatus, UplinkStatus, VpnStatus,
+    Body, ConnectionStatus, EndedCallStatus, EventList, FailoverStatus, MappingStatus, MediaStatus,
+    Reply, SchedulingStatus, State, StateReason, Status, Summary, TrafficStatus, UplinkStatus,
+    VpnStatus,
 };
 pub use request::{LONGEST_PAUSE, Request};
 pub use server::{PendingRequest, Server};

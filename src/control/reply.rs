@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::SocketAddr;
 
 use jiff::Timestamp;
@@ -58,15 +59,15 @@ impl Reply {
     }
 }
 
-/// The state of the service.
+/// The state of the service: what happens to media of the families that the policy has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Media leaves through the uplink, and there are no warnings.
+    /// Media of every family leaves through an uplink, no call is in the VPN, and there are no warnings.
     Working,
-    /// Media leaves through the uplink, and there are warnings.
+    /// Media of a family leaves through an uplink, but a family or a call is in the VPN, or there are warnings.
     Degraded,
-    /// All media is in the VPN.
+    /// No media leaves through an uplink.
     #[default]
     NotWorking,
 }
@@ -86,16 +87,86 @@ impl State {
     }
 }
 
+/// The cause of a state, and its remedy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateReason {
+    /// The stable name: `empty_policy`, `starting`, `paused`, `no_uplink`, `no_network`, `firewall_blocked`,
+    /// `not_applied`, `uplink_failed`, `call_in_vpn` or `warning`.
+    pub code: Cow<'static, str>,
+    /// The cause, as a sentence.
+    pub text: String,
+    /// The remedy, as a sentence; empty if `text` has it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub remedy: String,
+}
+
+/// The cause and the remedy.
+impl fmt::Display for StateReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        match self.remedy.as_str() {
+            "" => Ok(()),
+            remedy => write!(f, " {remedy}"),
+        }
+    }
+}
+
+/// The path of a family's media.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MediaStatus {
+    /// "direct", "tunnel", or "none" if the family has neither an uplink nor a VPN.
+    pub egress: Cow<'static, str>,
+    /// The reason, if it is not "direct".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<StateReason>,
+}
+
 impl Status {
-    /// Sets the state by the captured families and the warnings.
+    /// Sets the state and its reason by the media of each family, the calls in the VPN and the warnings.
     #[must_use]
-    pub fn with_state(self) -> Self {
-        let state = match (self.captured.is_empty(), self.warnings.is_empty()) {
-            (true, _) => State::NotWorking,
-            (false, false) => State::Degraded,
-            (false, true) => State::Working,
+    pub fn with_state(mut self) -> Self {
+        let media = || self.media.values();
+        let is_direct = |it: &&MediaStatus| it.egress == "direct";
+        let reason_of = |egress: &str| {
+            let mut found = media().filter(|it| it.egress == egress);
+            found.find_map(|it| it.reason.clone())
         };
-        Self { state, ..self }
+        let state = |state, reason| (state, Some(reason));
+        (self.state, self.reason) = if self.media.is_empty() {
+            let reason = StateReason {
+                code: "empty_policy".into(),
+                text: "The policy has no active service, so no media is captured.".to_owned(),
+                remedy: "`voicelane policy show` lists the services. Check `include`, `disable` and [[service]]."
+                    .to_owned(),
+            };
+            state(State::NotWorking, reason)
+        } else if !media().any(|it| is_direct(&it)) {
+            let reason = reason_of("tunnel").or_else(|| reason_of("none"));
+            state(State::NotWorking, reason.unwrap_or_default())
+        } else if let Some(reason) = reason_of("tunnel") {
+            state(State::Degraded, reason)
+        } else if self.calls_in_vpn > 0 {
+            let reason = StateReason {
+                code: "call_in_vpn".into(),
+                text: match self.calls_in_vpn {
+                    1 => "1 call is in the VPN: its direct path failed.".to_owned(),
+                    calls => format!("{calls} calls are in the VPN: their direct paths failed."),
+                },
+                remedy: "`voicelane mappings` and `voicelane events` show the causes. Calls return automatically."
+                    .to_owned(),
+            };
+            state(State::Degraded, reason)
+        } else if let Some(warning) = self.warnings.first() {
+            let reason = StateReason {
+                code: "warning".into(),
+                text: warning.clone(),
+                remedy: String::new(),
+            };
+            state(State::Degraded, reason)
+        } else {
+            (State::Working, None)
+        };
+        self
     }
 }
 
@@ -104,10 +175,19 @@ impl Status {
 pub struct Status {
     /// The program's version.
     pub program_version: String,
-    /// The state that follows from the captured families and the warnings.
+    /// The state that follows from the media of each family, the calls in the VPN and the warnings.
     #[serde(default)]
     pub state: State,
-    /// Seconds since the service became ready.
+    /// The reason, if the state is not "working".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<StateReason>,
+    /// The path of the media of each family that the policy has: `ipv4`, `ipv6`.
+    #[serde(default)]
+    pub media: BTreeMap<String, MediaStatus>,
+    /// Calls that failed over to the VPN and still send.
+    #[serde(default)]
+    pub calls_in_vpn: usize,
+    /// Seconds since the start of the service.
     pub uptime_seconds: u64,
     /// The TUN's interface name.
     pub tun: String,

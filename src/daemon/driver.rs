@@ -100,6 +100,7 @@ pub(super) struct Driver<D> {
     outbox: Outbox,
     packet: Box<[u8]>,
     service_state: ServiceState,
+    started: Instant,
     kernel_errors: KernelErrors,
     /// Notified when sending fails as a firewall makes it fail.
     firewall_suspected: Arc<Notify>,
@@ -125,6 +126,7 @@ impl<D: PacketDevice> Driver<D> {
             outbox: Outbox::default(),
             packet: vec![0; LARGEST].into_boxed_slice(),
             service_state,
+            started: Instant::now(),
             kernel_errors: KernelErrors::default(),
             firewall_suspected,
             calls: CallEvents::new(events),
@@ -437,7 +439,7 @@ impl<D: PacketDevice> Driver<D> {
                     ended_calls: self.calls.recently_ended(now),
                     overflowed: self.relay.overflowed(),
                     scheduling: (realtime.class(), realtime.counts()),
-                    now,
+                    uptime: now.saturating_duration_since(self.started),
                 };
                 // The client may have closed its connection.
                 let _ = reply.send(snapshot);

@@ -35,6 +35,11 @@ impl FirewallState {
         &self.blocked
     }
 
+    /// The path that a firewall blocks for a family, if any.
+    pub(super) fn blocked_path(&self, family: Family) -> Option<&BlockedPath> {
+        self.blocked_paths.iter().find(|it| it.family == family)
+    }
+
     /// A sentence for each blocked path.
     pub(super) fn warnings(&self) -> impl Iterator<Item = String> {
         self.blocked_paths.iter().map(ToString::to_string)

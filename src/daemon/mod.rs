@@ -50,9 +50,6 @@ use jiff::tz::TimeZone;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::config::Config;
-use crate::net::Family;
-use crate::route::netlink::Rtnetlink;
-use crate::route::uplink;
 use crate::steering::{self, Leftovers};
 
 use realtime::Realtime;
@@ -90,19 +87,6 @@ pub struct StartFailed;
 pub fn cleanup(config: &Config, runtime_dir: &Path) -> anyhow::Result<Leftovers> {
     let ids = routing_ids(config);
     Ok(runtime()?.block_on(steering::cleanup(runtime_dir, &ids))?)
-}
-
-/// Returns the uplink that the service would select now for a family; none if there is none or the kernel cannot be read.
-#[must_use]
-pub fn find_uplink(config: &Config, family: Family) -> Option<String> {
-    let ids = routing_ids(config);
-    let observed = runtime()
-        .ok()?
-        .block_on(async { Rtnetlink::open()?.observe().await })
-        .ok()?;
-    uplink::choose(&observed, ids.protocol, &uplink_preferences(config)).ok()?[family]
-        .take()
-        .map(|uplink| uplink.name)
 }
 
 /// Runs the service until SIGINT or SIGTERM, and removes everything. A reload reads the configuration from `source`.

@@ -152,6 +152,11 @@ fn summary(status: Status) -> Summary {
             .next()
             .map(|it| redactor.redact(it))
     };
+    // Most reasons are warnings too.
+    let is_warning = |text: &str| status.warnings.iter().any(|it| it.starts_with(text));
+    let state_reason = status.reason.filter(|it| !is_warning(&it.text));
+    let reasons = state_reason.map(|it| it.to_string()).into_iter();
+    let reasons: Vec<_> = reasons.chain(status.warnings.iter().cloned()).collect();
     let uplinks = [status.uplink, status.uplink_v6];
     Summary {
         program_version: status.program_version,
@@ -163,7 +168,7 @@ fn summary(status: Status) -> Summary {
             .collect(),
         vpns: status.vpns.into_iter().map(|it| it.interface).collect(),
         captured: status.captured,
-        reasons: status.warnings.iter().filter_map(reason).collect(),
+        reasons: reasons.iter().filter_map(reason).collect(),
     }
 }
 

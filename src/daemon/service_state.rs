@@ -4,16 +4,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
 use crate::control::{
-    ConnectionStatus, FailoverStatus, MappingStatus, SchedulingStatus, State, Status,
-    TrafficStatus, UplinkStatus, VpnStatus,
+    ConnectionStatus, FailoverStatus, MappingStatus, MediaStatus, SchedulingStatus, StateReason,
+    Status, TrafficStatus, UplinkStatus, VpnStatus,
 };
 use crate::engine::{ConnectionReport, Engine, EngineSnapshot, MappingReport, PAGE};
-use crate::net::{Family, RulePriority};
+use crate::net::{Egress, Family, PerFamily, RulePriority};
 use crate::policy::Policy;
 use crate::route::vpn::Vpn;
 
@@ -27,15 +27,13 @@ use super::tun_drops;
 /// The result of the last reconciliation.
 #[derive(Clone, Debug)]
 pub(super) struct ServiceState {
-    /// When the first uplink was selected.
-    pub(super) ready_since: Option<Instant>,
     pub(super) tun: String,
+    /// The path of each family that the policy has, unless the uplink has failed.
+    pub(super) media: PerFamily<Option<MediaStatus>>,
     pub(super) uplink: Option<UplinkStatus>,
     /// The uplink of IPv6, if it differs.
     pub(super) uplink_v6: Option<UplinkStatus>,
     pub(super) vpns: Vec<Vpn>,
-    /// The families whose media leaves through the uplink.
-    pub(super) captured: Vec<Family>,
     pub(super) paused_until: Option<Timestamp>,
     pub(super) rule_priority: Option<RulePriority>,
     /// The clients of a gateway whose media leaves through the uplink, by family and interface.
@@ -56,7 +54,8 @@ pub(super) struct DriverSnapshot {
     pub(super) overflowed: u64,
     /// The scheduling class, how often the budget was exhausted, and how often no fallback thread could be started.
     pub(super) scheduling: (SchedulingClass, [u64; 2]),
-    pub(super) now: Instant,
+    /// Time since the start of the service.
+    pub(super) uptime: Duration,
 }
 
 /// A page of mappings and connections, copied by the packet loop at once.
@@ -109,7 +108,7 @@ impl DriverSnapshot {
     pub(super) fn status(&self, events: &EventLog) -> Status {
         let mut status = self
             .service_state
-            .status(&self.engine, &self.kernel_errors, self.now);
+            .status(&self.engine, &self.kernel_errors, self.uptime);
         let count = |drops: &mut BTreeMap<String, u64>, label: &str, times: u64| {
             if times > 0 {
                 drops.insert(label.to_owned(), times);
@@ -131,26 +130,47 @@ impl DriverSnapshot {
             .map(|call| call.status(self.now))
             .collect();
         status.warnings.extend(events.warning());
-        status
+        status.with_state()
     }
 }
 
 impl ServiceState {
     /// The state before the first reconciliation.
     pub(super) fn of_tun(tun: &str) -> Self {
-        let (ready_since, uplink, rule_priority) = (None, None, None);
+        let starting = StateReason {
+            code: "starting".into(),
+            text: "The service is starting.".to_owned(),
+            remedy: String::new(),
+        };
         Self {
-            ready_since,
             tun: tun.to_owned(),
-            uplink,
+            media: PerFamily::new(|_| Some(in_vpn(starting.clone()))),
+            uplink: None,
             uplink_v6: None,
             vpns: Vec::new(),
-            captured: Vec::new(),
             paused_until: None,
-            rule_priority,
+            rule_priority: None,
             clients: BTreeSet::new(),
             warnings: Vec::new(),
         }
+    }
+
+    /// The path of each family's media, by its name in the status.
+    fn media(&self, snapshot: &EngineSnapshot) -> BTreeMap<String, MediaStatus> {
+        let media = self.media.present().map(|(family, media)| {
+            let has_failed = snapshot.failed_uplinks.contains(&family);
+            let media = if has_failed && media.egress == Egress::Direct.name() {
+                in_vpn(StateReason {
+                    code: "uplink_failed".into(),
+                    text: failed_uplink(family),
+                    remedy: String::new(),
+                })
+            } else {
+                media.clone()
+            };
+            (family.to_string().to_lowercase(), media)
+        });
+        media.collect()
     }
 
     /// The interfaces whose clients' media leaves through the uplink, and the families.
@@ -169,26 +189,23 @@ impl ServiceState {
         &self,
         snapshot: &EngineSnapshot,
         kernel_errors: &KernelErrors,
-        now: Instant,
+        uptime: Duration,
     ) -> Status {
         let counters = &snapshot.counters;
-        let status = Status {
+        let media = self.media(snapshot);
+        let direct = media
+            .iter()
+            .filter(|it| it.1.egress == Egress::Direct.name());
+        Status {
             program_version: env!("CARGO_PKG_VERSION").to_owned(),
-            // Derived from the rest at the end.
-            state: State::default(),
-            uptime_seconds: self
-                .ready_since
-                .map_or(0, |since| now.saturating_duration_since(since).as_secs()),
+            captured: direct.map(|(family, _)| family.clone()).collect(),
+            media,
+            calls_in_vpn: snapshot.failed_over,
+            uptime_seconds: uptime.as_secs(),
             tun: self.tun.clone(),
             uplink: self.uplink.clone(),
             uplink_v6: self.uplink_v6.clone(),
             vpns: self.vpns.iter().map(vpn_status).collect(),
-            captured: self
-                .captured
-                .iter()
-                .filter(|family| !snapshot.failed_uplinks.contains(family))
-                .map(|it| it.to_string().to_lowercase())
-                .collect(),
             paused_until: self.paused_until,
             rule_priority: self.rule_priority.map(|priority| priority.0),
             clients: self.captured_clients(snapshot),
@@ -238,9 +255,17 @@ impl ServiceState {
                 probes: counters.probes,
             },
             kernel_errors: kernel_errors.by_label(),
-            scheduling: SchedulingStatus::default(),
-        };
-        status.with_state()
+            // The scheduling, and the state with its reason, follow.
+            ..Status::default()
+        }
+    }
+}
+
+/// Media in the VPN.
+pub(super) fn in_vpn(reason: StateReason) -> MediaStatus {
+    MediaStatus {
+        egress: Egress::Tunnel.name().into(),
+        reason: Some(reason),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The DSCP that applications set, captured on the TUN for a second during a call.
 //!
-//! On the wire the packets have the DSCP of the policy in any case. The check shows whether the browser marks media as
+//! voicelane sets the DSCP of the policy in any case. The check shows whether the browser marks media as
 //! the vendor documents, which matters on machines without voicelane.
 
 use std::collections::BTreeMap;
@@ -19,10 +19,13 @@ const IDLE_SECONDS: u64 = 1;
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     let Ok(status) = &facts.status else {
-        return vec![Finding::unknown(
-            "Not measured: the DSCP that applications set. The service is not running or does not respond.",
-            "Start voicelane and make a call; then this can be measured.",
-        )];
+        return vec![
+            Finding::unknown(
+                "Not measured: the DSCP that applications set. The service is not running or does not respond.",
+                "Start voicelane and make a call; then this can be measured.",
+            )
+            .because_of("service"),
+        ];
     };
     let is_call = status
         .mappings
@@ -31,7 +34,7 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     if !is_call {
         return vec![Finding::unknown(
             "Not measured: the DSCP that applications set. There is no call.",
-            "Make a call; then this can be measured. voicelane marks media EF in any case.",
+            "Make a call; then this can be measured.",
         )];
     }
     if !facts.may_capture {
@@ -87,7 +90,7 @@ fn describe(packets: &BTreeMap<u8, u64>) -> String {
     });
     let marks: Vec<_> = marks.collect();
     format!(
-        "Applications set {}. On the wire, packets have the DSCP of the policy.",
+        "Applications set {}. voicelane replaces it by the DSCP of the policy. Not measured: the DSCP on the wire.",
         marks.join(", ")
     )
 }

@@ -13,7 +13,7 @@ use crate::daemon;
 use crate::net::{Family, IfIndex, PortRange, Protocol};
 use crate::policy::Policy;
 use crate::route::desired::{RoutingIds, Uplink, Uplinks};
-use crate::route::lookup::RoutingDecision;
+use crate::route::lookup::{PacketKey, RoutingDecision};
 use crate::route::netlink::Rtnetlink;
 use crate::route::observed::{Link, Observed};
 use crate::route::uplink::{self, UplinkError};
@@ -32,6 +32,8 @@ pub struct CheckOptions {
     pub trust: Option<Result<(), String>>,
     /// The directory of the control socket and of the saved sysctls.
     pub runtime_dir: PathBuf,
+    /// The last error in the service's journal, if the service does not run and the journal can be read.
+    pub last_error: Option<String>,
     /// Whether to send datagrams to the vendor to find the hop that changes their DSCP.
     pub path: bool,
 }
@@ -81,7 +83,10 @@ impl SystemFacts {
                     let mut decisions = Vec::new();
                     for prefix in capture.prefixes.iter().filter(|it| it.family() == family) {
                         let to = SocketAddr::new(prefix.first(), capture.ports.first());
-                        decisions.push((to.ip(), kernel.lookup(capture.protocol, to).await));
+                        decisions.push((
+                            to.ip(),
+                            kernel.lookup(PacketKey::new(capture.protocol, to)).await,
+                        ));
                     }
                     if !decisions.is_empty() {
                         let (protocol, ports) = (capture.protocol, capture.ports);
@@ -97,7 +102,10 @@ impl SystemFacts {
             let mut decisions = Vec::new();
             for server in resolvers {
                 let to = SocketAddr::new(server, DNS_PORT);
-                decisions.push((server, kernel.lookup(Protocol::Udp, to).await));
+                decisions.push((
+                    server,
+                    kernel.lookup(PacketKey::new(Protocol::Udp, to)).await,
+                ));
             }
             anyhow::Ok((observed, route_lookups, decisions))
         })?;

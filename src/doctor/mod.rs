@@ -36,6 +36,7 @@ mod wifi;
 use serde::Serialize;
 
 pub use facts::{CheckOptions, SystemFacts};
+pub(crate) use resolvers::resolvers;
 
 /// The version of the report format. Within a version, fields, checks and verdicts are only added.
 pub const REPORT_VERSION: u32 = 1;
@@ -80,6 +81,9 @@ pub struct Finding {
     pub remedy: Option<String>,
     /// Whether root could measure more with the same check.
     pub root_knows: bool,
+    /// The check whose problem causes this finding. Such a finding is left out if that check has a problem.
+    #[serde(skip)]
+    pub cause: Option<&'static str>,
 }
 
 impl Finding {
@@ -90,6 +94,7 @@ impl Finding {
             found: found.into(),
             remedy,
             root_knows: false,
+            cause: None,
         }
     }
 
@@ -117,12 +122,18 @@ impl Finding {
         }
     }
 
+    /// A finding that follows from a problem of another check.
+    fn because_of(self, check: &'static str) -> Self {
+        Self {
+            cause: Some(check),
+            ..self
+        }
+    }
+
     /// A check of an uplink on a machine without one.
     fn no_uplink() -> Self {
-        Self::unknown(
-            "Not checked: there is no uplink.",
-            "See the uplink check above.",
-        )
+        Self::unknown("Not checked: there is no uplink.", "See the uplink check.")
+            .because_of("uplink")
     }
 }
 
@@ -135,8 +146,10 @@ pub struct DoctorReport {
     pub program: &'static str,
     /// The worst verdict. Unknown findings do not count.
     pub verdict: CheckVerdict,
-    /// Every finding, in the order of the checks.
+    /// Every finding, worst first, otherwise in the order of the checks. One cause is one finding.
     pub findings: Vec<Finding>,
+    /// The checks that are left out, because the problem of another check causes their findings.
+    pub consequences: Vec<&'static str>,
 }
 
 type CheckFn = fn(&SystemFacts) -> Vec<Finding>;
@@ -172,7 +185,7 @@ pub fn run_checks(facts: &SystemFacts) -> DoctorReport {
         let findings = check(facts).into_iter();
         findings.map(|finding| Finding { name, ..finding })
     });
-    let findings: Vec<_> = findings.collect();
+    let (findings, consequences) = without_consequences(findings.collect());
     let worst = findings.iter().map(|finding| finding.verdict).max();
     let verdict = match worst {
         Some(CheckVerdict::Unknown) | None => CheckVerdict::Ok,
@@ -183,12 +196,59 @@ pub fn run_checks(facts: &SystemFacts) -> DoctorReport {
         program: env!("CARGO_PKG_VERSION"),
         verdict,
         findings,
+        consequences,
     }
+}
+
+/// Leaves out findings that follow from a problem of another check, and puts the worst first.
+fn without_consequences(mut findings: Vec<Finding>) -> (Vec<Finding>, Vec<&'static str>) {
+    let problems: Vec<_> = findings
+        .iter()
+        .filter(|it| it.verdict >= CheckVerdict::Warning && it.cause.is_none())
+        .map(|it| it.name)
+        .collect();
+    let mut consequences = Vec::new();
+    findings.retain(|finding| {
+        let is_kept = finding.cause.is_none_or(|cause| !problems.contains(&cause));
+        if !is_kept && !consequences.contains(&finding.name) {
+            consequences.push(finding.name);
+        }
+        is_kept
+    });
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.verdict));
+    (findings, consequences)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::CHECKS;
+    use super::*;
+
+    #[test]
+    fn one_cause_is_one_finding_and_the_worst_is_first() {
+        let named = |name, finding: Finding| Finding { name, ..finding };
+        let all = |uplink| {
+            vec![
+                named("kernel", Finding::ok("fine")),
+                named(
+                    "service",
+                    Finding::fault("no media", "see").because_of("uplink"),
+                ),
+                named("uplink", uplink),
+                named("mtu", Finding::no_uplink()),
+                named("wifi", Finding::warning("old", "update")),
+            ]
+        };
+        let (findings, consequences) =
+            without_consequences(all(Finding::fault("no cable", "plug in")));
+        let names: Vec<_> = findings.iter().map(|it| it.name).collect();
+        assert_eq!(names, ["uplink", "wifi", "kernel"]);
+        assert_eq!(consequences, ["service", "mtu"]);
+        // Without the cause, the finding stands for itself.
+        let (findings, consequences) = without_consequences(all(Finding::ok("wlan0")));
+        let names: Vec<_> = findings.iter().map(|it| it.name).collect();
+        assert_eq!(names, ["service", "wifi", "mtu", "kernel", "uplink"]);
+        assert_eq!(consequences, [""; 0]);
+    }
 
     #[test]
     fn the_manual_describes_every_check() {

@@ -46,7 +46,7 @@ pub(super) fn check(_: &SystemFacts) -> Vec<Finding> {
             "systemd-networkd removes {removed} of other programs. voicelane restores its own, but a call may have a gap \
              each time."
         ),
-        "Run: cp /usr/share/voicelane/networkd.conf /etc/systemd/networkd.conf.d/voicelane.conf && systemctl restart \
+        "Run: sudo cp /usr/share/voicelane/networkd.conf /etc/systemd/networkd.conf.d/voicelane.conf && sudo systemctl restart \
          systemd-networkd (it sets ManageForeignRoutingPolicyRules=no and ManageForeignRoutes=no)",
     )]
 }

@@ -10,7 +10,7 @@ pub(super) const DNS_PORT: u16 = 53;
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
 /// Returns the name servers of this machine. Behind a local stub, returns the upstream servers if they are known.
-pub(super) fn resolvers() -> Vec<IpAddr> {
+pub(crate) fn resolvers() -> Vec<IpAddr> {
     let [configured, upstream] = FILES.map(|file| fs::read_to_string(file).unwrap_or_default());
     let (configured, upstream) = (servers(&configured), servers(&upstream));
     let is_stub = configured.iter().all(IpAddr::is_loopback);

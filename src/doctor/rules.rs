@@ -48,11 +48,12 @@ fn assess(
         [first, ..] => format!("{protocol} {ports} to {first} and {} more", to.len() - 1),
         [] => format!("{protocol} {ports}"),
     };
-    let Some(RoutingDecision { link, table }) = decision else {
+    let Some(RoutingDecision { link, table, .. }) = decision else {
         return Finding::warning(
             format!("{traffic} has no route at all."),
             "Connect to a network, or connect the VPN.",
-        );
+        )
+        .because_of("uplink");
     };
     let result = link.map_or_else(
         || "is dropped".to_owned(),

@@ -3,7 +3,8 @@
 use super::{Finding, SystemFacts};
 use crate::control::UplinkStatus;
 use crate::net::Family;
-use crate::route::desired::{Uplink, UplinkGateway};
+use crate::route::desired::{Uplink, UplinkEvidence, UplinkGateway, Uplinks};
+use crate::route::uplink::{self, UplinkPreferences};
 
 pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     let uplinks = match &facts.uplinks {
@@ -15,6 +16,9 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
             )];
         }
     };
+    if let Some(finding) = vpn_as_uplink(facts, uplinks) {
+        return vec![finding];
+    }
     let mut findings = match (&uplinks.v4, &uplinks.v6) {
         (Some(v4), Some(v6)) if v4.name != v6.name => {
             vec![
@@ -51,6 +55,26 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Reports a configured uplink that is a tunnel although a physical uplink exists.
+fn vpn_as_uplink(facts: &SystemFacts, uplinks: &Uplinks) -> Option<Finding> {
+    let (_, pinned) = uplinks
+        .present()
+        .find(|it| it.1.why == UplinkEvidence::Pinned)?;
+    let is_tunnel = facts.observed.link(pinned.index)?.is_tunnel();
+    let own = facts.numbers.protocol;
+    let physical = uplink::choose(&facts.observed, own, &UplinkPreferences::default()).ok()?;
+    let (_, physical) = physical.present().find(|it| it.1.index != pinned.index)?;
+    is_tunnel.then(|| {
+        Finding::fault(
+            format!(
+                "The uplink {} is a VPN, so all media is in the VPN. {} is the physical uplink.",
+                pinned.name, physical.name
+            ),
+            "Remove [uplink] interface so that voicelane selects the uplink, or name the physical one.",
+        )
+    })
 }
 
 fn serves(uplink: &UplinkStatus, family: Family) -> bool {

@@ -76,6 +76,9 @@ const BATCH_INTERVAL: Duration = Duration::from_millis(1);
 /// Slots in one page of reports: less than a tenth of a millisecond.
 pub const PAGE: usize = 512;
 
+/// Time after the last outbound packet during which a mapping counts as a call. Consent checks are more frequent.
+const ACTIVE: Duration = Duration::from_secs(10);
+
 /// An address of this machine that replies must not carry, and its substitute. The firewall's prerouting chain translates
 /// the substitute back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -401,12 +404,24 @@ impl Engine {
                 .map(|(label, last)| (*label, now.saturating_duration_since(*last)))
                 .collect(),
             capture: self.policy.capture_mode(),
+            failed_over: self.failed_over(now),
             failed_uplinks: [Family::V4, Family::V6]
                 .into_iter()
                 .filter(|family| self.paths.is_down(*family))
                 .collect(),
             counters: self.counters.clone(),
         }
+    }
+
+    /// Returns the number of mappings that failed over to the VPN and have sent recently.
+    fn failed_over(&self, now: Instant) -> usize {
+        let total = |by_cause: &BTreeMap<&str, u64>| by_cause.values().sum::<u64>();
+        if total(&self.counters.failovers) <= total(&self.counters.failbacks) {
+            return 0;
+        }
+        let reports = self.mapping_reports(0..self.slots(), now);
+        let active = reports.filter(|it| it.failover_cause.is_some() && it.idle < ACTIVE);
+        active.count()
     }
 
     /// Counts a dropped packet, and records the time if a limit was the reason.

@@ -204,6 +204,8 @@ pub struct EngineSnapshot {
     pub slots: usize,
     /// The time since each limit was last exceeded, by the label of the [`DropReason`].
     pub limits_reached: BTreeMap<&'static str, Duration>,
+    /// Mappings that failed over to the VPN and still send.
+    pub failed_over: usize,
     /// The families whose uplink has failed.
     pub failed_uplinks: Vec<Family>,
     /// Whether exact flows or whole prefixes are captured.

@@ -61,11 +61,30 @@
 //!
 //! | state | exit code | meaning |
 //! |---|---|---|
-//! | `working` | 0 | media leaves through the uplink; no warnings |
-//! | `degraded` | 1 | media leaves through the uplink; each warning says what to do |
-//! | `not_working` | 2 | the media of no family leaves; all media is in the VPN |
+//! | `working` | 0 | media of every family of the policy leaves through an uplink; no call is in the VPN; no warnings |
+//! | `degraded` | 1 | a family or a call is in the VPN, or there are warnings; new media of another family leaves |
+//! | `not_working` | 2 | no media leaves through an uplink |
 //! | | 3 | the service is not running |
 //! | | 4 | unknown: no permission, or the service is busy |
+//!
+//! The lines after the state have its reason and the remedy. In `--json`, `reason.code` is stable: `empty_policy`, `starting`,
+//! `paused`, `no_uplink` (the VPN has the media), `no_network` (nothing has), `firewall_blocked`, `not_applied`, `uplink_failed`,
+//! `call_in_vpn` (a call that failed over and sent within ten seconds), `warning`. `media` has the path of each family that
+//! the policy has. A family that has neither an uplink nor a VPN does not count. Zeroes and defaults are not printed.
+//!
+//! `voicelane explain` returns 0 if packets leave directly, 1 if they are in a VPN, 3 if they go elsewhere (a local network,
+//! this machine, no VPN at all), and 2 after an error or if that was not measured. Of several addresses the worst counts.
+//!
+//! `voicelane reload` prints the resulting state. It returns 0 if media leaves through an uplink (or will after a pause), 1 if none
+//! does, and 2 if the
+//! previous configuration stays active. Every command has 3 for a stopped service, and 4 for a missing permission or a
+//! service that does not answer. The help of each command lists its codes.
+//!
+//! With `--json`, an error is `{"version":1,"error":{"code":4,"text":"..."}}` on standard output.
+//!
+//! `voicelane check` fails for each configuration that the service would refuse. That includes owners and modes of the files
+//! in the configuration directory, seen as the user `voicelane` if it exists. It warns of what this machine does not have
+//! now: interfaces, groups, a free address for metrics. The service starts without them.
 //!
 //! `vpn` lists each tunnel that has routes beyond its own addresses, and whether these cover all of IPv4 or IPv6. An IPsec
 //! VPN without an interface has no such routes and is not listed.

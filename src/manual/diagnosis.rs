@@ -28,7 +28,11 @@
 //! Exit codes: 0 without problems, 1 with warnings, 2 with faults. A check that could not run is `unknown` and does not
 //! count. `root_knows` marks findings that root would complete.
 //!
-//! The doctor changes nothing and runs no program. It probes the firewall only while no service runs, because two
+//! The report has the verdict first, then the worst findings. Findings without a problem are shown with `--all`. One cause is one
+//! finding: without an uplink, the checks that depend on it are listed in one line (`consequences` in `--json`).
+//!
+//! The doctor changes nothing. It runs one program, `journalctl`, and only while the service does not run: its last error
+//! is part of the finding. It probes the firewall only while no service runs, because two
 //! simultaneous probes would detect each other. While the service runs, its own probes are the answer.
 //!
 //! `--path` is off by default because it sends traffic to the vendor: per family eight datagrams of at most 8 bytes to one

@@ -47,9 +47,14 @@
 //! | What is wrong on this machine, and what to do? | `voicelane doctor`, see [`super::diagnosis`] |
 //! | Does it work now? Which warnings are active? | `voicelane status` |
 //! | What happened, and why? | `voicelane events`; `--follow` continues, `--json` is for programs |
-//! | What happens to this destination? | `voicelane explain udp ADDR:PORT` |
+//! | What happens to this destination? | `voicelane explain udp HOST:PORT`; `--policy` shows the policy alone |
 //! | Which calls exist, on which path? | `voicelane mappings` |
 //! | Which value is in force, and which line set it? | `voicelane config show --effective` |
+//!
+//! `explain` looks up the kernel's route for the packet of an application: protocol, ports and user included. If it leads into
+//! the TUN, the running service says what happens next: leaves directly, or failed over and why. Otherwise the answer is
+//! the interface of the route, and why media of the policy is not captured. Under sudo the user is the calling one.
+//! `--from ADDR:PORT` also considers the failover of that call.
 //!
 //! A warning about a refusal by the kernel ends when the kernel accepts again and has refused nothing for ten seconds.
 //! A warning about a limit ends after a minute. The counters stay.

@@ -154,7 +154,9 @@ fn gid(group: &str) -> u32 {
 }
 
 fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
+    // With --json, an error is on standard output.
+    let both = [&output.stderr[..], &output.stdout].concat();
+    String::from_utf8_lossy(&both).into_owned()
 }
 
 #[test]

@@ -15,8 +15,8 @@ use std::thread;
 use tokio::sync::mpsc;
 use voicelane::control::metrics::{MetricsFormat, write};
 use voicelane::control::{
-    Access, ConnectionStatus, Exporter, FailoverStatus, METRICS_SOCKET, MetricsEndpoint,
-    MetricsInput, Status, TrafficStatus, UplinkStatus, VpnStatus,
+    Access, ConnectionStatus, Exporter, FailoverStatus, METRICS_SOCKET, MediaStatus,
+    MetricsEndpoint, MetricsInput, Status, TrafficStatus, UplinkStatus, VpnStatus,
 };
 
 const RULES: &str = include_str!("../../config/voicelane.rules.yml");
@@ -46,12 +46,17 @@ fn measured() -> MetricsInput {
         gateway_v4: Some("192.168.1.1".to_owned()),
         ..UplinkStatus::default()
     };
+    let media = MediaStatus {
+        egress: "direct".into(),
+        reason: None,
+    };
     let status = Status {
         program_version: "0.1.0 \"quoted\\\n".to_owned(),
         uptime_seconds: 9,
         uplink: Some(uplink),
         vpns: vec![VpnStatus::default()],
         captured: ["ipv4".to_owned()].into(),
+        media: [("ipv4".to_owned(), media)].into(),
         connections: vec![connection],
         tcp: counts(&["accepted", "bytes_out"]),
         outbound: traffic(&["not_in_policy", "send_failed"]),

@@ -237,7 +237,7 @@ fn a_user_of_its_own_with_one_capability_is_enough() {
     let reloaded = unit.reload_as(NOBODY);
     assert!(reloaded.status.success(), "{reloaded:?}");
     let refused = unit.reload_as(1);
-    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert_eq!(refused.status.code(), Some(4), "{refused:?}");
 
     assert!(program.end(Signal::SIGTERM).success());
     assert_eq!(lab.laptop.changes_since(&before), NOTHING);

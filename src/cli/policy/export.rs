@@ -50,14 +50,14 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let selection = match Selection::new(&policy, date, &args.service) {
         Ok(selection) => selection,
         Err(error) => {
-            eprintln!("error: {error}");
+            complain!("error: {error}");
             return Ok(ExitCode::from(INVALID));
         }
     };
     let export = args.format.export(&selection);
     crate::cli::print(&export.text)?;
     for note in export.notes {
-        eprintln!("note: {note}");
+        complain!("note: {note}");
     }
     Ok(ExitCode::SUCCESS)
 }

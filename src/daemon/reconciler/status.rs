@@ -1,21 +1,20 @@
 //! The result of reconciliations in words: for the status, and for the service manager.
 
-use std::time::Instant;
-
-use crate::control::EventKind;
-use crate::net::Family;
+use crate::control::{EventKind, MediaStatus, StateReason};
+use crate::net::{Egress, Family, PerFamily};
+use crate::nftables::REMEDY;
 use crate::route::desired::Desired;
 
 use super::super::last_good::LastGood;
-use super::super::service_state::ServiceState;
+use super::super::service_state::{ServiceState, in_vpn};
 use super::super::systemd::ServiceManager;
 use super::super::uplink_binding;
+use super::pause::Pause;
 use super::{Reconciler, SUBJECT};
 
 /// State of the status report beyond that of the reconciler.
 #[derive(Debug, Default)]
 pub(in crate::daemon) struct StatusReporter {
-    ready_since: Option<Instant>,
     is_ready: bool,
     /// The error of the last reconciliation.
     pub(super) reconcile_error: Option<String>,
@@ -69,24 +68,81 @@ impl StatusReporter {
         self.record_ready(reconciler);
         let pause = reconciler.pause.as_ref();
         self.manager.notify_uplinks(uplinks, pause.is_some());
-        let blocked = reconciler.blocked();
-        let is_captured = |family: &Family| {
-            uplinks[*family].is_some() && report.priority.is_some() && !blocked.contains(family)
-        };
         let (uplink, uplink_v6) = uplink_binding::status(uplinks);
         let clients = reconciler.applied.desired.as_ref();
         ServiceState {
-            ready_since: self.ready_since,
             tun: reconciler.settings.tun.clone(),
+            media: PerFamily::new(|family| self.media(family, reconciler)),
             uplink,
             uplink_v6,
             vpns: report.vpns.clone(),
-            captured: Family::BOTH.into_iter().filter(is_captured).collect(),
             paused_until: pause.map(|pause| pause.until),
             rule_priority: report.priority,
             clients: clients.map(Desired::captured_clients).unwrap_or_default(),
             warnings: self.warnings(reconciler),
         }
+    }
+
+    /// The path of a family's media; none if the policy has no prefix of the family.
+    fn media(&self, family: Family, reconciler: &Reconciler) -> Option<MediaStatus> {
+        let report = &reconciler.applied.report;
+        let captures = reconciler.policy.0.captures().iter();
+        let mut prefixes = captures.flat_map(|capture| &capture.prefixes);
+        if !prefixes.any(|prefix| prefix.family() == family) {
+            return None;
+        }
+        let reason = |code: &'static str, text: String, remedy: &str| StateReason {
+            code: code.into(),
+            text,
+            remedy: remedy.to_owned(),
+        };
+        let reason = if let Some(pause) = &reconciler.pause {
+            reason("paused", paused(pause), "")
+        } else if reconciler.selector.uplinks()[family].is_none() {
+            let text = match reconciler.selector.without_uplink() {
+                Some(error) => error.to_string(),
+                None => format!("no network connection with {family} found (Wi-Fi or cable)"),
+            };
+            let remedy = "Connect to a network. If one is connected, name its interface: [uplink] interface.";
+            let mut vpns = report.vpns.iter();
+            if !vpns.any(|vpn| {
+                PerFamily {
+                    v4: vpn.takes_v4,
+                    v6: vpn.takes_v6,
+                }[family]
+            }) {
+                return Some(MediaStatus {
+                    egress: "none".into(),
+                    reason: Some(reason("no_network", text, remedy)),
+                });
+            }
+            reason("no_uplink", text, remedy)
+        } else if let Some(blocked) = reconciler.firewall.blocked_path(family) {
+            let text = blocked.to_string();
+            let (text, remedy) = text.split_once(REMEDY).unwrap_or((&text, ""));
+            reason(
+                "firewall_blocked",
+                text.to_owned(),
+                &format!("Run as root: {remedy}"),
+            )
+        } else if report.priority.is_none() || reconciler.blocked().contains(&family) {
+            let error = self.reconcile_error.as_ref();
+            let text = error.map_or_else(
+                || "The service is starting.".to_owned(),
+                |it| not_applied(it),
+            );
+            reason(
+                "not_applied",
+                text,
+                "`voicelane events` names the program that interferes.",
+            )
+        } else {
+            return Some(MediaStatus {
+                egress: Egress::Direct.name().into(),
+                reason: None,
+            });
+        };
+        Some(in_vpn(reason))
     }
 
     fn record_ready(&mut self, reconciler: &Reconciler) {
@@ -102,7 +158,6 @@ impl StatusReporter {
             };
             let tun = &reconciler.settings.tun;
             reconciler.events.record(EventKind::Ready, tun, reason);
-            self.ready_since.get_or_insert_with(Instant::now);
         }
     }
 
@@ -113,9 +168,7 @@ impl StatusReporter {
         });
         let no_uplink = reconciler.selector.without_uplink();
         let no_uplink = no_uplink.map(|error| format!("{error}; media stays in the VPN"));
-        let reconcile_error = self.reconcile_error.as_ref().map(|error| {
-            format!("Rules and routes could not be updated; retrying. Error: {error}")
-        });
+        let reconcile_error = self.reconcile_error.as_ref().map(|it| not_applied(it));
         let reload_error = self.reload_error.as_ref().map(|error| {
             format!(
                 "The configuration was not reloaded. The previous one stays active. Error: {error}"
@@ -124,12 +177,7 @@ impl StatusReporter {
         let last_good = reconciler.settings.last_good.as_ref();
         let warnings = report.warnings.iter().map(ToString::to_string);
         let start_error = self.start_error.iter().cloned();
-        let pause = reconciler.pause.iter().map(|pause| {
-            format!(
-                "Paused until {:.0}: all media stays in the VPN. To end the pause: voicelane resume",
-                pause.until
-            )
-        });
+        let pause = reconciler.pause.iter().map(paused);
         pause
             .chain(start_error)
             .chain(warnings)
@@ -145,4 +193,15 @@ impl StatusReporter {
             .chain(last_good.and_then(LastGood::warning))
             .collect()
     }
+}
+
+fn not_applied(error: &str) -> String {
+    format!("Rules and routes could not be updated; retrying. Error: {error}")
+}
+
+fn paused(pause: &Pause) -> String {
+    format!(
+        "Paused until {:.0}: all media stays in the VPN. To end the pause: voicelane resume",
+        pause.until
+    )
 }
