@@ -82,7 +82,6 @@ pub(super) fn phrase(status: &Status) -> String {
     let in_vpn = in_vpn.filter(|(_, media)| media.egress == "tunnel");
     let in_vpn: Vec<_> = in_vpn.map(|(name, _)| name.replace("ip", "IP")).collect();
     match status.state {
-        State::Working => status.state.phrase().to_owned(),
         State::Degraded if !in_vpn.is_empty() => {
             format!("degraded: {} media is in the VPN", in_vpn.join(" and "))
         }
@@ -94,7 +93,7 @@ pub(super) fn phrase(status: &Status) -> String {
         State::NotWorking if !in_vpn.is_empty() => {
             "not working: all media is in the VPN".to_owned()
         }
-        State::NotWorking => status.state.phrase().to_owned(),
+        State::Working | State::NotWorking => status.state.phrase().to_owned(),
     }
 }
 

@@ -439,6 +439,7 @@ impl<D: PacketDevice> Driver<D> {
                     ended_calls: self.calls.recently_ended(now),
                     overflowed: self.relay.overflowed(),
                     scheduling: (realtime.class(), realtime.counts()),
+                    now,
                     uptime: now.saturating_duration_since(self.started),
                 };
                 // The client may have closed its connection.

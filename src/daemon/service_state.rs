@@ -54,6 +54,7 @@ pub(super) struct DriverSnapshot {
     pub(super) overflowed: u64,
     /// The scheduling class, how often the budget was exhausted, and how often no fallback thread could be started.
     pub(super) scheduling: (SchedulingClass, [u64; 2]),
+    pub(super) now: Instant,
     /// Time since the start of the service.
     pub(super) uptime: Duration,
 }

@@ -146,6 +146,11 @@ fn path(situation: &Situation) -> (PathVerdict, &'static str, String) {
 fn the_living_state_decides() {
     let not_policy = "192.0.2.1:20000";
     let failed_over = MappingStatus {
+        id: "1.0".to_owned(),
+        is_call: true,
+        remote: Some("168.86.128.1:20000".parse().expect("an endpoint")),
+        service: Some("talkdesk-media".to_owned()),
+        last_answer_seconds: Some(1),
         inside: "10.8.0.2:50000".parse().expect("an endpoint"),
         outside: None,
         egress: "tunnel".into(),
