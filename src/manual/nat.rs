@@ -134,12 +134,16 @@
 //!   application itself goes on sending. It starts when a check of the application is unanswered, or after one second
 //!   without expected traffic. A repeated check changes nothing at the peer, and ICE ignores a second response (RFC 8489
 //!   section 6.3.3). Requests with effects (TURN Allocate, Refresh) are never repeated.
+//! - **One-way failure.** Media that arrives proves nothing about what the application sends. So a call whose last
+//!   response is a second old repeats its check while the application sends: one datagram per second and call.
 //! - **A new call on a dead path** has no answered check. After half a second its own checks are copied into the VPN.
 //! - **The uplink fails** with two calls to different regions that had answers before, unless a call was answered within
 //!   the last second. A mapping that never had an answer is no evidence: anybody can send to an address that is silent.
 //! - **A flow without checks** fails over only after refusals, or with its uplink.
-//! - **The peer learns the new address.** After a switch the check is repeated on the new path, so that ICE finds a
-//!   peer-reflexive candidate. A TURN allocation belongs to the old address; there the application must restart ICE. An allocation
+//! - **The peer learns the new address.** A peer accepts a new source address only at a check, and a browser's next one may
+//!   be 2.5 s away. So after a switch, and on another uplink or address, the check is repeated at once. On an uplink it is
+//!   repeated up to five times, 50 ms apart, until it is answered: routes may be late. ICE finds a peer-reflexive
+//!   candidate. A TURN allocation belongs to the old address; there the application must restart ICE. An allocation
 //!   that is requested while calls on the uplink get no answers starts in the VPN.
 //! - **Probes.** Some checks of a failed-over mapping go out on both paths, the direct copy first. Responses on the direct
 //!   socket cause the failback.

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::addresses as at;
+use crate::support::call;
 use crate::support::caller::{Family, probe, udp};
 use crate::support::program::PATIENCE;
 use crate::support::voicelane::{CONFIG, Home, Voicelane};
@@ -281,6 +282,47 @@ fn a_router_that_rejects_causes_a_failover() {
     call.assert_way(PathTaken::Tunnel);
     assert_eq!(call.count("failovers", "unreachable"), 2);
     call.voicelane.stop();
+}
+
+/// The peer hears nothing, though its own media arrives. The application's next check is more than 2 s away.
+fn one_way_failure_costs_less_than_three_seconds(verdict: &str) {
+    let lab = Lab::new();
+    let _vpn = lab.start_vpn(VpnKind::WgQuick);
+    let voicelane = Voicelane::start(&lab.laptop);
+    lab.home.set("ipv4/icmp_ratelimit", "0");
+    lab.home.set("ipv6/icmp/ratelimit", "0");
+    let calls = Family::BOTH
+        .map(|family| call::Call::with_checks(&lab, SocketAddr::new(family.unspecified(), 0)));
+    let begun = Instant::now();
+    for call in &calls {
+        call.resumes_after(begun, PATIENCE, "the start");
+        call.await_check();
+    }
+    let begun = Instant::now();
+    lab.home.nft(&format!(
+        "add table inet forbids
+         add chain inet forbids media {{ type filter hook forward priority 0; }}
+         add rule inet forbids media iifname lan0 udp dport {} {verdict}",
+        call::PORT
+    ));
+    thread::sleep(Duration::from_secs(4));
+    for (call, family) in calls.iter().zip(Family::BOTH) {
+        let [out, back] = call.gaps_since(begun);
+        println!("{family}, {verdict}: silent for {out:?} outward, {back:?} back");
+        assert!(out < Duration::from_secs(3), "{family}: {out:?}");
+        assert!(back < Duration::from_millis(500), "{family}: {back:?}");
+    }
+    voicelane.stop();
+}
+
+#[test]
+fn upward_loss_costs_less_than_three_seconds_while_media_arrives() {
+    one_way_failure_costs_less_than_three_seconds("drop");
+}
+
+#[test]
+fn a_router_that_rejects_upward_media_costs_less_than_three_seconds() {
+    one_way_failure_costs_less_than_three_seconds("reject with icmpx admin-prohibited");
 }
 
 #[test]

@@ -20,8 +20,9 @@ use voicelane::control::EventKind;
 /// How long a call may be gone at most, whatever happens.
 const LONGEST_LOSS: Duration = Duration::from_secs(3);
 
-/// How long a running call may be silent when it moves to another uplink.
-const LONGEST_GAP: Duration = Duration::from_secs(1);
+/// How long a running call may be silent when it moves to another uplink, though its peer takes the new address only at
+/// a check, and the application's next check is more than 2 s away.
+const LONGEST_GAP: Duration = Duration::from_millis(300);
 
 fn media_way(lab: &Lab, family: Family) -> PathTaken {
     let socket = udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0));
@@ -189,8 +190,8 @@ fn the_service_starts_without_a_network_and_recovers() {
 fn a_renewed_lease_moves_no_call_and_a_new_address_ends_none() {
     let lab = Lab::new();
     let voicelane = Voicelane::start(&lab.laptop);
-    let [v4, v6] =
-        Family::BOTH.map(|family| Call::start(&lab, SocketAddr::new(family.unspecified(), 0)));
+    let [v4, v6] = Family::BOTH
+        .map(|family| Call::with_checks(&lab, SocketAddr::new(family.unspecified(), 0)));
     let begun = Instant::now();
     for call in [&v4, &v6] {
         call.resumes_after(begun, PATIENCE, "the start");
@@ -210,6 +211,7 @@ fn a_renewed_lease_moves_no_call_and_a_new_address_ends_none() {
     assert_eq!(voicelane.last_event(), last, "{:#?}", voicelane.events());
 
     // Another address of the same network, as after a long sleep.
+    v4.await_check();
     let begun = Instant::now();
     let (old, router) = (at::LAPTOP.v4, at::HOME.v4);
     lab.laptop.ip(&format!("addr del {old}/24 dev wlan0"));
@@ -223,6 +225,7 @@ fn a_renewed_lease_moves_no_call_and_a_new_address_ends_none() {
         "another address",
     );
     println!("the call was back {back:?} after the new address");
+    assert!(back < LONGEST_GAP + Duration::from_millis(200), "{back:?}");
     let gaps = v6.gaps_since(begun);
     assert!(
         gaps.into_iter().all(|gap| gap < LONGEST_GAP),
@@ -237,8 +240,8 @@ fn a_call_moves_from_cable_to_wifi_and_back() {
     lab.plug_in();
     let _vpn = lab.start_vpn(VpnKind::WgQuick);
     let voicelane = Voicelane::start(&lab.laptop);
-    let calls =
-        Family::BOTH.map(|family| Call::start(&lab, SocketAddr::new(at::VPN_LAPTOP.of(family), 0)));
+    let calls = Family::BOTH
+        .map(|family| Call::with_checks(&lab, SocketAddr::new(at::VPN_LAPTOP.of(family), 0)));
     let begun = Instant::now();
     for call in &calls {
         call.resumes_after(begun, PATIENCE, "the start");
@@ -295,6 +298,9 @@ fn a_call_moves_from_cable_to_wifi_and_back() {
         ),
     ] {
         let last = voicelane.last_event_when_quiet();
+        for call in &calls {
+            call.await_check();
+        }
         let begun = Instant::now();
         place.ip(&batch);
         let moved = voicelane.event_after(last, EventKind::UplinkChanged);

@@ -9,6 +9,7 @@
 //! ```text
 //!            a check of the application is unanswered for a round trip or two
 //!            or: nothing is received for half of the timeout while the application sends
+//!            or: its check, repeated after half of the timeout without a response, is unanswered although media arrives
 //!            or: a router reports the destination unreachable
 //!   direct --------------------------------------------------------------------------> comparing
 //!     ^ ^ ^                                                                             |  |  |
@@ -47,6 +48,8 @@ const ATTEMPTS_AFTER_ERROR: u8 = 2;
 const ATTEMPTS_AT_START: u8 = 3;
 /// Checks after which a comparison without any response ends.
 const MAX_ATTEMPTS: u8 = 24;
+/// Checks on a new direct path before the tunnel is asked: the routes of the new uplink may be a moment late.
+const ANNOUNCEMENTS: u8 = 5;
 /// The pause between two checks of a comparison.
 const INTERVAL: Duration = Duration::from_millis(50);
 /// The bounds of the time that a response may take, and that time if no round trip was measured.
@@ -171,6 +174,8 @@ pub(in crate::engine) struct MappingPath {
     /// When the application last sent something on the direct path.
     last_sent: Option<Instant>,
     pub(in crate::engine) checks: StunChecks,
+    /// When the direct path last delivered a response. Absent after a comparison without any response.
+    last_response: Option<Instant>,
     /// The smoothed round trip of checks on the direct path.
     round_trip: Option<Duration>,
     /// Failovers in a row, each soon after a failback.
@@ -214,6 +219,7 @@ impl MappingPath {
             sockets: [SocketState::Closed; 2],
             last_received: None,
             last_sent: None,
+            last_response: None,
             round_trip: None,
             uplink_generation: 0,
             is_answered: false,
@@ -355,6 +361,7 @@ impl MappingPath {
             });
         }
         self.comparison = Comparison::default();
+        self.last_response = Some(now);
         self.is_answered = true;
         let PathState::Tunnel(failover) = &mut self.state else {
             if copied.is_some() {
@@ -473,6 +480,7 @@ impl MappingPath {
         // The next work may be due sooner.
         self.queued = None;
         self.is_settled = false;
+        self.last_response = None;
         self.comparison = Comparison::default();
         self.reannounce = None;
     }
@@ -480,6 +488,7 @@ impl MappingPath {
     /// Ends a comparison that brought no response on either path.
     pub(in crate::engine) fn end_comparison(&mut self) {
         self.comparison = Comparison::default();
+        self.last_response = None;
         self.is_settled = true;
     }
 
@@ -546,11 +555,13 @@ impl MappingPath {
             if let Some(at) = router_error {
                 return Some((at, PathAction::Compare));
             }
-            let last_received = self.last_received?;
-            if self.is_settled || last_sent <= last_received {
+            if self.is_settled {
                 return None;
             }
-            let at = last_received + settings.response_timeout / 2;
+            // Media that arrives proves nothing about what the application sends.
+            let received = self.last_received.filter(|at| *at < last_sent);
+            let since = received.into_iter().chain(self.last_response).min()?;
+            let at = since + settings.response_timeout / 2;
             return (at <= last_sent + ACTIVE).then_some((at, PathAction::RepeatCheck));
         };
         // The direct check that went with the copy gets its time.
@@ -563,6 +574,10 @@ impl MappingPath {
         }
         if let Some(at) = verdict_at.filter(|_| attempts >= self.required()) {
             return Some((at, PathAction::FailOver(self.cause())));
+        }
+        if self.last_response.is_none() && copied.is_none() && attempts < ANNOUNCEMENTS {
+            let at = last + INTERVAL;
+            return (at <= last_sent + ACTIVE).then_some((at, PathAction::RepeatCheck));
         }
         // The first one gets its time before the tunnel is asked at all.
         let at = match copied {

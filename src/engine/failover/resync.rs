@@ -15,6 +15,9 @@
 //! A stale mapping sends nothing and no decision is made about it. Its socket on the former uplink still delivers, because
 //! the peer knows no other address yet. What that socket delivers is no evidence about the new uplink; nor are its errors.
 //!
+//! A mapping on another or a restored uplink repeats its check at once. The peer accepts a new source address only at a
+//! check, and the application's next one may be 2.5 s away. Without a response, the comparison with the tunnel begins.
+//!
 //! A further change restarts the visit at the first slot. A mapping takes only the latest state, once.
 
 use std::mem;
@@ -135,8 +138,9 @@ impl Engine {
         if seen == generation.latest {
             return;
         }
+        let had_socket = path.socket(Egress::Direct) != SocketState::Closed;
+        let was_direct = path.egress() == Egress::Direct;
         if seen < generation.changed {
-            let had_socket = path.socket(Egress::Direct) != SocketState::Closed;
             path.set_socket(Egress::Direct, SocketState::Closed);
             self.reset_path(mapping, FailbackCause::UplinkChanged, now, outbox);
             if had_socket {
@@ -144,6 +148,14 @@ impl Engine {
             }
         } else if seen < generation.restored {
             self.reset_path(mapping, FailbackCause::UplinkRestored, now, outbox);
+        }
+        // A failback has announced the direct path already.
+        if had_socket && was_direct && seen < generation.changed.max(generation.restored) {
+            let path = self.paths.get_mut(mapping).expect("the path exists");
+            if path.is_established() {
+                path.on_check_repeated(now);
+            }
+            self.repeat_check(mapping, Egress::Direct, outbox);
         }
         if self.paths.is_down(family) {
             self.fail_over(mapping, FailoverCause::UplinkFailed, now, outbox);

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use voicelane::call::stun::{TransactionId, binding_request, binding_success};
+use voicelane::call::stun::{
+    StunClass, StunMessage, TransactionId, binding_request, binding_success,
+};
 use voicelane::engine::NatSettings;
 use voicelane::engine::{EngineEvent, FailbackCause, FailoverCause, ReturnedError, SocketCommand};
 use voicelane::net::{Egress, Endpoint, Family, TrafficClass};
@@ -616,6 +618,35 @@ fn a_restored_uplink_is_used_at_once() {
         call.run(Duration::from_secs(10));
         assert!(call.longest_gap < Duration::from_millis(500));
         assert_eq!(call.failovers.len(), 1);
+    }
+}
+
+/// A peer takes a new source address only at a check, and the application's next one may be seconds away.
+#[test]
+fn another_or_a_restored_uplink_is_announced_by_a_check_at_once() {
+    for mut call in Call::for_both_families(TALK) {
+        call.run(Duration::from_secs(4));
+        let family = Family::of(call.inside.addr);
+        for is_restored in [false, true] {
+            let (now, outbox) = (call.world.now, &mut call.world.outbox);
+            if is_restored {
+                call.world
+                    .engine
+                    .handle_uplink_restored(family, now, outbox);
+            } else {
+                call.world
+                    .engine
+                    .handle_uplink_changed(|it| it == family, now, outbox);
+            }
+            let sent: Vec<_> = outbox
+                .transmits()
+                .map(|(it, payload)| (it.egress, StunMessage::parse(payload).map(|it| it.class)))
+                .collect();
+            assert_eq!(sent, [(Egress::Direct, Some(StunClass::Request))]);
+            call.collect();
+            call.run(Duration::from_secs(1));
+            assert!(call.failovers.is_empty(), "{:?}", call.failovers);
+        }
     }
 }
 
