@@ -21,7 +21,8 @@ use crate::engine::{Engine, Outbox, ReplySource, SocketCommand};
 use crate::net::{Egress, Family, PerFamily};
 use crate::policy::Policy;
 use crate::relay::{
-    Progress, ReadyEvents, Received, SendError, SocketFactories, TcpRelay, Token, UdpRelay,
+    Progress, ReadyEvents, Received, SendError, SocketFactories, TcpRelay, Token, TunnelLinks,
+    UdpRelay,
 };
 use crate::tun::PacketDevice;
 
@@ -68,6 +69,8 @@ pub(super) enum DriverMessage {
     ReplySources(Vec<ReplySource>),
     /// Address families for which direct sockets need an IPsec bypass.
     IpsecBypass(PerFamily<bool>),
+    /// Replaces the tunnel links of other programs.
+    Tunnels(TunnelLinks),
     /// Replaces the uplinks, and the sockets of the given families.
     Uplinks(SocketFactories, Moves),
     /// The uplink of a family is available again, unchanged.
@@ -247,6 +250,7 @@ impl<D: PacketDevice> Driver<D> {
                 debug!(%mapping, %egress, to = %returned.to, error = ?returned.error, "the path returned an error");
                 engine.handle_error(mapping, egress, &returned, now, outbox);
             }
+            Received::WrongLink => engine.handle_wrong_link(),
         })
     }
 
@@ -460,6 +464,7 @@ impl<D: PacketDevice> Driver<D> {
                 self.relay.set_ipsec_bypass(families);
                 self.connections.set_ipsec_bypass(families);
             }
+            DriverMessage::Tunnels(tunnels) => self.relay.set_tunnels(tunnels),
             DriverMessage::Uplinks(factories, moves) => self.switch_uplinks(factories, moves, now),
             DriverMessage::UplinkRestored(family) => {
                 let Self { engine, outbox, .. } = self;

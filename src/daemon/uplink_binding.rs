@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use socket2::Socket;
 
 use crate::control::UplinkStatus;
-use crate::net::{self, Dscp, Endpoint, Family, Fwmark, Inside, PerFamily, Treatment};
-use crate::relay::{SocketFactory, SocketSetupError};
+use crate::net::{self, Dscp, Endpoint, Family, Fwmark, IfIndex, Inside, PerFamily, Treatment};
+use crate::relay::{SocketFactory, SocketSetupError, TunnelLinks};
 use crate::route::desired::Uplink;
-use crate::route::observed::Observed;
+use crate::route::observed::{InterfaceAddress, Observed};
 
 /// A family's uplink and the addresses that it has of that family.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +119,27 @@ pub(super) fn names(uplinks: &UplinkBindings) -> Option<String> {
     }
 }
 
+/// Returns the tunnel links except our TUN, and the addresses that only they have. `mark` is the mark of tunnel sockets.
+pub(super) fn tunnel_links(observed: &Observed, tun: IfIndex, mark: Fwmark) -> TunnelLinks {
+    let tunnels = observed.links.iter();
+    let tunnels = tunnels.filter(|link| link.index != tun && link.is_tunnel());
+    let links: Vec<_> = tunnels.map(|link| link.index).collect();
+    let (within, outside): (Vec<_>, Vec<_>) = observed
+        .addresses
+        .iter()
+        .filter(|address| address.link != tun)
+        .partition(|address| links.contains(&address.link));
+    let addresses = within
+        .iter()
+        .map(|address: &&InterfaceAddress| address.addr);
+    let addresses = addresses.filter(|addr| outside.iter().all(|address| address.addr != *addr));
+    TunnelLinks {
+        addresses: addresses.collect(),
+        links,
+        mark,
+    }
+}
+
 /// Whether an address is valid on the link only, so that it cannot be a source of media.
 fn is_link_local(addr: IpAddr) -> bool {
     match addr {
@@ -130,9 +151,8 @@ fn is_link_local(addr: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::IfIndex;
     use crate::route::desired::{UplinkEvidence, UplinkGateway};
-    use crate::route::observed::InterfaceAddress;
+    use crate::route::observed::Link;
 
     fn binding(family: Family, (index, name): (u32, &str), addresses: &[&str]) -> UplinkBinding {
         let link = IfIndex(index);
@@ -171,6 +191,48 @@ mod tests {
         let renewed = ["192.0.2.6", "2001:db8::5"];
         assert!(moves(Family::V4, wlan, &renewed));
         assert!(!moves(Family::V6, wlan, &renewed), "the address is IPv4");
+    }
+
+    #[test]
+    fn a_tunnel_address_counts_only_if_no_other_link_has_it() {
+        let link = |index, kind: Option<&str>| Link {
+            index: IfIndex(index),
+            name: format!("link{index}"),
+            kind: kind.map(str::to_owned),
+            hardware: 1,
+            up: true,
+            carrier: true,
+        };
+        let address = |(link, text): (u32, &str)| InterfaceAddress {
+            link: IfIndex(link),
+            addr: text.parse().expect("an address"),
+        };
+        let addresses = [
+            (2, "192.0.2.5"),
+            (3, "10.8.0.2"),
+            (3, "fd08::2"),
+            (3, "192.0.2.5"),
+            (4, "192.0.0.8"),
+            (4, "10.8.0.2"),
+        ];
+        let observed = Observed {
+            links: vec![
+                link(2, None),
+                link(3, Some("wireguard")),
+                link(4, Some("tun")),
+            ],
+            addresses: addresses.map(address).to_vec(),
+            ..Observed::default()
+        };
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        assert_eq!(
+            tunnel_links(&observed, IfIndex(4), Fwmark(2)),
+            TunnelLinks {
+                links: vec![IfIndex(3)],
+                addresses: vec![ip("10.8.0.2"), ip("fd08::2")],
+                mark: Fwmark(2),
+            }
+        );
     }
 
     #[test]

@@ -253,6 +253,11 @@ impl Engine {
         self.counters.drop_in(DropReason::TunFull);
     }
 
+    /// Records that a datagram for a tunnel socket arrived by another link than the tunnel, and was dropped.
+    pub fn handle_wrong_link(&mut self) {
+        self.counters.drop_in(DropReason::WrongLink);
+    }
+
     /// Replaces the policy for all later packets. Mappings remain; packets that the policy no longer relays are rejected.
     /// TCP connections that it no longer relays are reset by the next [`Engine::handle_timeout`], which is due at once.
     pub fn set_policy(&mut self, policy: Arc<Policy>) {

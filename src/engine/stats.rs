@@ -39,6 +39,8 @@ pub enum DropReason {
     NoMapping,
     /// The mapping's filter does not permit the remote (RFC 4787 section 5).
     Unsolicited,
+    /// A datagram of a tunnel arrived by another link than the tunnel: forged.
+    WrongLink,
     /// Media waited in its socket's queue for too long.
     Stale,
     /// A TCP segment belongs to no connection.
@@ -75,6 +77,7 @@ impl DropReason {
             Self::SendFailed => "send_failed",
             Self::NoMapping => "no_mapping",
             Self::Unsolicited => "unsolicited",
+            Self::WrongLink => "wrong_link",
             Self::Stale => "stale",
             Self::NoConnection => "no_connection",
             Self::TooManyConnections => "too_many_connections",

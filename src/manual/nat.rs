@@ -149,6 +149,10 @@
 //!   socket cause the failback.
 //! - **Refusals lose nothing.** A datagram that the kernel refuses (EPERM, ENETUNREACH) goes into the VPN in the same
 //!   wake-up. An error of the peer itself is passed on.
+//! - **Only the VPN is heard.** Linux accepts a datagram to any of its addresses on any link. If the route to a remote leads
+//!   into a tunnel, its datagrams count on no other link (`hostile_network::no_lan_host_is_heard_by_a_mapping_in_openvpn`,
+//!   `hostile_network::no_lan_host_is_heard_by_a_mapping_in_openconnect`). The socket is not bound to the VPN's device, because
+//!   it must survive a restart of the VPN. IPsec policies have no device; the kernel checks their datagrams.
 //! - **TCP** cannot move. A connection attempt that is refused, or unanswered for the same time, is made through the VPN.
 //!
 //! The policy decides about every datagram on the direct path, also about repeated checks

@@ -65,6 +65,7 @@
 //! |---|---|
 //! | `not_in_policy` | a packet entered the TUN that no rule relays |
 //! | `unsolicited` | a remote sent to a mapping that had not sent to that remote |
+//! | `wrong_link` | a datagram with the address of a remote in the VPN arrived by another link: a host on the LAN forged it |
 //! | `open_failed`, `send_failed` | a firewall, a missing address, no descriptors; the warning names the kernel's error |
 //! | `fragment_overlap` | an attack: no ordinary sender overlaps fragments |
 //! | `stale` | this machine was too busy to carry media in time |

@@ -13,6 +13,7 @@
 //! Only `socket_factory` creates sockets. The options it sets, and their order, keep a datagram on the direct path and
 //! marked.
 
+mod arrival;
 mod epoll_set;
 mod error;
 mod error_queue;
@@ -24,6 +25,7 @@ mod tcp;
 mod udp;
 mod udp_socket;
 
+pub use arrival::TunnelLinks;
 pub use epoll_set::{ReadyEvents, Token};
 #[cfg(feature = "lab")]
 pub use error::NoSocket;

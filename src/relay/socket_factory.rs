@@ -16,7 +16,8 @@
 //!    connections of the same inside endpoint share (RFC 5382 REQ-1 and REQ-7); then `connect`.
 //!
 //! A tunnel socket skips steps 1 and 3, so that the system routes it. Its mark only keeps it out of voicelane's own capture
-//! (see [`crate::manual::capture`]). The kernel chooses its port.
+//! (see [`crate::manual::capture`]). The kernel chooses its port, and reports the link of each datagram: one that the VPN did
+//! not deliver is dropped (`arrival`).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -64,7 +65,7 @@ pub enum SetupStep {
     IpsecBypass,
     /// Setting DSCP and priority.
     Treatment,
-    /// Enabling the error queue and the TOS of received packets.
+    /// Enabling the error queue, and the TOS and link of received packets.
     Reception,
     /// Binding it to a port.
     Port,
@@ -104,7 +105,7 @@ impl SocketFactory {
         let family = Family::of(inside.0.addr);
         let kind = (Type::DGRAM, Protocol::UDP);
         let socket = self.create(egress, family, kind, treatment, bypass_ipsec)?;
-        enable_reception(&socket, family).map_err(self.at(SetupStep::Reception))?;
+        enable_reception(&socket, family, egress).map_err(self.at(SetupStep::Reception))?;
         let source = to.and_then(|to| self.preferred_source(egress, to).ok());
         let bound = match egress {
             Egress::Direct => bind_port(&socket, family, source, inside.0.port),
@@ -275,8 +276,13 @@ pub(super) fn set_treatment(
     socket.set_priority(u32::from(treatment.priority))
 }
 
-fn enable_reception(socket: &Socket, family: Family) -> io::Result<()> {
+fn enable_reception(socket: &Socket, family: Family, egress: Egress) -> io::Result<()> {
     setsockopt(socket, sockopt::RxqOvfl, &1)?;
+    match (egress, family) {
+        (Egress::Direct, _) => {}
+        (Egress::Tunnel, Family::V4) => setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?,
+        (Egress::Tunnel, Family::V6) => setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?,
+    }
     match family {
         Family::V4 => {
             socket.set_recv_tos_v4(true)?;

@@ -11,6 +11,7 @@ use crate::engine::{ReturnedError, Transmit};
 use crate::net::{Egress, Endpoint, Family, Inside, MappingId, Outside, PerFamily, Treatment};
 use crate::wire::IcmpError;
 
+use super::arrival::TunnelLinks;
 use super::epoll_set::{EpollSet, READY, ReadyEvents, Token};
 use super::error::{NoSocket, SendError, SocketOpenError};
 use super::ipsec_bypass::IpsecBypass;
@@ -44,6 +45,7 @@ pub struct UdpRelay {
     /// The number of each family's uplink.
     uplinks: PerFamily<u32>,
     ipsec_bypass: IpsecBypass,
+    tunnels: TunnelLinks,
     bindings: Bindings,
     epoll_set: EpollSet,
     /// The number of events of the last wait.
@@ -76,6 +78,7 @@ impl UdpRelay {
             factories: SocketFactories::default(),
             uplinks: PerFamily::default(),
             ipsec_bypass: IpsecBypass::default(),
+            tunnels: TunnelLinks::default(),
             bindings: Bindings::default(),
             epoll_set: EpollSet::new()?,
             ready: 0,
@@ -131,6 +134,11 @@ impl UdpRelay {
         for family in Family::BOTH {
             self.uplinks[family] += u32::from(moves(family));
         }
+    }
+
+    /// Replaces the links of tunnels. Only by these, datagrams of a tunnel reach tunnel sockets.
+    pub fn set_tunnels(&mut self, tunnels: TunnelLinks) {
+        self.tunnels = tunnels;
     }
 
     /// Sets the families whose direct sockets bypass IPsec: new sockets at once, open ones by
@@ -264,7 +272,9 @@ impl UdpRelay {
                     continue;
                 };
                 let socket = &mut binding.socket;
-                let overflowed = socket.receive(has_error, &mut self.buffer, |received| {
+                let admits =
+                    |link, from| egress == Egress::Direct || self.tunnels.admit(link, from);
+                let overflowed = socket.receive(has_error, &mut self.buffer, admits, |received| {
                     on_received(id, egress, received);
                 });
                 self.overflowed += u64::from(overflowed);

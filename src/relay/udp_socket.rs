@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::SystemTime;
 
+use nix::libc::in6_pktinfo;
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrLike, recvmsg, setsockopt,
     sockopt,
@@ -13,7 +14,7 @@ use nix::sys::time::TimeSpec;
 use socket2::Socket;
 
 use crate::engine::{HEADROOM, ReceivedDatagram, ReturnedError, Transmit};
-use crate::net::{Ecn, Endpoint, Family, TrafficClass, Treatment};
+use crate::net::{Ecn, Endpoint, Family, IfIndex, TrafficClass, Treatment};
 use crate::wire::IcmpError;
 
 use super::error_queue;
@@ -33,6 +34,8 @@ pub enum Received<'a> {
     Datagram(ReceivedDatagram<'a>),
     /// An error about a datagram that the socket sent.
     Error(ReturnedError<'a>),
+    /// A datagram for a tunnel socket was dropped because it arrived by another link than the tunnel.
+    WrongLink,
 }
 
 /// A buffer for a datagram with headroom, and for its control messages. All sockets share it.
@@ -46,7 +49,7 @@ impl ReceiveBuffer {
     pub(super) fn new() -> Self {
         Self {
             datagram: vec![0; HEADROOM + MAX_DATAGRAM].into_boxed_slice(),
-            control: nix::cmsg_space!(i32, u32, TimeSpec),
+            control: nix::cmsg_space!(i32, u32, TimeSpec, in6_pktinfo),
         }
     }
 }
@@ -168,11 +171,12 @@ impl UdpSocket {
     }
 
     /// Receives one entry of the error queue, if there is one, and one datagram. Returns the number of datagrams dropped since
-    /// the last one because the queue was full.
+    /// the last one because the queue was full. `admits` decides by link and sender, where the link is known.
     pub(super) fn receive(
         &mut self,
         has_error: bool,
         buffer: &mut ReceiveBuffer,
+        admits: impl Fn(IfIndex, Endpoint) -> bool,
         mut on_received: impl FnMut(Received<'_>),
     ) -> u32 {
         let ReceiveBuffer {
@@ -207,6 +211,13 @@ impl UdpSocket {
         };
         let before = self.overflowed;
         self.overflowed = datagram.overflowed.unwrap_or(before);
+        if datagram
+            .link
+            .is_some_and(|link| !admits(link, datagram.from))
+        {
+            on_received(Received::WrongLink);
+            return self.overflowed.wrapping_sub(before);
+        }
         // By the real-time clock of the timestamp; `None` if that was set back.
         let queue_delay = datagram.arrived.and_then(|time| time.elapsed().ok());
         let arrival = ReceivedDatagram {
@@ -226,6 +237,8 @@ struct RawDatagram {
     length: usize,
     from: Endpoint,
     traffic_class: TrafficClass,
+    /// The link by which it arrived, on tunnel sockets.
+    link: Option<IfIndex>,
     /// When it entered the socket's queue, if timestamps are enabled.
     arrived: Option<SystemTime>,
     /// The count of dropped datagrams; present once it is not zero.
@@ -244,11 +257,15 @@ where
     let flags = MsgFlags::MSG_DONTWAIT;
     let message = recvmsg::<A>(socket.as_raw_fd(), &mut iov, Some(control), flags)?;
     let from = message.address.ok_or(io::ErrorKind::InvalidData)?;
-    let (mut octet, mut arrived, mut overflowed) = (0, None, None);
+    let (mut octet, mut link, mut arrived, mut overflowed) = (0, None, None, None);
     for part in message.cmsgs()? {
         match part {
             ControlMessageOwned::Ipv4Tos(tos) => octet = tos,
             ControlMessageOwned::Ipv6TClass(class) => octet = u8::try_from(class).unwrap_or(0),
+            ControlMessageOwned::Ipv4PacketInfo(info) => {
+                link = u32::try_from(info.ipi_ifindex).ok().map(IfIndex);
+            }
+            ControlMessageOwned::Ipv6PacketInfo(info) => link = Some(IfIndex(info.ipi6_ifindex)),
             ControlMessageOwned::ScmTimestampns(time) => {
                 arrived = SystemTime::UNIX_EPOCH.checked_add(time.into());
             }
@@ -260,6 +277,7 @@ where
         length: message.bytes,
         from: Endpoint::from(from.into()),
         traffic_class: TrafficClass::from_octet(octet),
+        link,
         arrived,
         overflowed,
     })

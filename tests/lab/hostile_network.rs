@@ -9,7 +9,7 @@ use crate::support::addresses as at;
 use crate::support::caller::{Family, answer, probe, udp};
 use crate::support::namespace::Namespace;
 use crate::support::program::wait_until;
-use crate::support::voicelane::{TUN, Voicelane};
+use crate::support::voicelane::{CONFIG, Home, TUN, Voicelane};
 use crate::support::vpn::VpnKind;
 use crate::support::{Lab, MEDIA_PORT, NOTHING, PathTaken, UPLINK};
 use socket2::SockRef;
@@ -201,6 +201,14 @@ fn no_network_message_adds_direct_traffic() {
 
 /// Whether a datagram from the rogue, by the laptop's own hardware address and from a media host's address, is heard.
 fn heard(lab: &Lab, rogue: &Rogue, listener: &UdpSocket, to: IpAddr) -> bool {
+    let port = listener.local_addr().expect("it is bound").port();
+    let payload = forge(lab, rogue, MEDIA_PORT, SocketAddr::new(to, port));
+    matches!(answer(listener, &payload), Ok(Some(_)))
+}
+
+/// Sends a datagram from the rogue to the laptop's hardware address, with a media host's address and this source port.
+fn forge(lab: &Lab, rogue: &Rogue, from: u16, to: SocketAddr) -> String {
+    let (to, port) = (to.ip(), to.port());
     let family = Family::of(to);
     let link = lab.laptop.run(&format!("ip -o link show {UPLINK}"));
     let (_, mac) = link.split_once("link/ether ").expect("it is Ethernet");
@@ -212,15 +220,14 @@ fn heard(lab: &Lab, rogue: &Rogue, listener: &UdpSocket, to: IpAddr) -> bool {
     ));
     let socket = udp(
         &rogue.namespace,
-        SocketAddr::new(at::MEDIA.of(family), MEDIA_PORT),
+        SocketAddr::new(at::MEDIA.of(family), from),
     );
-    let port = listener.local_addr().expect("it is bound").port();
     let payload = probe();
     socket
         .send_to(payload.as_bytes(), SocketAddr::new(to, port))
         .expect("there is a route");
-    assert!(rogue.saw(&payload), "it was sent");
-    matches!(answer(listener, &payload), Ok(Some(_)))
+    wait_until("a forged datagram on the LAN", || rogue.saw(&payload));
+    payload
 }
 
 /// Whether the laptop answers on the home network for an address.
@@ -303,4 +310,68 @@ fn no_lan_host_reaches_the_tun_or_a_reply_source() {
         assert!(!heard(&lab, &rogue, &listener, ip(alias)), "{alias}");
     }
     voicelane.stop();
+}
+
+/// A port of the media hosts that is no media: with whole prefixes captured, a mapping sends it into the VPN.
+const IN_THE_VPN: u16 = 9_999;
+
+/// A mapping in the VPN hears the VPN alone, at the VPN's address and at the laptop's own.
+fn no_lan_host_is_heard_by_a_mapping_in(kind: VpnKind) {
+    let lab = Lab::with_echo(&at::MEDIA.both(IN_THE_VPN), &[]);
+    let rogue = Rogue::join(&lab);
+    rogue.namespace.ip(&format!(
+        "addr add {}/32 dev lo\naddr add {}/128 dev lo nodad",
+        at::MEDIA.v4,
+        at::MEDIA.v6
+    ));
+    let vpn = lab.start_vpn(kind);
+    let config = format!("{CONFIG}\n[route]\ncapture = \"prefix\"\n");
+    let voicelane = Home::new(&lab.laptop, &config).start();
+    let sockets =
+        Family::BOTH.map(|family| udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0)));
+    let assert_only_the_vpn_is_heard = || {
+        for (family, socket) in Family::BOTH.into_iter().zip(&sockets) {
+            let to = at::MEDIA.at(family, IN_THE_VPN);
+            let (path, payload) = lab.exchange(socket, to);
+            assert_eq!(path, PathTaken::Tunnel);
+            let frames = lab.on_gateway.carrying(&payload);
+            let port = frames.iter().find_map(|frame| {
+                (frame.goes_to(to) && frame.headers.from == at::VPN_LAPTOP.of(family))
+                    .then(|| frame.source_port())?
+            });
+            let port = port.expect("it came through the VPN");
+            let witness = udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0));
+            for local in [at::LAPTOP.of(family), at::VPN_LAPTOP.of(family)] {
+                assert!(
+                    heard(&lab, &rogue, &witness, local),
+                    "an ordinary socket hears the rogue at {local}"
+                );
+                let before = voicelane.drops("inbound", "wrong_link");
+                let payload = forge(&lab, &rogue, IN_THE_VPN, SocketAddr::new(local, port));
+                wait_until("a drop of the forged datagram", || {
+                    voicelane.drops("inbound", "wrong_link") > before
+                });
+                assert!(
+                    !matches!(answer(socket, &payload), Ok(Some(_))),
+                    "{kind:?}: heard from the LAN at {local}"
+                );
+            }
+        }
+    };
+    assert_only_the_vpn_is_heard();
+    // A new device, and the same sockets.
+    vpn.stop(&lab.laptop, &lab.gateway);
+    let _vpn = lab.start_vpn(kind);
+    assert_only_the_vpn_is_heard();
+    voicelane.stop();
+}
+
+#[test]
+fn no_lan_host_is_heard_by_a_mapping_in_openvpn() {
+    no_lan_host_is_heard_by_a_mapping_in(VpnKind::OpenVpnDef1);
+}
+
+#[test]
+fn no_lan_host_is_heard_by_a_mapping_in_openconnect() {
+    no_lan_host_is_heard_by_a_mapping_in(VpnKind::OpenConnect);
 }

@@ -145,6 +145,7 @@ impl Path {
                 Received::Error(returned) => {
                     engine.handle_error(mapping, egress, &returned, now, outbox);
                 }
+                Received::WrongLink => panic!("no datagram was forged"),
             };
             relay.receive(1, take).expect("an epoll set");
         }

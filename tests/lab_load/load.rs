@@ -152,6 +152,7 @@ impl World {
                 engine.handle_datagram(mapping, egress, arrival, *now, outbox);
             }
             Received::Error(returned) => panic!("{returned:?}"),
+            Received::WrongLink => panic!("no datagram was forged"),
         };
         relay.receive(share, take).expect("an epoll set");
         outbox.packets().count()

@@ -24,6 +24,7 @@ use crate::control::EventKind;
 use crate::engine::TUN_MTU;
 use crate::net::{IfIndex, PerFamily};
 use crate::policy::Policy;
+use crate::relay::TunnelLinks;
 use crate::route::desired::{Desired, FirewallMarks, PortlessLookups, RoutingIds};
 use crate::route::observed::Observed;
 use crate::route::uplink::{self, UplinkPreferences};
@@ -39,6 +40,7 @@ use super::firewall_state::FirewallState;
 use super::last_good::{LastGood, LoadedConfig};
 use super::reload::{ConfigSource, check_reloadable};
 use super::today;
+use super::uplink_binding;
 use super::uplink_selector::{PendingEvent, UplinkSelector, UplinkSwitch};
 
 use attribution::Attribution;
@@ -91,6 +93,7 @@ pub(super) struct Reconciler {
     applied: Applied,
     /// Families for which direct sockets bypass foreign IPsec policies.
     ipsec_bypass: PerFamily<bool>,
+    tunnels: TunnelLinks,
     events: EventLog,
 }
 
@@ -121,6 +124,7 @@ impl Reconciler {
             lookups: None,
             applied: Applied::default(),
             ipsec_bypass: PerFamily::default(),
+            tunnels: TunnelLinks::default(),
             events,
         })
     }
@@ -190,6 +194,7 @@ impl Reconciler {
         self.end_pause_when_due();
         let observed = self.steering.observe().await?;
         let marks = self.firewall_marks(&observed);
+        self.update_tunnels(&observed).await;
         self.switch_uplinks(marks, &observed).await?;
         let lookups = self.portless_lookups(change)?;
         let uplinks = self.selector.uplinks();
@@ -271,6 +276,19 @@ impl Reconciler {
         if self.ipsec_bypass != families {
             self.ipsec_bypass = families;
             self.send(DriverMessage::IpsecBypass(families)).await;
+        }
+    }
+
+    /// Sends the driver the tunnel links of other programs, so that a LAN host cannot send into a call in the VPN.
+    async fn update_tunnels(&mut self, observed: &Observed) {
+        let tunnels = uplink_binding::tunnel_links(
+            observed,
+            self.settings.tun_index,
+            self.settings.ids.tunnel_mark(),
+        );
+        if self.tunnels != tunnels {
+            self.tunnels.clone_from(&tunnels);
+            self.send(DriverMessage::Tunnels(tunnels)).await;
         }
     }
 
