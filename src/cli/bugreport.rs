@@ -41,10 +41,16 @@ pub(super) struct BugreportArgs {
     runtime: RuntimeDir,
 }
 
-/// The programs that show the unit.
+/// The programs that show the unit. Its files and its other properties may hold credentials and variables with secrets.
 const SERVICE: &[&[&str]] = &[
-    &["systemctl", "show", "--no-pager", "voicelane.service"],
-    &["systemctl", "cat", "--no-pager", "voicelane.service"],
+    &[
+        "systemctl",
+        "show",
+        "--no-pager",
+        "--property=LoadState,ActiveState,SubState,Result,ExecMainCode,ExecMainStatus,NRestarts,UnitFileState",
+        "--property=StateChangeTimestamp,FragmentPath,DropInPaths,NeedDaemonReload,User,Group,SupplementaryGroups",
+        "voicelane.service",
+    ],
     &[
         "journalctl",
         "--no-pager",

@@ -173,16 +173,17 @@ fn without_a_group_others_get_a_summary_and_nothing_else() {
     assert_eq!(summary["status"], serde_json::Value::Null);
     let asked = service.asked.load(Ordering::Relaxed);
     for request in [
-        "events",
-        "reload",
-        "pause\",\"seconds\":\"9",
-        "resume",
-        "stop",
+        r#""events","after":0"#,
+        r#""reload""#,
+        r#""pause","seconds":9"#,
+        r#""resume""#,
     ] {
-        let line = format!("{{\"version\":1,\"request\":\"{request}\"}}\n");
+        let line = format!("{{\"version\":1,\"request\":{request}}}\n");
         let answer = service.tell_as(&[gid("games")], &line);
-        assert!(answer.contains("\"error\""), "{answer}");
+        assert!(answer.contains("denied"), "{answer}");
     }
+    let answer = service.tell_as(&[gid("games")], "{\"version\":1,\"request\":\"stop\"}\n");
+    assert!(answer.contains("\"error\""), "{answer}");
     assert_eq!(service.asked.load(Ordering::Relaxed), asked);
 }
 
