@@ -15,6 +15,7 @@
 
 mod cause;
 mod checks;
+mod comparison;
 mod end;
 mod health;
 mod path;

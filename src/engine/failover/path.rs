@@ -37,13 +37,9 @@ use std::time::{Duration, Instant};
 
 use super::cause::FailoverCause;
 use super::checks::StunChecks;
+use super::comparison::Comparison;
 use crate::net::{Egress, Endpoint, Family, Inside, MappingId, Outside, Treatment};
 
-/// Unanswered checks that complete a comparison: at a loss of 10 % in each direction, eight in a row get no response
-/// once in a million times.
-const ATTEMPTS: u8 = 8;
-/// Unanswered checks that confirm a router's error.
-const ATTEMPTS_AFTER_ERROR: u8 = 2;
 /// Unanswered checks of a mapping that never had a response, which only repeats its own.
 const ATTEMPTS_AT_START: u8 = 3;
 /// Checks after which a comparison without any response ends.
@@ -115,29 +111,6 @@ pub(in crate::engine) enum PathAction {
     FailOver(FailoverCause),
     /// Move back to the direct path.
     FailBack,
-}
-
-/// Checks on the direct path since the last response.
-#[derive(Clone, Copy, Debug, Default)]
-struct Comparison {
-    /// Unanswered checks, and when the first and the last of them were sent.
-    attempts: u8,
-    first: Option<Instant>,
-    last: Option<Instant>,
-    /// When the last copy was sent into the tunnel, if any was.
-    copied: Option<Instant>,
-    /// When the tunnel first brought a response.
-    tunnel_response: Option<Instant>,
-    /// When a router reported an error.
-    router_error: Option<Instant>,
-}
-
-impl Comparison {
-    fn add(&mut self, now: Instant) {
-        self.first.get_or_insert(now);
-        self.last = Some(now);
-        self.attempts = self.attempts.saturating_add(1);
-    }
 }
 
 /// The time of a mapping in the tunnel.
@@ -494,7 +467,7 @@ impl MappingPath {
 
     /// Whether enough checks are unanswered to suspect the direct path.
     pub(in crate::engine) fn is_suspect(&self) -> bool {
-        self.is_established() && self.comparison.attempts >= self.required()
+        self.is_established() && self.comparison.is_complete()
     }
 
     /// Returns how long a response may take.
@@ -502,15 +475,6 @@ impl MappingPath {
         match self.round_trip {
             Some(round_trip) => (round_trip * 2).clamp(MIN_PATIENCE, MAX_PATIENCE),
             None => FIRST_PATIENCE,
-        }
-    }
-
-    /// Returns how many unanswered checks complete the comparison.
-    const fn required(&self) -> u8 {
-        if self.comparison.router_error.is_some() {
-            ATTEMPTS_AFTER_ERROR
-        } else {
-            ATTEMPTS
         }
     }
 
@@ -572,7 +536,7 @@ impl MappingPath {
             return (attempts >= ATTEMPTS_AT_START)
                 .then_some((at, PathAction::FailOver(self.cause())));
         }
-        if let Some(at) = verdict_at.filter(|_| attempts >= self.required()) {
+        if let Some(at) = verdict_at.filter(|_| self.comparison.is_complete()) {
             return Some((at, PathAction::FailOver(self.cause())));
         }
         if self.last_response.is_none() && copied.is_none() && attempts < ANNOUNCEMENTS {
