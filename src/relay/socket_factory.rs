@@ -180,12 +180,6 @@ impl SocketFactory {
         let socket = new_socket(family, (kind, protocol))
             .and_then(keep_reserve)
             .map_err(self.at(SetupStep::Create))?;
-        if family == Family::V6 {
-            // The two families have separate ports.
-            socket
-                .set_only_v6(true)
-                .map_err(self.at(SetupStep::Create))?;
-        }
         if egress == Egress::Direct {
             socket
                 .bind_device(Some(self.device.as_bytes()))
@@ -217,7 +211,12 @@ fn new_socket(family: Family, (kind, protocol): (Type, Protocol)) -> io::Result<
         Family::V4 => Domain::IPV4,
         Family::V6 => Domain::IPV6,
     };
-    Socket::new(domain, kind.nonblocking().cloexec(), Some(protocol))
+    let socket = Socket::new(domain, kind.nonblocking().cloexec(), Some(protocol))?;
+    if family == Family::V6 {
+        // The two families have separate ports.
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
 }
 
 fn local_endpoint(socket: &Socket) -> io::Result<Endpoint> {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use crate::support::program::{PATIENCE, Program};
 use crate::support::voicelane::CONFIG;
 use crate::support::vpn::VpnKind;
 use crate::support::{Lab, MEDIA_PORT, PathTaken};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -226,18 +227,20 @@ fn looking_at_thousands_of_mappings_leaves_no_memory_taken() {
     let mut program = Program::start("voicelane", &mut desk.command(&["run"]));
     program.wait_for("ready");
 
-    let call = |port: u16| {
-        let family = Family::BOTH[usize::from(port % 2)];
-        // Where the port is taken, its mapping stands.
-        if let Ok(socket) = UdpSocket::bind((family.unspecified(), port)) {
-            let to = at::MEDIA.at(family, MEDIA_PORT);
-            socket.send_to(b"media", to).expect("there is a route");
-        }
-    };
+    // The mapping of a socket that is closed ends.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit");
+    let sockets: Vec<_> = (0..MAPPINGS)
+        .map(|number| {
+            let family = Family::BOTH[usize::from(number % 2)];
+            let socket = udp(&lab.laptop, SocketAddr::new(family.unspecified(), 0));
+            (socket, at::MEDIA.at(family, MEDIA_PORT))
+        })
+        .collect();
     let call_all = || {
-        for port in 20_000..20_000 + MAPPINGS {
-            call(port);
-            if port % 64 == 0 {
+        for (number, (socket, to)) in sockets.iter().enumerate() {
+            socket.send_to(b"media", to).expect("there is a route");
+            if number % 64 == 0 {
                 sleep(Duration::from_millis(5));
             }
         }
@@ -248,10 +251,10 @@ fn looking_at_thousands_of_mappings_leaves_no_memory_taken() {
     let deadline = Instant::now() + PATIENCE;
     while descriptors() < MAPPINGS.into() {
         assert!(Instant::now() < deadline, "not all mappings came to stand");
-        lab.laptop.enter(call_all);
+        call_all();
     }
     // Not all of them are of mappings: here come the last.
-    lab.laptop.enter(call_all);
+    call_all();
     let before = program.memory();
     let grown = [(); 10].map(|()| {
         let (_, listed) = desk.tell(&["mappings", "--json"]);
