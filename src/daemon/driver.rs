@@ -39,7 +39,7 @@ use super::uplink_binding::Moves;
 /// Packets per source and wake-up.
 const BUDGET: usize = 64;
 
-/// Sockets that a wake-up opens at most, give or take a few: each takes 10 to 40 us. Further packets wait in the TUN.
+/// About how many sockets a wake-up opens at most: each takes 10 to 40 us. Further packets wait in the TUN.
 const OPENINGS: usize = 16;
 
 /// Streams per wake-up while the TUN's queue is empty. They add at most 300 packets to the queue, which holds 500.
@@ -81,15 +81,15 @@ pub(super) enum DriverMessage {
     Heartbeat,
     /// Replaces the policy.
     Policy(Arc<Policy>),
-    /// Replaces the state of everything but the data path.
+    /// Replaces the state that the reconciler reports.
     ServiceState(Box<ServiceState>),
 }
 
 /// The reason for the end of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RunOutcome {
-    /// The real-time budget is exhausted, or full again: the other thread continues.
-    BudgetExhausted,
+    /// The real-time budget is exhausted or restored: the other thread continues the loop.
+    ThreadChangeDue,
     /// The second thread has ended.
     ShutDown,
 }
@@ -105,7 +105,7 @@ pub(super) struct Driver<D> {
     service_state: ServiceState,
     started: Instant,
     kernel_errors: KernelErrors,
-    /// Notified when sending fails as a firewall makes it fail.
+    /// Notified when a send error suggests a firewall (EPERM, EACCES).
     firewall_suspected: Arc<Notify>,
     calls: CallEvents,
     /// Whether the last read emptied the TUN's queue.
@@ -184,7 +184,7 @@ impl<D: PacketDevice> Driver<D> {
                 }
             }
             if realtime.is_change_due(now) {
-                return Ok(RunOutcome::BudgetExhausted);
+                return Ok(RunOutcome::ThreadChangeDue);
             }
         }
     }
@@ -234,15 +234,15 @@ impl<D: PacketDevice> Driver<D> {
         Ok(count)
     }
 
-    /// Reads a datagram from each ready socket, and as many as came from the TUN.
-    fn read_sockets(&mut self, share: usize, now: Instant) -> io::Result<()> {
+    /// Reads from ready sockets until at least `min_reads` reads are made.
+    fn read_sockets(&mut self, min_reads: usize, now: Instant) -> io::Result<()> {
         let Self {
             engine,
             relay,
             outbox,
             ..
         } = self;
-        relay.receive(share, |mapping, egress, received| match received {
+        relay.receive(min_reads, |mapping, egress, received| match received {
             Received::Datagram(arrival) => {
                 engine.handle_datagram(mapping, egress, arrival, now, outbox);
             }
@@ -282,7 +282,7 @@ impl<D: PacketDevice> Driver<D> {
         };
         let (mut command, mut transmit) = (0, 0);
         loop {
-            // A command may add commands, and so may a datagram that was refused or returned.
+            // Commands and failed sends may add commands.
             while let Some(&next) = self.outbox.commands().get(command) {
                 self.execute(next, now);
                 command += 1;
@@ -343,7 +343,7 @@ impl<D: PacketDevice> Driver<D> {
             return;
         };
         let icmp_error = error.to_icmp_error();
-        // A missing socket was counted when it could not be opened.
+        // The failed open has counted this drop already.
         if let SendError::Refused(error) = error {
             self.kernel_errors.send_refused(&error, now);
             self.engine

@@ -52,7 +52,7 @@ pub struct SystemFacts {
     pub(super) options: CheckOptions,
     pub(super) today: Date,
     pub(super) policy: Policy,
-    pub(super) numbers: RoutingIds,
+    pub(super) routing_ids: RoutingIds,
     pub(super) status: Result<Status, AskError>,
     pub(super) observed: Observed,
     pub(super) uplinks: Result<Uplinks, UplinkError>,
@@ -71,7 +71,7 @@ impl SystemFacts {
     pub fn collect(options: CheckOptions) -> anyhow::Result<Self> {
         let today = daemon::today();
         let policy = Policy::compile(&options.config, today);
-        let numbers = daemon::routing_ids(&options.config);
+        let routing_ids = daemon::routing_ids(&options.config);
         let status = control::status(&options.runtime_dir);
         let resolvers = resolvers();
         let (observed, route_lookups, resolvers) = daemon::runtime()?.block_on(async {
@@ -112,11 +112,11 @@ impl SystemFacts {
         let preferences = daemon::uplink_preferences(&options.config);
         let may = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
         Ok(Self {
-            uplinks: uplink::choose(&observed, numbers.protocol, &preferences),
+            uplinks: uplink::choose(&observed, routing_ids.protocol, &preferences),
             options,
             today,
             policy,
-            numbers,
+            routing_ids,
             status,
             observed,
             route_lookups,

@@ -73,14 +73,14 @@ fn probe(facts: &SystemFacts) -> Vec<Finding> {
             )];
         }
     };
-    let mark = facts.numbers.mark;
+    let mark = facts.routing_ids.mark;
     let (mut findings, mut names) = (Vec::new(), BTreeSet::new());
     for (family, uplink) in uplinks.present() {
         names.insert(uplink.name.as_str());
         let sockets = SocketFactory {
             device: uplink.name.clone(),
             mark,
-            tunnel_mark: facts.numbers.tunnel_mark(),
+            tunnel_mark: facts.routing_ids.tunnel_mark(),
         };
         let any = Inside(Endpoint::new(family.unspecified(), 0));
         match sockets.open_udp(Egress::Direct, any, None, Treatment::of(Dscp::EF), true) {

@@ -10,7 +10,7 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
             "The service is running. The rules and routes of protocol 118 belong to it.",
         )];
     }
-    let mut left: Vec<_> = plan::removal(&facts.numbers, &facts.observed)
+    let mut left: Vec<_> = plan::removal(&facts.routing_ids, &facts.observed)
         .iter()
         .map(|change| change.to_string().replacen("delete ", "", 1))
         .collect();

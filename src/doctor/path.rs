@@ -58,8 +58,8 @@ pub(super) fn check(facts: &SystemFacts) -> Vec<Finding> {
     let found = Family::BOTH.into_iter().filter_map(|family| {
         let sockets = SocketFactory {
             device: facts.uplink(family)?.name.clone(),
-            mark: facts.numbers.mark,
-            tunnel_mark: facts.numbers.tunnel_mark(),
+            mark: facts.routing_ids.mark,
+            tunnel_mark: facts.routing_ids.tunnel_mark(),
         };
         let to = firewall::target(&facts.policy, family)?;
         Some(match trace(&sockets, to) {

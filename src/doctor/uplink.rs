@@ -63,7 +63,7 @@ fn vpn_as_uplink(facts: &SystemFacts, uplinks: &Uplinks) -> Option<Finding> {
         .present()
         .find(|it| it.1.why == UplinkEvidence::Pinned)?;
     let is_tunnel = facts.observed.link(pinned.index)?.is_tunnel();
-    let own = facts.numbers.protocol;
+    let own = facts.routing_ids.protocol;
     let physical = uplink::choose(&facts.observed, own, &UplinkPreferences::default()).ok()?;
     let (_, physical) = physical.present().find(|it| it.1.index != pinned.index)?;
     is_tunnel.then(|| {

@@ -464,12 +464,12 @@ impl Engine {
     ) {
         if !self.own_errors.take(ICMP_ERRORS, now) {
             self.counters.errors_suppressed += 1;
-        } else if outbox.icmp(error, from, self.substitute_of(to)).is_ok() {
+        } else if outbox.icmp(error, from, self.reply_source_of(to)).is_ok() {
             self.counters.rejected += 1;
         }
     }
 
-    fn substitute_of(&self, real: IpAddr) -> IpAddr {
+    fn reply_source_of(&self, real: IpAddr) -> IpAddr {
         self.reply_sources
             .iter()
             .find(|entry| entry.real == real)

@@ -17,7 +17,7 @@ use crate::net::{
 use crate::policy::Action;
 use crate::wire::{IcmpError, Packet, WriteError, reply, udp};
 
-/// The hop limit of datagrams written into the TUN: sockets do not report the received one.
+/// The hop limit of datagrams written into the TUN: the relay does not read the received one.
 const HOP_LIMIT: u8 = 64;
 
 /// The longest time that media may wait in a socket's queue. Older media is of no use (ITU-T G.114: at most 400 ms from
@@ -37,15 +37,15 @@ impl Engine {
         let inside = Inside(Endpoint::new(packet.source(), datagram.source_port));
         let remote = Endpoint::new(packet.destination(), datagram.destination_port);
         let verdict = self.policy.evaluate(Protocol::Udp, remote);
-        let (neighbour, treatment) = match verdict.action {
+        let (hairpin_target, treatment) = match verdict.action {
             Action::Relay => (None, verdict.treatment),
             other => match (other, self.nat.at_outside(Outside(remote))) {
-                (_, Some(neighbour)) => (Some(neighbour), Treatment::of(Dscp::DF)),
+                (_, Some(hairpin_target)) => (Some(hairpin_target), Treatment::of(Dscp::DF)),
                 (Action::Tunnel, None) => {
                     let prohibited = IcmpError::AdminProhibited;
                     return self.reject(packet, DropReason::NotInPolicy, prohibited, now, outbox);
                 }
-                // Captured with its prefix: it keeps its own code point in the VPN.
+                // Prefix capture: the packet returns to the VPN with its DSCP unchanged.
                 (_, None) => (None, Treatment::of(packet.traffic_class().dscp)),
             },
         };
@@ -83,7 +83,7 @@ impl Engine {
                 return self.reject(packet, limit.into(), prohibited, now, outbox);
             }
         };
-        if let Some(neighbour) = neighbour {
+        if let Some(hairpin_target) = hairpin_target {
             let class = packet.traffic_class();
             if self.nat.get(mapping).is_some_and(|it| it.outside.is_none()) {
                 let egress = self
@@ -92,7 +92,14 @@ impl Engine {
                     .map_or(Egress::Direct, MappingPath::egress);
                 self.ensure_socket(mapping, egress, outbox);
             }
-            return self.hairpin(mapping, neighbour, class, datagram.payload, now, outbox);
+            return self.hairpin(
+                mapping,
+                hairpin_target,
+                class,
+                datagram.payload,
+                now,
+                outbox,
+            );
         }
         let payload = datagram.payload;
         let egress = match verdict.action {
@@ -274,8 +281,8 @@ impl Engine {
         });
     }
 
-    /// Handles a socket that could not be opened. Datagrams that wait for it in the outbox take the other socket, if the
-    /// mapping fails over; otherwise they are answered with `error`. A mapping without any socket ends.
+    /// Handles a socket that could not be opened. If the mapping fails over, waiting datagrams leave by the tunnel socket;
+    /// otherwise each is answered with `error`. A mapping without any socket ends.
     pub fn handle_open_failed(
         &mut self,
         mapping: MappingId,
@@ -380,7 +387,7 @@ impl Engine {
         inside: Inside<Endpoint>,
         outbox: &mut Outbox,
     ) {
-        let to = self.substitute_of(inside.0.addr);
+        let to = self.reply_source_of(inside.0.addr);
         match written.and_then(|()| outbox.icmp(error, reporter, to)) {
             Ok(()) => self.counters.errors_returned += 1,
             Err(fault) => self.counters.drop_in(DropReason::Unwritable(fault)),
@@ -396,7 +403,7 @@ impl Engine {
     ) -> udp::UdpHeaders {
         udp::UdpHeaders {
             source,
-            destination: Endpoint::new(self.substitute_of(inside.0.addr), inside.0.port),
+            destination: Endpoint::new(self.reply_source_of(inside.0.addr), inside.0.port),
             traffic_class,
             hop_limit: HOP_LIMIT,
         }

@@ -18,10 +18,11 @@ use super::ipsec_bypass::IpsecBypass;
 use super::socket_factory::{SetupStep, SocketFactories};
 use super::udp_socket::{ReceiveBuffer, Received, UdpSocket};
 
-/// The payload bytes that an error quotes at most: 1280 bytes of `ICMPv6` less three headers.
-const QUOTED: usize = 1_184;
+/// The payload bytes that an error quotes at most: the minimum MTU of IPv6 (1280 bytes) less IPv6, `ICMPv6`, and the quoted
+/// IPv6 and UDP headers.
+const MAX_QUOTED: usize = 1_184;
 
-/// Full event lists in a row that mean lasting load: some 8,000 datagrams, or 100 ms of work.
+/// Consecutive full event lists that count as lasting load: some 8,000 datagrams, or 100 ms of work.
 const LASTING_LOAD: u32 = 128;
 
 /// The bit of a token that distinguishes a mapping's two sockets; no slot number needs it.
@@ -31,7 +32,7 @@ const TUNNEL: u64 = 1 << 31;
 struct Binding {
     id: MappingId,
     socket: UdpSocket,
-    /// The number of the family's uplink that it was opened on.
+    /// The uplink generation that it was opened on.
     uplink: u32,
 }
 
@@ -50,14 +51,14 @@ pub struct UdpRelay {
     epoll_set: EpollSet,
     /// The number of events of the last wait.
     ready: usize,
-    /// Full event lists in a row.
+    /// Consecutive full event lists.
     full_in_a_row: u32,
     buffer: ReceiveBuffer,
     send_errors: Vec<EarlierSendError>,
     overflowed: u64,
 }
 
-/// An error that was received while a datagram was sent.
+/// An error about an earlier datagram, read from the error queue during a send.
 #[derive(Debug)]
 struct EarlierSendError {
     mapping: MappingId,
@@ -127,7 +128,7 @@ impl UdpRelay {
         Ok(outside)
     }
 
-    /// Opens later sockets on other uplinks. Open direct sockets of the families that `moves` selects send nothing more; they
+    /// Opens later sockets on other uplinks. Open direct sockets of the families that `moves` selects stop sending. They
     /// receive until [`UdpRelay::open`] replaces them, or their mappings end. Tunnel sockets are unaffected.
     pub fn rebind(&mut self, factories: SocketFactories, moves: impl Fn(Family) -> bool) {
         self.factories = factories;
@@ -177,7 +178,8 @@ impl UdpRelay {
     /// Sends a datagram. Errors about earlier ones are kept for [`UdpRelay::take_send_errors`].
     ///
     /// # Errors
-    /// [`SendError`]. A datagram that exceeds the path MTU and may not be fragmented is kept likewise instead.
+    /// [`SendError`]. If a datagram with DF exceeds the path MTU, returns Ok and keeps a Packet Too Big error for
+    /// [`UdpRelay::take_send_errors`].
     pub fn send(&mut self, transmit: &Transmit, payload: &[u8]) -> Result<(), SendError> {
         let &Transmit {
             mapping, egress, ..
@@ -194,15 +196,15 @@ impl UdpRelay {
                 to,
                 reporter,
                 error,
-                payload: payload[..payload.len().min(QUOTED)].into(),
+                payload: payload[..payload.len().min(MAX_QUOTED)].into(),
             });
         };
         let socket = &mut binding.socket;
         Ok(socket.send(transmit, payload, &mut self.buffer, on_error)?)
     }
 
-    /// Returns the number of datagrams dropped since the start because a socket's queue was full. A socket's count is known
-    /// with its next datagram.
+    /// Returns the number of datagrams dropped since the start because a socket's queue was full. The kernel
+    /// reports the count (`SO_RXQ_OVFL`) with the next datagram of the socket.
     #[must_use]
     pub const fn overflowed(&self) -> u64 {
         self.overflowed
@@ -250,14 +252,14 @@ impl UdpRelay {
         Ok(())
     }
 
-    /// Passes one datagram and one error of each ready socket to `on_received`, and repeats that until `share` sockets were
-    /// read. With the share of the TUN in this wake-up, a single busy socket gets as much as the TUN.
+    /// Passes one datagram and one error of each ready socket to `on_received`. Repeats that until `min_reads` sockets were
+    /// read: with the reads of the TUN in this wake-up, a single busy socket gets as many as the TUN.
     ///
     /// # Errors
     /// If the epoll set cannot be read.
     pub fn receive(
         &mut self,
-        share: usize,
+        min_reads: usize,
         mut on_received: impl FnMut(MappingId, Egress, Received<'_>),
     ) -> io::Result<()> {
         let mut total = 0;
@@ -284,7 +286,7 @@ impl UdpRelay {
                 sockets += 1;
             }
             total += sockets;
-            if sockets == 0 || total >= share {
+            if sockets == 0 || total >= min_reads {
                 return Ok(());
             }
             self.poll(Some(Duration::ZERO))?;

@@ -197,9 +197,9 @@ impl Engine {
                 return self.hold_syn(packet, segment, now, outbox);
             }
             self.counters.drop_out(DropReason::NoConnection);
-            return outbox.reset(packet, self.substitute_of(packet.source()));
+            return outbox.reset(packet, self.reply_source_of(packet.source()));
         };
-        let to = self.substitute_of(packet.source());
+        let to = self.reply_source_of(packet.source());
         let TcpProxy { stack, table, .. } = &mut self.tcp;
         let connection = table.get_mut(id).expect("an indexed connection exists");
         let was_reset = match &mut connection.phase {
@@ -234,7 +234,7 @@ impl Engine {
         };
         let (inside, remote) = (connection.inside, connection.remote);
         let syn = syn.clone();
-        let to = self.substitute_of(inside.0.addr);
+        let to = self.reply_source_of(inside.0.addr);
         let TcpProxy {
             stack,
             settings,
@@ -275,7 +275,7 @@ impl Engine {
         let Phase::Connecting { syn, .. } = &connection.phase else {
             return;
         };
-        let to = self.substitute_of(connection.inside.0.addr);
+        let to = self.reply_source_of(connection.inside.0.addr);
         match error {
             ConnectError::Refused => {
                 let packet = Packet::parse(syn).expect("the SYN was parsed before");
@@ -453,7 +453,7 @@ impl Engine {
         let Some(inside) = self.tcp.table.get_mut(id).map(|it| it.inside) else {
             return;
         };
-        let to = self.substitute_of(inside.0.addr);
+        let to = self.reply_source_of(inside.0.addr);
         let TcpProxy {
             stack,
             table,
@@ -502,7 +502,7 @@ impl Engine {
         let Some(inside) = self.tcp.table.get_mut(id).map(|it| it.inside) else {
             return;
         };
-        let to = self.substitute_of(inside.0.addr);
+        let to = self.reply_source_of(inside.0.addr);
         let TcpProxy { stack, table, .. } = &mut self.tcp;
         let connection = table.get_mut(id).expect("the connection exists");
         if let Phase::Open(session) = &mut connection.phase {
