@@ -16,6 +16,7 @@ fn calls_are_direct(kind: VpnKind) {
     let stage = Stage::new(kind);
     let calls = at_once(&stage);
     for call in &calls {
+        call.assert_gathered();
         call.exchange(100);
     }
     for call in &calls {

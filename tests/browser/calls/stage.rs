@@ -155,6 +155,16 @@ impl Call<'_> {
         self.evaluate(&format!("accept(1, {})", Value::from(answer)));
     }
 
+    /// Panics unless the browser had all candidates within [`GATHERING`], none of them with the TUN's address.
+    pub fn assert_gathered(&self) {
+        let gathering = self.evaluate("gathering(1)");
+        let sdp = gathering["sdp"].as_str().expect("a description");
+        assert_eq!(gathering["state"], "complete", "{}: {sdp}", self.name());
+        assert!(sdp.contains("a=candidate"), "{sdp}");
+        let tun = ["192.0.0.8", "127.118.0.8"];
+        assert!(!tun.iter().any(|address| sdp.contains(address)), "{sdp}");
+    }
+
     /// Restarts ICE.
     pub fn restart_ice(&self) {
         let limit = GATHERING.as_millis();
