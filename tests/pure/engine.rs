@@ -8,6 +8,7 @@ mod prefix;
 mod sizes;
 mod steady;
 mod uplink;
+mod uplink_failure;
 mod world;
 
 use std::net::IpAddr;
