@@ -1,16 +1,14 @@
 //! Answers of `explain`, `status` and `doctor`, compared with what captures show.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use voicelane::call::stun::{
-    StunClass, StunMessage, TransactionId, binding_request, binding_success,
-};
+use voicelane::call::stun::{TransactionId, binding_request};
 use voicelane::control::EventKind;
 
 use crate::support::addresses as at;
+use crate::support::call;
 use crate::support::caller::{Family, probe, udp};
 use crate::support::program::wait_until;
 use crate::support::voicelane::{CONFIG, Home, Voicelane};
@@ -180,26 +178,6 @@ fn answers_agree_with_captures_in_every_state_of_the_service() {
     home.cleanup();
 }
 
-/// Answers the checks of a media server, and echoes everything else.
-fn serve_checks(lab: &Lab, at: SocketAddr) {
-    let socket = udp(&lab.internet, at);
-    thread::spawn(move || {
-        let mut buffer = [0; 2_048];
-        loop {
-            let Ok((length, from)) = socket.recv_from(&mut buffer) else {
-                continue;
-            };
-            let bytes = &buffer[..length];
-            let check = StunMessage::parse(bytes).filter(|it| it.class == StunClass::Request);
-            let answer = check.map_or(bytes.into(), |check| {
-                binding_success(check.transaction, from.into())
-            });
-            // An answer that cannot leave is one that does not arrive.
-            let _ = socket.send_to(&answer, from);
-        }
-    });
-}
-
 /// Sends media and checks until `until` holds.
 #[track_caller]
 fn talk_until(socket: &UdpSocket, to: SocketAddr, what: &str, mut until: impl FnMut() -> bool) {
@@ -231,7 +209,7 @@ fn a_call_that_failed_over_is_said_to_be_in_the_vpn() {
     let _vpn = lab.start_vpn(VpnKind::WgQuick);
     let voicelane = Voicelane::start(&lab.laptop);
     let to = SocketAddr::new(at::MEDIA.v4.into(), MEDIA_PORT + 2);
-    serve_checks(&lab, to);
+    call::serve_checks(&lab.internet, to);
     let socket = udp(&lab.laptop, SocketAddr::new(Family::V4.unspecified(), 0));
     let last = voicelane.last_event();
     let mut turns = 0;

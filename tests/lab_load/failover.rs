@@ -12,9 +12,7 @@ use crate::support::program::PATIENCE;
 use crate::support::voicelane::{CONFIG, Home, Voicelane};
 use crate::support::vpn::{Vpn, VpnKind};
 use crate::support::{Lab, PathTaken};
-use voicelane::call::stun::{
-    StunClass, StunMessage, TransactionId, binding_request, binding_success,
-};
+use voicelane::call::stun::{TransactionId, binding_request};
 
 /// Where the media gateway answers checks, and sends media to whom it heard from last.
 const GATEWAY_PORT: u16 = 20_002;
@@ -28,25 +26,10 @@ const SELDOM: Duration = Duration::from_secs(5);
 /// And a browser that doubts a way asks more often.
 const OFTEN: Duration = Duration::from_secs(1);
 
-/// Answers checks and echoes media for as long as the test runs.
+/// Serves checks and media of both families.
 fn serve(lab: &Lab) {
     for family in Family::BOTH {
-        let socket = udp(&lab.internet, at::MEDIA.at(family, GATEWAY_PORT));
-        thread::spawn(move || {
-            let mut buffer = [0; 2_048];
-            loop {
-                let Ok((length, from)) = socket.recv_from(&mut buffer) else {
-                    continue;
-                };
-                let bytes = &buffer[..length];
-                let check = StunMessage::parse(bytes).filter(|it| it.class == StunClass::Request);
-                let answer = check.map_or(bytes.into(), |check| {
-                    binding_success(check.transaction, from.into())
-                });
-                // An answer that cannot leave is missed by the one who waits for it.
-                let _ = socket.send_to(&answer, from);
-            }
-        });
+        call::serve_checks(&lab.internet, at::MEDIA.at(family, GATEWAY_PORT));
     }
 }
 

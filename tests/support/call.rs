@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::addresses as at;
-use super::caller::Family;
+use super::caller::{Family, udp};
 use super::namespace::Namespace;
 use super::{Lab, MEDIA_PORT};
 use voicelane::call::stun::{
@@ -193,4 +193,25 @@ impl Drop for Call {
             let _ = thread.join();
         }
     }
+}
+
+/// Answers checks and echoes everything else, as a media server without a call of its own, for as long as
+/// the test runs.
+pub fn serve_checks(namespace: &Namespace, at: SocketAddr) {
+    let socket = udp(namespace, at);
+    thread::spawn(move || {
+        let mut buffer = [0; 2_048];
+        loop {
+            let Ok((length, from)) = socket.recv_from(&mut buffer) else {
+                continue;
+            };
+            let bytes = &buffer[..length];
+            let check = StunMessage::parse(bytes).filter(|it| it.class == StunClass::Request);
+            let answer = check.map_or(bytes.into(), |check| {
+                binding_success(check.transaction, from.into())
+            });
+            // An answer that cannot leave is one that does not arrive.
+            let _ = socket.send_to(&answer, from);
+        }
+    });
 }

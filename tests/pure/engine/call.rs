@@ -6,8 +6,11 @@ use std::time::{Duration, Instant};
 use voicelane::call::stun::{
     StunClass, StunMessage, TransactionId, binding_request, binding_success,
 };
-use voicelane::engine::{EngineEvent, FailbackCause, FailoverCause, HEADROOM, ReceivedDatagram};
+use voicelane::engine::{
+    EngineEvent, FailbackCause, FailoverCause, HEADROOM, ReceivedDatagram, ReturnedError,
+};
 use voicelane::net::{Egress, Endpoint, MappingId, TrafficClass};
+use voicelane::wire::IcmpError;
 
 use super::world::{FAMILIES, World, datagram, endpoint};
 
@@ -205,6 +208,20 @@ impl Call {
         let mapping = self.mapping.expect("the call has a mapping");
         let (peer, class) = (self.peer, TrafficClass::default());
         self.world.arrive(mapping, peer, class, payload);
+        self.collect();
+    }
+
+    /// Delivers an ICMP error of `reporter` about the call's media on the direct path.
+    pub(crate) fn report(&mut self, reporter: Endpoint, error: IcmpError) {
+        let returned = ReturnedError {
+            to: self.peer,
+            reporter: Some(reporter.addr),
+            error,
+            payload: b"media",
+        };
+        let (mapping, now) = (self.mapping(), self.world.now);
+        let World { engine, outbox, .. } = &mut self.world;
+        engine.handle_error(mapping, Egress::Direct, &returned, now, outbox);
         self.collect();
     }
 

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use voicelane::engine::{EndCause, EngineEvent, ReturnedError, SocketCommand};
-use voicelane::net::Egress;
+use voicelane::engine::{EndCause, EngineEvent, SocketCommand};
 use voicelane::wire::IcmpError;
 
 use super::call::{Call, Habits};
@@ -44,17 +43,7 @@ fn ended(call: &mut Call, has_application: bool) -> Option<EndCause> {
 }
 
 fn peer_refuses(call: &mut Call) {
-    let to = call.peer();
-    let returned = ReturnedError {
-        to,
-        reporter: Some(to.addr),
-        error: IcmpError::PortUnreachable,
-        payload: b"media",
-    };
-    let (mapping, now) = (call.mapping(), call.world.now);
-    let World { engine, outbox, .. } = &mut call.world;
-    engine.handle_error(mapping, Egress::Direct, &returned, now, outbox);
-    call.collect();
+    call.report(call.peer(), IcmpError::PortUnreachable);
 }
 
 #[test]

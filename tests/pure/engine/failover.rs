@@ -214,17 +214,8 @@ fn forged_packets_neither_keep_a_call_on_a_dead_path_nor_fail_it_back() {
 fn report_router_error(call: &mut Call) {
     let families = FAMILIES.map(|it| it.map(endpoint));
     let of_call = families.into_iter().find(|it| it[0] == call.inside);
-    let [_, peer, _, stranger, _] = of_call.expect("the call is of one of them");
-    let returned = ReturnedError {
-        to: peer,
-        reporter: Some(stranger.addr),
-        error: IcmpError::AdminProhibited,
-        payload: b"media",
-    };
-    let (mapping, now) = (call.mapping(), call.world.now);
-    let World { engine, outbox, .. } = &mut call.world;
-    engine.handle_error(mapping, Egress::Direct, &returned, now, outbox);
-    call.collect();
+    let [_, _, _, stranger, _] = of_call.expect("the call is of one of them");
+    call.report(stranger, IcmpError::AdminProhibited);
 }
 
 #[test]
